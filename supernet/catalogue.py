@@ -1,0 +1,282 @@
+"""Every candidate op, each known by one string, registered in one place: `CANDIDATES`.
+
+To add one from outside the package, write a module like this and name it in the YAML (`space.candidate_modules`):
+
+    from supernet.catalogue import Candidate, register
+    from supernet.complexity import Complexity, conv_complexity
+    from supernet.ops import ConvBN
+
+    @register(kernel_size=(3, 5))          # one entry per combination of the fields: plain_k3, plain_k5
+    @dataclass(frozen=True)
+    class PlainSpec(Candidate):
+        kernel_size: int
+
+        def __str__(self):
+            return f"plain_k{self.kernel_size}"
+
+        def build(self, c_in, c_out, stride, settings):
+            return ConvBN(c_in, c_out, self.kernel_size, settings, stride=stride)
+
+        def complexity(self, c_in, c_out, size, stride):
+            return conv_complexity(c_in, c_out, self.kernel_size, -(-size // stride))
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from supernet.complexity import Complexity, conv_complexity, linear_complexity
+from supernet.ops import ConvBN, ConvBNAct, MBConv, OpSettings, PoolClassifier, SepConv, Zero
+
+
+class Candidate(ABC):
+    """An op before it has channels. `str(candidate)` is its only name: in YAML, latency tables, architecture.json.
+
+    Instances are immutable and hashable (frozen dataclasses).
+    """
+
+    @abstractmethod
+    def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
+        """The module (N, c_in, H, W) -> (N, c_out, ceil(H / stride), ceil(W / stride)), without the residual add.
+
+        Its convolutions and BN should come from `supernet.ops`, or take eps, momentum and running statistics from
+        `settings`. Its forward must not change its input in place.
+        """
+
+    @abstractmethod
+    def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
+        """Parameters and MACs on a `size` x `size` input, as defined in supernet/complexity.py."""
+
+    def why_illegal(self, c_in: int, c_out: int, stride: int, residual: bool) -> str | None:
+        """What forbids this op on such an edge, as the end of a sentence; None where it is legal."""
+        return None
+
+
+CANDIDATES: dict[str, Candidate] = {}
+
+C = TypeVar("C", bound=type[Candidate])
+
+
+def register(**fields: Iterable[Any]) -> Callable[[C], C]:
+    """Class decorator: enter an instance into CANDIDATES for each combination of the given field values.
+
+    Raises ValueError if a name is taken by another class.
+    """
+
+    def enter(cls: C) -> C:
+        for values in product(*fields.values()):
+            spec = cls(**dict(zip(fields, values, strict=True)))
+            name = str(spec)
+            if name in CANDIDATES:
+                raise ValueError(f"candidate '{name}' is already registered by {type(CANDIDATES[name]).__qualname__}")
+            CANDIDATES[name] = spec
+        return cls
+
+    return enter
+
+
+def import_candidates(module: str) -> None:
+    """Import a user's module so that its `@register` lines run, once per process.
+
+    module: a dotted name ('my_package.ops') or a path to a file ('my_ops.py'). Raises ValueError where it is not found.
+    """
+    try:
+        if module.endswith(".py"):
+            _import_file(Path(module).resolve())
+        else:
+            importlib.import_module(module)
+    except FileNotFoundError:
+        raise ValueError(f"no such file '{module}'; give a dotted module or a path to a .py file") from None
+    except (ImportError, SyntaxError) as error:
+        raise ValueError(f"cannot import '{module}': {error}; give a dotted module or a path to a .py file") from error
+
+
+def _import_file(path: Path) -> None:
+    name = f"_candidates_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded  # dataclasses look their module up while the file runs
+    complete = False
+    try:
+        spec.loader.exec_module(loaded)
+        complete = True
+    finally:
+        if not complete:
+            del sys.modules[name]
+
+
+def make_divisible(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of `divisor`, never below 90 % of `channels` (the rounding of MobileNetV2's authors)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def _ceil_div(size: int, stride: int) -> int:
+    return -(-size // stride)
+
+
+@register(kernel_size=(3, 5, 7), expand=(1, 2, 3, 4, 5, 6), se=(False, True))
+@dataclass(frozen=True)
+class MBConvSpec(Candidate):
+    kernel_size: int
+    expand: int
+    se: bool = False
+
+    def __str__(self) -> str:
+        return f"mbconv_k{self.kernel_size}_e{self.expand}" + ("_se" if self.se else "")
+
+    def squeezed(self, c_in: int) -> int | None:
+        """Width of the squeeze: a quarter of the hidden channels, rounded to 8 (MobileNetV3)."""
+        return make_divisible(c_in * self.expand / 4) if self.se else None
+
+    def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
+        squeezed = self.squeezed(c_in)
+        return MBConv(
+            c_in, c_out, settings, kernel_size=self.kernel_size, stride=stride, expand=self.expand, squeezed=squeezed
+        )
+
+    def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
+        hidden, size_out = c_in * self.expand, _ceil_div(size, stride)
+        total = conv_complexity(hidden, hidden, self.kernel_size, size_out, groups=hidden)
+        total += conv_complexity(hidden, c_out, 1, size_out)
+        if self.expand > 1:
+            total += conv_complexity(c_in, hidden, 1, size)
+        if squeezed := self.squeezed(c_in):
+            total += conv_complexity(hidden, squeezed, 1, 1, bias=True, bn=False)
+            total += conv_complexity(squeezed, hidden, 1, 1, bias=True, bn=False)
+        return total
+
+
+@register()
+@dataclass(frozen=True)
+class SkipSpec(Candidate):
+    """The paper's Zero on a residual edge: the edge computes x."""
+
+    def __str__(self) -> str:
+        return "skip"
+
+    def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
+        return Zero()
+
+    def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
+        return Complexity()
+
+    def why_illegal(self, c_in: int, c_out: int, stride: int, residual: bool) -> str | None:
+        return None if residual else "it is legal only on residual edges (stride 1, equal channels)"
+
+
+@register()
+@dataclass(frozen=True)
+class ProjSpec(Candidate):
+    """1x1 conv-BN that changes the shape."""
+
+    def __str__(self) -> str:
+        return "proj"
+
+    def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
+        return ConvBN(c_in, c_out, 1, settings, stride=stride)
+
+    def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
+        return conv_complexity(c_in, c_out, 1, _ceil_div(size, stride))
+
+
+@register(kernel_size=(1, 3, 5))
+@dataclass(frozen=True)
+class ConvSpec(Candidate):
+    """conv-BN-act."""
+
+    kernel_size: int
+
+    def __str__(self) -> str:
+        return f"conv_k{self.kernel_size}"
+
+    def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
+        return ConvBNAct(c_in, c_out, self.kernel_size, settings, stride=stride)
+
+    def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
+        return conv_complexity(c_in, c_out, self.kernel_size, _ceil_div(size, stride))
+
+
+@register(kernel_size=(3, 5, 7))
+@dataclass(frozen=True)
+class SepConvSpec(Candidate):
+    kernel_size: int
+
+    def __str__(self) -> str:
+        return f"sepconv_k{self.kernel_size}"
+
+    def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
+        return SepConv(c_in, c_out, settings, kernel_size=self.kernel_size, stride=stride)
+
+    def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
+        size_out = _ceil_div(size, stride)
+        depthwise = conv_complexity(c_in, c_in, self.kernel_size, size_out, groups=c_in)
+        return depthwise + conv_complexity(c_in, c_out, 1, size_out)
+
+
+@register(kind=("avg", "max"))
+@dataclass(frozen=True)
+class PoolSpec(Candidate):
+    """3x3 pooling; padding never counts into an average."""
+
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}pool_k3"
+
+    def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
+        if self.kind == "avg":
+            return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+        return nn.MaxPool2d(3, stride, padding=1)
+
+    def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
+        return Complexity()
+
+    def why_illegal(self, c_in: int, c_out: int, stride: int, residual: bool) -> str | None:
+        return None if c_in == c_out else f"pooling cannot change {c_in} channels into {c_out}"
+
+
+# The ops outside the chain of edges have names of their own, so that tables and errors can speak of them.
+
+
+@dataclass(frozen=True)
+class StemSpec(ConvSpec):
+    def __str__(self) -> str:
+        return f"stem_k{self.kernel_size}"
+
+
+@dataclass(frozen=True)
+class FeatureMixSpec(ConvSpec):
+    kernel_size: int = 1
+
+    def __str__(self) -> str:
+        return "feature_mix"
+
+
+@dataclass(frozen=True)
+class PoolClassifierSpec(Candidate):
+    dropout: float = 0.0
+
+    def __str__(self) -> str:
+        return "pool_classifier"
+
+    def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
+        return PoolClassifier(c_in, c_out, self.dropout)
+
+    def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
+        return linear_complexity(c_in, c_out)

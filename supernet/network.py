@@ -1,0 +1,58 @@
+"""The plain network of an architecture."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from supernet.architecture import Architecture
+from supernet.blocks import Block, Chain, init_weights, isolated_rng
+from supernet.supernet import Supernet
+
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+class Network(Chain):
+    """(N, C, H, W) -> logits (N, classes). Fresh weights drawn from `seed`."""
+
+    def __init__(self, architecture: Architecture, *, seed: int = 0):
+        space = architecture.space
+        settings = space.op_settings(running_stats=True)
+        with isolated_rng(seed):
+            layers = space.edge_layers(architecture.paths)
+            super().__init__(space, (Block(layer, settings) for layer in layers), settings)
+            init_weights(self)
+        self.architecture = architecture
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        for edge in self.edges:
+            x = edge(x)
+        return self.classifier(self.feature_mix(x))
+
+    @classmethod
+    def inherit(cls, supernet: Supernet, architecture: Architecture) -> Network:
+        """The derived network with copies of the supernet's weights, on its device; BN statistics are still to collect.
+
+        Raises ValueError if the architecture is not of the supernet's space.
+        """
+        if architecture.space != supernet.space:
+            raise ValueError("the architecture's space is not the supernet's")
+        network = cls(architecture)
+        first = next(supernet.parameters())
+        network.to(device=first.device, dtype=first.dtype)
+        source = supernet.state_dict()
+        remaining = iter(architecture.paths)
+        chosen = [next(remaining) if edge.searchable else 0 for edge in supernet.space.edges]
+        state = network.state_dict()
+        for name, value in state.items():
+            if not name.endswith(_STATISTICS):
+                value.copy_(source[_name_in_supernet(name, chosen)])
+        return network
+
+
+def _name_in_supernet(name: str, chosen: list[int]) -> str:
+    """`edges.3.op.conv.weight` -> `edges.3.ops.<path of edge 3>.conv.weight`."""
+    if not name.startswith("edges."):
+        return name
+    _, e, _, rest = name.split(".", 3)
+    return f"edges.{e}.ops.{chosen[int(e)]}.{rest}"

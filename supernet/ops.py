@@ -1,0 +1,133 @@
+"""The modules behind the candidates.
+
+N batch, C channels, H W input size, H' = ceil(H / stride), W' = ceil(W / stride). No op adds its input: the residual
+add belongs to the edge (supernet/blocks.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU, "hswish": nn.Hardswish}
+
+
+@dataclass(frozen=True)
+class OpSettings:
+    """What every op of a space shares."""
+
+    activation: str = "relu6"
+    bn_eps: float = 1e-3
+    bn_momentum: float = 0.1
+    running_stats: bool = True
+    """False in a supernet: its BN normalises by batch statistics, in training and in evaluation alike."""
+
+    def bn(self, channels: int) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(
+            channels, eps=self.bn_eps, momentum=self.bn_momentum, track_running_stats=self.running_stats
+        )
+
+    def act(self) -> nn.Module:
+        # hardswish's backward needs its input, which in-place execution would have to copy first
+        return ACTIVATIONS[self.activation](inplace=self.activation != "hswish")
+
+
+class ConvBN(nn.Sequential):
+    """k x k convolution without bias, BN: (N, C_in, H, W) -> (N, C_out, H', W')."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel_size: int, settings: OpSettings, *, stride: int = 1, groups: int = 1
+    ):
+        super().__init__()
+        conv = nn.Conv2d(c_in, c_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+        self.add_module("conv", conv)
+        self.add_module("bn", settings.bn(c_out))
+
+
+class ConvBNAct(ConvBN):
+    """ConvBN, activation."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel_size: int, settings: OpSettings, *, stride: int = 1, groups: int = 1
+    ):
+        super().__init__(c_in, c_out, kernel_size, settings, stride=stride, groups=groups)
+        self.add_module("act", settings.act())
+
+
+class SqueezeExcite(nn.Module):
+    """x * hard_sigmoid(W2 relu(W1 mean(x))): (N, C, H, W) -> (N, C, H, W) (MobileNetV3, arXiv 1905.02244, Sec. 5.3)."""
+
+    def __init__(self, channels: int, squeezed: int):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+        self.gate = nn.Hardsigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.relu(self.reduce(self.pool(x)))  # (N, squeezed, 1, 1)
+        return x * self.gate(self.expand(scale))  # (N, C, H, W)
+
+
+class MBConv(nn.Module):
+    """Inverted residual: 1x1 expand, k x k depthwise, optional squeeze-excite, 1x1 project (arXiv 1801.04381).
+
+    (N, C_in, H, W) -> (N, C_out, H', W'). `expand` 1 has no expanding convolution.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        settings: OpSettings,
+        *,
+        kernel_size: int,
+        stride: int,
+        expand: int,
+        squeezed: int | None = None,
+    ):
+        super().__init__()
+        hidden = c_in * expand
+        self.expand = ConvBNAct(c_in, hidden, 1, settings) if expand > 1 else nn.Identity()
+        self.depthwise = ConvBNAct(hidden, hidden, kernel_size, settings, stride=stride, groups=hidden)
+        self.excite = SqueezeExcite(hidden, squeezed) if squeezed else nn.Identity()
+        self.project = ConvBN(hidden, c_out, 1, settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.expand(x)  # (N, C_in * expand, H, W)
+        x = self.depthwise(x)  # (N, C_in * expand, H', W')
+        x = self.excite(x)
+        return self.project(x)  # (N, C_out, H', W')
+
+
+class SepConv(nn.Module):
+    """Depthwise-BN-act, 1x1-BN: (N, C_in, H, W) -> (N, C_out, H', W')."""
+
+    def __init__(self, c_in: int, c_out: int, settings: OpSettings, *, kernel_size: int, stride: int):
+        super().__init__()
+        self.depthwise = ConvBNAct(c_in, c_in, kernel_size, settings, stride=stride, groups=c_in)
+        self.project = ConvBN(c_in, c_out, 1, settings)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.depthwise(x))
+
+
+class Zero(nn.Module):
+    """The op of `skip`: contributes nothing. Edges never run it: a residual edge whose op is Zero returns x itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(()).expand_as(x)
+
+
+class PoolClassifier(nn.Module):
+    """Global average pool, dropout, linear: (N, C, H, W) -> logits (N, classes)."""
+
+    def __init__(self, c_in: int, classes: int, dropout: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(c_in, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.dropout(x.mean(dim=(2, 3))))

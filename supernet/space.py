@@ -1,0 +1,262 @@
+"""The search space: stem, a chain of edges, head. Pure data, read from the YAML section `space`."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from supernet.catalogue import (
+    CANDIDATES,
+    Candidate,
+    FeatureMixSpec,
+    PoolClassifierSpec,
+    StemSpec,
+    import_candidates,
+    make_divisible,
+)
+from supernet.complexity import Complexity
+from supernet.ops import OpSettings
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class ExactWidth(_Section):
+    """`width: {exact: 40}`: a number of channels that `width_multiplier` leaves alone."""
+
+    exact: Positive
+
+
+Width = Positive | ExactWidth
+
+
+class StemConfig(_Section):
+    """`stem`: the first convolution (conv-BN-act)."""
+
+    kernel: Literal[1, 3, 5, 7] = 3
+    stride: Literal[1, 2] = 2
+    width: Width = 32
+
+
+class StageConfig(_Section):
+    """One entry of `stages`: `depth` edges that share a width and a list of candidates."""
+
+    width: Width
+    depth: Positive = 1
+    stride: Literal[1, 2] = 1
+    """Of the stage's first edge; the others have stride 1."""
+    candidates: tuple[str, ...] = Field(min_length=1)
+    """Names from the catalogue; one name makes fixed edges. `skip` is dropped on edges that are not residual."""
+    first: tuple[str, ...] | None = Field(None, min_length=1)
+    """Candidates of the first edge, where they differ."""
+    residual: bool = True
+    """False: no edge of this stage adds its input."""
+
+
+class BNConfig(_Section):
+    eps: float = Field(1e-3, gt=0)
+    momentum: float = Field(0.1, gt=0, le=1)
+    """Torch's convention: the weight of the new batch in the running average."""
+
+
+class SpaceConfig(_Section):
+    """YAML section `space`."""
+
+    input_size: Positive = 224
+    """Height and width of the input in pixels."""
+    input_channels: Positive = 3
+    classes: int = Field(1000, ge=2)
+    stem: StemConfig = StemConfig()
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    feature_mix: Width = 1280
+    """Width of the last 1x1 convolution."""
+    width_multiplier: float = Field(1.0, gt=0)
+    """Scales every width that is not `{exact: ...}`, rounded to 8. 1 leaves all widths as written."""
+    activation: Literal["relu6", "relu", "hswish"] = "relu6"
+    bn: BNConfig = BNConfig()
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Before the classifier."""
+    candidate_modules: tuple[str, ...] = ()
+    """Your modules that register candidates: dotted names, or paths of .py files relative to the working folder."""
+
+    @field_validator("candidate_modules")
+    @classmethod
+    def modules_are_importable(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
+        for module in modules:
+            import_candidates(module)
+        return modules
+
+    @model_validator(mode="after")
+    def edges_are_legal(self) -> Self:
+        Space(self)  # raises ValueError with the stage and the candidate at fault
+        return self
+
+    def channels(self, width: int | ExactWidth) -> int:
+        """The number of channels that `width` stands for."""
+        if isinstance(width, ExactWidth):
+            return width.exact
+        return width if self.width_multiplier == 1 else make_divisible(width * self.width_multiplier)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An op with its shapes: everything that decides what it computes and costs. `str(layer)` keys latency tables."""
+
+    spec: Candidate
+    c_in: int
+    c_out: int
+    size: int
+    stride: int = 1
+    residual: bool = False
+
+    def __str__(self) -> str:
+        op = f"{self.spec}+residual" if self.residual else str(self.spec)
+        return f"{op} {self.size}x{self.size}x{self.c_in}->{self.c_out} s{self.stride}"
+
+    @property
+    def size_out(self) -> int:
+        return -(-self.size // self.stride)  # ceil, so that odd maps keep their last row
+
+    @property
+    def complexity(self) -> Complexity:
+        return self.spec.complexity(self.c_in, self.c_out, self.size, self.stride)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One layer of the chain and the candidates it may take. One candidate: a fixed edge."""
+
+    name: str
+    candidates: tuple[str, ...]
+    c_in: int
+    c_out: int
+    size: int
+    stride: int
+    residual: bool
+
+    @property
+    def searchable(self) -> bool:
+        return len(self.candidates) > 1
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """One layer per candidate."""
+        shape = (self.c_in, self.c_out, self.size, self.stride, self.residual)
+        return tuple(Layer(CANDIDATES[name], *shape) for name in self.candidates)
+
+
+class Space:
+    """A SpaceConfig resolved into layers. Immutable; equal where the configs are equal.
+
+    `paths` has one candidate index per searchable edge, in the order of the chain (= alpha's rows).
+    Raises ValueError where a candidate is unknown or illegal on its edge.
+    """
+
+    def __init__(self, config: SpaceConfig):
+        self.config = config
+        stem_width = config.channels(config.stem.width)
+        self.stem = Layer(
+            StemSpec(config.stem.kernel), config.input_channels, stem_width, config.input_size, config.stem.stride
+        )
+        self.edges = tuple(_edges(config, self.stem.c_out, self.stem.size_out))
+        last = self.edges[-1].layers[0]
+        self.feature_mix = Layer(FeatureMixSpec(), last.c_out, config.channels(config.feature_mix), last.size_out)
+        self.classifier = Layer(
+            PoolClassifierSpec(config.dropout), self.feature_mix.c_out, config.classes, last.size_out
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Space) and self.config == other.config
+
+    def __hash__(self) -> int:
+        return hash(self.config)
+
+    @cached_property
+    def searchable(self) -> tuple[Edge, ...]:
+        return tuple(edge for edge in self.edges if edge.searchable)
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """(searchable edges, most candidates) bool: True where alpha has an entry."""
+        counts = np.array([len(edge.candidates) for edge in self.searchable], dtype=int)
+        return np.arange(counts.max(initial=0)) < counts[:, None]
+
+    def op_settings(self, *, running_stats: bool) -> OpSettings:
+        bn = self.config.bn
+        return OpSettings(self.config.activation, bn.eps, bn.momentum, running_stats)
+
+    def check_paths(self, paths: tuple[int, ...]) -> None:
+        """ValueError unless `paths` names a candidate for each searchable edge."""
+        if len(paths) != len(self.searchable):
+            raise ValueError(
+                f"got {len(paths)} paths, expected one for each of {len(self.searchable)} searchable edges"
+            )
+        for edge, path in zip(self.searchable, paths, strict=True):
+            if not 0 <= path < len(edge.candidates):
+                raise ValueError(f"edge {edge.name}: path {path} is not one of its {len(edge.candidates)} candidates")
+
+    def edge_layers(self, paths: tuple[int, ...]) -> tuple[Layer, ...]:
+        """The layer that each edge takes, fixed edges included."""
+        self.check_paths(paths)
+        remaining = iter(paths)
+        return tuple(edge.layers[next(remaining) if edge.searchable else 0] for edge in self.edges)
+
+    def layers(self, paths: tuple[int, ...]) -> tuple[Layer, ...]:
+        """Every layer of an architecture, stem and head included."""
+        return (self.stem, *self.edge_layers(paths), self.feature_mix, self.classifier)
+
+    def complexity(self, paths: tuple[int, ...]) -> Complexity:
+        """Parameters and MACs of an architecture, without building it."""
+        return sum((layer.complexity for layer in self.layers(paths)), Complexity())
+
+    @cached_property
+    def all_layers(self) -> tuple[Layer, ...]:
+        """Each distinct layer of the space once: what a latency table has to cover."""
+        edges = (layer for edge in self.edges for layer in edge.layers)
+        return tuple(dict.fromkeys((self.stem, *edges, self.feature_mix, self.classifier)))
+
+
+def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:
+    edges = []
+    for s, stage in enumerate(config.stages):
+        for d in range(stage.depth):
+            stride = stage.stride if d == 0 else 1
+            c_out = config.channels(stage.width)
+            residual = stage.residual and stride == 1 and c_in == c_out
+            own_list = d == 0 and stage.first is not None
+            names = (stage.first if own_list else stage.candidates) or ()
+            key = f"stages.{s}.{'first' if own_list else 'candidates'}"
+            if not own_list and not residual:
+                names = tuple(name for name in names if name != "skip")
+                if not names:
+                    raise ValueError(f"{key}: edge {d} is not residual, so 'skip' is dropped and no candidate is left")
+            _check_candidates(key, d, names, (c_in, c_out, stride, residual))
+            edges.append(Edge(f"stage{s}.{d}", names, c_in, c_out, size, stride, residual))
+            c_in, size = c_out, -(-size // stride)
+    return edges
+
+
+def _check_candidates(key: str, d: int, names: tuple[str, ...], shape: tuple[int, int, int, bool]) -> None:
+    for i, name in enumerate(names):
+        if name not in CANDIDATES:
+            near = difflib.get_close_matches(name, CANDIDATES, n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(
+                f"{key}: unknown candidate '{name}', expected a name registered in supernet/catalogue.py or by "
+                f"space.candidate_modules.{hint}"
+            )
+        if name in names[:i]:
+            raise ValueError(f"{key}: '{name}' is listed twice; list each candidate once")
+        if reason := CANDIDATES[name].why_illegal(*shape):
+            hint = "" if key.endswith("first") else "; give the first edge its own list with `first: [...]`"
+            raise ValueError(f"{key}: '{name}' cannot be on edge {d} of this stage: {reason}{hint if d == 0 else ''}")

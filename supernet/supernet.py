@@ -1,0 +1,58 @@
+"""The supernet: every candidate of every edge, of which one path runs at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from supernet.blocks import Chain, MixedEdge, init_weights, isolated_rng
+from supernet.space import Space
+
+
+class Supernet(Chain):
+    """Holds weights only: alpha, gates and paths are arguments of forward, never attributes.
+
+    BN normalises by batch statistics and keeps no running ones, so a forward pass leaves no trace.
+    """
+
+    def __init__(self, space: Space, *, seed: int = 0):
+        settings = space.op_settings(running_stats=False)
+        with isolated_rng(seed):
+            super().__init__(space, (MixedEdge(edge, settings) for edge in space.edges), settings)
+            init_weights(self)
+        self.space = space
+
+    def forward(
+        self,
+        images: Tensor,
+        paths: Sequence[int],
+        gates: Tensor | None = None,
+        *,
+        compared: Sequence[Sequence[int]] | None = None,
+        keep_outputs: bool = False,
+    ) -> Tensor:
+        """images (N, C, H, W) and one path per searchable edge -> logits (N, classes).
+
+        Without `gates` only the sampled paths run. `gates` (searchable edges, candidates), one-hot at `paths`, gets
+        dL/dg in the backward pass; ask for it with torch.autograd.grad(loss, [gates]), which computes no weight
+        gradient. `compared` names the candidates of each edge whose gate gets one (default all: mode full_v2; the
+        sampled pair: two_path). `keep_outputs` computes and keeps all candidates in the forward pass (mode full).
+        """
+        self.space.check_paths(tuple(paths))
+        rows = None if gates is None else gates.unbind(0)  # one node in the graph instead of one a row
+        x = self.stem(images)
+        e = 0
+        for edge, mixed in zip(self.space.edges, self.edges, strict=True):
+            assert isinstance(mixed, MixedEdge)
+            if not edge.searchable:
+                x = mixed(x, 0)
+                continue
+            if rows is None:
+                x = mixed(x, paths[e])
+            elif keep_outputs:
+                x = mixed.keeping_all(x, rows[e])
+            else:
+                x = mixed.gated(x, paths[e], rows[e], compared[e] if compared else range(len(edge.candidates)))
+            e += 1
+        return self.classifier(self.feature_mix(x))
