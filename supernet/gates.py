@@ -26,7 +26,7 @@ class GateGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         out: Tensor,
         gates: Tensor,
@@ -52,7 +52,7 @@ class GateGradient(torch.autograd.Function):
         return out.view_as(out)
 
     @staticmethod
-    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         x, active_output = ctx.saved_tensors
         d_gates = ctx.gates_like.clone()
         device_type, dtype, enabled = ctx.autocast

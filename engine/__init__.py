@@ -1,0 +1,1 @@
+"""What search and retrain share: configuration, data, checkpoints, curves, devices. Imports nothing else of ours."""

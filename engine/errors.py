@@ -1,0 +1,44 @@
+"""Errors that a user can mend, each one line: what key or file, what was found, what is accepted, what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something the user can fix. Scripts print its one line and exit with status 2; anything else is a bug."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.split()))
+
+
+class ConfigError(UserError):
+    """A setting, a file of settings, or data that does not fit them."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read or does not fit."""
+
+
+@contextmanager
+def explain(where: str) -> Iterator[None]:
+    """Turn a ValueError raised inside into a ConfigError that begins with `where`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def run_door(main: Callable[[], int | None]) -> None:
+    """Run a script's main: one line and exit status 2 for what the user can mend, 130 for Ctrl-C."""
+    try:
+        status = main()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; continue with --resume\n")
+        sys.exit(130)
+    sys.exit(status or 0)

@@ -1,0 +1,70 @@
+"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+console = Console(stderr=True)
+
+
+def set_up_logging() -> None:
+    """Warnings and notes through the progress bar's console, so that they do not tear it. Scripts call this once."""
+    handler: logging.Handler = RichHandler(console=console, show_path=False, show_time=False)
+    if not console.is_terminal:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class Progress:
+    """`with Progress(total, start, "search") as progress: progress.update(step, loss=...)`.
+
+    total, start: in steps; a resumed run starts above 0. seconds: least time between two plain lines.
+    """
+
+    def __init__(self, total: int, start: int, what: str, *, seconds: float = 10.0):
+        self.total, self.start, self.what, self.seconds = total, start, what, seconds
+        self._began = time.monotonic()
+        self._printed = -float("inf")
+        self._bar: Bar | None = None
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns, TextColumn("{task.fields[figures]}"), console=console)
+            self._task = self._bar.add_task(what, total=total, completed=start, figures="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, step: int, **figures: float | str) -> None:
+        """`step` steps are done."""
+        shown = "  ".join(f"{k} {v}" if isinstance(v, str) else f"{k} {v:.4g}" for k, v in figures.items())
+        if self._bar:
+            self._bar.update(self._task, completed=step, figures=shown)
+            return
+        now = time.monotonic()
+        if now - self._printed >= self.seconds or step == self.total:
+            self._printed = now
+            left = (now - self._began) / max(1, step - self.start) * (self.total - step)
+            console.print(f"{self.what} {step}/{self.total}  {shown}  {_duration(left)} left", highlight=False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

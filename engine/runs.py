@@ -1,0 +1,74 @@
+"""The run folder: config.yaml, metrics.jsonl, tensorboard/, checkpoints/, results."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from engine.config import differences, load_config
+from engine.errors import ConfigError
+
+log = logging.getLogger("engine")
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Temporary file in the same folder, fsync, rename: a reader sees the old file or the new one, never half of it."""
+    raw = content.encode() if isinstance(content, str) else content
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes private files
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # gone once renamed
+            os.unlink(temporary)
+    fsync_folder(path.parent)
+
+
+def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
+    """Create the folder and its config.yaml, or check that the run there has this very config.
+
+    Raises ConfigError if the folder holds a run and `resume` is False, or if its config differs; nothing is deleted.
+    """
+    config_file = out / "config.yaml"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"--out {out}: is a file, or lies below one; expected a folder") from None
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); choose a folder you may write") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: is not writable; choose a folder you may write")
+    if config_file.exists():
+        if not resume:
+            raise ConfigError(f"--out {out}: holds a run already; continue it with --resume, or choose another folder")
+        changed = differences(load_config(config_file), resolved)
+        if changed:
+            raise ConfigError(
+                f"--resume: the config differs from {config_file}: {'; '.join(changed)}; undo the change, or start "
+                "a new run in another folder"
+            )
+        return
+    if (out / "checkpoints").exists():
+        raise ConfigError(f"--out {out}: has checkpoints but no config.yaml; put it back, or choose another folder")
+    if resume:
+        log.warning("%s holds no run yet; starting from the beginning", out)
+    write_atomically(config_file, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=110))

@@ -1,0 +1,151 @@
+"""What training loops share: the device, learning rates, accuracy, BN statistics, evaluation, speed."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from engine.config import Section
+from engine.data.images import Batch
+from engine.errors import ConfigError
+
+
+class RunConfig(Section):
+    """YAML section `run`: where and how a program runs, and how often it reports."""
+
+    seed: int = Field(0, ge=0)
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: int | None = Field(None, ge=1)
+    """CPU threads inside an op; null is torch's default. Another number can change results in the last bit."""
+    log_every: int = Field(10, ge=1)
+    """Steps between two points of the training curves."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Steps."""
+    evaluate_every: int = Field(1, ge=1)
+    """Epochs."""
+    amp: Literal["none", "bf16"] = "none"
+    """bf16: automatic mixed precision."""
+    channels_last: bool = True
+
+
+def prepare_device(run: RunConfig) -> torch.device:
+    """The device, with the thread count set. ConfigError for cuda where there is none."""
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device: got 'cuda', but torch finds no CUDA device; set run.device=cpu")
+    return torch.device(run.device)
+
+
+def memory_format(run: RunConfig) -> torch.memory_format:
+    return torch.channels_last if run.channels_last else torch.contiguous_format
+
+
+def autocast(run: RunConfig, device: torch.device) -> AbstractContextManager[object]:
+    """A fresh context for one forward pass."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if run.amp == "bf16" else contextlib.nullcontext()
+
+
+def cosine_lr(base: float, step: int, total: int) -> float:
+    """Half a cosine from `base` at step 0 to 0 at step `total`."""
+    return base * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> tuple[Tensor, ...]:
+    """Percent of labels (N,) among the k largest logits (N, classes), k capped at classes: 0-dim tensors."""
+    most = min(max(topk), logits.shape[1])
+    hits = logits.topk(most, dim=1).indices == labels[:, None]  # (N, most)
+    return tuple(100 * hits[:, :k].any(dim=1).float().mean() for k in topk)
+
+
+def split_decay(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for an optimizer: weights with decay; BN and biases (one-dimensional parameters) without."""
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    plain = [p for p in module.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+@torch.no_grad()
+def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Collect BN statistics anew: the cumulative average over batches of images (N, C, H, W).
+
+    Only BN runs in training mode (no dropout). Momenta and modes are restored. ValueError without any batch.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    modes = {m: m.training for m in network.modules()}
+    network.eval()
+    for m in norms:
+        m.reset_running_stats()
+        m.momentum = None  # torch's word for the cumulative average
+        m.train()
+    count = 0
+    for images in batches:
+        network(images)
+        count += 1
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+    for module, training in modes.items():
+        module.training = training
+    if count == 0:
+        raise ValueError("no batch to collect BN statistics from")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """loss: mean cross entropy. top1, top5: percent. images: how many."""
+
+    loss: float
+    top1: float
+    top5: float
+    images: int
+
+
+@torch.no_grad()
+def evaluate(network: nn.Module, batches: Iterable[Batch], device: torch.device, run: RunConfig) -> Evaluation:
+    """Score a network in eval mode; its mode is restored. Sums stay on the device until the end."""
+    training = network.training
+    network.eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    count = 0
+    for batch in batches:
+        images = batch.images.to(device, memory_format=memory_format(run), non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
+        with autocast(run, device):
+            logits = network(images)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        top1, top5 = accuracy(logits, labels)
+        sums += torch.stack([loss.double(), top1.double() * len(labels), top5.double() * len(labels)])
+        count += len(labels)
+    network.train(training)
+    if count == 0:
+        raise ValueError("no image to evaluate on")
+    loss_value, top1_value, top5_value = (sums / count).tolist()
+    return Evaluation(loss_value, top1_value, top5_value, count)
+
+
+class Throughput:
+    """Images per second between two readings."""
+
+    def __init__(self) -> None:
+        self._images, self._since = 0, time.monotonic()
+
+    def add(self, images: int) -> None:
+        self._images += images
+
+    def per_second(self) -> float:
+        """Since the last reading; starts a new one."""
+        now = time.monotonic()
+        rate = self._images / max(now - self._since, 1e-9)
+        self._images, self._since = 0, now
+        return rate

@@ -1,0 +1,35 @@
+"""The retrain YAML: top-level sections data, retrain, run. The space comes with the architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from engine.config import Section
+from engine.data import DataConfig
+from engine.training import RunConfig
+
+
+class RetrainConfig(Section):
+    """YAML section `retrain`. Defaults are the published settings."""
+
+    epochs: int = Field(300, ge=1)
+    batch_size: int = Field(256, ge=2)
+    lr: float = Field(0.05, gt=0)
+    """Start of the cosine for a batch of 256; scaled linearly with batch_size."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Nesterov."""
+    weight_decay: float = Field(4e-5, ge=0)
+    """Not on BN and biases."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    inherit: Path | None = None
+    """A checkpoint of the search: begin with the supernet's weights. Absent: fresh weights, training is from scratch."""
+
+
+class RetrainFile(Section):
+    """A file of configs/retrain/."""
+
+    data: DataConfig
+    retrain: RetrainConfig = RetrainConfig()
+    run: RunConfig = RunConfig()

@@ -1,0 +1,31 @@
+"""The accuracy of any architecture with any checkpoint, on the test set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.data import evaluation_batches, open_images
+from engine.training import Evaluation, evaluate, memory_format, prepare_device, recalibrate_bn
+from retrain.config import RetrainFile
+from retrain.weights import load_architecture, load_weights
+
+BN_BATCHES = 20
+
+
+def evaluate_checkpoint(config: RetrainFile, architecture_path: Path, checkpoint: Path) -> Evaluation:
+    """Top-1, top-5 and loss on the test set.
+
+    With a search's checkpoint, BN statistics are first collected over BN_BATCHES training batches without augmentation.
+    Raises ConfigError or CheckpointError.
+    """
+    device = prepare_device(config.run)
+    architecture = load_architecture(architecture_path)
+    space = architecture.space.config
+    images = open_images(config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes)
+    network, needs_statistics = load_weights(architecture, checkpoint)
+    network.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
+    size, workers = config.retrain.batch_size, config.data.workers
+    if needs_statistics:
+        batches = evaluation_batches(images.train, size, workers, limit=BN_BATCHES * size)
+        recalibrate_bn(network, (batch.images.to(device) for batch in batches))
+    return evaluate(network, evaluation_batches(images.test, size, workers), device, config.run)

@@ -1,0 +1,188 @@
+"""Training a derived network from scratch on all training images; the last epoch is what counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from engine.checkpoints import Checkpoints
+from engine.config import load_config, validate
+from engine.data import Batch, BatchStream, Splits, evaluation_batches, open_images
+from engine.errors import CheckpointError
+from engine.metrics import MetricsLog
+from engine.progress import Progress
+from engine.runs import open_run, write_atomically
+from engine.seeding import mix
+from engine.training import (
+    Evaluation,
+    Throughput,
+    accuracy,
+    autocast,
+    cosine_lr,
+    evaluate,
+    memory_format,
+    prepare_device,
+    split_decay,
+)
+from retrain.config import RetrainFile
+from retrain.weights import load_architecture, load_weights
+from supernet.architecture import Architecture
+from supernet.network import Network
+
+WEIGHTS, DROPOUT, TRAINING_ORDER = range(3)  # what a random draw is for, beside the run's seed
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    architecture: Architecture
+    network: nn.Module
+    test: Evaluation
+    """After the last epoch, on the test set. Nothing was selected on it."""
+
+
+def run_retrain(
+    config_path: Path, architecture_path: Path, out: Path, *, resume: bool = False, overrides: Sequence[str] = ()
+) -> RetrainResult:
+    """Train an architecture as a YAML file says; write config.yaml, metrics, tensorboard/, checkpoints/, result.json.
+
+    Raises UserError where something the user can mend is wrong.
+    """
+    config = validate(RetrainFile, load_config(config_path, overrides), str(config_path))
+    architecture = load_architecture(architecture_path)
+    return retrain(config, architecture, out, resume=resume)
+
+
+def retrain(config: RetrainFile, architecture: Architecture, out: Path, *, resume: bool = False) -> RetrainResult:
+    """As run_retrain, from objects."""
+    space = architecture.space.config
+    device = prepare_device(config.run)
+    images = open_images(config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes)
+    resolved = config.model_dump(mode="json", exclude_none=True)
+    resolved["architecture"] = json.loads(architecture.to_json())  # a resume with another architecture is refused
+    open_run(out, resolved, resume=resume)
+    return _Retrain(config, architecture, images, device, out, resume).run()
+
+
+class _Retrain:
+    """One process's work on a run: opens what has to be closed again."""
+
+    def __init__(
+        self,
+        config: RetrainFile,
+        architecture: Architecture,
+        images: Splits,
+        device: torch.device,
+        out: Path,
+        resume: bool,
+    ):
+        self.config, self.architecture, self.images, self.device, self.out = config, architecture, images, device, out
+        settings, run = config.retrain, config.run
+        network = Network(architecture, seed=mix(run.seed, WEIGHTS))
+        if settings.inherit is not None:
+            network, _ = load_weights(architecture, settings.inherit)
+        self.network = network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(
+            split_decay(self.network, settings.weight_decay),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.momentum > 0,
+        )
+        self.step = 0
+        self.checkpoints = Checkpoints(out / "checkpoints")
+        newest = self.checkpoints.newest() if resume else None
+        corrupt = self._restore(newest[1]) if newest else []
+        self.metrics = MetricsLog(out, resume_step=self.step if resume else None)
+        self.stream = BatchStream(
+            images.train,
+            batch_size=settings.batch_size,
+            seed=mix(run.seed, TRAINING_ORDER),
+            workers=config.data.workers,
+            start=self.step,
+        )
+        self.stream.corrupt = corrupt
+        self.steps = settings.epochs * self.stream.batches_per_epoch
+        self.autocast = partial(autocast, run, device)
+
+    def run(self) -> RetrainResult:
+        settings, run = self.config.retrain, self.config.run
+        throughput = Throughput()
+        base_lr = settings.lr * settings.batch_size / 256
+        test: Evaluation | None = None
+        try:
+            with Progress(self.steps, self.step, "retrain") as progress:
+                self.network.train()
+                while self.step < self.steps:
+                    lr = cosine_lr(base_lr, self.step, self.steps)
+                    for group in self.optimizer.param_groups:
+                        group["lr"] = lr
+                    torch.manual_seed(mix(run.seed, DROPOUT, self.step))  # dropout draws from the global generator
+                    loss, logits, batch = self._train(next(self.stream))
+                    throughput.add(len(batch.labels))
+                    self.step += 1
+                    if self.step == 1 or self.step % run.log_every == 0 or self.step == self.steps:
+                        top1, top5 = (float(value) for value in accuracy(logits, batch.labels))
+                        scalars = {"train/loss": float(loss), "train/top1": top1, "train/top5": top5}
+                        scalars |= {"lr/weights": lr, "speed/images_per_second": throughput.per_second()}
+                        self.metrics.scalars(self.step, scalars)
+                        progress.update(self.step, loss=scalars["train/loss"], top1=top1)
+                    test = self._epoch_end() or test
+            final = test or self._test()  # a finished run that is resumed has no step left to do
+        finally:
+            self.stream.close()
+            self.metrics.close()
+        record = {"architecture": self.architecture.name, "epochs": settings.epochs, "test": asdict(final)}
+        write_atomically(self.out / "result.json", json.dumps(record, indent=2) + "\n")
+        return RetrainResult(self.architecture, self.network, final)
+
+    def _train(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch]:
+        """One step: (loss, logits, batch on the device), the first two detached."""
+        batch = self._on_device(batch)
+        with self.autocast():
+            logits = self.network(batch.images)
+            loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.retrain.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach(), logits.detach(), batch
+
+    def _epoch_end(self) -> Evaluation | None:
+        """Evaluation and checkpoint, where they are due after the step just done."""
+        run, test = self.config.run, None
+        if self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps:
+            test = self._test()
+            self.metrics.scalars(self.step, {"test/loss": test.loss, "test/top1": test.top1, "test/top5": test.top5})
+        if self.step % run.checkpoint_every == 0 or self.step == self.steps:
+            self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
+            state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+            self.checkpoints.save(self.step, {"retrain": state, "corrupt": sorted(self.stream.corrupt)})
+        return test
+
+    def _restore(self, checkpoint: dict[str, Any]) -> list[int]:
+        """Take over a checkpoint's state; returns the unreadable files that it knew."""
+        try:
+            state = checkpoint["retrain"]
+            self.network.load_state_dict(state["net"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = state["step"]
+            return list(checkpoint["corrupt"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"{self.out}: its checkpoint does not fit this config: {first_line}") from error
+
+    def _test(self) -> Evaluation:
+        batches: Iterator[Batch] = evaluation_batches(
+            self.images.test, self.config.retrain.batch_size, self.config.data.workers
+        )
+        return evaluate(self.network, batches, self.device, self.config.run)
+
+    def _on_device(self, batch: Batch) -> Batch:
+        images = batch.images.to(self.device, memory_format=memory_format(self.config.run), non_blocking=True)
+        return batch._replace(images=images, labels=batch.labels.to(self.device, non_blocking=True))

@@ -1,0 +1,47 @@
+"""Networks from files: architecture.json, and weights from a retraining's or a search's checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.checkpoints import load_checkpoint
+from engine.errors import CheckpointError, ConfigError, explain
+from supernet.architecture import Architecture
+from supernet.network import Network
+from supernet.supernet import Supernet
+
+
+def load_architecture(path: Path) -> Architecture:
+    """Read architecture.json. ConfigError where it is absent or malformed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; a search writes architecture.json into its run folder") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); expected an architecture.json") from None
+    with explain(str(path)):
+        return Architecture.from_json(text)
+
+
+def is_from_search(checkpoint: dict[str, object]) -> bool:
+    """Whether a checkpoint holds a supernet (of a search) rather than a network (of a retraining)."""
+    return "search" in checkpoint
+
+
+def load_weights(architecture: Architecture, path: Path) -> tuple[Network, bool]:
+    """(the network with a checkpoint's weights, whether its BN statistics are still to be collected).
+
+    A search's checkpoint gives the supernet's weights on the architecture's paths. CheckpointError if it does not fit.
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        if is_from_search(checkpoint):
+            supernet = Supernet(architecture.space)
+            supernet.load_state_dict(checkpoint["search"]["net"])
+            return Network.inherit(supernet, architecture), True
+        network = Network(architecture)
+        network.load_state_dict(checkpoint["retrain"]["net"])
+    except (KeyError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path}: does not fit the architecture: {first_line}") from error
+    return network, False

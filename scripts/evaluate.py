@@ -1,0 +1,30 @@
+"""Evaluate an architecture with a checkpoint, of its retraining or of a search, on the test set:
+
+python scripts/evaluate.py configs/retrain/imagenet.yaml --architecture a.json --checkpoint runs/r/checkpoints/X.pt
+"""
+
+import argparse
+from pathlib import Path
+
+from engine.config import load_config, validate
+from engine.errors import run_door
+from engine.progress import set_up_logging
+from retrain.config import RetrainFile
+from retrain.evaluation import evaluate_checkpoint
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="YAML file, see configs/retrain/: its data and run sections are used")
+    parser.add_argument("--architecture", type=Path, required=True, help="architecture.json")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a .pt file of a run's checkpoints/")
+    parser.add_argument("overrides", nargs="*", help="key=value, e.g. data.root=/images")
+    args = parser.parse_intermixed_args()
+    set_up_logging()
+    config = validate(RetrainFile, load_config(args.config, args.overrides), str(args.config))
+    test = evaluate_checkpoint(config, args.architecture, args.checkpoint)
+    print(f"test set, {test.images} images: top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %, loss {test.loss:.4f}")
+
+
+if __name__ == "__main__":
+    run_door(main)

@@ -1,0 +1,31 @@
+"""Train a derived network from scratch:
+
+    python scripts/run_retrain.py configs/retrain/imagenet.yaml --architecture runs/cpu/architecture.json --out runs/r
+
+Writes config.yaml, metrics.jsonl, tensorboard/, checkpoints/ and result.json into --out.
+"""
+
+import argparse
+from pathlib import Path
+
+from engine.errors import run_door
+from engine.progress import set_up_logging
+from retrain.loop import run_retrain
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="YAML file, see configs/retrain/")
+    parser.add_argument("--architecture", type=Path, required=True, help="architecture.json of a search")
+    parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    parser.add_argument("--resume", action="store_true", help="continue the training in --out")
+    parser.add_argument("overrides", nargs="*", help="key=value, e.g. retrain.epochs=10")
+    args = parser.parse_intermixed_args()
+    set_up_logging()
+    result = run_retrain(args.config, args.architecture, args.out, resume=args.resume, overrides=args.overrides)
+    test = result.test
+    print(f"test set, {test.images} images: top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %, loss {test.loss:.4f}")
+
+
+if __name__ == "__main__":
+    run_door(main)

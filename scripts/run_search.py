@@ -1,0 +1,29 @@
+"""Search an architecture:  python scripts/run_search.py configs/search/imagenet_cpu.yaml --out runs/cpu
+
+Writes config.yaml (resolved), metrics.jsonl, tensorboard/, checkpoints/ and architecture.json into --out.
+"""
+
+import argparse
+from pathlib import Path
+
+from engine.errors import run_door
+from engine.progress import set_up_logging
+from search.loop import run_search
+from search.summary import print_result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="YAML file, see configs/search/")
+    parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    parser.add_argument("--resume", action="store_true", help="continue the search in --out")
+    parser.add_argument("overrides", nargs="*", help="key=value, e.g. search.epochs=10")
+    args = parser.parse_intermixed_args()
+    set_up_logging()
+    result = run_search(args.config, args.out, resume=args.resume, overrides=args.overrides)
+    print_result(result)
+    return 0 if result.measured.met else 3
+
+
+if __name__ == "__main__":
+    run_door(main)

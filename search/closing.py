@@ -1,0 +1,117 @@
+"""Closing the loop: on the table's own device, the derived network is timed and has to keep its word.
+
+A table's sum is a prediction. Where the search runs on the table's own device, the prediction is checked, and if it
+misses, the bound given to the derivation is moved by the miss and the derivation repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from latency.config import MeasureConfig
+from latency.device import this_device
+from latency.measure import Timing, time_network
+from search.derivation import Derivation, derive
+from search.limits import Limit
+from supernet.architecture import Architecture
+from supernet.network import Network
+from supernet.space import Space
+
+MOST_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Try:
+    """One derivation and its timing. All in ms."""
+
+    asked: float
+    """The bound given to the derivation."""
+    predicted: float
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class MeasuredDerivation:
+    derivation: Derivation
+    tries: tuple[Try, ...]
+    """In order; the accepted one is last where `met`. Empty where the table's device is not this machine."""
+    met: bool
+    confirmation: Timing | None = None
+    """A second timing, independent of the one that decided."""
+
+
+def local_latency_limit(limits: Sequence[Limit], measure: MeasureConfig) -> int | None:
+    """The index of the latency limit whose table was measured on this very device; None where there is none."""
+    if measure.device == "external":
+        return None
+    here = this_device(measure.device).fingerprint
+    for i, limit in enumerate(limits):
+        if limit.table is not None and limit.table.device.fingerprint == here:
+            return i
+    return None
+
+
+def time_architecture(architecture: Architecture, measure: MeasureConfig) -> Timing:
+    """Build the network with fresh weights (they do not change its speed) and time it."""
+    return time_network(Network(architecture), architecture.space, measure)
+
+
+def acceptable_error(timing: Timing) -> float:
+    """How far a measurement may lie from the bound, as a share: 2 %, or twice the timer's noise where that is more."""
+    return max(0.02, 2 * timing.noise_ms / timing.median_ms)
+
+
+def derive_measured(
+    alpha: Tensor,
+    mask: Tensor,
+    space: Space,
+    limits: Sequence[Limit],
+    measure: MeasureConfig,
+    method: str,
+    timer: Callable[[Architecture, MeasureConfig], Timing] = time_architecture,
+) -> MeasuredDerivation:
+    """Derive, and where the table's device is this one, measure and correct, at most MOST_TRIES times.
+
+    A limit is met if measured <= T (1 + acceptable_error). With `at`, a network that is faster than
+    T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is corrected too while tries
+    last; the try closest to T from below wins. `argmax` ignores limits: it is timed once and never corrected.
+    """
+    index = local_latency_limit(limits, measure)
+    if index is None:
+        return MeasuredDerivation(derive(alpha, mask, limits, method), (), met=True)
+    limit = limits[index]
+    low, high = limit.cost.reachable
+    asked = limit.bound
+    tries: list[Try] = []
+    derivations: list[Derivation] = []
+    for _ in range(MOST_TRIES if method == "constrained" else 1):
+        moved = [replace(other, bound=asked) if i == index else other for i, other in enumerate(limits)]
+        found = derive(alpha, mask, moved, method)
+        timing = timer(Architecture(space, found.paths), measure)
+        tries.append(Try(asked, limit.cost.of(found.paths), timing))
+        derivations.append(found)
+        if _within(timing, limit) and not (limit.at and _unused(timing, limit)):
+            break
+        asked = min(high, max(low, limit.bound - (timing.median_ms - tries[-1].predicted)))
+        if any(asked == t.asked for t in tries):
+            break  # the correction is clamped to the reachable range: deriving again would change nothing
+    kept = [i for i, t in enumerate(tries) if _within(t.timing, limit)]
+    best = (
+        max(kept, key=lambda i: tries[i].timing.median_ms)
+        if kept
+        else min(range(len(tries)), key=lambda i: tries[i].timing.median_ms)
+    )
+    ordered = (*tries[:best], *tries[best + 1 :], tries[best])
+    confirmation = timer(Architecture(space, derivations[best].paths), measure)
+    return MeasuredDerivation(derivations[best], ordered, met=bool(kept), confirmation=confirmation)
+
+
+def _within(timing: Timing, limit: Limit) -> bool:
+    return timing.median_ms <= limit.bound * (1 + acceptable_error(timing))
+
+
+def _unused(timing: Timing, limit: Limit) -> bool:
+    return timing.median_ms < limit.bound * (1 - limit.tolerance - acceptable_error(timing))

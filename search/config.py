@@ -1,0 +1,185 @@
+"""The search YAML: top-level sections space, measure, data, limits, search, run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from engine.config import Section
+from engine.data import DataConfig
+from engine.training import RunConfig
+from latency.config import MeasureConfig
+from supernet.space import SpaceConfig
+
+_PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
+
+
+class LimitConfig(Section):
+    """One entry of `limits`: what the derived network must meet. Exactly one of `at` and `below`."""
+
+    metric: Literal["latency", "macs", "params"]
+    table: Path | None = None
+    """Latency table; for metric latency only."""
+    table_sha256: str | None = None
+    """Filled in at start, so that a run cannot be resumed with another table. Checked where given."""
+    at: float | str | None = None
+    """Use the budget: derive within `tolerance` below it. In the metric's unit, or N% of the reachable range."""
+    below: float | str | None = None
+    """An upper bound only. A number in the metric's unit, or N% of the reachable range."""
+    tolerance: float = Field(0.02, ge=0, lt=1)
+    """With `at`: the derived network lies in [bound (1 - tolerance), bound]."""
+
+    @field_validator("at", "below")
+    @classmethod
+    def bound_is_a_number_or_percent(cls, bound: float | str | None) -> float | str | None:
+        if isinstance(bound, str):
+            if not _PERCENT.fullmatch(bound.strip()) or float(bound.strip().rstrip("% ")) > 100:
+                raise ValueError(f"got '{bound}', expected a number in the metric's unit or a percentage such as 50%")
+        elif bound is not None and bound <= 0:
+            raise ValueError(f"got {bound}, expected a number above 0 or a percentage such as 50%")
+        return bound
+
+    @model_validator(mode="after")
+    def one_bound_and_a_table_for_latency(self) -> Self:
+        if (self.at is None) == (self.below is None):
+            raise ValueError("expected exactly one of `at` (use the budget) and `below` (an upper bound)")
+        if (self.metric == "latency") != (self.table is not None):
+            if self.table is None:
+                raise ValueError("table: is missing; a latency limit reads its milliseconds from a latency table")
+            raise ValueError(f"table: remove it, {self.metric} are computed from the space")
+        return self
+
+    @property
+    def bound(self) -> float | str:
+        bound = self.below if self.at is None else self.at
+        assert bound is not None  # validated above
+        return bound
+
+
+class AddLinear(Section):
+    """CE + weight c, with c = E/T - 1."""
+
+    form: Literal["add_linear"]
+    weight: float = Field(0.1, ge=0)
+
+
+class Hinge(Section):
+    """CE + weight max(0, c)."""
+
+    form: Literal["hinge"]
+    weight: float = Field(0.1, ge=0)
+
+
+class MulLog(Section):
+    """scale CE (log E / log T)^power, as published; E and T must exceed 1 in the metric's unit."""
+
+    form: Literal["mul_log"]
+    scale: float = Field(0.2, gt=0)
+    power: float = Field(0.3, gt=0)
+
+
+class Lagrangian(Section):
+    """CE + r (lambda c + rho/2 c^2), with lambda following the violation of the limit (docs/design.md).
+
+    r keeps the two gradients comparable: the ratio of their norms, averaged over steps. So one setting serves every
+    task and target.
+    """
+
+    form: Literal["lagrangian"] = "lagrangian"
+    rho: float = Field(300.0, gt=0)
+    dual_rate: float = Field(0.2, gt=0)
+    """lambda's learning rate, as a multiple of arch_lr: Adam bounds alpha's speed, so a faster dual oscillates."""
+    clip: float = Field(4.0, gt=0)
+    """Bound of |lambda| and of |lambda + rho c|: the latency gradient's norm is at most this many times that of CE."""
+
+
+Loss = Annotated[AddLinear | Hinge | MulLog | Lagrangian, Field(discriminator="form")]
+
+
+class ReinforceConfig(Section):
+    """`search.reinforce`, read with arch_update: reinforce (Sec. 3.3.2)."""
+
+    samples: int = Field(10, ge=1)
+    """M: networks per update, all on one validation batch."""
+    exponent: float = Field(0.1, ge=0)
+    """w in the reward accuracy * (T / latency)^w."""
+    baseline: Literal["moving_average", "leave_one_out"] = "moving_average"
+
+    @model_validator(mode="after")
+    def leave_one_out_needs_two(self) -> Self:
+        if self.baseline == "leave_one_out" and self.samples < 2:
+            raise ValueError("samples: got 1, expected at least 2 with baseline leave_one_out")
+        return self
+
+
+class SearchConfig(Section):
+    """YAML section `search`. Defaults are the published settings (arXiv 1812.00332, Sec. 4)."""
+
+    arch_update: Literal["full", "full_v2", "two_path", "reinforce"] = "two_path"
+    """full, full_v2 and two_path follow Eq. 4 (Sec. 3.2); reinforce follows Sec. 3.3.2."""
+    loss: Loss | None = None
+    """How limits enter the gradient modes; lagrangian where absent. REINFORCE has a reward instead."""
+    reinforce: ReinforceConfig | None = None
+    warmup_epochs: int = Field(40, ge=0)
+    """Epochs of weight training before the search, alpha untouched. Not counted in `epochs`."""
+    epochs: int = Field(120, ge=1)
+    batch_size: int = Field(256, ge=2)
+    """Of weights and architecture steps alike; BN needs at least 2 images."""
+    warmup_lr: float = Field(0.05, gt=0)
+    """Start of the warm-up's own cosine."""
+    lr: float = Field(0.025, gt=0)
+    """Start of the search's cosine."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Nesterov."""
+    weight_decay: float = Field(4e-5, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """In the weights loss only."""
+    arch_lr: float = Field(1e-3, gt=0)
+    arch_betas: tuple[float, float] = (0.0, 0.999)
+    arch_every: int = Field(5, ge=1)
+    """One architecture step per this many weights steps."""
+    derive: Literal["constrained", "argmax"] = "constrained"
+    evaluation_images: int | None = Field(None, ge=1)
+    """Validation images that score the derived network during the search; null takes all."""
+    bn_batches: int = Field(20, ge=1)
+    """Training batches that collect a derived network's BN statistics."""
+
+    @field_validator("arch_betas")
+    @classmethod
+    def betas_are_decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"got {list(betas)}, expected two numbers in [0, 1)")
+        return betas
+
+    @model_validator(mode="after")
+    def update_and_loss_agree(self) -> Self:
+        if self.arch_update == "reinforce" and self.loss is not None:
+            raise ValueError("loss: reinforce has a reward, not a loss; remove it or choose a gradient arch_update")
+        if self.arch_update != "reinforce" and self.reinforce is not None:
+            raise ValueError(f"reinforce: arch_update is {self.arch_update}; remove it or set arch_update: reinforce")
+        return self
+
+
+class SearchFile(Section):
+    """A file of configs/search/, one per target hardware."""
+
+    space: SpaceConfig
+    measure: MeasureConfig = MeasureConfig()
+    data: DataConfig
+    limits: tuple[LimitConfig, ...] = Field(min_length=1)
+    search: SearchConfig = SearchConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def one_limit_for_mul_log_and_no_twins(self) -> Self:
+        if isinstance(self.search.loss, MulLog) and len(self.limits) > 1:
+            raise ValueError(
+                "search.loss: mul_log multiplies by one limit; use lagrangian, or keep one entry in `limits`"
+            )
+        keys = [(limit.metric, limit.table) for limit in self.limits]
+        if len(set(keys)) < len(keys):
+            raise ValueError("limits: two entries have the same metric and table; keep one of them")
+        return self

@@ -1,0 +1,114 @@
+"""From alpha to one architecture: the likeliest (argmax), or the likeliest that meets the limits (constrained)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from torch import Tensor
+
+from engine.errors import UserError
+from search.limits import Limit
+from supernet.alpha import log_probabilities
+
+
+class InfeasibleError(UserError):
+    """No architecture of the space meets the limits."""
+
+
+@dataclass(frozen=True)
+class Derivation:
+    paths: tuple[int, ...]
+    log_probability: float
+    """sum_e log p[e, paths[e]]."""
+    notes: tuple[str, ...] = ()
+    """What the reader should know, e.g. that an `at` window was empty."""
+
+
+def argmax(alpha: Tensor, mask: Tensor) -> Derivation:
+    """The likeliest candidate of each edge, as in the paper; limits are not looked at. Ties: the first candidate."""
+    log_p = log_probabilities(alpha.detach(), mask).numpy()
+    paths = tuple(int(i) for i in log_p.argmax(axis=1))
+    return Derivation(paths, _log_probability(log_p, paths))
+
+
+def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivation:
+    """Maximise sum_e log p[e, path_e] subject to every limit, exactly, as an integer program.
+
+    With `at`, the cost must also reach bound (1 - tolerance); where no architecture lies in that window, the lower side
+    is dropped and a note says so. Raises InfeasibleError naming the smallest reachable value.
+    """
+    log_p = log_probabilities(alpha.detach(), mask).numpy()
+    paths = _solve(log_p, mask.numpy(), limits)
+    notes: tuple[str, ...] = ()
+    if paths is None and any(limit.at for limit in limits):
+        paths = _solve(log_p, mask.numpy(), [replace(limit, at=False) for limit in limits])
+        windows = ", ".join(
+            f"{limit.metric} [{limit.bound * (1 - limit.tolerance):.6g}, {limit.bound:.6g}] {limit.unit}"
+            for limit in limits
+            if limit.at
+        )
+        notes = (f"no architecture lies in {windows}; derived below the bound instead",)
+    if paths is None:
+        reach = "; ".join(
+            f"{limit.metric}: bound {limit.bound:.6g}, smallest reachable {limit.cost.reachable[0]:.6g} {limit.unit}"
+            for limit in limits
+        )
+        raise InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
+    return Derivation(paths, _log_probability(log_p, paths), notes)
+
+
+def derive(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], method: str) -> Derivation:
+    """method: argmax or constrained."""
+    return argmax(alpha, mask) if method == "argmax" else constrained(alpha, mask, limits)
+
+
+def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
+    return float(log_p[np.arange(len(paths)), list(paths)].sum())
+
+
+def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
+    """Whether an architecture meets every limit on the table, an `at` window's lower side included."""
+    costs = [(limit.cost.of(paths), limit) for limit in limits]
+    return all(
+        cost <= limit.bound and (not limit.at or cost >= limit.bound * (1 - limit.tolerance)) for cost, limit in costs
+    )
+
+
+def _solve(log_p: np.ndarray, mask: np.ndarray, limits: Sequence[Limit]) -> tuple[int, ...] | None:
+    """The integer program over one binary variable per (edge, candidate); None where infeasible.
+
+    The solver accepts a constraint violated by its tolerance (1e-6 of the bound here, rows being scaled to it). The
+    sums are therefore added up again; where one lies outside by rounding, the program is solved once more without this
+    architecture.
+    """
+    edge, candidate = np.nonzero(mask)
+    one_each = LinearConstraint((edge == np.arange(len(mask))[:, None]).astype(float), 1, 1)
+    constraints = [one_each]
+    for limit in limits:
+        row = limit.cost.table[edge, candidate] / limit.bound
+        fixed = limit.cost.fixed / limit.bound
+        low = 1 - limit.tolerance - fixed if limit.at else -np.inf
+        constraints.append(LinearConstraint(row[None], low, 1 - fixed))
+    # The solver also stops at an absolute gap of 1e-6, so the objective is scaled to make that negligible.
+    regret = (log_p.max(axis=1, keepdims=True) - np.where(mask, log_p, 0.0))[edge, candidate]
+    regret = regret * (1e4 / regret.max()) if regret.max() > 0 else regret
+    while True:
+        found = milp(
+            regret,
+            constraints=constraints,
+            bounds=Bounds(0, 1),
+            integrality=np.ones(len(regret), dtype=np.int64),
+            options={"mip_rel_gap": 0},
+        )
+        if found.status == 2:
+            return None
+        if not found.success:
+            raise RuntimeError(f"scipy.optimize.milp: {found.message}")
+        chosen = np.round(found.x).astype(bool)
+        paths = tuple(int(i) for i in candidate[chosen])  # nonzero() is in row order, so edges are too
+        if meets(paths, limits):
+            return paths
+        constraints.append(LinearConstraint(chosen.astype(float)[None], -np.inf, len(mask) - 1))

@@ -1,0 +1,118 @@
+"""The two alternating steps of the gradient-based search (Fig. 2), and the Jacobians of its three modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from search.config import Loss
+from search.limits import Limit
+from search.objective import Dual, alpha_gradient
+from supernet.alpha import PairSample, probabilities, sample_pairs, sample_paths
+from supernet.supernet import Supernet
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+def softmax_jacobian(d_gates: Tensor, p: Tensor) -> Tensor:
+    """Modes full and full_v2: dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i) (Eq. 4). All (E, N) float64."""
+    return p * (d_gates - (p * d_gates).sum(dim=1, keepdim=True))
+
+
+def pair_jacobian(d_gates: Tensor, sample: PairSample) -> Tensor:
+    """Mode two_path: dL/dalpha_a = q_a q_b (dL/dg_a - dL/dg_b) = -dL/dalpha_b, zero elsewhere (Sec. 3.2)."""
+    d = d_gates.gather(1, sample.pairs)  # (E, 2)
+    through = sample.q.prod(dim=1) * (d[:, 0] - d[:, 1])
+    return torch.zeros_like(d_gates).scatter(1, sample.pairs, torch.stack([through, -through], dim=1))
+
+
+def restore_unsampled(alpha: Tensor, before: Tensor, pairs: Tensor) -> None:
+    """After a two_path step: unsampled alphas back bitwise, and every unsampled candidate keeps its probability.
+
+    Momentum may have moved unsampled entries. Of the pair, the change of its log-sum-exp is subtracted from both, so
+    that the pair's total probability is what it was. Changes `alpha` (E, N) in place; pairs (E, 2).
+    """
+    with torch.no_grad():
+        new, old = alpha.double().gather(1, pairs), before.double().gather(1, pairs)
+        shift = new.logsumexp(dim=1, keepdim=True) - old.logsumexp(dim=1, keepdim=True)
+        alpha.copy_(before.scatter(1, pairs, (new - shift).to(alpha.dtype)))
+
+
+def one_hot(paths: Sequence[int], candidates: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Gates at `paths`: one leaf (E, N) on the network's device."""
+    hot = F.one_hot(torch.tensor(paths, dtype=torch.long), candidates).to(dtype)
+    return hot.to(device).requires_grad_()
+
+
+def weights_step(
+    net: Supernet,
+    images: Tensor,
+    labels: Tensor,
+    paths: Sequence[int],
+    optimizer: torch.optim.Optimizer,
+    label_smoothing: float,
+    autocast: Autocast,
+) -> tuple[Tensor, Tensor]:
+    """Alpha frozen, the sampled paths learn on a training batch. Returns (loss, logits), both detached."""
+    with autocast():
+        logits = net(images, paths)
+        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    optimizer.zero_grad(set_to_none=True)  # paths that were not sampled have no gradient, hence no decay or momentum
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), logits.detach()
+
+
+@dataclass(frozen=True)
+class ArchitectureStep:
+    """What an architecture step hands back; alpha and its optimizer are changed in place."""
+
+    ce: float
+    duals: tuple[Dual, ...]
+
+
+def architecture_step(
+    net: Supernet,
+    images: Tensor,
+    labels: Tensor,
+    alpha: Tensor,
+    mask: Tensor,
+    mode: str,
+    limits: Sequence[Limit],
+    loss: Loss,
+    duals: Sequence[Dual],
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    autocast: Autocast,
+) -> ArchitectureStep:
+    """Weights frozen, alpha (E, N) learns on a validation batch and the limits' cost matrices.
+
+    mode: full, full_v2 or two_path. Neither the network's weights nor their gradients are touched.
+    """
+    pair = sample_pairs(alpha, mask, generator) if mode == "two_path" else None
+    paths = pair.paths if pair else sample_paths(alpha, mask, generator)
+    gates = one_hot(paths, alpha.shape[1], images.device)
+    with autocast():
+        logits = net(images, paths, gates, compared=pair.pairs.tolist() if pair else None, keep_outputs=mode == "full")
+        ce = F.cross_entropy(logits, labels)
+    (d_gates,) = torch.autograd.grad(ce, [gates])
+    host = torch.cat([d_gates.flatten(), ce.detach().float()[None]]).cpu()  # the step's only copy to the host
+    d_ce, ce_value = host[:-1].view_as(alpha), float(host[-1])
+
+    if pair:
+        jacobian: Callable[[Tensor], Tensor] = partial(pair_jacobian, sample=pair)
+    else:
+        jacobian = partial(softmax_jacobian, p=probabilities(alpha.detach(), mask))
+    gradient, duals = alpha_gradient(d_ce, ce_value, alpha.detach(), mask, limits, loss, duals, jacobian)
+    before = alpha.detach().clone()
+    alpha.grad = gradient.to(alpha.dtype)
+    optimizer.step()
+    if pair:
+        restore_unsampled(alpha, before, pair.pairs)
+    return ArchitectureStep(ce_value, duals)

@@ -1,0 +1,84 @@
+"""Everything that changes during a search, in one place, so that a checkpoint cannot forget any of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.errors import CheckpointError
+from engine.seeding import mix
+from engine.training import memory_format
+from search.config import SearchFile
+from search.objective import Dual
+from supernet.alpha import initial_alpha
+from supernet.space import Space
+from supernet.supernet import Supernet
+
+
+@dataclass
+class SearchState:
+    """Random numbers are no state: every draw comes from a generator seeded by (seed, what for, step)."""
+
+    net: Supernet
+    optimizer: torch.optim.SGD
+    alpha: Tensor
+    """(E, N) float32 on the CPU."""
+    arch_optimizer: torch.optim.Adam
+    duals: tuple[Dual, ...]
+    """One per limit."""
+    baseline: float | None = None
+    """REINFORCE's moving average of rewards."""
+    step: int = 0
+    """Weights steps done, warm-up included: also the position in the training data."""
+    arch_steps: int = 0
+    """Architecture steps done: also the position in the validation data."""
+
+    @classmethod
+    def fresh(cls, config: SearchFile, space: Space, device: torch.device) -> SearchState:
+        settings = config.search
+        net = Supernet(space, seed=mix(config.run.seed))
+        net.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
+        alpha = initial_alpha(space).requires_grad_()
+        return cls(
+            net=net,
+            optimizer=torch.optim.SGD(
+                net.parameters(),
+                lr=settings.warmup_lr,
+                momentum=settings.momentum,
+                nesterov=settings.momentum > 0,
+                weight_decay=settings.weight_decay,
+            ),
+            alpha=alpha,
+            arch_optimizer=torch.optim.Adam([alpha], lr=settings.arch_lr, betas=settings.arch_betas),
+            duals=tuple(Dual() for _ in config.limits),
+        )
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "alpha": self.alpha.detach().clone(),
+            "arch_optimizer": self.arch_optimizer.state_dict(),
+            "duals": [asdict(dual) for dual in self.duals],
+            "baseline": self.baseline,
+            "step": self.step,
+            "arch_steps": self.arch_steps,
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Raises CheckpointError if the checkpoint is not of such a search."""
+        try:
+            self.net.load_state_dict(checkpoint["net"])
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.arch_optimizer.load_state_dict(checkpoint["arch_optimizer"])
+            with torch.no_grad():
+                self.alpha.copy_(checkpoint["alpha"])
+            self.duals = tuple(Dual(**dual) for dual in checkpoint["duals"])
+            self.baseline, self.step = checkpoint["baseline"], checkpoint["step"]
+            self.arch_steps = checkpoint["arch_steps"]
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            first_line = str(error).strip().splitlines()[0]
+            raise CheckpointError(f"the checkpoint does not fit this search's config: {first_line}") from error

@@ -1,0 +1,60 @@
+"""Results as tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from search.family import FamilyMember
+from search.loop import SearchResult
+from supernet.complexity import Complexity
+
+
+def print_result(result: SearchResult) -> None:
+    """The derived network: limits, complexity, accuracy with the supernet's weights, and timings if any."""
+    console = Console()
+    table = Table(title="derived network", show_header=False)
+    for limit in result.limits:
+        word = "at" if limit.at else "below"
+        value = f"{limit.cost.of(result.architecture.paths):.4g} {limit.unit}"
+        table.add_row(f"predicted {limit.metric}", value, f"{word} {limit.bound:.4g} {limit.unit}")
+    table.add_row("complexity", complexity_text(result.architecture.complexity))
+    table.add_row("top-1 with the supernet's weights", f"{result.accuracy.top1:.2f} %", "on validation images")
+    if result.measured.confirmation:
+        timing = result.measured.confirmation
+        table.add_row("measured latency", f"{timing.median_ms:.4g} ms", f"noise {timing.noise_ms:.2g} ms")
+    console.print(table)
+    if result.measured.tries:
+        tries = Table("asked", "predicted", "measured", "noise", title="tries [ms]")
+        for t in result.measured.tries:
+            row = (t.asked, t.predicted, t.timing.median_ms, t.timing.noise_ms)
+            tries.add_row(*(f"{value:.4g}" for value in row))
+        console.print(tries)
+    if not result.measured.met:
+        console.print(
+            "The measured latency misses the limit: see the tries. Measure the table again on an idle machine."
+        )
+    console.print("  ".join(result.architecture.names), highlight=False)
+
+
+def print_family(members: Sequence[FamilyMember]) -> None:
+    """One row per derived architecture."""
+    console = Console()
+    table = Table("file", "bound", "predicted", "complexity", "log probability", title="derived architectures")
+    for m in members:
+        first = m.limits[0]
+        predicted = f"{first.cost.of(m.architecture.paths):.4g} {first.unit}"
+        table.add_row(
+            str(m.path), f"{first.bound:.4g}", predicted, complexity_text(m.architecture.complexity),
+            f"{m.derivation.log_probability:.3f}",
+        )  # fmt: skip
+    console.print(table)
+    for m in members:
+        for note in m.derivation.notes:
+            console.print(f"{m.path.name}: {note}")
+
+
+def complexity_text(c: Complexity) -> str:
+    return f"{c.params / 1e6:.3g} M parameters, {c.macs / 1e6:.4g} M MACs"
