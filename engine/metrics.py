@@ -20,7 +20,7 @@ from engine.runs import write_atomically
 class MetricsLog:
     """Writes `metrics.jsonl` (one object a line: step and tags) and `tensorboard/` into a run folder.
 
-    resume_step: continue a run from its checkpoint of that step; later points, which the resumed run will make again, are
+    resume_step: continue from the checkpoint of that step; later points, which the resumed run will make again, are
     removed from both first. None begins anew.
     """
 

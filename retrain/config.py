@@ -24,7 +24,7 @@ class RetrainConfig(Section):
     """Not on BN and biases."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     inherit: Path | None = None
-    """A checkpoint of the search: begin with the supernet's weights. Absent: fresh weights, training is from scratch."""
+    """A checkpoint of the search: begin with the supernet's weights. Absent: from scratch, with fresh weights."""
 
 
 class RetrainFile(Section):

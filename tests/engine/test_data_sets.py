@@ -1,14 +1,15 @@
 """Each data set opens, and each wrong setting is one line that names the key."""
 
 import urllib.error
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from PIL import Image
-from pydantic import ValidationError
 
+from engine.config import Section, validate
 from engine.data import DataConfig, Item, evaluation_batches, open_images
 from engine.data.memory import resized
 from engine.errors import ConfigError
@@ -27,26 +28,33 @@ def first_batch(images, amount=4):
     return images.load([Item(0, 0, i) for i in range(amount)], augment=False).images
 
 
+class WithData(Section):
+    data: DataConfig
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "imagenet"}, r"data\.root: missing"),
-        ({"name": "cifar10"}, r"data\.root: missing"),
-        ({"name": "digits", "download": True}, r"data\.download: got true, expected false for 'digits'"),
-        ({"name": "folder", "root": "x", "download": True}, r"data\.download: got true"),
-        ({"name": "digits", "validation": 1.0}, r"data\.validation: got 1\.0, expected a share"),
-        ({"name": "digits", "validation": 0}, r"data\.validation: got 0, expected a share"),
-        ({"name": "digits", "validation": float("nan")}, r"data\.validation: got nan"),
-        ({"name": "digits", "fake_images": 7}, r"data\.fake_images: got 7, but data\.name is 'digits'"),
-        ({"name": "digits", "fake_classes": 7}, r"data\.fake_classes: got 7"),
-        ({"name": "fake", "fake_images": 7}, r"data\.fake_images: got 7, expected at least one image for each of"),
-        ({"name": "digits", "workers": -1}, "workers"),
-        ({"name": "digits", "validation": True}, "validation"),
+        ({"name": "imagenet"}, "data.root: is missing, expected the folder that holds 'imagenet'; add it"),
+        ({"name": "cifar10", "root": None}, "data.root: is missing, expected"),
+        ({"name": "digits", "download": True}, "data.download: got true, expected false for 'digits'"),
+        ({"name": "folder", "root": "x", "download": True}, "data.download: got true"),
+        ({"name": "digits", "validation": 1.0}, "data.validation: got 1.0, expected a share"),
+        ({"name": "digits", "validation": 0}, "data.validation: got 0, expected a share"),
+        ({"name": "digits", "validation": -0.5}, "data.validation: got -0.5, expected a share"),
+        ({"name": "digits", "validation": True}, "data.validation: got True"),
+        ({"name": "digits", "fake_images": 7}, "data.fake_images: got 7, but data.name is 'digits'; remove it"),
+        ({"name": "digits", "fake_classes": 7}, "data.fake_classes: got 7, but data.name is 'digits'"),
+        ({"name": "fake", "fake_images": 7}, "data.fake_classes: got 10, expected at most data.fake_images (7)"),
+        ({"name": "digits", "workers": -1}, "data.workers: got -1"),
+        ({"name": "mnist"}, "data.name: got 'mnist'"),
     ],
 )
 def test_wrong_settings(settings, message):
-    with pytest.raises(ValidationError, match=message):
-        DataConfig(**settings)
+    with pytest.raises(ConfigError) as caught:
+        validate(WithData, {"data": settings}, "search.yaml")
+    assert str(caught.value).startswith(f"search.yaml: {message}")
+    assert "\n" not in str(caught.value)
 
 
 def test_right_settings():
@@ -54,6 +62,8 @@ def test_right_settings():
     assert isinstance(DataConfig(name="digits", validation=1).validation, int)
     assert DataConfig(name="digits").validation == 0.5
     assert DataConfig(name="cifar10", root="data/c", download=True).root.name == "c"
+    read = validate(WithData, {"data": {"name": "folder", "root": "x", "validation": 50000}}, "search.yaml").data
+    assert (read.root, read.validation, type(read.validation)) == (Path("x"), 50000, int)
 
 
 def test_digits():

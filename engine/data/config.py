@@ -1,0 +1,82 @@
+"""YAML section `data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from engine.config import Section
+
+DOWNLOADABLE = ("fashion_mnist", "cifar10")
+ON_DISK = (*DOWNLOADABLE, "imagenet", "folder")
+
+# Sections are strict, and a path is written as text: this one conversion is meant.
+_PathAsText = Annotated[Path, Field(strict=False)]
+
+
+class DataConfig(Section):
+    """YAML section `data`: which images, where they are, and how many of them train alpha."""
+
+    name: Literal["digits", "fashion_mnist", "cifar10", "imagenet", "folder", "fake"]
+    """digits comes with scikit-learn, fake is noise made on the spot, the others are read from `root`."""
+    root: _PathAsText | None = Field(None, validate_default=True)
+    """Folder of the images. fashion_mnist and cifar10: where torchvision keeps them; imagenet and folder: it holds
+    train/ and val/ (or test/), each with one folder per class. digits and fake read nothing from it."""
+    download: bool = False
+    """Fetch the set into `root` if it is not there yet. fashion_mnist and cifar10 only."""
+    validation: float | int = 0.5
+    """Images held out of the TRAINING set for architecture steps: a share in (0, 1), or a count >= 1."""
+    workers: int = Field(2, ge=0)
+    """Processes that read image files (imagenet, folder). Sets that fit in memory use none."""
+    fake_images: int = Field(512, ge=1)
+    """fake only: training images. The test part has a quarter as many, at least one per class."""
+    fake_classes: int = Field(10, ge=2, validate_default=True)
+    """fake only: classes, all equally frequent (to one image)."""
+
+    # Checks of a single key, so that the error carries its place; `name` comes first and is absent if it was wrong.
+
+    @field_validator("root")
+    @classmethod
+    def root_where_files_are_read(cls, root: Path | None, info: ValidationInfo) -> Path | None:
+        name = info.data.get("name")
+        if root is None and name in ON_DISK:
+            raise ValueError(f"is missing, expected the folder that holds '{name}'; add it")
+        return root
+
+    @field_validator("download")
+    @classmethod
+    def download_where_there_is_a_source(cls, download: bool, info: ValidationInfo) -> bool:
+        name = info.data.get("name")
+        if download and name is not None and name not in DOWNLOADABLE:
+            raise ValueError(
+                f"got true, expected false for '{name}' (only {' and '.join(DOWNLOADABLE)} can be fetched); remove it"
+            )
+        return download
+
+    @field_validator("validation")
+    @classmethod
+    def validation_is_a_share_or_a_count(cls, validation: float | int) -> float | int:
+        if not (validation >= 1 if isinstance(validation, int) else 0 < validation < 1):
+            raise ValueError(
+                f"got {validation}, expected a share strictly between 0 and 1 (0.5) or a whole number of images >= 1 "
+                f"(50000); choose one of the two"
+            )
+        return validation
+
+    @field_validator("fake_images", "fake_classes")
+    @classmethod
+    def fake_settings_for_fake_only(cls, value: int, info: ValidationInfo) -> int:
+        assert info.field_name is not None
+        name = info.data.get("name")
+        if name not in (None, "fake") and value != cls.model_fields[info.field_name].default:
+            raise ValueError(f"got {value}, but data.name is '{name}'; remove it, or set data.name: fake")
+        return value
+
+    @field_validator("fake_classes")
+    @classmethod
+    def an_image_for_each_class(cls, classes: int, info: ValidationInfo) -> int:
+        if (images := info.data.get("fake_images", classes)) < classes:
+            raise ValueError(f"got {classes}, expected at most data.fake_images ({images}); raise that or lower this")
+        return classes

@@ -1,0 +1,121 @@
+"""What a set of images is: labels, and batches that are pure functions of the items asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.errors import ConfigError
+
+logger = logging.getLogger("engine.data")
+
+# Random streams: the last part of a key (seed, epoch, ..., stream), so that no two uses share their draws.
+ORDER, AUGMENTATION, SPLIT, FAKE = range(4)
+
+MAX_CORRUPT_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image of a set, and the key that decides how it is augmented."""
+
+    seed: int
+    epoch: int
+    index: int
+
+
+class Batch(NamedTuple):
+    """images (N, C, H, W) float32, normalised; labels (N,) int64; corrupt: indices of the unreadable files that were
+    met and replaced while this batch was loaded (indices of the set that loaded it)."""
+
+    images: Tensor
+    labels: Tensor
+    corrupt: tuple[int, ...] = ()
+
+
+def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """(N, C, H, W) uint8 -> float32, (x / 255 - mean) / std with one mean and std per channel."""
+    shift, scale = (255 * torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+    return (pixels.float() - shift) / scale
+
+
+class CorruptFiles:
+    """The unreadable files of one set that this process knows of. Each is named in one warning, however often met."""
+
+    def __init__(self, total: int, path: Callable[[int], str]):
+        self.total = total
+        self.indices: set[int] = set()
+        self._path = path
+
+    def meet(self, indices: Iterable[int]) -> None:
+        """Count and name the new ones. ConfigError once more than 1 % of the set's files are unreadable."""
+        for index in sorted(set(indices) - self.indices):
+            self.indices.add(index)
+            logger.warning("%s: unreadable image, replaced by the next one of its class", self._path(index))
+        if len(self.indices) > MAX_CORRUPT_SHARE * self.total:
+            raise ConfigError(
+                f"data.root: {len(self.indices)} of {self.total} image files are unreadable, expected at most 1 %; the "
+                f"first is {self._path(min(self.indices))}; repair or delete them and start again"
+            )
+
+    def restore(self, indices: Iterable[int]) -> None:
+        """Replace what is known by `indices` (of a checkpoint), without a warning. ValueError if one is not an index
+        of this set."""
+        known = {int(index) for index in indices}
+        if outside := sorted(i for i in known if not 0 <= i < self.total):
+            raise ValueError(f"corrupt file {outside[0]} is not an index of a set of {self.total} images")
+        self.indices = known
+
+
+class ImageSet(Protocol):
+    """Labelled images of one size."""
+
+    labels: np.ndarray
+    """(N,) int64, the class of each image."""
+    in_memory: bool
+    """Loading is so cheap that worker processes would only slow it down."""
+    corrupt: CorruptFiles
+
+    def __len__(self) -> int: ...
+
+    def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
+        """The images of `items` in that order. What an image looks like depends on its item and on `augment` only,
+        never on the rest of the batch, the process or any global random state.
+
+        ConfigError if a class has no readable image."""
+        ...
+
+    def restrict(self, indices: np.ndarray) -> Self:
+        """The set of these images alone, numbered from 0; see `subset`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set as published: what one may train on, and what one only reports on."""
+
+    train: ImageSet
+    test: ImageSet
+    class_names: tuple[str, ...]
+    """The name of class i at position i."""
+
+
+Images = TypeVar("Images", bound=ImageSet)
+
+
+def subset(images: Images, indices: np.ndarray) -> Images:
+    """The images at `indices` (n,), strictly increasing, as a set of its own: `Item.index` counts from 0 within it,
+    unreadable files are replaced from within it, and it keeps its own count of them.
+
+    ValueError if the indices are out of range, repeated or not in order.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    if indices.size and (indices[0] < 0 or indices[-1] >= len(images) or (np.diff(indices) <= 0).any()):
+        raise ValueError(f"the indices of a subset are strictly increasing in [0, {len(images)})")
+    return images.restrict(indices)

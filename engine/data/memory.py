@@ -1,0 +1,96 @@
+"""Sets that fit in memory: one uint8 tensor, augmented a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, normalised
+from engine.data.order import random_numbers
+
+_RESIZED_AT_ONCE = 2048  # images in float32 at a time: resizing needs 4 times the memory of the result otherwise
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What belongs to a set of images besides the pixels: mean and std of each channel (of pixels in [0, 1]), and
+    whether a mirrored image is still one of its class."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip: bool
+
+
+class MemoryImages:
+    """pixels (N, C, S, S) uint8 and labels (N,); C is 1 or `channels`, grey is repeated while loading.
+
+    Training images are cropped at random after zero padding of max(1, S // 8) pixels on each side (He et al. 2015,
+    arXiv 1512.03385, Sec. 4.2: 4 pixels at 32) and mirrored at random where the recipe says so.
+    """
+
+    in_memory = True
+
+    def __init__(self, pixels: Tensor, labels: np.ndarray, recipe: Recipe, *, channels: int):
+        self.pixels = pixels
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.recipe = recipe
+        self.channels = channels
+        self.corrupt = CorruptFiles(len(self.labels), "image {}".format)  # stays empty: nothing is read from a file
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
+        """-> images (n, channels, S, S) float32."""
+        keys = np.array([(item.seed, item.epoch, item.index) for item in items], dtype=np.int64).reshape(-1, 3)
+        index = torch.from_numpy(keys[:, 2])
+        x = self.pixels[index]  # (n, C, S, S)
+        if augment:
+            x = self._augmented(x, keys)
+        images = normalised(x, self.recipe.mean, self.recipe.std).expand(-1, self.channels, -1, -1).contiguous()
+        return Batch(images, torch.from_numpy(self.labels[keys[:, 2]]))
+
+    def restrict(self, indices: np.ndarray) -> MemoryImages:
+        return MemoryImages(
+            self.pixels[torch.from_numpy(indices)], self.labels[indices], self.recipe, channels=self.channels
+        )
+
+    def _augmented(self, x: Tensor, keys: np.ndarray) -> Tensor:
+        """x (n, C, S, S) uint8, keys (n, 3) -> cropped and mirrored, same shape."""
+        size = x.shape[-1]
+        pad = max(1, size // 8)
+        draws = np.empty((len(keys), 3), dtype=np.int64)  # top, left, mirrored
+        for seed, epoch in np.unique(keys[:, :2], axis=0).tolist():
+            rows = (keys[:, 0] == seed) & (keys[:, 1] == epoch)
+            draws[rows] = _draws(seed, epoch, len(self), pad)[keys[rows, 2]]
+        top, left, mirrored = torch.from_numpy(draws).unbind(1)
+        windows = F.pad(x, [pad] * 4).unfold(2, size, 1).unfold(3, size, 1)  # a view (n, C, 2p+1, 2p+1, S, S)
+        x = windows[torch.arange(len(x)), :, top, left]  # (n, C, S, S)
+        if self.recipe.flip:
+            x = torch.where(mirrored.bool().view(-1, 1, 1, 1), x.flip(-1), x)
+        return x
+
+
+@lru_cache(maxsize=8)  # an epoch's table is drawn once; some streams (training, validation) run side by side
+def _draws(seed: int, epoch: int, total: int, pad: int) -> np.ndarray:
+    """(total, 3): top and left of the crop in [0, 2 pad], mirrored in {0, 1}. Row i belongs to image i."""
+    return random_numbers(seed, epoch, AUGMENTATION).integers(0, (2 * pad + 1, 2 * pad + 1, 2), size=(total, 3))
+
+
+def resized(pixels: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) uint8 -> (N, C, size, size) uint8, bilinear with antialiasing. In float32, because torchvision's
+    uint8 kernel is used on some CPUs only and rounds differently."""
+    if pixels.shape[-2:] == (size, size):
+        return pixels
+    out = torch.empty((*pixels.shape[:2], size, size), dtype=torch.uint8)
+    for begin in range(0, len(pixels), _RESIZED_AT_ONCE):
+        part = slice(begin, begin + _RESIZED_AT_ONCE)
+        x = F.interpolate(pixels[part].float(), size=(size, size), mode="bilinear", antialias=True)
+        out[part] = x.round_().clamp_(0, 255).to(torch.uint8)
+    return out

@@ -1,0 +1,76 @@
+"""Which images come when: splits, the order of an epoch and the share of a rank. Pure functions of a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+
+import numpy as np
+
+from engine.data.images import ORDER, SPLIT, Item
+from engine.errors import ConfigError
+from engine.seeding import mix
+
+
+def random_numbers(*key: int) -> np.random.Generator:
+    """PCG64 named explicitly: numpy may change what `default_rng` stands for, and the data order must not move."""
+    return np.random.Generator(np.random.PCG64(mix(*key)))
+
+
+def stratified_choice(labels: np.ndarray, amount: int, seed: int) -> np.ndarray:
+    """`amount` indices into `labels` (N,), sorted; each class gets its share by largest remainder."""
+    labels = np.asarray(labels)
+    classes, sizes = np.unique(labels, return_counts=True)
+    # amount * size / N in integers, hence exact; ties of the remainder go to the lower class
+    quota, remainder = np.divmod(amount * sizes.astype(np.int64), labels.size)
+    quota[np.argsort(-remainder, kind="stable")[: amount - quota.sum()]] += 1
+    rng = random_numbers(seed, SPLIT)
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[:n] for label, n in zip(classes, quota.tolist(), strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def stratified_split(labels: np.ndarray, validation: float | int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a training set in two: labels (N,) -> (training indices, validation indices), each sorted.
+
+    `validation` is a share in (0, 1), rounded to the nearest image, or a count >= 1. Every image is in exactly one
+    part, and a class has its share of the validation part, exact by largest remainder. ConfigError if a part would be
+    empty or a class would have no training image.
+    """
+    labels = np.asarray(labels)
+    total = labels.size
+    amount = validation if isinstance(validation, int) else int(validation * total + 0.5)
+    if not 1 <= amount < total:
+        raise ConfigError(
+            f"data.validation: {validation} holds out {amount} of {total} training images, expected 1 to {total - 1}; "
+            f"choose another share or count"
+        )
+    held_out = stratified_choice(labels, amount, seed)
+    kept = np.setdiff1d(np.arange(total), held_out, assume_unique=True)
+    if gone := sorted(set(labels.tolist()) - set(labels[kept].tolist())):
+        raise ConfigError(
+            f"data.validation: {validation} leaves no training image of class {gone[0]}, expected at least one of each "
+            f"class; hold out fewer images"
+        )
+    return kept, held_out
+
+
+def epoch_order(total: int, seed: int, epoch: int) -> np.ndarray:
+    """The global order of an epoch: a permutation (total,) of the indices, the same on every rank."""
+    return random_numbers(seed, epoch, ORDER).permutation(total)
+
+
+def training_batches(
+    total: int, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world_size: int = 1
+) -> Iterator[list[Item]]:
+    """Endless batches of an epoch after the other, from batch number `start` on; an epoch's last images that do not
+    fill a batch are left out. `batch_size` counts all ranks: rank r gets the r-th of `world_size` equal slices."""
+    per_epoch, per_rank = total // batch_size, batch_size // world_size
+    first_epoch, first_batch = divmod(start, per_epoch)
+    for epoch in count(first_epoch):
+        order = epoch_order(total, seed, epoch)
+        for b in range(first_batch, per_epoch):
+            begin = b * batch_size + rank * per_rank
+            yield [Item(seed, epoch, i) for i in order[begin : begin + per_rank].tolist()]
+        first_batch = 0

@@ -1,0 +1,94 @@
+"""Spaces by name, random paths, a counter that looks at what really ran."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+from supernet import CANDIDATES, Space, SpaceConfig
+from supernet.complexity import Complexity
+
+SPACES = Path(__file__).parent / "spaces"
+REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "reference_archs.json"
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """The tensors here are small; more threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(2, before))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def load_space() -> Callable[..., Space]:
+    """load_space("cifar", classes=100): the space of spaces/cifar.yaml with some keys replaced."""
+
+    def load(name: str, **changes: object) -> Space:
+        values = yaml.safe_load((SPACES / f"{name}.yaml").read_text()) | changes
+        return Space(SpaceConfig.model_validate_json(json.dumps(values)))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def make_space() -> Callable[..., Space]:
+    """make_space({"width": 8, "candidates": [...]}, ...): a space of these stages; keywords are its other keys."""
+
+    def make(*stages: dict[str, object], **values: object) -> Space:
+        return Space(SpaceConfig.model_validate_json(json.dumps({"stages": stages, **values})))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_paths() -> Callable[[Space, int], tuple[int, ...]]:
+    def draw(space: Space, seed: int) -> tuple[int, ...]:
+        generator = torch.Generator().manual_seed(seed)
+        return tuple(int(torch.randint(len(e.candidates), (), generator=generator)) for e in space.searchable)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def count() -> Callable[[nn.Module, Tensor], Complexity]:
+    """Parameters by numel, MACs from the shapes that convolutions and linear layers saw, per image."""
+
+    def count_of(module: nn.Module, x: Tensor) -> Complexity:
+        macs = 0
+
+        def hook(m: nn.Module, _: object, out: Tensor) -> None:
+            nonlocal macs
+            macs += out[0].numel() * m.weight[0].numel()  # each output is a dot product with one filter (or row)
+
+        hooked = (m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+        handles = [m.register_forward_hook(hook) for m in hooked]
+        with torch.no_grad():
+            module(x)
+        for handle in handles:
+            handle.remove()
+        return Complexity(sum(p.numel() for p in module.parameters()), macs)
+
+    return count_of
+
+
+@pytest.fixture(scope="session")
+def published() -> dict[str, dict]:
+    """The published networks, block by block, by name."""
+    if not REFERENCE.exists():
+        pytest.skip(f"{REFERENCE.name} is not in a `shared/data` folder beside the checkout")
+    return json.loads(REFERENCE.read_text())["networks"]
+
+
+@pytest.fixture
+def own_candidates():
+    """Whatever a test registers is forgotten afterwards."""
+    before = dict(CANDIDATES)
+    yield
+    CANDIDATES.clear()
+    CANDIDATES.update(before)

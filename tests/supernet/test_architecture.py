@@ -1,0 +1,120 @@
+"""architecture.json: rebuilds the identical module, or says which key is wrong."""
+
+import json
+
+import pytest
+import torch
+
+from supernet import Architecture, Network, Space
+
+
+@pytest.fixture
+def architecture(load_space, random_paths) -> Architecture:
+    space = load_space("small", dropout=0.1, width_multiplier=1.25)
+    return Architecture(space, random_paths(space, 0), "mine")
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["small", "cifar", "imagenet"])
+def test_round_trip_rebuilds_the_identical_module(load_space, random_paths, name, seed):
+    space = load_space(name)
+    architecture = Architecture(space, random_paths(space, seed), f"net {seed}")
+    again = Architecture.from_json(architecture.to_json())
+    assert again == architecture
+    assert again.to_json() == architecture.to_json()
+    ours, theirs = Network(architecture, seed=1), Network(again, seed=1)
+    assert str(ours) == str(theirs)
+    state = theirs.state_dict()
+    assert list(ours.state_dict()) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in ours.state_dict().items())
+
+
+def test_the_file_states_paths_by_name_fixed_edges_included(architecture):
+    record = json.loads(architecture.to_json([{"metric": "latency", "value": 1.5, "unit": "ms"}]))
+    assert record["format"] == "proxylessnas/architecture@1"
+    assert record["name"] == "mine"
+    assert len(record["paths"]) == len(architecture.space.edges)
+    assert record["paths"][2] == "mbconv_k3_e3_se"
+    assert record["predicted"] == [{"metric": "latency", "value": 1.5, "unit": "ms"}]
+    c = architecture.space.complexity(architecture.paths)
+    assert record["complexity"] == {"params": c.params, "macs": c.macs}
+
+
+def test_a_prediction_does_not_change_what_is_built(architecture):
+    assert Architecture.from_json(architecture.to_json([{"metric": "macs", "value": 3}])) == architecture
+
+
+def test_names_and_paths_agree(load_space, random_paths):
+    space = load_space("imagenet")
+    for seed in range(5):
+        a = Architecture(space, random_paths(space, seed))
+        assert Architecture.from_names(space, a.names) == a
+        assert len(a.layers) == len(space.edges) + 3
+
+
+def test_an_architecture_is_immutable_and_legal(architecture):
+    with pytest.raises(AttributeError):
+        architecture.paths = ()
+    with pytest.raises(ValueError, match="paths"):
+        Architecture(architecture.space, architecture.paths[1:])
+
+
+def without(key: str):
+    return lambda record: record.pop(key)
+
+
+def put(value: object, *keys: str | int):
+    def change(record: dict) -> None:
+        for key in keys[:-1]:
+            record = record[key]
+        record[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put("proxylessnas/architecture@2", "format"), r"format: got 'proxylessnas/architecture@2', expected '.*@1'"),
+        (without("format"), r"format: got None"),
+        (put(1, "latency"), r"unknown key 'latency', expected .*paths"),
+        (without("paths"), r"'paths' is missing"),
+        (without("space"), r"'space' is missing"),
+        (put("skip", "paths"), r"paths: expected a list"),
+        (put(3, "paths", 0), r"paths: expected a list of candidate names"),
+        (put(["skip"], "paths"), r"paths: got 1 names, expected 7"),
+        (put("mbconv_k9_e9", "paths", 3), r"paths: edge stage2\.0 has no candidate 'mbconv_k9_e9', expected conv_k3, "),
+        (put("skip", "paths", 2), r"paths: edge stage1\.0 has no candidate 'skip'"),
+        (put(1, "complexity", "macs"), r"complexity: the file states .*'macs': 1.*compute to params \d+, macs \d+"),
+        (put({}, "complexity"), r"complexity: the file states"),
+        (put(6, "space", "classes"), r"complexity: the file states"),  # the paths fit, the numbers do not
+        (put(1, "space", "classes"), r"space\.classes: "),
+        (put("relu7", "space", "activation"), r"space\.activation: "),
+        (put(1, "space", "depth"), r"space\.depth: "),
+        (put(["nothing"], "space", "stages", 1, "candidates"), r"space: stages\.1\.candidates: unknown candidate"),
+        (put(None, "space"), r"space: "),
+        (put(["no/such/file.py"], "space", "candidate_modules"), r"space\.candidate_modules: no such file"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_key(architecture, change, message):
+    record = json.loads(architecture.to_json())
+    change(record)
+    with pytest.raises(ValueError, match=message):
+        Architecture.from_json(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "not JSON"), ("{'a': 1}", "not JSON"), ("[]", "format: got 'list'"), ("3", "format")]
+)
+def test_what_is_not_an_architecture_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        Architecture.from_json(text)
+
+
+def test_a_file_without_stated_complexity_is_fine(architecture):
+    """Written by hand: space and paths are enough."""
+    record = json.loads(architecture.to_json())
+    short = {key: record[key] for key in ("format", "space", "paths")}
+    again = Architecture.from_json(json.dumps(short))
+    assert isinstance(again.space, Space)
+    assert (again.paths, again.space) == (architecture.paths, architecture.space)

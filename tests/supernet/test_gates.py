@@ -1,0 +1,208 @@
+"""dL/dg of binarized gates, against finite differences of L(sum_i g_i o_i(x)) (Sec. 3.2)."""
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from supernet import Space, Supernet
+from supernet.ops import Zero
+
+RESIDUAL = ["skip", "mbconv_k3_e2", "sepconv_k3"]
+CHANGING = ["mbconv_k3_e2_se", "proj", "conv_k3"]
+
+
+@pytest.fixture(params=["residual", "changing"])
+def space(request, make_space) -> Space:
+    """Two searchable edges, both residual; or one that changes size and width, then one without skip."""
+    if request.param == "residual":
+        stages = [{"width": 6, "depth": 2, "candidates": RESIDUAL}]
+    else:
+        stages = [
+            {"width": 8, "stride": 2, "candidates": CHANGING},
+            {"width": 8, "candidates": ["maxpool_k3", "mbconv_k5_e1", "skip"], "residual": True},
+        ]
+    return make_space(
+        *stages, input_size=7, classes=4, stem={"width": 6, "stride": 1}, feature_mix=8, activation="hswish"
+    )
+
+
+def batch(dtype: torch.dtype = torch.float64, size: int = 7) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4, 3, size, size, dtype=dtype, generator=generator), torch.tensor([0, 1, 2, 3])
+
+
+def one_hot(space: Space, paths: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    gates = torch.zeros(space.mask.shape, dtype=dtype)
+    gates[torch.arange(len(paths)), list(paths)] = 1
+    return gates.requires_grad_()
+
+
+def d_gates_of(net: Supernet, paths: tuple[int, ...], **mode: object) -> Tensor:
+    """What an architecture step asks for."""
+    images, labels = batch(next(net.parameters()).dtype, net.space.config.input_size)
+    gates = one_hot(net.space, paths, images.dtype)
+    (d_gates,) = torch.autograd.grad(F.cross_entropy(net(images, paths, gates, **mode), labels), [gates])
+    return d_gates
+
+
+def gated_sum(net: Supernet, images: Tensor, gates: Tensor) -> Tensor:
+    """Eq. 2 written out, for any gates: x <- sum_i g_i o_i(x), plus x where residual."""
+    x, rows = net.stem(images), iter(gates)
+    for edge, mixed in zip(net.space.edges, net.edges, strict=True):
+        g = next(rows) if edge.searchable else torch.ones(1, dtype=x.dtype)
+        terms = [g[i] * op(x) for i, op in enumerate(mixed.ops) if not isinstance(op, Zero)]
+        x = sum(terms, x if edge.residual else 0)
+    return net.classifier(net.feature_mix(x))
+
+
+def slopes(net: Supernet, loss_of: Callable[[Tensor], Tensor], gates: Tensor, h: float = 1e-6) -> Tensor:
+    """Central differences in each real entry."""
+    result = torch.zeros_like(gates)
+    for e, i in zip(*net.space.mask.nonzero(), strict=True):
+        shift = torch.zeros_like(gates)
+        shift[e, i] = h
+        result[e, i] = (loss_of(gates + shift) - loss_of(gates - shift)) / (2 * h)
+    return result
+
+
+@pytest.mark.parametrize("paths", product(range(3), repeat=2))
+def test_gate_gradient_matches_finite_differences(space, paths):
+    """Every pair of active candidates, skip active or not, in float64; mode `full` says the same."""
+    net = Supernet(space).double()
+    images, labels = batch()
+    with torch.no_grad():
+        expected = slopes(
+            net, lambda g: F.cross_entropy(gated_sum(net, images, g), labels), one_hot(space, paths).detach()
+        )
+    d_gates = d_gates_of(net, paths)
+    torch.testing.assert_close(d_gates, expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(d_gates_of(net, paths, keep_outputs=True), d_gates, rtol=1e-10, atol=1e-12)
+    can_be_zero = torch.tensor([[name == "skip" for name in edge.candidates] for edge in space.searchable])
+    assert torch.equal(d_gates == 0, can_be_zero)  # o = 0 for skip, whether it ran or not
+
+
+@pytest.mark.parametrize("compared", [[(0, 1), (2, 0)], [(1, 2), (1, 2)], [(2,), ()]])
+def test_compared_restricts_whose_gate_gets_a_gradient(space, compared):
+    """two_path: the compared entries are those of the full gradient, the others exactly 0, and never evaluated."""
+    net = Supernet(space).double()
+    paths = (compared[0][0], 1)
+    full = d_gates_of(net, paths)
+    ran = watch(net)
+    restricted = d_gates_of(net, paths, compared=compared)
+    chosen = torch.tensor([[i in row for i in range(3)] for row in compared])
+    assert torch.equal(restricted[chosen], full[chosen])
+    assert (restricted[~chosen] == 0).all()
+    run = {(e, i) for e, row in enumerate(compared) for i in row} | set(enumerate(paths))
+    assert sorted(ran) == sorted((e, i) for e, i in run if space.edges[e].candidates[i] != "skip")
+
+
+def test_full_v2_evaluates_each_candidate_once(space):
+    """The sampled path in the forward pass, the others in the backward pass; skip never."""
+    net = Supernet(space).double()
+    ran = watch(net)
+    d_gates_of(net, (1, 1))
+    names = [(e, i) for e, edge in enumerate(space.edges) for i, name in enumerate(edge.candidates) if name != "skip"]
+    assert sorted(ran) == names
+    assert ran[:2] == [(0, 1), (1, 1)]
+
+
+def watch(net: Supernet) -> list[tuple[int, int]]:
+    """(edge, candidate) in the order in which they run."""
+    ran: list[tuple[int, int]] = []
+    for e, mixed in enumerate(net.edges):
+        for i, op in enumerate(mixed.ops):
+            op.register_forward_hook(lambda *_, at=(e, i): ran.append(at))
+    return ran
+
+
+@pytest.mark.parametrize("mode", [{}, {"keep_outputs": True}, {"compared": [(0, 1)] * 5}], ids=["v2", "full", "two"])
+def test_an_architecture_step_leaves_no_trace(load_space, random_paths, mode):
+    """No weight gets a gradient, no state changes, bit for bit; nor does the run's random state."""
+    net = Supernet(load_space("small", dropout=0.0))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    random_state = torch.get_rng_state()
+    d_gates = d_gates_of(net, random_paths(net.space, 0), **mode)
+    assert d_gates.isfinite().all()
+    assert all(p.grad is None for p in net.parameters())
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_gates_do_not_change_the_output(load_space, random_paths):
+    """The gates only listen: the logits are those of the paths alone, and so are the weights' gradients."""
+    net = Supernet(load_space("small"))
+    paths = random_paths(net.space, 1)
+    images, _ = batch(torch.float32, 17)
+    plain, gated = net(images, paths), net(images, paths, one_hot(net.space, paths, torch.float32))
+    assert torch.equal(plain, gated)
+    used = [p for edge, i in zip(searchable(net), paths, strict=True) for p in edge.ops[i].parameters()]
+    for a, b in zip(torch.autograd.grad(plain.sum(), used), torch.autograd.grad(gated.sum(), used), strict=True):
+        assert torch.equal(a, b)
+
+
+def searchable(net: Supernet) -> list[nn.Module]:
+    return [mixed for edge, mixed in zip(net.space.edges, net.edges, strict=True) if edge.searchable]
+
+
+def test_padding_gets_no_gradient(load_space, random_paths):
+    space = load_space("small")
+    d_gates = d_gates_of(Supernet(space), random_paths(space, 2))
+    assert (d_gates[~torch.from_numpy(space.mask)] == 0).all()
+
+
+def test_backward_runs_candidates_in_the_forwards_precision(load_space):
+    """bf16 autocast: restored in the backward pass although the context is gone; inner products stay in float32."""
+    net = Supernet(load_space("small", activation="relu6"))
+    paths = (1, 1, 0, 0, 0, 0)[: len(net.space.searchable)]
+    full_precision = d_gates_of(net, paths)
+    images, labels = batch(torch.float32, 17)
+    gates = one_hot(net.space, paths, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = F.cross_entropy(net(images, paths, gates), labels)
+    dtypes = []
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d):
+            m.register_forward_hook(lambda _, args, out: dtypes.append(out.dtype))
+    (d_gates,) = torch.autograd.grad(loss, [gates])
+    assert not torch.is_autocast_enabled("cpu")
+    assert len(dtypes) > 10
+    assert set(dtypes) == {torch.bfloat16}
+    assert d_gates.dtype == torch.float32
+    assert (d_gates - full_precision).norm() <= 0.1 * full_precision.norm()
+
+    dtypes.clear()
+    d_gates_of(net, paths)  # and without autocast, nothing is cast
+    assert set(dtypes) == {torch.float32}
+
+
+def test_inner_products_of_bf16_accumulate_in_float32():
+    """4096 products of 1: a bf16 sum would stop growing at 256."""
+    from supernet.gates import inner_product
+
+    ones = torch.ones(4096, dtype=torch.bfloat16)
+    assert inner_product(ones, ones).dtype == torch.float32
+    assert inner_product(ones, ones).item() == 4096
+    assert inner_product(ones + 1 / 128, ones).item() == pytest.approx(4096 * (1 + 1 / 128), rel=1e-6)
+    assert inner_product(ones.double(), ones.double()).dtype == torch.float64
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_bf16_on_a_gpu_agrees_with_float64():
+    from supernet import SpaceConfig
+
+    stage = {"width": 16, "depth": 2, "candidates": tuple(RESIDUAL)}
+    space = Space(SpaceConfig(input_size=16, classes=4, stem={"width": 16, "stride": 1}, stages=(stage,)))
+    net = Supernet(space)
+    expected = d_gates_of(net.double(), (1, 2))
+    net = net.float().cuda()
+    images, labels = batch(torch.float32, 16)
+    gates = one_hot(space, (1, 2), torch.float32).detach().cuda().requires_grad_()
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        loss = F.cross_entropy(net(images.cuda(), (1, 2), gates), labels.cuda())
+    (d_gates,) = torch.autograd.grad(loss, [gates])
+    assert (d_gates.cpu().double() - expected).norm() <= 0.1 * expected.norm()

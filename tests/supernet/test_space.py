@@ -1,0 +1,182 @@
+"""Spaces as YAML states them: edges, candidates, sizes, widths, and the sentences that refuse a wrong one."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from supernet import Architecture, Network
+from supernet.catalogue import make_divisible
+
+
+@pytest.mark.parametrize(("name", "first_stage"), [("imagenet", 24), ("imagenet_32", 32)])
+def test_published_imagenet_space(load_space, name, first_stage):
+    space = load_space(name)
+    assert len(space.edges) == 22
+    assert len(space.searchable) == 21
+    assert not space.edges[0].searchable
+    with_skip = [edge for edge in space.searchable if "skip" in edge.candidates]
+    assert len(with_skip) == 15
+    assert all(edge.residual and edge.candidates[6] == "skip" for edge in with_skip)
+    assert [edge.residual for edge in space.searchable] == [len(edge.candidates) == 7 for edge in space.searchable]
+    assert space.mask.shape == (21, 7)
+    assert space.mask.sum() == 15 * 7 + 6 * 6
+    assert [e.c_out for e in space.edges] == [16, *[first_stage] * 4, *[40] * 4, *[80] * 4, *[96] * 4, *[192] * 4, 320]
+    assert [e.size for e in space.edges] == [112, 112, *[56] * 4, *[28] * 4, *[14] * 8, *[7] * 4]
+    assert (space.feature_mix.c_out, space.classifier.c_out, space.classifier.size) == (1280, 1000, 7)
+
+
+def test_mobilenet_v2_has_the_published_complexity(load_space):
+    c = load_space("mobilenet_v2").complexity(())
+    assert (c.params, c.macs) == (3_504_872, 300_774_272)
+
+
+@pytest.mark.parametrize("multiplier", [0.75, 1.0])
+def test_mobilenet_v2_computes_what_torchvisions_does(load_space, count, multiplier):
+    """Same widths, weights in the same order, same outputs; `{exact: 1280}` survives a multiplier below 1."""
+    space = load_space("mobilenet_v2", width_multiplier=multiplier, input_size=64)
+    ours = Network(Architecture(space, ())).eval()
+    theirs = torchvision.models.mobilenet_v2(width_mult=multiplier).eval()
+    state = ours.state_dict()
+    pairs = zip(state.values(), theirs.state_dict().values(), strict=True)
+    assert all(a.shape == b.shape for a, b in pairs)
+    ours.load_state_dict(dict(zip(state, theirs.state_dict().values(), strict=True)))
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images))
+    assert space.complexity(()) == count(theirs, images)
+
+
+def test_cifar_space(load_space):
+    space = load_space("cifar")
+    assert [e.c_out for e in space.edges] == [64, 64, *[128] * 3, *[256] * 3]
+    assert [e.stride for e in space.edges] == [2, 1, 2, 1, 1, 2, 1, 1]
+    assert [e.size for e in space.edges] == [32, 16, 16, 8, 8, 8, 4, 4]
+    assert [e.candidates[0] for e in space.edges] == ["skip" if e.residual else "proj" for e in space.edges]
+    assert all(e.candidates[1:] == ("mbconv_k3_e3", "mbconv_k5_e6") for e in space.edges)
+    assert (space.stem.stride, space.stem.size_out, space.stem.c_out) == (1, 32, 32)
+    assert len(space.searchable) == 8
+    network = Network(Architecture(space, (0,) * 8))
+    assert any(isinstance(m, nn.ReLU) for m in network.modules())
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("size", [17, 33, 50, 64])
+def test_layers_have_the_sizes_that_the_network_really_has(load_space, random_paths, size):
+    """ceil(size / stride) all along, odd maps included."""
+    space = load_space("small", input_size=size)
+    architecture = Architecture(space, random_paths(space, size))
+    network = Network(architecture)
+    shapes = []
+    for module in (network.stem, *network.edges, network.feature_mix):
+        module.register_forward_hook(lambda _, args, out: shapes.append((args[0].shape, out.shape)))
+    network(torch.randn(2, 3, size, size))
+    layers = architecture.layers[:-1]  # the classifier has no map
+    assert [(x[1:], y[1:]) for x, y in shapes] == [
+        ((layer.c_in, layer.size, layer.size), (layer.c_out, layer.size_out, layer.size_out)) for layer in layers
+    ]
+    assert architecture.layers[-1].size == layers[-1].size_out
+
+
+def test_residual_false_turns_the_add_off_for_its_stage_only(make_space):
+    stage = {"width": 32, "depth": 2, "candidates": ["mbconv_k3_e3", "skip", "conv_k3"]}
+    space = make_space(stage, stage | {"residual": False})
+    assert [edge.residual for edge in space.edges] == [True, True, False, False]
+    assert [len(edge.candidates) for edge in space.edges] == [3, 3, 2, 2]
+
+
+def test_skip_is_dropped_where_the_edge_is_not_residual(make_space):
+    space = make_space({"width": 16, "depth": 3, "candidates": ["skip", "mbconv_k3_e3", "proj"]})
+    assert [edge.candidates for edge in space.edges] == [("mbconv_k3_e3", "proj")] + [
+        ("skip", "mbconv_k3_e3", "proj")
+    ] * 2
+    space = make_space({"width": 16, "depth": 2, "candidates": ["skip", "mbconv_k3_e3"]})
+    assert [edge.searchable for edge in space.edges] == [False, True]
+
+
+def test_fixed_edges_have_no_path(make_space):
+    fixed = {"width": 32, "candidates": ["mbconv_k3_e1"]}
+    free = {"width": 32, "candidates": ["skip", "mbconv_k3_e1"]}
+    space = make_space(fixed, free, fixed)
+    assert space.mask.tolist() == [[True, True]]
+    assert [str(layer.spec) for layer in space.edge_layers((0,))] == ["mbconv_k3_e1", "skip", "mbconv_k3_e1"]
+    assert make_space(fixed).mask.size == 0
+
+
+def test_each_layer_is_listed_once(load_space):
+    space = load_space("imagenet")
+    every = {layer for edge in space.edges for layer in edge.layers} | {space.stem, space.feature_mix, space.classifier}
+    assert len(space.all_layers) == len(every)
+    assert set(space.all_layers) == every
+    assert len({str(layer) for layer in space.all_layers}) == len(every)  # tables are keyed by this string
+
+
+def test_exact_widths_win_over_the_multiplier(make_space):
+    stages = [{"width": 40, "candidates": ["proj"]}, {"width": {"exact": 40}, "candidates": ["proj"]}]
+    space = make_space(*stages, stem={"width": {"exact": 12}}, feature_mix=100, width_multiplier=1.4)
+    assert space.stem.c_out == 12
+    assert [edge.c_out for edge in space.edges] == [56, 40]
+    assert space.feature_mix.c_out == 144
+    # 1 leaves widths as written, also those that are no multiple of 8
+    assert make_space({"width": 30, "candidates": ["proj"]}).edges[0].c_out == 30
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        (1, 8),
+        (8, 8),
+        (11.9, 16),
+        (12, 16),
+        (19, 24),
+        (20, 24),
+        (24 * 0.75, 24),
+        (32 * 0.35, 16),
+        (33.6, 32),
+        (44.8, 48),
+    ],
+)
+def test_make_divisible(channels, expected):
+    """Nearest multiple of 8, half up; the next one where that would lose more than a tenth."""
+    assert make_divisible(channels) == expected
+
+
+def test_spaces_are_equal_where_their_configs_are(load_space):
+    assert load_space("small") == load_space("small")
+    assert hash(load_space("small")) == hash(load_space("small"))
+    assert load_space("small") != load_space("small", classes=6)
+
+
+WIDEN = {"width": 64, "depth": 2}  # edge 0: 32 -> 64 channels, edge 1: residual
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (WIDEN | {"candidates": ["mbconv_k3_e33"]}, r"stages\.1\.candidates: unknown candidate 'mbconv_k3_e33'.*Did you mean 'mbconv_k3_e3'"),
+        (WIDEN | {"candidates": ["proj"], "first": ["sepconv_3"]}, r"stages\.1\.first: unknown .*Did you mean 'sepconv_k3'"),
+        (WIDEN | {"candidates": ["avgpool_k3"]}, r"stages\.1\.candidates: 'avgpool_k3' .*cannot change 32 channels into 64.*`first: \[\.\.\.\]`"),
+        (WIDEN | {"candidates": ["proj"], "first": ["maxpool_k3"]}, r"stages\.1\.first: 'maxpool_k3' .*32 channels into 64"),
+        (WIDEN | {"candidates": ["proj"], "first": ["skip", "proj"]}, r"stages\.1\.first: 'skip' .*residual"),
+        (WIDEN | {"candidates": ["proj", "conv_k3", "proj"]}, r"stages\.1\.candidates: 'proj' is listed twice"),
+        (WIDEN | {"candidates": ["skip"]}, r"stages\.1\.candidates: edge 0 is not residual.*no candidate is left"),
+        (WIDEN | {"candidates": []}, r"stages\.1\.candidates"),
+        (WIDEN | {"candidates": ["proj"], "stride": 3}, r"stages\.1\.stride"),
+        (WIDEN | {"candidates": ["proj"], "dept": 3}, r"stages\.1\.dept"),
+        ({"width": 0, "candidates": ["proj"]}, r"stages\.1\.width"),
+        ({"width": "64", "candidates": ["proj"]}, r"stages\.1\.width"),
+    ],
+)  # fmt: skip
+def test_a_wrong_stage_is_refused_by_name(make_space, stage, message):
+    with pytest.raises(ValueError, match=message):
+        make_space({"width": 32, "candidates": ["proj"]}, stage)
+
+
+def test_paths_must_fit_the_space(load_space):
+    space = load_space("small")
+    E = len(space.searchable)
+    with pytest.raises(ValueError, match=f"got {E - 1} paths, expected one for each of {E}"):
+        space.check_paths((0,) * (E - 1))
+    for path in (-1, 4):
+        with pytest.raises(ValueError, match=rf"edge stage0\.1: path {path} is not one of its 4"):
+            space.check_paths((0, path) + (0,) * (E - 2))

@@ -1,0 +1,92 @@
+"""Who may import whom, read from the syntax tree of every package: imports inside functions and conditions too."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ALLOWED = {
+    "supernet": set(),
+    "engine": set(),
+    "latency": {"supernet", "engine"},
+    "search": {"supernet", "latency", "engine"},
+    "retrain": {"supernet", "engine"},
+    "proxyless_nas": {"supernet"},
+}
+OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup", "hubconf"}
+
+
+def imported(source: str, package: str) -> set[str]:
+    """Top-level names that a module of `package` imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=aliases):
+                names |= {alias.name.split(".")[0] for alias in aliases}
+            case ast.ImportFrom(module=module, level=0):
+                names.add(str(module).split(".")[0])
+            case ast.ImportFrom():
+                names.add(package)  # relative: a package cannot be left this way
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(name)), *_]):
+                names.add(name.split(".")[0])
+    return names
+
+
+def trespasses(root: Path, package: str) -> list[str]:
+    """'file imports package' for each import that the direction forbids."""
+    forbidden = OURS - ALLOWED[package] - {package}
+    return [
+        f"{path.relative_to(root)} imports {name}"
+        for path in sorted((root / package).rglob("*.py"))
+        for name in sorted(imported(path.read_text(), package) & forbidden)
+    ]
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_import_in_one_direction(package):
+    if not (ROOT / package).is_dir():
+        pytest.skip(f"there is no {package}/")
+    assert trespasses(ROOT, package) == []
+
+
+def test_every_package_has_a_rule():
+    """A new package has to take its place in the order."""
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    assert packages <= ALLOWED.keys()
+    assert {"supernet", "engine"} <= packages
+
+
+def test_the_order_has_no_cycle():
+    placed: set[str] = set()
+    while placed != ALLOWED.keys():
+        free = {package for package, below in ALLOWED.items() if package not in placed and below <= placed}
+        assert free
+        placed |= free
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import search",
+        "import numpy, search.loop as loop",
+        "from search import gradient",
+        "from search.loop import run",
+        "def f():\n    from search import loop",
+        "if TYPE_CHECKING:\n    import search.loop",
+        "import importlib\nimportlib.import_module('search.loop')",
+    ],
+)
+def test_a_trespass_is_found(tmp_path, line):
+    (tmp_path / "latency").mkdir()
+    (tmp_path / "latency" / "table.py").write_text(f"import supernet\nfrom latency import device\n{line}\n")
+    assert trespasses(tmp_path, "latency") == ["latency/table.py imports search"]
+
+
+def test_words_are_not_imports(tmp_path):
+    (tmp_path / "latency").mkdir()
+    (tmp_path / "latency" / "a.py").write_text(
+        '"""import search"""\nsearch = "from search import x"  # import search\n'
+    )
+    (tmp_path / "latency" / "b.py").write_text("from . import a\nfrom .a import search\nimport research\n")
+    assert trespasses(tmp_path, "latency") == []
