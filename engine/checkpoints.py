@@ -7,6 +7,7 @@ import io
 import logging
 import pickle
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from engine.errors import CheckpointError
 from engine.runs import write_atomically
 
 log = logging.getLogger("engine")
+
+# What torch.load raises on other files, depending on where they stop to look like one
+_NOT_A_STATE = (
+    *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, AssertionError, ImportError, struct.error),
+)
 
 _NAME = re.compile(r"step-(?P<step>\d{9})-(?P<hash>[0-9a-f]{12})\.pt")
 
@@ -29,15 +36,21 @@ class Checkpoints:
     keep: int = 2
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write atomically, then delete all but the newest `keep`."""
+        """Write atomically, then delete all but the newest `keep`.
+
+        Other files of this step or a later one go too: a run that saves here has passed them by as damaged.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
         path = self.folder / f"step-{step:09d}-{_hash(content)}.pt"
         write_atomically(path, content)
-        for old in self._files()[self.keep :]:
-            old.unlink(missing_ok=True)
+        others = [other for other in self._files() if other != path]
+        before = [other for other in others if _step(other) < step][: self.keep - 1]
+        for other in others:
+            if other not in before:
+                other.unlink(missing_ok=True)
         for stale in self.folder.glob(".step-*.tmp"):  # of a process that was killed while writing
             stale.unlink(missing_ok=True)
         return path
@@ -55,10 +68,8 @@ class Checkpoints:
                 break
             try:
                 state = load_checkpoint(candidates[0])
-            except FileNotFoundError:
-                continue
             except CheckpointError as error:
-                if not candidates[0].exists():
+                if not candidates[0].exists():  # deleted meanwhile
                     continue
                 log.warning("%s; trying the checkpoint before it", error)
                 damaged.add(candidates[0])
@@ -99,7 +110,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is damaged: its content does not match the hash in its name")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError):
+    except _NOT_A_STATE:
         raise CheckpointError(
             f"{path}: is not a checkpoint of this framework; expected a step-*.pt file of a run"
         ) from None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import difflib
+import itertools
 import json
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,19 +35,30 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that reads 1e-3 and 300e6 as numbers (YAML 1.2) and refuses duplicate keys."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes the text '1e-3', which _Loader would read as a number, and repeats what is shared."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`: what it brings may be given again
+            continue
+        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *base`, which construct_mapping knows
+            continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            written = f"'{key_node.value}'" if isinstance(key_node, yaml.ScalarNode) else repr(key)
+            problem = f"key {written} is not text; put it in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", key_node.start_mark)
         seen.add(key)
@@ -52,6 +66,11 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+
+
+def config_text(config: dict[str, Any]) -> str:
+    """A configuration as YAML; `load_config` reads the same values from it."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -70,22 +89,23 @@ def _load_with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     resolved = path.resolve()
     if resolved in above:
         raise ConfigError(f"{path}: extends: the file extends itself through {above[-1].name}; remove one of the two")
-    own = _parse(path)
+    own = _parse(path, above[-1] if above else None)
     bases = own.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: extends: got {bases!r}, expected a file name or a list of them")
+        raise ConfigError(f"{path}: extends: got {_shown(bases)}, expected a file name or a list of them")
     merged: dict[str, Any] = {}
     for base in bases:
         merged = _merged(merged, _load_with_bases(path.parent / base, (*above, resolved)))
     return _merged(merged, own)
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def _parse(path: Path, extended_by: Path | None) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; expected a YAML file") from None
+        role = f"the file that {extended_by.name} extends" if extended_by else "a YAML file"
+        raise ConfigError(f"{path}: no such file; expected {role}") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder; expected a YAML file") from None
     except UnicodeDecodeError:
@@ -97,13 +117,25 @@ def _parse(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: {error.problem or error.context}") from None
+        raise ConfigError(f"{path}{place}: {_syntax_error(error)}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(data, dict):
-        found = "nothing" if data is None else f"a {type(data).__name__}"
-        raise ConfigError(f"{path}: found {found}, expected a mapping of sections")
+        found = "is empty" if data is None else f"got {_shown(data)}"
+        raise ConfigError(f"{path}: {found}, expected a mapping of sections such as `search: ...`")
     return data
+
+
+def _syntax_error(error: yaml.MarkedYAMLError) -> str:
+    words = error.problem or ""
+    if error.context:
+        start = error.context_mark
+        words = f"{words} {error.context}{f' that begins in line {start.line + 1}' if start else ''}"
+    if "\\t" in words:
+        return f"{words}; indent with spaces"
+    if isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError):
+        return f"{words}; check the indentation, colons, quotes and brackets before this place"
+    return words
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -116,33 +148,33 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def _override(config: dict[str, Any], override: str, source: str) -> None:
     key, equals, text = override.partition("=")
-    parts = key.split(".")
+    parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
         raise ConfigError(f"override '{override}': expected key=value with a dotted key, e.g. search.epochs=10")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, OverflowError):
         raise ConfigError(f"override '{override}': '{text}' is not a YAML value") from None
     here: Any = config
     for i, part in enumerate(parts):
-        last = i == len(parts) - 1
+        where = ".".join(parts[:i])
+        index: Any = part
         if isinstance(here, list):
-            if not part.isdigit() or int(part) >= len(here):
-                where = ".".join(parts[:i])
-                raise ConfigError(f"override '{override}': {where} is a list of {len(here)}, got '{part}' as its index")
-            if last:
-                here[int(part)] = value
-            else:
-                here = here[int(part)]
-        elif isinstance(here, dict):
-            if last:
-                here[part] = value
-            else:
-                here = here.setdefault(part, {})
-        else:
+            if not part.isdecimal() or int(part) >= len(here):
+                count = f"a list of {len(here)}, counted from 0"
+                raise ConfigError(f"override '{override}': {where} is {count}; got '{part}' as its index")
+            index = int(part)
+        elif not isinstance(here, dict):
             raise ConfigError(
-                f"override '{override}': {'.'.join(parts[:i])} in {source} is a single value, not a section"
+                f"override '{override}': {where} in {source} is the single value {_shown(here)}, not a section"
             )
+        if i == len(parts) - 1:
+            here[index] = value
+            return
+        below = here.get(part) if isinstance(here, dict) else here[index]
+        # a copy, because YAML's aliases share sections; an absent or empty one begins here
+        here[index] = below = {} if below is None else copy.copy(below)
+        here = below
 
 
 def validate(model: type[M], data: dict[str, Any], source: str) -> M:
@@ -154,9 +186,7 @@ def validate(model: type[M], data: dict[str, Any], source: str) -> M:
     try:
         return model.model_validate_json(text)  # JSON mode: lists become tuples, text becomes paths, "3" stays text
     except ValidationError as error:
-        errors = error.errors()
-        more = f" (+{len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise ConfigError(f"{source}: {_explained(model, data, errors[0])}{more}") from None
+        raise ConfigError(f"{source}: {_first_in_words(model, error.errors())}") from None
 
 
 def _as_text(value: object) -> str:
@@ -165,83 +195,226 @@ def _as_text(value: object) -> str:
     raise TypeError(f"a value of type {type(value).__name__} cannot be used in a configuration")
 
 
-def _explained(model: type[BaseModel], data: object, error: Any) -> str:
-    """One pydantic error in words: key, what was found, what is accepted, the nearest name."""
-    keys = _keys_in(data, error["loc"])
-    where = ".".join(map(str, keys)) or "the file"
-    kind, context = error["type"], error.get("ctx", {})
+@dataclass(frozen=True)
+class _Problem:
+    """One pydantic error. keys: its place in the file; holder, expected: annotations of what holds it and of itself."""
+
+    keys: tuple[int | str, ...]
+    holder: Any
+    expected: Any
+    error: Any
+
+    @property
+    def kind(self) -> str:
+        return str(self.error["type"])
+
+
+def _first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> str:
+    problems = [_Problem(*_place(model, error["loc"]), error) for error in errors]
+    places: dict[tuple[int | str, ...], list[_Problem]] = {}  # branches of a union complain about the same place
+    for problem in problems:
+        # A section or list whose inside is wrong: the other branch of a union, or a count without the wrong entries
+        if not any(len(p.keys) > len(problem.keys) and p.keys[: len(problem.keys)] == problem.keys for p in problems):
+            places.setdefault(problem.keys, []).append(problem)
+    first = next(iter(places.values()))
+    if first[0].kind == "missing":  # a mistyped key explains why another one is missing
+        siblings = (group for keys, group in places.items() if keys[:-1] == first[0].keys[:-1])
+        first = next((group for group in siblings if group[0].kind == "extra_forbidden"), first)
+    more = f" (+{len(places) - 1} more)" if len(places) > 1 else ""
+    return _explained(model, first) + more
+
+
+def _place(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[tuple[int | str, ...], Any, Any]:
+    """Keys, holder and expected of a _Problem. Pydantic's location also names the union branches on the way."""
+    keys: list[int | str] = []
+    holder: Any = None
+    here: Any = model
+    for part in loc:
+        branches = _branches(here)
+        if len(branches) > 1:
+            here = next((branch for branch in branches if _has_label(branch, part)), Any)
+            continue
+        holder, arguments = branches[0], typing.get_args(branches[0])
+        if _is_section(holder):
+            here = holder.model_fields[part].annotation if part in holder.model_fields else Any
+        elif isinstance(part, int) and arguments:
+            here = arguments[part] if part < len(arguments) and arguments[-1] is not Ellipsis else arguments[0]
+        else:
+            here = arguments[-1] if arguments else Any
+        keys.append(part)
+    return tuple(keys), holder, here
+
+
+def _branches(annotation: Any) -> list[Any]:
+    """What a value may be, null aside; more than one for a union."""
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
+        return [annotation]
+    inner = [branch for branch in typing.get_args(annotation) if branch is not type(None)]
+    return _branches(inner[0]) if len(inner) == 1 else inner
+
+
+def _has_label(branch: Any, label: int | str) -> bool:
+    """Whether pydantic calls this union branch `label`: its type's name, or its value of the discriminator."""
+    kind = _branches(branch)[0]
+    tags = [tag for f in kind.model_fields.values() for tag in _choices(f.annotation)] if _is_section(kind) else []
+    return label in tags or getattr(kind, "__name__", "?") in str(label)
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and not typing.get_args(annotation) and issubclass(annotation, BaseModel)
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+_TYPE_ERRORS = {
+    *("int_type", "int_from_float", "float_type", "bool_type", "string_type", "path_type", "tuple_type", "list_type"),
+    *("dict_type", "model_type", "model_attributes_type"),
+}
+
+
+def _in_words(annotation: Any) -> str:
+    """What a value of this annotation looks like in a file."""
+    branches = _branches(annotation)
+    if len(branches) > 1:
+        if all(map(_is_section, branches)):
+            shared = [name for name in branches[0].model_fields if all(_choices_of(b, name) for b in branches)]
+            if shared:
+                tags = [tag for branch in branches for tag in _choices_of(branch, shared[0])]
+                return f"a section with `{shared[0]}`: {_or(tags)}"
+        words = list(dict.fromkeys(map(_in_words, branches)))
+        if {"a number", "a whole number"} <= {*words}:
+            words.remove("a whole number")
+        return " or ".join(words)
+    kind = branches[0]
+    if _is_section(kind):
+        return f"a section (keys: {', '.join(kind.model_fields)})"
+    if choices := _choices(kind):
+        return _or(choices)
+    if typing.get_origin(kind) in (tuple, list):
+        inner = _branches(typing.get_args(kind)[0])
+        return "a list of sections, each begun by '- '" if _is_section(inner[0]) else "a list"
+    return _WORDS.get(kind, "a value")
+
+
+def _choices_of(section: type[BaseModel], key: str) -> tuple[Any, ...]:
+    return _choices(section.model_fields[key].annotation) if key in section.model_fields else ()
+
+
+def _or(choices: Sequence[Any]) -> str:
+    *others, last = map(_shown, choices)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> str:
+    """The problems of one place in words: key, what was found, what is accepted, the nearest name."""
+    problem = problems[0]
+    keys, kind, error = problem.keys, problem.kind, problem.error
+    found, context = error["input"], error.get("ctx", {})
+    where = ".".join(map(str, keys))
     if kind == "extra_forbidden":
-        accepted = sorted(_accepted_keys(model, keys[:-1]))
-        return f"{where}: unknown key; accepted here: {', '.join(accepted)}{_nearest(str(keys[-1]), accepted)}"
+        accepted = sorted({name for p in problems for name in p.holder.model_fields})
+        homes = [f"{name}.{keys[-1]}" for name in model.model_fields if keys[-1] in _keys_below(model, name)]
+        nearest = f". Did you mean {_or(homes)}?" if homes else _nearest(str(keys[-1]), accepted)
+        return f"{where}: unknown key; accepted here: {', '.join(accepted)}{nearest}"
+    if kind == "missing" and isinstance(keys[-1], int):
+        count = len(typing.get_args(problem.holder))
+        return f"{'.'.join(map(str, keys[:-1]))}: got {_shown(found)}, expected {count} entries"
     if kind == "missing":
-        return f"{where}: is missing{_type_hint(error)}"
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", context["expected"])
-        return (
-            f"{where}: got {error['input']!r}, expected {context['expected']}{_nearest(str(error['input']), choices)}"
-        )
+        return f"{where}: is missing, expected {_in_words(problem.expected)}{_found_instead(keys[:-1], found)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = context["discriminator"].strip("'")
-        choices = re.findall(r"'([^']*)'", context.get("expected_tags", ""))
-        found = context.get("tag")
-        expected = f"expected {', '.join(choices)}" if choices else "it says which kind this is"
-        return (
-            f"{where}.{tag}: {f'got {found!r}' if found else 'is missing'}, {expected}{_nearest(str(found), choices)}"
-        )
+        choices = [choice for branch in _branches(problem.expected) for choice in _choices_of(branch, tag)]
+        if tag not in found:
+            return f"{where}.{tag}: is missing, expected {_or(choices)}{_found_instead(keys, found)}"
+        nearest = _nearest(str(found[tag]), choices)
+        return f"{where}.{tag}: got {_shown(found[tag])}, expected {_or(choices)}{nearest}"
     if kind == "value_error":
-        return f"{where}: {context['error']!s}"
-    message = error["msg"].replace("Input should be", "expected")
-    return f"{where}: got {_shown(error['input'])}, {message[0].lower()}{message[1:]}"
+        own = str(context["error"])
+        begins = re.match(r"[\w.]+(?=: )", own)  # a validator of a section may begin with the key at fault
+        named = begins.group() if begins else ""
+        if not where or named == where or named.startswith(f"{where}."):
+            return own
+        inside = _branches(problem.expected)[0]
+        return f"{where}.{own}" if _is_section(inside) and named in inside.model_fields else f"{where}: {own}"
+    expected = " or ".join(dict.fromkeys(map(_accepted, problems)))
+    if found is None:
+        section = any(map(_is_section, _branches(problem.expected)))
+        return f"{where}: is empty, expected {expected}{'; fill it or remove it' if section else ''}"
+    nearest = _nearest(str(found), [choice for p in problems for choice in _choices(p.expected)])
+    return f"{where or 'the file'}: got {_shown(found)}, expected {expected}{nearest}{_remedy(problems)}"
 
 
-def _type_hint(error: Any) -> str:
-    inside = error["input"]
-    return f"; this section has {', '.join(map(str, inside)) or 'nothing'}" if isinstance(inside, dict) else ""
+def _accepted(problem: _Problem) -> str:
+    context = problem.error.get("ctx", {})
+    if problem.kind in _TYPE_ERRORS:
+        return _in_words(problem.expected)
+    match problem.kind:
+        case "literal_error":
+            return str(context["expected"])
+        case "finite_number":
+            return "a finite number"
+        case "greater_than":
+            return f"a number above {context['gt']:g}"
+        case "greater_than_equal":
+            return f"at least {context['ge']:g}"
+        case "less_than":
+            return f"a number below {context['lt']:g}"
+        case "less_than_equal":
+            return f"at most {context['le']:g}"
+        case "too_short":
+            return f"at least {context['min_length']} {'entry' if context['min_length'] == 1 else 'entries'}"
+        case "too_long":
+            return f"{context['max_length']} {'entry' if context['max_length'] == 1 else 'entries'} at most"
+    message = str(problem.error["msg"]).replace("Input should be ", "")
+    return message[0].lower() + message[1:]
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return f"{text[:57]}..." if len(text) > 60 else text
+def _remedy(problems: Sequence[_Problem]) -> str:
+    found, kinds = problems[0].error["input"], {p.kind for p in problems}
+    if isinstance(found, float) and kinds & {"int_type", "int_from_float"} and found.is_integer():
+        return f"; write {int(found)}"
+    if isinstance(found, str) and kinds & {"int_type", "float_type"} and re.fullmatch(r"-?\d+(\.\d+)?", found):
+        return "; remove the quotes"
+    return ""
 
 
-def _nearest(found: str, accepted: Sequence[str]) -> str:
-    near = difflib.get_close_matches(found, accepted, n=1)
-    return f". Did you mean '{near[0]}'?" if near else ""
+def _found_instead(keys: Sequence[int | str], section: object) -> str:
+    if not isinstance(section, dict):
+        return ""
+    return f"; {'.'.join(map(str, keys)) or 'the file'} has {', '.join(map(str, section)) or 'nothing'}"
 
 
-def _keys_in(data: object, loc: Sequence[int | str]) -> list[int | str]:
-    """A pydantic location without the names of union branches, which are no keys of the file."""
-    keys: list[int | str] = []
-    for i, part in enumerate(loc):
-        last = i == len(loc) - 1
-        if isinstance(data, dict) and (part in data or (last and isinstance(part, str) and part.isidentifier())):
-            keys.append(part)
-            data = data.get(part)
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            keys.append(part)
-            data = data[part]
-    return keys
+def _keys_below(model: type[BaseModel], section: str) -> set[str]:
+    """The keys of a top-level section."""
+    return {
+        name for m in _branches(model.model_fields[section].annotation) if _is_section(m) for name in m.model_fields
+    }
 
 
-def _accepted_keys(model: type[BaseModel], keys: Sequence[int | str]) -> set[str]:
-    """The field names of the section at `keys`; all branches of a union count."""
-    models = {model}
-    for key in keys:
-        fields = [m.model_fields[key].annotation for m in models if isinstance(key, str) and key in m.model_fields]
-        if fields:
-            models = {inner for field in fields for inner in _models_in(field)}
-    return {name for m in models for name in m.model_fields}
+def _shown(value: object, most: int = 60) -> str:
+    """A value as YAML would have it, in one line, shortened."""
+    if value is _ABSENT:
+        return "(absent)"
+    if isinstance(value, str):
+        text = repr(value)
+    else:
+        text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=1 << 30, allow_unicode=True)
+        text = text.removesuffix("...\n").strip()
+    return f"{text[: most - 3]}..." if len(text) > most else text
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if (
-        isinstance(annotation, type)
-        and issubclass(annotation, BaseModel)
-        and not isinstance(annotation, types.GenericAlias)
-    ):
-        yield annotation
-    for argument in typing.get_args(annotation):
-        yield from _models_in(argument)
+_ABSENT = object()
+
+
+def _nearest(found: str, accepted: Sequence[Any]) -> str:
+    plain = {str(name).lower(): name for name in accepted}
+    near = difflib.get_close_matches(found.lower().replace("-", "_"), plain, n=1)
+    return f". Did you mean '{plain[near[0]]}'?" if near else ""
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
@@ -250,9 +423,11 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
         keys = [*old, *(key for key in new if key not in old)]
         lines = []
         for key in keys:
-            lines += differences(old.get(key, "(absent)"), new.get(key, "(absent)"), f"{prefix}{key}.")
+            lines += differences(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{prefix}{key}.")
         return lines
-    if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [line for i, (a, b) in pairs for line in differences(a, b, f"{prefix}{i}.")]
-    return [] if old == new else [f"{prefix.rstrip('.')}: {_shown(old)} -> {_shown(new)}"]
+    if isinstance(old, list | tuple) and isinstance(new, list | tuple):
+        nested = any(isinstance(entry, dict | list | tuple) for entry in (*old, *new))
+        if nested or len(old) == len(new):
+            pairs = enumerate(itertools.zip_longest(old, new, fillvalue=_ABSENT))
+            return [line for i, (a, b) in pairs for line in differences(a, b, f"{prefix}{i}.")]
+    return [] if old == new else [f"{prefix.rstrip('.')}: {_shown(old, 200)} -> {_shown(new, 200)}"]

@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from engine.runs import write_atomically
+from engine.runs import fsync_folder, write_atomically
 
 
 class MetricsLog:
@@ -29,6 +29,9 @@ class MetricsLog:
         if resume_step is not None:
             _truncate_jsonl(jsonl, resume_step)
             _truncate_events(events, resume_step)
+        else:
+            for path in events.glob("events.out.tfevents.*"):
+                path.unlink()
         self._jsonl = jsonl.open("a" if resume_step is not None else "w", encoding="utf-8")
         self._writer = SummaryWriter(str(events))
 
@@ -59,7 +62,7 @@ def _truncate_jsonl(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
@@ -74,21 +77,26 @@ def _truncate_events(folder: Path, step: int) -> None:
 
     TensorBoard can hide points after a restart, but other readers of the files would still see them twice.
     """
-    old = sorted(folder.glob("events.out.tfevents.*")) if folder.is_dir() else []
+    # Readers take the files in the order of their names, events.out.tfevents.<second>.<host>.<pid>.<count>: the zeros
+    # sort before every writer of this process or a later one, whatever its clock, host and pid.
+    kept = folder / "events.out.tfevents.0000000000.kept"
+    old = sorted(folder.glob("events.out.tfevents.*"))
     if not old:
         return
-    temporary = folder / ".resumed.tmp"
+    temporary = folder / ".kept.tmp"
+    seen = set()
     with temporary.open("wb") as file:
         writer = RecordWriter(file)
         for path in old:
-            for raw in RawEventFileLoader(str(path)).Load():
-                event = Event.FromString(raw)
-                if event.step <= step:
+            for raw in RawEventFileLoader(str(path)).Load():  # up to the half record of a killed process
+                # A record can be there twice if an earlier resume was killed between the two steps below
+                if raw not in seen and Event.FromString(raw).step <= step:
                     writer.write(raw)
+                    seen.add(raw)
         file.flush()
         os.fsync(file.fileno())
-    # a name that sorts before any that a writer of this resumed process makes
-    first = old[0]
-    for path in old[1:]:
-        path.unlink()
-    os.replace(temporary, first)
+    os.replace(temporary, kept)
+    fsync_folder(folder)
+    for path in old:
+        if path != kept:
+            path.unlink()

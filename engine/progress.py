@@ -37,7 +37,7 @@ class Progress:
         self._bar: Bar | None = None
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, TextColumn("{task.fields[figures]}"), console=console)
+            self._bar = Bar(*columns, TextColumn("{task.fields[figures]}", markup=False), console=console)
             self._task = self._bar.add_task(what, total=total, completed=start, figures="")
 
     def __enter__(self) -> Self:
@@ -61,7 +61,8 @@ class Progress:
         if now - self._printed >= self.seconds or step == self.total:
             self._printed = now
             left = (now - self._began) / max(1, step - self.start) * (self.total - step)
-            console.print(f"{self.what} {step}/{self.total}  {shown}  {_duration(left)} left", highlight=False)
+            # out, unlike print, neither wraps the line nor reads [..] as markup
+            console.out(f"{self.what} {step}/{self.total}  {shown}  {_duration(left)} left", highlight=False)
 
 
 def _duration(seconds: float) -> str:

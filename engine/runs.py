@@ -9,9 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from engine.config import differences, load_config
+from engine.config import config_text, differences, load_config
 from engine.errors import ConfigError
 
 log = logging.getLogger("engine")
@@ -71,4 +69,4 @@ def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
         raise ConfigError(f"--out {out}: has checkpoints but no config.yaml; put it back, or choose another folder")
     if resume:
         log.warning("%s holds no run yet; starting from the beginning", out)
-    write_atomically(config_file, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True, width=110))
+    write_atomically(config_file, config_text(resolved))

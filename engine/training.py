@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from engine.errors import ConfigError
 class RunConfig(Section):
     """YAML section `run`: where and how a program runs, and how often it reports."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 63)
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = Field(None, ge=1)
     """CPU threads inside an op; null is torch's default. Another number can change results in the last bit."""
@@ -75,6 +75,18 @@ def split_decay(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
+@contextlib.contextmanager
+def _in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Every module has its own mode again at the end."""
+    modes = {m: m.training for m in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 @torch.no_grad()
 def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Collect BN statistics anew: the cumulative average over batches of images (N, C, H, W).
@@ -83,20 +95,19 @@ def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
-    modes = {m: m.training for m in network.modules()}
-    network.eval()
-    for m in norms:
-        m.reset_running_stats()
-        m.momentum = None  # torch's word for the cumulative average
-        m.train()
     count = 0
-    for images in batches:
-        network(images)
-        count += 1
-    for m, momentum in zip(norms, momenta, strict=True):
-        m.momentum = momentum
-    for module, training in modes.items():
-        module.training = training
+    with _in_eval_mode(network):
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum = None  # torch's word for the cumulative average
+            m.train()
+        try:
+            for images in batches:
+                network(images)
+                count += 1
+        finally:
+            for m, momentum in zip(norms, momenta, strict=True):
+                m.momentum = momentum
     if count == 0:
         raise ValueError("no batch to collect BN statistics from")
 
@@ -113,21 +124,19 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(network: nn.Module, batches: Iterable[Batch], device: torch.device, run: RunConfig) -> Evaluation:
-    """Score a network in eval mode; its mode is restored. Sums stay on the device until the end."""
-    training = network.training
-    network.eval()
+    """Score a network in eval mode; all modes are restored. Sums stay on the device until the end."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     count = 0
-    for batch in batches:
-        images = batch.images.to(device, memory_format=memory_format(run), non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
-        with autocast(run, device):
-            logits = network(images)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        top1, top5 = accuracy(logits, labels)
-        sums += torch.stack([loss.double(), top1.double() * len(labels), top5.double() * len(labels)])
-        count += len(labels)
-    network.train(training)
+    with _in_eval_mode(network):
+        for batch in batches:
+            images = batch.images.to(device, memory_format=memory_format(run), non_blocking=True)
+            labels = batch.labels.to(device, non_blocking=True)
+            with autocast(run, device):
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+            top1, top5 = accuracy(logits, labels)
+            sums += torch.stack([loss.double(), top1.double() * len(labels), top5.double() * len(labels)])
+            count += len(labels)
     if count == 0:
         raise ValueError("no image to evaluate on")
     loss_value, top1_value, top5_value = (sums / count).tolist()

@@ -54,7 +54,14 @@ def test_every_package_has_a_rule():
     """A new package has to take its place in the order."""
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert packages <= ALLOWED.keys()
-    assert {"supernet", "engine"} <= packages
+    assert {"supernet", "engine", "latency", "search", "retrain"} <= packages
+
+
+def test_no_script_hides_a_package():
+    """Running scripts/x.py puts scripts/ first on the path: a scripts/search.py would be imported as `search`."""
+    scripts = {path.stem for path in (ROOT / "scripts").iterdir()}
+    assert "run_search" in scripts
+    assert not scripts & {path.parent.name for path in ROOT.glob("*/__init__.py")}
 
 
 def test_the_order_has_no_cycle():

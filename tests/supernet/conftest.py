@@ -17,10 +17,10 @@ REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "re
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    """The tensors here are small; more threads would only wait for each other."""
+def one_thread():
+    """The tensors here are small: threads would only wait for each other, for long on a busy machine."""
     before = torch.get_num_threads()
-    torch.set_num_threads(min(2, before))
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 

@@ -27,6 +27,9 @@ def test_round_trip_rebuilds_the_identical_module(load_space, random_paths, name
     state = theirs.state_dict()
     assert list(ours.state_dict()) == list(state)
     assert all(torch.equal(value, state[key]) for key, value in ours.state_dict().items())
+    images = torch.randn(2, 3, 65, 65, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(ours(images), theirs(images))  # train mode, then with the statistics that it left
+    assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
 def test_the_file_states_paths_by_name_fixed_edges_included(architecture):
@@ -82,11 +85,15 @@ def put(value: object, *keys: str | int):
         (without("space"), r"'space' is missing"),
         (put("skip", "paths"), r"paths: expected a list"),
         (put(3, "paths", 0), r"paths: expected a list of candidate names"),
+        (put(None, "paths"), r"paths: expected a list of candidate names"),
         (put(["skip"], "paths"), r"paths: got 1 names, expected 7"),
         (put("mbconv_k9_e9", "paths", 3), r"paths: edge stage2\.0 has no candidate 'mbconv_k9_e9', expected conv_k3, "),
         (put("skip", "paths", 2), r"paths: edge stage1\.0 has no candidate 'skip'"),
         (put(1, "complexity", "macs"), r"complexity: the file states .*'macs': 1.*compute to params \d+, macs \d+"),
+        (put(1, "complexity", "params"), r"complexity: the file states .*'params': 1\b"),
         (put({}, "complexity"), r"complexity: the file states"),
+        (put(None, "complexity"), r"complexity: the file states"),
+        (put(["conv_k1"] * 7, "paths"), r"paths: edge stage0\.0 has no candidate 'conv_k1'"),
         (put(6, "space", "classes"), r"complexity: the file states"),  # the paths fit, the numbers do not
         (put(1, "space", "classes"), r"space\.classes: "),
         (put("relu7", "space", "activation"), r"space\.activation: "),

@@ -1,5 +1,7 @@
 """Parameters and MACs by formula are those of the modules that get built."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -51,6 +53,21 @@ def test_costs_add_up_to_the_complexity_of_any_path(load_space, random_paths):
     assert macs.reachable == (space.complexity(smallest).macs, space.complexity(largest).macs)
 
 
+@pytest.mark.parametrize("name", ["small", "cifar"])
+def test_reachable_costs_are_those_of_the_best_and_worst_of_all_architectures(load_space, name):
+    space = load_space(name)
+    every = [space.complexity(paths) for paths in product(*(range(len(edge.candidates)) for edge in space.searchable))]
+    macs, params = [c.macs for c in every], [c.params for c in every]
+    assert macs_cost(space).reachable == (min(macs), max(macs))
+    assert params_cost(space).reachable == (min(params), max(params))
+
+
+def test_a_space_without_choices_has_one_cost(load_space):
+    space = load_space("mobilenet_v2")
+    cost, macs = macs_cost(space), space.complexity(()).macs
+    assert (cost.of(()), cost.reachable) == (macs, (macs, macs))
+
+
 def test_counting_leaves_no_trace(load_space, random_paths):
     space = load_space("small")
     net = Supernet(space)
@@ -70,9 +87,10 @@ def test_published_networks_have_their_published_size(make_space, published, cou
         feature_mix=record["feature_mix"][1],
         classes=record["classifier"]["out_features"],
     )
+    assert [block_of(edge.layers[0]) for edge in space.edges] == record["blocks"]
     c = space.complexity(())
     assert {"params": c.params, "macs": c.macs} == record["computed"]
-    assert sum(p.numel() for p in Network(Architecture(space, ())).parameters()) == c.params
+    assert c == count(Network(Architecture(space, ())), torch.randn(1, 3, 224, 224))
 
 
 def stage_of(block: str) -> dict[str, object]:
@@ -82,3 +100,10 @@ def stage_of(block: str) -> dict[str, object]:
         return {"width": int(rest[0]), "candidates": ["skip"]}
     kernel, expand, channels, stride, _ = rest
     return {"width": int(channels.split("->")[1]), "stride": int(stride[1]), "candidates": [f"{op}_{kernel}_{expand}"]}
+
+
+def block_of(layer: Layer) -> str:
+    """The inverse of stage_of, with the channels and the size that the space worked out."""
+    if str(layer.spec) == "skip":
+        return f"skip {layer.c_out}"
+    return f"{str(layer.spec).replace('_', ' ')} {layer.c_in}->{layer.c_out} s{layer.stride} {layer.size}"

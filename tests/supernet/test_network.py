@@ -44,6 +44,27 @@ def test_inherit_copies_and_leaves_no_trace(load_space, random_paths):
     assert all(torch.equal(before[name], value) for name, value in supernet.state_dict().items())
 
 
+def test_derived_network_equals_the_supernet_with_every_skip(load_space):
+    """And with none: the two ends of what random paths cover."""
+    space = load_space("small", dropout=0.3)
+    supernet = Supernet(space)
+    assert sum(not edge.searchable for edge in space.edges) == 1
+    images = torch.randn(4, 3, 17, 17, generator=torch.Generator().manual_seed(0))
+    for skips in (True, False):
+        paths = tuple(
+            next((i for i, name in enumerate(edge.candidates) if (name == "skip") == skips), 0)
+            for edge in space.searchable
+        )
+        architecture = Architecture(space, paths)
+        assert ("skip" in architecture.names) == skips
+        network = Network.inherit(supernet, architecture).train()
+        outputs = []
+        for run in (lambda: supernet(images, paths), lambda: network(images)):  # noqa: B023
+            torch.manual_seed(0)  # the same dropout
+            outputs.append(run())
+        assert torch.equal(*outputs)
+
+
 def test_construction_does_not_seed_accelerators(load_space, random_paths, monkeypatch):
     """The random state that must survive an evaluation in the middle of a run includes that of every GPU."""
 

@@ -14,7 +14,9 @@ def test_published_imagenet_space(load_space, name, first_stage):
     space = load_space(name)
     assert len(space.edges) == 22
     assert len(space.searchable) == 21
-    assert not space.edges[0].searchable
+    assert space.edges[0].candidates == ("mbconv_k3_e1",)
+    mbconvs = tuple(f"mbconv_k{k}_e{e}" for k in (3, 5, 7) for e in (3, 6))
+    assert all(edge.candidates[:6] == mbconvs for edge in space.searchable)
     with_skip = [edge for edge in space.searchable if "skip" in edge.candidates]
     assert len(with_skip) == 15
     assert all(edge.residual and edge.candidates[6] == "skip" for edge in with_skip)
@@ -23,12 +25,16 @@ def test_published_imagenet_space(load_space, name, first_stage):
     assert space.mask.sum() == 15 * 7 + 6 * 6
     assert [e.c_out for e in space.edges] == [16, *[first_stage] * 4, *[40] * 4, *[80] * 4, *[96] * 4, *[192] * 4, 320]
     assert [e.size for e in space.edges] == [112, 112, *[56] * 4, *[28] * 4, *[14] * 8, *[7] * 4]
+    strided = [e.name for e in space.edges if e.stride == 2]
+    assert strided == ["stage1.0", "stage2.0", "stage3.0", "stage5.0"]
+    assert (str(space.stem.spec), space.stem.stride, space.stem.c_out) == ("stem_k3", 2, 32)
     assert (space.feature_mix.c_out, space.classifier.c_out, space.classifier.size) == (1280, 1000, 7)
 
 
 def test_mobilenet_v2_has_the_published_complexity(load_space):
     c = load_space("mobilenet_v2").complexity(())
     assert (c.params, c.macs) == (3_504_872, 300_774_272)
+    assert load_space("mobilenet_v2", width_multiplier=0.75).complexity(()).params == 2_636_040
 
 
 @pytest.mark.parametrize("multiplier", [0.75, 1.0])
@@ -147,29 +153,31 @@ def test_spaces_are_equal_where_their_configs_are(load_space):
     assert load_space("small") != load_space("small", classes=6)
 
 
-WIDEN = {"width": 64, "depth": 2}  # edge 0: 32 -> 64 channels, edge 1: residual
+WIDEN = {"width": 64, "depth": 2, "candidates": ["proj"]}  # edge 0: 32 -> 64 channels, edge 1: residual
 
 
 @pytest.mark.parametrize(
-    ("stage", "message"),
+    ("change", "message"),
     [
-        (WIDEN | {"candidates": ["mbconv_k3_e33"]}, r"stages\.1\.candidates: unknown candidate 'mbconv_k3_e33'.*Did you mean 'mbconv_k3_e3'"),
-        (WIDEN | {"candidates": ["proj"], "first": ["sepconv_3"]}, r"stages\.1\.first: unknown .*Did you mean 'sepconv_k3'"),
-        (WIDEN | {"candidates": ["avgpool_k3"]}, r"stages\.1\.candidates: 'avgpool_k3' .*cannot change 32 channels into 64.*`first: \[\.\.\.\]`"),
-        (WIDEN | {"candidates": ["proj"], "first": ["maxpool_k3"]}, r"stages\.1\.first: 'maxpool_k3' .*32 channels into 64"),
-        (WIDEN | {"candidates": ["proj"], "first": ["skip", "proj"]}, r"stages\.1\.first: 'skip' .*residual"),
-        (WIDEN | {"candidates": ["proj", "conv_k3", "proj"]}, r"stages\.1\.candidates: 'proj' is listed twice"),
-        (WIDEN | {"candidates": ["skip"]}, r"stages\.1\.candidates: edge 0 is not residual.*no candidate is left"),
-        (WIDEN | {"candidates": []}, r"stages\.1\.candidates"),
-        (WIDEN | {"candidates": ["proj"], "stride": 3}, r"stages\.1\.stride"),
-        (WIDEN | {"candidates": ["proj"], "dept": 3}, r"stages\.1\.dept"),
-        ({"width": 0, "candidates": ["proj"]}, r"stages\.1\.width"),
-        ({"width": "64", "candidates": ["proj"]}, r"stages\.1\.width"),
+        ({"candidates": ["mbconv_k3_e33"]}, r"\.candidates: unknown candidate .*e33'.*Did you mean 'mbconv_k3_e3'"),
+        ({"first": ["sepconv_3"]}, r"\.first: unknown candidate 'sepconv_3'.*Did you mean 'sepconv_k3'"),
+        ({"candidates": ["avgpool_k3"]}, r"\.candidates: 'avgpool_k3' .* 32 channels into 64.*`first: \[\.\.\.\]`"),
+        ({"first": ["maxpool_k3"]}, r"\.first: 'maxpool_k3' .*cannot change 32 channels into 64"),
+        ({"first": ["skip", "proj"]}, r"\.first: 'skip' .*residual"),
+        ({"first": ["proj", "proj"]}, r"\.first: 'proj' is listed twice"),
+        ({"candidates": ["skip"], "first": ["proj"], "residual": False}, r"\.candidates: edge 1 is not residual"),
+        ({"candidates": ["proj", "conv_k3", "proj"]}, r"\.candidates: 'proj' is listed twice"),
+        ({"candidates": ["skip"]}, r"\.candidates: edge 0 is not residual.*no candidate is left"),
+        ({"candidates": []}, r"\.candidates"),
+        ({"stride": 3}, r"\.stride"),
+        ({"dept": 3}, r"\.dept"),
+        ({"width": 0}, r"\.width"),
+        ({"width": "64"}, r"\.width"),
     ],
-)  # fmt: skip
-def test_a_wrong_stage_is_refused_by_name(make_space, stage, message):
-    with pytest.raises(ValueError, match=message):
-        make_space({"width": 32, "candidates": ["proj"]}, stage)
+)
+def test_a_wrong_stage_is_refused_by_name(make_space, change, message):
+    with pytest.raises(ValueError, match=r"stages\.1" + message):
+        make_space({"width": 32, "candidates": ["proj"]}, WIDEN | change)
 
 
 def test_paths_must_fit_the_space(load_space):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet import Space, Supernet
+from supernet.alpha import initial_alpha, mask_of, sample_pairs, sample_paths
 from supernet.ops import Zero
 
 
@@ -147,8 +148,6 @@ def test_paths_must_fit(load_space):
 
 
 def test_a_space_without_choices_is_a_supernet_with_one_path(load_space):
-    from supernet.alpha import initial_alpha, mask_of, sample_pairs, sample_paths
-
     space = load_space("mobilenet_v2", input_size=32, classes=3)
     alpha, mask, generator = initial_alpha(space), mask_of(space), torch.Generator()
     assert sample_paths(alpha, mask, generator) == sample_pairs(alpha, mask, generator).paths == ()

@@ -1,0 +1,123 @@
+"""The main job end to end on bundled images:  python scripts/quickstart.py --out runs/quickstart
+
+Measures a latency table on this CPU, searches at 50 % of the reachable range, derives, retrains from scratch, times the
+derived network, and prints it beside random networks of the same predicted latency that were retrained alike.
+Everything is written below --out; a finished one is not overwritten: name another folder, or `make clean` first.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.config import load_config, validate
+from engine.errors import ConfigError, run_door
+from engine.progress import Progress, set_up_logging
+from engine.runs import write_atomically
+from latency.config import LatencyConfig, MeasureConfig, latency_part
+from latency.measure import Timing, measure_space, time_network
+from retrain.config import RetrainFile
+from retrain.loop import RetrainResult, retrain
+from search.baseline import random_architectures
+from search.loop import SearchResult, run_search
+from supernet.architecture import Architecture
+from supernet.space import Space
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SEARCH = CONFIGS / "search" / "quickstart_cpu.yaml"
+RETRAIN = CONFIGS / "retrain" / "quickstart.yaml"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One retrained network. Latencies in ms, accuracies in percent."""
+
+    name: str
+    predicted_ms: float
+    measured_ms: float
+    noise_ms: float
+    top1: float
+    params: int
+    macs: int
+
+
+def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
+    """Run everything; returns (and writes to result.json) what was measured."""
+    if (out / "search").exists():
+        raise ConfigError(f"--out {out}: holds a quick start already; choose another folder, or delete this one")
+    began = time.monotonic()
+    table_path = out / "table.yaml"
+    _measure(table_path, seed)
+    overrides = [f"limits.0.table={table_path}", f"run.seed={seed}"]
+    result = run_search(SEARCH, out / "search", overrides=overrides)
+    rows = [_retrained("derived", result.architecture, result, out / "retrain", seed)]
+    space, limits = result.architecture.space, result.limits
+    for i, paths in enumerate(random_architectures(space, limits, baselines, seed=seed)):
+        rows.append(_retrained(f"random {i + 1}", Architecture(space, paths), result, out / f"random{i + 1}", seed))
+    record: dict[str, object] = {
+        "seed": seed,
+        "target_ms": limits[0].bound,
+        "met": result.measured.met,
+        "tries": [asdict(t) for t in result.measured.tries],
+        "networks": [asdict(row) for row in rows],
+        "seconds": time.monotonic() - began,
+    }
+    write_atomically(out / "result.json", json.dumps(record, indent=2) + "\n")
+    _print(result, rows)
+    return record
+
+
+def _measure(table_path: Path, seed: int) -> None:
+    config = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH))
+    total = config.measure.warmup_rounds + config.measure.rounds
+    with Progress(total, 0, "measure") as progress:
+        table = measure_space(
+            Space(config.space), config.measure, seed=seed, progress=lambda done, _: progress.update(done)
+        )
+    table.save(table_path)
+
+
+def _retrained(name: str, architecture: Architecture, result: SearchResult, out: Path, seed: int) -> Row:
+    config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}"]), str(RETRAIN))
+    trained: RetrainResult = retrain(config, architecture, out)
+    measure = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH)).measure
+    timing: Timing = _timed(trained, measure)
+    c = architecture.complexity
+    predicted = result.limits[0].cost.of(architecture.paths)
+    return Row(name, predicted, timing.median_ms, timing.noise_ms, trained.test.top1, c.params, c.macs)
+
+
+def _timed(trained: RetrainResult, measure: MeasureConfig) -> Timing:
+    return time_network(trained.network, trained.architecture.space, measure)
+
+
+def _print(result: SearchResult, rows: list[Row]) -> None:
+    limit = result.limits[0]
+    console = Console()
+    table = Table(
+        *("network", "predicted ms", "measured ms", "noise ms", "test top-1 %", "params", "MACs"),
+        title=f"target {limit.bound:.4g} ms: 50 % of what this space reaches on this CPU",
+    )
+    for row in rows:
+        measured = (f"{row.predicted_ms:.4g}", f"{row.measured_ms:.4g}", f"{row.noise_ms:.2g}", f"{row.top1:.2f}")
+        table.add_row(row.name, *measured, f"{row.params / 1e3:.0f} k", f"{row.macs / 1e6:.2f} M")
+    console.print(table)
+    console.print("derived: " + "  ".join(result.architecture.names), highlight=False)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder for results")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--baselines", type=int, default=2, help="random networks to retrain beside the derived one")
+    args = parser.parse_args()
+    set_up_logging()
+    return 0 if quickstart(args.out, args.seed, args.baselines)["met"] else 3
+
+
+if __name__ == "__main__":
+    run_door(main)
