@@ -110,16 +110,14 @@ def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
     kept = []  # holding them keeps their addresses from being used again
     sizes: dict[int, int] = {}
 
-    def pack(t: Tensor) -> Tensor:
+    def pack(t: Tensor) -> None:  # returning t would tie a cycle around every output that is saved, and never free it
         storage = t.untyped_storage()
         if storage.data_ptr() not in parameters:
             kept.append(storage)
             sizes[storage.data_ptr()] = storage.nbytes()
-        return t
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        out = forward()
-    del out
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None):
+        forward()
     return sum(sizes.values())
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -286,10 +286,7 @@ def _in_words(annotation: Any) -> str:
             if shared:
                 tags = [tag for branch in branches for tag in _choices_of(branch, shared[0])]
                 return f"a section with `{shared[0]}`: {_or(tags)}"
-        words = list(dict.fromkeys(map(_in_words, branches)))
-        if {"a number", "a whole number"} <= {*words}:
-            words.remove("a whole number")
-        return " or ".join(words)
+        return _either(map(_in_words, branches))
     kind = branches[0]
     if _is_section(kind):
         return f"a section (keys: {', '.join(kind.model_fields)})"
@@ -305,6 +302,13 @@ def _choices_of(section: type[BaseModel], key: str) -> tuple[Any, ...]:
     return _choices(section.model_fields[key].annotation) if key in section.model_fields else ()
 
 
+def _either(words: Iterable[str]) -> str:
+    distinct = list(dict.fromkeys(words))
+    if "a number" in distinct and "a whole number" in distinct:
+        distinct.remove("a whole number")
+    return " or ".join(distinct)
+
+
 def _or(choices: Sequence[Any]) -> str:
     *others, last = map(_shown, choices)
     return f"{', '.join(others)} or {last}" if others else last
@@ -318,7 +322,7 @@ def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> str:
     where = ".".join(map(str, keys))
     if kind == "extra_forbidden":
         accepted = sorted({name for p in problems for name in p.holder.model_fields})
-        homes = [f"{name}.{keys[-1]}" for name in model.model_fields if keys[-1] in _keys_below(model, name)]
+        homes = [f"{n}.{keys[-1]}" for n in model.model_fields if n != keys[0] and keys[-1] in _keys_below(model, n)]
         nearest = f". Did you mean {_or(homes)}?" if homes else _nearest(str(keys[-1]), accepted)
         return f"{where}: unknown key; accepted here: {', '.join(accepted)}{nearest}"
     if kind == "missing" and isinstance(keys[-1], int):
@@ -341,11 +345,12 @@ def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> str:
             return own
         inside = _branches(problem.expected)[0]
         return f"{where}.{own}" if _is_section(inside) and named in inside.model_fields else f"{where}: {own}"
-    expected = " or ".join(dict.fromkeys(map(_accepted, problems)))
+    expected = _either(map(_accepted, problems))
     if found is None:
         section = any(map(_is_section, _branches(problem.expected)))
         return f"{where}: is empty, expected {expected}{'; fill it or remove it' if section else ''}"
-    nearest = _nearest(str(found), [choice for p in problems for choice in _choices(p.expected)])
+    literals = [p.error["ctx"]["expected"] for p in problems if p.kind == "literal_error"]
+    nearest = _nearest(str(found), re.findall(r"'([^']*)'", " ".join(literals)))
     return f"{where or 'the file'}: got {_shown(found)}, expected {expected}{nearest}{_remedy(problems)}"
 
 

@@ -60,6 +60,9 @@ def import_official(path: Path, *, device_name: str) -> LatencyTable:
 
 def _our_key(official: str, path: Path) -> tuple[str, int]:
     """(our key, input size in pixels if this is the first convolution, else 0)."""
+    shapes = re.findall(r"(\d+)x(\d+)x(\d+)", official)
+    if any(int(h) != int(w) or not int(h) or not int(c) for h, w, c in shapes):
+        raise TableError(f"{path}: key '{official}' has a shape that no space has; expected square maps, none empty")
     if m := _BLOCK.fullmatch(official):
         residual = "+residual" if m["idskip"] == "1" else ""
         op = f"mbconv_k{m['kernel']}_e{m['expand']}{residual}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,13 +68,13 @@ class LatencyTable(Section):
         return validate(cls, load_config(path), str(path))
 
     def save(self, path: Path) -> None:
-        """Write atomically; creates the folder."""
+        """Write atomically; creates the folder. TableError where that is impossible."""
         header = self.model_dump(mode="json", exclude={"entries"}, exclude_none=True)
         lines = [yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=110), "entries:\n"]
         for key, entry in self.entries.items():
             values = ", ".join(f"{k}: {_number(v)}" for k, v in entry.model_dump(exclude_none=True).items())
             lines.append(f"  {key}: {{{values}}}\n")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        prepare_table_file(path)
         write_atomically(path, "".join(lines))
 
     def price(self, layer: Layer) -> float:
@@ -117,6 +118,18 @@ class LatencyTable(Section):
     def cost(self, space: Space) -> Cost:
         """Entries as matrices over the space's paths, in ms."""
         return Cost.of_space(space, self.price)
+
+
+def prepare_table_file(path: Path) -> None:
+    """Create the folder of a table to be. TableError where no file can be written: asked before minutes of measuring."""
+    if path.is_dir():
+        raise TableError(f"--out {path}: is a folder; expected the table's file, e.g. {path / 'table.yaml'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TableError(f"--out {path}: its folder cannot be made ({error.strerror}); choose another place") from None
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise TableError(f"--out {path}: {path.parent} is not writable; choose another place")
 
 
 def memory_format_name(measure: MeasureConfig) -> str:

@@ -33,7 +33,7 @@ from engine.training import (
     split_decay,
 )
 from retrain.config import RetrainFile
-from retrain.weights import load_architecture, load_weights
+from retrain.weights import load_architecture, load_weights, misfit
 from supernet.architecture import Architecture
 from supernet.network import Network
 
@@ -99,7 +99,7 @@ class _Retrain:
         self.checkpoints = Checkpoints(out / "checkpoints")
         newest = self.checkpoints.newest() if resume else None
         corrupt = self._restore(newest[1]) if newest else []
-        self.metrics = MetricsLog(out, resume_step=self.step if resume else None)
+        self.metrics = MetricsLog(out, resume_step=self.step if newest else None)
         self.stream = BatchStream(
             images.train,
             batch_size=settings.batch_size,
@@ -173,9 +173,8 @@ class _Retrain:
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
             return list(checkpoint["corrupt"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"{self.out}: its checkpoint does not fit this config: {first_line}") from error
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(f"{self.out}: its checkpoint does not fit this config: {misfit(error)}") from error
 
     def _test(self) -> Evaluation:
         batches: Iterator[Batch] = evaluation_batches(

@@ -23,6 +23,13 @@ def load_architecture(path: Path) -> Architecture:
         return Architecture.from_json(text)
 
 
+def misfit(error: Exception) -> str:
+    """What torch's load_state_dict found wrong first, in one short line; its own first line only says that it failed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[1] if len(lines) > 1 else lines[0]
+    return f"{line[:157]}..." if len(line) > 160 else line
+
+
 def is_from_search(checkpoint: dict[str, object]) -> bool:
     """Whether a checkpoint holds a supernet (of a search) rather than a network (of a retraining)."""
     return "search" in checkpoint
@@ -41,7 +48,10 @@ def load_weights(architecture: Architecture, path: Path) -> tuple[Network, bool]
             return Network.inherit(supernet, architecture), True
         network = Network(architecture)
         network.load_state_dict(checkpoint["retrain"]["net"])
-    except (KeyError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path}: does not fit the architecture: {first_line}") from error
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path}: has no {error}, so it is no checkpoint of a search or a retraining; expected a step-*.pt file"
+        ) from error
+    except (RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{path}: does not fit the architecture: {misfit(error)}") from error
     return network, False

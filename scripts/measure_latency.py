@@ -12,6 +12,7 @@ from engine.errors import run_door
 from engine.progress import Progress, set_up_logging
 from latency.config import LatencyConfig, latency_part
 from latency.measure import measure_space
+from latency.table import prepare_table_file
 from supernet.space import Space
 
 
@@ -25,6 +26,7 @@ def main() -> None:
     set_up_logging()
     data = latency_part(load_config(args.config, args.overrides))
     config = validate(LatencyConfig, data, str(args.config))
+    prepare_table_file(args.out)
     total = config.measure.warmup_rounds + config.measure.rounds
     with Progress(total, 0, "measure") as progress:
         table = measure_space(

@@ -12,7 +12,7 @@ from engine.config import Section
 from engine.data import DataConfig
 from engine.training import RunConfig
 from latency.config import MeasureConfig
-from supernet.space import SpaceConfig
+from supernet.space import Space, SpaceConfig
 
 _PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
 
@@ -172,6 +172,12 @@ class SearchFile(Section):
     limits: tuple[LimitConfig, ...] = Field(min_length=1)
     search: SearchConfig = SearchConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def there_is_something_to_search(self) -> Self:
+        if not Space(self.space).searchable:
+            raise ValueError("space.stages: no edge has more than one candidate; give one a choice, or retrain directly")
+        return self
 
     @model_validator(mode="after")
     def one_limit_for_mul_log_and_no_twins(self) -> Self:

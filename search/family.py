@@ -64,7 +64,8 @@ def _newest_alpha(run: Path, space: Space) -> tuple[Tensor, int]:
     if newest is None:
         raise CheckpointError(f"{run}: no checkpoint yet; wait for the first one (run.checkpoint_every steps)")
     step, state = newest
-    alpha = state.get("search", {}).get("alpha")
+    search = state.get("search")
+    alpha = search.get("alpha") if isinstance(search, dict) else None
     if not isinstance(alpha, Tensor) or alpha.shape != space.mask.shape:
         raise CheckpointError(
             f"{run}: its checkpoint is not of a search in this space; expected a run of run_search.py"
@@ -73,9 +74,12 @@ def _newest_alpha(run: Path, space: Space) -> tuple[Tensor, int]:
 
 
 def _with_bound(limits: tuple[Limit, ...], text: str) -> tuple[Limit, ...]:
-    if not _NUMBER_OR_PERCENT.fullmatch(text.strip()):
-        raise ConfigError(f"--at: got '{text}', expected a number in {limits[0].unit} or a percentage such as 50%")
-    bound: float | str = text if text.strip().endswith("%") else float(text)
+    percent = text.strip().endswith("%")
+    if not _NUMBER_OR_PERCENT.fullmatch(text.strip()) or (percent and float(text.strip().rstrip("% ")) > 100):
+        raise ConfigError(
+            f"--at: got '{text}', expected a number in {limits[0].unit}, or a percentage from 0% to 100% such as 50%"
+        )
+    bound: float | str = text if percent else float(text)
     return (replace(limits[0], bound=resolve_bound(bound, limits[0].cost, "--at", limits[0].unit)), *limits[1:])
 
 

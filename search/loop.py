@@ -127,7 +127,7 @@ class _Search:
         if newest:
             self.state.restore(newest[1]["search"])
             corrupt = newest[1]["corrupt"]
-        self.metrics = MetricsLog(out, resume_step=self.state.step if resume else None)
+        self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None)
         stream = partial(BatchStream, batch_size=config.search.batch_size, workers=config.data.workers)
         seed = config.run.seed
         # Only the training images are augmented: alpha learns on what an evaluation would see.

@@ -47,6 +47,8 @@ def _gumbel_top_k(alpha: Tensor, mask: Tensor, k: int, generator: torch.Generato
     log p + Gumbel noise, largest k. Exact whatever the magnitude of alpha: no probability is formed, so none
     underflows, and padding can never be drawn.
     """
+    if not len(alpha):  # no searchable edge
+        return torch.empty((0, k), dtype=torch.int64)
     exponential = torch.empty(alpha.shape, dtype=torch.float64).exponential_(generator=generator)
     keys = alpha.double() - exponential.log()
     return keys.masked_fill(~mask, -math.inf).topk(k, dim=1).indices

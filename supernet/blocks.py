@@ -102,5 +102,5 @@ def init_weights(module: nn.Module) -> None:
 def isolated_rng(seed: int) -> Iterator[None]:
     """Seed torch's global CPU generator inside, restore it outside: constructors leave no trace in a run's state."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too, for good
         yield

@@ -111,13 +111,16 @@ def _import_file(path: Path) -> None:
         raise ImportError("not a Python file")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[name] = loaded  # dataclasses look their module up while the file runs
+    before = dict(CANDIDATES)
     complete = False
     try:
         spec.loader.exec_module(loaded)
         complete = True
     finally:
-        if not complete:
+        if not complete:  # as if it had never been named
             del sys.modules[name]
+            CANDIDATES.clear()
+            CANDIDATES.update(before)
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a row of a table is one mistake and its message
 """Configuration files: what they may say, how they merge, and the one line that each mistake gets."""
 
 from __future__ import annotations
@@ -361,6 +362,7 @@ def test_the_quick_start_is_accepted(monkeypatch):
         ("search.epochs=", "search.epochs: is empty, expected a whole number"),
         ("search.lr=.nan", "search.lr: got .nan, expected a finite number"),
         ("search.lr=.inf", "search.lr: got .inf, expected a finite number"),
+        ("data.validation=true", "data.validation: got true, expected a number"),
         ("search.lr=fast", "search.lr: got 'fast', expected a number"),
         ("search.lr=0", "search.lr: got 0, expected a number above 0"),
         ("search.momentum=1", "search.momentum: got 1, expected a number below 1"),

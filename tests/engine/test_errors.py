@@ -14,7 +14,7 @@ def test_explain_says_where_a_value_error_came_from():
 
 
 def test_explain_leaves_other_errors_alone():
-    with pytest.raises(CheckpointError, match="^damaged$"), explain("a.yaml"):
+    with pytest.raises(CheckpointError, match=r"^damaged$"), explain("a.yaml"):
         raise CheckpointError("damaged")
     with pytest.raises(KeyError), explain("a.yaml"):
         raise KeyError("a bug")

@@ -111,6 +111,20 @@ def test_full_v2_evaluates_each_candidate_once(space):
     assert ran[:2] == [(0, 1), (1, 1)]
 
 
+def test_backward_evaluates_candidates_without_graph(space):
+    """The memory of a single path: what the backward pass computes is forgotten at once."""
+    net = Supernet(space).double()
+    images, labels = batch()
+    loss = F.cross_entropy(net(images, (0, 0), gates := one_hot(space, (0, 0))), labels)
+    tracked = []
+    for mixed in net.edges:
+        for op in mixed.ops:
+            op.register_forward_hook(lambda _, args, out: tracked.append(out.requires_grad))
+    torch.autograd.grad(loss, [gates])
+    assert tracked
+    assert not any(tracked)
+
+
 def watch(net: Supernet) -> list[tuple[int, int]]:
     """(edge, candidate) in the order in which they run."""
     ran: list[tuple[int, int]] = []

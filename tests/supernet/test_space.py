@@ -34,22 +34,24 @@ def test_published_imagenet_space(load_space, name, first_stage):
 def test_mobilenet_v2_has_the_published_complexity(load_space):
     c = load_space("mobilenet_v2").complexity(())
     assert (c.params, c.macs) == (3_504_872, 300_774_272)
-    assert load_space("mobilenet_v2", width_multiplier=0.75).complexity(()).params == 2_636_040
+    assert load_space("mobilenet_v2", width_multiplier=0.75).complexity(()).params == 2_636_424
 
 
 @pytest.mark.parametrize("multiplier", [0.75, 1.0])
 def test_mobilenet_v2_computes_what_torchvisions_does(load_space, count, multiplier):
     """Same widths, weights in the same order, same outputs; `{exact: 1280}` survives a multiplier below 1."""
     space = load_space("mobilenet_v2", width_multiplier=multiplier, input_size=64)
-    ours = Network(Architecture(space, ())).eval()
-    theirs = torchvision.models.mobilenet_v2(width_mult=multiplier).eval()
+    ours = Network(Architecture(space, ())).train()
+    theirs = torchvision.models.mobilenet_v2(width_mult=multiplier, dropout=0.0).train()
     state = ours.state_dict()
     pairs = zip(state.values(), theirs.state_dict().values(), strict=True)
     assert all(a.shape == b.shape for a, b in pairs)
     ours.load_state_dict(dict(zip(state, theirs.state_dict().values(), strict=True)))
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(ours(images), theirs(images))
+        logits = ours(images)
+        assert logits.std() > 0.01  # something to compare: BN by batch statistics keeps the signal alive
+        torch.testing.assert_close(logits, theirs(images), rtol=1e-4, atol=1e-5)
     assert space.complexity(()) == count(theirs, images)
 
 

@@ -1,0 +1,173 @@
+"""The doors in scripts/ run in this process, a tiny search to give them, and tables from a formula."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import yaml
+
+from engine.errors import run_door
+from latency.config import MeasureConfig
+from latency.device import Device
+from latency.table import Entry, LatencyTable, Runtime, memory_format_name
+from supernet.catalogue import SkipSpec
+from supernet.space import Layer, Space, SpaceConfig
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a script ended, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"_door_{name}", CHECKOUT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up while the file runs
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _state_of_the_process_restored() -> Iterator[None]:
+    """What a script sets for a process of its own: log handlers and torch's thread count."""
+    root, threads = logging.getLogger(), torch.get_num_threads()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def door() -> Callable[..., Ended]:
+    """door("run_search", "a.yaml", "--out", "runs/a"): run a script in this process, as the shell would."""
+
+    def run(name: str, *arguments: object) -> Ended:
+        out, err = io.StringIO(), io.StringIO()
+        argv = [f"{name}.py", *map(str, arguments)]
+        with (
+            _state_of_the_process_restored(),
+            mock.patch.object(sys, "argv", argv),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as end,
+        ):
+            run_door(_script(name).main)
+        return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shell() -> dict[str, str]:
+    """The environment of a script in a process of its own."""
+    return os.environ | {"PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of reference data beside the checkout."""
+    folder = CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no `shared/data` folder beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def formula_table() -> Callable[..., LatencyTable]:
+    """formula_table(space, measure): a complete table of another device, its milliseconds from `price(layer)`.
+
+    Nothing was measured, so the fingerprint is no machine's: no derived network is timed against it.
+    """
+
+    def by_macs(layer: Layer) -> float:
+        return 1.5 + layer.complexity.macs / 1e5
+
+    def make(
+        space: Space, measure: MeasureConfig | None = None, price: Callable[[Layer], float] = by_macs
+    ) -> LatencyTable:
+        measure = measure or MeasureConfig()
+        kinds = {"cpu": "cpu", "cuda": "gpu", "external": "phone"}
+        layers = (layer for layer in space.all_layers if not isinstance(layer.spec, SkipSpec))
+        return LatencyTable.model_validate(
+            {
+                "device": Device(kind=kinds[measure.device], name="formula", fingerprint="none"),
+                "runtime": Runtime(name="formula", version="1"),
+                "threads": measure.threads if measure.device == "cpu" else None,
+                "batch": measure.batch,
+                "dtype": measure.dtype,
+                "memory_format": memory_format_name(measure),
+                "activation": space.config.activation,
+                "input_size": space.config.input_size,
+                "date": "2026-01-31",
+                "how": "computed by a test",
+                "entries": {str(layer): Entry(median_ms=price(layer), n=1) for layer in layers},
+            }
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_search() -> dict[str, Any]:
+    """A search of 4 weights steps and 4 architecture steps on noise, as its YAML's nested dictionary."""
+    names = ["mbconv_k3_e1", "conv_k1", "skip"]
+    return {
+        "space": {
+            "input_size": 8,
+            "input_channels": 1,
+            "classes": 2,
+            "stem": {"kernel": 3, "stride": 1, "width": 8},
+            "stages": [{"width": 8, "candidates": names}, {"width": 16, "depth": 2, "candidates": names}],
+            "feature_mix": 16,
+        },
+        "data": {"name": "fake", "fake_images": 32, "fake_classes": 2, "validation": 0.5, "workers": 0},
+        "limits": [{"metric": "latency", "table": "table.yaml", "at": "50%"}],
+        "search": {"warmup_epochs": 0, "epochs": 1, "batch_size": 4, "arch_every": 1, "bn_batches": 1},
+        "run": {"threads": 1, "checkpoint_every": 2, "log_every": 1},
+    }
+
+
+@pytest.fixture(scope="session")
+def space_of() -> Callable[[dict[str, Any]], Space]:
+    """space_of(config["space"]): the Space of a YAML section."""
+    return lambda section: Space(SpaceConfig.model_validate_json(json.dumps(section)))
+
+
+@pytest.fixture(scope="session")
+def write_yaml() -> Callable[[Path, object], Path]:
+    def write(path: Path, values: object) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        return path
+
+    return write

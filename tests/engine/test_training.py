@@ -1,0 +1,199 @@
+"""What training loops share, each against its definition."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from engine import training
+from engine.data.images import Batch
+from engine.errors import ConfigError
+from engine.training import (
+    RunConfig,
+    Throughput,
+    accuracy,
+    cosine_lr,
+    evaluate,
+    prepare_device,
+    recalibrate_bn,
+    split_decay,
+)
+
+CPU = torch.device("cpu")
+
+
+class Net(nn.Module):
+    """Two BNs of different momenta and a dropout that would show in everything after it."""
+
+    def __init__(self, classes: int = 7):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4, momentum=0.3))
+        self.dropout = nn.Dropout(0.5)
+        self.second = nn.Sequential(nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5))
+        self.classifier = nn.Linear(5, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.second(self.dropout(F.relu(self.first(x))))
+        return self.classifier(F.relu(x).mean(dim=(2, 3)))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = Net()
+    for norm in (net.first[1], net.second[1]):  # statistics unlike those of any batch
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(1, 3)
+    return net
+
+
+def test_cosine_goes_from_base_to_zero_through_half():
+    assert cosine_lr(0.2, 0, 10) == 0.2
+    assert cosine_lr(0.2, 10, 10) == pytest.approx(0, abs=1e-17)
+    assert cosine_lr(0.2, 5, 10) == pytest.approx(0.1)
+    rates = [cosine_lr(0.2, step, 10) for step in range(11)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 6, 20])
+def test_accuracy_is_the_share_of_labels_among_the_largest_logits(classes):
+    torch.manual_seed(classes)
+    logits, labels = torch.randn(31, classes), torch.randint(classes, (31,))
+    for k, found in zip((1, 5), accuracy(logits, labels), strict=True):
+        hits = 0
+        for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+            hits += sum(other > row[label] for other in row) < k
+        assert found.ndim == 0
+        assert found.item() == pytest.approx(100 * hits / 31)
+
+
+def test_recalibrated_statistics_are_the_mean_over_batches(net):
+    """Each batch weighs the same; the variance is the mean of torch's unbiased batch variances."""
+    batches = [torch.randn(n, 3, 8, 8) + n for n in (6, 4, 9)]
+    with torch.no_grad():
+        before = [net.first[0](images) for images in batches]  # what the first BN sees
+    recalibrate_bn(net, batches)
+    norm = net.first[1]
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in before]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in before]).mean(0))
+    assert norm.num_batches_tracked == 3
+
+
+def test_recalibration_runs_without_dropout_and_with_batch_statistics_upstream(net):
+    batches = [torch.randn(6, 3, 8, 8) for _ in range(3)]
+    first, norm = net.first
+    with torch.no_grad():
+        seen = [
+            net.second[0](F.relu(F.batch_norm(first(x), None, None, norm.weight, norm.bias, training=True)))
+            for x in batches
+        ]
+    net.train()
+    recalibrate_bn(net, batches)
+    second = net.second[1]
+    torch.testing.assert_close(second.running_mean, torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0))
+    torch.testing.assert_close(second.running_var, torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0))
+
+
+def broken_batches():
+    yield torch.randn(2, 3, 8, 8)
+    raise RuntimeError("a broken file")
+
+
+@pytest.mark.parametrize("batches", [[torch.randn(4, 3, 8, 8)], [], broken_batches()])
+def test_recalibration_restores_modes_and_momenta(net, batches):
+    net.train()
+    net.second[1].eval()  # of its own
+    modes = [m.training for m in net.modules()]
+    weights = [p.clone() for p in net.parameters()]
+    with contextlib.suppress(ValueError, RuntimeError):  # no batch; a broken file
+        recalibrate_bn(net, batches)
+    assert [m.training for m in net.modules()] == modes
+    assert (net.first[1].momentum, net.second[1].momentum) == (0.3, 0.1)
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+    assert all(map(torch.equal, weights, net.parameters()))
+
+
+def test_recalibration_needs_a_batch(net):
+    with pytest.raises(ValueError, match="no batch"):
+        recalibrate_bn(net, [])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_evaluation_is_the_mean_over_images_not_batches(net, channels_last):
+    images, labels = torch.randn(21, 3, 8, 8), torch.randint(7, (21,))
+    batches = [Batch(images[i : i + 8], labels[i : i + 8]) for i in range(0, 21, 8)]  # the last has 5
+    net.eval()
+    with torch.no_grad():
+        logits = net(images)
+    found = evaluate(net, iter(batches), CPU, RunConfig(channels_last=channels_last))
+    assert found.images == 21
+    assert found.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    top1, top5 = accuracy(logits, labels)
+    assert found.top1 == pytest.approx(top1.item(), rel=1e-5)
+    assert found.top5 == pytest.approx(top5.item(), rel=1e-5)
+
+
+def test_evaluation_leaves_no_trace(net):
+    batches = [Batch(torch.randn(4, 3, 8, 8), torch.randint(7, (4,)))]
+    net.train()
+    net.first.eval()  # frozen BN in a network that trains
+    modes = [m.training for m in net.modules()]
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    evaluate(net, batches, CPU, RunConfig())
+    assert [m.training for m in net.modules()] == modes
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in state.items())
+    with pytest.raises(ValueError, match="no image to evaluate on"):
+        evaluate(net, [], CPU, RunConfig())
+    assert [m.training for m in net.modules()] == modes
+
+
+def test_evaluation_in_bf16_is_near_that_in_float32(net):
+    batches = [Batch(torch.randn(16, 3, 8, 8), torch.randint(7, (16,)))]
+    full, half = (evaluate(net, batches, CPU, RunConfig(amp=amp)) for amp in ("none", "bf16"))
+    assert half.loss == pytest.approx(full.loss, rel=0.05)
+    assert half.loss != full.loss
+
+
+def test_split_decay_covers_every_parameter_once(net):
+    decayed, plain = split_decay(net, 3e-5)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (3e-5, 0.0)
+    split = [*decayed["params"], *plain["params"]]
+    assert sorted(map(id, split)) == sorted(map(id, net.parameters()))
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert [names[id(p)] for p in decayed["params"]] == ["first.0.weight", "second.0.weight", "classifier.weight"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_without_a_gpu_is_an_error_with_the_way_out():
+    with pytest.raises(ConfigError, match=r"^run\.device: got 'cuda', but .*; set run\.device=cpu$"):
+        prepare_device(RunConfig(device="cuda"))
+
+
+def test_the_thread_count_is_set_where_given():
+    before = torch.get_num_threads()
+    try:
+        assert prepare_device(RunConfig(threads=1)) == CPU
+        assert torch.get_num_threads() == 1
+        prepare_device(RunConfig())
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_throughput_counts_from_reading_to_reading(monkeypatch):
+    now = 5.0
+    monkeypatch.setattr(training.time, "monotonic", lambda: now)
+    throughput = Throughput()
+    throughput.add(30)
+    throughput.add(10)
+    now = 7.0
+    assert throughput.per_second() == 20
+    assert math.isfinite(throughput.per_second())  # nothing since: no division by zero
+    throughput.add(9)
+    now = 10.0
+    assert throughput.per_second() == 3

@@ -1,0 +1,122 @@
+"""Measured latency closes the loop: with a timer of known error, the derivation is corrected, or the miss is said."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+import torch
+
+from latency.config import MeasureConfig
+from latency.device import this_device
+from latency.measure import Timing
+from latency.table import Entry, LatencyTable, Runtime
+from search.closing import MOST_TRIES, acceptable_error, derive_measured, local_latency_limit
+from search.limits import Limit
+from supernet.alpha import mask_of
+from supernet.space import Space, SpaceConfig
+
+
+@pytest.fixture
+def fine_space(make_tiny_config):
+    """Enough architectures that every window of 2 % holds one."""
+    stage = {"width": 4, "depth": 8, "candidates": ["mbconv_k3_e1", "mbconv_k3_e2", "mbconv_k5_e3", "skip"]}
+    return Space(SpaceConfig.model_validate(make_tiny_config(stages=[stage]), strict=False))
+
+
+def table_for(space, fingerprint):
+    here = this_device("cpu")
+    entries = {
+        str(layer): Entry(median_ms=0.1 + layer.complexity.macs / 1e5, n=1)
+        for layer in space.all_layers
+        if str(layer.spec) != "skip"
+    }
+    return LatencyTable(
+        device=here.model_copy(update={"fingerprint": fingerprint or here.fingerprint}),
+        runtime=Runtime(name="pytorch", version="x"),
+        threads=1,
+        batch=1,
+        dtype="float32",
+        memory_format="channels_last",
+        activation="relu6",
+        input_size=8,
+        date=datetime.date(2026, 1, 1).isoformat(),
+        how="made up for a test",
+        entries=entries,
+    )
+
+
+def limit_at(space, share, *, at=True, fingerprint=None):
+    table = table_for(space, fingerprint)
+    cost = table.cost(space)
+    low, high = cost.reachable
+    return Limit("latency", low + share * (high - low), at, 0.02, cost, table)
+
+
+def timer_with_error(limit, factor, offset=0.0, noise=1e-4):
+    """A device on which everything takes factor * table + offset."""
+    calls = []
+
+    def timer(architecture, measure):
+        calls.append(architecture.paths)
+        return Timing(factor * limit.cost.of(architecture.paths) + offset, noise, 10)
+
+    return timer, calls
+
+
+def run(space, limit, timer, method="constrained"):
+    alpha = torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(0))
+    return derive_measured(alpha, mask_of(space), space, [limit], MeasureConfig(), method, timer=timer)
+
+
+@pytest.mark.parametrize("factor", [0.85, 0.95, 1.0, 1.08, 1.2])
+def test_a_biased_table_is_corrected_until_the_measurement_meets_the_bound(fine_space, factor):
+    limit = limit_at(fine_space, 0.5)
+    timer, calls = timer_with_error(limit, factor)
+    result = run(fine_space, limit, timer)
+    measured = result.tries[-1].timing.median_ms
+    assert result.met
+    assert limit.bound * 0.95 <= measured <= limit.bound * 1.02
+    assert len(result.tries) == 1 if factor == 1.0 else len(result.tries) > 1
+    assert result.confirmation is not None
+    assert calls[-1] == result.derivation.paths  # the confirming timing is of the accepted network
+    assert len(calls) == len(result.tries) + 1
+
+
+def test_a_hopeless_miss_is_said_after_the_last_try(fine_space):
+    limit = limit_at(fine_space, 0.5)
+    timer, _ = timer_with_error(limit, 1.0, offset=10 * limit.bound)
+    result = run(fine_space, limit, timer)
+    assert not result.met
+    assert 1 <= len(result.tries) <= MOST_TRIES
+
+
+def test_below_accepts_a_fast_network_at_once(fine_space):
+    limit = limit_at(fine_space, 0.5, at=False)
+    timer, _ = timer_with_error(limit, 0.5)
+    result = run(fine_space, limit, timer)
+    assert result.met
+    assert len(result.tries) == 1
+
+
+def test_a_table_of_another_device_is_not_checked_here(fine_space):
+    limit = limit_at(fine_space, 0.5, fingerprint="another device")
+    timer, calls = timer_with_error(limit, 2.0)
+    result = run(fine_space, limit, timer)
+    assert result.met
+    assert result.tries == ()
+    assert calls == []
+    assert local_latency_limit([limit], MeasureConfig()) is None
+    assert local_latency_limit([limit_at(fine_space, 0.5)], MeasureConfig()) == 0
+
+
+def test_argmax_is_timed_once_and_never_corrected(fine_space):
+    limit = limit_at(fine_space, 0.2)
+    timer, _ = timer_with_error(limit, 3.0)
+    result = run(fine_space, limit, timer, method="argmax")
+    assert len(result.tries) == 1
+
+
+def test_acceptable_error_is_two_percent_or_twice_the_noise():
+    assert acceptable_error(Timing(10.0, 0.01, 5)) == 0.02
+    assert acceptable_error(Timing(10.0, 0.5, 5)) == pytest.approx(0.1)

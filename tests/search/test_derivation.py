@@ -1,0 +1,105 @@
+"""Constrained derivation is exact: brute force on a small space, dynamic programming on a large one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from search.derivation import InfeasibleError, argmax, constrained, derive, meets
+from search.limits import Limit
+from supernet.alpha import log_probabilities, mask_of
+from supernet.cost import Cost, macs_cost, params_cost
+
+
+def random_alpha(space, seed):
+    return 2 * torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def brute_force(alpha, mask, limits):
+    """The largest log probability among all architectures that meet the limits, or None."""
+    log_p = log_probabilities(alpha, mask).numpy()
+    best = None
+    for paths in np.ndindex(*mask.sum(dim=1).tolist()):
+        if meets(paths, limits):
+            value = log_p[range(len(paths)), list(paths)].sum()
+            best = value if best is None else max(best, value)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("at", [True, False])
+def test_equals_brute_force(space, make_cost, make_limit, seed, at):
+    alpha, mask = random_alpha(space, seed), mask_of(space)
+    limit = make_limit(make_cost(space, seed), np.random.default_rng(seed).uniform(), at=at, tolerance=0.1)
+    expected = brute_force(alpha, mask, [limit])
+    found = constrained(alpha, mask, [limit])
+    if expected is None:  # nothing in the window: the lower side is dropped, and that is said
+        expected = brute_force(alpha, mask, [Limit(limit.metric, limit.bound, False, 0.0, limit.cost)])
+        assert "no architecture lies in" in found.notes[0]
+    else:
+        assert not found.notes
+    assert found.log_probability == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_equals_brute_force_with_several_limits(space, make_cost, make_limit, seed):
+    alpha, mask = random_alpha(space, seed), mask_of(space)
+    costs = (make_cost(space, seed), macs_cost(space), params_cost(space))
+    limits = [make_limit(cost, share, at=False) for cost, share in zip(costs, (0.6, 0.5, 0.5), strict=True)]
+    assert constrained(alpha, mask, limits).log_probability == pytest.approx(brute_force(alpha, mask, limits), abs=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.7, 0.95])
+def test_equals_dynamic_programming_on_a_large_space(share):
+    """21 edges of 7 candidates with whole-number costs: a knapsack over every reachable sum."""
+    rng = np.random.default_rng(3)
+    table = rng.integers(1, 60, size=(21, 7)).astype(float)
+    cost = Cost(10.0, table, np.ones((21, 7), dtype=bool))
+    alpha, mask = torch.from_numpy(2 * rng.standard_normal((21, 7))), torch.ones(21, 7, dtype=torch.bool)
+    low, high = cost.reachable
+    bound = float(round(low + share * (high - low)))
+    log_p = log_probabilities(alpha, mask).numpy()
+    best = np.full(int(bound) + 1, -np.inf)  # best[s]: the largest log probability with sum s
+    best[int(cost.fixed)] = 0.0
+    for e in range(21):
+        following = np.full_like(best, -np.inf)
+        for i in range(7):
+            step = int(table[e, i])
+            following[step:] = np.maximum(following[step:], best[: len(best) - step] + log_p[e, i])
+        best = following
+    found = constrained(alpha, mask, [Limit("latency", bound, False, 0.0, cost)])
+    assert found.log_probability == pytest.approx(best.max(), abs=1e-9)
+
+
+def test_a_generous_bound_gives_argmax(space, make_cost, make_limit):
+    alpha, mask = random_alpha(space, 0), mask_of(space)
+    limit = make_limit(make_cost(space, 0), 1.0, at=False)
+    assert (
+        constrained(alpha, mask, [limit]).paths
+        == argmax(alpha, mask).paths
+        == derive(alpha, mask, [limit], "argmax").paths
+    )
+
+
+def test_infeasible_names_the_smallest_reachable_value(space, make_cost):
+    cost = make_cost(space, 0)
+    limit = Limit("latency", cost.reachable[0] * 0.9, False, 0.0, cost)
+    with pytest.raises(InfeasibleError, match=f"smallest reachable {cost.reachable[0]:.6g} ms"):
+        constrained(random_alpha(space, 0), mask_of(space), [limit])
+
+
+def test_the_bound_itself_is_feasible(space, make_cost):
+    """A bound equal to an architecture's own sum admits it, rounding or not."""
+    cost, mask = make_cost(space, 4), mask_of(space)
+    for paths in np.ndindex(*space.mask.sum(axis=1)):
+        bound = cost.of(tuple(int(i) for i in paths))
+        alpha = torch.zeros(space.mask.shape)
+        alpha[range(len(paths)), list(paths)] = 5.0
+        assert constrained(alpha, mask, [Limit("latency", bound, True, 0.0, cost)]).paths == paths
+
+
+def test_ties_break_the_same_way_every_time(space, make_cost, make_limit):
+    alpha, mask, limit = torch.zeros(space.mask.shape), mask_of(space), make_limit(make_cost(space, 0), 0.5)
+    assert len({constrained(alpha, mask, [limit]).paths for _ in range(5)}) == 1
+    assert argmax(alpha, mask).paths == (0, 0, 0, 0)

@@ -1,0 +1,168 @@
+"""The architecture step: exact Jacobians, equality of modes, and what must stay untouched."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import pytest
+import torch
+
+from search.config import AddLinear
+from search.gradient import architecture_step, one_hot, pair_jacobian, softmax_jacobian, weights_step
+from search.objective import Dual, expected_cost
+from supernet.alpha import initial_alpha, mask_of, probabilities, sample_pairs, sample_paths
+from supernet.supernet import Supernet
+
+
+def random_alpha(space, seed=0):
+    return torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_softmax_jacobian_is_autograds(space):
+    mask, alpha = mask_of(space), random_alpha(space).double().requires_grad_()
+    d_gates = torch.randn(mask.shape, dtype=torch.float64) * mask
+    p = probabilities(alpha, mask)
+    (expected,) = torch.autograd.grad((p * d_gates).sum(), [alpha])
+    torch.testing.assert_close(softmax_jacobian(d_gates, p.detach()), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_pair_jacobian_is_autograds_through_the_pairs_softmax(space):
+    mask, alpha = mask_of(space), random_alpha(space).double().requires_grad_()
+    sample = sample_pairs(alpha, mask, torch.Generator().manual_seed(1))
+    d_gates = torch.randn(mask.shape, dtype=torch.float64) * mask
+    q = alpha.gather(1, sample.pairs).softmax(dim=1)
+    (expected,) = torch.autograd.grad((q * d_gates.gather(1, sample.pairs)).sum(), [alpha])
+    torch.testing.assert_close(pair_jacobian(d_gates, sample), expected, rtol=1e-12, atol=1e-14)
+
+
+class Fixture:
+    """A float64 supernet, a batch, and alpha with its optimizer; equal for equal seeds."""
+
+    def __init__(self, space, alpha, betas=(0.0, 0.999)):
+        self.net = Supernet(space, seed=3).double()
+        draws = torch.Generator().manual_seed(5)
+        self.images = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=draws)
+        self.labels = torch.randint(0, 4, (6,), generator=draws)
+        self.mask = mask_of(space)
+        self.alpha = alpha.clone().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.alpha], lr=0.05, betas=betas)
+
+    def step(self, mode, limits, loss, seed=0, ce_scale=1.0):
+        """With ce_scale 0, every image is scored alike by a network whose classifier is zero: CE has no gradient."""
+        if ce_scale == 0:
+            torch.nn.init.zeros_(self.net.classifier.linear.weight)
+        duals = tuple(Dual() for _ in limits)
+        draws = torch.Generator().manual_seed(seed)
+        return architecture_step(
+            self.net, self.images, self.labels, self.alpha, self.mask, mode, limits, loss, duals, self.optimizer, draws,
+            contextlib.nullcontext,
+        )  # fmt: skip
+
+
+def test_full_equals_full_v2(space, make_cost, make_limit):
+    limit, loss = make_limit(make_cost(space, 0), 0.3), AddLinear(form="add_linear", weight=1.0)
+    gradients = []
+    for mode in ("full", "full_v2"):
+        fixture = Fixture(space, random_alpha(space))
+        fixture.step(mode, [limit], loss)
+        gradients.append(fixture.alpha.grad.clone())
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-9)
+    assert gradients[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("mode", ["full", "full_v2"])
+def test_without_ce_the_full_modes_follow_autograds_gradient_of_expected_cost(space, make_cost, make_limit, mode):
+    limit = make_limit(make_cost(space, 0), 0.3)
+    fixture = Fixture(space, random_alpha(space))
+    reference = fixture.alpha.detach().double().requires_grad_()
+    E = expected_cost(probabilities(reference, fixture.mask), limit.cost)
+    (expected,) = torch.autograd.grad(E / limit.bound, [reference])
+    fixture.step(mode, [limit], AddLinear(form="add_linear", weight=1.0), ce_scale=0)
+    torch.testing.assert_close(fixture.alpha.grad.double(), expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_without_ce_a_two_path_step_lowers_the_slower_op_and_no_other_probability_moves(
+    space, make_cost, make_limit, seed
+):
+    limit = make_limit(make_cost(space, seed), 0.3)
+    fixture = Fixture(space, random_alpha(space, seed), betas=(0.9, 0.999))
+    for step in range(3):  # later steps have momentum on entries that are no longer sampled
+        before = fixture.alpha.detach().clone()
+        pair = sample_pairs(before, fixture.mask, torch.Generator().manual_seed(step))
+        # momentum may outvote one step's gradient, so the optimizer is fresh for what the step itself does to q
+        fixture.optimizer = torch.optim.Adam([fixture.alpha], lr=0.05, betas=(0.9, 0.999))
+        fixture.step("two_path", [limit], AddLinear(form="add_linear", weight=1.0), seed=step, ce_scale=0)
+        after = fixture.alpha.detach()
+        costs = torch.from_numpy(limit.cost.table).gather(1, pair.pairs)
+        slower = costs.argmax(dim=1, keepdim=True)
+        q_after = after.double().gather(1, pair.pairs).softmax(dim=1)
+        assert (q_after.gather(1, slower) < pair.q.gather(1, slower)).all()
+        unsampled = fixture.mask & ~torch.zeros_like(fixture.mask).scatter(1, pair.pairs, True)
+        assert torch.equal(after[unsampled], before[unsampled])
+        p_before, p_after = probabilities(before, fixture.mask), probabilities(after, fixture.mask)
+        torch.testing.assert_close(p_after[unsampled], p_before[unsampled], rtol=1e-6, atol=1e-9)
+
+
+def test_momentum_does_not_move_unsampled_alphas(space, make_cost, make_limit):
+    limit = make_limit(make_cost(space, 0), 0.3)
+    fixture = Fixture(space, initial_alpha(space), betas=(0.9, 0.999))
+    for step in range(8):
+        before = fixture.alpha.detach().clone()
+        pair = sample_pairs(before, fixture.mask, torch.Generator().manual_seed(step))
+        fixture.step("two_path", [limit], AddLinear(form="add_linear"), seed=step)
+        unsampled = ~torch.zeros_like(fixture.mask).scatter(1, pair.pairs, True)
+        assert torch.equal(fixture.alpha.detach()[unsampled], before[unsampled])
+        assert not torch.equal(fixture.alpha.detach()[~unsampled], before[~unsampled])
+
+
+@pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
+def test_an_architecture_step_leaves_no_trace_in_the_supernet(space, make_cost, make_limit, mode):
+    fixture = Fixture(space, random_alpha(space))
+    before = copy.deepcopy(fixture.net.state_dict())
+    fixture.step(mode, [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
+    after = fixture.net.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.grad is None for parameter in fixture.net.parameters())
+
+
+@pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
+def test_skip_gets_both_gradients(space, make_cost, make_limit, mode):
+    """A skip's alpha moves by CE alone and by latency alone: neither is dropped for it."""
+    skip = [(e, edge.candidates.index("skip")) for e, edge in enumerate(space.searchable) if "skip" in edge.candidates]
+    limit, grads = make_limit(make_cost(space, 0), 0.3), {}
+    for name, weight, ce_scale in (("latency", 1.0, 0), ("ce", 0.0, 1)):
+        touched = torch.zeros(len(skip))
+        for seed in range(12):  # two_path samples a pair of each edge, so skip takes part in some steps only
+            fixture = Fixture(space, random_alpha(space))
+            fixture.step(mode, [limit], AddLinear(form="add_linear", weight=weight), seed=seed, ce_scale=ce_scale)
+            touched += torch.tensor([fixture.alpha.grad[e, i].abs() for e, i in skip])
+        grads[name] = touched
+    assert (grads["latency"] > 0).all()
+    assert (grads["ce"] > 0).all()
+
+
+def test_a_weights_step_leaves_alpha_and_unsampled_weights_alone(space):
+    net, mask = Supernet(space, seed=0), mask_of(space)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
+    draws = torch.Generator().manual_seed(0)
+    for step in range(6):
+        paths = sample_paths(initial_alpha(space), mask, torch.Generator().manual_seed(step))
+        before = copy.deepcopy(net.state_dict())
+        images, labels = torch.randn(4, 1, 8, 8, generator=draws), torch.randint(0, 4, (4,), generator=draws)
+        weights_step(net, images, labels, paths, optimizer, 0.1, contextlib.nullcontext)
+        searchable = [e for e, edge in enumerate(space.edges) if edge.searchable]
+        for name, value in net.state_dict().items():
+            if name.startswith("edges."):
+                _, e, _, i = name.split(".")[:4]
+                sampled = paths[searchable.index(int(e))] == int(i)
+                assert torch.equal(value, before[name]) is not sampled, name
+
+
+def test_gates_are_one_leaf_of_one_hot_rows():
+    gates = one_hot((2, 0), 3, torch.device("cpu"))
+    assert gates.is_leaf
+    assert gates.requires_grad
+    assert gates.tolist() == [[0, 0, 1], [1, 0, 0]]

@@ -1,0 +1,95 @@
+"""REINFORCE: the estimator's mean over an enumerated space is the exact gradient."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from search.config import ReinforceConfig
+from search.reinforce import advantages, policy_gradient, reinforce_step, reward
+from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.supernet import Supernet
+
+
+def enumerated(space):
+    return [tuple(int(i) for i in paths) for paths in np.ndindex(*space.mask.sum(axis=1))]
+
+
+def exact_gradient(alpha, mask, rewards):
+    """d/dalpha of -sum_g p(g) R(g)."""
+    alpha = alpha.double().requires_grad_()
+    p = probabilities(alpha, mask)
+    value = sum(torch.stack([p[e, i] for e, i in enumerate(g)]).prod() * r for g, r in rewards.items())
+    return torch.autograd.grad(-value, [alpha])[0]
+
+
+def probability(p, g):
+    return float(torch.stack([p[e, i] for e, i in enumerate(g)]).prod())
+
+
+@pytest.fixture
+def rewards(space):
+    rng = np.random.default_rng(0)
+    return {g: float(r) for g, r in zip(enumerated(space), rng.uniform(size=len(enumerated(space))), strict=True)}
+
+
+@pytest.mark.parametrize("baseline", [0.0, 0.7])
+def test_mean_gradient_over_the_enumerated_space_is_exact_whatever_the_baseline(space, rewards, baseline):
+    mask, alpha = mask_of(space), torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(1))
+    p, config = probabilities(alpha, mask), ReinforceConfig(samples=1)
+    mean = torch.zeros(mask.shape, dtype=torch.float64)
+    for g, r in rewards.items():
+        advantage, _ = advantages(torch.tensor([r], dtype=torch.float64), config, baseline)
+        mean += probability(p, g) * policy_gradient(p, [g], advantage)
+    torch.testing.assert_close(mean, exact_gradient(alpha, mask, rewards), rtol=1e-9, atol=1e-12)
+
+
+def test_leave_one_out_is_unbiased(space, rewards):
+    """All ordered pairs of samples, M = 2."""
+    mask, alpha = mask_of(space), torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(2))
+    p, config = probabilities(alpha, mask), ReinforceConfig(samples=2, baseline="leave_one_out")
+    mean = torch.zeros(mask.shape, dtype=torch.float64)
+    for a, b in product(rewards, repeat=2):
+        advantage, following = advantages(torch.tensor([rewards[a], rewards[b]], dtype=torch.float64), config, None)
+        assert following is None
+        mean += probability(p, a) * probability(p, b) * policy_gradient(p, [a, b], advantage)
+    torch.testing.assert_close(mean, exact_gradient(alpha, mask, rewards), rtol=1e-9, atol=1e-12)
+
+
+def test_moving_average_is_used_before_it_is_updated_and_starts_at_the_first_mean():
+    config, rewards = ReinforceConfig(samples=2), torch.tensor([0.2, 0.6], dtype=torch.float64)
+    advantage, baseline = advantages(rewards, config, None)
+    assert advantage is None
+    assert baseline == pytest.approx(0.4)
+    advantage, baseline = advantages(rewards + 1, config, 0.4)
+    assert advantage.tolist() == pytest.approx([0.8, 1.2])
+    assert baseline == pytest.approx(0.99 * 0.4 + 0.01 * 1.4)
+
+
+def test_reward_is_accuracy_times_the_power_of_the_latency_ratio(space, make_cost, make_limit):
+    limit = make_limit(make_cost(space, 0), 0.5)
+    paths = enumerated(space)[5]
+    assert reward(0.8, paths, [limit], 0.1) == pytest.approx(0.8 * (limit.bound / limit.cost.of(paths)) ** 0.1)
+    assert reward(0.8, paths, [limit], 0.0) == 0.8
+
+
+def test_a_step_moves_alpha_only_and_the_first_one_not_even_that(space, make_cost, make_limit):
+    net, mask = Supernet(space, seed=0), mask_of(space)
+    alpha = initial_alpha(space).requires_grad_()
+    optimizer = torch.optim.Adam([alpha], lr=0.1)
+    draws = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(16, 1, 8, 8, generator=draws), torch.randint(0, 4, (16,), generator=draws)
+    before, baseline = copy.deepcopy(net.state_dict()), None
+    limits = [make_limit(make_cost(space, 0), 0.5)]
+    for step in range(2):
+        _, baseline = reinforce_step(
+            net, images, labels, alpha, mask, limits, ReinforceConfig(samples=4), baseline, optimizer, draws,
+            contextlib.nullcontext,
+        )  # fmt: skip
+        assert torch.equal(alpha.detach(), initial_alpha(space)) is (step == 0)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())

@@ -1,0 +1,177 @@
+"""Whole searches through the real door: killed and resumed, watched, derived from."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from engine.checkpoints import Checkpoints
+from search.family import derive_family
+from search.loop import run_search
+from supernet.architecture import Architecture
+
+ROOT = Path(__file__).resolve().parents[2]
+DOOR = ROOT / "scripts" / "run_search.py"
+
+
+@pytest.fixture
+def config_file(tmp_path, make_tiny_config):
+    """A search of 6 warm-up steps and 18 more on 80 made-up images; dropout uses torch's global generator."""
+    config = {
+        "space": make_tiny_config(dropout=0.2),
+        "data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4},
+        "limits": [{"metric": "macs", "at": "50%"}],
+        "search": {"warmup_epochs": 1, "epochs": 3, "batch_size": 8, "arch_every": 2, "arch_lr": 0.05, "bn_batches": 2},
+        "run": {"seed": 3, "threads": 1, "log_every": 1, "checkpoint_every": 3},
+    }
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def final_state(run):
+    newest = Checkpoints(run / "checkpoints").newest()
+    assert newest is not None
+    return newest
+
+
+def flattened(state, prefix=""):
+    """Every leaf of a nested checkpoint by its path."""
+    items = state.items() if isinstance(state, dict) else enumerate(state)
+    leaves = {}
+    for key, value in items:
+        name = f"{prefix}/{key}"
+        leaves |= flattened(value, name) if isinstance(value, dict | list | tuple) else {name: value}
+    return leaves
+
+
+def assert_identical(a, b):
+    a, b = flattened(a), flattened(b)
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        same = torch.equal(value, b[name]) if isinstance(value, torch.Tensor) else value == b[name]
+        assert same, name
+
+
+def metrics(run):
+    """Every record but the speed, which no two processes share."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{tag: value for tag, value in record.items() if not tag.startswith("speed/")} for record in records]
+
+
+def run_until_killed(config_file, out, step, *arguments):
+    """Start the real process and SIGKILL it once metrics.jsonl shows `step`."""
+    command = [sys.executable, str(DOOR), str(config_file), "--out", str(out), *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log, deadline = out / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and f'"step": {step},' in log.read_text():
+            process.send_signal(signal.SIGKILL)
+            break
+        time.sleep(0.005)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors.decode()
+
+
+@pytest.mark.parametrize(
+    "overrides", [["search.arch_update=two_path"], ["search.arch_update=reinforce"]], ids=["two_path", "reinforce"]
+)
+def test_killed_at_several_steps_and_resumed_equals_uninterrupted(config_file, tmp_path, overrides):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_search(config_file, whole, overrides=overrides)
+    run_until_killed(config_file, broken, 2, *overrides)  # before the first checkpoint
+    run_until_killed(config_file, broken, 8, "--resume", *overrides)
+    run_until_killed(config_file, broken, 17, "--resume", *overrides)
+    run_search(config_file, broken, resume=True, overrides=overrides)
+    (step, expected), (resumed_step, resumed) = final_state(whole), final_state(broken)
+    assert step == resumed_step == 24
+    assert_identical(expected, resumed)
+    assert metrics(whole) == metrics(broken)
+    paths = [json.loads((run / "architecture.json").read_text())["paths"] for run in (whole, broken)]
+    assert paths[0] == paths[1]
+    curves = EventAccumulator(str(broken / "tensorboard"), purge_orphaned_data=False).Reload()
+    for tag in curves.Tags()["scalars"]:
+        steps = [point.step for point in curves.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag
+    assert [point.step for point in curves.Scalars("train/loss")] == list(range(1, 25))
+
+
+def test_how_often_one_evaluates_never_changes_the_run(config_file, tmp_path):
+    often, never = tmp_path / "often", tmp_path / "never"
+    run_search(config_file, often, overrides=["run.evaluate_every=1"])
+    run_search(config_file, never, overrides=["run.evaluate_every=100"])
+    assert_identical(final_state(often)[1], final_state(never)[1])
+
+
+def test_curves_begin_with_the_first_step(config_file, tmp_path):
+    run_search(config_file, tmp_path / "run")
+    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    first = {
+        "train/loss", "train/top1", "train/top5", "lr/weights", "lr/arch", "arch/entropy", "expected/macs",
+        "target/macs", "lambda/macs", "speed/images_per_second",
+    }  # fmt: skip
+    assert first <= set(curves.Tags()["scalars"])
+    assert all(curves.Scalars(tag)[0].step == 1 for tag in first)
+    assert {"derived/top1", "derived/top5", "derived/macs"} <= set(curves.Tags()["scalars"])
+    assert curves.Tags()["images"] == ["arch/probabilities"]
+    logged = {tag for record in metrics(tmp_path / "run") for tag in record} - {"step"}
+    assert logged == {tag for tag in curves.Tags()["scalars"] if not tag.startswith("speed/")}
+
+
+def test_alpha_rests_in_the_warm_up_and_moves_after_it(config_file, tmp_path):
+    run_search(config_file, tmp_path / "run")
+    entropies = {
+        record["step"]: record["arch/entropy"] for record in metrics(tmp_path / "run") if "arch/entropy" in record
+    }
+    assert len({entropies[step] for step in range(1, 7)}) == 1  # 6 steps of warm-up
+    assert entropies[24] != entropies[6]
+
+
+def test_weights_and_alpha_learn_on_disjoint_stratified_parts(config_file, tmp_path, monkeypatch):
+    """The stream of each kind of step is watched: the parts are disjoint and make up the training set."""
+    import search.loop as loop
+
+    seen = {}
+    real = loop.subset
+
+    def watched(images, indices):
+        seen[len(seen)] = [int(i) for i in indices]
+        return real(images, indices)
+
+    monkeypatch.setattr(loop, "subset", watched)
+    run_search(config_file, tmp_path / "run")
+    training, validation = seen[0], seen[1]
+    assert sorted(training + validation) == list(range(80))
+    assert len(validation) == 32
+
+
+@pytest.mark.parametrize("form", ["add_linear", "hinge", "mul_log", "lagrangian"])
+def test_every_loss_form_and_mode_searches(config_file, tmp_path, form):
+    mode = {"add_linear": "full", "hinge": "full_v2", "mul_log": "two_path", "lagrangian": "full_v2"}[form]
+    result = run_search(
+        config_file, tmp_path / "run", overrides=[f"search.loss.form={form}", f"search.arch_update={mode}"]
+    )
+    limit = result.limits[0]
+    assert limit.cost.of(result.architecture.paths) <= limit.bound
+
+
+def test_a_family_is_derived_from_a_running_or_stopped_search(config_file, tmp_path):
+    out = tmp_path / "run"
+    run_until_killed(config_file, out, 15)
+    members = derive_family(out, ["30%", "60 %"])
+    for member, name in zip(members, ("architecture-30percent.json", "architecture-60percent.json"), strict=True):
+        assert member.path.name == name
+        loaded = Architecture.from_json(member.path.read_text())
+        assert loaded.paths == member.architecture.paths
+        assert member.limits[0].cost.of(loaded.paths) <= member.limits[0].bound
+    (own,) = derive_family(out)
+    assert own.path == out / "architecture.json"

@@ -1,0 +1,55 @@
+"""The modules behind the candidates, where their formula could be misread."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from supernet import CANDIDATES
+from supernet.ops import MBConv, OpSettings, SqueezeExcite
+
+
+def test_squeeze_excite_is_mobilenet_v3s():
+    ours = SqueezeExcite(24, 8)
+    theirs = torchvision.ops.SqueezeExcitation(24, 8, scale_activation=nn.Hardsigmoid)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
+    x = torch.randn(2, 24, 5, 5)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize(("c_in", "expand", "squeezed"), [(24, 3, 24), (40, 3, 32), (80, 6, 120), (112, 6, 168)])
+def test_squeezed_widths_are_mobilenet_v3s(c_in, expand, squeezed):
+    """A quarter of the hidden channels, rounded to 8 (arXiv 1905.02244, Table 1)."""
+    op = CANDIDATES[f"mbconv_k5_e{expand}_se"].build(c_in, c_in, 1, OpSettings())
+    assert op.excite.reduce.weight.shape == (squeezed, c_in * expand, 1, 1)
+
+
+def test_pooling_ignores_its_padding():
+    """A constant stays itself up to the border."""
+    x = torch.full((1, 2, 5, 5), -3.0)
+    for name in ("avgpool_k3", "maxpool_k3"):
+        pool = CANDIDATES[name].build(2, 2, 2, OpSettings())
+        assert torch.equal(pool(x), torch.full((1, 2, 3, 3), -3.0))
+
+
+@pytest.mark.parametrize("name", ["mbconv_k3_e6", "mbconv_k5_e1_se", "sepconv_k3", "proj"])
+def test_the_last_layer_is_linear(name):
+    """Nothing follows the last BN: outputs are normalised, so they take both signs."""
+    out = CANDIDATES[name].build(8, 8, 1, OpSettings("relu6", running_stats=False))(torch.randn(8, 8, 6, 6))
+    torch.testing.assert_close(out.mean(dim=(0, 2, 3)), torch.zeros(8), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "kind"), [("relu6", nn.ReLU6), ("relu", nn.ReLU), ("hswish", nn.Hardswish)])
+def test_the_spaces_activation_is_used_throughout(activation, kind):
+    op = MBConv(8, 8, OpSettings(activation), kernel_size=3, stride=1, expand=2)
+    assert sum(isinstance(m, kind) for m in op.modules()) == 2
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+@pytest.mark.parametrize("activation", ["relu6", "hswish"])
+def test_no_candidate_changes_its_input(name, activation):
+    """The same input goes to the other candidates and to the residual add."""
+    x = torch.randn(2, 8, 5, 5)
+    before = x.clone()
+    CANDIDATES[name].build(8, 8, 1, OpSettings(activation))(x)
+    assert torch.equal(x, before)

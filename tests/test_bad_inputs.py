@@ -1,0 +1,598 @@
+"""Whatever a user gets wrong ends in one line that names the place and the remedy, and in exit status 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+Files = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """script: its door. arguments: of the command line. words: what the line has to contain. prepare: spoils a file."""
+
+    script: str
+    arguments: tuple[str, ...]
+    words: tuple[str, ...]
+    prepare: Callable[[Path, Files], object] | None = None
+
+
+CASES: dict[str, Case] = {}
+SEARCH = ("run_search", "search.yaml", "--out", "new")
+RETRAIN = ("run_retrain", "retrain.yaml", "--architecture", "run/architecture.json", "--out", "new")
+EVALUATE = ("evaluate", "retrain.yaml", "--architecture", "run/architecture.json", "--checkpoint")
+RESUME = ("run_search", "search.yaml", "--out", "run", "--resume")
+MEASURE = ("measure_latency", "search.yaml", "--out", "made.yaml")
+IMPORT = ("import_latency", "official.yaml", "--out", "made.yaml")
+DERIVE = ("derive", "run")
+
+
+def case(name: str, door: tuple[str, ...], *arguments: str, says: tuple[str, ...]) -> None:
+    """A case whose mistake is on the command line."""
+    CASES[name] = Case(door[0], (*door[1:], *arguments), says)
+
+
+def spoiled(door: tuple[str, ...], *arguments: str, says: tuple[str, ...]) -> Callable[[Any], None]:
+    """A case whose mistake is in a file, named after the function that makes it."""
+
+    def enter(prepare: Callable[[Path, Files], object]) -> None:
+        CASES[prepare.__name__.replace("_", "-")] = Case(door[0], (*door[1:], *arguments), says, prepare)
+
+    return enter
+
+
+# --- the file itself -------------------------------------------------------------------------------------------------
+
+case("config-absent", ("run_search", "none.yaml", "--out", "new"), says=("none.yaml", "no such file"))
+case("config-is-a-folder", ("run_search", "run", "--out", "new"), says=("run: is a folder", "YAML"))
+case("config-below-a-file", ("run_search", "search.yaml/a", "--out", "new"), says=("search.yaml/a", "cannot be read"))
+
+
+@spoiled(SEARCH, says=("search.yaml: is empty", "sections"))
+def config_empty(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_text("")
+
+
+@spoiled(SEARCH, says=("search.yaml: is not UTF-8",))
+def config_binary(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_bytes(b"\x93NUMPY\xff\xfe\x00")
+
+
+@spoiled(SEARCH, says=("search.yaml: got", "mapping of sections"))
+def config_is_a_list(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_text("[space, data]")
+
+
+@spoiled(SEARCH, says=("search.yaml:3:4:", "line 2", "check the indentation"))
+def config_bad_yaml(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_text("search:\n  epochs: [1, 2\nrun: {}\n")
+
+
+@spoiled(SEARCH, says=("search.yaml:2:", "indent with spaces"))
+def config_with_tabs(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_text("search:\n\tepochs: 1\n")
+
+
+@spoiled(SEARCH, says=("search.yaml:3:", "'epochs' is given twice"))
+def config_duplicate_key(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_text("search:\n  epochs: 1\n  epochs: 2\n")
+
+
+@spoiled(SEARCH, says=("extends", "search.yaml", "itself"))
+def config_extends_a_cycle(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_text("extends: other.yaml\n")
+    (folder / "other.yaml").write_text("extends: search.yaml\n")
+
+
+@spoiled(SEARCH, says=("nowhere.yaml: no such file", "search.yaml extends"))
+def config_extends_an_absent_file(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_text("extends: nowhere.yaml\n")
+
+
+@spoiled(SEARCH, says=("search.yaml: extends", "file name"))
+def config_extends_a_number(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_text("extends: 3\n")
+
+
+# --- keys and values -------------------------------------------------------------------------------------------------
+
+case("override-without-equals", SEARCH, "search.epochs", says=("'search.epochs'", "key=value"))
+case("override-into-a-scalar", SEARCH, "run.threads.most=2", says=("run.threads in search.yaml", "single value 1"))
+case("override-past-a-list", SEARCH, "limits.3.at=50%", says=("limits", "a list of 1", "'3'"))
+case("override-not-yaml", SEARCH, "search.epochs=[1", says=("'[1'", "not a YAML value"))
+case("section-unknown", SEARCH, "serach.epochs=1", says=("search.yaml: serach: unknown key", "Did you mean 'search'?"))
+case("key-unknown", SEARCH, "search.warmup_epoch=1", says=("search.warmup_epoch", "Did you mean 'warmup_epochs'?"))
+case("key-in-another-section", SEARCH, "run.epochs=1", says=("run.epochs: unknown key", "Did you mean 'search.epochs'"))
+case("section-is-a-number", SEARCH, "search=3", says=("search: got 3", "a section"))
+case("section-empty", SEARCH, "space=null", says=("search.yaml: space: is empty", "section"))
+case("text-for-a-number", SEARCH, "search.epochs=many", says=("search.epochs: got 'many'", "whole number"))
+case("quoted-number", SEARCH, "search.epochs='3'", says=("search.epochs: got '3'", "remove the quotes"))
+case("fraction-for-a-whole-number", SEARCH, "search.epochs=1.5", says=("search.epochs: got 1.5", "whole number"))
+case("bool-for-a-whole-number", SEARCH, "search.epochs=true", says=("search.epochs: got true", "whole number"))
+case("bool-for-a-number", SEARCH, "search.lr=false", says=("search.lr: got false", "number"))
+case("number-for-a-bool", SEARCH, "run.channels_last=1", says=("run.channels_last: got 1", "true or false"))
+case("nan", SEARCH, "search.lr=.nan", says=("search.lr: got .nan", "finite number"))
+case("infinity", SEARCH, "search.lr=.inf", says=("search.lr: got .inf", "finite number"))
+case("negative", SEARCH, "search.arch_lr=-1", says=("search.arch_lr: got -1", "above 0"))
+case("seed-too-large", SEARCH, f"run.seed={1 << 70}", says=("run.seed: got", "below"))
+case("batch-of-one", SEARCH, "search.batch_size=1", says=("search.batch_size: got 1", "at least 2"))
+case("update-unknown", SEARCH, "search.arch_update=twopath", says=("search.arch_update", "Did you mean 'two_path'?"))
+case("betas-out-of-range", SEARCH, "search.arch_betas=[0, 1]", says=("search.arch_betas: got", "[0, 1)"))
+case("betas-too-few", SEARCH, "search.arch_betas=[0.5]", says=("search.arch_betas: got", "2 entries"))
+case("validation-share-above-1", SEARCH, "data.validation=1.5", says=("data.validation: got 1.5", "between 0 and 1"))
+case("threads-zero", SEARCH, "measure.threads=0", says=("measure.threads: got 0", "at least 1"))
+case("float16-on-the-cpu", MEASURE, "measure.dtype=float16", says=("measure.dtype: got 'float16'", "bfloat16"))
+
+# --- limits and losses -----------------------------------------------------------------------------------------------
+
+LIMIT = "limits.0"
+case("no-limit", SEARCH, "limits=[]", says=("limits: got []", "at least 1"))
+case("percent-without-number", SEARCH, f"{LIMIT}.at=half%", says=("limits.0.at: got 'half%'", "50%"))
+case("percent-negative", SEARCH, f"{LIMIT}.at=-5%", says=("limits.0.at: got '-5%'", "50%"))
+case("percent-above-100", SEARCH, f"{LIMIT}.at=101%", says=("limits.0.at: got '101%'", "50%"))
+case("bound-negative", SEARCH, f"{LIMIT}.at=-5", says=("limits.0.at: got -5", "above 0"))
+case("at-and-below", SEARCH, f"{LIMIT}.below=50%", says=("limits.0: expected exactly one of", "`at`", "`below`"))
+case("neither-at-nor-below", SEARCH, f"{LIMIT}.at=null", says=("limits.0: expected exactly one of", "`at`", "`below`"))
+case("metric-unknown", SEARCH, f"{LIMIT}.metric=flops", says=("limits.0.metric: got 'flops'", "macs"))
+case("latency-without-table", SEARCH, f"{LIMIT}.table=null", says=("limits.0.table: is missing",))
+case("macs-with-table", SEARCH, f"{LIMIT}.metric=macs", says=("limits.0.table: remove it", "macs"))
+case(
+    "two-limits-alike", SEARCH, "limits=[{metric: macs, at: 50%}, {metric: macs, below: 60%}]",
+    says=("limits: two entries", "keep one"),
+)  # fmt: skip
+case("bound-out-of-reach", SEARCH, f"{LIMIT}.at=1e6", says=("search.yaml: limits.0.at: got 1e+06 ms", "reach", "50%"))
+case("loss-unknown", SEARCH, "search.loss.form=lagrange", says=("search.loss.form", "Did you mean 'lagrangian'?"))
+case("loss-without-form", SEARCH, "search.loss.weight=1", says=("search.loss.form: is missing", "hinge"))
+case("loss-key-of-another-form", SEARCH, "search.loss={form: hinge, rho: 1}", says=("search.loss.rho: unknown key",))
+case(
+    "reinforce-with-a-loss", SEARCH, "search.arch_update=reinforce", "search.loss.form=hinge",
+    says=("search.loss: reinforce has a reward", "remove it"),
+)  # fmt: skip
+case("reinforce-section-alone", SEARCH, "search.reinforce.samples=3", says=("search.reinforce:", "arch_update"))
+case(
+    "leave-one-out-of-one", SEARCH, "search.arch_update=reinforce",
+    "search.reinforce={samples: 1, baseline: leave_one_out}", says=("search.reinforce.samples: got 1", "at least 2"),
+)  # fmt: skip
+case(
+    "mul-log-with-two-limits", SEARCH, "search.loss.form=mul_log",
+    "limits=[{metric: macs, at: 50%}, {metric: params, below: 60%}]", says=("search.loss: mul_log", "one limit"),
+)  # fmt: skip
+
+
+@spoiled(
+    SEARCH,
+    "limits=[{metric: latency, table: table.yaml, below: 0%}, {metric: macs, below: 0%}]",
+    says=("no architecture meets the limits together", "smallest reachable", "raise a bound"),
+)
+def limits_that_contradict(folder: Path, files: Files) -> None:
+    """Where the op of fewer MACs is the slower one, both minima cannot be had."""
+    table = files["table.yaml"]
+    for entry in table["entries"].values():
+        entry["median_ms"] = 10 - entry["median_ms"]
+    save(folder, "table.yaml", table)
+
+
+@spoiled(SEARCH, "search.loss.form=mul_log", says=("limits.0", "mul_log", "exceed 1", "lagrangian"))
+def mul_log_below_one(folder: Path, files: Files) -> None:
+    table = files["table.yaml"]
+    for entry in table["entries"].values():
+        entry["median_ms"] /= 1000
+    save(folder, "table.yaml", table)
+
+
+# --- the space -------------------------------------------------------------------------------------------------------
+
+STAGE = "space.stages.1"
+case(
+    "candidate-unknown", SEARCH, f"{STAGE}.candidates=[mbconv_k3_e10]",
+    says=("stages.1.candidates: unknown candidate 'mbconv_k3_e10'", "Did you mean 'mbconv_k3_e1'?"),
+)  # fmt: skip
+case("candidate-twice", SEARCH, f"{STAGE}.candidates=[proj, proj]", says=("stages.1.candidates", "listed twice"))
+case(
+    "skip-on-a-strided-edge", SEARCH, f"{STAGE}.first=[conv_k1, skip]",
+    says=("stages.1.first", "'skip'", "edge 0", "residual"),
+)  # fmt: skip
+case("only-skip", SEARCH, f"{STAGE}.candidates=[skip]", says=("stages.1.candidates", "no candidate is left"))
+case(
+    "pooling-that-changes-channels", SEARCH, f"{STAGE}.candidates=[maxpool_k3, conv_k1]",
+    says=("stages.1.candidates", "'maxpool_k3'", "8 channels into 16", "first"),
+)  # fmt: skip
+case("no-stage", SEARCH, "space.stages=[]", says=("space.stages: got []", "at least 1"))
+case("stage-not-a-section", SEARCH, "space.stages=[mbconv_k3_e1]", says=("space.stages.0: got 'mbconv_k3_e1'",))
+case("kernel-even", SEARCH, "space.stem.kernel=4", says=("space.stem.kernel: got 4", "1, 3, 5 or 7"))
+case("width-zero", SEARCH, f"{STAGE}.width=0", says=("space.stages.1.width: got 0", "at least 1"))
+case(
+    "nothing-to-search",
+    SEARCH,
+    "space.stages=[{width: 8, candidates: [proj]}]",
+    "limits=[{metric: macs, below: 100%}]",
+    says=("space.stages: no edge has more than one candidate",),
+)
+case(
+    "candidate-file-absent", SEARCH, "space.candidate_modules=[mine.py]",
+    says=("space.candidate_modules", "no such file 'mine.py'"),
+)  # fmt: skip
+case(
+    "candidate-module-absent", SEARCH, "space.candidate_modules=[no_such_package.ops]",
+    says=("space.candidate_modules", "no_such_package"),
+)  # fmt: skip
+
+
+@spoiled(SEARCH, "space.candidate_modules=[mine.py]", says=("space.candidate_modules", "mine.py", "line 2"))
+def candidate_file_with_a_syntax_error(folder: Path, files: Files) -> None:
+    (folder / "mine.py").write_text("import math\ndef :\n")
+
+
+# --- latency tables --------------------------------------------------------------------------------------------------
+
+case(
+    "table-absent", SEARCH, f"{LIMIT}.table=tables/none.yaml",
+    says=("limits.0.table: no file tables/none.yaml", "scripts/measure_latency.py search.yaml --out tables/none.yaml"),
+)  # fmt: skip
+case(
+    "external-table-absent", SEARCH, f"{LIMIT}.table=tables/none.yaml", "measure.device=external",
+    says=("no file tables/none.yaml", "scripts/import_latency.py", "--out tables/none.yaml"),
+)  # fmt: skip
+case("table-is-a-folder", SEARCH, f"{LIMIT}.table=run", says=("run: is a folder",))
+case("table-is-another-yaml", SEARCH, f"{LIMIT}.table=search.yaml", says=("search.yaml: ", "unknown key", "format"))
+case(
+    "table-of-another-size", SEARCH, "space.input_size=10",
+    says=("table.yaml: input_size is 8", "10", "space.input_size", "measure_latency.py search.yaml --out table.yaml"),
+)  # fmt: skip
+case("table-of-another-batch", SEARCH, "measure.batch=8", says=("table.yaml: batch is 1", "8", "measure.batch=8"))
+case("table-of-another-activation", SEARCH, "space.activation=relu", says=("activation is relu6", "space.activation"))
+case("table-of-other-threads", SEARCH, "measure.threads=2", says=("table.yaml: threads is 1", "measure.threads=2"))
+case("table-of-another-dtype", SEARCH, "measure.dtype=bfloat16", says=("dtype is float32", "measure.dtype"))
+case("table-of-another-layout", SEARCH, "measure.channels_last=false", says=("memory_format is channels_last",))
+case(
+    "table-lacks-an-op", SEARCH, f"{STAGE}.candidates=[mbconv_k3_e1, mbconv_k5_e3]",
+    says=("table.yaml: no entry 'mbconv_k5_e3 8x8x8->16 s1'", "op mbconv_k5_e3", "8x8 input", "8 channels",
+          "scripts/measure_latency.py search.yaml --out table.yaml"),
+)  # fmt: skip
+
+
+def table_case(name: str, says: tuple[str, ...], **changes: object) -> None:
+    def prepare(folder: Path, files: Files) -> None:
+        save(folder, "table.yaml", files["table.yaml"] | changes)
+
+    CASES[name] = Case(SEARCH[0], SEARCH[1:], ("table.yaml: ", *says), prepare)
+
+
+table_case(
+    "table-with-negative-ms", ("entries.a.median_ms: got -1", "at least 0"), entries={"a": {"median_ms": -1, "n": 1}}
+)
+table_case(
+    "table-with-nan", ("entries.a.median_ms: got .nan", "finite"), entries={"a": {"median_ms": float("nan"), "n": 1}}
+)
+table_case("table-with-text", ("entries.a: got 'fast'", "section"), entries={"a": "fast"})
+table_case("table-entry-without-n", ("entries.a.n: is missing",), entries={"a": {"median_ms": 1.0}})
+table_case("table-of-another-format", ("format: got 'x@2'", "proxylessnas/latency-table@1"), format="x@2")
+table_case("table-in-seconds", ("unit: got 's'", "ms"), unit="s")
+table_case("table-without-entries", ("entries: got {}", "at least 1"), entries={})
+
+
+@spoiled(SEARCH, says=("table.yaml:", "is given twice"))
+def table_with_a_key_twice(folder: Path, files: Files) -> None:
+    text = (folder / "table.yaml").read_text()
+    (folder / "table.yaml").write_text(text + text.splitlines()[-1] + "\n")
+
+
+case("measure-external", MEASURE, "measure.device=external", says=("measure.device: got 'external'", "import_latency"))
+case(
+    "measure-without-space",
+    ("measure_latency", "retrain.yaml", "--out", "made.yaml"),
+    says=("retrain.yaml:", "retrain"),
+)
+case("measure-into-a-folder", ("measure_latency", "search.yaml", "--out", "run"), says=("run: is a folder", "--out"))
+case("import-absent", ("import_latency", "none.yaml", "--out", "made.yaml"), says=("none.yaml: no such file",))
+case(
+    "import-of-a-table-of-ours", ("import_latency", "table.yaml", "--out", "made.yaml"), says=("table.yaml: 'format'",)
+)
+
+
+@spoiled(IMPORT, says=("official.yaml: key 'Conv_9-input'", "not official"))
+def import_of_a_foreign_key(folder: Path, files: Files) -> None:
+    save(folder, "official.yaml", {"Conv_9-input": {"count": 1, "mean": 1.0}})
+
+
+# --- architectures and checkpoints -----------------------------------------------------------------------------------
+
+case(
+    "architecture-absent", ("run_retrain", "retrain.yaml", "--architecture", "none.json", "--out", "new"),
+    says=("none.json: no such file", "search writes architecture.json"),
+)  # fmt: skip
+case(
+    "architecture-is-a-folder", ("run_retrain", "retrain.yaml", "--architecture", "run", "--out", "new"),
+    says=("run: cannot be read", "architecture.json"),
+)  # fmt: skip
+
+
+@spoiled(RETRAIN, says=("run/architecture.json: not JSON",))
+def architecture_not_json(folder: Path, files: Files) -> None:
+    (folder / "run" / "architecture.json").write_text("{paths: ")
+
+
+def architecture_case(name: str, says: tuple[str, ...], change: Callable[[Files], Files]) -> None:
+    def prepare(folder: Path, files: Files) -> None:
+        path = folder / "run" / "architecture.json"
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+    CASES[name] = Case(RETRAIN[0], RETRAIN[1:], ("run/architecture.json: ", *says), prepare)
+
+
+architecture_case("architecture-of-another-format", ("format: got 'a@2'",), lambda a: a | {"format": "a@2"})
+architecture_case("architecture-with-unknown-key", ("unknown key 'path'",), lambda a: a | {"path": []})
+architecture_case(
+    "architecture-without-space", ("'space' is missing",), lambda a: {key: a[key] for key in a if key != "space"}
+)
+architecture_case(
+    "architecture-with-unknown-op", ("paths: edge stage0.0 has no candidate 'mbconv_k9_e1'", "expected mbconv_k3_e1"),
+    lambda a: a | {"paths": ["mbconv_k9_e1", *a["paths"][1:]]},
+)  # fmt: skip
+architecture_case(
+    "architecture-too-short", ("paths: got 2 names, expected 3",), lambda a: a | {"paths": a["paths"][1:]}
+)
+architecture_case("architecture-paths-not-names", ("paths: expected a list",), lambda a: a | {"paths": [0, 1, 2]})
+architecture_case(
+    "architecture-with-edited-complexity", ("complexity: the file states", "derive it again"),
+    lambda a: a | {"complexity": {"params": 1, "macs": 1}},
+)  # fmt: skip
+architecture_case(
+    "architecture-with-a-broken-space", ("space.stages.0.depth",),
+    lambda a: a | {"space": a["space"] | {"stages": [{"width": 8, "depth": 0, "candidates": ["proj"]}]}},
+)  # fmt: skip
+
+case("checkpoint-absent", EVALUATE, "none.pt", says=("none.pt: no such checkpoint",))
+case("checkpoint-is-a-folder", EVALUATE, "run", says=("run: cannot be read", ".pt"))
+case("checkpoint-is-yaml", EVALUATE, "search.yaml", says=("search.yaml: is not a checkpoint",))
+
+
+@spoiled(EVALUATE, "bad.pt", says=("bad.pt: has no 'retrain'", "no checkpoint of a search or a retraining"))
+def checkpoint_of_something_else(folder: Path, files: Files) -> None:
+    torch.save({"weights": torch.zeros(3)}, folder / "bad.pt")
+
+
+@spoiled(EVALUATE, "bad.pt", says=("bad.pt: has no 'net'", "no checkpoint of a search or a retraining"))
+def checkpoint_with_a_section_missing(folder: Path, files: Files) -> None:
+    torch.save({"search": {"alpha": torch.zeros(3)}}, folder / "bad.pt")
+
+
+@spoiled(EVALUATE, "bad.pt", says=("bad.pt: does not fit the architecture",))
+def checkpoint_with_a_list_for_a_section(folder: Path, files: Files) -> None:
+    torch.save({"search": [1, 2]}, folder / "bad.pt")
+
+
+@spoiled(EVALUATE, "bad.pt", says=("bad.pt: is not a checkpoint",))
+def checkpoint_with_code_in_it(folder: Path, files: Files) -> None:
+    torch.save({"search": print}, folder / "bad.pt")
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "run" / "checkpoints").glob("step-*.pt"))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+@spoiled(RETRAIN, says=("run/checkpoints/step-", "is damaged", "does not match the hash"))
+def checkpoint_damaged(folder: Path, files: Files) -> None:
+    flip(newest(folder))
+    retrain = files["retrain.yaml"]
+    retrain["retrain"]["inherit"] = str(newest(folder).relative_to(folder))
+    save(folder, "retrain.yaml", retrain)
+
+
+@spoiled(
+    RETRAIN,
+    "retrain.inherit=other.pt",
+    says=("other.pt: does not fit the architecture", "size mismatch for feature_mix"),
+)
+def checkpoint_of_another_architecture(folder: Path, files: Files) -> None:
+    shutil.copy(newest(folder), folder / "other.pt")
+    path = folder / "run" / "architecture.json"
+    architecture = json.loads(path.read_text())
+    architecture["space"]["feature_mix"] = 24
+    del architecture["complexity"]
+    path.write_text(json.dumps(architecture))
+
+
+@spoiled(("derive", "run"), says=("run/checkpoints: all 2 checkpoints are damaged",))
+def checkpoints_all_damaged(folder: Path, files: Files) -> None:
+    for path in (folder / "run" / "checkpoints").glob("step-*.pt"):
+        flip(path)
+
+
+# --- run folders -----------------------------------------------------------------------------------------------------
+
+case("out-holds-a-run", ("run_search", "search.yaml", "--out", "run"), says=("--out run: holds a run", "--resume"))
+case("out-is-a-file", ("run_search", "search.yaml", "--out", "table.yaml"), says=("--out table.yaml: is a file",))
+case("out-below-a-file", ("run_search", "search.yaml", "--out", "table.yaml/a"), says=("--out table.yaml/a",))
+case(
+    "retrain-into-a-search", ("run_retrain", "retrain.yaml", "--architecture", "run/architecture.json", "--out", "run"),
+    says=("--out run: holds a run",),
+)  # fmt: skip
+case(
+    "retrain-resumes-a-search",
+    ("run_retrain", "retrain.yaml", "--architecture", "run/architecture.json", "--out", "run", "--resume"),
+    says=("--resume", "run/config.yaml", "retrain"),
+)  # fmt: skip
+case("resume-with-another-lr", RESUME, "search.lr=0.5", says=("run/config.yaml", "search.lr: 0.025 -> 0.5"))
+case("resume-with-another-bound", RESUME, f"{LIMIT}.at=60%", says=("run/config.yaml", "limits.0.at: ", "->"))
+
+
+@spoiled(RESUME, says=("limits.0", "->", "run/config.yaml"))
+def resume_with_another_table(folder: Path, files: Files) -> None:
+    table = files["table.yaml"]
+    first = next(iter(table["entries"].values()))
+    first["median_ms"] += 1
+    save(folder, "table.yaml", table)
+
+
+@spoiled(DERIVE, says=("run/config.yaml: limits.0.table: table.yaml is not the table of this run", "put the old table"))
+def derive_with_another_table(folder: Path, files: Files) -> None:
+    (folder / "table.yaml").write_text((folder / "table.yaml").read_text() + "\n")
+
+
+@spoiled(RESUME, says=("run", "checkpoints", "config.yaml"))
+def resume_without_config(folder: Path, files: Files) -> None:
+    (folder / "run" / "config.yaml").unlink()
+
+
+@spoiled(DERIVE, says=("run: no checkpoint yet",))
+def derive_without_checkpoint(folder: Path, files: Files) -> None:
+    shutil.rmtree(folder / "run" / "checkpoints")
+
+
+case("derive-no-run", ("derive", "elsewhere"), says=("elsewhere: no config.yaml", "folder of a search"))
+case("derive-a-file", ("derive", "table.yaml"), says=("table.yaml: no config.yaml",))
+case("derive-at-nonsense", DERIVE, "--at", "fast", says=("--at: got 'fast'", "50%"))
+case("derive-at-above-100-percent", DERIVE, "--at", "150%", says=("--at: got '150%'", "100%"))
+case("derive-at-out-of-range", DERIVE, "--at", "1e6", says=("--at: got 1e+06 ms", "reach"))
+
+# --- data and devices ------------------------------------------------------------------------------------------------
+
+FOLDER = ("data.name=folder", "space.input_channels=3", "data.fake_images=512", "data.fake_classes=10")
+
+
+def data_case(name: str, says: tuple[str, ...], *overrides: str, make: tuple[str, ...] = ()) -> None:
+    def prepare(folder: Path, files: Files) -> None:
+        search = files["search.yaml"]
+        search["space"]["input_channels"] = 3
+        search["limits"] = [{"metric": "macs", "at": "50%"}]
+        search["data"] = {"name": "folder", "root": "images", "validation": 0.5, "workers": 0}
+        save(folder, "search.yaml", search)
+        for place in make:
+            (folder / "images" / place).mkdir(parents=True)
+
+    CASES[name] = Case(SEARCH[0], (*SEARCH[1:], *overrides), says, prepare)
+
+
+data_case("data-root-absent", ("data.root: no folder 'images'",))
+data_case("data-without-train", ("data.root: no train/ in 'images'",), make=("val/a",))
+data_case("data-without-test", ("data.root: neither test/ nor val/",), make=("train/a", "train/b"))
+data_case(
+    "data-with-other-classes",
+    ("space.classes: got 2", "3 classes"),
+    make=tuple(f"{p}/{c}" for p in ("train", "val") for c in "abc"),
+)
+data_case(
+    "data-without-images",
+    ("data.root: class folder", "has no image"),
+    make=tuple(f"{p}/{c}" for p in ("train", "val") for c in "ab"),
+)
+data_case(
+    "fashion-mnist-absent",
+    ("data.root: no complete 'fashion_mnist' in 'images'", "data.download: true"),
+    "data.name=fashion_mnist",
+    "space.classes=10",
+)
+case("data-unknown", SEARCH, "data.name=mnist", says=("data.name: got 'mnist'", "fashion_mnist"))
+case("data-classes", SEARCH, "data.fake_classes=3", says=("space.classes: got 2", "3 classes", "data.fake_classes"))
+case(
+    "data-channels",
+    SEARCH,
+    "data.name=digits",
+    "data.fake_images=512",
+    "data.fake_classes=10",
+    "space.classes=10",
+    "space.input_channels=4",
+    "limits=[{metric: macs, at: 50%}]",
+    says=("space.input_channels: got 4",),
+)
+case(
+    "data-root-missing",
+    SEARCH,
+    "data.name=cifar10",
+    "data.fake_images=512",
+    "data.fake_classes=10",
+    says=("data.root: is missing",),
+)
+case("download-of-noise", SEARCH, "data.download=true", says=("data.download: got true", "remove it"))
+case("batch-larger-than-the-set", SEARCH, "search.batch_size=64", says=("batch_size: got 64", "16 images"))
+case("validation-larger-than-the-set", SEARCH, "data.validation=64", says=("data.validation", "64", "32"))
+case("retrain-batch-larger-than-the-set", RETRAIN, "retrain.batch_size=64", says=("batch_size: got 64", "32 images"))
+case("cuda-without-gpu", SEARCH, "run.device=cuda", says=("run.device: got 'cuda'", "run.device=cpu"))
+case(
+    "measure-cuda-without-gpu",
+    MEASURE,
+    "measure.device=cuda",
+    says=("measure.device: got 'cuda'", "measure.device=cpu"),
+)
+
+
+def save(folder: Path, name: str, values: object) -> None:
+    (folder / name).write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, door, tiny_search, space_of, formula_table):
+    """A folder with search.yaml, its table, retrain.yaml and a finished search in run/."""
+    folder = tmp_path_factory.mktemp("finished")
+    save(folder, "search.yaml", tiny_search)
+    formula_table(space_of(tiny_search["space"])).save(folder / "table.yaml")
+    retrain = {"data": {**tiny_search["data"]}, "retrain": {"epochs": 1, "batch_size": 4}, "run": {"threads": 1}}
+    save(folder, "retrain.yaml", retrain)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        ended = door("run_search", "search.yaml", "--out", "run")
+    assert ended.status == 0, ended.err
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path, monkeypatch):
+    """A copy of `finished`, the working folder of one case."""
+    own = tmp_path / "work"
+    shutil.copytree(finished, own)
+    monkeypatch.chdir(own)
+    return own
+
+
+def prepared(name: str, folder: Path) -> Case:
+    case = CASES[name]
+    if case.prepare:
+        case.prepare(folder, {file: yaml.safe_load((folder / file).read_text()) for file in FILES})
+    return case
+
+
+FILES = ("search.yaml", "table.yaml", "retrain.yaml")
+
+
+def check(case: Case, status: int, err: str) -> None:
+    assert status == 2, err
+    lines = [line for line in err.splitlines() if not line.startswith("WARNING: ")]
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    for word in case.words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_one_line_and_status_2(name, folder, door):
+    if "without-gpu" in name and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    case = prepared(name, folder)
+    ended = door(case.script, *case.arguments)
+    check(case, ended.status, ended.err)
+
+
+@pytest.mark.parametrize("name", ["key-unknown", "table-absent", "architecture-not-json"])
+def test_so_it_is_in_a_process_of_its_own(name, folder, shell, checkout):
+    case = prepared(name, folder)
+    command = [sys.executable, checkout / "scripts" / f"{case.script}.py", *case.arguments]
+    ended = subprocess.run(command, env=shell, capture_output=True, text=True, check=False, timeout=120)
+    check(case, ended.returncode, ended.stderr)

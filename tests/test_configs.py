@@ -1,0 +1,199 @@
+"""Every file of configs/ loads, says how it is used, and runs: turned down in size, through the real doors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from engine.config import load_config, validate
+from latency.config import LatencyConfig, latency_part
+from retrain.config import RetrainFile
+from search.config import SearchFile
+from supernet.architecture import Architecture
+from supernet.space import Space
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+LATENCY, SEARCH, RETRAIN = (sorted((CONFIGS / kind).glob("*.yaml")) for kind in ("latency", "search", "retrain"))
+WITH_TABLE = [path for path in SEARCH if any("table" in limit for limit in load_config(path)["limits"])]
+PUBLISHED = [path for path in SEARCH if path.name.startswith("imagenet_")]
+DOORS = {
+    "latency": ("measure_latency.py", "import_latency.py"),
+    "search": ("run_search.py",),
+    "retrain": ("run_retrain.py",),
+}
+
+
+def named(paths: list[Path]) -> dict[str, Any]:
+    return {"argvalues": paths, "ids": [f"{path.parent.name}-{path.stem}" for path in paths]}
+
+
+def test_there_is_a_config_of_each_kind():
+    assert LATENCY
+    assert SEARCH
+    assert RETRAIN
+    assert PUBLISHED
+    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == {"latency", "search", "retrain"}
+
+
+@pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH]))
+def test_it_makes_a_table(path):
+    """A search config too: measure_latency.py reads its space and measure sections."""
+    config = validate(LatencyConfig, latency_part(load_config(path)), str(path))
+    assert Space(config.space).searchable
+
+
+@pytest.mark.parametrize("path", **named(SEARCH))
+def test_it_is_a_search(path):
+    validate(SearchFile, load_config(path), str(path))
+
+
+@pytest.mark.parametrize("path", **named(RETRAIN))
+def test_it_is_a_retraining(path):
+    validate(RetrainFile, load_config(path), str(path))
+
+
+@pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH, *RETRAIN]))
+def test_it_opens_with_its_command(path):
+    """What it is, what it costs, and a command that names a door of its kind; and this very file, where it is read."""
+    comment = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert path.read_text().startswith("# What: ")
+    assert "\n# Cost: " in comment
+    commands = [line for line in comment.splitlines() if "python scripts/" in line]
+    assert any(f"scripts/{door} " in line for line in commands for door in DOORS[path.parent.name])
+    if "import_latency" not in commands[-1]:
+        assert f"configs/{path.parent.name}/{path.name} " in commands[-1]
+
+
+@pytest.mark.parametrize("path", **named(WITH_TABLE))
+def test_its_comment_makes_its_table(path):
+    """The file that the first command writes is the one that the limit reads."""
+    commands = [line for line in path.read_text().splitlines() if line.startswith("#   python scripts/")]
+    table = load_config(path)["limits"][0]["table"]
+    assert commands[0].endswith(f"--out {table}")
+
+
+@pytest.mark.parametrize("path", **named(PUBLISHED))
+def test_published_settings_of_the_search(path):
+    config = validate(SearchFile, load_config(path), str(path))
+    s = config.search
+    assert (s.arch_update, s.warmup_epochs, s.epochs, s.batch_size) == ("two_path", 40, 120, 256)
+    assert (s.warmup_lr, s.lr, s.momentum, s.weight_decay, s.label_smoothing) == (0.05, 0.025, 0.9, 4e-5, 0.1)
+    assert (s.arch_lr, s.arch_betas, s.arch_every) == (1e-3, (0.0, 0.999), 5)
+    assert (config.data.name, config.data.validation) == ("imagenet", 50_000)
+
+
+def test_published_targets():
+    assert load_config(CONFIGS / "search" / "imagenet_mobile.yaml")["limits"][0]["at"] == 80
+    flops = load_config(CONFIGS / "search" / "imagenet_flops.yaml")["limits"][0]
+    assert (flops["metric"], flops["at"]) == ("macs", 300e6)
+
+
+def test_published_settings_of_other_forms_are_their_defaults():
+    """Sec. 4's numbers for the forms that no file names."""
+    from search.config import AddLinear, MulLog, ReinforceConfig
+
+    assert AddLinear(form="add_linear").weight == 0.1
+    assert (MulLog(form="mul_log").scale, MulLog(form="mul_log").power) == (0.2, 0.3)
+    assert (ReinforceConfig().samples, ReinforceConfig().exponent) == (10, 0.1)
+
+
+def test_published_settings_of_the_retraining():
+    r = validate(RetrainFile, load_config(CONFIGS / "retrain" / "imagenet.yaml"), "imagenet.yaml").retrain
+    assert (r.epochs, r.batch_size, r.lr, r.momentum) == (300, 256, 0.05, 0.9)
+    assert (r.weight_decay, r.label_smoothing, r.inherit) == (4e-5, 0.1, None)
+
+
+@pytest.mark.parametrize("path", **named(WITH_TABLE))
+def test_without_its_table_it_names_the_command_that_makes_it(path, door, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(path)
+    table = config["limits"][0]["table"]
+    ended = door("run_search", path, "--out", "run", "run.device=cpu")
+    assert ended.status == 2
+    script = "import_latency.py" if config["measure"]["device"] == "external" else f"measure_latency.py {path}"
+    for words in ("error: ", f"no file {table}", f"python scripts/{script}", f"--out {table}"):
+        assert words in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory) -> Path:
+    """train/ and val/ of two classes, 16 and 4 images each."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 16), ("val", 4)):
+        for name in ("dark", "light"):
+            place = root / part / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(0, 128, size=(40, 36, 3)) + (127 if name == "light" else 0)
+                Image.fromarray(noise.astype(np.uint8)).save(place / f"{i}.jpg")
+    return root
+
+
+def smaller(space: dict[str, Any]) -> list[str]:
+    """Overrides: the file's own stages and candidates, narrow and on small images."""
+    size = 32 if space["input_size"] > 64 else 16
+    return [f"space.input_size={size}", "space.classes=2", "space.width_multiplier=0.25", "space.feature_mix=64"]
+
+
+def on_folder(root: Path) -> list[str]:
+    return ["data.name=folder", f"data.root={root}", "data.workers=0"]
+
+
+ON_CPU = ["run.device=cpu", "run.amp=none", "run.threads=1"]
+
+
+@pytest.mark.parametrize("path", **named(SEARCH))
+def test_a_search_runs(path, door, jpegs, tmp_path, monkeypatch, formula_table):
+    """2 warm-up steps, then 2 weights steps, each followed by an architecture step."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config(path)
+    overrides = [*smaller(config["space"]), *on_folder(jpegs), *ON_CPU, "data.validation=0.75", "search.bn_batches=2"]
+    overrides += ["search.batch_size=4", "search.warmup_epochs=1", "search.epochs=1", "search.arch_every=1"]
+    overrides += ["run.log_every=1", "measure.device=cpu", "limits.0.at=50%"]
+    reduced = validate(SearchFile, load_config(path, overrides), str(path))
+    for limit in reduced.limits:
+        if limit.table is not None:
+            formula_table(Space(reduced.space), reduced.measure).save(tmp_path / limit.table)
+    ended = door("run_search", path, "--out", "run", *overrides)
+    assert ended.status == 0, ended.err
+
+    run = tmp_path / "run"
+    architecture = Architecture.from_json((run / "architecture.json").read_text())
+    assert architecture.space == Space(reduced.space)
+    resolved = yaml.safe_load((run / "config.yaml").read_text())
+    assert isinstance(resolved["limits"][0]["at"], float)
+    points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [point for point in points if "train/loss" in point]
+    assert [point["step"] for point in trained] == [1, 2, 3, 4]
+    assert [point["lr/arch"] > 0 for point in trained] == [False, False, True, True]
+    assert [point["step"] for point in points if "arch/ce" in point] == [3, 4]
+    assert all(value is not None for point in points for value in point.values())
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((run / "checkpoints").glob("step-000000004-*.pt"))
+
+
+@pytest.mark.parametrize("path", **named(RETRAIN))
+def test_a_retraining_runs(path, door, jpegs, tmp_path, monkeypatch, space_of):
+    monkeypatch.chdir(tmp_path)
+    stages = [{"width": 8, "depth": 2, "candidates": ["mbconv_k3_e3", "skip"]}]
+    space = space_of({"input_size": 16, "classes": 2, "stem": {"width": 8}, "stages": stages, "feature_mix": 16})
+    (tmp_path / "a.json").write_text(Architecture(space, (0, 1)).to_json())
+    overrides = [*on_folder(jpegs), *ON_CPU, "retrain.batch_size=16", "retrain.epochs=1", "run.log_every=1"]
+    ended = door("run_retrain", path, "--architecture", "a.json", "--out", "run", *overrides)
+    assert ended.status == 0, ended.err
+
+    run = tmp_path / "run"
+    points = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in points if "train/loss" in point] == [1, 2]
+    assert json.loads((run / "result.json").read_text())["test"]["images"] == 8
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    assert list((run / "checkpoints").glob("step-000000002-*.pt"))
+    assert (run / "config.yaml").exists()
