@@ -12,8 +12,8 @@ forward, cross-entropy, backward, SGD step (Nesterov 0.9, weight decay 4e-5), ch
 
 Time: median of per-pair ratios. A pair is one step of each side, in random order, one right after the other; pairs of
 all variants take turns, over several uniform random draws of paths. Bytes: storages saved for the backward pass,
-parameters excluded, each counted once; median over draws. Noise: |median - 1| of the noise pairs plus the
-bootstrap standard error of that median. While it exceeds 0.03 all is measured again, at most 3 times.
+parameters and buffers excluded, each counted once; median over draws. Noise: |median - 1| of the noise pairs plus
+the bootstrap standard error of that median. While it exceeds 0.03 all is measured again, at most 3 times.
 
 Prints a table, then one line of JSON.
 """
@@ -105,14 +105,17 @@ def architecture_step(net: Supernet, draw: PairSample, mode: str, batch: Batch) 
 
 
 def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes of the distinct storages that `forward` saves for its backward pass, parameters of `module` excluded."""
-    parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    """Bytes of the distinct storages that `forward` saves for its backward pass.
+
+    Parameters and BN's running statistics are excluded: they exist anyway.
+    """
+    lasting = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     kept = []  # holding them keeps their addresses from being used again
     sizes: dict[int, int] = {}
 
     def pack(t: Tensor) -> None:  # returning t would tie a cycle around every output that is saved, and never free it
         storage = t.untyped_storage()
-        if storage.data_ptr() not in parameters:
+        if storage.data_ptr() not in lasting:
             kept.append(storage)
             sizes[storage.data_ptr()] = storage.nbytes()
 

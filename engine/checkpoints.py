@@ -38,12 +38,15 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Write atomically, then delete all but the newest `keep`.
 
-        Other files of this step or a later one go too: a run that saves here has passed them by as damaged.
+        Other files of this step or a later one go too: a run that saves here has passed them by as damaged. Raises
+        UnpicklingError, and changes no file, for a state that could not be read back: only tensors and plain values.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
+        # A bug that must show at the first save, not at the resume. No tensor is read: meta tensors have no content.
+        torch.load(io.BytesIO(content), map_location="meta", weights_only=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:09d}-{_hash(content)}.pt"
         write_atomically(path, content)
         others = [other for other in self._files() if other != path]
@@ -80,6 +83,10 @@ class Checkpoints:
                 f"{self.folder}: all {len(damaged)} checkpoints are damaged; start again in a new folder"
             )
         return None
+
+    def steps(self) -> list[int]:
+        """The steps that have a file, newest first; newest() tells whether it is good."""
+        return [_step(path) for path in self._files()]
 
     def _files(self) -> list[Path]:
         """Newest first."""

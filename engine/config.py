@@ -12,7 +12,7 @@ import types
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import yaml
@@ -52,8 +52,6 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`: what it brings may be given again
             continue
-        if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *base`, which construct_mapping knows
-            continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
             written = f"'{key_node.value}'" if isinstance(key_node, yaml.ScalarNode) else repr(key)
@@ -65,12 +63,18 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
     return loader.construct_mapping(node, deep=True)
 
 
+def _path_as_text(dumper: yaml.SafeDumper, path: PurePath) -> yaml.ScalarNode:
+    return dumper.represent_str(str(path))
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+_Dumper.add_multi_representer(PurePath, _path_as_text)
 
 
-def config_text(config: dict[str, Any]) -> str:
-    """A configuration as YAML; `load_config` reads the same values from it."""
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+def config_text(config: BaseModel | dict[str, Any]) -> str:
+    """A configuration as YAML; `load_config` reads the same values from it, paths as text and tuples as lists."""
+    values = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def _load_with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     own = _parse(path, above[-1] if above else None)
     bases = own.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+    if not isinstance(bases, list) or not all(isinstance(base, str) and base.strip("\0 ") for base in bases):
         raise ConfigError(f"{path}: extends: got {_shown(bases)}, expected a file name or a list of them")
     merged: dict[str, Any] = {}
     for base in bases:
@@ -120,6 +124,8 @@ def _parse(path: Path, extended_by: Path | None) -> dict[str, Any]:
         raise ConfigError(f"{path}{place}: {_syntax_error(error)}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from None
+    except RecursionError:  # PyYAML calls itself for each level
+        raise ConfigError(f"{path}: has too many brackets or sections inside each other") from None
     if not isinstance(data, dict):
         found = "is empty" if data is None else f"got {_shown(data)}"
         raise ConfigError(f"{path}: {found}, expected a mapping of sections such as `search: ...`")
@@ -153,8 +159,8 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
         raise ConfigError(f"override '{override}': expected key=value with a dotted key, e.g. search.epochs=10")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, OverflowError):
-        raise ConfigError(f"override '{override}': '{text}' is not a YAML value") from None
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
+        raise ConfigError(f"override '{override}': {_shown(text)} is not a YAML value") from None
     here: Any = config
     for i, part in enumerate(parts):
         where = ".".join(parts[:i])
@@ -180,7 +186,7 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
 def validate(model: type[M], data: dict[str, Any], source: str) -> M:
     """Check a nested dictionary against a model. ConfigError with the first error in one line; `source` begins it."""
     try:
-        text = json.dumps(data, default=_as_text)
+        text = json.dumps(data, default=_as_text, ensure_ascii=False).encode()  # ValueError for half a surrogate pair
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from None
     try:
@@ -197,11 +203,16 @@ def _as_text(value: object) -> str:
 
 @dataclass(frozen=True)
 class _Problem:
-    """One pydantic error. keys: its place in the file; holder, expected: annotations of what holds it and of itself."""
+    """One pydantic error.
+
+    keys: its place in the file. holder, expected: annotations of what holds it and of itself. branches: the unions on
+    the way, as (place, name of the branch that complains).
+    """
 
     keys: tuple[int | str, ...]
     holder: Any
     expected: Any
+    branches: tuple[tuple[tuple[int | str, ...], str], ...]
     error: Any
 
     @property
@@ -210,7 +221,7 @@ class _Problem:
 
 
 def _first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> str:
-    problems = [_Problem(*_place(model, error["loc"]), error) for error in errors]
+    problems = _of_meant_branches([_Problem(*_place(model, error["loc"]), error) for error in errors])
     places: dict[tuple[int | str, ...], list[_Problem]] = {}  # branches of a union complain about the same place
     for problem in problems:
         # A section or list whose inside is wrong: the other branch of a union, or a count without the wrong entries
@@ -224,15 +235,37 @@ def _first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> str:
     return _explained(model, first) + more
 
 
-def _place(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[tuple[int | str, ...], Any, Any]:
-    """Keys, holder and expected of a _Problem. Pydantic's location also names the union branches on the way."""
+def _of_meant_branches(problems: list[_Problem]) -> list[_Problem]:
+    """Where several branches of a union complain about what is inside a value, keep those of the likeliest branch.
+
+    That is the one whose fixed words fit, such as a `form`, and of these the one with the fewest complaints.
+    """
+    for place in sorted({place for p in problems for place, _ in p.branches}, key=len):
+        inside: dict[str, list[_Problem]] = {}
+        for problem in problems:
+            branch = dict(problem.branches).get(place)
+            if branch is not None and len(problem.keys) > len(place):
+                inside.setdefault(branch, []).append(problem)
+        if len(inside) > 1:
+            meant = min(inside, key=lambda b: (sum(p.kind == "literal_error" for p in inside[b]), len(inside[b])))
+            others = [problem for branch in inside if branch != meant for problem in inside[branch]]
+            problems = [problem for problem in problems if not any(problem is other for other in others)]
+    return problems
+
+
+def _place(
+    model: type[BaseModel], loc: Sequence[int | str]
+) -> tuple[tuple[int | str, ...], Any, Any, tuple[tuple[tuple[int | str, ...], str], ...]]:
+    """Keys, holder, expected and branches of a _Problem: pydantic's location has keys and branches in one row."""
     keys: list[int | str] = []
+    chosen: list[tuple[tuple[int | str, ...], str]] = []
     holder: Any = None
     here: Any = model
     for part in loc:
         branches = _branches(here)
         if len(branches) > 1:
             here = next((branch for branch in branches if _has_label(branch, part)), Any)
+            chosen.append((tuple(keys), str(part)))
             continue
         holder, arguments = branches[0], typing.get_args(branches[0])
         if _is_section(holder):
@@ -242,7 +275,7 @@ def _place(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[tuple[int 
         else:
             here = arguments[-1] if arguments else Any
         keys.append(part)
-    return tuple(keys), holder, here
+    return tuple(keys), holder, here, tuple(chosen)
 
 
 def _branches(annotation: Any) -> list[Any]:
@@ -344,11 +377,13 @@ def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> str:
         if not where or named == where or named.startswith(f"{where}."):
             return own
         inside = _branches(problem.expected)[0]
+        if where.endswith(f".{named}") and not _is_section(inside):  # a validator of this very key
+            return f"{where}{own.removeprefix(named)}"
         return f"{where}.{own}" if _is_section(inside) and named in inside.model_fields else f"{where}: {own}"
     expected = _either(map(_accepted, problems))
     if found is None:
         section = any(map(_is_section, _branches(problem.expected)))
-        return f"{where}: is empty, expected {expected}{'; fill it or remove it' if section else ''}"
+        return f"{where or 'the file'}: is empty, expected {expected}{'; fill it or remove it' if section else ''}"
     literals = [p.error["ctx"]["expected"] for p in problems if p.kind == "literal_error"]
     nearest = _nearest(str(found), re.findall(r"'([^']*)'", " ".join(literals)))
     return f"{where or 'the file'}: got {_shown(found)}, expected {expected}{nearest}{_remedy(problems)}"

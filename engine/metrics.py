@@ -47,6 +47,10 @@ class MetricsLog:
         """pixels (height, width, 3) uint8."""
         self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
+    def text(self, tag: str, text: str) -> None:
+        """Markdown for TensorBoard's text page, at step 0; a resume keeps it, so write it when a run begins."""
+        self._writer.add_text(tag, text, 0)
+
     def flush(self) -> None:
         """Everything so far to the disk. Called before each checkpoint, so that a resume never lacks a point."""
         self._jsonl.flush()

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from engine.config import config_text, differences, load_config
 from engine.errors import ConfigError
 
@@ -41,10 +43,16 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     fsync_folder(path.parent)
 
 
+def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:
+    """Write a configuration as YAML, atomically; `load_config` reads the same values from it."""
+    write_atomically(path, config_text(config))
+
+
 def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     """Create the folder and its config.yaml, or check that the run there has this very config.
 
-    Raises ConfigError if the folder holds a run and `resume` is False, or if its config differs; nothing is deleted.
+    Raises ConfigError if the folder holds a run and `resume` is False, if its config differs, or if `resume` finds other
+    files in place of a run (a mistyped --out); nothing is deleted. A resume in an empty folder begins.
     """
     config_file = out / "config.yaml"
     try:
@@ -68,5 +76,12 @@ def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     if (out / "checkpoints").exists():
         raise ConfigError(f"--out {out}: has checkpoints but no config.yaml; put it back, or choose another folder")
     if resume:
+        # Hidden files do not count: they are the system's, or what a start killed while writing config.yaml has left
+        others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        if others:
+            raise ConfigError(
+                f"--resume: {out} holds no run but other files ({others[0]}{', ...' if len(others) > 1 else ''}); "
+                "correct --out, or begin there without --resume"
+            )
         log.warning("%s holds no run yet; starting from the beginning", out)
-    write_atomically(config_file, config_text(resolved))
+    dump_config(resolved, config_file)

@@ -39,7 +39,11 @@ class RunConfig(Section):
 
 
 def prepare_device(run: RunConfig) -> torch.device:
-    """The device, with the thread count set. ConfigError for cuda where there is none."""
+    """The device, with the thread count set. ConfigError for cuda where there is none.
+
+    That is all a CPU needs to repeat a run bit for bit: the ops of these networks are deterministic there for a given
+    thread count, so torch.use_deterministic_algorithms would change nothing.
+    """
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     if run.device == "cuda" and not torch.cuda.is_available():

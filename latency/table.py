@@ -121,7 +121,7 @@ class LatencyTable(Section):
 
 
 def prepare_table_file(path: Path) -> None:
-    """Create the folder of a table to be. TableError where no file can be written: asked before minutes of measuring."""
+    """Create the folder of a table to be, before minutes of measuring. TableError where no file can be written."""
     if path.is_dir():
         raise TableError(f"--out {path}: is a folder; expected the table's file, e.g. {path / 'table.yaml'}")
     try:

@@ -24,7 +24,7 @@ def load_architecture(path: Path) -> Architecture:
 
 
 def misfit(error: Exception) -> str:
-    """What torch's load_state_dict found wrong first, in one short line; its own first line only says that it failed."""
+    """What torch's load_state_dict found wrong first, in a short line; its own first one only says that it failed."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = lines[1] if len(lines) > 1 else lines[0]
     return f"{line[:157]}..." if len(line) > 160 else line

@@ -176,7 +176,7 @@ class SearchFile(Section):
     @model_validator(mode="after")
     def there_is_something_to_search(self) -> Self:
         if not Space(self.space).searchable:
-            raise ValueError("space.stages: no edge has more than one candidate; give one a choice, or retrain directly")
+            raise ValueError("space.stages: no edge has more than one candidate; give at least one a choice")
         return self
 
     @model_validator(mode="after")

@@ -42,7 +42,7 @@ class WithData(Section):
         ({"name": "digits", "validation": 1.0}, "data.validation: got 1.0, expected a share"),
         ({"name": "digits", "validation": 0}, "data.validation: got 0, expected a share"),
         ({"name": "digits", "validation": -0.5}, "data.validation: got -0.5, expected a share"),
-        ({"name": "digits", "validation": True}, "data.validation: got True"),
+        ({"name": "digits", "validation": True}, "data.validation: got true"),
         ({"name": "digits", "fake_images": 7}, "data.fake_images: got 7, but data.name is 'digits'; remove it"),
         ({"name": "digits", "fake_classes": 7}, "data.fake_classes: got 7, but data.name is 'digits'"),
         ({"name": "fake", "fake_images": 7}, "data.fake_classes: got 10, expected at most data.fake_images (7)"),

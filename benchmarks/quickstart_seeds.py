@@ -1,0 +1,90 @@
+"""The quick start with several seeds:  python benchmarks/quickstart_seeds.py
+
+Each seed measures its own table, searches, retrains the derived network, and retrains random networks of the same
+predicted latency alike. Prints a table in Markdown and one line of JSON. Per seed: target_ms, measured_ms, noise_ms,
+error (measured / target - 1; met while it is at most max(10 %, 2x noise)), target_over_noise, top1, random_top1 (mean,
+standard deviation, best) and percentile (share of the random networks that the derived one matches or beats).
+"""
+
+import argparse
+import json
+import platform
+import runpy
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.progress import set_up_logging
+from latency.device import this_device
+
+DOOR = Path(__file__).resolve().parent.parent / "scripts" / "quickstart.py"
+
+
+def summary(record: dict[str, Any]) -> dict[str, Any]:
+    """One seed's figures."""
+    derived, *others = record["networks"]
+    target, noise = record["target_ms"], derived["noise_ms"]
+    random_top1 = [row["top1"] for row in others]
+    allowed = max(0.10, 2 * noise / derived["measured_ms"])
+    error = derived["measured_ms"] / target - 1
+    return {
+        "seed": record["seed"],
+        "target_ms": target,
+        "predicted_ms": derived["predicted_ms"],
+        "measured_ms": derived["measured_ms"],
+        "noise_ms": noise,
+        "error": error,
+        "met": error <= allowed,
+        "target_over_noise": target / noise,
+        "top1": derived["top1"],
+        "random_top1": {
+            "mean": statistics.fmean(random_top1),
+            "std": statistics.stdev(random_top1),
+            "best": max(random_top1),
+            "all": random_top1,
+        },
+        "percentile": 100 * statistics.fmean(derived["top1"] >= top1 for top1 in random_top1),
+        "seconds": record["seconds"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--baselines", type=int, default=10, help="random networks per seed")
+    parser.add_argument("--out", type=Path, help="keep the runs here; a temporary folder otherwise")
+    args = parser.parse_args()
+    set_up_logging()
+    quickstart = runpy.run_path(str(DOOR))["quickstart"]
+    with tempfile.TemporaryDirectory() as temporary:
+        out = args.out or Path(temporary)
+        rows = [summary(quickstart(out / f"seed{seed}", seed, args.baselines)) for seed in range(args.seeds)]
+    print(
+        "| seed | target ms | measured ms | noise ms | top-1 % | random networks, top-1 % | derived matches or beats |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for row in rows:
+        others = row["random_top1"]
+        print(
+            f"| {row['seed']} | {row['target_ms']:.3f} | {row['measured_ms']:.3f} ({100 * row['error']:+.1f} %) "
+            f"| {row['noise_ms']:.3f} | {row['top1']:.2f} | {others['mean']:.2f} ± {others['std']:.2f}, best "
+            f"{others['best']:.2f} | {row['percentile']:.0f} % |"
+        )
+    device = this_device("cpu")
+    print(
+        json.dumps(
+            {
+                "device": f"{device.name}, {device.cores} cores",
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "seeds": rows,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

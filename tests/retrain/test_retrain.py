@@ -1,0 +1,353 @@
+"""Retraining: all images, fresh weights, a resume that equals an uninterrupted run, and the accuracy it reports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from engine.checkpoints import Checkpoints
+from engine.config import validate
+from engine.data import Batch, Item, open_images
+from engine.data.memory import MemoryImages
+from engine.errors import CheckpointError, ConfigError
+from retrain import evaluation, loop
+from retrain.config import RetrainFile
+from retrain.evaluation import evaluate_checkpoint
+from retrain.loop import retrain, run_retrain
+from supernet.architecture import Architecture
+from supernet.network import Network
+
+STEPS = 8  # 2 epochs of 32 images in batches of 8
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory, door, tiny_search, space_of, formula_table, write_yaml) -> Path:
+    """The folder of a finished search; dropout makes each step draw random numbers."""
+    folder = tmp_path_factory.mktemp("searched")
+    config = tiny_search | {"space": tiny_search["space"] | {"dropout": 0.2}}
+    config["limits"] = [{"metric": "latency", "table": str(folder / "table.yaml"), "at": "50%"}]
+    formula_table(space_of(config["space"])).save(folder / "table.yaml")
+    ended = door("run_search", write_yaml(folder / "search.yaml", config), "--out", folder / "run")
+    assert ended.status == 0, ended.err
+    return folder / "run"
+
+
+@pytest.fixture
+def architecture_file(searched) -> Path:
+    return searched / "architecture.json"
+
+
+@pytest.fixture
+def architecture(architecture_file) -> Architecture:
+    return Architecture.from_json(architecture_file.read_text())
+
+
+def settings(**sections: dict[str, Any]) -> dict[str, Any]:
+    """A retrain YAML, some keys of its sections replaced."""
+    values: dict[str, Any] = {
+        "data": {"name": "fake", "fake_images": 32, "fake_classes": 2, "workers": 0},
+        "retrain": {"epochs": 2, "batch_size": 8, "lr": 1.0},
+        "run": {"seed": 0, "threads": 1, "log_every": 1, "checkpoint_every": 2},
+    }
+    return {name: section | sections.get(name, {}) for name, section in values.items()}
+
+
+def config_of(**sections: dict[str, Any]) -> RetrainFile:
+    return validate(RetrainFile, settings(**sections), "retrain.yaml")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, door, searched, write_yaml) -> Path:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    path = write_yaml(folder / "retrain.yaml", settings())
+    ended = door("run_retrain", path, "--architecture", searched / "architecture.json", "--out", folder / "run")
+    assert ended.status == 0, ended.err
+    return folder / "run"
+
+
+def points(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what depends on the machine's speed."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
+
+
+def checkpoint(run: Path) -> tuple[int, dict[str, Any]]:
+    newest = Checkpoints(run / "checkpoints").newest()
+    assert newest is not None
+    return newest[0], newest[1]["retrain"]
+
+
+def assert_equal_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def test_it_writes_what_it_found(uninterrupted):
+    result = json.loads((uninterrupted / "result.json").read_text())
+    assert result["epochs"] == 2
+    assert result["test"]["images"] == 8
+    assert [point["step"] for point in points(uninterrupted) if "train/loss" in point] == list(range(1, STEPS + 1))
+    evaluated = [point for point in points(uninterrupted) if "test/top1" in point]
+    assert [point["step"] for point in evaluated] == [4, 8]
+    assert result["test"]["top1"] == evaluated[-1]["test/top1"]  # the last epoch's, not the best one's
+    assert checkpoint(uninterrupted)[0] == STEPS
+    assert len(list((uninterrupted / "checkpoints").glob("*.pt"))) == 2
+    assert list((uninterrupted / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_the_last_epoch_is_reported_even_where_an_earlier_one_was_better(architecture, tmp_path, monkeypatch):
+    scores = iter([90.0, 10.0])
+    plain = loop.evaluate
+
+    def scripted(*arguments: Any) -> evaluation.Evaluation:
+        scored = plain(*arguments)
+        return evaluation.Evaluation(scored.loss, next(scores), scored.top5, scored.images)
+
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    assert retrain(config_of(), architecture, tmp_path / "run").test.top1 == 10.0
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from retrain import loop
+
+fatal, config, architecture, out = int(sys.argv[1]), *map(Path, sys.argv[2:])
+plain = loop._Retrain._train
+
+def train(self, batch):
+    if self.step == fatal:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(self, batch)
+
+loop._Retrain._train = train
+loop.run_retrain(config, architecture, out)
+"""
+
+
+@pytest.mark.parametrize("fatal", [1, 5])
+def test_a_killed_run_resumes_bit_for_bit(fatal, uninterrupted, architecture_file, door, shell, tmp_path, write_yaml):
+    """Before the first checkpoint, and a step after one in the second epoch."""
+    path, out = write_yaml(tmp_path / "retrain.yaml", settings()), tmp_path / "run"
+    command = [sys.executable, "-c", KILLED, str(fatal), path, architecture_file, out]
+    killed = subprocess.run(command, env=shell, cwd=tmp_path, capture_output=True, check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert points(out)[-1]["step"] == fatal
+    ended = door("run_retrain", path, "--architecture", architecture_file, "--out", out, "--resume")
+    assert ended.status == 0, ended.err
+
+    (step, own), (expected_step, expected) = checkpoint(out), checkpoint(uninterrupted)
+    assert step == expected_step == STEPS
+    assert_equal_weights(own["net"], expected["net"])
+    for i, state in expected["optimizer"]["state"].items():
+        assert torch.equal(own["optimizer"]["state"][i]["momentum_buffer"], state["momentum_buffer"])
+    assert points(out) == points(uninterrupted)
+    assert (out / "result.json").read_text() == (uninterrupted / "result.json").read_text()
+
+
+def test_a_finished_run_resumed_reports_the_same(uninterrupted, architecture_file, tmp_path, write_yaml):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    path = write_yaml(tmp_path / "retrain.yaml", settings())
+    result = run_retrain(path, architecture_file, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "result.json").read_text() == (uninterrupted / "result.json").read_text()
+    assert points(tmp_path / "run") == points(uninterrupted)
+    assert_equal_weights(result.network.state_dict(), checkpoint(uninterrupted)[1]["net"])
+
+
+def test_another_architecture_is_no_resume(uninterrupted, architecture, tmp_path):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    other = Architecture(architecture.space, tuple((p + 1) % 2 for p in architecture.paths), architecture.name)
+    with pytest.raises(ConfigError, match=r"architecture\.paths"):
+        retrain(config_of(), other, tmp_path / "run", resume=True)
+
+
+@pytest.fixture
+def prepared(monkeypatch) -> Iterator[Callable[..., Any]]:
+    """prepared(config, architecture, out): the training before its first step."""
+    opened = []
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Retrain, "run", lambda self: self)
+
+        def start(config: RetrainFile, architecture: Architecture, out: Path) -> Any:
+            opened.append(retrain(config, architecture, out))
+            return opened[-1]
+
+        yield start
+    for job in opened:
+        job.stream.close()
+        job.metrics.close()
+
+
+def test_all_training_images_are_used(architecture, tmp_path, prepared, monkeypatch):
+    """Whatever `data.validation` holds out in a search: nothing is held out here."""
+    lengths = []
+    plain = loop.BatchStream
+
+    def recorded(images: Any, **arguments: Any) -> Any:
+        lengths.append(len(images))
+        return plain(images, **arguments)
+
+    monkeypatch.setattr(loop, "BatchStream", recorded)
+    for i, validation in enumerate((0.5, 0.25)):
+        config = config_of(data={"validation": validation})
+        job = prepared(config, architecture, tmp_path / str(i))
+        assert job.steps == 2 * (32 // 8)
+    s = architecture.space.config
+    whole = open_images(config.data, input_size=s.input_size, channels=s.input_channels, classes=s.classes).train
+    assert lengths == [len(whole)] * 2 == [32] * 2
+
+
+def test_an_epoch_shows_every_image_once(architecture, tmp_path, prepared, monkeypatch):
+    seen = []
+    plain = MemoryImages.load
+
+    def recorded(self: MemoryImages, items: Sequence[Item], *, augment: bool) -> Batch:
+        seen.extend(item.index for item in items)
+        assert augment
+        return plain(self, items, augment=augment)
+
+    monkeypatch.setattr(MemoryImages, "load", recorded)
+    job = prepared(config_of(), architecture, tmp_path / "run")
+    for _ in range(4):
+        next(job.stream)
+    assert sorted(seen) == list(range(32))
+
+
+def test_the_start_is_a_function_of_the_seed(architecture, tmp_path, prepared):
+    first, again, other = (
+        prepared(config_of(run={"seed": seed}), architecture, tmp_path / f"{i}").network.state_dict()
+        for i, seed in enumerate((0, 0, 1))
+    )
+    assert_equal_weights(first, again)
+    weights = [name for name, value in first.items() if value.ndim > 1]
+    assert weights
+    assert not any(torch.equal(first[name], other[name]) for name in weights)
+
+
+def in_supernet(name: str, architecture: Architecture) -> str:
+    """edges.3.op.x of the network is edges.3.ops.<path>.x of the supernet."""
+    parts = name.split(".")
+    if parts[0] != "edges":
+        return name
+    edge = architecture.space.edges[int(parts[1])]
+    path = edge.candidates.index(architecture.names[int(parts[1])])
+    return ".".join(["edges", parts[1], "ops", str(path), *parts[3:]])
+
+
+def search_checkpoint(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step-*.pt"))
+
+
+def test_fresh_weights_are_not_those_of_the_search(architecture, searched, tmp_path, prepared):
+    state = torch.load(search_checkpoint(searched), weights_only=True)["search"]["net"]
+    network = prepared(config_of(), architecture, tmp_path / "run").network
+    for name, value in network.named_parameters():
+        assert value.ndim == 1 or not torch.equal(value, state[in_supernet(name, architecture)])
+
+
+def test_inherit_begins_with_the_weights_of_the_supernet(architecture, searched, tmp_path, prepared):
+    path = search_checkpoint(searched)
+    state = torch.load(path, weights_only=True)["search"]["net"]
+    network = prepared(config_of(retrain={"inherit": str(path)}), architecture, tmp_path / "run").network
+    for name, value in network.named_parameters():
+        assert torch.equal(value, state[in_supernet(name, architecture)]), name
+
+
+def test_inherit_of_a_retraining_takes_its_network(architecture, uninterrupted, tmp_path, prepared):
+    path = max((uninterrupted / "checkpoints").glob("step-*.pt"))
+    network = prepared(config_of(retrain={"inherit": str(path)}), architecture, tmp_path / "run").network
+    assert_equal_weights(network.state_dict(), checkpoint(uninterrupted)[1]["net"])
+
+
+def test_a_retraining_evaluates_to_what_it_reported(uninterrupted, architecture_file, door, tmp_path, write_yaml):
+    reported = json.loads((uninterrupted / "result.json").read_text())["test"]
+    path = max((uninterrupted / "checkpoints").glob("step-*.pt"))
+    scored = evaluate_checkpoint(config_of(), architecture_file, path)
+    assert (scored.top1, scored.top5, scored.loss, scored.images) == tuple(
+        reported[key] for key in ("top1", "top5", "loss", "images")
+    )
+    config = write_yaml(tmp_path / "retrain.yaml", settings())
+    ended = door("evaluate", config, "--architecture", architecture_file, "--checkpoint", path)
+    assert f"top-1 {reported['top1']:.2f} %" in ended.out
+
+
+def test_a_search_is_evaluated_with_statistics_of_training_images(searched, architecture_file, monkeypatch):
+    """A supernet keeps none: they are collected before, over whole training batches, and the weights stay."""
+    seen: list[nn.Module] = []
+    plain = evaluation.evaluate
+
+    def recorded(network: nn.Module, *arguments: Any) -> evaluation.Evaluation:
+        seen.append(network)
+        return plain(network, *arguments)
+
+    monkeypatch.setattr(evaluation, "evaluate", recorded)
+    scores = [evaluate_checkpoint(config_of(), architecture_file, search_checkpoint(searched)) for _ in range(2)]
+    assert scores[0] == scores[1]
+    assert scores[0].images == 8
+    norms = [m for m in seen[0].modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert all(m.num_batches_tracked == 4 for m in norms)  # all 32 training images
+    assert all(m.running_mean.abs().sum() > 0 for m in norms)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(uninterrupted, architecture, tmp_path):
+    other = architecture.space.config.model_copy(update={"feature_mix": 24})
+    path = tmp_path / "other.json"
+    path.write_text(Architecture(type(architecture.space)(other), architecture.paths).to_json())
+    checkpoint_path = max((uninterrupted / "checkpoints").glob("step-*.pt"))
+    with pytest.raises(CheckpointError, match=r"does not fit the architecture: .*feature_mix"):
+        evaluate_checkpoint(config_of(), path, checkpoint_path)
+
+
+def test_weight_decay_spares_bn_and_biases(architecture, tmp_path, prepared):
+    job = prepared(config_of(retrain={"weight_decay": 0.25}), architecture, tmp_path / "run")
+    decay = {id(p): group["weight_decay"] for group in job.optimizer.param_groups for p in group["params"]}
+    seen = set()
+    for module in job.network.modules():
+        for name, p in module.named_parameters(recurse=False):
+            spared = isinstance(module, nn.BatchNorm2d) or name == "bias"
+            assert decay.pop(id(p)) == (0.0 if spared else 0.25)
+            seen.add(spared)
+    assert not decay
+    assert seen == {True, False}
+
+
+def test_the_learning_rate_is_scaled_by_the_batch_and_ends_at_zero(uninterrupted):
+    rates = [point["lr/weights"] for point in points(uninterrupted) if "lr/weights" in point]
+    assert rates[0] == pytest.approx(1.0 * 8 / 256)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[STEPS // 2] == pytest.approx(rates[0] / 2)
+    assert 0 < rates[-1] < 0.05 * rates[0]
+
+
+def test_it_learns_digits(space_of, tmp_path):
+    """Two epochs on real images; guessing gives 10 %."""
+    stages = [{"width": 16, "depth": 2, "stride": 2, "candidates": ["mbconv_k3_e3"]}]
+    space = space_of(
+        {"input_size": 8, "input_channels": 1, "classes": 10, "stem": {"stride": 1, "width": 16}, "stages": stages,
+         "feature_mix": 64}
+    )  # fmt: skip
+    config = {"data": {"name": "digits"}, "retrain": {"epochs": 2, "batch_size": 32, "lr": 0.4}, "run": {"threads": 1}}
+    result = retrain(validate(RetrainFile, config, "digits.yaml"), Architecture(space, ()), tmp_path / "run")
+    assert result.test.images == 359
+    assert result.test.top1 > 50
+    assert isinstance(result.network, Network)
