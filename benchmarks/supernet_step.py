@@ -13,7 +13,8 @@ forward, cross-entropy, backward, SGD step (Nesterov 0.9, weight decay 4e-5), ch
 Time: median of per-pair ratios. A pair is one step of each side, in random order, one right after the other; pairs of
 all variants take turns, over several uniform random draws of paths. Bytes: storages saved for the backward pass,
 parameters and buffers excluded, each counted once; median over draws. Noise: |median - 1| of the noise pairs plus
-the bootstrap standard error of that median. While it exceeds 0.03 all is measured again, at most 3 times.
+the bootstrap standard error of that median. While it exceeds 0.03 all is measured again, at most 3 times; `valid` says
+whether it came below, with at least 15 pairs and 5 draws.
 
 Prints a table, then one line of JSON.
 """
@@ -54,6 +55,7 @@ VARIANTS = ("weights", "two_path", "full_v2", "full", "contiguous", "noise")
 BYTES = ("weights", "two_path", "full_v2", "full")
 MOST_NOISE = 0.03
 MOST_ATTEMPTS = 3
+FEWEST_PAIRS, FEWEST_DRAWS = 15, 5
 MOST_SECONDS = 25 * 60
 SPARE_BYTES = 2 * 2**30
 """Left to the weights, the workspace of one op, and the system when choosing the batch of `full`."""
@@ -312,8 +314,9 @@ def main() -> None:
 
 def timed(draws: list[Draw], pairs: int, coin: random.Random, start: float) -> dict[str, object]:
     """Measure until the noise allows it or the attempts or the time run out; the calmest attempt counts."""
+    enough = pairs >= FEWEST_PAIRS and len(draws) >= FEWEST_DRAWS  # fewer say too little about their own noise
     attempts = []
-    for attempt in range(1, MOST_ATTEMPTS + 1):
+    for attempt in range(1, (MOST_ATTEMPTS if enough else 1) + 1):
         attempt_start = time.perf_counter()
         ratios, baseline_s = measure(draws, pairs, coin)
         attempts.append((noise_of(ratios["noise"]), ratios, baseline_s))
@@ -327,7 +330,7 @@ def timed(draws: list[Draw], pairs: int, coin: random.Random, start: float) -> d
         **{f"{mode}_time": medians[mode] for mode in BYTES},
         "contiguous_over_channels_last": medians["contiguous"],
         "noise": round(noise, 4),
-        "valid": noise <= MOST_NOISE,
+        "valid": enough and noise <= MOST_NOISE,
         "attempts": len(attempts),
         "baseline_s": round(baseline_s, 4),
     }

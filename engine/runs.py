@@ -51,8 +51,8 @@ def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:
 def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     """Create the folder and its config.yaml, or check that the run there has this very config.
 
-    Raises ConfigError if the folder holds a run and `resume` is False, if its config differs, or if `resume` finds other
-    files in place of a run (a mistyped --out); nothing is deleted. A resume in an empty folder begins.
+    Raises ConfigError if the folder holds a run and `resume` is False, if its config differs, or if `resume` finds
+    other files in place of a run (a mistyped --out); nothing is deleted. A resume in an empty folder begins.
     """
     config_file = out / "config.yaml"
     try:

@@ -18,7 +18,8 @@ def load_architecture(path: Path) -> Architecture:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; a search writes architecture.json into its run folder") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); expected an architecture.json") from None
+        reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read: {reason}; expected an architecture.json") from None
     with explain(str(path)):
         return Architecture.from_json(text)
 
@@ -48,10 +49,11 @@ def load_weights(architecture: Architecture, path: Path) -> tuple[Network, bool]
             return Network.inherit(supernet, architecture), True
         network = Network(architecture)
         network.load_state_dict(checkpoint["retrain"]["net"])
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
+        lacks = f"has no {error}" if isinstance(error, KeyError) else "holds something else"
         raise CheckpointError(
-            f"{path}: has no {error}, so it is no checkpoint of a search or a retraining; expected a step-*.pt file"
+            f"{path}: {lacks}, so it is no checkpoint of a search or a retraining; expected a step-*.pt file of a run"
         ) from error
-    except (RuntimeError, TypeError) as error:
+    except RuntimeError as error:
         raise CheckpointError(f"{path}: does not fit the architecture: {misfit(error)}") from error
     return network, False

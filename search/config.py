@@ -37,7 +37,7 @@ class LimitConfig(Section):
     def bound_is_a_number_or_percent(cls, bound: float | str | None) -> float | str | None:
         if isinstance(bound, str):
             if not _PERCENT.fullmatch(bound.strip()) or float(bound.strip().rstrip("% ")) > 100:
-                raise ValueError(f"got '{bound}', expected a number in the metric's unit or a percentage such as 50%")
+                raise ValueError(f"got '{bound}', expected a number in the metric's unit, or 0% to 100%, such as 50%")
         elif bound is not None and bound <= 0:
             raise ValueError(f"got {bound}, expected a number above 0 or a percentage such as 50%")
         return bound

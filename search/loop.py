@@ -138,10 +138,10 @@ class _Search:
         self.training.corrupt, self.validation.corrupt = corrupt["training"], corrupt["validation"]
         self.autocast = partial(autocast, config.run, plan.device)
         self.mask = mask_of(plan.space)
+        self.throughput = Throughput()
 
     def run(self) -> SearchResult:
         plan, state, run = self.plan, self.state, self.plan.config.run
-        throughput = Throughput()
         try:
             with Progress(plan.steps, state.step, "search") as progress:
                 if state.step == 0:
@@ -158,14 +158,14 @@ class _Search:
                         state.net, batch.images, batch.labels, paths, state.optimizer,
                         plan.config.search.label_smoothing, self.autocast,
                     )  # fmt: skip
-                    throughput.add(len(batch.labels))
-                    figures = self._architecture_step(throughput) if plan.architecture_step_follows(step) else {}
+                    self.throughput.add(len(batch.labels))
+                    figures = self._architecture_step() if plan.architecture_step_follows(step) else {}
                     state.step += 1
                     if step == 0 or state.step % run.log_every == 0 or state.step == plan.steps:
                         top1, top5 = (float(value) for value in accuracy(logits, batch.labels))
                         scalars = {"train/loss": float(loss), "train/top1": top1, "train/top5": top5}
                         scalars |= {"lr/weights": plan.lr(step), "lr/arch": self._arch_lr(step)}
-                        scalars |= {"speed/images_per_second": throughput.per_second()}
+                        scalars |= {"speed/images_per_second": self.throughput.per_second()}
                         scalars |= figures | architecture_scalars(state, plan.limits)
                         self.metrics.scalars(state.step, scalars)
                         progress.update(state.step, **self._headline(scalars))
@@ -194,13 +194,13 @@ class _Search:
     def _arch_lr(self, step: int) -> float:
         return 0.0 if step < self.plan.warmup_steps else self.plan.config.search.arch_lr
 
-    def _architecture_step(self, throughput: Throughput) -> dict[str, float]:
+    def _architecture_step(self) -> dict[str, float]:
         """One update of alpha; returns figures for the curves."""
         plan, state, s = self.plan, self.state, self.plan.config.search
         batch = self._on_device(next(self.validation))
         draws = generator(plan.config.run.seed, ARCHITECTURE_PATHS, state.arch_steps)
         state.arch_steps += 1
-        throughput.add(len(batch.labels))
+        self.throughput.add(len(batch.labels))
         if s.arch_update == "reinforce":
             mean_reward, state.baseline = reinforce_step(
                 state.net, batch.images, batch.labels, state.alpha, self.mask, plan.limits,
@@ -238,13 +238,16 @@ class _Search:
             values[f"derived/{name}"] = limit.cost.of(paths)
         self.metrics.scalars(step, values)
         log_picture(self.metrics, step, self.state)
+        self.throughput = Throughput()  # training speed, without the time that this took
 
     def score(self, architecture: Architecture) -> Evaluation:
         """Accuracy of an architecture with the supernet's weights, on the validation part."""
         plan, s = self.plan, self.plan.config.search
         network = Network.inherit(self.state.net, architecture)
         network.to(memory_format=memory_format(plan.config.run))
-        batches = evaluation_batches(plan.training, s.batch_size, 0, limit=s.bn_batches * s.batch_size)
+        batches = evaluation_batches(
+            plan.training, s.batch_size, plan.config.data.workers, limit=s.bn_batches * s.batch_size
+        )
         recalibrate_bn(network, (self._on_device(batch).images for batch in batches))
         scored = evaluation_batches(plan.validation, s.batch_size, plan.config.data.workers, limit=s.evaluation_images)
         return evaluate(network, scored, plan.device, plan.config.run)

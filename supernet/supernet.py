@@ -53,6 +53,6 @@ class Supernet(Chain):
             elif keep_outputs:
                 x = mixed.keeping_all(x, rows[e])
             else:
-                x = mixed.gated(x, paths[e], rows[e], compared[e] if compared else range(len(edge.candidates)))
+                x = mixed.gated(x, paths[e], rows[e], range(len(edge.candidates)) if compared is None else compared[e])
             e += 1
         return self.classifier(self.feature_mix(x))

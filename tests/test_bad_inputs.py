@@ -15,6 +15,8 @@ import pytest
 import torch
 import yaml
 
+from engine.checkpoints import Checkpoints
+
 Files = dict[str, Any]
 
 
@@ -306,6 +308,11 @@ def import_of_a_foreign_key(folder: Path, files: Files) -> None:
     save(folder, "official.yaml", {"Conv_9-input": {"count": 1, "mean": 1.0}})
 
 
+@spoiled(("import_latency", "official.yaml", "--out", "run"), says=("--out run: is a folder",))
+def import_into_a_folder(folder: Path, files: Files) -> None:
+    save(folder, "official.yaml", {"Conv-input:8x8x3-output:4x4x8": {"count": 1, "mean": 1.0}})
+
+
 # --- architectures and checkpoints -----------------------------------------------------------------------------------
 
 case(
@@ -368,7 +375,7 @@ def checkpoint_with_a_section_missing(folder: Path, files: Files) -> None:
     torch.save({"search": {"alpha": torch.zeros(3)}}, folder / "bad.pt")
 
 
-@spoiled(EVALUATE, "bad.pt", says=("bad.pt: does not fit the architecture",))
+@spoiled(EVALUATE, "bad.pt", says=("bad.pt: holds something else", "no checkpoint of a search or a retraining"))
 def checkpoint_with_a_list_for_a_section(folder: Path, files: Files) -> None:
     torch.save({"search": [1, 2]}, folder / "bad.pt")
 
@@ -452,6 +459,13 @@ def resume_without_config(folder: Path, files: Files) -> None:
     (folder / "run" / "config.yaml").unlink()
 
 
+@spoiled(DERIVE, says=("run: its checkpoint is not of a search",))
+def derive_from_a_checkpoint_of_something_else(folder: Path, files: Files) -> None:
+    for path in (folder / "run" / "checkpoints").iterdir():
+        path.unlink()
+    Checkpoints(folder / "run" / "checkpoints").save(4, {"search": [1, 2]})
+
+
 @spoiled(DERIVE, says=("run: no checkpoint yet",))
 def derive_without_checkpoint(folder: Path, files: Files) -> None:
     shutil.rmtree(folder / "run" / "checkpoints")
@@ -464,8 +478,6 @@ case("derive-at-above-100-percent", DERIVE, "--at", "150%", says=("--at: got '15
 case("derive-at-out-of-range", DERIVE, "--at", "1e6", says=("--at: got 1e+06 ms", "reach"))
 
 # --- data and devices ------------------------------------------------------------------------------------------------
-
-FOLDER = ("data.name=folder", "space.input_channels=3", "data.fake_images=512", "data.fake_classes=10")
 
 
 def data_case(name: str, says: tuple[str, ...], *overrides: str, make: tuple[str, ...] = ()) -> None:
