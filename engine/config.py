@@ -160,7 +160,7 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
     try:
         value = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
-        raise ConfigError(f"override '{override}': {_shown(text)} is not a YAML value") from None
+        raise ConfigError(f"override {_shown(override, 200)}: {_shown(text)} is not a YAML value") from None
     here: Any = config
     for i, part in enumerate(parts):
         where = ".".join(parts[:i])

@@ -18,6 +18,7 @@ console = Console(stderr=True)
 def set_up_logging() -> None:
     """Warnings and notes through the progress bar's console, so that they do not tear it. Scripts call this once."""
     handler: logging.Handler = RichHandler(console=console, show_path=False, show_time=False)
+    handler.setFormatter(logging.Formatter("%(message)s"))  # it shows the level itself; basicConfig would add it again
     if not console.is_terminal:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))

@@ -170,7 +170,7 @@ class _Retrain:
         try:
             state = checkpoint["retrain"]
             self.network.load_state_dict(state["net"])
-            pass
+            self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
             return list(checkpoint["corrupt"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:

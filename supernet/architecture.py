@@ -83,6 +83,8 @@ class Architecture:
         for key in ("space", "paths"):
             if key not in record:
                 raise ValueError(f"'{key}' is missing; derive the architecture again")
+        if not isinstance(record.get("name", ""), str):
+            raise ValueError(f"name: got {record['name']!r}, expected text")
         names = record["paths"]
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ValueError("paths: expected a list of candidate names, one per edge")
@@ -92,7 +94,7 @@ class Architecture:
             first = error.errors()[0]
             where = ".".join(["space", *map(str, first["loc"])])
             raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
-        architecture = cls.from_names(Space(config), names, str(record.get("name", "unnamed")))
+        architecture = cls.from_names(Space(config), names, record.get("name", "unnamed"))
         c = architecture.complexity
         stated = record.get("complexity", {"params": c.params, "macs": c.macs})
         if stated != {"params": c.params, "macs": c.macs}:

@@ -91,14 +91,15 @@ def import_candidates(module: str) -> None:
 
     module: a dotted name ('my_package.ops') or a path to a file ('my_ops.py'). Raises ValueError where it is not found.
     """
+    is_file = module.endswith(".py")
+    if is_file and not Path(module).is_file():
+        raise ValueError(f"no such file '{module}'; give a dotted module or a path to a .py file")
     try:
-        if module.endswith(".py"):
+        if is_file:
             _import_file(Path(module).resolve())
         else:
             importlib.import_module(module)
-    except FileNotFoundError:
-        raise ValueError(f"no such file '{module}'; give a dotted module or a path to a .py file") from None
-    except (ImportError, SyntaxError) as error:
+    except (ImportError, SyntaxError, TypeError) as error:
         raise ValueError(f"cannot import '{module}': {error}; give a dotted module or a path to a .py file") from error
 
 

@@ -78,6 +78,26 @@ def test_the_newest_two_are_kept_and_named_by_step_and_hash(tmp_path):
     assert len({name[15:] for name in files(tmp_path)}) == 2
 
 
+def test_steps_are_those_of_the_files_newest_first(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "new", keep=3)
+    assert checkpoints.steps() == []
+    for step in (8, 9, 10, 100):
+        checkpoints.save(step, state_of(step))
+    assert checkpoints.steps() == [100, 10, 9]
+
+
+@pytest.mark.parametrize("value", [Path("a"), {1: {"deep": [object]}}, random.Random])
+def test_a_state_that_could_not_be_read_back_is_a_bug_at_the_save(tmp_path, value):
+    """Found at a resume it would be too late: the good checkpoints before it would be gone."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state_of(step))
+    before = files(tmp_path)
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoints.save(3, {"value": value})
+    assert files(tmp_path) == before
+
+
 def test_no_checkpoint_is_none(tmp_path):
     assert Checkpoints(tmp_path / "absent").newest() is None
     assert Checkpoints(tmp_path).newest() is None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from engine.config import Section, config_text, differences, load_config, validate
 from engine.errors import ConfigError
@@ -260,6 +260,20 @@ def test_config_text_reads_back_to_the_same_values(tmp_path):
     assert "&id" not in text
 
 
+def test_config_text_takes_models_paths_and_tuples(tmp_path):
+    values = {"items": ({"width": 2, "name": "1e-3"},), "where": Path("a/b")}
+    expected = {"items": [{"width": 2, "name": "1e-3"}], "where": "a/b"}
+    assert loaded(tmp_path, config_text(values)) == expected
+    small = validate(Small, values | {"where": "a/b"}, "f.yaml")
+    assert validate(Small, loaded(tmp_path, config_text(small)), "f.yaml") == small
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 5000 + "]" * 5000, "a: " + "{b: " * 5000 + "1" + "}" * 5000])
+def test_endless_nesting_is_an_error_not_a_traceback(tmp_path, text):
+    assert message_of(loaded, tmp_path, text).endswith("has too many brackets or sections inside each other")
+    assert message_of(loaded, tmp_path, "b: 1", text.replace(": ", "=", 1)).endswith("is not a YAML value")
+
+
 # validate, on a small model
 
 
@@ -326,6 +340,52 @@ def test_an_error_names_the_key_as_the_file_has_it(data, message):
     assert message_of(validate, Small, data, "f.yaml") == f"f.yaml: {message}"
 
 
+class Latency(Section):
+    metric: Literal["latency"]
+    table: Path
+
+
+class Count(Section):
+    metric: Literal["macs", "params"]
+    below: float
+
+
+class Loose(Section):
+    """Unions of sections without a discriminator, and a validator that begins with its own key."""
+
+    limits: tuple[Latency | Count, ...] = ()
+    names: tuple[str, ...] = ()
+
+    @field_validator("names")
+    @classmethod
+    def known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if "bad" in names:
+            raise ValueError("names: 'bad' is\nno candidate")
+        return names
+
+
+class Outer(Section):
+    inner: Loose = Loose()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"limits": [{"metric": "macs", "belo": 3.0}]}, "limits.0.belo: unknown key; accepted here: below, metric. Did you mean 'below'? (+1 more)"),
+        ({"limits": [{"metric": "latency", "table": 3}]}, "limits.0.table: got 3, expected a path"),
+        ({"limits": [{"metric": "params", "below": "x"}, {"metric": "latency"}]}, "limits.0.below: got 'x', expected a number (+1 more)"),
+        ({"names": ["bad"]}, "names: 'bad' is no candidate"),
+    ],
+)  # fmt: skip
+def test_of_a_union_the_section_that_was_meant_explains_the_mistake(data, message):
+    assert message_of(validate, Loose, data, "f.yaml") == f"f.yaml: {message}"
+    assert message_of(validate, Outer, {"inner": data}, "f.yaml").startswith(f"f.yaml: inner.{message.split(';')[0]}")
+
+
+def test_half_a_surrogate_pair_is_an_error_in_words():
+    assert "surrogates not allowed" in message_of(validate, Loose, {"names": ["\ud800"]}, "f.yaml")
+
+
 def test_a_value_that_json_lacks_is_an_error_too():
     assert message_of(validate, Small, {"where": {1, 2}}, "f.yaml").startswith("f.yaml: a value of type set")
 
@@ -382,7 +442,7 @@ def test_the_quick_start_is_accepted(monkeypatch):
         ("space.stages.1.dept=3", "space.stages.1.dept: unknown key; accepted here: candidates, depth, first, residual, stride, width. Did you mean 'depth'?"),
         ("limits=[]", "limits: got [], expected at least 1 entry"),
         ("limits.0.metric=latenzy", "limits.0.metric: got 'latenzy', expected 'latency', 'macs' or 'params'. Did you mean 'latency'?"),
-        ("limits.0.at=50 ms", "limits.0.at: got '50 ms', expected a number in the metric's unit or a percentage such as 50%"),
+        ("limits.0.at=50 ms", "limits.0.at: got '50 ms', expected a number in the metric's unit, or 0% to 100%, such as 50%"),
         ("limits.0.at=[1]", "limits.0.at: got [1], expected a number or text"),
         ("limits.0.table=null", "limits.0.table: is missing; a latency limit reads its milliseconds from a latency table"),
         ("limits.0.below=3", "limits.0: expected exactly one of `at` (use the budget) and `below` (an upper bound)"),
