@@ -124,3 +124,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: is not a checkpoint of this framework; expected a step-*.pt file of a run")
     return state
+
+
+def misfit(error: Exception) -> str:
+    """What torch's load_state_dict found wrong first, in a short line; its own first one only says that it failed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = lines[1] if len(lines) > 1 else lines[0]
+    return f"{line[:157]}..." if len(line) > 160 else line

@@ -63,7 +63,9 @@ def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
         raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); choose a folder you may write") from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise ConfigError(f"--out {out}: is not writable; choose a folder you may write")
-    if config_file.exists():
+    # A start that failed before its first step, on a batch larger than the data say, leaves only its config: no run yet
+    begun = (out / "metrics.jsonl").exists() or (out / "checkpoints").exists()
+    if config_file.exists() and begun:
         if not resume:
             raise ConfigError(f"--out {out}: holds a run already; continue it with --resume, or choose another folder")
         changed = differences(load_config(config_file), resolved)
@@ -73,11 +75,11 @@ def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
                 "a new run in another folder"
             )
         return
-    if (out / "checkpoints").exists():
+    if begun and not config_file.exists() and (out / "checkpoints").exists():
         raise ConfigError(f"--out {out}: has checkpoints but no config.yaml; put it back, or choose another folder")
     if resume:
         # Hidden files do not count: they are the system's, or what a start killed while writing config.yaml has left
-        others = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        others = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path != config_file)
         if others:
             raise ConfigError(
                 f"--resume: {out} holds no run but other files ({others[0]}{', ...' if len(others) > 1 else ''}); "

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.checkpoints import Checkpoints
+from engine.checkpoints import Checkpoints, misfit
 from engine.config import load_config, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches, open_images
 from engine.errors import CheckpointError
@@ -33,7 +33,7 @@ from engine.training import (
     split_decay,
 )
 from retrain.config import RetrainFile
-from retrain.weights import load_architecture, load_weights, misfit
+from retrain.weights import load_architecture, load_weights
 from supernet.architecture import Architecture
 from supernet.network import Network
 
@@ -99,7 +99,6 @@ class _Retrain:
         self.checkpoints = Checkpoints(out / "checkpoints")
         newest = self.checkpoints.newest() if resume else None
         corrupt = self._restore(newest[1]) if newest else []
-        self.metrics = MetricsLog(out, resume_step=self.step if newest else None)
         self.stream = BatchStream(
             images.train,
             batch_size=settings.batch_size,
@@ -110,6 +109,8 @@ class _Retrain:
         self.stream.corrupt = corrupt
         self.steps = settings.epochs * self.stream.batches_per_epoch
         self.autocast = partial(autocast, run, device)
+        # last: where anything above is refused, the folder stays one without a run
+        self.metrics = MetricsLog(out, resume_step=self.step if newest else None)
 
     def run(self) -> RetrainResult:
         settings, run = self.config.retrain, self.config.run

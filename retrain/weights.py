@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.checkpoints import load_checkpoint
+from engine.checkpoints import load_checkpoint, misfit
 from engine.errors import CheckpointError, ConfigError, explain
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -22,13 +22,6 @@ def load_architecture(path: Path) -> Architecture:
         raise ConfigError(f"{path}: cannot be read: {reason}; expected an architecture.json") from None
     with explain(str(path)):
         return Architecture.from_json(text)
-
-
-def misfit(error: Exception) -> str:
-    """What torch's load_state_dict found wrong first, in a short line; its own first one only says that it failed."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    line = lines[1] if len(lines) > 1 else lines[0]
-    return f"{line[:157]}..." if len(line) > 160 else line
 
 
 def is_from_search(checkpoint: dict[str, object]) -> bool:

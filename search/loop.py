@@ -127,7 +127,6 @@ class _Search:
         if newest:
             self.state.restore(newest[1]["search"])
             corrupt = newest[1]["corrupt"]
-        self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None)
         stream = partial(BatchStream, batch_size=config.search.batch_size, workers=config.data.workers)
         seed = config.run.seed
         # Only the training images are augmented: alpha learns on what an evaluation would see.
@@ -139,6 +138,8 @@ class _Search:
         self.autocast = partial(autocast, config.run, plan.device)
         self.mask = mask_of(plan.space)
         self.throughput = Throughput()
+        # last: where anything above is refused, the folder stays one without a run
+        self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None)
 
     def run(self) -> SearchResult:
         plan, state, run = self.plan, self.state, self.plan.config.run

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.checkpoints import misfit
 from engine.errors import CheckpointError
 from engine.seeding import mix
 from engine.training import memory_format
@@ -80,5 +81,4 @@ class SearchState:
             self.baseline, self.step = checkpoint["baseline"], checkpoint["step"]
             self.arch_steps = checkpoint["arch_steps"]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise CheckpointError(f"the checkpoint does not fit this search's config: {first_line}") from error
+            raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error

@@ -227,6 +227,24 @@ def test_no_damage_gets_past_as_another_error(tmp_path):
             assert isinstance(load_checkpoint(path), dict)
 
 
+def test_a_file_deleted_between_listing_and_reading_is_not_called_damaged(tmp_path, monkeypatch, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state_of(1))
+    tried = []
+
+    def overtaken(path: Path) -> dict:
+        if not tried:
+            for step in (2, 3):  # the writer, which deletes step 1
+                checkpoints.save(step, state_of(step))
+        tried.append(path.name[:14])
+        return load_checkpoint(path)
+
+    monkeypatch.setattr("engine.checkpoints.load_checkpoint", overtaken)
+    assert checkpoints.newest()[0] == 3
+    assert tried == ["step-000000001", "step-000000003"]
+    assert not caplog.records
+
+
 def test_reading_while_another_process_writes_and_deletes(tmp_path, caplog):
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]

@@ -27,6 +27,20 @@ def refused(out: Path, config: dict, *, resume: bool) -> str:
     return str(error.value)
 
 
+def begin(out: Path) -> None:
+    """A run that has reached its first step."""
+    open_run(out, CONFIG, resume=False)
+    (out / "metrics.jsonl").touch()
+
+
+def test_a_start_that_failed_before_its_first_step_leaves_no_run(tmp_path):
+    """The corrected start is not refused, and its config is the one that counts."""
+    open_run(tmp_path, {**CONFIG, "new": 1}, resume=False)
+    for resume in (False, True):
+        open_run(tmp_path, CONFIG, resume=resume)
+        assert load_config(tmp_path / "config.yaml") == CONFIG
+
+
 def test_a_fresh_run_writes_a_config_that_reloads_to_the_same_values(tmp_path):
     out = tmp_path / "runs" / "first"
     open_run(out, CONFIG, resume=False)
@@ -40,7 +54,7 @@ def test_an_empty_folder_may_be_begun_in(tmp_path):
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path):
-    open_run(tmp_path, CONFIG, resume=False)
+    begin(tmp_path)
     before = (tmp_path / "config.yaml").stat()
     message = refused(tmp_path, CONFIG, resume=False)
     assert message == f"--out {tmp_path}: holds a run already; continue it with --resume, or choose another folder"
@@ -48,7 +62,7 @@ def test_an_existing_run_is_not_overwritten(tmp_path):
 
 
 def test_a_resume_with_the_same_config_changes_nothing(tmp_path, caplog):
-    open_run(tmp_path, CONFIG, resume=False)
+    begin(tmp_path)
     before = (tmp_path / "config.yaml").stat()
     open_run(tmp_path, CONFIG, resume=True)
     assert (tmp_path / "config.yaml").stat() == before
@@ -56,7 +70,7 @@ def test_a_resume_with_the_same_config_changes_nothing(tmp_path, caplog):
 
 
 def test_a_resume_with_another_config_shows_every_difference(tmp_path):
-    open_run(tmp_path, CONFIG, resume=False)
+    begin(tmp_path)
     changed = {**CONFIG, "search": {**CONFIG["search"], "epochs": 4, "betas": [0.5, 0.999]}, "new": 1}
     message = refused(tmp_path, changed, resume=True)
     config = tmp_path / "config.yaml"
@@ -103,6 +117,7 @@ def test_checkpoints_without_their_config_are_not_touched(tmp_path, resume):
 
 
 def test_a_damaged_config_is_named(tmp_path):
+    begin(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [1\n")
     assert refused(tmp_path, CONFIG, resume=True).startswith(f"{tmp_path / 'config.yaml'}:2:1: ")
 
