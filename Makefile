@@ -32,7 +32,7 @@ types: install  ## mypy
 	$(BIN)/mypy
 
 unit: install  ## the tests alone
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # one thread each: two processes share two cores
 
 clean:  ## remove .venv, caches and the quick start's results
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info runs/quickstart
