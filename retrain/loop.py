@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine.checkpoints import Checkpoints, misfit
-from engine.config import load_config, validate
+from engine.config import config_text, load_config, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches, open_images
 from engine.errors import CheckpointError
 from engine.metrics import MetricsLog
@@ -111,6 +111,8 @@ class _Retrain:
         self.autocast = partial(autocast, run, device)
         # last: where anything above is refused, the folder stays one without a run
         self.metrics = MetricsLog(out, resume_step=self.step if newest else None)
+        if not newest:
+            self.metrics.text("config", f"```yaml\n{config_text(config)}```")
 
     def run(self) -> RetrainResult:
         settings, run = self.config.retrain, self.config.run

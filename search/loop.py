@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from engine.checkpoints import Checkpoints
-from engine.config import load_config, validate
+from engine.config import config_text, load_config, validate
 from engine.data import Batch, BatchStream, ImageSet, evaluation_batches, open_images, stratified_split, subset
 from engine.metrics import MetricsLog
 from engine.progress import Progress
@@ -140,6 +140,8 @@ class _Search:
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
         self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None)
+        if not newest:
+            self.metrics.text("config", f"```yaml\n{config_text(config)}```")
 
     def run(self) -> SearchResult:
         plan, state, run = self.plan, self.state, self.plan.config.run
