@@ -38,6 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.training import keep_freed_memory
 from supernet import Architecture, Network, Space, SpaceConfig, Supernet
 from supernet.alpha import PairSample, initial_alpha, mask_of, sample_pairs
 
@@ -256,6 +257,7 @@ def main() -> None:
 
     start = time.perf_counter()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as every search and retraining does
     torch.manual_seed(args.seed)
     space = imagenet_space(args.size)
     images = torch.randn(args.batch, 3, args.size, args.size).contiguous(memory_format=torch.channels_last)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
+import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from engine.config import Section
 from engine.data.images import Batch
-from engine.errors import ConfigError
+from engine.errors import ConfigError, UserError
 
 
 class RunConfig(Section):
@@ -38,12 +40,26 @@ class RunConfig(Section):
     channels_last: bool = True
 
 
+def keep_freed_memory() -> None:
+    """Let the C library reuse freed memory instead of returning it to the kernel and faulting it in again page by page.
+
+    A step frees and allocates the same large tensors over and over. For glibc (Linux); other C libraries decide alone.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # of mallopt(3)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
 def prepare_device(run: RunConfig) -> torch.device:
     """The device, with the thread count set. ConfigError for cuda where there is none.
 
     That is all a CPU needs to repeat a run bit for bit: the ops of these networks are deterministic there for a given
     thread count, so torch.use_deterministic_algorithms would change nothing.
     """
+    keep_freed_memory()
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     if run.device == "cuda" and not torch.cuda.is_available():
@@ -63,6 +79,15 @@ def autocast(run: RunConfig, device: torch.device) -> AbstractContextManager[obj
 def cosine_lr(base: float, step: int, total: int) -> float:
     """Half a cosine from `base` at step 0 to 0 at step `total`."""
     return base * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def check_finite(loss: float, step: int) -> None:
+    """UserError if a training has diverged; its last checkpoints, which are still good, stay as they are."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss} at step {step}: training has diverged; start again in another folder with a lower "
+            "learning rate, or more warm-up"
+        )
 
 
 def accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> tuple[Tensor, ...]:

@@ -70,7 +70,7 @@ def _our_key(official: str, path: Path) -> tuple[str, int]:
     if m := _CONV.fullmatch(official):
         is_stem = m["name"] == "Conv"
         op = f"stem_k{_PUBLISHED_STEM_KERNEL}" if is_stem else "feature_mix"
-        key = f"{op} {m['ih']}x{m['iw']}x{m['ic']}->{m['oc']} s{int(m['ih']) // int(m['oh'])}"
+        key = f"{op} {m['ih']}x{m['iw']}x{m['ic']}->{m['oc']} s{-(-int(m['ih']) // int(m['oh']))}"
         return key, int(m["ih"]) if is_stem else 0
     if m := _LOGITS.fullmatch(official):
         return f"pool_classifier {m['ih']}x{m['iw']}x{m['ic']}->{m['classes']} s1", 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.data import evaluation_batches, open_images
+from engine.data import evaluation_batches, open_images, statistics_batches
 from engine.training import Evaluation, evaluate, memory_format, prepare_device, recalibrate_bn
 from retrain.config import RetrainFile
 from retrain.weights import load_architecture, load_weights
@@ -26,6 +26,6 @@ def evaluate_checkpoint(config: RetrainFile, architecture_path: Path, checkpoint
     network.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
     size, workers = config.retrain.batch_size, config.data.workers
     if needs_statistics:
-        batches = evaluation_batches(images.train, size, workers, limit=BN_BATCHES * size)
+        batches = statistics_batches(images.train, size, BN_BATCHES, workers)
         recalibrate_bn(network, (batch.images.to(device) for batch in batches))
     return evaluate(network, evaluation_batches(images.test, size, workers), device, config.run)

@@ -26,6 +26,7 @@ from engine.training import (
     Throughput,
     accuracy,
     autocast,
+    check_finite,
     cosine_lr,
     evaluate,
     memory_format,
@@ -134,9 +135,10 @@ class _Retrain:
                         top1, top5 = (float(value) for value in accuracy(logits, batch.labels))
                         scalars = {"train/loss": float(loss), "train/top1": top1, "train/top5": top5}
                         scalars |= {"lr/weights": lr, "speed/images_per_second": throughput.per_second()}
+                        check_finite(scalars["train/loss"], self.step)
                         self.metrics.scalars(self.step, scalars)
                         progress.update(self.step, loss=scalars["train/loss"], top1=top1)
-                    test = self._epoch_end() or test
+                    test = self._epoch_end(loss) or test
             final = test or self._test()  # a finished run that is resumed has no step left to do
         finally:
             self.stream.close()
@@ -156,13 +158,14 @@ class _Retrain:
         self.optimizer.step()
         return loss.detach(), logits.detach(), batch
 
-    def _epoch_end(self) -> Evaluation | None:
+    def _epoch_end(self, loss: torch.Tensor) -> Evaluation | None:
         """Evaluation and checkpoint, where they are due after the step just done."""
         run, test = self.config.run, None
         if self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps:
             test = self._test()
             self.metrics.scalars(self.step, {"test/loss": test.loss, "test/top1": test.top1, "test/top5": test.top5})
         if self.step % run.checkpoint_every == 0 or self.step == self.steps:
+            check_finite(float(loss), self.step)  # a ruined state must not push the last good ones out
             self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
             state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
             self.checkpoints.save(self.step, {"retrain": state, "corrupt": sorted(self.stream.corrupt)})

@@ -14,7 +14,7 @@ from torch import Tensor
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import Timing, time_network
-from search.derivation import Derivation, derive
+from search.derivation import Derivation, InfeasibleError, derive
 from search.limits import Limit
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -60,8 +60,8 @@ def time_architecture(architecture: Architecture, measure: MeasureConfig) -> Tim
 
 
 def acceptable_error(timing: Timing) -> float:
-    """How far a measurement may lie from the bound, as a share: 2 %, or twice the timer's noise where that is more."""
-    return max(0.02, 2 * timing.noise_ms / timing.median_ms)
+    """How far a measurement may lie from the bound, as a share: twice the timer's noise, within 2 % and 10 %."""
+    return min(0.10, max(0.02, 2 * timing.noise_ms / timing.median_ms))
 
 
 def derive_measured(
@@ -89,7 +89,12 @@ def derive_measured(
     derivations: list[Derivation] = []
     for _ in range(MOST_TRIES if method == "constrained" else 1):
         moved = [replace(other, bound=asked) if i == index else other for i, other in enumerate(limits)]
-        found = derive(alpha, mask, moved, method)
+        try:
+            found = derive(alpha, mask, moved, method)
+        except InfeasibleError:
+            if not tries:
+                raise
+            break  # the corrected bound and the other limits exclude each other; the tries so far decide
         timing = timer(Architecture(space, found.paths), measure)
         tries.append(Try(asked, limit.cost.of(found.paths), timing))
         derivations.append(found)

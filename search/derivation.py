@@ -69,46 +69,48 @@ def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
     return float(log_p[np.arange(len(paths)), list(paths)].sum())
 
 
+ROUNDING = 1e-9  # relative; the sums of two equal sets of entries differ by less than this
+
+
 def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
-    """Whether an architecture meets every limit on the table, an `at` window's lower side included."""
-    costs = [(limit.cost.of(paths), limit) for limit in limits]
+    """Whether an architecture meets every limit on the table, an `at` window's lower side included.
+
+    Sums are compared up to ROUNDING: 50 % of the reachable range is often a sum of entries itself, and whether it then
+    comes out a bit above or below the bound depends on the order of adding.
+    """
+    costs = [(limit.cost.of(paths) / limit.bound, limit) for limit in limits]
     return all(
-        cost <= limit.bound and (not limit.at or cost >= limit.bound * (1 - limit.tolerance)) for cost, limit in costs
+        share <= 1 + ROUNDING and (not limit.at or share >= 1 - limit.tolerance - ROUNDING) for share, limit in costs
     )
 
 
 def _solve(log_p: np.ndarray, mask: np.ndarray, limits: Sequence[Limit]) -> tuple[int, ...] | None:
     """The integer program over one binary variable per (edge, candidate); None where infeasible.
 
-    The solver accepts a constraint violated by its tolerance (1e-6 of the bound here, rows being scaled to it). The
-    sums are therefore added up again; where one lies outside by rounding, the program is solved once more without this
-    architecture.
+    The solver accepts a constraint violated by 1e-6 and stops at an absolute gap of 1e-6. Rows and objective are scaled
+    so that these stay below ROUNDING of the bound, and negligible in log probability.
     """
     edge, candidate = np.nonzero(mask)
-    one_each = LinearConstraint((edge == np.arange(len(mask))[:, None]).astype(float), 1, 1)
-    constraints = [one_each]
+    constraints = [LinearConstraint((edge == np.arange(len(mask))[:, None]).astype(float), 1, 1)]
+    scale = 1e-6 / (ROUNDING / 10)
     for limit in limits:
-        row = limit.cost.table[edge, candidate] / limit.bound
+        row = scale * limit.cost.table[edge, candidate] / limit.bound
         fixed = limit.cost.fixed / limit.bound
-        low = 1 - limit.tolerance - fixed if limit.at else -np.inf
-        constraints.append(LinearConstraint(row[None], low, 1 - fixed))
-    # The solver also stops at an absolute gap of 1e-6, so the objective is scaled to make that negligible.
+        low = scale * (1 - limit.tolerance - fixed) if limit.at else -np.inf
+        constraints.append(LinearConstraint(row[None], low, scale * (1 - fixed)))
     regret = (log_p.max(axis=1, keepdims=True) - np.where(mask, log_p, 0.0))[edge, candidate]
     regret = regret * (1e4 / regret.max()) if regret.max() > 0 else regret
-    while True:
-        found = milp(
-            regret,
-            constraints=constraints,
-            bounds=Bounds(0, 1),
-            integrality=np.ones(len(regret), dtype=np.int64),
-            options={"mip_rel_gap": 0},
-        )
-        if found.status == 2:
-            return None
-        if not found.success:
-            raise RuntimeError(f"scipy.optimize.milp: {found.message}")
-        chosen = np.round(found.x).astype(bool)
-        paths = tuple(int(i) for i in candidate[chosen])  # nonzero() is in row order, so edges are too
-        if meets(paths, limits):
-            return paths
-        constraints.append(LinearConstraint(chosen.astype(float)[None], -np.inf, len(mask) - 1))
+    integrality = np.ones(len(regret), dtype=np.int64)
+    found = milp(
+        regret, constraints=constraints, bounds=Bounds(0, 1), integrality=integrality, options={"mip_rel_gap": 0}
+    )
+    if found.status == 2:
+        return None
+    if not found.success:
+        raise RuntimeError(f"scipy.optimize.milp: {found.message}")
+    paths = tuple(
+        int(i) for i in candidate[np.round(found.x).astype(bool)]
+    )  # nonzero() is in row order, so edges are too
+    if not meets(paths, limits):
+        raise RuntimeError("scipy.optimize.milp: the architecture it found does not meet the limits")
+    return paths

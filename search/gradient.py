@@ -74,6 +74,7 @@ class ArchitectureStep:
     """What an architecture step hands back; alpha and its optimizer are changed in place."""
 
     ce: float
+    """Cross entropy of the validation batch. NaN where it or a gradient is not finite; alpha was not changed then."""
     duals: tuple[Dual, ...]
 
 
@@ -104,6 +105,8 @@ def architecture_step(
     (d_gates,) = torch.autograd.grad(ce, [gates])
     host = torch.cat([d_gates.flatten(), ce.detach().float()[None]]).cpu()  # the step's only copy to the host
     d_ce, ce_value = host[:-1].view_as(alpha), float(host[-1])
+    if not torch.isfinite(host).all():
+        return ArchitectureStep(float("nan"), tuple(duals))  # the caller stops; alpha keeps its last good value
 
     if pair:
         jacobian: Callable[[Tensor], Tensor] = partial(pair_jacobian, sample=pair)

@@ -12,7 +12,16 @@ import torch
 
 from engine.checkpoints import Checkpoints
 from engine.config import config_text, load_config, validate
-from engine.data import Batch, BatchStream, ImageSet, evaluation_batches, open_images, stratified_split, subset
+from engine.data import (
+    Batch,
+    BatchStream,
+    ImageSet,
+    evaluation_batches,
+    open_images,
+    statistics_batches,
+    stratified_split,
+    subset,
+)
 from engine.metrics import MetricsLog
 from engine.progress import Progress
 from engine.runs import open_run, write_atomically
@@ -22,6 +31,7 @@ from engine.training import (
     Throughput,
     accuracy,
     autocast,
+    check_finite,
     cosine_lr,
     evaluate,
     memory_format,
@@ -170,21 +180,23 @@ class _Search:
                         scalars |= {"lr/weights": plan.lr(step), "lr/arch": self._arch_lr(step)}
                         scalars |= {"speed/images_per_second": self.throughput.per_second()}
                         scalars |= figures | architecture_scalars(state, plan.limits)
+                        check_finite(scalars["train/loss"], state.step)
                         self.metrics.scalars(state.step, scalars)
                         progress.update(state.step, **self._headline(scalars))
-                    self._epoch_end()
+                    self._epoch_end(loss)
             return self._finish()
         finally:
             self.training.close()
             self.validation.close()
             self.metrics.close()
 
-    def _epoch_end(self) -> None:
+    def _epoch_end(self, loss: torch.Tensor) -> None:
         """Evaluation and checkpoint, where they are due after the step just done."""
         plan, step = self.plan, self.state.step
         if step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or step == plan.steps:
             self._evaluate(step)
         if step % plan.config.run.checkpoint_every == 0 or step == plan.steps:
+            check_finite(float(loss), step)  # a ruined state must not push the last good ones out
             self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
             corrupt = {"training": sorted(self.training.corrupt), "validation": sorted(self.validation.corrupt)}
             self.checkpoints.save(step, {"search": self.state.to_checkpoint(), "corrupt": corrupt})
@@ -215,6 +227,7 @@ class _Search:
             state.net, batch.images, batch.labels, state.alpha, self.mask, s.arch_update, plan.limits, loss,
             state.duals, state.arch_optimizer, draws, self.autocast,
         )  # fmt: skip
+        check_finite(done.ce, state.step + 1)
         state.duals = done.duals
         if isinstance(loss, Lagrangian):
             p = probabilities(state.alpha.detach(), self.mask)
@@ -248,9 +261,7 @@ class _Search:
         plan, s = self.plan, self.plan.config.search
         network = Network.inherit(self.state.net, architecture)
         network.to(memory_format=memory_format(plan.config.run))
-        batches = evaluation_batches(
-            plan.training, s.batch_size, plan.config.data.workers, limit=s.bn_batches * s.batch_size
-        )
+        batches = statistics_batches(plan.training, s.batch_size, s.bn_batches, plan.config.data.workers)
         recalibrate_bn(network, (self._on_device(batch).images for batch in batches))
         scored = evaluation_batches(plan.validation, s.batch_size, plan.config.data.workers, limit=s.evaluation_images)
         return evaluate(network, scored, plan.device, plan.config.run)

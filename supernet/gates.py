@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from supernet.ops import Zero
+from supernet.ops import InputMoments, MBConv, Zero
 
 
 def inner_product(a: Tensor, b: Tensor) -> Tensor:
@@ -58,9 +58,16 @@ class GateGradient(torch.autograd.Function):
         device_type, dtype, enabled = ctx.autocast
         # the forward's autocast state is thread-local and gone by now; a candidate must run in the same precision
         with torch.no_grad(), torch.autocast(device_type, dtype=dtype, enabled=enabled):
+            moments: InputMoments | None = None
             for i in ctx.compared:
                 if isinstance(ctx.ops[i], Zero):
                     continue  # o = 0, so the inner product is 0; the latency term is added by the caller, as for any op
-                o = active_output if i == ctx.active else ctx.ops[i](x)
+                if i == ctx.active:
+                    o = active_output
+                elif isinstance(ctx.ops[i], MBConv) and InputMoments.pay_off(x):
+                    moments = moments or InputMoments.of(x)
+                    o = ctx.ops[i](x, moments)
+                else:
+                    o = ctx.ops[i](x)
                 d_gates[i] = inner_product(d_out, o)
         return d_out, d_gates, None, None, None, None, None

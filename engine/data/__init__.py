@@ -5,7 +5,7 @@ from engine.data.folder import TEST_FOLDERS, open_folder
 from engine.data.images import Batch, ImageSet, Item, Splits, subset
 from engine.data.order import stratified_split
 from engine.data.sources import open_in_memory
-from engine.data.stream import BatchStream, evaluation_batches
+from engine.data.stream import BatchStream, evaluation_batches, statistics_batches
 
 __all__ = [
     "Batch",
@@ -16,6 +16,7 @@ __all__ = [
     "Splits",
     "evaluation_batches",
     "open_images",
+    "statistics_batches",
     "stratified_split",
     "subset",
 ]

@@ -111,6 +111,16 @@ def evaluation_batches(images: ImageSet, batch_size: int, workers: int, limit: i
     return counted()
 
 
+def statistics_batches(images: ImageSet, batch_size: int, count: int, workers: int) -> Iterator[Batch]:
+    """At most `count` whole batches, not augmented, the same ones every time: what BN statistics are collected from.
+
+    A last partial batch would weigh as much as a whole one, and a single image on a 1x1 map has no variance. A set
+    smaller than one batch is one batch.
+    """
+    size = min(batch_size, len(images))
+    return evaluation_batches(images, size, workers, limit=min(count, len(images) // size) * size)
+
+
 def _loaded(images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int) -> Generator[Batch]:
     """Load each list of items, in order. Processes start with the first batch and end with the generator."""
     if images.in_memory or workers == 0:

@@ -103,3 +103,27 @@ def test_ties_break_the_same_way_every_time(space, make_cost, make_limit):
     alpha, mask, limit = torch.zeros(space.mask.shape), mask_of(space), make_limit(make_cost(space, 0), 0.5)
     assert len({constrained(alpha, mask, [limit]).paths for _ in range(5)}) == 1
     assert argmax(alpha, mask).paths == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("at", [True, False])
+def test_half_the_range_of_repeated_edges_is_met_exactly_and_at_once(at):
+    """Equal edges make many architectures tie at the bound, and rounding puts the bound a bit below their sum."""
+    n = 12
+    cost = Cost(0.3, np.tile([0.1, 0.3], (n, 1)), np.ones((n, 2), dtype=bool))
+    low, high = cost.reachable
+    alpha, mask = torch.tensor([[0.0, 1.0]]).repeat(n, 1), torch.ones(n, 2, dtype=torch.bool)
+    limit = Limit("latency", low + 0.5 * (high - low), at, 0.02, cost)
+    found = constrained(alpha, mask, [limit])
+    assert sum(found.paths) == n // 2
+    assert not found.notes
+
+
+@pytest.mark.parametrize("gap", [1e-7, 1e-6, 1e-5])
+def test_near_ties_are_decided_exactly(space, make_cost, make_limit, gap):
+    """Candidates that differ by less than a solver's default gap."""
+    mask = mask_of(space)
+    alpha = gap * torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    limit = make_limit(make_cost(space, 1), 0.6, at=False)
+    assert constrained(alpha, mask, [limit]).log_probability == pytest.approx(
+        brute_force(alpha, mask, [limit]), abs=gap / 1e4
+    )

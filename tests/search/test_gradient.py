@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from search.config import AddLinear
 from search.gradient import architecture_step, one_hot, pair_jacobian, softmax_jacobian, weights_step
@@ -166,3 +168,25 @@ def test_gates_are_one_leaf_of_one_hot_rows():
     assert gates.is_leaf
     assert gates.requires_grad
     assert gates.tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+def test_a_batch_that_is_not_finite_changes_nothing(space, make_cost, make_limit):
+    fixture = Fixture(space, random_alpha(space))
+    fixture.images[0] = float("nan")
+    before = fixture.alpha.detach().clone()
+    done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
+    assert math.isnan(done.ce)
+    assert torch.equal(fixture.alpha.detach(), before)
+    assert done.duals == (Dual(),)
+
+
+def test_label_smoothing_is_in_the_weights_loss_only(space, make_cost, make_limit):
+    fixture, paths = Fixture(space, random_alpha(space)), (0, 0, 0, 0)
+    logits = fixture.net(fixture.images, paths).detach()
+    optimizer = torch.optim.SGD(fixture.net.parameters(), lr=0.0)
+    loss, _ = weights_step(fixture.net, fixture.images, fixture.labels, paths, optimizer, 0.1, contextlib.nullcontext)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, fixture.labels, label_smoothing=0.1))
+    sampled = sample_pairs(fixture.alpha, fixture.mask, torch.Generator().manual_seed(0)).paths
+    plain = F.cross_entropy(fixture.net(fixture.images, sampled), fixture.labels)
+    done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
+    assert done.ce == pytest.approx(plain.item(), rel=1e-6)

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from supernet import CANDIDATES
-from supernet.ops import MBConv, OpSettings, SqueezeExcite
+from supernet.ops import InputMoments, MBConv, OpSettings, SqueezeExcite
 
 
 def test_squeeze_excite_is_mobilenet_v3s():
@@ -53,3 +53,18 @@ def test_no_candidate_changes_its_input(name, activation):
     before = x.clone()
     CANDIDATES[name].build(8, 8, 1, OpSettings(activation))(x)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_expansion_from_the_inputs_moments_is_the_expansion(dtype, offset, layout):
+    """Batch statistics of W x from the mean and covariance of x; an input far from 0 does not cancel."""
+    generator = torch.Generator().manual_seed(0)
+    op = MBConv(6, 8, OpSettings(running_stats=False), kernel_size=3, stride=2, expand=3).to(dtype)
+    x = (torch.randn(4, 6, 9, 9, generator=generator, dtype=dtype) + offset).to(memory_format=layout)
+    with torch.no_grad():
+        torch.nn.init.normal_(op.expand.bn.weight, generator=generator)
+        torch.nn.init.normal_(op.expand.bn.bias, generator=generator)
+        tolerance = {"rtol": 1e-9, "atol": 1e-9} if dtype == torch.float64 else {"rtol": 1e-3, "atol": 1e-3}
+        torch.testing.assert_close(op(x, InputMoments.of(x)), op(x), **tolerance)
