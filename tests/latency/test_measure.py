@@ -206,3 +206,19 @@ def test_gpu_timing_waits_for_the_device(space_of):
         time_network(network, large, MeasureConfig(device="cuda", batch=batch, rounds=5)) for batch in (16, 1024)
     )
     assert many.median_ms > 2 * few.median_ms
+
+
+def test_ops_are_timed_with_the_threads_and_the_mode_that_the_table_states(monkeypatch, space):
+    """Inside a pass: the configured thread count, eval mode, inference mode."""
+    import latency.measure as measuring
+
+    seen, real = set(), measuring._timed_pass
+
+    def watched(chain, images, device):
+        seen.add((torch.get_num_threads(), any(m.training for _, m in chain), torch.is_inference_mode_enabled()))
+        return real(chain, images, device)
+
+    monkeypatch.setattr(measuring, "_timed_pass", watched)
+    other = 2 if torch.get_num_threads() == 1 else 1
+    measuring.measure_space(space, MeasureConfig(threads=other, rounds=3, warmup_rounds=1))
+    assert seen == {(other, False, True)}

@@ -119,3 +119,22 @@ def test_controller_meets_every_target_whatever_the_scale_of_ce(mode, share, sca
         duals = (duals[0].step(c, movable(p), loss, arch_lr, at=True),)
         errors.append(abs(c))
     assert np.mean(errors[-steps // 5 :]) <= 0.01
+
+
+@pytest.mark.parametrize("loss", LOSSES[:3], ids=lambda loss: loss.form)
+def test_alpha_gradient_is_autograds_gradient_of_the_whole_loss(space, make_cost, make_limit, loss):
+    """With CE linear in p, both terms and CE's own factor (mul_log) against autograd."""
+    limit, mask = make_limit(make_cost(space, 2), 0.4), mask_of(space)
+    alpha = torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    slopes = torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * mask
+    p = probabilities(alpha, mask)
+    ce, E = 3.0 + (p * slopes).sum(), expected_cost(p, limit.cost)
+    if loss.form == "mul_log":
+        value = loss.scale * ce * (E.log() / np.log(limit.bound)) ** loss.power
+    else:
+        c = E / limit.bound - 1
+        value = ce + loss.weight * (c.clamp_min(0) if loss.form == "hinge" else c)
+    (expected,) = torch.autograd.grad(value, [alpha])
+    jacobian = partial(softmax_jacobian, p=p.detach())
+    found, _ = alpha_gradient(slopes, ce.item(), alpha.detach(), mask, [limit], loss, (Dual(),), jacobian)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

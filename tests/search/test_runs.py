@@ -15,6 +15,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.checkpoints import Checkpoints
+from engine.errors import UserError
 from search.family import derive_family
 from search.loop import run_search
 from supernet.architecture import Architecture
@@ -175,3 +176,52 @@ def test_a_family_is_derived_from_a_running_or_stopped_search(config_file, tmp_p
         assert member.limits[0].cost.of(loaded.paths) <= member.limits[0].bound
     (own,) = derive_family(out)
     assert own.path == out / "architecture.json"
+
+
+def test_every_warm_up_step_draws_its_own_paths(config_file, tmp_path, monkeypatch):
+    import search.loop as loop
+
+    drawn, real = [], loop.sample_paths
+    monkeypatch.setattr(loop, "sample_paths", lambda *args: drawn.append(real(*args)) or drawn[-1])
+    run_search(config_file, tmp_path / "run")
+    assert len(drawn) == 24
+    assert len(set(drawn[:6])) > 2  # alpha rests in the warm-up, so only the draws differ
+
+
+def test_alpha_learns_on_images_as_an_evaluation_sees_them_and_scores_are_of_its_part(
+    config_file, tmp_path, monkeypatch
+):
+    import search.loop as loop
+
+    streams, scored = [], []
+    real_stream, real_batches = loop.BatchStream, loop.evaluation_batches
+
+    def stream(images, **settings):
+        streams.append((len(images), settings.get("augment", True)))
+        return real_stream(images, **settings)
+
+    def batches(images, *args, **settings):
+        scored.append(len(images))
+        return real_batches(images, *args, **settings)
+
+    monkeypatch.setattr(loop, "BatchStream", stream)
+    monkeypatch.setattr(loop, "evaluation_batches", batches)
+    run_search(config_file, tmp_path / "run")
+    assert streams == [(48, True), (32, False)]
+    assert set(scored) == {32}
+
+
+def test_a_diverged_training_stops_and_keeps_its_good_checkpoints(config_file, tmp_path, monkeypatch):
+    import search.loop as loop
+
+    real = loop.weights_step
+
+    def diverging(net, images, labels, *rest):
+        loss, logits = real(net, images, labels, *rest)
+        return (loss * float("nan") if len(seen) == 8 else loss), seen.append(1) or logits
+
+    seen = []
+    monkeypatch.setattr(loop, "weights_step", diverging)
+    with pytest.raises(UserError, match="loss is nan at step 9: training has diverged"):
+        run_search(config_file, tmp_path / "run")
+    assert final_state(tmp_path / "run")[0] == 6
