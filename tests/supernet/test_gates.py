@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from supernet import Space, Supernet
 from supernet.gates import inner_product
-from supernet.ops import Zero
+from supernet.ops import InputMoments, Zero
 
 RESIDUAL = ["skip", "mbconv_k3_e2", "sepconv_k3"]
 CHANGING = ["mbconv_k3_e2_se", "proj", "conv_k3"]
@@ -29,6 +29,13 @@ def space(request, make_space) -> Space:
     return make_space(
         *stages, input_size=7, classes=4, stem={"width": 6, "stride": 1}, feature_mix=8, activation="hswish"
     )
+
+
+@pytest.fixture(params=[False, True], ids=["expanded", "folded"])
+def folded(request, monkeypatch) -> bool:
+    """Whether candidates evaluated in the backward pass fold BN into their expansion, as they do on large maps."""
+    monkeypatch.setattr(InputMoments, "PIXELS_PER_CHANNEL", 0 if request.param else 10**9)
+    return request.param
 
 
 def batch(dtype: torch.dtype = torch.float64, size: int = 7) -> tuple[Tensor, Tensor]:
@@ -71,7 +78,7 @@ def slopes(net: Supernet, loss_of: Callable[[Tensor], Tensor], gates: Tensor, h:
 
 
 @pytest.mark.parametrize("paths", list(product(range(3), repeat=2)))
-def test_gate_gradient_matches_finite_differences(space, paths):
+def test_gate_gradient_matches_finite_differences(space, folded, paths):
     """Every pair of active candidates, skip active or not, in float64; mode `full` says the same."""
     net = Supernet(space).double()
     images, labels = batch()
@@ -169,7 +176,24 @@ def test_padding_gets_no_gradient(load_space, random_paths):
     assert (d_gates[~torch.from_numpy(space.mask)] == 0).all()
 
 
-def test_backward_runs_candidates_in_the_forwards_precision(autocast_space):
+def test_folded_candidates_share_the_moments_of_their_edge(make_space, monkeypatch):
+    """Folded where the map is large for its channels, from moments that are computed once an edge."""
+    names = ["mbconv_k3_e2", "mbconv_k5_e3", "mbconv_k3_e3", "mbconv_k3_e1"]
+    stages = [{"width": 32, "candidates": names, "stride": 2}, {"width": 32, "candidates": names}]
+    net = Supernet(make_space(*stages, input_size=32, classes=4, stem={"width": 6, "stride": 1})).double()
+    seen, moments_of = [], InputMoments.of
+    monkeypatch.setattr(InputMoments, "of", lambda x: seen.append(x.shape) or moments_of(x))
+    expanded = []
+    for e, mixed in enumerate(net.edges):
+        for i, op in enumerate(mixed.ops[:3]):  # the last one does not expand
+            op.expand.register_forward_hook(lambda *_, at=(e, i): expanded.append(at))
+    d_gates = d_gates_of(net, (1, 1))
+    assert seen == [(4, 6, 32, 32)]  # not (4, 32, 16, 16), the input of edge 1
+    assert sorted(expanded) == [(0, 1), (1, 0), (1, 1), (1, 2)]  # edge 0: the sampled one, in the forward pass
+    torch.testing.assert_close(d_gates, d_gates_of(net, (1, 1), keep_outputs=True), rtol=1e-9, atol=1e-12)
+
+
+def test_backward_runs_candidates_in_the_forwards_precision(autocast_space, folded):
     """bf16 autocast: restored in the backward pass although the context is gone; the result is near float32's."""
     net, paths = Supernet(autocast_space), (1, 0)
     float32 = d_gates_of(net, paths)
@@ -183,7 +207,8 @@ def test_backward_runs_candidates_in_the_forwards_precision(autocast_space):
             m.register_forward_hook(lambda _, args, out: dtypes.append(out.dtype))
     (d_gates,) = torch.autograd.grad(loss, [gates])
     assert not torch.is_autocast_enabled("cpu")
-    assert dtypes == [torch.bfloat16] * (2 + 2 + 3)  # edge 1: mbconv (3 convolutions), sepconv (2); edge 0: sepconv
+    # edge 1: mbconv (3 convolutions, one less as a module if folded), sepconv (2); edge 0: sepconv
+    assert dtypes == [torch.bfloat16] * (3 - folded + 2 + 2)
     assert d_gates.dtype == torch.float32
     assert (d_gates - float32).norm() <= 0.1 * float32.norm()
 
