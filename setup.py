@@ -17,6 +17,7 @@ setup(
         "torch>=2.11",
         "torchvision>=0.26",
         "numpy>=1.26",
+        "pillow>=10",
         "scipy>=1.11",
         "pyyaml>=6.0",
         "tensorboard>=2.16",

@@ -1,4 +1,4 @@
-"""Measure a latency table:  python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/cpu.yaml
+"""Measure a latency table:  python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/imagenet_cpu.yaml
 
 CONFIG is any YAML with a `space` section: a search config makes its own table, configs/latency/ has smaller files.
 The section `measure` says the device, threads, batch and precision.

@@ -2,7 +2,7 @@
 
 Measures a latency table on this CPU, searches at 50 % of the reachable range, derives, retrains from scratch, times the
 derived network, and prints it beside random networks of the same predicted latency that were retrained alike.
-Everything is written below --out; a finished one is not overwritten: name another folder, or `make clean` first.
+Everything is written below --out; one that holds a quick start, finished or not, is refused: delete it first.
 """
 
 import argparse
