@@ -1,4 +1,6 @@
-"""Measure a latency table:  python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/imagenet_cpu.yaml
+"""Measure a latency table:
+
+    python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/imagenet_cpu.yaml
 
 CONFIG is any YAML with a `space` section: a search config makes its own table, configs/latency/ has smaller files.
 The section `measure` says the device, threads, batch and precision.
@@ -19,7 +21,7 @@ from supernet.space import Space
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="YAML file with a `space` section")
-    parser.add_argument("--out", type=Path, required=True, help="the table to write, e.g. tables/cpu.yaml")
+    parser.add_argument("--out", type=Path, required=True, help="the table to write, e.g. tables/imagenet_cpu.yaml")
     parser.add_argument("--seed", type=int, default=0, help="of the random order of ops")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.threads=4 or space.input_size=192")
     args = parser.parse_intermixed_args()
