@@ -75,7 +75,7 @@ def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
                 "a new run in another folder"
             )
         return
-    if begun and not config_file.exists() and (out / "checkpoints").exists():
+    if not config_file.exists() and (out / "checkpoints").exists():
         raise ConfigError(f"--out {out}: has checkpoints but no config.yaml; put it back, or choose another folder")
     if resume:
         # Hidden files do not count: they are the system's, or what a start killed while writing config.yaml has left
