@@ -11,25 +11,52 @@ from engine.config import Section
 from supernet.space import SpaceConfig
 
 
+EXPORTED = ("onnxruntime", "litert")
+"""Runtimes that read a file written by this package, here or on another device."""
+FEWEST_CALIBRATION_NETWORKS = 10
+
+
 class MeasureConfig(Section):
-    """YAML section `measure`. device, threads, batch, dtype and memory format are part of a table's identity."""
+    """YAML section `measure`. device, runtime, threads, batch, dtype and memory format are part of a table's identity."""
 
     device: Literal["cpu", "cuda", "external"] = "cpu"
-    """external: the table comes from another device, through scripts/import_latency.py."""
+    """external: the table comes from another device, through scripts/device_kit.py, import_latency.py or fit_latency.py."""
+    runtime: Literal["pytorch", "pytorch_compile", "onnxruntime", "litert"] = "pytorch"
+    """What runs the network (latency/runtimes/). pytorch: eager. pytorch_compile: torch.compile, layer by layer."""
     threads: int = Field(1, ge=1)
     """CPU threads inside an op."""
     batch: int = Field(1, ge=1)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
-    rounds: int = Field(40, ge=3)
-    """Timings of each op. One round runs every candidate of every edge once, inside whole networks."""
-    warmup_rounds: int = Field(5, ge=1)
-    """Rounds thrown away first."""
+    """PyTorch's memory format; the other runtimes choose their own."""
+    rounds: int = Field(4, ge=2)
+    """Times that each network is timed. Every round has its own random order, so that a drift hits all alike."""
+    passes: int = Field(6, ge=1)
+    """Forward passes timed each time."""
+    warmup_passes: int = Field(2, ge=1)
+    """Forward passes thrown away each time."""
+    coverings: int = Field(24, ge=1)
+    """Times that each candidate of each edge occurs in the networks whose layers are timed from inside."""
+    calibration_networks: int = Field(60, ge=0)
+    """Whole networks that the entries are corrected by; 0 leaves them as measured."""
 
     @model_validator(mode="after")
-    def half_precision_needs_cuda(self) -> Self:
+    def runtime_can(self) -> Self:
         if self.dtype == "float16" and self.device == "cpu":
             raise ValueError("measure.dtype: got 'float16' with device cpu, expected float32 or bfloat16 there")
+        if self.runtime in EXPORTED and self.device != "external":
+            if self.device == "cuda":
+                raise ValueError(
+                    f"measure.device: got 'cuda' with runtime {self.runtime}, which is timed on the CPU here; use runtime "
+                    "pytorch, or a device kit (scripts/device_kit.py) with --provider CUDAExecutionProvider"
+                )
+            if self.dtype != "float32":
+                raise ValueError(f"measure.dtype: got '{self.dtype}' with runtime {self.runtime}, expected float32")
+        if 0 < self.calibration_networks < FEWEST_CALIBRATION_NETWORKS:
+            raise ValueError(
+                f"measure.calibration_networks: got {self.calibration_networks}, expected 0 (none) or at least "
+                f"{FEWEST_CALIBRATION_NETWORKS}"
+            )
         return self
 
     @property

@@ -6,15 +6,15 @@ import difflib
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from engine.config import Section, load_config, validate
 from engine.errors import UserError
 from engine.runs import write_atomically
-from latency.config import MeasureConfig
+from latency.config import EXPORTED, MeasureConfig
 from latency.device import Device
 from supernet.catalogue import SkipSpec
 from supernet.cost import Cost
@@ -29,10 +29,20 @@ class Entry(Section):
     """Milliseconds of one layer: the whole edge including its residual add, eval mode, inference mode."""
 
     median_ms: float = Field(ge=0)
+    """As measured (`method` of the table says how)."""
     iqr_ms: float | None = Field(None, ge=0)
     """Interquartile range; null where the source does not tell."""
-    n: int = Field(ge=1)
-    """Timings behind the median."""
+    n: int | None = Field(None, ge=1)
+    """Timings behind the median; null where the source does not tell."""
+    calibrated_ms: float | None = Field(None, ge=0)
+    """Corrected so that sums predict whole networks (latency/calibration.py). Where present, this is what counts."""
+    interpolated: bool = False
+    """Predicted from other entries of its op family (latency/interpolation.py); never measured."""
+
+    @property
+    def ms(self) -> float:
+        """What the layer adds to a network's latency."""
+        return self.median_ms if self.calibrated_ms is None else self.calibrated_ms
 
 
 class Runtime(Section):
@@ -40,8 +50,70 @@ class Runtime(Section):
     version: str
 
 
+class Column(Section):
+    """Another additive quantity of the same layers, e.g. energy: one number per layer, keyed as `entries`."""
+
+    unit: str
+    how: str
+    constant: float = 0.0
+    """Added once per network."""
+    values: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
+
+
+class Calibration(Section):
+    """How `calibrated_ms` and `constant_ms` were fitted (latency/calibration.py)."""
+
+    date: str
+    networks: int = Field(ge=1)
+    strength: float = Field(gt=0)
+    """Of the pull towards the measured entries, chosen by cross-validation."""
+    cross_validation_percent: float = Field(ge=0)
+    """RMS relative error on networks left out of the fit."""
+    seed: int
+    """Of the plan that the networks were drawn by; verification avoids them."""
+
+
+class Scores(Section):
+    """How well predictions fit measured networks. Rank correlations are null where all predictions are equal."""
+
+    mape_percent: float = Field(ge=0)
+    rmse_ms: float = Field(ge=0)
+    spearman: float | None = Field(None, ge=-1, le=1)
+    kendall: float | None = Field(None, ge=-1, le=1)
+    bias_percent: float
+    """Mean of (predicted - measured) / measured."""
+    mape_percent_thirds: tuple[float, float, float]
+    """MAPE among the fastest, middle and slowest third of the networks."""
+
+
+class Verification(Section):
+    """What the table's predictions were worth on fresh whole networks (latency/verification.py)."""
+
+    date: str
+    networks: int = Field(ge=3)
+    measured_range_ms: tuple[float, float]
+    noise_mape_percent: float = Field(ge=0)
+    """What a repeated measurement of the same networks differed by."""
+    noise_spearman: float | None = None
+    table: Scores
+    raw: Scores
+    """Of the entries before calibration."""
+    constant: Scores
+    """A plain predictor beside it: one number for every network, fitted on these networks."""
+    macs: Scores
+    """Another: linear in MACs, fitted on these networks."""
+    holds: bool
+    """Whether the table's MAPE is at most max(3 %, 2x noise), overall and in each third."""
+
+
+Method = Literal["in_context", "isolated", "whole_networks", "imported"]
+
+
 class LatencyTable(Section):
-    """A latency table file. `entries` is keyed by `str(layer)`, e.g. `mbconv_k3_e6+residual 28x28x40->40 s1`."""
+    """A latency table file. `entries` is keyed by `str(layer)`, e.g. `mbconv_k3_e6+residual 28x28x40->40 s1`.
+
+    A key may end in ` @stage1.2`, the name of an edge: that entry is for this edge alone and goes before the other.
+    """
 
     format: Literal["proxylessnas/latency-table@1"] = "proxylessnas/latency-table@1"
     unit: Literal["ms"] = "ms"
@@ -54,13 +126,25 @@ class LatencyTable(Section):
     activation: Literal["relu6", "relu", "hswish"]
     input_size: int = Field(ge=1)
     date: str
+    method: Method
+    """in_context: layers timed inside running networks. isolated: ops alone. whole_networks: fitted to networks' times."""
     how: str
     """How the numbers were made, in words."""
     source: str | None = None
     """Where an imported table comes from."""
+    constant_ms: float = 0.0
+    """Added once per network."""
+    calibration: Calibration | None = None
+    verification: Verification | None = None
+    columns: dict[str, Column] = {}
+    """Other additive quantities, by name; a limit's `metric` may name one."""
     entries: dict[str, Entry] = Field(min_length=1)
-    calibration: dict[str, Any] | None = None
-    verification: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def constant_is_calibrated(self) -> Self:
+        if any(entry.calibrated_ms is not None for entry in self.entries.values()) != (self.calibration is not None):
+            raise ValueError("calibration: must be present exactly where entries have calibrated_ms; measure again")
+        return self
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
@@ -70,21 +154,34 @@ class LatencyTable(Section):
     def save(self, path: Path) -> None:
         """Write atomically; creates the folder. TableError where that is impossible."""
         header = self.model_dump(mode="json", exclude={"entries"}, exclude_none=True)
-        lines = [yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=110), "entries:\n"]
+        lines = [yaml.safe_dump(_rounded(header), sort_keys=False, allow_unicode=True, width=110), "entries:\n"]
         for key, entry in self.entries.items():
-            values = ", ".join(f"{k}: {_number(v)}" for k, v in entry.model_dump(exclude_none=True).items())
+            values = ", ".join(f"{k}: {_number(v)}" for k, v in entry.model_dump(exclude_defaults=True).items())
             lines.append(f"  {key}: {{{values}}}\n")
         prepare_table_file(path)
         write_atomically(path, "".join(lines))
 
-    def price(self, layer: Layer) -> float:
+    def entry(self, layer: Layer, place: str = "") -> Entry | None:
+        """The entry for a layer on the edge named `place`; None if the table lacks it. `skip` never has one."""
+        return self.entries.get(f"{layer} @{place}") or self.entries.get(str(layer))
+
+    def price(self, layer: Layer, place: str = "") -> float:
         """Milliseconds of a layer; `skip` is 0 by definition. KeyError if the table lacks it: see `check` first."""
-        return 0.0 if isinstance(layer.spec, SkipSpec) else self.entries[str(layer)].median_ms
+        if isinstance(layer.spec, SkipSpec):
+            return 0.0
+        found = self.entry(layer, place)
+        if found is None:
+            raise KeyError(str(layer))
+        return found.ms
 
     def missing(self, space: Space) -> list[Layer]:
-        """Layers of the space that have no entry."""
-        layers = (layer for layer in space.all_layers if not isinstance(layer.spec, SkipSpec))
-        return [layer for layer in layers if str(layer) not in self.entries]
+        """Layers of the space that have no entry, each once."""
+        lacking = (
+            layer
+            for place, layer in space.places
+            if not isinstance(layer.spec, SkipSpec) and self.entry(layer, place) is None
+        )
+        return list(dict.fromkeys(lacking))
 
     def check(self, space: Space, measure: MeasureConfig, where: str, command: str) -> None:
         """TableError unless this table was made for `space` and `measure`. where: its file. command: what makes it."""
@@ -97,6 +194,7 @@ class LatencyTable(Section):
             kind = "gpu" if measure.device == "cuda" else "cpu"
             own["device.kind"] = (self.device.kind, kind, "measure.device")
             own["dtype"] = (self.dtype, measure.dtype, "measure.dtype")
+            own["runtime.name"] = (self.runtime.name, measure.runtime, "measure.runtime")
             own["memory_format"] = (self.memory_format, memory_format_name(measure), "measure.channels_last")
             if kind == "cpu":
                 own["threads"] = (self.threads, measure.threads, "measure.threads")
@@ -117,7 +215,24 @@ class LatencyTable(Section):
 
     def cost(self, space: Space) -> Cost:
         """Entries as matrices over the space's paths, in ms."""
-        return Cost.of_space(space, self.price)
+        return Cost.of_space(space, self.price, constant=self.constant_ms)
+
+    def column_cost(self, space: Space, name: str, where: str) -> Cost:
+        """Another column as matrices. TableError where the table has no such column, or not for every layer."""
+        column = self.columns.get(name)
+        if column is None:
+            has = f"columns {', '.join(self.columns)}" if self.columns else "no columns beside latency"
+            raise TableError(f"{where}: no column '{name}'; it has {has}; choose one of them as metric, or add it")
+
+        def price(layer: Layer, place: str) -> float:
+            if isinstance(layer.spec, SkipSpec):
+                return 0.0
+            value = column.values.get(f"{layer} @{place}", column.values.get(str(layer)))
+            if value is None:
+                raise TableError(f"{where}: columns.{name} has no value for '{layer}'; complete the column")
+            return value
+
+        return Cost.of_space(space, price, constant=column.constant)
 
 
 def prepare_table_file(path: Path) -> None:
@@ -133,6 +248,8 @@ def prepare_table_file(path: Path) -> None:
 
 
 def memory_format_name(measure: MeasureConfig) -> str:
+    if measure.runtime in EXPORTED:
+        return "chosen by the runtime"
     return "channels_last" if measure.channels_last else "contiguous"
 
 
@@ -142,4 +259,15 @@ def file_hash(path: Path) -> str:
 
 
 def _number(value: float) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return str(value) if isinstance(value, int) else f"{value:.6g}"
+
+
+def _rounded(value: Any) -> Any:
+    """Floats of the header with six digits, as in the entries."""
+    if isinstance(value, dict):
+        return {key: _rounded(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_rounded(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -20,9 +20,11 @@ _PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
 class LimitConfig(Section):
     """One entry of `limits`: what the derived network must meet. Exactly one of `at` and `below`."""
 
-    metric: Literal["latency", "macs", "params"]
+    metric: str = Field(min_length=1)
+    """latency; macs, params or weight_bytes, which need no table; peak_activation_bytes, which is a largest value and so
+    removes candidates before the search; or a column of the table, such as energy_mj."""
     table: Path | None = None
-    """Latency table; for metric latency only."""
+    """Latency table; for latency and columns."""
     table_sha256: str | None = None
     """Filled in at start, so that a run cannot be resumed with another table. Checked where given."""
     at: float | str | None = None
@@ -31,6 +33,10 @@ class LimitConfig(Section):
     """An upper bound only. A number in the metric's unit, or N% of the reachable range."""
     tolerance: float = Field(0.02, ge=0, lt=1)
     """With `at`: the derived network lies in [bound (1 - tolerance), bound]."""
+    missing: Literal["error", "interpolate"] = "error"
+    """interpolate: predict entries that the table lacks from those of the same op family (latency/interpolation.py)."""
+    largest_error: float = Field(10.0, gt=0)
+    """In percent: a table whose verified MAPE is larger is refused. For metric latency."""
 
     @field_validator("at", "below")
     @classmethod

@@ -22,14 +22,18 @@ class Cost:
     mask: np.ndarray
 
     @classmethod
-    def of_space(cls, space: Space, price: Callable[[Layer], float]) -> Cost:
-        """Ask `price` for each layer of the space."""
-        fixed = [space.stem, space.feature_mix, space.classifier]
-        fixed += [edge.layers[0] for edge in space.edges if not edge.searchable]
-        table = np.zeros(space.mask.shape)
-        for e, edge in enumerate(space.searchable):
-            table[e, : len(edge.layers)] = [price(layer) for layer in edge.layers]
-        return cls(float(sum(price(layer) for layer in fixed)), table, space.mask)
+    def of_space(cls, space: Space, price: Callable[[Layer, str], float], *, constant: float = 0.0) -> Cost:
+        """Ask `price(layer, place)` for each layer of the space; `constant` is added once per network."""
+        fixed, table = constant, np.zeros(space.mask.shape)
+        rows = {edge.name: e for e, edge in enumerate(space.searchable)}
+        columns = dict.fromkeys(rows, 0)
+        for place, layer in space.places:
+            if place in rows:
+                table[rows[place], columns[place]] = price(layer, place)
+                columns[place] += 1
+            else:
+                fixed += price(layer, place)
+        return cls(float(fixed), table, space.mask)
 
     def of(self, paths: tuple[int, ...]) -> float:
         return self.fixed + float(self.table[np.arange(len(paths)), list(paths)].sum())
@@ -43,8 +47,8 @@ class Cost:
 
 
 def macs_cost(space: Space) -> Cost:
-    return Cost.of_space(space, lambda layer: layer.complexity.macs)
+    return Cost.of_space(space, lambda layer, _: layer.complexity.macs)
 
 
 def params_cost(space: Space) -> Cost:
-    return Cost.of_space(space, lambda layer: layer.complexity.params)
+    return Cost.of_space(space, lambda layer, _: layer.complexity.params)

@@ -220,10 +220,16 @@ class Space:
         return sum((layer.complexity for layer in self.layers(paths)), Complexity())
 
     @cached_property
+    def places(self) -> tuple[tuple[str, Layer], ...]:
+        """Each candidate of each edge with the edge's name, in the order of the chain; `stem`, head and classifier too."""
+        edges = ((edge.name, layer) for edge in self.edges for layer in edge.layers)
+        head = (("feature_mix", self.feature_mix), ("classifier", self.classifier))
+        return (("stem", self.stem), *edges, *head)
+
+    @cached_property
     def all_layers(self) -> tuple[Layer, ...]:
         """Each distinct layer of the space once: what a latency table has to cover."""
-        edges = (layer for edge in self.edges for layer in edge.layers)
-        return tuple(dict.fromkeys((self.stem, *edges, self.feature_mix, self.classifier)))
+        return tuple(dict.fromkeys(layer for _, layer in self.places))
 
 
 def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:

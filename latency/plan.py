@@ -1,0 +1,163 @@
+"""Which networks and ops are timed to make a table: nothing here runs, so a plan can be carried to another device.
+
+- `context`: networks that cover every candidate of every edge equally often; their layers are timed from inside.
+- `layer`: each op alone, for runtimes that cannot look inside a running network.
+- `calibration`: whole networks that the table's corrections are fitted to, spread over the reachable range.
+- `verification`: fresh whole networks, spread alike, each measured twice: what the table's error is computed from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import brentq
+
+from supernet.catalogue import SkipSpec
+from supernet.cost import Cost, macs_cost
+from supernet.space import Layer, Space
+
+Purpose = Literal["context", "layer", "calibration", "verification"]
+Paths = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to time: a chain of layers, `skip` left out. The id is unique in a plan."""
+
+    id: str
+    purpose: Purpose
+    layers: tuple[Layer, ...]
+    paths: Paths | None = None
+    """Of a whole network; None for a layer alone."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether each layer is timed, rather than the whole."""
+        return self.purpose == "context"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much a plan holds. coverings: times that each candidate of each edge occurs among the context networks."""
+
+    coverings: int
+    calibration: int
+    verification: int
+    alone: bool
+    """Whether each op is also timed alone."""
+
+
+def draw_plan(space: Space, counts: Counts, seed: int) -> tuple[Job, ...]:
+    """The jobs that make and verify a table of `space`. The same arguments give the same plan on every machine."""
+    rng = np.random.default_rng(seed)
+    context = [paths for _ in range(counts.coverings) for paths in covering_networks(space, rng)]
+    cost = macs_cost(space)
+    calibration = calibration_networks(space, cost, counts.calibration, rng)
+    verification = spread_networks(space, cost, counts.verification, rng, avoid=calibration)
+    jobs = [network_job(space, f"context{i:03}", "context", paths) for i, paths in enumerate(context)]
+    if counts.alone:
+        jobs += [Job(f"layer{i:03}", "layer", (layer,)) for i, layer in enumerate(timed_layers(space))]
+    jobs += [network_job(space, f"calibration{i:03}", "calibration", p) for i, p in enumerate(calibration)]
+    jobs += verification_jobs(space, verification)
+    return tuple(jobs)
+
+
+def verification_jobs(space: Space, networks: Sequence[Paths]) -> list[Job]:
+    """Each network twice, so that what a repeated measurement differs by is known."""
+    return [
+        network_job(space, f"verification{i:03}{again}", "verification", paths)
+        for i, paths in enumerate(networks)
+        for again in ("a", "b")
+    ]
+
+
+def network_job(space: Space, name: str, purpose: Purpose, paths: Paths) -> Job:
+    layers = tuple(layer for layer in space.layers(paths) if not isinstance(layer.spec, SkipSpec))
+    return Job(name, purpose, layers, paths)
+
+
+def timed_layers(space: Space) -> list[Layer]:
+    """Each distinct layer of the space that a table has an entry for."""
+    return [layer for layer in space.all_layers if not isinstance(layer.spec, SkipSpec)]
+
+
+def covering_networks(space: Space, rng: np.random.Generator) -> list[Paths]:
+    """The fewest networks that hold every candidate of every edge, each edge in its own random order.
+
+    An edge with fewer candidates than others repeats some of them.
+    """
+    counts = space.mask.sum(axis=1)
+    orders = [rng.permutation(count) for count in counts]
+    return [
+        tuple(int(order[i % len(order)]) for order in orders)
+        for i in range(max((len(order) for order in orders), default=1))
+    ]
+
+
+def calibration_networks(space: Space, cost: Cost, count: int, rng: np.random.Generator) -> list[Paths]:
+    """Networks with one op wherever it is legal, for each op (at most a quarter of `count`), and spread ones."""
+    uniform = uniform_networks(space)[: count // 4]
+    return [*uniform, *spread_networks(space, cost, count - len(uniform), rng, avoid=uniform)]
+
+
+def uniform_networks(space: Space) -> list[Paths]:
+    """For each candidate, the network that takes it on every edge that has it, the edge's first one elsewhere."""
+    names = dict.fromkeys(name for edge in space.searchable for name in edge.candidates)
+    return list(
+        dict.fromkeys(
+            tuple(edge.candidates.index(name) if name in edge.candidates else 0 for edge in space.searchable)
+            for name in names
+        )
+    )
+
+
+def spread_networks(
+    space: Space, cost: Cost, count: int, rng: np.random.Generator, *, avoid: Sequence[Paths] = ()
+) -> list[Paths]:
+    """`count` random networks whose expected costs are evenly spaced over the reachable range.
+
+    Edge e takes candidate i with probability proportional to exp(-tau F_e,i); tau runs from negative (the most expensive
+    ops) to positive (the cheapest), solved so that the expectation meets each target. Networks are distinct from each
+    other and from `avoid` as long as the space has enough of them.
+    """
+    seen = set(avoid)
+    networks = []
+    for share in (np.arange(count) + 0.5) / max(count, 1):
+        p = _boltzmann(cost, _tau_for(cost, float(share)))
+        for _ in range(100):  # a tiny space may have no other network left near this cost
+            paths = tuple(int(rng.choice(len(row), p=row)) for row in p)
+            if paths not in seen:
+                break
+        seen.add(paths)
+        networks.append(paths)
+    return networks
+
+
+def _boltzmann(cost: Cost, tau: float) -> np.ndarray:
+    """(edges, candidates): p_e,i proportional to exp(-tau F_e,i)."""
+    logits = np.where(cost.mask, -tau * cost.table, -np.inf)
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def _tau_for(cost: Cost, share: float) -> float:
+    """tau at which the expected cost lies `share` of the way from the smallest to the largest reachable one."""
+    low, high = cost.reachable
+    if high <= low:
+        return 0.0
+    target = low + share * (high - low)
+
+    def excess(tau: float) -> float:
+        return cost.fixed + float((_boltzmann(cost, tau) * cost.table).sum()) - target
+
+    bound = 1.0 / (high - low)
+    while not excess(-bound) > 0 > excess(bound):  # the expectation falls with tau, from `high` to `low`
+        bound *= 2
+    root: float = brentq(excess, -bound, bound)
+    return root
+
+
+Progress = Callable[[int, int], None]
