@@ -66,6 +66,31 @@ class Progress:
             console.out(f"{self.what} {step}/{self.total}  {shown}  {_duration(left)} left", highlight=False)
 
 
+class Stages:
+    """`with Stages() as told: told("measure", 3, 10)`: a Progress for each thing that is done, one after the other."""
+
+    def __init__(self) -> None:
+        self._what = ""
+        self._current: Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """`done` of `total` are done of `what`."""
+        if self._current is None or what != self._what:
+            self.__exit__(None, None, None)
+            self._what, self._current = what, Progress(total, 0, what).__enter__()
+        self._current.update(done)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._current is not None:
+            self._current.__exit__(kind, error, trace)
+            self._current = None
+
+
 def _duration(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)

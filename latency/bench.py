@@ -1,53 +1,64 @@
-"""Times networks and ops in rounds, and writes what it measured.
-
-This one file needs Python (3.8 or newer), numpy, and onnxruntime or the LiteRT interpreter, nothing else. A device kit
-holds a copy of it:
+"""Times networks and ops in rounds. A device kit holds a copy of this file, which needs nothing else of ours:
 
     python bench.py            # in the kit's folder, on the device: times everything, writes results.json
 
-On this machine the same functions time every runtime, so that a table means the same wherever it was made.
+It needs Python 3.8 or newer, numpy, and the kit's runtime: onnxruntime, or LiteRT (ai-edge-litert or tflite-runtime).
+On the machine that makes tables, the same functions time every runtime, so that a table means the same wherever it was
+made.
 """
-
-from __future__ import annotations
 
 import argparse
 import gc
+import glob
 import gzip
 import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 
+MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "proxylessnas/device-kit@1"
 RESULTS_FORMAT = "proxylessnas/device-results@1"
 
 
-def timed_rounds(jobs, open_job, *, rounds, passes, warmup, seed, progress=None):
-    """Time every job once in each round, the jobs of a round in random order: drift of the machine hits all alike.
+class KitError(Exception):
+    """Something about the kit or the device that its user can mend, in one line."""
 
-    jobs: ids. open_job(id) -> an object with run(n): n forward passes; times(n): milliseconds of n passes, one number
-    per pass, or one per layer and pass; close(). The `warmup` passes after opening are thrown away.
-    progress(done, total) is called after each job. Returns {id: [rounds][passes] or [rounds][passes][layers]}.
+
+# ---- the order of timing ----
+
+
+def timed_rounds(schedule, open_job, *, passes, warmup, seed, joules=None, progress=None):
+    """Time the jobs of each round in random order: a drift of the machine hits all alike.
+
+    schedule: a list of rounds, each a list of job ids. open_job(id) -> an object with run(n): n forward passes; times(n):
+    milliseconds of n passes, a number or a list of one per layer for each; close(). The `warmup` passes after opening are
+    thrown away. joules(): a counter of energy used so far, None where there is none. progress(done, total): told after
+    each job. Returns (samples, energy): {id: [round][pass] or [round][pass][layer]} in ms, {id: [round]} in mJ a pass.
     """
     rng = np.random.default_rng(seed)
-    samples = {job: [] for job in jobs}
-    done, total = 0, rounds * len(jobs)
+    samples, energy = {}, {}
+    done, total = 0, sum(len(jobs) for jobs in schedule)
     collecting = gc.isenabled()
     gc.collect()
-    gc.disable()  # a collection in the middle of a pass would be a part of its time
+    gc.disable()  # a collection in the middle of a pass would count as its time
     try:
-        for _ in range(rounds):
+        for jobs in schedule:
             for i in rng.permutation(len(jobs)):
-                opened = open_job(jobs[i])
+                job = jobs[i]
+                opened = open_job(job)
                 try:
                     opened.run(warmup)
-                    samples[jobs[i]].append(opened.times(passes))
+                    before = joules() if joules else None
+                    samples.setdefault(job, []).append(opened.times(passes))
+                    if before is not None:
+                        energy.setdefault(job, []).append((joules() - before) * 1e3 / passes)
                 finally:
                     opened.close()
                 done += 1
@@ -57,4 +68,299 @@ def timed_rounds(jobs, open_job, *, rounds, passes, warmup, seed, progress=None)
     finally:
         if collecting:
             gc.enable()
-    return samples
+    return samples, energy
+
+
+# ---- models in files ----
+
+
+class OnnxModel:
+    """A model of ONNX Runtime. inside: time each layer, by the runtime's own profile.
+
+    The first node of each layer is found by its name, `L<position>....`; a layer lasts until the next one begins, so that
+    what the runtime does between nodes is counted, and the layers of a pass add up to the pass.
+    """
+
+    def __init__(self, path, shape, *, threads, inside=False, layers=0, provider="CPUExecutionProvider"):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.layers, self.inside = layers, inside
+        if inside:
+            options.enable_profiling = True
+            options.profile_file_prefix = os.path.join(tempfile.gettempdir(), "latency_profile_%d" % os.getpid())
+        if provider not in onnxruntime.get_available_providers():
+            have = ", ".join(onnxruntime.get_available_providers())
+            raise KitError("--provider: got '%s', this onnxruntime has %s" % (provider, have))
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        self.feed = {self.session.get_inputs()[0].name: image}
+
+    def run(self, passes):
+        for _ in range(passes):
+            self.session.run(None, self.feed)
+
+    def times(self, passes):
+        if self.inside:
+            self.run(passes)
+            return self._profile()[-passes:]
+        return [_milliseconds(self.session.run, None, self.feed) for _ in range(passes)]
+
+    def _profile(self):
+        path = self.session.end_profiling()
+        try:
+            with open(path, encoding="utf-8") as file:
+                events = json.load(file)
+        finally:
+            os.remove(path)
+            self.inside = False
+        runs = sorted((e["ts"], e["dur"]) for e in events if e["name"] == "model_run")
+        nodes = sorted((e["ts"], e["name"]) for e in events if e["cat"] == "Node" and "kernel_time" in e["name"])
+        return [
+            layer_times([(at, name) for at, name in nodes if start <= at < start + lasted], start, lasted, self.layers)
+            for start, lasted in runs
+        ]
+
+    def close(self):
+        if self.inside:  # never timed: the profile is still open
+            os.remove(self.session.end_profiling())
+        del self.session
+
+
+def layer_times(nodes, start, lasted, layers):
+    """Milliseconds of each of `layers` layers in one pass. nodes: (microsecond, name), in order. start, lasted: in us."""
+    begins = [None] * layers
+    for at, name in nodes:
+        found = re.match(r"L(\d+)\.", name)
+        if found and begins[int(found.group(1))] is None:
+            begins[int(found.group(1))] = at
+    if None in begins or begins != sorted(begins):
+        raise RuntimeError("the runtime's profile does not show the layers in order: %s" % begins)
+    begins[0] = start  # what precedes the first layer is a part of the pass
+    return [(after - before) / 1e3 for before, after in zip(begins, begins[1:] + [start + lasted])]
+
+
+class LiteRTModel:
+    """A model of LiteRT (TensorFlow Lite), on the CPU by XNNPACK. The file may be gzipped."""
+
+    def __init__(self, path, shape, *, threads):
+        path = str(path)
+        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
+            content = file.read()
+        self.interpreter = litert().Interpreter(model_content=content, num_threads=threads)
+        self.interpreter.allocate_tensors()
+        image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], image)
+
+    def run(self, passes):
+        for _ in range(passes):
+            self.interpreter.invoke()
+
+    def times(self, passes):
+        return [_milliseconds(self.interpreter.invoke) for _ in range(passes)]
+
+    def output(self, image):
+        """What the model computes."""
+        self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], image)
+        self.interpreter.invoke()
+        return self.interpreter.get_tensor(self.interpreter.get_output_details()[0]["index"])
+
+    def close(self):
+        del self.interpreter
+
+
+def litert():
+    """The interpreter's module, under the name that the device has it."""
+    try:
+        from ai_edge_litert import interpreter
+    except ImportError:
+        try:
+            from tflite_runtime import interpreter
+        except ImportError:
+            raise KitError("LiteRT is not installed; pip install ai-edge-litert (or tflite-runtime)") from None
+    return interpreter
+
+
+def _milliseconds(call, *arguments):
+    start = time.perf_counter_ns()
+    call(*arguments)
+    return (time.perf_counter_ns() - start) / 1e6
+
+
+# ---- the device ----
+
+
+def cpu_name():
+    """The board's or processor's name, as the kernel tells it."""
+    board = "/proc/device-tree/model"
+    if os.path.exists(board):
+        with open(board, encoding="utf-8", errors="replace") as file:
+            return file.read().strip("\0 \n")
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.lower().startswith(("model name", "hardware")):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores():
+    """CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only; it respects containers and taskset
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def energy_counter(root="/sys/class/powercap"):
+    """A function that returns the joules used so far by all processor packages (RAPL), or None where they cannot be read.
+
+    The counters wrap around; the function adds the wraps up, as long as it is called often enough (about once a minute).
+    """
+    packages = [path for path in sorted(glob.glob(os.path.join(root, "intel-rapl:*"))) if path.count(":") == 1]
+    files = [os.path.join(path, "energy_uj") for path in packages]
+    try:
+        last = [_number(file) for file in files]
+        spans = [_number(os.path.join(path, "max_energy_range_uj")) for path in packages]
+    except OSError:  # readable by root alone on most systems
+        return None
+    if not files:
+        return None
+    total = [0.0]
+
+    def joules():
+        for i, file in enumerate(files):
+            now = _number(file)
+            total[0] += now - last[i] if now >= last[i] else now - last[i] + spans[i]
+            last[i] = now
+        return total[0] / 1e6
+
+    return joules
+
+
+def _number(path):
+    with open(path, encoding="ascii") as file:
+        return int(file.read())
+
+
+# ---- a kit ----
+
+
+def read_manifest(folder):
+    """The manifest of the kit in `folder`, and its sha256. KitError unless the kit is complete and unchanged."""
+    path = os.path.join(folder, MANIFEST)
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+        manifest = json.loads(content.decode("utf-8"))
+    except OSError:
+        raise KitError("%s: no such file; run bench.py in the folder that device_kit.py exported" % path) from None
+    except ValueError:
+        raise KitError("%s: is not JSON, perhaps cut off; copy the kit again" % path) from None
+    if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
+        raise KitError("%s: expected format '%s'; export the kit again" % (path, MANIFEST_FORMAT))
+    for name, digest in sorted(manifest["files"].items()):
+        file = os.path.join(folder, name)
+        if not os.path.exists(file):
+            raise KitError("%s: is missing; copy the whole kit again" % file)
+        if sha256(file) != digest:
+            raise KitError("%s: is not the exported file (its sha256 differs); copy the kit again" % file)
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_model(folder, job, runtime, threads, provider):
+    """A job of a manifest, ready to run."""
+    path = os.path.join(folder, job["file"])
+    if runtime == "litert":
+        return LiteRTModel(path, job["shape"], threads=threads)
+    return OnnxModel(
+        path, job["shape"], threads=threads, inside=job["inside"], layers=job["layers"], provider=provider
+    )
+
+
+def runtime_version(runtime):
+    """The version of the installed runtime. KitError where it is not installed."""
+    if runtime == "litert":
+        module = litert()
+        return getattr(sys.modules[module.__name__.partition(".")[0]], "__version__", "unknown")
+    try:
+        import onnxruntime
+    except ImportError:
+        raise KitError("onnxruntime is not installed; pip install onnxruntime") from None
+    return onnxruntime.__version__
+
+
+def run_kit(folder, provider="CPUExecutionProvider", progress=None):
+    """Time everything in a kit. Returns what results.json holds."""
+    manifest, digest = read_manifest(folder)
+    runtime, version = manifest["runtime"], runtime_version(manifest["runtime"])
+    jobs = {job["id"]: job for job in manifest["jobs"]}
+    if provider != "CPUExecutionProvider" and any(job["inside"] for job in jobs.values()):
+        raise KitError(
+            "--provider %s: only the CPU's profile tells how long a layer takes; export the kit with --isolated" % provider
+        )
+
+    def open_job(name):
+        return open_model(folder, jobs[name], runtime, manifest["threads"], provider)
+
+    samples, energy = timed_rounds(
+        manifest["schedule"],
+        open_job,
+        passes=manifest["passes"],
+        warmup=manifest["warmup"],
+        seed=manifest["seed"],
+        joules=energy_counter(),
+        progress=progress,
+    )
+    return {
+        "format": RESULTS_FORMAT,
+        "manifest_sha256": digest,
+        "device": {"name": cpu_name(), "cores": usable_cores(), "machine": platform.machine()},
+        "runtime": {"name": runtime, "version": version},
+        "provider": provider,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "samples_ms": samples,
+        "energy_mj": energy,
+    }
+
+
+def write_results(path, results):
+    """Atomically: a file that is there is complete."""
+    with open(path + ".part", "w", encoding="utf-8") as file:
+        json.dump(results, file)
+    os.replace(path + ".part", path)
+
+
+def _tell(done, total):
+    sys.stderr.write("\r%d of %d timings" % (done, total) + ("\n" if done == total else ""))
+    sys.stderr.flush()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = os.path.dirname(os.path.abspath(__file__))
+    parser.add_argument("--kit", default=here, help="folder of the kit; default: where this file is")
+    parser.add_argument("--out", default=None, help="default: results.json in the kit's folder")
+    parser.add_argument("--provider", default="CPUExecutionProvider", help="of ONNX Runtime")
+    args = parser.parse_args()
+    try:
+        out = args.out or os.path.join(args.kit, "results.json")
+        write_results(out, run_kit(args.kit, args.provider, _tell))
+    except KitError as error:
+        sys.stderr.write("error: %s\n" % error)
+        return 2
+    print("%s: copy it back and run scripts/device_kit.py import" % out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

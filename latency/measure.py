@@ -1,33 +1,38 @@
-"""Timing ops in context, and whole networks, with PyTorch on this machine.
-
-An op timed alone, its input warm in the cache and its code the only code, is faster than the same op between others.
-So every op is timed inside whole networks: in each pass an edge runs one of its candidates, on what the previous edge
-just produced, with a timestamp between edges. A round covers every candidate of every edge, in random order, so that a
-drift of the machine hits all ops alike.
-"""
+"""Measuring tables and networks on this machine, with any runtime (latency/runtimes/)."""
 
 from __future__ import annotations
 
-import copy
-import datetime
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from engine.errors import ConfigError
+from latency.bench import energy_counter, timed_rounds
+from latency.build import Origin, Samples, build_table, calibrated, network_ms, verified
 from latency.config import MeasureConfig
 from latency.device import this_device
-from latency.table import Entry, LatencyTable, Runtime, memory_format_name
-from supernet.blocks import Block, build_op, isolated_rng
-from supernet.catalogue import SkipSpec
-from supernet.space import Layer, Space
+from latency.plan import (
+    Counts,
+    Job,
+    calibration_networks,
+    draw_plan,
+    network_job,
+    schedule,
+    spread_networks,
+    verification_jobs,
+)
+from latency.runtimes import Runtime as Runner
+from latency.runtimes import open_runtime
+from latency.table import LatencyTable, Runtime, TableError
+from supernet.architecture import Architecture
+from supernet.cost import macs_cost
+from supernet.space import Space
+
+Progress = Callable[[str, int, int], None]
+"""Told (what is being done, done, total)."""
+
+RECALIBRATION_NETWORKS = 20
+TIMING_ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -36,152 +41,112 @@ class Timing:
 
     median_ms: float
     noise_ms: float
-    """Standard deviation of the medians of repeated blocks of timings: how much a repeated measurement differs."""
+    """Standard deviation of the medians of the rounds: how much a repeated measurement differs."""
     n: int
 
 
-@contextmanager
-def intra_op_threads(threads: int) -> Iterator[None]:
-    """Set torch's thread count inside, restore it outside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _local_device(measure: MeasureConfig) -> torch.device:
-    if measure.device == "external":
-        raise ConfigError(
-            "measure.device: got 'external', a device that cannot be timed from here; import its table with "
-            "scripts/import_latency.py, or set measure.device to cpu or cuda"
-        )
-    this_device(measure.device)  # names the key where there is no CUDA
-    return torch.device(measure.device)
-
-
-def measure_space(
-    space: Space, measure: MeasureConfig, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
+def measure_table(
+    space: Space, measure: MeasureConfig, *, seed: int = 0, verify: int = 0, progress: Progress | None = None
 ) -> LatencyTable:
-    """Time every layer of the space and return its table.
+    """Measure every layer of the space in context, calibrate, and verify on `verify` fresh networks (0: not).
 
-    progress: called with (rounds done, rounds in all). Raises ConfigError where the device is absent.
+    Raises ConfigError where the device or the runtime is absent.
     """
-    device = _local_device(measure)
-    with isolated_rng(seed), intra_op_threads(measure.threads), torch.inference_mode():
-        columns, images = _chain_of_alternatives(space, measure, device)
-        rng = np.random.default_rng(seed)
-        samples: dict[str, list[float]] = defaultdict(list)
-        total = measure.warmup_rounds + measure.rounds
-        for done in range(total):
-            for passes in _one_round(columns, rng):
-                timings = _timed_pass(passes, images, device)
-                if done >= measure.warmup_rounds:
-                    for (layer, _), ms in zip(passes, timings, strict=True):
-                        if not isinstance(layer.spec, SkipSpec):  # 0 by definition, never an entry
-                            samples[str(layer)].append(ms)
-            if progress:
-                progress(done + 1, total)
-    entries = {str(layer): _entry(samples[str(layer)]) for layer in space.all_layers if str(layer) in samples}
-    return LatencyTable(
-        device=this_device("cuda" if device.type == "cuda" else "cpu"),
-        runtime=Runtime(name="pytorch", version=torch.__version__),
-        threads=measure.threads if device.type == "cpu" else None,
-        batch=measure.batch,
-        dtype=measure.dtype,
-        memory_format=memory_format_name(measure),
-        activation=space.config.activation,
-        input_size=space.config.input_size,
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        how=f"PyTorch eager, ops timed in context inside random networks of the space, {measure.rounds} rounds in "
-        f"random order after {measure.warmup_rounds} thrown away, median; eval mode, inference mode",
-        entries=entries,
+    with open_runtime(space, measure) as runner:
+        counts = Counts(
+            coverings=measure.coverings if runner.sees_inside else 0,
+            calibration=measure.calibration_networks,
+            verification=verify,
+            alone=not runner.sees_inside,
+        )
+        jobs = draw_plan(space, counts, seed)
+        samples, energy = _timed(runner, measure, jobs, seed, progress)
+        return build_table(space, measure, jobs, samples, _origin(runner, measure), seed=seed, energy=energy)
+
+
+def verify_table(
+    table: LatencyTable, space: Space, measure: MeasureConfig, networks: int, *, seed: int, progress: Progress | None = None
+) -> LatencyTable:
+    """Time `networks` fresh networks, none of which the table was calibrated by, and write the table's error into it.
+
+    Raises TableError where the table is another device's.
+    """
+    refuse_another_device(table, measure)
+    cost = macs_cost(space)
+    used: list[tuple[int, ...]] = []
+    if table.calibration:
+        drawn_by = np.random.default_rng(table.calibration.seed)
+        used = calibration_networks(space, cost, table.calibration.networks, drawn_by)
+    paths = spread_networks(space, cost, networks, np.random.default_rng([seed, 1]), avoid=used)
+    jobs = verification_jobs(space, paths)
+    with open_runtime(space, measure) as runner:
+        samples, _ = _timed(runner, measure, jobs, seed, progress)
+    return verified(table, jobs, samples)
+
+
+def recalibrate_table(
+    table: LatencyTable, space: Space, measure: MeasureConfig, *, seed: int, progress: Progress | None = None
+) -> LatencyTable:
+    """Refit the corrections from RECALIBRATION_NETWORKS networks timed now. TableError where it is another device's."""
+    refuse_another_device(table, measure)
+    paths = calibration_networks(space, macs_cost(space), RECALIBRATION_NETWORKS, np.random.default_rng(seed))
+    jobs = [network_job(space, f"calibration{i:03}", "calibration", p) for i, p in enumerate(paths)]
+    with open_runtime(space, measure) as runner:
+        samples, _ = _timed(runner, measure, jobs, seed, progress)
+    return calibrated(table, jobs, network_ms(jobs, samples), seed=seed)
+
+
+def time_architecture(architecture: Architecture, measure: MeasureConfig, *, rounds: int = TIMING_ROUNDS) -> Timing:
+    """Time a whole network (fresh weights: they do not change its speed) on this machine.
+
+    Raises ConfigError where the device or the runtime is absent.
+    """
+    job = network_job(architecture.space, "network", "verification", architecture.paths)
+    with open_runtime(architecture.space, measure) as runner:
+        runner.prepare([job])
+        samples, _ = timed_rounds(
+            [[job.id]] * rounds, lambda _: runner.open(job), passes=5 * measure.passes, warmup=10, seed=0
+        )
+    medians = np.median(samples[job.id], axis=1)
+    return Timing(float(np.median(samples[job.id])), float(np.std(medians, ddof=1)), int(np.size(samples[job.id])))
+
+
+def refuse_another_device(table: LatencyTable, measure: MeasureConfig) -> None:
+    """TableError unless the table was measured on this very device."""
+    if measure.device == "external":
+        raise TableError(
+            "measure.device: got 'external'; a table of another device is verified there: see scripts/device_kit.py"
+        )
+    here = this_device(measure.device)
+    if table.device.fingerprint != here.fingerprint:
+        raise TableError(
+            f"the table was measured on {table.device.name} ({table.device.cores} cores), this is {here.name} "
+            f"({here.cores} cores); its error can be told on its own device only, measure a table for this one"
+        )
+
+
+def _timed(
+    runner: Runner, measure: MeasureConfig, jobs: Sequence[Job], seed: int, progress: Progress | None
+) -> tuple[Samples, dict[str, list[float]]]:
+    """(samples, energy) of every job, by id."""
+
+    def told(what: str) -> Callable[[int, int], None] | None:
+        return (lambda done, total: progress(what, done, total)) if progress else None
+
+    runner.prepare(jobs, told("prepare"))
+    by_id = {job.id: job for job in jobs}
+    samples, energy = timed_rounds(
+        schedule(jobs, measure.rounds),
+        lambda name: runner.open(by_id[name]),
+        passes=measure.passes,
+        warmup=measure.warmup_passes,
+        seed=seed,
+        joules=energy_counter() if measure.device == "cpu" else None,
+        progress=told("measure"),
     )
+    return samples, energy
 
 
-_Alternative = tuple[Layer, nn.Module]
-
-
-def _chain_of_alternatives(
-    space: Space, measure: MeasureConfig, device: torch.device
-) -> tuple[list[list[_Alternative]], Tensor]:
-    """The chain as a list of columns, each with the modules that may stand there; and an input."""
-    settings = space.op_settings(running_stats=True)
-
-    def ready(module: nn.Module) -> nn.Module:
-        return module.eval().to(device=device, dtype=measure.torch_dtype, memory_format=measure.memory_format)  # type: ignore[call-overload]
-
-    columns: list[list[_Alternative]] = [[(space.stem, ready(build_op(space.stem, settings)))]]
-    columns += [[(layer, ready(Block(layer, settings))) for layer in edge.layers] for edge in space.edges]
-    columns += [[(layer, ready(build_op(layer, settings)))] for layer in (space.feature_mix, space.classifier)]
-    return columns, example_input(space, measure, device)
-
-
-def example_input(space: Space, measure: MeasureConfig, device: torch.device) -> Tensor:
-    """(batch, C, H, W) random images in the measured dtype and memory format."""
-    size = space.config.input_size
-    images = torch.randn(measure.batch, space.config.input_channels, size, size)
-    return images.to(device=device, dtype=measure.torch_dtype, memory_format=measure.memory_format)
-
-
-def _one_round(columns: list[list[_Alternative]], rng: np.random.Generator) -> Iterator[list[_Alternative]]:
-    """Whole networks that cover every alternative of every column, each column in its own random order."""
-    orders = [rng.permutation(len(column)) for column in columns]
-    for i in range(max(len(column) for column in columns)):
-        yield [column[order[i % len(column)]] for column, order in zip(columns, orders, strict=True)]
-
-
-def _timed_pass(chain: Sequence[_Alternative], images: Tensor, device: torch.device) -> list[float]:
-    """Milliseconds of each op of one forward pass."""
-    x = images
-    if device.type == "cuda":
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(chain) + 1)]
-        events[0].record()
-        for (_, module), event in zip(chain, events[1:], strict=True):
-            x = module(x)
-            event.record()
-        torch.cuda.synchronize(device)
-        return [a.elapsed_time(b) for a, b in pairwise(events)]
-    stamps = [time.perf_counter_ns()]
-    for _, module in chain:
-        x = module(x)
-        stamps.append(time.perf_counter_ns())
-    return [(b - a) / 1e6 for a, b in pairwise(stamps)]
-
-
-def _entry(samples: Sequence[float]) -> Entry:
-    low, median, high = np.percentile(samples, [25, 50, 75])
-    return Entry(median_ms=float(median), iqr_ms=float(high - low), n=len(samples))
-
-
-def time_network(network: nn.Module, space: Space, measure: MeasureConfig, *, blocks: int = 7) -> Timing:
-    """Time a whole network (eval mode, inference mode) on this machine.
-
-    `blocks` blocks of `measure.rounds` passes each; the result is the median over all passes, its noise the spread of
-    the blocks' medians. The network itself is left as it was. Raises ConfigError where the device is absent.
-    """
-    device = _local_device(measure)
-    network = _copy_for_timing(network, measure, device)
-    with isolated_rng(0), intra_op_threads(measure.threads), torch.inference_mode():
-        images = example_input(space, measure, device)
-        for _ in range(max(measure.warmup_rounds, 10)):
-            _timed_call(network, images, device)
-        samples = [[_timed_call(network, images, device) for _ in range(measure.rounds)] for _ in range(blocks)]
-    medians = np.median(samples, axis=1)
-    return Timing(float(np.median(samples)), float(np.std(medians, ddof=1)), int(np.size(samples)))
-
-
-def _copy_for_timing(network: nn.Module, measure: MeasureConfig, device: torch.device) -> nn.Module:
-    copied = copy.deepcopy(network).eval()
-    return copied.to(device=device, dtype=measure.torch_dtype, memory_format=measure.memory_format)  # type: ignore[call-overload]
-
-
-def _timed_call(network: nn.Module, images: Tensor, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter_ns()
-    network(images)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter_ns() - start) / 1e6
+def _origin(runner: Runner, measure: MeasureConfig) -> Origin:
+    device = this_device("cuda" if measure.device == "cuda" else "cpu")
+    return Origin(device, Runtime(name=runner.name, version=runner.version), runner.how)

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -160,4 +160,8 @@ def _tau_for(cost: Cost, share: float) -> float:
     return root
 
 
-Progress = Callable[[int, int], None]
+def schedule(jobs: Sequence[Job], rounds: int) -> list[list[str]]:
+    """The ids of each round's jobs. Context networks are many and take part in one round each; all others in every one."""
+    context = [job.id for job in jobs if job.purpose == "context"]
+    others = [job.id for job in jobs if job.purpose != "context"]
+    return [[*context[r::rounds], *others] for r in range(rounds)]

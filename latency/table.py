@@ -104,6 +104,9 @@ class Verification(Section):
     """Another: linear in MACs, fitted on these networks."""
     holds: bool
     """Whether the table's MAPE is at most max(3 %, 2x noise), overall and in each third."""
+    measured_ms: tuple[float, ...]
+    predicted_ms: tuple[float, ...]
+    """The networks one by one, in the same order."""
 
 
 Method = Literal["in_context", "isolated", "whole_networks", "imported"]
@@ -153,8 +156,13 @@ class LatencyTable(Section):
 
     def save(self, path: Path) -> None:
         """Write atomically; creates the folder. TableError where that is impossible."""
-        header = self.model_dump(mode="json", exclude={"entries"}, exclude_none=True)
-        lines = [yaml.safe_dump(_rounded(header), sort_keys=False, allow_unicode=True, width=110), "entries:\n"]
+        header = _rounded(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True))
+        columns = {"columns": header.pop("columns")}
+        lines = [
+            yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None),
+            yaml.safe_dump(columns, sort_keys=False, allow_unicode=True, width=110) if self.columns else "",
+            "entries:\n",
+        ]
         for key, entry in self.entries.items():
             values = ", ".join(f"{k}: {_number(v)}" for k, v in entry.model_dump(exclude_defaults=True).items())
             lines.append(f"  {key}: {{{values}}}\n")

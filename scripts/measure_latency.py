@@ -1,41 +1,89 @@
-"""Measure a latency table:
+"""Measure a latency table, and tell how well it predicts:
 
-    python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/imagenet_cpu.yaml
+    python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/imagenet_cpu.yaml --verify 40
+    python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/imagenet_cpu.yaml --recalibrate
 
 CONFIG is any YAML with a `space` section: a search config makes its own table, configs/latency/ has smaller files.
-The section `measure` says the device, threads, batch and precision.
+The section `measure` says the device, runtime, threads, batch and precision.
+
+--verify times fresh whole networks, writes the table's error into it and draws TABLE.png. A table that is there already is
+kept as it is and verified; without --verify it is measured anew. --recalibrate keeps the measured entries and refits their
+corrections from 20 networks timed now; an earlier verification is dropped, unless --verify asks for a new one.
 """
 
 import argparse
+import time
 from pathlib import Path
+
+import numpy as np
 
 from engine.config import load_config, validate
 from engine.errors import run_door
-from engine.progress import Progress, set_up_logging
+from engine.progress import Stages, set_up_logging
 from latency.config import LatencyConfig, latency_part
-from latency.measure import measure_space
-from latency.table import prepare_table_file
+from latency.measure import measure_table, recalibrate_table, verify_table
+from latency.table import LatencyTable, TableError, prepare_table_file
+from latency.verification import draw_picture, summary
 from supernet.space import Space
+
+FEWEST_NETWORKS = 6  # two in each third of the range
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="YAML file with a `space` section")
-    parser.add_argument("--out", type=Path, required=True, help="the table to write, e.g. tables/imagenet_cpu.yaml")
-    parser.add_argument("--seed", type=int, default=0, help="of the random order of ops")
-    parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.threads=4 or space.input_size=192")
+    parser.add_argument("--out", type=Path, required=True, help="the table, e.g. tables/imagenet_cpu.yaml")
+    parser.add_argument("--verify", type=int, default=0, metavar="N", help="time N fresh networks, e.g. 40")
+    parser.add_argument("--recalibrate", action="store_true", help="refit the corrections of the table that is there")
+    parser.add_argument("--seed", type=int, help="of networks and their order; default: 0, or the time for old tables")
+    parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.threads=4 or measure.runtime=onnxruntime")
     args = parser.parse_intermixed_args()
     set_up_logging()
-    data = latency_part(load_config(args.config, args.overrides))
-    config = validate(LatencyConfig, data, str(args.config))
+    if args.verify and args.verify < FEWEST_NETWORKS:
+        raise TableError(f"--verify: got {args.verify}, expected at least {FEWEST_NETWORKS} networks, e.g. 40")
+    config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
+    space, measure = Space(config.space), config.measure
     prepare_table_file(args.out)
-    total = config.measure.warmup_rounds + config.measure.rounds
-    with Progress(total, 0, "measure") as progress:
-        table = measure_space(
-            Space(config.space), config.measure, seed=args.seed, progress=lambda done, _: progress.update(done)
-        )
+    keep = args.recalibrate or (args.verify and args.out.exists())
+    if keep and not args.out.exists():
+        raise TableError(f"--recalibrate: no table {args.out}; measure one first, without --recalibrate")
+    with Stages() as progress:
+        if not keep:
+            table = measure_table(space, measure, seed=args.seed or 0, verify=args.verify, progress=progress)
+        else:
+            seed = int(time.time()) if args.seed is None else args.seed  # other networks than any time before
+            table = LatencyTable.load(args.out)
+            again = f"python scripts/measure_latency.py {args.config} --out {args.out}"
+            table.check(space, measure, str(args.out), again)
+            if args.recalibrate:
+                table = recalibrate_table(table, space, measure, seed=seed, progress=progress)
+                table.save(args.out)
+            if args.verify:
+                table = verify_table(table, space, measure, args.verify, seed=seed, progress=progress)
     table.save(args.out)
     print(f"{args.out}: {len(table.entries)} ops on {table.device.name}, {table.runtime.name} {table.runtime.version}")
+    report(table, args.out)
+
+
+def report(table: LatencyTable, out: Path) -> None:
+    """What the calibration and the verification found; the picture beside the table."""
+    if table.calibration:
+        print(
+            f"calibrated by {table.calibration.networks} networks, error on those left out of the fit "
+            f"{table.calibration.cross_validation_percent:.1f} %"
+        )
+    found = table.verification
+    if found is None:
+        print("not verified: run again with --verify 40 to know its error")
+        return
+    print(f"verified on {summary(found)}")
+    series = [(table.runtime.name, np.array(found.predicted_ms), np.array(found.measured_ms))]
+    draw_picture(out.with_suffix(".png"), {table.device.name: series})
+    if not found.holds:
+        print(
+            "the table does NOT hold: its error exceeds 3 % and twice the noise; measure again on an idle machine, or "
+            "refit it with --recalibrate"
+        )
 
 
 if __name__ == "__main__":

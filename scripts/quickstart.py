@@ -7,6 +7,7 @@ Everything is written below --out; one that holds a quick start, finished or not
 
 import argparse
 import json
+import logging
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,16 +17,20 @@ from rich.table import Table
 
 from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
-from engine.progress import Progress, set_up_logging
+from engine.progress import Stages, set_up_logging
 from engine.runs import write_atomically
-from latency.config import LatencyConfig, MeasureConfig, latency_part
-from latency.measure import Timing, measure_space, time_network
+from latency.config import LatencyConfig, latency_part
+from latency.measure import measure_table, time_architecture
+from latency.verification import summary
 from retrain.config import RetrainFile
 from retrain.loop import RetrainResult, retrain
 from search.baseline import random_architectures
 from search.loop import SearchResult, run_search
 from supernet.architecture import Architecture
 from supernet.space import Space
+
+log = logging.getLogger("quickstart")
+VERIFIED = 20  # fresh networks that the table's error is computed from
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SEARCH = CONFIGS / "search" / "quickstart_cpu.yaml"
@@ -75,26 +80,21 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
 
 def _measure(table_path: Path, seed: int) -> None:
     config = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH))
-    total = config.measure.warmup_rounds + config.measure.rounds
-    with Progress(total, 0, "measure") as progress:
-        table = measure_space(
-            Space(config.space), config.measure, seed=seed, progress=lambda done, _: progress.update(done)
-        )
+    with Stages() as progress:
+        table = measure_table(Space(config.space), config.measure, seed=seed, verify=VERIFIED, progress=progress)
     table.save(table_path)
+    assert table.verification is not None  # asked for
+    log.info("latency table: %s", summary(table.verification))
 
 
 def _retrained(name: str, architecture: Architecture, result: SearchResult, out: Path, seed: int) -> Row:
     config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}"]), str(RETRAIN))
     trained: RetrainResult = retrain(config, architecture, out)
     measure = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH)).measure
-    timing: Timing = _timed(trained, measure)
+    timing = time_architecture(trained.architecture, measure)
     c = architecture.complexity
     predicted = result.limits[0].cost.of(architecture.paths)
     return Row(name, predicted, timing.median_ms, timing.noise_ms, trained.test.top1, c.params, c.macs)
-
-
-def _timed(trained: RetrainResult, measure: MeasureConfig) -> Timing:
-    return time_network(trained.network, trained.architecture.space, measure)
 
 
 def _print(result: SearchResult, rows: list[Row]) -> None:

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from latency.config import MeasureConfig
 from latency.device import this_device
-from latency.measure import Timing, time_network
+from latency.measure import Timing, time_architecture
 from search.derivation import Derivation, InfeasibleError, derive
 from search.limits import Limit
 from supernet.architecture import Architecture
-from supernet.network import Network
 from supernet.space import Space
 
 MOST_TRIES = 5
@@ -52,11 +51,6 @@ def local_latency_limit(limits: Sequence[Limit], measure: MeasureConfig) -> int 
         if limit.table is not None and limit.table.device.fingerprint == here:
             return i
     return None
-
-
-def time_architecture(architecture: Architecture, measure: MeasureConfig) -> Timing:
-    """Build the network with fresh weights (they do not change its speed) and time it."""
-    return time_network(Network(architecture), architecture.space, measure)
 
 
 def acceptable_error(timing: Timing) -> float:

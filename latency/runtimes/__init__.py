@@ -1,0 +1,26 @@
+"""What networks run on while they are timed: one class per runtime, all behind latency/runtimes/base.py."""
+
+from __future__ import annotations
+
+from engine.errors import ConfigError
+from latency.config import EXPORTED, MeasureConfig
+from latency.device import this_device
+from latency.runtimes.base import Opened, Runtime
+from latency.runtimes.exported import Exported
+from latency.runtimes.pytorch import PyTorch, PyTorchCompile
+from supernet.space import Space
+
+__all__ = ["Opened", "Runtime", "open_runtime"]
+
+
+def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:
+    """The runtime of a MeasureConfig, to be entered with `with`. ConfigError where its device is not here."""
+    if measure.device == "external":
+        raise ConfigError(
+            "measure.device: got 'external', a device that cannot be timed from here; export a kit for it with "
+            "scripts/device_kit.py, import its table with scripts/import_latency.py, or set measure.device to cpu or cuda"
+        )
+    this_device(measure.device)  # names the key where there is no CUDA
+    if measure.runtime in EXPORTED:
+        return Exported(space, measure)
+    return PyTorchCompile(space, measure) if measure.runtime == "pytorch_compile" else PyTorch(space, measure)

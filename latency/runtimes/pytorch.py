@@ -1,24 +1,176 @@
+"""PyTorch, eager or compiled, on the CPU or the first GPU."""
+
 from __future__ import annotations
+
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any, Self
+
 import torch
-from torch import nn
-from supernet.blocks import Block, build_op, isolated_rng, init_weights
-class Opened:
-    def __init__(self, modules, images, inside): self.modules,self.images,self.inside=modules,images,inside
-    def run(self,n):
-        for _ in range(n):
-            x=self.images
-            for m in self.modules: x=m(x)
-    def times(self,n):
-        return [self._inside() if self.inside else self._whole() for _ in range(n)]
-    def _whole(self):
-        t=time.perf_counter_ns(); x=self.images
-        for m in self.modules: x=m(x)
-        return (time.perf_counter_ns()-t)/1e6
-    def _inside(self):
-        s=[time.perf_counter_ns()]; x=self.images
-        for m in self.modules:
-            x=m(x); s.append(time.perf_counter_ns())
-        return [(b-a)/1e6 for a,b in pairwise(s)]
-    def close(self): pass
+from torch import Tensor, nn
+
+from engine.errors import UserError
+from engine.training import keep_freed_memory
+from latency.config import MeasureConfig
+from latency.plan import Job
+from latency.runtimes.base import Runtime, random_images, timing_module
+from supernet.blocks import isolated_rng
+from supernet.space import Layer, Space
+
+
+class PyTorch(Runtime):
+    """Eager: a network is the chain of its layers' modules.
+
+    On the CPU, memory that an op frees is kept for the next one, as a server's allocator (jemalloc, tcmalloc) does: with
+    glibc's defaults the same op takes up to three times as long when the pages of its output have to be asked for anew,
+    and whether they have depends on the ops before it.
+    """
+
+    sees_inside = True
+
+    def __init__(self, space: Space, measure: MeasureConfig):
+        super().__init__()
+        self.name, self.version = measure.runtime, torch.__version__
+        self.device = torch.device(measure.device)
+        self.how = "PyTorch eager, freed memory kept; eval mode, inference mode"
+        self._settings = space.op_settings(running_stats=True)
+        self._measure = measure
+        self._modules: dict[tuple[int, Layer], nn.Module] = {}
+        self._images: dict[tuple[int, int], Tensor] = {}
+
+    def __enter__(self) -> Self:
+        self._undo.enter_context(intra_op_threads(self._measure.threads))
+        self._undo.enter_context(torch.inference_mode())
+        keep_freed_memory()
+        return self
+
+    def prepare(self, jobs: Sequence[Job], progress: Callable[[int, int], None] | None = None) -> None:
+        with isolated_rng(0):
+            for done, job in enumerate(jobs):
+                for key in _places(job):
+                    if key not in self._modules:
+                        self._modules[key] = self._ready(timing_module(key[1], self._settings))
+                first = job.layers[0]
+                if (first.c_in, first.size) not in self._images:
+                    images = random_images(first, self._measure.batch)
+                    self._images[first.c_in, first.size] = self._moved(images)
+                if progress:
+                    progress(done + 1, len(jobs))
+
+    def open(self, job: Job) -> _Chain:
+        first = job.layers[0]
+        modules = [self._modules[key] for key in _places(job)]
+        kind = _CudaChain if self.device.type == "cuda" else _Chain
+        return kind(modules, self._images[first.c_in, first.size], job.inside)
+
+    def _ready(self, module: nn.Module) -> nn.Module:
+        measure = self._measure
+        return module.to(device=self.device, dtype=measure.torch_dtype, memory_format=measure.memory_format)  # type: ignore[call-overload, no-any-return]
+
+    def _moved(self, images: Tensor) -> Tensor:
+        measure = self._measure
+        return images.to(device=self.device, dtype=measure.torch_dtype, memory_format=measure.memory_format)
+
+
+class PyTorchCompile(PyTorch):
+    """torch.compile, layer by layer: a network is the chain of its compiled layers ("regional compilation").
+
+    Compiling sixty whole networks would take hours, and convolutional layers have little to fuse across their borders.
+    """
+
+    def __init__(self, space: Space, measure: MeasureConfig):
+        super().__init__(space, measure)
+        self.how = "torch.compile of each layer, freed memory kept; eval mode, inference mode"
+
+    def __enter__(self) -> Self:
+        # one program per layer shape; dynamo's default gives up after eight
+        unlimited = torch._dynamo.config.patch(recompile_limit=10_000, accumulated_recompile_limit=10_000)
+        self._undo.enter_context(unlimited)
+        return super().__enter__()
+
+    def prepare(self, jobs: Sequence[Job], progress: Callable[[int, int], None] | None = None) -> None:
+        super().prepare(jobs)
+        for done, job in enumerate(jobs):
+            try:
+                self.open(job).run(1)
+            except torch._dynamo.exc.BackendCompilerFailed as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(
+                    f"measure.runtime: pytorch_compile failed ({reason}); on a CPU it needs a C++ compiler (g++), or set "
+                    "measure.runtime=pytorch"
+                ) from None
+            if progress:
+                progress(done + 1, len(jobs))
+
+    def _ready(self, module: nn.Module) -> nn.Module:
+        return torch.compile(super()._ready(module), dynamic=False)  # type: ignore[return-value]
+
+
+def _places(job: Job) -> Iterator[tuple[int, Layer]]:
+    """(how often this layer occurred before, layer): layers of equal shape at different depths have weights of their own."""
+    seen: Counter[Layer] = Counter()
+    for layer in job.layers:
+        yield seen[layer], layer
+        seen[layer] += 1
+
+
+class _Chain:
+    """On the CPU."""
+
+    def __init__(self, modules: Sequence[nn.Module], images: Tensor, inside: bool):
+        self.modules, self.images, self.inside = modules, images, inside
+
+    def run(self, passes: int) -> None:
+        for _ in range(passes):
+            x = self.images
+            for module in self.modules:
+                x = module(x)
+
+    def times(self, passes: int) -> list[Any]:
+        return [self._layers() if self.inside else self._whole() for _ in range(passes)]
+
+    def _whole(self) -> float:
+        start = time.perf_counter_ns()
+        self.run(1)
+        return (time.perf_counter_ns() - start) / 1e6
+
+    def _layers(self) -> list[float]:
+        x, stamps = self.images, [time.perf_counter_ns()]
+        for module in self.modules:
+            x = module(x)
+            stamps.append(time.perf_counter_ns())
+        return [(b - a) / 1e6 for a, b in pairwise(stamps)]
+
+    def close(self) -> None:
+        pass
+
+
+class _CudaChain(_Chain):
+    """On a GPU, where a call returns before its work is done."""
+
+    def run(self, passes: int) -> None:
+        super().run(passes)
+        torch.cuda.synchronize()
+
+    def _layers(self) -> list[float]:
+        x, events = self.images, [torch.cuda.Event(enable_timing=True) for _ in range(len(self.modules) + 1)]
+        events[0].record()
+        for module, event in zip(self.modules, events[1:], strict=True):
+            x = module(x)
+            event.record()
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) for a, b in pairwise(events)]
+
+
+@contextmanager
+def intra_op_threads(threads: int) -> Iterator[None]:
+    """Set torch's thread count inside, restore it outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

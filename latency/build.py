@@ -1,0 +1,181 @@
+"""From timings to a table: entries, calibration, verification, other columns. The same for here and for a device kit."""
+
+from __future__ import annotations
+
+import datetime
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from latency.calibration import fit_correction
+from latency.config import MeasureConfig
+from latency.device import Device
+from latency.plan import Job
+from latency.table import Calibration, Column, Entry, LatencyTable, Method, Runtime, memory_format_name
+from latency.verification import verification
+from supernet.space import Space
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+Samples = Mapping[str, Sequence[Sequence[Any]]]
+"""Job id -> [round][pass], or [round][pass][layer] for a job timed from inside; milliseconds."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Who measured: what a table's header says of it."""
+
+    device: Device
+    runtime: Runtime
+    how: str
+    date: str = ""
+
+
+def build_table(
+    space: Space, measure: MeasureConfig, jobs: Sequence[Job], samples: Samples, origin: Origin, *, seed: int,
+    energy: Mapping[str, Sequence[float]] | None = None,
+) -> LatencyTable:  # fmt: skip
+    """The table that a plan's timings make. energy: job id -> mJ per pass in each round, where the platform tells."""
+    context = [job for job in jobs if job.purpose == "context"]
+    alone = [job for job in jobs if job.purpose == "layer"]
+    entries = entries_in_context(context, samples) if context else entries_alone(alone, samples)
+    method: Method = "in_context" if context else "isolated"
+    timed = {
+        "in_context": f"layers timed inside {len(context)} random networks",
+        "isolated": "layers timed alone, since this runtime does not tell a running network's layers apart",
+    }[method]
+    table = LatencyTable(
+        device=origin.device,
+        runtime=origin.runtime,
+        threads=measure.threads if origin.device.kind != "gpu" else None,
+        batch=measure.batch,
+        dtype=measure.dtype,
+        memory_format=memory_format_name(measure),
+        activation=space.config.activation,
+        input_size=space.config.input_size,
+        date=origin.date or today(),
+        method=method,
+        how=f"{origin.how}; {timed}, {measure.rounds} rounds in random order, {measure.passes} passes after "
+        f"{measure.warmup_passes} thrown away, median",
+        columns=columns_of(space, measure),
+        entries={str(layer): entries[str(layer)] for layer in space.all_layers if str(layer) in entries},
+    )
+    calibration = [job for job in jobs if job.purpose == "calibration"]
+    if calibration:
+        table = calibrated(table, calibration, network_ms(calibration, samples), seed=seed)
+        if energy and all(job.id in energy for job in calibration):
+            used = np.array([np.median(energy[job.id]) for job in calibration])
+            table = with_energy(table, calibration, used, seed=seed)
+    checked = [job for job in jobs if job.purpose == "verification"]
+    return verified(table, checked, samples) if checked else table
+
+
+def today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+def entries_in_context(jobs: Sequence[Job], samples: Samples) -> dict[str, Entry]:
+    """Every timing of a layer, wherever it stood."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for job in jobs:
+        passes = np.concatenate([np.asarray(taken, dtype=float) for taken in samples[job.id]])  # (passes, layers)
+        for layer, column in zip(job.layers, passes.T, strict=True):
+            times[str(layer)].extend(column.tolist())
+    return {key: _entry(taken) for key, taken in times.items()}
+
+
+def entries_alone(jobs: Sequence[Job], samples: Samples) -> dict[str, Entry]:
+    return {str(job.layers[0]): _entry(np.ravel(samples[job.id]).tolist()) for job in jobs}
+
+
+def _entry(times: Sequence[float]) -> Entry:
+    low, median, high = np.percentile(times, [25, 50, 75])
+    return Entry(median_ms=float(median), iqr_ms=float(high - low), n=len(times))
+
+
+def network_ms(jobs: Sequence[Job], samples: Samples) -> np.ndarray:
+    """(jobs,): the median of each whole network's timings."""
+    return np.array([np.median(samples[job.id]) for job in jobs])
+
+
+def occurrences(jobs: Sequence[Job], keys: Sequence[str]) -> np.ndarray:
+    """(jobs, keys): how often each entry occurs in each network. ValueError for a layer without an entry."""
+    column = {key: k for k, key in enumerate(keys)}
+    counts = np.zeros((len(jobs), len(keys)))
+    for i, job in enumerate(jobs):
+        for layer in job.layers:
+            if str(layer) not in column:
+                raise ValueError(f"no entry '{layer}'")
+            counts[i, column[str(layer)]] += 1
+    return counts
+
+
+def calibrated(table: LatencyTable, jobs: Sequence[Job], measured: np.ndarray, *, seed: int) -> LatencyTable:
+    """The table with corrected entries beside the measured ones; an earlier correction is what the new one starts from.
+
+    measured: (jobs,) ms. The old verification no longer holds and is dropped.
+    """
+    keys = list(table.entries)
+    start = np.array([entry.ms for entry in table.entries.values()])
+    found = fit_correction(occurrences(jobs, keys), start, measured, seed=seed)
+    entries = {
+        key: entry.model_copy(update={"calibrated_ms": float(factor * ms)})
+        for (key, entry), factor, ms in zip(table.entries.items(), found.factors, start, strict=True)
+    }
+    record = Calibration(
+        date=today(),
+        networks=len(jobs),
+        strength=found.strength,
+        cross_validation_percent=found.cross_validation_percent,
+        seed=seed,
+    )
+    return table.model_copy(
+        update={"entries": entries, "constant_ms": found.constant, "calibration": record, "verification": None}
+    )
+
+
+def with_energy(table: LatencyTable, jobs: Sequence[Job], measured_mj: np.ndarray, *, seed: int) -> LatencyTable:
+    """A column `energy_mj`: energies of whole networks, dealt to layers by the same fit that starts from their latencies."""
+    keys = list(table.entries)
+    start = np.array([entry.ms for entry in table.entries.values()])
+    found = fit_correction(occurrences(jobs, keys), start, measured_mj, seed=seed)
+    how = f"RAPL counters of {len(jobs)} whole networks, fitted; left-out error {found.cross_validation_percent:.2g} %"
+    values = dict(zip(keys, (found.factors * start).tolist(), strict=True))
+    column = Column(unit="mJ", how=how, constant=found.constant, values=values)
+    return table.model_copy(update={"columns": table.columns | {"energy_mj": column}})
+
+
+def verified(table: LatencyTable, jobs: Sequence[Job], samples: Samples) -> LatencyTable:
+    """jobs: `...a` and `...b`, two measurements of each network."""
+    first = [job for job in jobs if job.id.endswith("a")]
+    again = [job for job in jobs if job.id.endswith("b")]
+    found = verification(
+        predicted=predicted_ms(table, first),
+        raw=np.array([sum(table.entries[str(layer)].median_ms for layer in job.layers) for job in first]),
+        macs=np.array([sum(layer.complexity.macs for layer in job.layers) for job in first], dtype=float),
+        measured=network_ms(first, samples),
+        repeated=network_ms(again, samples),
+    )
+    return table.model_copy(update={"verification": found})
+
+
+def predicted_ms(table: LatencyTable, jobs: Sequence[Job]) -> np.ndarray:
+    """(jobs,): the table's sums."""
+    return np.array([table.constant_ms + sum(table.price(layer) for layer in job.layers) for job in jobs])
+
+
+def columns_of(space: Space, measure: MeasureConfig) -> dict[str, Column]:
+    """What follows from shapes alone."""
+    layers = [layer for layer in space.all_layers if str(layer.spec) != "skip"]
+    size = DTYPE_BYTES[measure.dtype]
+    how = "from the layer's shapes"
+    return {
+        "macs": Column(unit="MACs", how=how, values={str(a): float(a.complexity.macs) for a in layers}),
+        "params": Column(unit="parameters", how=how, values={str(a): float(a.complexity.params) for a in layers}),
+        "weight_bytes": Column(
+            unit="bytes", how=f"{how}, {measure.dtype}", values={str(a): float(size * a.complexity.params) for a in layers}
+        ),
+    }

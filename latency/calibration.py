@@ -1,0 +1,79 @@
+"""Correcting a table's entries by the latencies of whole networks.
+
+A sum of entries m over a network's layers misses what happens between layers and what the measuring itself adds. So the
+latency of network i is modelled as
+
+    y_i = c + sum_k n_ik w_k m_k,    w_k >= 0,
+
+with n_ik the number of times entry k occurs in it, and (w, c) fitted to measured networks: least squares in relative
+error, every w_k pulled towards one common factor g that is fitted too,
+
+    minimise  sum_i (prediction_i / y_i - 1)^2 + strength * sum_k (w_k - g)^2.
+
+A large strength leaves a common factor and a constant, a small one moves each entry; cross-validation decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import lsq_linear
+
+STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-8, 7))  # 1e-4 to 1e3
+FOLDS = 10
+
+
+@dataclass(frozen=True)
+class Correction:
+    """factors: (entries,), each >= 0. constant: in the unit of the measurements."""
+
+    factors: np.ndarray
+    constant: float
+    strength: float
+    cross_validation_percent: float
+    """RMS relative error on networks left out of the fit, at this strength."""
+
+
+def fit_correction(occurrences: np.ndarray, entries: np.ndarray, measured: np.ndarray, *, seed: int = 0) -> Correction:
+    """occurrences: (networks, entries) counts n. entries: (entries,) m >= 0. measured: (networks,) y > 0.
+
+    Deterministic for a seed, which deals the networks into folds. Raises ValueError for measurements that are not above 0.
+    """
+    if not (np.isfinite(measured).all() and (measured > 0).all()):
+        raise ValueError("measured latencies must be finite and above 0")
+    parts = occurrences * entries
+    errors = [_left_out_error(parts, measured, strength, seed) for strength in STRENGTHS]
+    best = int(np.argmin(errors))
+    factors, constant = _solve(parts, measured, STRENGTHS[best])
+    return Correction(factors, constant, STRENGTHS[best], 100 * errors[best])
+
+
+def _left_out_error(parts: np.ndarray, measured: np.ndarray, strength: float, seed: int) -> float:
+    """RMS relative error over networks that took no part in the fit."""
+    folds = np.random.default_rng(seed).permutation(len(measured)) % min(FOLDS, len(measured))
+    errors = np.empty(len(measured))
+    for fold in np.unique(folds):
+        out = folds == fold
+        factors, constant = _solve(parts[~out], measured[~out], strength)
+        errors[out] = (parts[out] @ factors + constant) / measured[out] - 1
+    return float(np.sqrt(np.mean(errors**2)))
+
+
+def _solve(parts: np.ndarray, measured: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
+    """(w, c) of the minimum above. parts: (networks, entries) n_ik m_k.
+
+    Unknowns are scaled so that all are of order 1: (w_1..w_K, g, c / mean y).
+    """
+    networks, count = parts.shape
+    scale = measured.mean()
+    fit = np.hstack([parts, np.zeros((networks, 1)), np.full((networks, 1), scale)]) / measured[:, None]
+    pull = np.sqrt(strength) * np.hstack([np.eye(count), -np.ones((count, 1)), np.zeros((count, 1))])
+    lower = np.full(count + 2, -np.inf)
+    lower[:count] = 0
+    found = lsq_linear(
+        np.vstack([fit, pull]), np.concatenate([np.ones(networks), np.zeros(count)]), bounds=(lower, np.inf)
+    )
+    if not found.success:
+        raise RuntimeError(f"scipy.optimize.lsq_linear: {found.message}")
+    return np.maximum(found.x[:count], 0), float(found.x[-1] * scale)

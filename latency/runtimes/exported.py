@@ -1,0 +1,91 @@
+"""Runtimes that read model files: ONNX Runtime and LiteRT. The files are those of a device kit."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+from engine.errors import ConfigError
+from latency import bench
+from latency.config import MeasureConfig
+from latency.plan import Job
+from latency.runtimes.base import Opened, Runtime
+from supernet.blocks import isolated_rng
+from supernet.space import Space
+
+Progress = Callable[[int, int], None]
+
+EXTRAS = {"onnxruntime": ("onnx", ["onnx", "onnxscript", "onnxruntime"]), "litert": ("litert", ["litert_torch"])}
+"""Runtime -> (extra of this package, modules that exporting and running need)."""
+
+
+def write_models(
+    space: Space, measure: MeasureConfig, jobs: Sequence[Job], folder: Path, progress: Progress | None = None
+) -> list[dict[str, object]]:
+    """Write every job's model into `folder`, and return the jobs as a kit's manifest holds them.
+
+    Jobs with equal layers share a file. ConfigError where the extra is not installed, UserError where an op cannot be
+    exported.
+    """
+    extra, modules = EXTRAS[measure.runtime]
+    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
+        raise ConfigError(
+            f"measure.runtime: {measure.runtime} needs the Python package {missing[0]}, which is not installed; "
+            f'pip install -e ".[{extra}]"'
+        )
+    if measure.runtime == "litert":
+        from latency.runtimes.litert_models import LiteRTWriter as Writer
+    else:
+        from latency.runtimes.onnx_models import OnnxWriter as Writer  # type: ignore[assignment]
+    with isolated_rng(0):
+        writer = Writer(space, measure.batch, jobs, folder)
+        records, files = [], {}
+        for done, job in enumerate(jobs):
+            if job.layers not in files:
+                files[job.layers] = writer.write(job)
+            records.append(
+                {
+                    "id": job.id,
+                    "file": files[job.layers],
+                    "shape": writer.input_shape(job),
+                    "inside": job.inside,
+                    "layers": len(job.layers),
+                }
+            )
+            if progress:
+                progress(done + 1, len(jobs))
+        writer.finish()
+    return records
+
+
+class Exported(Runtime):
+    """Models written to a temporary folder and run by the functions of a device kit."""
+
+    def __init__(self, space: Space, measure: MeasureConfig):
+        super().__init__()
+        self.name = measure.runtime
+        self.sees_inside = measure.runtime == "onnxruntime"
+        self.how = {
+            "onnxruntime": "ONNX Runtime, CPU provider, layers told apart by its own profile",
+            "litert": "LiteRT with XNNPACK",
+        }[measure.runtime]
+        self._space, self._measure = space, measure
+        self._jobs: dict[str, dict[str, object]] = {}
+        self._folder = ""
+
+    def __enter__(self) -> Self:
+        self._folder = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="latency_models_"))
+        return self
+
+    def prepare(self, jobs: Sequence[Job], progress: Progress | None = None) -> None:
+        records = write_models(self._space, self._measure, jobs, Path(self._folder), progress)
+        self._jobs = {str(record["id"]): record for record in records}
+        self.version = bench.runtime_version(self.name)
+
+    def open(self, job: Job) -> Opened:
+        return bench.open_model(  # type: ignore[no-any-return]
+            self._folder, self._jobs[job.id], self.name, self._measure.threads, "CPUExecutionProvider"
+        )

@@ -1,0 +1,186 @@
+"""Layers as ONNX models, and networks glued from them.
+
+Exporting a network takes seconds, and a space has few distinct layers: so these are exported once, all in one go, and a
+network is the chain of its layers' graphs. Node names begin with `L<position>.`, by which a profile is read.
+Weights lie in one file of random numbers that all models share, each tensor of a network in a place of its own: what they
+are does not matter for the time, where they are in memory does.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.utils
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+from torch import nn
+
+from engine.errors import UserError
+from latency.plan import Job
+from latency.runtimes.base import timing_module
+from supernet.space import Layer, Space
+
+WEIGHTS_FILE = "weights.bin"
+LARGEST_INLINE = 64  # elements; smaller constants (axes, clip bounds) decide what a graph computes and stay in it
+ALIGNMENT = 4096  # bytes: a page, so that a weight can be mapped into memory where it lies
+TOLERANCE = 1e-3  # of the largest output; float32 in another order of adding
+
+
+class _SideBySide(nn.Module):
+    """Layers that do not touch: one export of all costs a fifth of one each."""
+
+    def __init__(self, layers: Sequence[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(layer(x) for layer, x in zip(self.layers, images, strict=True))
+
+
+def export_layers(modules: Mapping[Layer, nn.Module], batch: int) -> dict[Layer, onnx.ModelProto]:
+    """Each layer as a model (batch, C_in, H, W) `x` -> `y`, run once against PyTorch.
+
+    UserError naming the layer that cannot be exported, or computes something else there.
+    """
+    layers = list(modules)
+    images = [torch.randn(batch, layer.c_in, layer.size, layer.size) for layer in layers]
+    try:
+        exported = _export(_SideBySide([modules[layer] for layer in layers]), images)
+    except torch.onnx.errors.OnnxExporterError:
+        for layer, x in zip(layers, images, strict=True):  # find the one to name
+            try:
+                _export(_SideBySide([modules[layer]]), [x])
+            except torch.onnx.errors.OnnxExporterError as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(
+                    f"'{layer}' cannot be exported to ONNX: {reason}; use ops that torch.onnx.export knows, or set "
+                    "measure.runtime=pytorch"
+                ) from None
+        raise
+    extractor = onnx.utils.Extractor(exported)
+    models = {}
+    for i, layer in enumerate(layers):
+        model = extractor.extract_model([f"x{i}"], [f"y{i}"])
+        _check_numerics(model, modules[layer], layer, images[i])
+        models[layer] = model
+    return models
+
+
+def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProto:
+    """Quietly. Inputs x0, x1, ... and outputs y0, y1, ..."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            exporter.setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                module.eval(),
+                tuple(images),
+                dynamo=True,
+                verbose=False,
+                input_names=[f"x{i}" for i in range(len(images))],
+                output_names=[f"y{i}" for i in range(len(images))],
+            )
+    finally:
+        exporter.setLevel(level)
+    assert program is not None  # with dynamo=True
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _check_numerics(model: onnx.ModelProto, module: nn.Module, layer: Layer, images: torch.Tensor) -> None:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (there,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    with torch.inference_mode():
+        here = module(images).numpy()
+    if there.shape != here.shape or not np.abs(there - here).max() <= TOLERANCE * np.abs(here).max():
+        raise UserError(
+            f"'{layer}' computes something else in ONNX Runtime {onnxruntime.__version__} than in PyTorch; another version "
+            "may differ, or measure with measure.runtime=pytorch"
+        )
+
+
+def chain(models: Sequence[onnx.ModelProto], names: Sequence[str]) -> tuple[onnx.ModelProto, int]:
+    """One model of several in a row, its weights outside; and how many bytes of the weights' file it reads.
+
+    names: of the layers, for the reader of the graph. Each model has one input and one output.
+    """
+    nodes, initializers, offset = [], [], 0
+    value = models[0].graph.input[0].name
+    for i, (model, name) in enumerate(zip(models, names, strict=True)):
+        own = {model.graph.input[0].name: value, "": ""}  # an empty name is an optional input left out
+
+        def renamed(inner: str, prefix: str = f"L{i:02}.", own: dict[str, str] = own) -> str:
+            return own.setdefault(inner, prefix + inner)
+
+        for source in model.graph.initializer:
+            tensor, offset = _outside(source, renamed(source.name), offset)
+            initializers.append(tensor)
+        for source_node in model.graph.node:
+            node = onnx.NodeProto()
+            node.CopyFrom(source_node)
+            node.name = f"L{i:02}.{source_node.name}"
+            node.doc_string = name
+            node.ClearField("metadata_props")
+            node.input[:] = [renamed(inner) for inner in source_node.input]
+            node.output[:] = [renamed(inner) for inner in source_node.output]
+            nodes.append(node)
+        value = renamed(model.graph.output[0].name)
+    first, last = models[0].graph.input[0], models[-1].graph.output[0]
+    output = helper.make_value_info(value, last.type)
+    graph = helper.make_graph(nodes, "chain", [first], [output], initializers)
+    model = helper.make_model(graph, opset_imports=models[0].opset_import, ir_version=models[0].ir_version)
+    return model, offset
+
+
+def _outside(source: TensorProto, name: str, offset: int) -> tuple[TensorProto, int]:
+    """A tensor that reads its values from WEIGHTS_FILE at `offset`, and the next free offset; small ones stay inside."""
+    tensor = TensorProto()
+    elements = int(np.prod(source.dims))
+    if elements <= LARGEST_INLINE or source.data_type != TensorProto.FLOAT:
+        tensor.CopyFrom(source)
+        tensor.name = name
+        return tensor, offset
+    tensor.name, tensor.data_type = name, source.data_type
+    tensor.dims[:] = source.dims
+    tensor.data_location = TensorProto.EXTERNAL
+    length = elements * 4
+    for key, text in (("location", WEIGHTS_FILE), ("offset", str(offset)), ("length", str(length))):
+        tensor.external_data.add(key=key, value=text)
+    return tensor, -(-(offset + length) // ALIGNMENT) * ALIGNMENT
+
+
+class OnnxWriter:
+    """Writes jobs as `<id>.onnx`, and the weights' file at the end."""
+
+    def __init__(self, space: Space, batch: int, jobs: Sequence[Job], folder: Path):
+        settings = space.op_settings(running_stats=True)
+        layers = dict.fromkeys(layer for job in jobs for layer in job.layers)
+        self._models = export_layers({layer: timing_module(layer, settings) for layer in layers}, batch)
+        self._batch, self._folder = batch, folder
+        self._size = 0
+
+    def input_shape(self, job: Job) -> list[int]:
+        first = job.layers[0]
+        return [self._batch, first.c_in, first.size, first.size]
+
+    def write(self, job: Job) -> str:
+        """Returns the file's name."""
+        model, size = chain([self._models[layer] for layer in job.layers], [str(layer) for layer in job.layers])
+        self._size = max(self._size, size)
+        onnx.save(model, self._folder / f"{job.id}.onnx")
+        return f"{job.id}.onnx"
+
+    def finish(self) -> None:
+        """`weights.bin`: float32 numbers around 0, small enough that no network overflows."""
+        values = np.random.default_rng(0).standard_normal(self._size // 4, dtype=np.float32) * np.float32(0.05)
+        values.tofile(self._folder / WEIGHTS_FILE)

@@ -1,0 +1,97 @@
+"""What predictions are worth: scores on fresh networks, plain predictors beside them, and a picture."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+
+from latency.table import Scores, Verification
+
+ACCEPTED_PERCENT = 3.0
+"""A table holds if its MAPE is at most this, or twice the noise where that is more, overall and in each third."""
+
+
+def scores(predicted: np.ndarray, measured: np.ndarray) -> Scores:
+    """Both (networks,) in ms, measured > 0, at least 3 networks. The thirds are of the measured range, by rank."""
+    relative = (predicted - measured) / measured
+    thirds = [
+        float(100 * np.abs(relative[part]).mean()) for part in np.array_split(np.argsort(measured, kind="stable"), 3)
+    ]
+    ranked = np.ptp(predicted) > 0 and np.ptp(measured) > 0
+    return Scores(
+        mape_percent=float(100 * np.abs(relative).mean()),
+        rmse_ms=float(np.sqrt(np.mean((predicted - measured) ** 2))),
+        spearman=float(spearmanr(predicted, measured).statistic) if ranked else None,
+        kendall=float(kendalltau(predicted, measured).statistic) if ranked else None,
+        bias_percent=float(100 * relative.mean()),
+        mape_percent_thirds=(thirds[0], thirds[1], thirds[2]),
+    )
+
+
+def fitted_line(feature: np.ndarray | None, measured: np.ndarray) -> np.ndarray:
+    """Predictions of the best a + b * feature in relative least squares; the best constant for None. (networks,)"""
+    columns = np.ones((len(measured), 1)) if feature is None else np.column_stack([np.ones(len(measured)), feature])
+    found, *_ = np.linalg.lstsq(columns / measured[:, None], np.ones(len(measured)), rcond=None)
+    predicted: np.ndarray = columns @ found
+    return predicted
+
+
+def verification(
+    *, predicted: np.ndarray, raw: np.ndarray, macs: np.ndarray, measured: np.ndarray, repeated: np.ndarray
+) -> Verification:
+    """All (networks,): ms by the table, ms by its uncorrected entries, MACs, and two measurements of the same networks.
+
+    Predictions are compared with the first measurement; the second tells the noise, a repeated measurement's error.
+    """
+    noise = scores(repeated, measured)
+    own = scores(predicted, measured)
+    accepted = max(ACCEPTED_PERCENT, 2 * noise.mape_percent)
+    return Verification(
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        networks=len(measured),
+        measured_range_ms=(float(measured.min()), float(measured.max())),
+        noise_mape_percent=noise.mape_percent,
+        noise_spearman=noise.spearman,
+        table=own,
+        raw=scores(raw, measured),
+        constant=scores(fitted_line(None, measured), measured),
+        macs=scores(fitted_line(macs / macs.mean(), measured), measured),
+        holds=max(own.mape_percent, *own.mape_percent_thirds) <= accepted,
+        measured_ms=tuple(measured.tolist()),
+        predicted_ms=tuple(predicted.tolist()),
+    )
+
+
+def summary(found: Verification) -> str:
+    """In one line."""
+    spearman = "-" if found.table.spearman is None else f"{found.table.spearman:.3f}"
+    thirds = ", ".join(f"{third:.1f}" for third in found.table.mape_percent_thirds)
+    low, high = found.measured_range_ms
+    return (
+        f"{found.networks} fresh networks of {low:.3g} to {high:.3g} ms: error {found.table.mape_percent:.1f} % (thirds "
+        f"{thirds}; a repeated measurement {found.noise_mape_percent:.1f} %), bias {found.table.bias_percent:+.1f} %, Spearman "
+        f"{spearman}; a constant {found.constant.mape_percent:.1f} %, linear in MACs {found.macs.mape_percent:.1f} %"
+    )
+
+
+def draw_picture(
+    path: Path, panels: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]
+) -> None:
+    """Predicted against measured, one panel per title, one colour per (label, predicted, measured). Writes a PNG."""
+    from matplotlib.figure import Figure  # not pyplot: it keeps figures and picks a backend
+
+    figure = Figure(figsize=(5.2 * len(panels), 5), layout="constrained")
+    for axes, (title, series) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        everything = np.concatenate([np.concatenate([p, m]) for _, p, m in series])
+        ends = [0.95 * float(everything.min()), 1.05 * float(everything.max())]
+        axes.plot(ends, ends, color="0.6", linewidth=1)
+        for label, predicted, measured in series:
+            mape = scores(predicted, measured).mape_percent
+            axes.plot(measured, predicted, "o", markersize=4, alpha=0.8, label=f"{label}: MAPE {mape:.1f} %")
+        axes.set(xlabel="measured ms", ylabel="predicted ms", title=title, xlim=ends, ylim=ends, aspect="equal")
+        axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
