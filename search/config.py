@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,15 +18,30 @@ from supernet.space import Space, SpaceConfig
 
 _PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
 
+PEAK = "peak_activation_bytes"
+COMPUTED = ("macs", "params", "weight_bytes", PEAK)
+"""Metrics that follow from the space; the others are read from a table."""
+LARGEST_ERROR = 10.0
+
+
+def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:
+    """What `metric` may be, and the nearest of them."""
+    accepted = ("latency", *COMPUTED, *columns)
+    # nearest in meaning, not in letters
+    near = ["macs"] if metric.lower() in ("flops", "mult_adds") else difflib.get_close_matches(metric, accepted, n=1)
+    hint = f". Did you mean '{near[0]}'?" if near else ""
+    return f"expected {', '.join(accepted[:-1])} or {accepted[-1]}{hint}"
+
 
 class LimitConfig(Section):
     """One entry of `limits`: what the derived network must meet. Exactly one of `at` and `below`."""
 
     metric: str = Field(min_length=1)
-    """latency; macs, params or weight_bytes, which need no table; peak_activation_bytes, which is a largest value and so
-    removes candidates before the search; or a column of the table, such as energy_mj."""
+    """latency; macs (of one image), params or weight_bytes (params in measure.dtype), which need no table; a column of
+    the table, such as energy_mj; or peak_activation_bytes (defined in supernet/activation.py, needs no table), which is
+    a largest value instead of a sum, so it takes `below` and removes candidates before the search."""
     table: Path | None = None
-    """Latency table; for latency and columns."""
+    """Latency table; for latency and for columns."""
     table_sha256: str | None = None
     """Filled in at start, so that a run cannot be resumed with another table. Checked where given."""
     at: float | str | None = None
@@ -35,7 +52,7 @@ class LimitConfig(Section):
     """With `at`: the derived network lies in [bound (1 - tolerance), bound]."""
     missing: Literal["error", "interpolate"] = "error"
     """interpolate: predict entries that the table lacks from those of the same op family (latency/interpolation.py)."""
-    largest_error: float = Field(10.0, gt=0)
+    largest_error: float = Field(LARGEST_ERROR, gt=0)
     """In percent: a table whose verified MAPE is larger is refused. For metric latency."""
 
     @field_validator("at", "below")
@@ -49,13 +66,27 @@ class LimitConfig(Section):
         return bound
 
     @model_validator(mode="after")
-    def one_bound_and_a_table_for_latency(self) -> Self:
+    def exactly_one_bound(self) -> Self:
         if (self.at is None) == (self.below is None):
             raise ValueError("expected exactly one of `at` (use the budget) and `below` (an upper bound)")
-        if (self.metric == "latency") != (self.table is not None):
-            if self.table is None:
+        if self.metric == PEAK and self.below is None:
+            raise ValueError(f"at: remove it, {PEAK} only has an upper bound; write below: {self.at}")
+        return self
+
+    @model_validator(mode="after")
+    def a_table_where_numbers_are_measured(self) -> Self:
+        if self.metric in COMPUTED:
+            if self.table is not None:
+                raise ValueError(f"table: remove it, {self.metric} are computed from the space")
+        elif self.table is None:
+            if self.metric == "latency":
                 raise ValueError("table: is missing; a latency limit reads its milliseconds from a latency table")
-            raise ValueError(f"table: remove it, {self.metric} are computed from the space")
+            raise ValueError(f"metric: got '{self.metric}', {metric_hint(self.metric, ['a column of a `table`'])}")
+        if self.missing == "interpolate" and self.table is None:
+            raise ValueError(f"missing: remove it, {self.metric} have no table that could lack entries")
+        # a default is written into a run's config.yaml for every metric
+        if self.largest_error != LARGEST_ERROR and self.metric != "latency":
+            raise ValueError(f"largest_error: remove it, only latency is verified, not {self.metric}")
         return self
 
     @property
@@ -187,11 +218,17 @@ class SearchFile(Section):
 
     @model_validator(mode="after")
     def one_limit_for_mul_log_and_no_twins(self) -> Self:
-        if isinstance(self.search.loss, MulLog) and len(self.limits) > 1:
+        if isinstance(self.search.loss, MulLog) and len(self.additive) != 1:
             raise ValueError(
-                "search.loss: mul_log multiplies by one limit; use lagrangian, or keep one entry in `limits`"
+                "search.loss: mul_log multiplies by one limit; use lagrangian, or keep one entry in `limits` beside "
+                f"{PEAK}"
             )
         keys = [(limit.metric, limit.table) for limit in self.limits]
         if len(set(keys)) < len(keys):
             raise ValueError("limits: two entries have the same metric and table; keep one of them")
         return self
+
+    @property
+    def additive(self) -> dict[int, LimitConfig]:
+        """The limits on sums over layers, by their place in `limits`; they alone act on alpha and on the derivation."""
+        return {i: limit for i, limit in enumerate(self.limits) if limit.metric != PEAK}

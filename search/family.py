@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,13 @@ from engine.config import load_config, validate
 from engine.errors import CheckpointError, ConfigError
 from search.config import SearchFile
 from search.derivation import Derivation, derive
-from search.limits import Limit, resolve_bound, resolve_limits
+from search.limits import Limit, resolve, resolve_bound
 from search.loop import write_architecture
 from supernet.alpha import mask_of
 from supernet.architecture import Architecture
 from supernet.space import Space
+
+log = logging.getLogger("search")
 
 _NUMBER_OR_PERCENT = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\d+(\.\d+)?\s*%")
 
@@ -44,8 +47,12 @@ def derive_family(run: Path, bounds: Sequence[str] = (), method: str | None = No
     if not config_file.exists():
         raise ConfigError(f"{run}: no config.yaml; expected the folder of a search, as given to run_search.py --out")
     config = validate(SearchFile, load_config(config_file), str(config_file))
-    space = Space(config.space)
-    limits = resolve_limits(config, space, config_file)
+    resolved = resolve(config, config_file)
+    space, limits = resolved.space, resolved.limits
+    for note in resolved.notes:
+        log.warning(note)
+    if bounds and not limits:
+        raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
     alpha, step = _newest_alpha(run, space)
     method = method or config.search.derive
     asked = [(f"-{_slug(b)}", _with_bound(limits, b)) for b in bounds] or [("", limits)]
@@ -54,7 +61,7 @@ def derive_family(run: Path, bounds: Sequence[str] = (), method: str | None = No
         derivation = derive(alpha, mask_of(space), own_limits, method)
         architecture = Architecture(space, derivation.paths, f"{run.name}{suffix}-step{step}")
         path = run / f"architecture{suffix}.json"
-        write_architecture(path, architecture, own_limits)
+        write_architecture(path, architecture, own_limits, resolved.peak)
         members.append(FamilyMember(path, architecture, derivation, own_limits))
     return members
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from engine.errors import ConfigError
-from latency.table import LatencyTable, file_hash
-from search.config import LimitConfig, MulLog, SearchFile
+from latency.table import LatencyTable, TableError, file_hash
+from search.config import LimitConfig, MulLog, SearchFile, metric_hint
+from search.peak import PeakLimit, restrict
+from search.trust import completed, trust
 from supernet.cost import Cost, macs_cost, params_cost
 from supernet.space import Space
 
-UNITS = {"latency": "ms", "macs": "MACs", "params": "parameters"}
+UNITS = {"latency": "ms", "macs": "MACs", "params": "parameters", "weight_bytes": "bytes"}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit in numbers. `at`: the budget is to be used; otherwise `bound` is an upper bound only."""
+    """An additive limit in numbers. `at`: the budget is to be used; otherwise `bound` is an upper bound only."""
 
     metric: str
     bound: float
@@ -29,10 +32,12 @@ class Limit:
     table: LatencyTable | None = None
     """The latency table behind `cost`, for metric latency."""
     table_path: Path | None = None
+    column_unit: str | None = None
+    """Where `cost` is a column of the table."""
 
     @property
     def unit(self) -> str:
-        return UNITS[self.metric]
+        return self.column_unit or UNITS[self.metric]
 
     def predicted(self, paths: tuple[int, ...]) -> dict[str, object]:
         """The record of architecture.json: what this limit's metric is for an architecture, and in whose table."""
@@ -57,42 +62,104 @@ def resolve_bound(bound: float | str, cost: Cost, where: str, unit: str) -> floa
 
 
 def measure_command(
-    config_path: Path | str, table: Path, overrides: Sequence[str] = (), *, external: bool = False
+    config_path: Path | str, table: Path, overrides: Sequence[str] = (), *more: str, external: bool = False
 ) -> str:
-    """The command that makes a config's table."""
+    """The command that makes a config's table. more: further arguments, e.g. `--verify 40`."""
     if external:
         return f"python scripts/import_latency.py SOURCE --out {table}"
     shaping = [o for o in overrides if o.startswith(("space.", "measure."))]
-    return shlex.join(["python", "scripts/measure_latency.py", str(config_path), "--out", str(table), *shaping])
+    return shlex.join(["python", "scripts/measure_latency.py", str(config_path), "--out", str(table), *more, *shaping])
 
 
-def resolve_limits(
-    config: SearchFile, space: Space, source: Path | str, overrides: Sequence[str] = ()
-) -> tuple[Limit, ...]:
-    """Load each limit's table, check that it fits, and turn bounds into numbers.
+@dataclass(frozen=True)
+class Resolved:
+    """A search's file with everything in numbers."""
+
+    config: SearchFile
+    """Its space has lost the candidates that a limit on peak activation forbids."""
+    space: Space
+    limits: tuple[Limit, ...]
+    """The additive ones: what alpha and the derivation see."""
+    peak: PeakLimit | None = None
+    notes: tuple[str, ...] = ()
+    """What the user should know of the tables."""
+
+    @property
+    def record(self) -> dict[str, object]:
+        """The config with every bound a number and every table's hash: what a run's config.yaml holds."""
+        record = self.config.model_dump(mode="json", exclude_none=True)
+        for i, limit in zip(self.config.additive, self.limits, strict=True):
+            record["limits"][i]["at" if limit.at else "below"] = limit.bound
+            if limit.table_path is not None:
+                record["limits"][i]["table_sha256"] = file_hash(limit.table_path)
+        for entry in record["limits"]:
+            if self.peak and entry["metric"] == self.peak.metric:
+                entry["below"] = self.peak.bound
+        return record
+
+
+def resolve(config: SearchFile, source: Path | str, overrides: Sequence[str] = ()) -> Resolved:
+    """Apply the limit on peak activation to the space, load each limit's table, check it, turn bounds into numbers.
 
     source, overrides: what the user gave, for the command that errors name. Raises ConfigError or TableError.
     """
-    limits = []
-    for i, limit in enumerate(config.limits):
-        where = f"{source}: limits.{i}"
-        table = None
-        if limit.table is not None:
-            external = config.measure.device == "external"
-            command = measure_command(source, limit.table, overrides, external=external)
-            table = _load_table(limit, where, command)
-            table.check(space, config.measure, str(limit.table), command)
-        cost = _cost(limit, space, table)
-        bound = resolve_bound(
-            limit.bound, cost, f"{where}.{'below' if limit.at is None else 'at'}", UNITS[limit.metric]
+    config, peak = restrict(config, source)
+    space = Space(config.space)
+    pairs = [resolve_limit(config, space, i, source, overrides) for i in config.additive]
+    notes = dict.fromkeys(note for _, more in pairs for note in more)
+    return Resolved(config, space, tuple(limit for limit, _ in pairs), peak, tuple(notes))
+
+
+def resolve_limit(
+    config: SearchFile, space: Space, i: int, source: Path | str, overrides: Sequence[str] = ()
+) -> tuple[Limit, tuple[str, ...]]:
+    """Number `i` of `config.limits`, an additive one, and notes about its table."""
+    limit, where = config.limits[i], f"{source}: limits.{i}"
+    table, notes = _table(config, space, limit, where, source, overrides)
+    cost = _cost(config, space, limit, table)
+    column = table.columns.get(limit.metric) if table and limit.metric != "latency" else None
+    unit = column.unit if column else UNITS[limit.metric]
+    bound = resolve_bound(limit.bound, cost, f"{where}.{'below' if limit.at is None else 'at'}", unit)
+    if isinstance(config.search.loss, MulLog) and min(bound, cost.reachable[0]) <= 1:
+        raise ConfigError(
+            f"{where}: loss mul_log takes logarithms, so the bound ({bound:g}) and the smallest reachable value "
+            f"({cost.reachable[0]:g} {unit}) must exceed 1; use lagrangian instead"
         )
-        if isinstance(config.search.loss, MulLog) and min(bound, cost.reachable[0]) <= 1:
-            raise ConfigError(
-                f"{where}: loss mul_log takes logarithms, so the bound ({bound:g}) and the smallest reachable value "
-                f"({cost.reachable[0]:g} {UNITS[limit.metric]}) must exceed 1; use lagrangian instead"
-            )
-        limits.append(Limit(limit.metric, bound, limit.at is not None, limit.tolerance, cost, table, limit.table))
-    return tuple(limits)
+    resolved = Limit(
+        limit.metric, bound, limit.at is not None, limit.tolerance, cost,
+        table if limit.metric == "latency" else None, limit.table, column.unit if column else None,
+    )  # fmt: skip
+    return resolved, notes
+
+
+def _table(
+    config: SearchFile, space: Space, limit: LimitConfig, where: str, source: Path | str, overrides: Sequence[str]
+) -> tuple[LatencyTable | None, tuple[str, ...]]:
+    """A limit's table, checked against the space; None where its metric needs none."""
+    if limit.table is None:
+        return None, ()
+    external = config.measure.device == "external"
+    command = partial(measure_command, source, limit.table, overrides)
+    table = _load_table(limit, where, command(external=external))
+    if limit.metric != "latency" and limit.metric not in table.columns:
+        raise ConfigError(
+            f"{where}.metric: got '{limit.metric}', {metric_hint(limit.metric, list(table.columns))}; the columns of "
+            f"{limit.table} beside latency: {', '.join(table.columns) or 'none'}"
+        )
+    make = command(external=external)
+    notes: tuple[str, ...] = ()
+    try:
+        table.check(space, config.measure, str(limit.table), make)
+    except TableError as error:
+        if ": no entry '" not in str(error):
+            raise
+        if limit.missing == "error":
+            raise TableError(f"{error}, or predict it from others of its kind: missing: interpolate") from None
+        table, notes = completed(table, limit, space)
+        table.check(space, config.measure, str(limit.table), make)
+    if limit.metric == "latency":
+        notes += trust(table, limit, where, command, external=external)
+    return table, notes
 
 
 def _load_table(limit: LimitConfig, where: str, command: str) -> LatencyTable:
@@ -107,20 +174,14 @@ def _load_table(limit: LimitConfig, where: str, command: str) -> LatencyTable:
     return LatencyTable.load(limit.table)
 
 
-def _cost(limit: LimitConfig, space: Space, table: LatencyTable | None) -> Cost:
-    if limit.metric == "macs":
-        return macs_cost(space)
-    if limit.metric == "params":
-        return params_cost(space)
-    assert table is not None  # LimitConfig requires one
-    return table.cost(space)
-
-
-def resolved_config(config: SearchFile, limits: Sequence[Limit]) -> dict[str, object]:
-    """The config with every bound a number and every table's hash: what a run's config.yaml holds."""
-    record = config.model_dump(mode="json", exclude_none=True)
-    for entry, limit in zip(record["limits"], limits, strict=True):
-        entry["at" if limit.at else "below"] = limit.bound
-        if limit.table_path is not None:
-            entry["table_sha256"] = file_hash(limit.table_path)
-    return record
+def _cost(config: SearchFile, space: Space, limit: LimitConfig, table: LatencyTable | None) -> Cost:
+    match limit.metric:
+        case "macs":
+            return macs_cost(space)
+        case "params":
+            return params_cost(space)
+        case "weight_bytes":
+            size = config.measure.torch_dtype.itemsize
+            return Cost.of_space(space, lambda layer, _: layer.complexity.params * size)
+    assert table is not None  # LimitConfig requires one for everything that is not in COMPUTED
+    return table.cost(space) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(limit.table))

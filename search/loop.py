@@ -38,12 +38,14 @@ from engine.training import (
     prepare_device,
     recalibrate_bn,
 )
+from search.check import data_checks, judge, report
 from search.closing import MeasuredDerivation, derive_measured
 from search.config import Lagrangian, ReinforceConfig, SearchFile
 from search.derivation import derive
 from search.gradient import architecture_step, weights_step
-from search.limits import Limit, resolve_limits, resolved_config
+from search.limits import Limit, resolve
 from search.objective import expected_cost, movable
+from search.peak import PeakLimit
 from search.reinforce import reinforce_step
 from search.report import architecture_scalars, limit_names, log_picture
 from search.state import SearchState
@@ -65,6 +67,7 @@ class SearchResult:
     measured: MeasuredDerivation
     accuracy: Evaluation
     """Of the derived network with the supernet's weights, on the validation part."""
+    peak: PeakLimit | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Plan:
     device: torch.device
     training: ImageSet
     validation: ImageSet
+    peak: PeakLimit | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -109,8 +113,8 @@ def run_search(config_path: Path, out: Path, *, resume: bool = False, overrides:
     Raises UserError (ConfigError, TableError, CheckpointError, ...) where something the user can mend is wrong.
     """
     config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
-    space = Space(config.space)
-    limits = resolve_limits(config, space, config_path, overrides)
+    resolved = resolve(config, config_path, overrides)
+    config, space = resolved.config, resolved.space
     device = prepare_device(config.run)
     images = open_images(
         config.data,
@@ -119,8 +123,10 @@ def run_search(config_path: Path, out: Path, *, resume: bool = False, overrides:
         classes=config.space.classes,
     ).train
     chosen, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
-    plan = Plan(config, space, limits, device, subset(images, chosen), subset(images, held_out))
-    open_run(out, resolved_config(config, limits), resume=resume)
+    report(judge(resolved, out) + data_checks(config, len(chosen), len(held_out)), config_path)
+    training, validation = subset(images, chosen), subset(images, held_out)
+    plan = Plan(config, space, resolved.limits, device, training, validation, resolved.peak)
+    open_run(out, resolved.record, resume=resume)
     return _Search(plan, out, resume).run()
 
 
@@ -240,10 +246,11 @@ class _Search:
 
     def _headline(self, scalars: dict[str, float]) -> dict[str, float | str]:
         """The few figures that the progress line shows."""
-        name, limit = limit_names(self.plan.limits)[0], self.plan.limits[0]
-        expected = f"{scalars[f'expected/{name}']:.4g}/{limit.bound:.4g} {limit.unit}"
         phase = "warm-up" if self.state.step <= self.plan.warmup_steps else "search"
-        return {"phase": phase, "loss": scalars["train/loss"], "top1": scalars["train/top1"], name: expected}
+        shown: dict[str, float | str] = {"phase": phase, "loss": scalars["train/loss"], "top1": scalars["train/top1"]}
+        for name, limit in list(zip(limit_names(self.plan.limits), self.plan.limits, strict=True))[:1]:
+            shown[name] = f"{scalars[f'expected/{name}']:.4g}/{limit.bound:.4g} {limit.unit}"
+        return shown
 
     def _evaluate(self, step: int) -> None:
         """Curves of the network that would be derived now. Leaves no trace in the supernet or in any stream."""
@@ -252,6 +259,8 @@ class _Search:
         values = {"derived/loss": score.loss, "derived/top1": score.top1, "derived/top5": score.top5}
         for name, limit in zip(limit_names(self.plan.limits), self.plan.limits, strict=True):
             values[f"derived/{name}"] = limit.cost.of(paths)
+        if self.plan.peak:
+            values[f"derived/{self.plan.peak.metric}"] = self.plan.peak.of(paths)
         self.metrics.scalars(step, values)
         log_picture(self.metrics, step, self.state)
         self.throughput = Throughput()  # training speed, without the time that this took
@@ -276,10 +285,15 @@ class _Search:
             log.warning(note)
         architecture = Architecture(plan.space, measured.derivation.paths, self.out.name)
         score = self.score(architecture)
-        write_architecture(self.out / "architecture.json", architecture, plan.limits)
-        return SearchResult(architecture, plan.limits, measured, score)
+        write_architecture(self.out / "architecture.json", architecture, plan.limits, plan.peak)
+        return SearchResult(architecture, plan.limits, measured, score, plan.peak)
 
 
-def write_architecture(path: Path, architecture: Architecture, limits: Sequence[Limit]) -> None:
-    """Atomically; with what each limit's table predicts for it."""
-    write_atomically(path, architecture.to_json([limit.predicted(architecture.paths) for limit in limits]))
+def write_architecture(
+    path: Path, architecture: Architecture, limits: Sequence[Limit], peak: PeakLimit | None = None
+) -> None:
+    """Atomically; with what each limit's metric is for it."""
+    predicted = [limit.predicted(architecture.paths) for limit in limits]
+    if peak:
+        predicted.append(peak.predicted(architecture.paths))
+    write_atomically(path, architecture.to_json(predicted))

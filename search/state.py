@@ -29,7 +29,7 @@ class SearchState:
     """(E, N) float32 on the CPU."""
     arch_optimizer: torch.optim.Adam
     duals: tuple[Dual, ...]
-    """One per limit."""
+    """One per additive limit."""
     baseline: float | None = None
     """REINFORCE's moving average of rewards."""
     step: int = 0
@@ -54,7 +54,7 @@ class SearchState:
             ),
             alpha=alpha,
             arch_optimizer=torch.optim.Adam([alpha], lr=settings.arch_lr, betas=settings.arch_betas),
-            duals=tuple(Dual() for _ in config.limits),
+            duals=tuple(Dual() for _ in config.additive),
         )
 
     def to_checkpoint(self) -> dict[str, Any]:

@@ -20,6 +20,9 @@ def print_result(result: SearchResult) -> None:
         word = "at" if limit.at else "below"
         value = f"{limit.cost.of(result.architecture.paths):.4g} {limit.unit}"
         table.add_row(f"predicted {limit.metric}", value, f"{word} {limit.bound:.4g} {limit.unit}")
+    if result.peak:
+        peak = f"{result.peak.of(result.architecture.paths):.4g} {result.peak.unit}"
+        table.add_row(f"predicted {result.peak.metric}", peak, f"below {result.peak.bound:.4g} {result.peak.unit}")
     table.add_row("complexity", complexity_text(result.architecture.complexity))
     table.add_row("top-1 with the supernet's weights", f"{result.accuracy.top1:.2f} %", "on validation images")
     if result.measured.confirmation:
@@ -44,10 +47,10 @@ def print_family(members: Sequence[FamilyMember]) -> None:
     console = Console()
     table = Table("file", "bound", "predicted", "complexity", "log probability", title="derived architectures")
     for m in members:
-        first = m.limits[0]
-        predicted = f"{first.cost.of(m.architecture.paths):.4g} {first.unit}"
+        bounds = "\n".join(f"{limit.bound:.4g}" for limit in m.limits)
+        predicted = "\n".join(f"{limit.cost.of(m.architecture.paths):.4g} {limit.unit}" for limit in m.limits)
         table.add_row(
-            str(m.path), f"{first.bound:.4g}", predicted, complexity_text(m.architecture.complexity),
+            str(m.path), bounds, predicted, complexity_text(m.architecture.complexity),
             f"{m.derivation.log_probability:.3f}",
         )  # fmt: skip
     console.print(table)

@@ -36,7 +36,7 @@ def random_cost(space: Space, seed: int) -> Cost:
     rng = np.random.default_rng(seed)
     prices: dict[object, float] = {}
     return Cost.of_space(
-        space, lambda layer: 0.0 if str(layer.spec) == "skip" else prices.setdefault(layer, rng.uniform(1, 5))
+        space, lambda layer, _: 0.0 if str(layer.spec) == "skip" else prices.setdefault(layer, rng.uniform(1, 5))
     )
 
 

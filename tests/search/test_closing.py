@@ -44,6 +44,7 @@ def table_for(space, fingerprint):
         activation="relu6",
         input_size=8,
         date=datetime.date(2026, 1, 1).isoformat(),
+        method="in_context",
         how="made up for a test",
         entries=entries,
     )

@@ -1,0 +1,251 @@
+"""Is a search ready to run? Every condition that would spoil it later, looked at in seconds and without training."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from engine.checkpoints import Checkpoints
+from engine.config import load_config, validate
+from engine.data import open_images, stratified_split
+from engine.data.config import DOWNLOADABLE
+from engine.errors import ConfigError, UserError
+from engine.training import prepare_device
+from search.closing import local_latency_limit
+from search.config import SearchFile
+from search.derivation import constrained
+from search.gradient import softmax_jacobian
+from search.limits import Limit, Resolved, resolve_limit
+from search.peak import restrict
+from search.plausible import doubts
+from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.cost import Cost
+from supernet.space import Space
+
+log = logging.getLogger("search")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition. FAIL: the search cannot run, or not to its end. warn: it runs, to less than was meant."""
+
+    level: Literal["ok", "warn", "FAIL"]
+    what: str
+    text: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.level:<4} {self.what}: {self.text}" + (f"  fix: {self.fix}" if self.fix else "")
+
+
+def check_search(config_path: Path, overrides: Sequence[str] = (), out: Path | None = None) -> list[Check]:
+    """Every check of a search config; out: the folder for its results, whose free space is looked at.
+
+    A check that fails hides only those that need what it could not give. Raises nothing that the user can mend.
+    """
+    try:
+        config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
+    except UserError as error:
+        return [failed("config", error)]
+    checks = [Check("ok", "config", f"{config_path} is valid")]
+    peak = None
+    try:
+        config, peak = restrict(config, config_path)
+    except UserError as error:
+        checks.append(failed("space", error))
+    space = Space(config.space)
+    limits: list[Limit] = []
+    notes: list[str] = []
+    for i, entry in config.additive.items():
+        try:
+            limit, more = resolve_limit(config, space, i, config_path, overrides)
+        except UserError as error:
+            checks.append(failed(f"limits.{i} {entry.metric}", error))
+        else:
+            limits.append(limit)
+            notes += more
+    resolved = Resolved(config, space, tuple(limits), peak, tuple(dict.fromkeys(notes)))
+    return checks + judge(resolved, out) + _caught("data", lambda: _data(config)) + _caught("run", lambda: _run(config))
+
+
+def report(checks: Sequence[Check], source: Path) -> None:
+    """Log the warnings; raise the first failure as a ConfigError."""
+    for check in checks:
+        text = "; ".join(filter(None, [check.text, check.fix]))
+        if check.level == "FAIL":
+            raise ConfigError(text if text.startswith(str(source)) else f"{source}: {text}")
+        if check.level == "warn":
+            log.warning(text)
+        elif check.what == "peak":
+            log.info(text)
+
+
+def judge(resolved: Resolved, out: Path | None = None) -> list[Check]:
+    """What can be said of a resolved config without its data."""
+    checks = [_space(resolved)]
+    if resolved.peak:
+        checks.append(Check("ok", "peak", str(resolved.peak)))
+    for limit in resolved.limits:
+        checks += [_reach(limit), _gradient(resolved.space, limit)]
+    complete = len(resolved.limits) == len(resolved.config.additive) > 0
+    if complete and resolved.config.search.derive == "constrained":  # argmax looks at no limit
+        checks += _caught("limits together", lambda: _together(resolved))
+    checks += _tables(resolved)
+    if out is not None:
+        checks.append(_disk(resolved.space, out))
+    return checks
+
+
+def failed(what: str, error: UserError) -> Check:
+    """A message's remedy is its last sentence or part of one."""
+    message = str(error)
+    cut = max(message.rfind("; "), message.rfind(". "))
+    return Check("FAIL", what, message) if cut < 0 else Check("FAIL", what, message[:cut], message[cut + 2 :])
+
+
+def _caught(what: str, checks: Callable[[], list[Check]]) -> list[Check]:
+    try:
+        return checks()
+    except UserError as error:
+        return [failed(what, error)]
+
+
+def _space(resolved: Resolved) -> Check:
+    edges = resolved.space.searchable
+    count = math.prod(len(edge.candidates) for edge in edges)
+    return Check("ok", "space", f"{len(edges)} searchable edges, {float(count):.3g} architectures")
+
+
+def _reach(limit: Limit) -> Check:
+    low, high = limit.cost.reachable
+    how = "at" if limit.at else "below"
+    source = f"; {limit.table_path} has every layer" if limit.table_path else ""
+    text = f"{how} {limit.bound:.4g} {limit.unit}, reachable are {low:.4g} to {high:.4g}{source}"
+    return Check("ok", f"limit {limit.metric}", text)
+
+
+def cost_gradient(space: Space, cost: Cost) -> Tensor:
+    """dE/dalpha (E, N) of the expected cost where the search begins: every candidate equally likely."""
+    p = probabilities(initial_alpha(space), mask_of(space))
+    return softmax_jacobian(torch.from_numpy(cost.table), p)
+
+
+def _gradient(space: Space, limit: Limit) -> Check:
+    what = f"gradient of {limit.metric}"
+    steepest = cost_gradient(space, limit.cost).abs().max(dim=1).values
+    flat = [
+        edge.name
+        for edge, slope in zip(space.searchable, steepest.tolist(), strict=True)
+        if slope <= 1e-12 * limit.cost.reachable[1]
+    ]
+    if not flat:
+        return Check("ok", what, f"reaches all {len(steepest)} searchable edges")
+    same = f"all candidates of {', '.join(flat)} cost the same, so {limit.metric} does not act there"
+    if len(flat) == len(steepest) and limit.table_path is not None:
+        return Check("FAIL", what, same, "no edge can be steered: correct the table, or the candidates")
+    return Check("warn", what, same, "correct the table if that is not meant")
+
+
+def _together(resolved: Resolved) -> list[Check]:
+    found = constrained(initial_alpha(resolved.space), mask_of(resolved.space), resolved.limits)
+    if found.notes:
+        return [Check("warn", "limits together", note, "raise `tolerance`, or move a bound") for note in found.notes]
+    return [Check("ok", "limits together", "an architecture meets all of them")]
+
+
+def _tables(resolved: Resolved) -> list[Check]:
+    checks = [Check("warn", "table", *_remedy_apart(note)) for note in resolved.notes]
+    measured = [limit for limit in resolved.limits if limit.table is not None]
+    for limit in measured:
+        assert limit.table is not None
+        verified = limit.table.verification
+        if verified and verified.holds:
+            text = (
+                f"{limit.table_path}: error {verified.table.mape_percent:.2g} % on {verified.networks} whole networks, "
+                f"noise {verified.noise_mape_percent:.2g} %"
+            )
+            checks.append(Check("ok", "table", text))
+        found, speed = doubts(resolved.space, limit.table, limit.cost)
+        checks += [Check("warn", "units", f"{limit.table_path}: {doubt}", fix) for doubt, fix in found]
+        if not found:
+            checks.append(Check("ok", "units", f"{limit.table_path}: the largest network runs at {speed:.3g} GMAC/s"))
+    if measured:
+        checks += _caught("timing", lambda: [_timing(resolved, measured)])
+    return checks
+
+
+def _remedy_apart(note: str) -> tuple[str, str]:
+    text, _, remedy = note.rpartition("; ")
+    return (text, remedy) if text else (note, "")
+
+
+def _timing(resolved: Resolved, measured: Sequence[Limit]) -> Check:
+    measure = resolved.config.measure
+    names = ", ".join(limit.table.device.name for limit in measured if limit.table)
+    if local_latency_limit(resolved.limits, measure) is not None:
+        return Check("ok", "timing", "the table's device is this one: the derived network will be timed and corrected")
+    text = f"the table's device ({names}) is not this one, so a derived network will not be timed"
+    if measure.device == "external":
+        return Check("ok", "timing", text)
+    return Check("warn", "timing", text, "measure a table here, or set measure.device: external if that is meant")
+
+
+def _disk(space: Space, out: Path) -> Check:
+    parameters = sum(layer.complexity.params for _, layer in space.places)
+    files = Checkpoints(out).keep + 1  # the next is complete before the oldest goes
+    needed = parameters * 4 * 2 * files  # float32; weights and momentum
+    there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    text = f"checkpoints need {needed / 1e6:.3g} MB, {there} has {free / 1e6:.4g} MB free"
+    if free < needed:
+        return Check("FAIL", "disk", text, "choose another --out, or make room")
+    return Check("ok", "disk", text)
+
+
+def _data(config: SearchFile) -> list[Check]:
+    space = config.space
+    local = config.data.model_copy(update={"download": False})
+    try:
+        images = open_images(
+            local, input_size=space.input_size, channels=space.input_channels, classes=space.classes
+        ).train
+    except ConfigError as error:
+        if config.data.download and config.data.name in DOWNLOADABLE and "no complete" in str(error):
+            text = f"'{config.data.name}' is not in '{config.data.root}' yet"
+            return [Check("warn", "data", text, "nothing to do: data.download fetches it when the search starts")]
+        raise
+    training, validation = stratified_split(images.labels, config.data.validation, config.run.seed)
+    return data_checks(config, len(training), len(validation))
+
+
+def data_checks(config: SearchFile, training: int, validation: int) -> list[Check]:
+    """Whether the two parts of the training set, in images, give batches and architecture steps."""
+    s = config.search
+    for part, images in (("training", training), ("validation", validation)):
+        if images < s.batch_size:
+            text = f"search.batch_size: got {s.batch_size}, but the {part} part of the data has {images} images"
+            return [Check("FAIL", "data", text, "choose a smaller batch, or change data.validation")]
+    steps = training // s.batch_size
+    text = f"{training} training and {validation} validation images, {steps} steps an epoch"
+    if steps * s.epochs < s.arch_every:
+        text += f", {steps * s.epochs} after the warm-up, so alpha never learns"
+        return [Check("warn", "data", text, f"search.epochs above {s.arch_every // steps}, or a smaller arch_every")]
+    return [Check("ok", "data", text)]
+
+
+def _run(config: SearchFile) -> list[Check]:
+    run = config.run
+    prepare_device(run.model_copy(update={"threads": None}))  # the thread count of this process stays
+    if run.amp == "bf16" and run.device == "cuda" and not torch.cuda.is_bf16_supported():
+        return [Check("FAIL", "run", "run.amp: bf16 is not supported by this GPU", "run.amp=none")]
+    if run.amp == "bf16" and run.device == "cpu":
+        return [Check("warn", "run", "run.amp: bf16 makes most CPUs slower", "run.amp=none unless measured")]
+    return [Check("ok", "run", f"device {run.device}, amp {run.amp}")]

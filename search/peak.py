@@ -1,0 +1,143 @@
+"""A limit on peak activation memory: a largest value, not a sum, so it removes candidates before the search.
+
+An architecture's peak is the largest working set of its layers (supernet/activation.py). It stays below a bound exactly
+if every layer does; so each edge keeps the candidates below the bound, and nothing is left to do for alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.errors import ConfigError, explain
+from latency.config import MeasureConfig
+from search.config import PEAK, LimitConfig, SearchFile
+from supernet.activation import working_set
+from supernet.space import Edge, Layer, Space, SpaceConfig, StageConfig
+
+
+@dataclass(frozen=True)
+class PeakLimit:
+    """The limit as it was applied to a space."""
+
+    bound: float
+    """In bytes."""
+    space: Space
+    """What is left of it."""
+    measure: MeasureConfig
+    removed: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(edge, candidates) that exceed the bound."""
+
+    metric: str = PEAK
+    unit: str = "bytes"
+
+    def of(self, paths: tuple[int, ...]) -> int:
+        """An architecture's peak in bytes."""
+        return max(layer_bytes(layer, self.space, self.measure) for layer in self.space.layers(paths))
+
+    def predicted(self, paths: tuple[int, ...]) -> dict[str, object]:
+        """The record of architecture.json, as that of other limits."""
+        return {"metric": self.metric, "value": self.of(paths), "unit": self.unit, "below": self.bound}
+
+    def __str__(self) -> str:
+        edges = "; ".join(f"{edge} {', '.join(names)}" for edge, names in self.removed) or "nothing"
+        return f"{PEAK} below {self.bound:.6g} removes {edges}"
+
+
+def layer_bytes(layer: Layer, space: Space, measure: MeasureConfig) -> int:
+    """A layer's working set in bytes, at the measured batch and precision."""
+    elements = working_set(layer, space.op_settings(running_stats=True))
+    return elements * measure.batch * measure.torch_dtype.itemsize
+
+
+def reachable_peaks(space: Space, measure: MeasureConfig) -> tuple[int, int]:
+    """Smallest and largest peak of any architecture."""
+    low = high = 0
+    for _, layers in _columns(space):
+        sizes = [layer_bytes(layer, space, measure) for layer in layers]
+        low, high = max(low, min(sizes)), max(high, max(sizes))
+    return low, high
+
+
+def restrict(config: SearchFile, source: object = "limits") -> tuple[SearchFile, PeakLimit | None]:
+    """The config without the candidates that a limit on peak activation forbids, and that limit in bytes.
+
+    `N%` is min + N % of the reachable range of peaks. Applying it again changes nothing. Raises ConfigError naming the
+    edge where no candidate is left.
+    """
+    for i, limit in enumerate(config.limits):
+        if limit.metric == PEAK:
+            return _restricted(config, limit, f"{source}: limits.{i}.below")
+    return config, None
+
+
+def _restricted(config: SearchFile, limit: LimitConfig, where: str) -> tuple[SearchFile, PeakLimit]:
+    space, measure = Space(config.space), config.measure
+    with explain(where):
+        low, high = reachable_peaks(space, measure)
+    bound = limit.bound
+    if isinstance(bound, str):
+        bound = low + float(bound.strip().rstrip("% ")) / 100 * (high - low)
+    if bound < low:
+        _refuse(space, measure, bound, low, where)
+    kept = {
+        edge.name: tuple(str(layer.spec) for layer in edge.layers if layer_bytes(layer, space, measure) <= bound)
+        for edge in space.edges
+    }
+    removed = tuple(
+        (edge.name, gone)
+        for edge in space.edges
+        if (gone := tuple(name for name in edge.candidates if name not in kept[edge.name]))
+    )
+    left = config.model_copy(update={"space": without(config.space, space.edges, kept)}) if removed else config
+    if not Space(left.space).searchable:
+        raise ConfigError(
+            f"{where}: below {bound:.6g} bytes no edge has more than one candidate, so nothing is left to search; "
+            "raise the bound"
+        )
+    return left, PeakLimit(float(bound), Space(left.space), measure, removed)
+
+
+def _refuse(space: Space, measure: MeasureConfig, bound: float, low: int, where: str) -> None:
+    """Name what needs the most, of all that cannot be avoided."""
+    for name, layers in _columns(space):
+        smallest = min(layers, key=lambda layer: layer_bytes(layer, space, measure))
+        if layer_bytes(smallest, space, measure) == low:
+            raise ConfigError(
+                f"{where}: got {bound:.6g} bytes, but {name} needs at least {low} (its smallest is '{smallest}', batch "
+                f"{measure.batch}, {measure.dtype}); raise the bound to that, or change the space"
+            )
+
+
+def _columns(space: Space) -> list[tuple[str, Sequence[Layer]]]:
+    """Each place of the chain with the layers it may take."""
+    edges = [(f"edge {edge.name}", edge.layers) for edge in space.edges]
+    return [("stem", [space.stem]), *edges, ("feature_mix", [space.feature_mix]), ("classifier", [space.classifier])]
+
+
+def without(config: SpaceConfig, edges: Sequence[Edge], kept: dict[str, tuple[str, ...]]) -> SpaceConfig:
+    """The space whose edges have the candidates in `kept` only.
+
+    A stage has one list for its first edge and one for the others, which share their shape, so this is exact.
+    """
+    of_stage: dict[int, list[Edge]] = {}
+    for edge in edges:
+        of_stage.setdefault(int(edge.name.removeprefix("stage").partition(".")[0]), []).append(edge)
+    stages = [_stage_without(stage, of_stage[s], kept) for s, stage in enumerate(config.stages)]
+    return config.model_copy(update={"stages": tuple(stages)})
+
+
+def _stage_without(stage: StageConfig, edges: Sequence[Edge], kept: dict[str, tuple[str, ...]]) -> StageConfig:
+    first, others = edges[0], edges[1:]
+    if all(kept[edge.name] == edge.candidates for edge in edges):
+        return stage
+    # `skip` stays in a list that edges drop it from; of a lone edge's two lists, only the one in use matters
+    shown = others[0] if others else first
+    candidates = stage.candidates
+    if others or stage.first is None:
+        candidates = tuple(n for n in stage.candidates if n not in shown.candidates or n in kept[shown.name])
+    inherited = tuple(name for name in candidates if name != "skip" or first.residual)
+    changed = {"candidates": candidates}
+    if stage.first is not None or inherited != kept[first.name]:
+        changed["first"] = kept[first.name]
+    return stage.model_copy(update=changed)
