@@ -92,9 +92,6 @@ class Resolved:
             record["limits"][i]["at" if limit.at else "below"] = limit.bound
             if limit.table_path is not None:
                 record["limits"][i]["table_sha256"] = file_hash(limit.table_path)
-        for entry in record["limits"]:
-            if self.peak and entry["metric"] == self.peak.metric:
-                entry["below"] = self.peak.bound
         return record
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from engine.errors import ConfigError, explain
 from latency.config import MeasureConfig
-from search.config import PEAK, LimitConfig, SearchFile
+from search.config import PEAK, SearchFile
 from supernet.activation import working_set
 from supernet.space import Edge, Layer, Space, SpaceConfig, StageConfig
 
@@ -60,22 +60,22 @@ def reachable_peaks(space: Space, measure: MeasureConfig) -> tuple[int, int]:
 
 
 def restrict(config: SearchFile, source: object = "limits") -> tuple[SearchFile, PeakLimit | None]:
-    """The config without the candidates that a limit on peak activation forbids, and that limit in bytes.
+    """The config without the candidates that a limit on peak activation forbids, and with this limit in bytes.
 
     `N%` is min + N % of the reachable range of peaks. Applying it again changes nothing. Raises ConfigError naming the
     edge where no candidate is left.
     """
     for i, limit in enumerate(config.limits):
         if limit.metric == PEAK:
-            return _restricted(config, limit, f"{source}: limits.{i}.below")
+            return _restricted(config, i, f"{source}: limits.{i}.below")
     return config, None
 
 
-def _restricted(config: SearchFile, limit: LimitConfig, where: str) -> tuple[SearchFile, PeakLimit]:
+def _restricted(config: SearchFile, i: int, where: str) -> tuple[SearchFile, PeakLimit]:
     space, measure = Space(config.space), config.measure
     with explain(where):
         low, high = reachable_peaks(space, measure)
-    bound = limit.bound
+    bound = config.limits[i].bound
     if isinstance(bound, str):
         bound = low + float(bound.strip().rstrip("% ")) / 100 * (high - low)
     if bound < low:
@@ -89,10 +89,12 @@ def _restricted(config: SearchFile, limit: LimitConfig, where: str) -> tuple[Sea
         for edge in space.edges
         if (gone := tuple(name for name in edge.candidates if name not in kept[edge.name]))
     )
-    left = config.model_copy(update={"space": without(config.space, space.edges, kept)}) if removed else config
+    number = config.limits[i].model_copy(update={"below": float(bound)})
+    limits = (*config.limits[:i], number, *config.limits[i + 1 :])
+    left = config.model_copy(update={"limits": limits, "space": without(config.space, space.edges, kept)})
     if not Space(left.space).searchable:
         raise ConfigError(
-            f"{where}: below {bound:.6g} bytes no edge has more than one candidate, so nothing is left to search; "
+            f"{where}: below {bound:.0f} bytes no edge has more than one candidate, so nothing is left to search; "
             "raise the bound"
         )
     return left, PeakLimit(float(bound), Space(left.space), measure, removed)
@@ -104,7 +106,7 @@ def _refuse(space: Space, measure: MeasureConfig, bound: float, low: int, where:
         smallest = min(layers, key=lambda layer: layer_bytes(layer, space, measure))
         if layer_bytes(smallest, space, measure) == low:
             raise ConfigError(
-                f"{where}: got {bound:.6g} bytes, but {name} needs at least {low} (its smallest is '{smallest}', batch "
+                f"{where}: got {bound:.0f} bytes, but {name} needs at least {low} (its smallest is '{smallest}', batch "
                 f"{measure.batch}, {measure.dtype}); raise the bound to that, or change the space"
             )
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from engine.config import validate
+from latency.table import LatencyTable
+from search.config import SearchFile
 from search.limits import Limit
 from supernet.cost import Cost
 from supernet.space import Space, SpaceConfig
@@ -59,3 +65,70 @@ def make_limit():
 @pytest.fixture
 def make_tiny_config():
     return tiny_config
+
+
+def search_file(limits: list[dict[str, Any]], space: dict[str, object] | None = None, **sections: Any) -> SearchFile:
+    """A search of the tiny space under these limits, as read from a file called search.yaml."""
+    data = {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4}
+    search = {"warmup_epochs": 0, "epochs": 1, "batch_size": 8, "arch_every": 2, "bn_batches": 1}
+    config = {"space": space or tiny_config(), "data": data, "limits": limits, "search": search}
+    return validate(SearchFile, config | {"run": {"threads": 1, "checkpoint_every": 3}} | sections, "search.yaml")
+
+
+def made_table(space: Space, path: Path, **changes: Any) -> LatencyTable:
+    """A complete table of another device, saved at `path`: 0.1 ms a layer and 1 ms for 1e6 MACs, 10 GMAC/s at most.
+
+    Its column energy_mj is 0.25 for each network, and for each layer half of its ms.
+    """
+    ms = {str(layer): 0.1 + layer.complexity.macs / 1e6 for layer in space.all_layers if str(layer.spec) != "skip"}
+    values = {
+        "device": {"kind": "other", "name": "made up", "fingerprint": "none"},
+        "runtime": {"name": "pytorch", "version": "1"},
+        "threads": 1,
+        "batch": 1,
+        "dtype": "float32",
+        "memory_format": "channels_last",
+        "activation": space.config.activation,
+        "input_size": space.config.input_size,
+        "date": "2026-01-31",
+        "method": "imported",
+        "how": "made up for a test",
+        "constant_ms": 0.5,
+        "columns": {
+            "energy_mj": {"unit": "mJ", "how": "made up", "constant": 0.25, "values": {k: v / 2 for k, v in ms.items()}}
+        },
+        "entries": {key: {"median_ms": value, "n": 3} for key, value in ms.items()},
+    }
+    table = validate(LatencyTable, values | changes, str(path))
+    table.save(path)
+    return table
+
+
+def verification(error: float = 2.5, *, holds: bool = True) -> dict[str, Any]:
+    """A table's section `verification` with this MAPE in percent."""
+    scores = {"mape_percent": error, "rmse_ms": 0.1, "bias_percent": 0.0, "mape_percent_thirds": [error, error, error]}
+    return {
+        "date": "2026-01-31",
+        "networks": 4,
+        "measured_range_ms": [1.0, 3.0],
+        "noise_mape_percent": 1.2,
+        **dict.fromkeys(("table", "raw", "constant", "macs"), scores),
+        "holds": holds,
+        "measured_ms": [1.0, 1.5, 2.0, 3.0],
+        "predicted_ms": [1.0, 1.5, 2.0, 3.0],
+    }
+
+
+@pytest.fixture
+def make_search_file():
+    return search_file
+
+
+@pytest.fixture
+def make_table():
+    return made_table
+
+
+@pytest.fixture
+def make_verification():
+    return verification

@@ -1,0 +1,278 @@
+"""Limits in numbers: what each metric adds up to, in which unit, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.config import config_text
+from engine.errors import ConfigError, UserError
+from latency.table import Entry, TableError
+from search.family import derive_family
+from search.limits import resolve
+from search.loop import run_search
+from search.report import architecture_scalars
+from search.state import SearchState
+from supernet.architecture import Architecture
+from supernet.space import Space
+
+
+@pytest.fixture
+def table_file(space, tmp_path, make_table, make_verification):
+    path = tmp_path / "table.yaml"
+    make_table(space, path, verification=make_verification())
+    return path
+
+
+def all_paths(space):
+    return itertools.product(*(range(len(edge.candidates)) for edge in space.searchable))
+
+
+EXTERNAL = {"device": "external"}  # what a made-up device is
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit", "by_hand"),
+    [
+        ("macs", "MACs", lambda architecture, table: architecture.complexity.macs),
+        ("params", "parameters", lambda architecture, table: architecture.complexity.params),
+        ("weight_bytes", "bytes", lambda architecture, table: 4 * architecture.complexity.params),
+        (
+            "latency", "ms",
+            lambda architecture, table: 0.5 + sum(e.ms for e in map(table.entry, architecture.layers) if e),
+        ),
+        (
+            "energy_mj", "mJ",
+            lambda architecture, table: 0.25 + sum(
+                table.columns["energy_mj"].values.get(str(layer), 0) for layer in architecture.layers
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_a_limit_costs_the_sum_over_an_architectures_layers_and_a_constant(
+    metric, unit, by_hand, space, table_file, make_search_file, make_table, tmp_path
+):
+    table = make_table(space, tmp_path / "same.yaml")
+    needs_table = metric in ("latency", "energy_mj")
+    entry = {"metric": metric, "at": "50%"} | ({"table": str(table_file)} if needs_table else {})
+    (limit,) = resolve(make_search_file([entry], measure=EXTERNAL), "search.yaml").limits
+    values = []
+    for paths in all_paths(space):
+        values.append(by_hand(Architecture(space, paths), table))
+        assert limit.cost.of(paths) == pytest.approx(values[-1], rel=1e-6)
+    assert limit.unit == unit
+    assert limit.bound == pytest.approx((min(values) + max(values)) / 2, rel=1e-6)
+    predicted = limit.predicted(paths)
+    assert (predicted["metric"], predicted["unit"]) == (metric, unit)
+    assert ("table_sha256" in predicted) == needs_table
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2)])
+def test_weight_bytes_are_parameters_in_the_measured_precision(dtype, size, space, make_search_file):
+    config = make_search_file([{"metric": "weight_bytes", "below": "80%"}], measure={"dtype": dtype})
+    (limit,) = resolve(config, "search.yaml").limits
+    paths = (0,) * len(space.searchable)
+    assert limit.cost.of(paths) == size * Architecture(space, paths).complexity.params
+
+
+def test_the_record_of_a_run_resolves_to_the_same_again(table_file, make_search_file, space):
+    limits = [
+        {"metric": "latency", "table": str(table_file), "at": "50%"},
+        {"metric": "energy_mj", "table": str(table_file), "below": "90%"},
+        {"metric": "peak_activation_bytes", "below": "50%"},
+        {"metric": "params", "below": "95%"},
+    ]
+    first = resolve(make_search_file(limits, measure=EXTERNAL), "search.yaml")
+    record = first.record
+    assert isinstance(record["limits"][2]["below"], float)
+    again = resolve(make_search_file(record["limits"], record["space"], measure=EXTERNAL), "config.yaml")
+    assert again.record == record
+    assert again.space == first.space
+    assert again.space != space  # something was masked
+    assert len(again.limits) == 3
+
+
+def test_a_column_guides_alpha_and_the_derivation_and_is_recorded(tmp_path, make_search_file, table_file):
+    limits = [
+        {"metric": "energy_mj", "table": str(table_file), "at": "50%"},
+        {"metric": "weight_bytes", "below": "90%"},
+        {"metric": "peak_activation_bytes", "below": "60%"},
+    ]
+    config = tmp_path / "search.yaml"
+    config.write_text(config_text(make_search_file(limits, measure=EXTERNAL)))
+    result = run_search(config, tmp_path / "run")
+    paths = result.architecture.paths
+    assert all(limit.cost.of(paths) <= limit.bound * (1 + 1e-9) for limit in result.limits)
+    assert result.peak is not None
+    assert result.peak.of(paths) <= result.peak.bound
+    resolved = resolve(make_search_file(limits, measure=EXTERNAL), "search.yaml")
+    curves = architecture_scalars(
+        SearchState.fresh(resolved.config, resolved.space, torch.device("cpu")), resolved.limits
+    )
+    assert {"expected/energy_mj", "target/energy_mj", "lambda/weight_bytes"} <= curves.keys()
+    run_search(config, tmp_path / "run", resume=True)  # the finished run has the same config
+    (member,) = derive_family(tmp_path / "run")
+    assert member.architecture.paths == paths
+    text = (tmp_path / "run" / "architecture.json").read_text()
+    assert Architecture.from_json(text).space == resolved.space
+    assert all(f'"metric": "{limit["metric"]}"' in text for limit in limits)
+    run_search(tmp_path / "run" / "config.yaml", tmp_path / "again")  # a run's own record is a config
+    assert resolve(resolved.config, "x").space == Space(result.architecture.space.config)
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (
+            {"metric": "mac", "at": "50%"},
+            ("limits.0.metric: got 'mac'", "weight_bytes", "Did you mean 'macs'?"),
+        ),
+        ({"metric": "flops", "at": "50%"}, ("limits.0.metric: got 'flops'", "Did you mean 'macs'?")),
+        ({"metric": "energy_mj", "at": "50%"}, ("limits.0.metric: got 'energy_mj'", "a column of a `table`")),
+        ({"metric": "latency", "at": "50%"}, ("limits.0.table: is missing",)),
+        ({"metric": "weight_bytes", "at": "50%", "table": "t.yaml"}, ("limits.0.table: remove it, weight_bytes",)),
+        ({"metric": "peak_activation_bytes", "below": 9, "table": "t.yaml"}, ("limits.0.table: remove it",)),
+        ({"metric": "peak_activation_bytes", "at": 9}, ("limits.0.at: remove it", "write below: 9")),
+        ({"metric": "macs", "at": "50%", "missing": "interpolate"}, ("limits.0.missing: remove it",)),
+        ({"metric": "latency", "at": "1%", "table": "t", "missing": "guess"}, ("limits.0.missing: got 'guess'",)),
+        ({"metric": "macs", "at": "50%", "largest_error": 5.0}, ("limits.0.largest_error: remove it",)),
+        ({"metric": "latency", "at": "1%", "table": "t", "largest_error": 0}, ("limits.0.largest_error: got 0",)),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_limit_that_makes_no_sense_is_one_line(limit, words, make_search_file):
+    with pytest.raises(ConfigError) as caught:
+        make_search_file([limit])
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("pair", [["macs", "macs"], ["peak_activation_bytes", "peak_activation_bytes"]])
+def test_twins_are_refused(pair, make_search_file):
+    with pytest.raises(ConfigError, match="two entries have the same metric and table"):
+        make_search_file([{"metric": metric, "below": f"{50 + i}%"} for i, metric in enumerate(pair)])
+
+
+def test_mul_log_goes_with_one_limit_beside_a_peak(make_search_file):
+    peak = {"metric": "peak_activation_bytes", "below": "50%"}
+    search = {"batch_size": 8, "loss": {"form": "mul_log"}}
+    make_search_file([{"metric": "macs", "at": "50%"}, peak], search=search)
+    with pytest.raises(ConfigError, match="mul_log multiplies by one limit"):
+        make_search_file([peak], search=search)
+
+
+def test_a_column_that_the_table_lacks_is_named_with_those_it_has(table_file, make_search_file):
+    config = make_search_file([{"metric": "energy", "table": str(table_file), "at": "50%"}], measure=EXTERNAL)
+    with pytest.raises(ConfigError, match=r"limits.0.metric: got 'energy'.*Did you mean 'energy_mj'\?.*energy_mj"):
+        resolve(config, "search.yaml")
+
+
+def test_a_column_that_lacks_a_layer_names_both(space, tmp_path, make_table, make_search_file):
+    path = tmp_path / "t.yaml"
+    full = make_table(space, path).columns["energy_mj"].model_dump()
+    gone = str(space.edges[1].layers[1])
+    values = {key: value for key, value in full["values"].items() if key != gone}
+    make_table(space, path, columns={"energy_mj": full | {"values": values}})
+    config = make_search_file([{"metric": "energy_mj", "table": str(path), "at": "50%"}], measure=EXTERNAL)
+    with pytest.raises(TableError) as caught:
+        resolve(config, "search.yaml")
+    assert "columns.energy_mj" in str(caught.value)
+    assert gone in str(caught.value)
+
+
+# --- trust in a table ------------------------------------------------------------------------------------------------
+
+
+def resolved_with(make_search_file, path, measure=None, **limit):
+    entry = {"metric": "latency", "table": str(path), "at": "50%"} | limit
+    return resolve(make_search_file([entry], measure=measure or EXTERNAL), "a search.yaml", ["measure.batch=1"])
+
+
+def test_a_verified_table_needs_no_words(table_file, make_search_file):
+    assert resolved_with(make_search_file, table_file).notes == ()
+
+
+CPU = {"kind": "cpu", "name": "made up", "fingerprint": "none"}
+
+
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        ({"device": "external"}, "verify it: the kit of scripts/device_kit.py"),
+        ({"device": "cpu"}, "measure_latency.py 'a search.yaml' --out {} --verify 40 measure.batch=1"),
+    ],
+)
+def test_a_table_that_was_never_verified_is_noted_with_the_command(
+    measure, words, space, tmp_path, make_table, make_search_file
+):
+    path = tmp_path / "t.yaml"
+    make_table(space, path, device=CPU)
+    (note,) = resolved_with(make_search_file, path, measure).notes
+    assert note.startswith(f"{path}: never verified")
+    assert note.endswith(words.format(path))
+
+
+def test_a_table_with_a_large_error_is_refused_with_its_remedies(
+    space, tmp_path, make_table, make_search_file, make_verification
+):
+    path = tmp_path / "t.yaml"
+    make_table(space, path, device=CPU, verification=make_verification(14.2, holds=False))
+    with pytest.raises(TableError) as caught:
+        resolved_with(make_search_file, path, {"device": "cpu"})
+    for word in ("limits.0.largest_error", "14.2 %", "10 %", "--recalibrate", "measure again", "raise this bound"):
+        assert word in str(caught.value)
+    (note,) = resolved_with(make_search_file, path, largest_error=15.0).notes
+    assert "14.2 %" in note
+    assert "idle" in note
+
+
+def test_a_missing_entry_is_an_error_that_tells_of_interpolation(space, tmp_path, make_table, make_search_file):
+    path = tmp_path / "t.yaml"
+    incomplete(space, path, make_table)
+    with pytest.raises(TableError, match=r"no entry 'mbconv_k3_e2.*missing: interpolate"):
+        resolved_with(make_search_file, path)
+
+
+def test_a_table_of_another_size_is_not_a_case_for_interpolation(space, tmp_path, make_table, make_search_file):
+    path = tmp_path / "t.yaml"
+    make_table(space, path, input_size=16)
+    for how in ("error", "interpolate"):
+        with pytest.raises(TableError, match="input_size is 16") as caught:
+            resolved_with(make_search_file, path, missing=how)
+        assert "interpolate" not in str(caught.value)
+
+
+def incomplete(space, path, make_table):
+    """Without the entries of mbconv_k3_e2."""
+    full = make_table(space, path)
+    entries = {k: e.model_dump(exclude_defaults=True) for k, e in full.entries.items() if "mbconv_k3_e2" not in k}
+    return make_table(space, path, entries=entries, columns={})
+
+
+def test_interpolated_entries_are_used_and_noted(space, tmp_path, make_table, make_search_file, monkeypatch):
+    """Whatever latency/interpolation.py predicts enters the costs; the note has its own words and the count."""
+    path = tmp_path / "t.yaml"
+    made = incomplete(space, path, make_table)
+
+    def interpolate(table, of):
+        predicted = {str(layer): Entry(median_ms=7.0, interpolated=True) for layer in made.missing(of)}
+        return table.model_copy(update={"entries": table.entries | predicted}), "leave-one-out error 4 %"
+
+    monkeypatch.setitem(sys.modules, "latency.interpolation", SimpleNamespace(interpolate=interpolate))
+    resolved = resolved_with(make_search_file, path, missing="interpolate")
+    count = len(made.missing(space))
+    assert resolved.notes[0].endswith(f"{count} entr{'y is' if count == 1 else 'ies are'} interpolated, not measured: "
+                                      "leave-one-out error 4 %")  # fmt: skip
+    edge = space.searchable[0]
+    assert resolved.limits[0].cost.table[0, edge.candidates.index("mbconv_k3_e2")] == 7.0
+
+
+def test_an_error_of_the_user_stays_one(make_search_file, tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        resolved_with(make_search_file, tmp_path / "none.yaml")
