@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["supernet", "latency", "engine", "engine.data", "search", "retrain"],
+    packages=["supernet", "latency", "latency.runtimes", "engine", "engine.data", "search", "retrain"],
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
@@ -27,6 +27,8 @@ setup(
         "scikit-learn>=1.4",
     ],
     extras_require={
+        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "litert": ["litert-torch>=0.8", "ai-edge-litert>=2.0"],
         "dev": [
             "pytest>=8.2",
             "pytest-xdist>=3.6",

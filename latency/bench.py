@@ -282,9 +282,7 @@ def open_model(folder, job, runtime, threads, provider):
     path = os.path.join(folder, job["file"])
     if runtime == "litert":
         return LiteRTModel(path, job["shape"], threads=threads)
-    return OnnxModel(
-        path, job["shape"], threads=threads, inside=job["inside"], layers=job["layers"], provider=provider
-    )
+    return OnnxModel(path, job["shape"], threads=threads, inside=job["inside"], layers=job["layers"], provider=provider)
 
 
 def runtime_version(runtime):
@@ -306,7 +304,8 @@ def run_kit(folder, provider="CPUExecutionProvider", progress=None):
     jobs = {job["id"]: job for job in manifest["jobs"]}
     if provider != "CPUExecutionProvider" and any(job["inside"] for job in jobs.values()):
         raise KitError(
-            "--provider %s: only the CPU's profile tells how long a layer takes; export the kit with --isolated" % provider
+            "--provider %s: only the CPU's profile tells how long a layer takes; export the kit with --isolated"
+            % provider
         )
 
     def open_job(name):

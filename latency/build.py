@@ -176,6 +176,8 @@ def columns_of(space: Space, measure: MeasureConfig) -> dict[str, Column]:
         "macs": Column(unit="MACs", how=how, values={str(a): float(a.complexity.macs) for a in layers}),
         "params": Column(unit="parameters", how=how, values={str(a): float(a.complexity.params) for a in layers}),
         "weight_bytes": Column(
-            unit="bytes", how=f"{how}, {measure.dtype}", values={str(a): float(size * a.complexity.params) for a in layers}
+            unit="bytes",
+            how=f"{how}, {measure.dtype}",
+            values={str(a): float(size * a.complexity.params) for a in layers},
         ),
     }

@@ -65,7 +65,13 @@ def measure_table(
 
 
 def verify_table(
-    table: LatencyTable, space: Space, measure: MeasureConfig, networks: int, *, seed: int, progress: Progress | None = None
+    table: LatencyTable,
+    space: Space,
+    measure: MeasureConfig,
+    networks: int,
+    *,
+    seed: int,
+    progress: Progress | None = None,
 ) -> LatencyTable:
     """Time `networks` fresh networks, none of which the table was calibrated by, and write the table's error into it.
 

@@ -66,21 +66,7 @@ def verification(
     )
 
 
-def summary(found: Verification) -> str:
-    """In one line."""
-    spearman = "-" if found.table.spearman is None else f"{found.table.spearman:.3f}"
-    thirds = ", ".join(f"{third:.1f}" for third in found.table.mape_percent_thirds)
-    low, high = found.measured_range_ms
-    return (
-        f"{found.networks} fresh networks of {low:.3g} to {high:.3g} ms: error {found.table.mape_percent:.1f} % (thirds "
-        f"{thirds}; a repeated measurement {found.noise_mape_percent:.1f} %), bias {found.table.bias_percent:+.1f} %, Spearman "
-        f"{spearman}; a constant {found.constant.mape_percent:.1f} %, linear in MACs {found.macs.mape_percent:.1f} %"
-    )
-
-
-def draw_picture(
-    path: Path, panels: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]
-) -> None:
+def draw_picture(path: Path, panels: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]) -> None:
     """Predicted against measured, one panel per title, one colour per (label, predicted, measured). Writes a PNG."""
     from matplotlib.figure import Figure  # not pyplot: it keeps figures and picks a backend
 

@@ -15,15 +15,13 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
-
 from engine.config import load_config, validate
 from engine.errors import run_door
 from engine.progress import Stages, set_up_logging
 from latency.config import LatencyConfig, latency_part
 from latency.measure import measure_table, recalibrate_table, verify_table
+from latency.summary import print_report
 from latency.table import LatencyTable, TableError, prepare_table_file
-from latency.verification import draw_picture, summary
 from supernet.space import Space
 
 FEWEST_NETWORKS = 6  # two in each third of the range
@@ -61,29 +59,7 @@ def main() -> None:
             if args.verify:
                 table = verify_table(table, space, measure, args.verify, seed=seed, progress=progress)
     table.save(args.out)
-    print(f"{args.out}: {len(table.entries)} ops on {table.device.name}, {table.runtime.name} {table.runtime.version}")
-    report(table, args.out)
-
-
-def report(table: LatencyTable, out: Path) -> None:
-    """What the calibration and the verification found; the picture beside the table."""
-    if table.calibration:
-        print(
-            f"calibrated by {table.calibration.networks} networks, error on those left out of the fit "
-            f"{table.calibration.cross_validation_percent:.1f} %"
-        )
-    found = table.verification
-    if found is None:
-        print("not verified: run again with --verify 40 to know its error")
-        return
-    print(f"verified on {summary(found)}")
-    series = [(table.runtime.name, np.array(found.predicted_ms), np.array(found.measured_ms))]
-    draw_picture(out.with_suffix(".png"), {table.device.name: series})
-    if not found.holds:
-        print(
-            "the table does NOT hold: its error exceeds 3 % and twice the noise; measure again on an idle machine, or "
-            "refit it with --recalibrate"
-        )
+    print_report(table, args.out)
 
 
 if __name__ == "__main__":

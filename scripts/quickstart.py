@@ -21,7 +21,7 @@ from engine.progress import Stages, set_up_logging
 from engine.runs import write_atomically
 from latency.config import LatencyConfig, latency_part
 from latency.measure import measure_table, time_architecture
-from latency.verification import summary
+from latency.summary import summary
 from retrain.config import RetrainFile
 from retrain.loop import RetrainResult, retrain
 from search.baseline import random_architectures

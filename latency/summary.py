@@ -1,0 +1,52 @@
+"""What a table is worth, for the terminal, with a picture beside the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from latency.table import LatencyTable, Verification
+from latency.verification import draw_picture
+
+
+def summary(found: Verification) -> str:
+    """In one line."""
+    spearman = "-" if found.table.spearman is None else f"{found.table.spearman:.3f}"
+    thirds = ", ".join(f"{third:.1f}" for third in found.table.mape_percent_thirds)
+    low, high = found.measured_range_ms
+    return (
+        f"{found.networks} fresh networks of {low:.3g} to {high:.3g} ms: error {found.table.mape_percent:.1f} % (thirds "
+        f"{thirds}; a repeated measurement {found.noise_mape_percent:.1f} %), bias {found.table.bias_percent:+.1f} %, Spearman "
+        f"{spearman}; a constant {found.constant.mape_percent:.1f} %, linear in MACs {found.macs.mape_percent:.1f} %"
+    )
+
+
+def print_report(table: LatencyTable, path: Path) -> None:
+    """What the calibration and the verification found. Draws predicted against measured beside the table at `path`."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"{path}: {len(table.entries)} ops on {table.device.name}, {table.runtime.name} {table.runtime.version}, "
+        f"{table.method.replace('_', ' ')}"
+    )
+    if table.calibration:
+        console.print(
+            f"calibrated by {table.calibration.networks} networks: error {table.calibration.cross_validation_percent:.1f} % "
+            "on those left out of the fit"
+        )
+    found = table.verification
+    if found is None:
+        console.print("not verified: how far its sums are off is not known")
+        return
+    console.print(f"verified on {summary(found)}")
+    picture = path.with_suffix(".png")
+    draw_picture(
+        picture, {table.device.name: [(table.runtime.name, np.array(found.predicted_ms), np.array(found.measured_ms))]}
+    )
+    console.print(f"predicted against measured: {picture}")
+    if not found.holds:
+        console.print(
+            "the table does NOT hold: its error exceeds both 3 % and twice the noise; measure again on an idle machine, or "
+            "refit it with --recalibrate"
+        )

@@ -1,0 +1,94 @@
+"""A latency table of a device that has nothing of ours: a Raspberry Pi, a Jetson, a server, a phone.
+
+    python scripts/device_kit.py export configs/search/imagenet_cpu.yaml --out kit measure.runtime=onnxruntime
+    scp -r kit board: ; ssh board "pip install numpy onnxruntime && python kit/bench.py" ; scp board:kit/results.json .
+    python scripts/device_kit.py import kit results.json --out tables/board.yaml
+
+    python scripts/device_kit.py adb kit --benchmark benchmark_model --out results.json    # instead of line 2, for a phone
+
+A kit is for one runtime: measure.runtime=onnxruntime, or litert (needed for phones). The table is calibrated and verified
+on networks timed on the device. A search reads it with `measure: {device: external}`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from engine.config import load_config, validate
+from engine.errors import run_door
+from engine.progress import Stages, set_up_logging
+from latency.adb import Adb, run_on_phone
+from latency.bench import write_results
+from latency.config import LatencyConfig, latency_part
+from latency.kit import export_kit, import_results, read_kit
+from latency.summary import print_report
+from latency.table import prepare_table_file
+
+
+def main() -> None:
+    commands = {"export": (_export_parser, _export), "adb": (_adb_parser, _adb), "import": (_import_parser, _import)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=commands, help="each has its own --help")
+    command = parser.parse_args(sys.argv[1:2]).command
+    # not argparse's subparsers: they cannot take `key=value` after an option
+    of_command = argparse.ArgumentParser(prog=f"device_kit.py {command}")
+    describe, run = commands[command]
+    describe(of_command)
+    set_up_logging()
+    run(of_command.parse_intermixed_args(sys.argv[2:]))
+
+
+def _export_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help="YAML file with `space` and `measure` sections")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the kit; must not exist yet")
+    parser.add_argument("--verify", type=int, default=40, metavar="N", help="networks that the error is told from")
+    parser.add_argument("--isolated", action="store_true", help="time ops alone (always so with litert)")
+    parser.add_argument("--seed", type=int, default=0, help="of the networks")
+    parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.threads=4")
+
+
+def _adb_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kit", type=Path)
+    parser.add_argument("--benchmark", type=Path, required=True, help="LiteRT's benchmark_model program for the phone")
+    parser.add_argument("--out", type=Path, required=True, help="results.json")
+    parser.add_argument("--adb", default="adb", help="the adb program")
+    parser.add_argument("--serial", help="of the phone, where several are connected")
+
+
+def _import_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kit", type=Path)
+    parser.add_argument("results", type=Path, help="results.json from the device")
+    parser.add_argument("--out", type=Path, required=True, help="the table to write")
+
+
+def _export(args: argparse.Namespace) -> None:
+    config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
+    with Stages() as progress:
+        timings = export_kit(
+            config, args.out, seed=args.seed, verify=args.verify, isolated=args.isolated, progress=progress
+        )
+    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
+    print(
+        f"{args.out}: {timings} timings of {config.measure.runtime} models, {size / 1e6:.0f} MB; see README.txt there"
+    )
+
+
+def _adb(args: argparse.Namespace) -> None:
+    kit = read_kit(args.kit)
+    with Stages() as progress:
+        results = run_on_phone(
+            kit, args.kit, Adb(args.adb, args.serial), args.benchmark, lambda done, n: progress("phone", done, n)
+        )
+    write_results(str(args.out), results)
+    print(f"{args.out}: now `python scripts/device_kit.py import {args.kit} {args.out} --out TABLE`")
+
+
+def _import(args: argparse.Namespace) -> None:
+    prepare_table_file(args.out)
+    table = import_results(args.kit, args.results)
+    table.save(args.out)
+    print_report(table, args.out)
+
+
+if __name__ == "__main__":
+    run_door(main)
