@@ -1,7 +1,7 @@
 """A phone, by adb and LiteRT's benchmark program: the kit's models are pushed one by one, timed there, and removed.
 
-The program is `benchmark_model` of LiteRT / TensorFlow Lite for the phone's instruction set, as its authors publish or build
-it. It prints, for the warm-up and then for the passes that count, a line such as
+The program is `benchmark_model` of LiteRT / TensorFlow Lite for the phone's instruction set, as its authors publish or
+build it. It prints, for the warm-up and then for the passes that count, a line such as
 
     count=50 first=5123 curr=5090 min=5021 max=5310 avg=5099.2 std=41 p5=5030 median=5094 p95=5180
 
@@ -140,12 +140,14 @@ class _Model:
 
 
 def milliseconds(printed: str, passes: int) -> float:
-    """The median pass from what the benchmark program printed, its mean where it prints no median. KitFileError else."""
+    """The median pass from what the benchmark program printed, its mean where it prints no median. KitFileError
+    else."""
     counted: Sequence[re.Match[str]] = [m for line in printed.splitlines() if (m := _COUNTED.search(line))]
     if not counted or int(counted[-1][1]) < passes:
         tail = " / ".join(printed.strip().splitlines()[-2:])
         raise KitFileError(
-            f"the benchmark program printed no line 'count={passes} ... avg=... median=...' but '{tail}'; expected LiteRT's "
+            f"the benchmark program printed no line 'count={passes} ... avg=... median=...' but '{tail}'; expected "
+            "LiteRT's "
             "benchmark_model"
         )
     _, average, median = counted[-1].groups()

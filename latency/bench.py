@@ -7,6 +7,8 @@ On the machine that makes tables, the same functions time every runtime, so that
 made.
 """
 
+from __future__ import annotations
+
 import argparse
 import gc
 import glob
@@ -19,6 +21,7 @@ import re
 import sys
 import tempfile
 import time
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -34,16 +37,27 @@ class KitError(Exception):
 # ---- the order of timing ----
 
 
-def timed_rounds(schedule, open_job, *, passes, warmup, seed, joules=None, progress=None):
+def timed_rounds(
+    schedule: Sequence[Sequence[str]],
+    open_job: Callable[[str], Any],
+    *,
+    passes: int,
+    warmup: int,
+    seed: int,
+    joules: Callable[[], float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[dict[str, list[list[Any]]], dict[str, list[float]]]:
     """Time the jobs of each round in random order: a drift of the machine hits all alike.
 
-    schedule: a list of rounds, each a list of job ids. open_job(id) -> an object with run(n): n forward passes; times(n):
-    milliseconds of n passes, a number or a list of one per layer for each; close(). The `warmup` passes after opening are
-    thrown away. joules(): a counter of energy used so far, None where there is none. progress(done, total): told after
-    each job. Returns (samples, energy): {id: [round][pass] or [round][pass][layer]} in ms, {id: [round]} in mJ a pass.
+    schedule: a list of rounds, each a list of job ids. open_job(id) -> an object with run(n): n forward passes;
+    times(n): milliseconds of n passes, a number or a list of one per layer for each; close(). The `warmup` passes
+    after opening are thrown away. joules(): a counter of energy used so far, None where there is none. progress(done,
+    total): told after each job. Returns (samples, energy): {id: [round][pass] or [round][pass][layer]} in ms, {id:
+    [round]} in mJ a pass.
     """
     rng = np.random.default_rng(seed)
-    samples, energy = {}, {}
+    samples: dict[str, list[list[Any]]] = {}
+    energy: dict[str, list[float]] = {}
     done, total = 0, sum(len(jobs) for jobs in schedule)
     collecting = gc.isenabled()
     gc.collect()
@@ -55,9 +69,9 @@ def timed_rounds(schedule, open_job, *, passes, warmup, seed, joules=None, progr
                 opened = open_job(job)
                 try:
                     opened.run(warmup)
-                    before = joules() if joules else None
+                    before = joules() if joules else 0.0
                     samples.setdefault(job, []).append(opened.times(passes))
-                    if before is not None:
+                    if joules:
                         energy.setdefault(job, []).append((joules() - before) * 1e3 / passes)
                 finally:
                     opened.close()
@@ -77,11 +91,20 @@ def timed_rounds(schedule, open_job, *, passes, warmup, seed, joules=None, progr
 class OnnxModel:
     """A model of ONNX Runtime. inside: time each layer, by the runtime's own profile.
 
-    The first node of each layer is found by its name, `L<position>....`; a layer lasts until the next one begins, so that
-    what the runtime does between nodes is counted, and the layers of a pass add up to the pass.
+    The first node of each layer is found by its name, `L<position>....`; a layer lasts until the next one begins, so
+    that what the runtime does between nodes is counted, and the layers of a pass add up to the pass.
     """
 
-    def __init__(self, path, shape, *, threads, inside=False, layers=0, provider="CPUExecutionProvider"):
+    def __init__(
+        self,
+        path: str,
+        shape: Sequence[int],
+        *,
+        threads: int,
+        inside: bool = False,
+        layers: int = 0,
+        provider: str = "CPUExecutionProvider",
+    ):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -91,25 +114,25 @@ class OnnxModel:
         self.layers, self.inside = layers, inside
         if inside:
             options.enable_profiling = True
-            options.profile_file_prefix = os.path.join(tempfile.gettempdir(), "latency_profile_%d" % os.getpid())
+            options.profile_file_prefix = os.path.join(tempfile.gettempdir(), f"latency_profile_{os.getpid()}")
         if provider not in onnxruntime.get_available_providers():
             have = ", ".join(onnxruntime.get_available_providers())
-            raise KitError("--provider: got '%s', this onnxruntime has %s" % (provider, have))
+            raise KitError(f"--provider: got '{provider}', this onnxruntime has {have}")
         self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
         self.feed = {self.session.get_inputs()[0].name: image}
 
-    def run(self, passes):
+    def run(self, passes: int) -> None:
         for _ in range(passes):
             self.session.run(None, self.feed)
 
-    def times(self, passes):
+    def times(self, passes: int) -> list[Any]:
         if self.inside:
             self.run(passes)
             return self._profile()[-passes:]
         return [_milliseconds(self.session.run, None, self.feed) for _ in range(passes)]
 
-    def _profile(self):
+    def _profile(self) -> list[list[float]]:
         path = self.session.end_profiling()
         try:
             with open(path, encoding="utf-8") as file:
@@ -124,55 +147,56 @@ class OnnxModel:
             for start, lasted in runs
         ]
 
-    def close(self):
+    def close(self) -> None:
         if self.inside:  # never timed: the profile is still open
             os.remove(self.session.end_profiling())
         del self.session
 
 
-def layer_times(nodes, start, lasted, layers):
-    """Milliseconds of each of `layers` layers in one pass. nodes: (microsecond, name), in order. start, lasted: in us."""
-    begins = [None] * layers
+def layer_times(nodes: Sequence[tuple[int, str]], start: int, lasted: int, layers: int) -> list[float]:
+    """Milliseconds of each of `layers` layers in one pass. nodes: (microsecond, name), in order. start, lasted: in
+    us."""
+    begins: list[Any] = [None] * layers
     for at, name in nodes:
         found = re.match(r"L(\d+)\.", name)
         if found and begins[int(found.group(1))] is None:
             begins[int(found.group(1))] = at
     if None in begins or begins != sorted(begins):
-        raise RuntimeError("the runtime's profile does not show the layers in order: %s" % begins)
+        raise RuntimeError(f"the runtime's profile does not show the layers in order: {begins}")
     begins[0] = start  # what precedes the first layer is a part of the pass
-    return [(after - before) / 1e3 for before, after in zip(begins, begins[1:] + [start + lasted])]
+    return [(after - before) / 1e3 for before, after in zip(begins, [*begins[1:], start + lasted])]
 
 
 class LiteRTModel:
     """A model of LiteRT (TensorFlow Lite), on the CPU by XNNPACK. The file may be gzipped."""
 
-    def __init__(self, path, shape, *, threads):
-        path = str(path)
-        with (gzip.open if path.endswith(".gz") else open)(path, "rb") as file:
+    def __init__(self, path: str | os.PathLike[str], shape: Sequence[int], *, threads: int):
+        name = str(path)
+        with (gzip.open if name.endswith(".gz") else open)(name, "rb") as file:
             content = file.read()
         self.interpreter = litert().Interpreter(model_content=content, num_threads=threads)
         self.interpreter.allocate_tensors()
         image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
         self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], image)
 
-    def run(self, passes):
+    def run(self, passes: int) -> None:
         for _ in range(passes):
             self.interpreter.invoke()
 
-    def times(self, passes):
+    def times(self, passes: int) -> list[Any]:
         return [_milliseconds(self.interpreter.invoke) for _ in range(passes)]
 
-    def output(self, image):
+    def output(self, image: np.ndarray) -> np.ndarray:
         """What the model computes."""
         self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], image)
         self.interpreter.invoke()
         return self.interpreter.get_tensor(self.interpreter.get_output_details()[0]["index"])
 
-    def close(self):
+    def close(self) -> None:
         del self.interpreter
 
 
-def litert():
+def litert() -> Any:
     """The interpreter's module, under the name that the device has it."""
     try:
         from ai_edge_litert import interpreter
@@ -184,7 +208,7 @@ def litert():
     return interpreter
 
 
-def _milliseconds(call, *arguments):
+def _milliseconds(call: Callable[..., object], *arguments: object) -> float:
     start = time.perf_counter_ns()
     call(*arguments)
     return (time.perf_counter_ns() - start) / 1e6
@@ -193,7 +217,7 @@ def _milliseconds(call, *arguments):
 # ---- the device ----
 
 
-def cpu_name():
+def cpu_name() -> str:
     """The board's or processor's name, as the kernel tells it."""
     board = "/proc/device-tree/model"
     if os.path.exists(board):
@@ -207,16 +231,18 @@ def cpu_name():
     return platform.processor() or platform.machine()
 
 
-def usable_cores():
+def usable_cores() -> int:
     """CPU cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only; it respects containers and taskset
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def energy_counter(root="/sys/class/powercap"):
-    """A function that returns the joules used so far by all processor packages (RAPL), or None where they cannot be read.
+def energy_counter(root: str = "/sys/class/powercap") -> Callable[[], float] | None:
+    """A function that returns the joules used so far by all processor packages (RAPL), or None where they cannot be
+    read.
 
-    The counters wrap around; the function adds the wraps up, as long as it is called often enough (about once a minute).
+    The counters wrap around; the function adds the wraps up, as long as it is called often enough (about once a
+    minute).
     """
     packages = [path for path in sorted(glob.glob(os.path.join(root, "intel-rapl:*"))) if path.count(":") == 1]
     files = [os.path.join(path, "energy_uj") for path in packages]
@@ -229,7 +255,7 @@ def energy_counter(root="/sys/class/powercap"):
         return None
     total = [0.0]
 
-    def joules():
+    def joules() -> float:
         for i, file in enumerate(files):
             now = _number(file)
             total[0] += now - last[i] if now >= last[i] else now - last[i] + spans[i]
@@ -239,7 +265,7 @@ def energy_counter(root="/sys/class/powercap"):
     return joules
 
 
-def _number(path):
+def _number(path: str) -> int:
     with open(path, encoding="ascii") as file:
         return int(file.read())
 
@@ -247,7 +273,7 @@ def _number(path):
 # ---- a kit ----
 
 
-def read_manifest(folder):
+def read_manifest(folder: str) -> tuple[dict[str, Any], str]:
     """The manifest of the kit in `folder`, and its sha256. KitError unless the kit is complete and unchanged."""
     path = os.path.join(folder, MANIFEST)
     try:
@@ -255,21 +281,21 @@ def read_manifest(folder):
             content = file.read()
         manifest = json.loads(content.decode("utf-8"))
     except OSError:
-        raise KitError("%s: no such file; run bench.py in the folder that device_kit.py exported" % path) from None
+        raise KitError(f"{path}: no such file; run bench.py in the folder that device_kit.py exported") from None
     except ValueError:
-        raise KitError("%s: is not JSON, perhaps cut off; copy the kit again" % path) from None
+        raise KitError(f"{path}: is not JSON, perhaps cut off; copy the kit again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
-        raise KitError("%s: expected format '%s'; export the kit again" % (path, MANIFEST_FORMAT))
+        raise KitError(f"{path}: expected format '{MANIFEST_FORMAT}'; export the kit again")
     for name, digest in sorted(manifest["files"].items()):
-        file = os.path.join(folder, name)
-        if not os.path.exists(file):
-            raise KitError("%s: is missing; copy the whole kit again" % file)
-        if sha256(file) != digest:
-            raise KitError("%s: is not the exported file (its sha256 differs); copy the kit again" % file)
+        there = os.path.join(folder, name)
+        if not os.path.exists(there):
+            raise KitError(f"{there}: is missing; copy the whole kit again")
+        if sha256(there) != digest:
+            raise KitError(f"{there}: is not the exported file (its sha256 differs); copy the kit again")
     return manifest, hashlib.sha256(content).hexdigest()
 
 
-def sha256(path):
+def sha256(path: str | os.PathLike[str]) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -277,7 +303,7 @@ def sha256(path):
     return digest.hexdigest()
 
 
-def open_model(folder, job, runtime, threads, provider):
+def open_model(folder: str, job: dict[str, Any], runtime: str, threads: int, provider: str) -> OnnxModel | LiteRTModel:
     """A job of a manifest, ready to run."""
     path = os.path.join(folder, job["file"])
     if runtime == "litert":
@@ -285,7 +311,7 @@ def open_model(folder, job, runtime, threads, provider):
     return OnnxModel(path, job["shape"], threads=threads, inside=job["inside"], layers=job["layers"], provider=provider)
 
 
-def runtime_version(runtime):
+def runtime_version(runtime: str) -> str:
     """The version of the installed runtime. KitError where it is not installed."""
     if runtime == "litert":
         module = litert()
@@ -297,18 +323,20 @@ def runtime_version(runtime):
     return onnxruntime.__version__
 
 
-def run_kit(folder, provider="CPUExecutionProvider", progress=None):
+def run_kit(
+    folder: str, provider: str = "CPUExecutionProvider", progress: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
     """Time everything in a kit. Returns what results.json holds."""
     manifest, digest = read_manifest(folder)
     runtime, version = manifest["runtime"], runtime_version(manifest["runtime"])
     jobs = {job["id"]: job for job in manifest["jobs"]}
     if provider != "CPUExecutionProvider" and any(job["inside"] for job in jobs.values()):
         raise KitError(
-            "--provider %s: only the CPU's profile tells how long a layer takes; export the kit with --isolated"
-            % provider
+            f"--provider {provider}: only the CPU's profile tells how long a layer takes; export the kit with "
+            "--isolated"
         )
 
-    def open_job(name):
+    def open_job(name: str) -> OnnxModel | LiteRTModel:
         return open_model(folder, jobs[name], runtime, manifest["threads"], provider)
 
     samples, energy = timed_rounds(
@@ -332,19 +360,20 @@ def run_kit(folder, provider="CPUExecutionProvider", progress=None):
     }
 
 
-def write_results(path, results):
+def write_results(path: str, results: dict[str, Any]) -> None:
     """Atomically: a file that is there is complete."""
     with open(path + ".part", "w", encoding="utf-8") as file:
         json.dump(results, file)
     os.replace(path + ".part", path)
 
 
-def _tell(done, total):
-    sys.stderr.write("\r%d of %d timings" % (done, total) + ("\n" if done == total else ""))
+def _tell(done: int, total: int) -> None:
+    end = "\n" if done == total else ""
+    sys.stderr.write(f"\r{done} of {total} timings{end}")
     sys.stderr.flush()
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = os.path.dirname(os.path.abspath(__file__))
     parser.add_argument("--kit", default=here, help="folder of the kit; default: where this file is")
@@ -355,9 +384,9 @@ def main():
         out = args.out or os.path.join(args.kit, "results.json")
         write_results(out, run_kit(args.kit, args.provider, _tell))
     except KitError as error:
-        sys.stderr.write("error: %s\n" % error)
+        sys.stderr.write(f"error: {error}\n")
         return 2
-    print("%s: copy it back and run scripts/device_kit.py import" % out)
+    print(f"{out}: copy it back and run scripts/device_kit.py import")
     return 0
 
 

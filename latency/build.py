@@ -1,4 +1,5 @@
-"""From timings to a table: entries, calibration, verification, other columns. The same for here and for a device kit."""
+"""From timings to a table: entries, calibration, verification, other columns. The same for here and for a device
+kit."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from latency.calibration import fit_correction
+from latency.calibration import Correction, fit_correction
 from latency.config import MeasureConfig
 from latency.device import Device
 from latency.plan import Job
@@ -118,16 +119,19 @@ def calibrated(table: LatencyTable, jobs: Sequence[Job], measured: np.ndarray, *
 
     measured: (jobs,) ms. The old verification no longer holds and is dropped.
     """
-    keys = list(table.entries)
     start = np.array([entry.ms for entry in table.entries.values()])
-    found = fit_correction(occurrences(jobs, keys), start, measured, seed=seed)
+    return corrected(table, fit_correction(occurrences(jobs, list(table.entries)), start, measured, seed=seed), seed)
+
+
+def corrected(table: LatencyTable, found: Correction, seed: int) -> LatencyTable:
+    """The table with `calibrated_ms` and the constant of a fit that started from its entries."""
     entries = {
-        key: entry.model_copy(update={"calibrated_ms": float(factor * ms)})
-        for (key, entry), factor, ms in zip(table.entries.items(), found.factors, start, strict=True)
+        key: entry.model_copy(update={"calibrated_ms": float(factor * entry.ms)})
+        for (key, entry), factor in zip(table.entries.items(), found.factors, strict=True)
     }
     record = Calibration(
         date=today(),
-        networks=len(jobs),
+        networks=len(found.left_out),
         strength=found.strength,
         cross_validation_percent=found.cross_validation_percent,
         seed=seed,
@@ -138,7 +142,8 @@ def calibrated(table: LatencyTable, jobs: Sequence[Job], measured: np.ndarray, *
 
 
 def with_energy(table: LatencyTable, jobs: Sequence[Job], measured_mj: np.ndarray, *, seed: int) -> LatencyTable:
-    """A column `energy_mj`: energies of whole networks, dealt to layers by the same fit that starts from their latencies."""
+    """A column `energy_mj`: energies of whole networks, dealt to layers by the same fit that starts from their
+    latencies."""
     keys = list(table.entries)
     start = np.array([entry.ms for entry in table.entries.values()])
     found = fit_correction(occurrences(jobs, keys), start, measured_mj, seed=seed)

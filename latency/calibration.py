@@ -31,33 +31,37 @@ class Correction:
     factors: np.ndarray
     constant: float
     strength: float
+    left_out: np.ndarray
+    """(networks,): what each network is predicted to take by a fit that it took no part in, at this strength."""
     cross_validation_percent: float
-    """RMS relative error on networks left out of the fit, at this strength."""
+    """RMS relative error of these."""
 
 
 def fit_correction(occurrences: np.ndarray, entries: np.ndarray, measured: np.ndarray, *, seed: int = 0) -> Correction:
     """occurrences: (networks, entries) counts n. entries: (entries,) m >= 0. measured: (networks,) y > 0.
 
-    Deterministic for a seed, which deals the networks into folds. Raises ValueError for measurements that are not above 0.
+    Deterministic for a seed, which deals the networks into folds. Raises ValueError for measurements that are not
+    above 0.
     """
     if not (np.isfinite(measured).all() and (measured > 0).all()):
         raise ValueError("measured latencies must be finite and above 0")
     parts = occurrences * entries
-    errors = [_left_out_error(parts, measured, strength, seed) for strength in STRENGTHS]
-    best = int(np.argmin(errors))
-    factors, constant = _solve(parts, measured, STRENGTHS[best])
-    return Correction(factors, constant, STRENGTHS[best], 100 * errors[best])
+    left_out = {strength: _left_out(parts, measured, strength, seed) for strength in STRENGTHS}
+    errors = {s: float(np.sqrt(np.mean((p / measured - 1) ** 2))) for s, p in left_out.items()}
+    best = min(STRENGTHS, key=lambda strength: errors[strength])
+    factors, constant = _solve(parts, measured, best)
+    return Correction(factors, constant, best, left_out[best], 100 * errors[best])
 
 
-def _left_out_error(parts: np.ndarray, measured: np.ndarray, strength: float, seed: int) -> float:
-    """RMS relative error over networks that took no part in the fit."""
+def _left_out(parts: np.ndarray, measured: np.ndarray, strength: float, seed: int) -> np.ndarray:
+    """(networks,): predictions of networks that took no part in the fit."""
     folds = np.random.default_rng(seed).permutation(len(measured)) % min(FOLDS, len(measured))
-    errors = np.empty(len(measured))
+    predicted = np.empty(len(measured))
     for fold in np.unique(folds):
         out = folds == fold
         factors, constant = _solve(parts[~out], measured[~out], strength)
-        errors[out] = (parts[out] @ factors + constant) / measured[out] - 1
-    return float(np.sqrt(np.mean(errors**2)))
+        predicted[out] = parts[out] @ factors + constant
+    return predicted
 
 
 def _solve(parts: np.ndarray, measured: np.ndarray, strength: float) -> tuple[np.ndarray, float]:

@@ -10,17 +10,18 @@ from pydantic import Field, model_validator
 from engine.config import Section
 from supernet.space import SpaceConfig
 
-
 EXPORTED = ("onnxruntime", "litert")
 """Runtimes that read a file written by this package, here or on another device."""
 FEWEST_CALIBRATION_NETWORKS = 10
 
 
 class MeasureConfig(Section):
-    """YAML section `measure`. device, runtime, threads, batch, dtype and memory format are part of a table's identity."""
+    """YAML section `measure`. device, runtime, threads, batch, dtype and memory format are part of a table's
+    identity."""
 
     device: Literal["cpu", "cuda", "external"] = "cpu"
-    """external: the table comes from another device, through scripts/device_kit.py, import_latency.py or fit_latency.py."""
+    """external: the table comes from another device, through scripts/device_kit.py, import_latency.py or
+    fit_latency.py."""
     runtime: Literal["pytorch", "pytorch_compile", "onnxruntime", "litert"] = "pytorch"
     """What runs the network (latency/runtimes/). pytorch: eager. pytorch_compile: torch.compile, layer by layer."""
     threads: int = Field(1, ge=1)
@@ -47,7 +48,8 @@ class MeasureConfig(Section):
         if self.runtime in EXPORTED and self.device != "external":
             if self.device == "cuda":
                 raise ValueError(
-                    f"measure.device: got 'cuda' with runtime {self.runtime}, which is timed on the CPU here; use runtime "
+                    f"measure.device: got 'cuda' with runtime {self.runtime}, which is timed on the CPU here; use "
+                    "runtime "
                     "pytorch, or a device kit (scripts/device_kit.py) with --provider CUDAExecutionProvider"
                 )
             if self.dtype != "float32":

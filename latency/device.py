@@ -12,7 +12,6 @@ from engine.config import Section
 from engine.errors import ConfigError
 from latency.bench import cpu_name, usable_cores
 
-
 Kind = Literal["cpu", "gpu", "phone", "other"]
 
 

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from engine.config import Section, validate
 from engine.errors import UserError
 from engine.runs import write_atomically
@@ -62,7 +64,7 @@ class Results(Section):
     summarised: bool = False
     """One number per round, the device's own median or mean of the passes, instead of one per pass."""
     samples_ms: dict[str, tuple[Any, ...]]
-    energy_mj: dict[str, tuple[float, ...]] = {}
+    energy_mj: dict[str, tuple[float, ...]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def export_kit(
     measure, space = config.measure, Space(config.space)
     if measure.runtime not in EXPORTED:
         raise KitFileError(
-            f"measure.runtime: got '{measure.runtime}', a kit holds model files; expected {' or '.join(EXPORTED)}, e.g. "
+            f"measure.runtime: got '{measure.runtime}', a kit holds model files; expected {' or '.join(EXPORTED)}, "
+            "e.g. "
             "measure.runtime=onnxruntime"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -140,7 +143,8 @@ def _readme(measure: MeasureConfig) -> str:
 
 
 def read_kit(folder: Path) -> Kit:
-    """Raises KitFileError where the kit is not complete, was changed, or was made by another version of this package."""
+    """Raises KitFileError where the kit is not complete, was changed, or was made by another version of this
+    package."""
     try:
         manifest, digest = bench.read_manifest(str(folder))
     except bench.KitError as error:
@@ -204,7 +208,8 @@ def read_results(path: Path, kit: Kit) -> Results:
     results = validate(Results, data, str(path))
     if results.manifest_sha256 != kit.digest:
         raise KitFileError(
-            f"{path}: manifest_sha256 is {results.manifest_sha256[:12]}..., this kit's manifest has {kit.digest[:12]}...: "
+            f"{path}: manifest_sha256 is {results.manifest_sha256[:12]}..., this kit's manifest has "
+            f"{kit.digest[:12]}...: "
             "the results are of another kit; import them with the kit that was run"
         )
     _check_samples(path, kit, results)

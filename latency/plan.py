@@ -119,9 +119,9 @@ def spread_networks(
 ) -> list[Paths]:
     """`count` random networks whose expected costs are evenly spaced over the reachable range.
 
-    Edge e takes candidate i with probability proportional to exp(-tau F_e,i); tau runs from negative (the most expensive
-    ops) to positive (the cheapest), solved so that the expectation meets each target. Networks are distinct from each
-    other and from `avoid` as long as the space has enough of them.
+    Edge e takes candidate i with probability proportional to exp(-tau F_e,i); tau runs from negative (the most
+    expensive ops) to positive (the cheapest), solved so that the expectation meets each target. Networks are distinct
+    from each other and from `avoid` as long as the space has enough of them.
     """
     seen = set(avoid)
     networks = []
@@ -161,7 +161,8 @@ def _tau_for(cost: Cost, share: float) -> float:
 
 
 def schedule(jobs: Sequence[Job], rounds: int) -> list[list[str]]:
-    """The ids of each round's jobs. Context networks are many and take part in one round each; all others in every one."""
+    """The ids of each round's jobs. Context networks are many and take part in one round each; all others in every
+    one."""
     context = [job.id for job in jobs if job.purpose == "context"]
     others = [job.id for job in jobs if job.purpose != "context"]
     return [[*context[r::rounds], *others] for r in range(rounds)]

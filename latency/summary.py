@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from latency.fit import Fit
 from latency.table import LatencyTable, Verification
 from latency.verification import draw_picture
 
@@ -17,8 +18,10 @@ def summary(found: Verification) -> str:
     thirds = ", ".join(f"{third:.1f}" for third in found.table.mape_percent_thirds)
     low, high = found.measured_range_ms
     return (
-        f"{found.networks} fresh networks of {low:.3g} to {high:.3g} ms: error {found.table.mape_percent:.1f} % (thirds "
-        f"{thirds}; a repeated measurement {found.noise_mape_percent:.1f} %), bias {found.table.bias_percent:+.1f} %, Spearman "
+        f"{found.networks} fresh networks of {low:.3g} to {high:.3g} ms: error {found.table.mape_percent:.1f} % "
+        "(thirds "
+        f"{thirds}; a repeated measurement {found.noise_mape_percent:.1f} %), bias {found.table.bias_percent:+.1f} "
+        "%, Spearman "
         f"{spearman}; a constant {found.constant.mape_percent:.1f} %, linear in MACs {found.macs.mape_percent:.1f} %"
     )
 
@@ -32,7 +35,8 @@ def print_report(table: LatencyTable, path: Path) -> None:
     )
     if table.calibration:
         console.print(
-            f"calibrated by {table.calibration.networks} networks: error {table.calibration.cross_validation_percent:.1f} % "
+            f"calibrated by {table.calibration.networks} networks: error "
+            f"{table.calibration.cross_validation_percent:.1f} % "
             "on those left out of the fit"
         )
     found = table.verification
@@ -47,6 +51,30 @@ def print_report(table: LatencyTable, path: Path) -> None:
     console.print(f"predicted against measured: {picture}")
     if not found.holds:
         console.print(
-            "the table does NOT hold: its error exceeds both 3 % and twice the noise; measure again on an idle machine, or "
+            "the table does NOT hold: its error exceeds both 3 % and twice the noise; measure again on an idle "
+            "machine, or "
             "refit it with --recalibrate"
         )
+
+
+def print_fit(found: Fit, path: Path) -> None:
+    """A table fitted to whole networks: its error on networks left out, and what they do not tell."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    left_out, identified = found.left_out, found.identified
+    spearman = "-" if left_out.spearman is None else f"{left_out.spearman:.3f}"
+    console.print(
+        f"{path}: {len(found.table.entries)} ops, {found.table.how}; error on networks left out of the fit "
+        f"{left_out.mape_percent:.1f} %, Spearman {spearman}"
+    )
+    if identified.unseen:
+        console.print(
+            f"{len(identified.unseen)} ops are in none of the networks, their milliseconds are guesses from shapes: "
+            + ", ".join(identified.unseen)
+        )
+    if identified.inseparable:
+        console.print(
+            f"the networks give {identified.rank} of {identified.needed} independent comparisons; measure at least "
+            f"{identified.needed - identified.rank} more, unlike these. Not told apart:"
+        )
+        for group in identified.inseparable:
+            console.print("  " + ", ".join(group))

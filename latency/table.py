@@ -130,7 +130,8 @@ class LatencyTable(Section):
     input_size: int = Field(ge=1)
     date: str
     method: Method
-    """in_context: layers timed inside running networks. isolated: ops alone. whole_networks: fitted to networks' times."""
+    """in_context: layers timed inside running networks. isolated: ops alone. whole_networks: no op was timed;
+    `median_ms` is guessed from shapes and `calibrated_ms` fitted to whole networks. imported: see `how`."""
     how: str
     """How the numbers were made, in words."""
     source: str | None = None
@@ -139,7 +140,7 @@ class LatencyTable(Section):
     """Added once per network."""
     calibration: Calibration | None = None
     verification: Verification | None = None
-    columns: dict[str, Column] = {}
+    columns: dict[str, Column] = Field(default_factory=dict)
     """Other additive quantities, by name; a limit's `metric` may name one."""
     entries: dict[str, Entry] = Field(min_length=1)
 

@@ -4,10 +4,11 @@
     scp -r kit board: ; ssh board "pip install numpy onnxruntime && python kit/bench.py" ; scp board:kit/results.json .
     python scripts/device_kit.py import kit results.json --out tables/board.yaml
 
-    python scripts/device_kit.py adb kit --benchmark benchmark_model --out results.json    # instead of line 2, for a phone
+    python scripts/device_kit.py adb kit --benchmark benchmark_model --out results.json    # instead of line 2, for a
+    phone
 
-A kit is for one runtime: measure.runtime=onnxruntime, or litert (needed for phones). The table is calibrated and verified
-on networks timed on the device. A search reads it with `measure: {device: external}`.
+A kit is for one runtime: measure.runtime=onnxruntime, or litert (needed for phones). The table is calibrated and
+verified on networks timed on the device. A search reads it with `measure: {device: external}`.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Import a latency table of the official key format:
+"""Import a latency table that others measured:
 
 python scripts/import_latency.py mobile_trim.yaml --device-name "Pixel 1" --out tables/imagenet_mobile.yaml
 """
@@ -6,19 +6,49 @@ python scripts/import_latency.py mobile_trim.yaml --device-name "Pixel 1" --out 
 import argparse
 from pathlib import Path
 
+from engine.config import load_config, validate
 from engine.errors import run_door
-from latency.importers import import_official
+from latency.config import LatencyConfig, latency_part
+from latency.importers import IMPORTERS, import_table, in_words
+from supernet.space import Space
+
+MOST_LISTED = 20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="YAML with keys such as expanded_conv-input:...-output:...")
+    parser.add_argument("source", type=Path, help="YAML or JSON file in one of the formats")
     parser.add_argument("--out", type=Path, required=True, help="the table to write")
+    parser.add_argument("--format", choices=sorted(IMPORTERS), help="of the source; default: what its keys show")
     parser.add_argument("--device-name", default="unknown phone", help="what the source was measured on")
+    parser.add_argument(
+        "--activation", choices=("relu6", "relu", "hswish"), help="ofa: entries to take (default hswish)"
+    )
+    parser.add_argument("--config", type=Path, help="YAML with a space: list which of its ops the table lacks")
     args = parser.parse_args()
-    table = import_official(args.source, device_name=args.device_name)
+    space = None
+    if args.config:
+        space = Space(validate(LatencyConfig, latency_part(load_config(args.config)), str(args.config)).space)
+    imported = import_table(args.source, device_name=args.device_name, format=args.format, activation=args.activation)
+    table = imported.table
     table.save(args.out)
-    print(f"{args.out}: {len(table.entries)} ops at {table.input_size} px, batch {table.batch}")
+    print(f"{args.out}: {len(table.entries)} ops at {table.input_size} px, batch {table.batch}, {table.activation}")
+    for line in in_words(imported.left_out):
+        print(line)
+    if space is None:
+        return
+    missing = table.missing(space)
+    print(f"{args.config}: the table lacks {len(missing)} of its ops{':' if missing else ''}")
+    for layer in missing[:MOST_LISTED]:
+        print(f"  {layer}")
+    if len(missing) > MOST_LISTED:
+        print(f"  ... and {len(missing) - MOST_LISTED} more")
+    for name, own, wanted in (
+        ("input_size", table.input_size, space.config.input_size),
+        ("activation", table.activation, space.config.activation),
+    ):
+        if own != wanted:
+            print(f"{args.config}: space.{name} is {wanted}, the table's {name} is {own}: a search would refuse it")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@
 CONFIG is any YAML with a `space` section: a search config makes its own table, configs/latency/ has smaller files.
 The section `measure` says the device, runtime, threads, batch and precision.
 
---verify times fresh whole networks, writes the table's error into it and draws TABLE.png. A table that is there already is
-kept as it is and verified; without --verify it is measured anew. --recalibrate keeps the measured entries and refits their
-corrections from 20 networks timed now; an earlier verification is dropped, unless --verify asks for a new one.
+--verify times fresh whole networks, writes the table's error into it and draws TABLE.png. A table that is there
+already is kept as it is and verified; without --verify it is measured anew. --recalibrate keeps the measured entries
+and refits their corrections from 20 networks timed now; an earlier verification is dropped, unless --verify asks for a
+new one.
 """
 
 import argparse

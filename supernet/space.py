@@ -221,7 +221,8 @@ class Space:
 
     @cached_property
     def places(self) -> tuple[tuple[str, Layer], ...]:
-        """Each candidate of each edge with the edge's name, in the order of the chain; `stem`, head and classifier too."""
+        """Each candidate of each edge with the edge's name, in the order of the chain; `stem`, head and classifier
+        too."""
         edges = ((edge.name, layer) for edge in self.edges for layer in edge.layers)
         head = (("feature_mix", self.feature_mix), ("classifier", self.classifier))
         return (("stem", self.stem), *edges, *head)

@@ -18,7 +18,8 @@ def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:
     if measure.device == "external":
         raise ConfigError(
             "measure.device: got 'external', a device that cannot be timed from here; export a kit for it with "
-            "scripts/device_kit.py, import its table with scripts/import_latency.py, or set measure.device to cpu or cuda"
+            "scripts/device_kit.py, import its table with scripts/import_latency.py, or set measure.device to cpu or "
+            "cuda"
         )
     this_device(measure.device)  # names the key where there is no CUDA
     if measure.runtime in EXPORTED:

@@ -23,7 +23,8 @@ class Opened(Protocol):
         """Forward passes, not timed."""
 
     def times(self, passes: int) -> list[Any]:
-        """Milliseconds of each of `passes` forward passes: a number, or a list with one per layer for a job `inside`."""
+        """Milliseconds of each of `passes` forward passes: a number, or a list with one per layer for a job
+        `inside`."""
 
     def close(self) -> None: ...
 
@@ -31,8 +32,8 @@ class Opened(Protocol):
 class Runtime(ABC):
     """Runs chains of layers as its MeasureConfig says. Use as a context manager; raises ConfigError on entering.
 
-    `name` and `version` go into the table's header. `sees_inside`: whether the layers of a running network can be timed;
-    where they cannot, a table's entries come from ops alone.
+    `name` and `version` go into the table's header. `sees_inside`: whether the layers of a running network can be
+    timed; where they cannot, a table's entries come from ops alone.
     """
 
     name: str

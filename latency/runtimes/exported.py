@@ -86,6 +86,6 @@ class Exported(Runtime):
         self.version = bench.runtime_version(self.name)
 
     def open(self, job: Job) -> Opened:
-        return bench.open_model(  # type: ignore[no-any-return]
+        return bench.open_model(
             self._folder, self._jobs[job.id], self.name, self._measure.threads, "CPUExecutionProvider"
         )

@@ -2,8 +2,8 @@
 
 Exporting a network takes seconds, and a space has few distinct layers: so these are exported once, all in one go, and a
 network is the chain of its layers' graphs. Node names begin with `L<position>.`, by which a profile is read.
-Weights lie in one file of random numbers that all models share, each tensor of a network in a place of its own: what they
-are does not matter for the time, where they are in memory does.
+Weights lie in one file of random numbers that all models share, each tensor of a network in a place of its own: what
+they are does not matter for the time, where they are in memory does.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def _check_numerics(model: onnx.ModelProto, module: nn.Module, layer: Layer, ima
         here = module(images).numpy()
     if there.shape != here.shape or not np.abs(there - here).max() <= TOLERANCE * np.abs(here).max():
         raise UserError(
-            f"'{layer}' computes something else in ONNX Runtime {onnxruntime.__version__} than in PyTorch; another version "
+            f"'{layer}' computes something else in ONNX Runtime {onnxruntime.__version__} than in PyTorch; another "
+            "version "
             "may differ, or measure with measure.runtime=pytorch"
         )
 
@@ -143,7 +144,8 @@ def chain(models: Sequence[onnx.ModelProto], names: Sequence[str]) -> tuple[onnx
 
 
 def _outside(source: TensorProto, name: str, offset: int) -> tuple[TensorProto, int]:
-    """A tensor that reads its values from WEIGHTS_FILE at `offset`, and the next free offset; small ones stay inside."""
+    """A tensor that reads its values from WEIGHTS_FILE at `offset`, and the next free offset; small ones stay
+    inside."""
     tensor = TensorProto()
     elements = int(np.prod(source.dims))
     if elements <= LARGEST_INLINE or source.data_type != TensorProto.FLOAT:

@@ -24,9 +24,9 @@ from supernet.space import Layer, Space
 class PyTorch(Runtime):
     """Eager: a network is the chain of its layers' modules.
 
-    On the CPU, memory that an op frees is kept for the next one, as a server's allocator (jemalloc, tcmalloc) does: with
-    glibc's defaults the same op takes up to three times as long when the pages of its output have to be asked for anew,
-    and whether they have depends on the ops before it.
+    On the CPU, memory that an op frees is kept for the next one, as a server's allocator (jemalloc, tcmalloc) does:
+    with glibc's defaults the same op takes up to three times as long when the pages of its output have to be asked for
+    anew, and whether they have depends on the ops before it.
     """
 
     sees_inside = True
@@ -68,7 +68,8 @@ class PyTorch(Runtime):
 
     def _ready(self, module: nn.Module) -> nn.Module:
         measure = self._measure
-        return module.to(device=self.device, dtype=measure.torch_dtype, memory_format=measure.memory_format)  # type: ignore[call-overload, no-any-return]
+        moved: nn.Module = module.to(device=self.device, dtype=measure.torch_dtype, memory_format=measure.memory_format)  # type: ignore[call-overload]
+        return moved
 
     def _moved(self, images: Tensor) -> Tensor:
         measure = self._measure
@@ -99,7 +100,8 @@ class PyTorchCompile(PyTorch):
             except torch._dynamo.exc.BackendCompilerFailed as error:
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(
-                    f"measure.runtime: pytorch_compile failed ({reason}); on a CPU it needs a C++ compiler (g++), or set "
+                    f"measure.runtime: pytorch_compile failed ({reason}); on a CPU it needs a C++ compiler (g++), or "
+                    "set "
                     "measure.runtime=pytorch"
                 ) from None
             if progress:
@@ -110,7 +112,8 @@ class PyTorchCompile(PyTorch):
 
 
 def _places(job: Job) -> Iterator[tuple[int, Layer]]:
-    """(how often this layer occurred before, layer): layers of equal shape at different depths have weights of their own."""
+    """(how often this layer occurred before, layer): layers of equal shape at different depths have weights of their
+    own."""
     seen: Counter[Layer] = Counter()
     for layer in job.layers:
         yield seen[layer], layer

@@ -1,0 +1,270 @@
+"""A table from whole-network timings alone, for people who have these and nothing else.
+
+No op was timed, so its entry begins as a guess from shapes,
+
+    m_k = a MACs_k + b elements_k + d,      a, b, d >= 0,
+
+fitted to the networks (elements: of the layer's input and output), and is then corrected as any table is
+(latency/calibration.py). What the networks do not tell is said: entries that none of them holds, and entries that
+always change together.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from engine.errors import UserError, explain
+from latency.build import columns_of, corrected, occurrences, today
+from latency.calibration import fit_correction
+from latency.config import FEWEST_CALIBRATION_NETWORKS, MeasureConfig
+from latency.device import Device
+from latency.plan import Job, network_job, timed_layers
+from latency.table import Entry, LatencyTable, Runtime, Scores, memory_format_name
+from latency.verification import scores
+from supernet.architecture import Architecture
+from supernet.space import Layer, Space
+
+Paths = tuple[int, ...]
+
+
+class FitError(UserError):
+    """Measurements that no table can be made of."""
+
+
+@dataclass(frozen=True)
+class Identified:
+    """What the measured networks tell about the space's entries."""
+
+    unseen: tuple[str, ...]
+    """Entries that no measured network holds: their milliseconds are guesses from shapes."""
+    inseparable: tuple[tuple[str, ...], ...]
+    """Groups of entries whose shares the networks do not tell apart, though other networks of the space would."""
+    rank: int
+    """Independent comparisons between networks that were measured,"""
+    needed: int
+    """and those that would determine every network made of the seen entries."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    table: LatencyTable
+    left_out: Scores
+    """Of networks predicted by fits that they took no part in."""
+    identified: Identified
+
+
+def fit_table(
+    space: Space,
+    measure: MeasureConfig,
+    measurements: Sequence[tuple[Paths, float]],
+    *,
+    device: Device,
+    runtime: Runtime,
+    source: str,
+    seed: int = 0,
+) -> Fit:
+    """measurements: (paths, milliseconds) of whole networks; several of one network count as their median.
+
+    Raises FitError for fewer than FEWEST_CALIBRATION_NETWORKS different networks.
+    """
+    times: dict[Paths, list[float]] = {}
+    for paths, ms in measurements:
+        times.setdefault(paths, []).append(ms)
+    if len(times) < FEWEST_CALIBRATION_NETWORKS:
+        raise FitError(
+            f"{source}: holds {len(times)} different networks, expected at least {FEWEST_CALIBRATION_NETWORKS}, "
+            "better 60; "
+            "measure more"
+        )
+    jobs = [network_job(space, f"network{i}", "calibration", paths) for i, paths in enumerate(times)]
+    measured = np.array([float(np.median(taken)) for taken in times.values()])
+    layers = timed_layers(space)
+    keys = [str(layer) for layer in layers]
+    counts = occurrences(jobs, keys)
+    guess = _guess(layers, counts, measured)
+    found = fit_correction(counts, guess, measured, seed=seed)
+    table = LatencyTable(
+        device=device,
+        runtime=runtime,
+        threads=measure.threads if device.kind == "cpu" else None,
+        batch=measure.batch,
+        dtype=measure.dtype,
+        memory_format=memory_format_name(measure),
+        activation=space.config.activation,
+        input_size=space.config.input_size,
+        date=today(),
+        method="whole_networks",
+        how=f"fitted to {len(jobs)} whole-network latencies; no op was timed",
+        source=source,
+        columns=columns_of(space, measure),
+        entries={key: Entry(median_ms=float(ms)) for key, ms in zip(keys, guess, strict=True)},
+    )
+    return Fit(corrected(table, found, seed), scores(found.left_out, measured), identify(space, jobs))
+
+
+def _guess(layers: Sequence[Layer], counts: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """(entries,) ms > 0 by the formula above. counts: (networks, entries)."""
+    elements = [a.c_in * a.size**2 + a.c_out * a.size_out**2 for a in layers]
+    features = np.array([[a.complexity.macs, e, 1.0] for a, e in zip(layers, elements, strict=True)])
+    features /= features.mean(axis=0)
+    per_network = counts @ features  # (networks, 3)
+    weights, _ = nnls(per_network / measured[:, None], np.ones(len(measured)))
+    guess: np.ndarray = features @ weights
+    return np.maximum(guess, 1e-6 * guess.max())  # 0 would stay 0 whatever the correction
+
+
+def identify(space: Space, jobs: Sequence[Job]) -> Identified:
+    """Compare what the measured networks span with what all networks of the space do.
+
+    A network is the vector of its entries' counts and a 1 for the constant. Predictions are determined for exactly the
+    networks in the span of the measured ones. Shifting milliseconds between layers that every network has (stem, head)
+    changes no prediction, so it is no lack: only directions inside the span of the whole space count.
+    """
+    keys = [str(layer) for layer in timed_layers(space)]
+    counts = occurrences(jobs, keys)
+    seen = counts.sum(axis=0) > 0
+    unseen = tuple(key for key, there in zip(keys, seen, strict=True) if not there)
+    measured = np.hstack([counts, np.ones((len(jobs), 1))])
+    everything = _span_of_space(space, keys, seen)
+    basis = _orthonormal_rows(everything)
+    within = measured @ basis.T  # coordinates of the measured networks in the span of the space
+    _, values, directions = np.linalg.svd(within, full_matrices=True)
+    rank = int((values > _TINY * values.max()).sum())
+    lacking = directions[rank:] @ basis  # (needed - rank, entries + 1): changes of entries that no measurement notices
+    return Identified(unseen, _groups(lacking[:, :-1], keys), rank, len(basis))
+
+
+_TINY = 1e-9
+
+
+def _span_of_space(space: Space, keys: Sequence[str], seen: np.ndarray) -> np.ndarray:
+    """Rows that span all networks made of seen entries: one network, and for each edge its exchanges of a candidate."""
+    column = {key: k for k, key in enumerate(keys)}
+
+    def vector(layer: Layer) -> np.ndarray | None:
+        """None for an entry that was not seen."""
+        row = np.zeros(len(keys) + 1)
+        if str(layer.spec) != "skip":
+            if not seen[column[str(layer)]]:
+                return None
+            row[column[str(layer)]] = 1
+        return row
+
+    base, rows = np.zeros(len(keys) + 1), []
+    base[-1] = 1
+    for layer in (space.stem, space.feature_mix, space.classifier):
+        base[column[str(layer)]] += 1
+    for edge in space.edges:
+        options = [row for layer in edge.layers if (row := vector(layer)) is not None]
+        base += options[0]  # every edge of a measured network took a candidate, so there is one
+        rows += [row - options[0] for row in options[1:]]
+    return np.array([base, *rows])
+
+
+def _orthonormal_rows(rows: np.ndarray) -> np.ndarray:
+    _, values, directions = np.linalg.svd(rows, full_matrices=False)
+    kept: np.ndarray = directions[values > _TINY * values.max()]
+    return kept
+
+
+def _groups(lacking: np.ndarray, keys: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Entries that unnoticed changes move, grouped so that no such change links two groups."""
+    moves = np.abs(lacking.T @ lacking) > 1e-6 if len(lacking) else np.zeros((len(keys), len(keys)), dtype=bool)
+    left = {k for k in range(len(keys)) if moves[k, k]}
+    groups = []
+    while left:
+        group, waiting = set(), {min(left)}
+        while waiting:
+            k = waiting.pop()
+            group.add(k)
+            waiting |= {j for j in left - group if moves[k, j]}
+        left -= group
+        groups.append(tuple(keys[k] for k in sorted(group)))
+    return tuple(groups)
+
+
+# ---- files of measurements ----
+
+
+def read_measurements(path: Path, space: Space) -> list[tuple[Paths, float]]:
+    """CSV with the header `architecture,ms`, or JSON: a list of {"architecture": ..., "ms": ...}.
+
+    An architecture is the file name of an architecture.json (relative to `path`), or the candidates of all edges, in
+    CSV separated by spaces. Raises FitError naming the line or entry.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise FitError(f"{path}: cannot be read ({reason}); expected a .csv or .json file") from None
+    if path.suffix.lower() == ".json":
+        rows = _json_rows(path, text)
+    elif path.suffix.lower() == ".csv":
+        rows = _csv_rows(path, text)
+    else:
+        raise FitError(f"{path}: got a file '{path.suffix}', expected .csv or .json")
+    return [(_paths(where, architecture, path.parent, space), _ms(where, ms)) for where, architecture, ms in rows]
+
+
+def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
+    reader = csv.DictReader(io.StringIO(text))
+    if reader.fieldnames is None or not {"architecture", "ms"} <= set(reader.fieldnames):
+        found = ",".join(reader.fieldnames or []) or "nothing"
+        raise FitError(f"{path}: line 1 is '{found}', expected a header with the columns architecture and ms")
+    return [(f"{path}:{reader.line_num}", row["architecture"], row["ms"]) for row in reader]
+
+
+def _json_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise FitError(f"{path}: not JSON: {error}; perhaps cut off") from None
+    if not isinstance(data, list):
+        raise FitError(f'{path}: expected a list of {{"architecture": ..., "ms": ...}}, got {type(data).__name__}')
+    rows = []
+    for i, row in enumerate(data):
+        if not isinstance(row, dict) or row.keys() != {"architecture", "ms"}:
+            raise FitError(f"{path}: entry {i}: expected the keys architecture and ms, got {str(row)[:80]}")
+        rows.append((f"{path}: entry {i}", row["architecture"], row["ms"]))
+    return rows
+
+
+def _paths(where: str, architecture: Any, folder: Path, space: Space) -> Paths:
+    if isinstance(architecture, str) and architecture.strip().endswith(".json"):
+        file = folder / architecture.strip()
+        try:
+            text = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise FitError(f"{where}: {file} cannot be read ({error.strerror})") from None
+        with explain(f"{where}: {file}"):
+            found = Architecture.from_json(text)
+        if found.space.config.model_copy(update={"dropout": 0.0}) != space.config.model_copy(update={"dropout": 0.0}):
+            raise FitError(f"{where}: {file} is of another space than the config's; give the config that it came from")
+        return found.paths
+    names = architecture.split() if isinstance(architecture, str) else architecture
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FitError(f"{where}: architecture is {str(architecture)[:80]!r}, expected candidate names or a .json file")
+    try:
+        return Architecture.from_names(space, names).paths
+    except ValueError as error:
+        raise FitError(f"{where}: {error}") from None
+
+
+def _ms(where: str, value: Any) -> float:
+    try:
+        ms = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        ms = math.nan
+    if not (math.isfinite(ms) and ms > 0):
+        raise FitError(f"{where}: ms is {value!r}, expected milliseconds above 0")
+    return ms

@@ -1,0 +1,52 @@
+"""Make a latency table of whole-network timings that you already have:
+
+    python scripts/fit_latency.py configs/search/imagenet_mobile.yaml timings.csv --out tables/board.yaml
+
+timings.csv has the header `architecture,ms`; an architecture is the file name of an architecture.json, or the
+candidates of all edges separated by spaces. timings.json is a list of {"architecture": ..., "ms": ...}. At least 10
+networks, better 60, which hold every candidate of every edge.
+"""
+
+import argparse
+from pathlib import Path
+
+from engine.config import load_config, validate
+from engine.errors import run_door
+from engine.progress import set_up_logging
+from latency.config import LatencyConfig, latency_part
+from latency.device import named_device
+from latency.fit import fit_table, read_measurements
+from latency.summary import print_fit
+from latency.table import Runtime, prepare_table_file
+from supernet.space import Space
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="YAML file with `space` and `measure` sections")
+    parser.add_argument("timings", type=Path, help=".csv or .json")
+    parser.add_argument("--out", type=Path, required=True, help="the table to write")
+    parser.add_argument("--device-name", default="unknown device", help="what the networks were timed on")
+    parser.add_argument("--device-kind", choices=["cpu", "gpu", "phone", "other"], default="other")
+    parser.add_argument("--runtime", default="unknown", help="what ran them, e.g. 'tflite 2.16'")
+    parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.batch=8")
+    args = parser.parse_intermixed_args()
+    set_up_logging()
+    config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
+    space = Space(config.space)
+    prepare_table_file(args.out)
+    name, _, version = args.runtime.partition(" ")
+    found = fit_table(
+        space,
+        config.measure,
+        read_measurements(args.timings, space),
+        device=named_device(args.device_kind, args.device_name, None, "unknown"),
+        runtime=Runtime(name=name, version=version or "unknown"),
+        source=str(args.timings),
+    )
+    found.table.save(args.out)
+    print_fit(found, args.out)
+
+
+if __name__ == "__main__":
+    run_door(main)
