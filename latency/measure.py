@@ -18,14 +18,13 @@ from latency.plan import (
     draw_plan,
     network_job,
     schedule,
-    spread_networks,
     verification_jobs,
+    verification_networks,
 )
 from latency.runtimes import Runtime as Runner
 from latency.runtimes import open_runtime
 from latency.table import LatencyTable, Runtime, TableError
 from supernet.architecture import Architecture
-from supernet.cost import macs_cost
 from supernet.space import Space
 
 Progress = Callable[[str, int, int], None]
@@ -60,7 +59,7 @@ def measure_table(
             alone=not runner.sees_inside,
         )
         jobs = draw_plan(space, counts, seed)
-        samples, energy = _timed(runner, measure, jobs, seed, progress)
+        samples, energy = timed_jobs(runner, measure, jobs, seed, progress)
         return build_table(space, measure, jobs, samples, _origin(runner, measure), seed=seed, energy=energy)
 
 
@@ -78,16 +77,17 @@ def verify_table(
     Raises TableError where the table is another device's.
     """
     refuse_another_device(table, measure)
-    cost = macs_cost(space)
-    used: list[tuple[int, ...]] = []
-    if table.calibration:
-        drawn_by = np.random.default_rng(table.calibration.seed)
-        used = calibration_networks(space, cost, table.calibration.networks, drawn_by)
-    paths = spread_networks(space, cost, networks, np.random.default_rng([seed, 1]), avoid=used)
+    paths = verification_networks(space, networks, seed, avoid=used_networks(space, table))
     jobs = verification_jobs(space, paths)
     with open_runtime(space, measure) as runner:
-        samples, _ = _timed(runner, measure, jobs, seed, progress)
+        samples, _ = timed_jobs(runner, measure, jobs, seed, progress)
     return verified(table, jobs, samples)
+
+
+def used_networks(space: Space, table: LatencyTable) -> list[tuple[int, ...]]:
+    """The networks that a table measured by this package was calibrated by."""
+    found = table.calibration
+    return calibration_networks(space, found.networks, found.seed) if found else []
 
 
 def recalibrate_table(
@@ -95,10 +95,10 @@ def recalibrate_table(
 ) -> LatencyTable:
     """Refit the corrections from RECALIBRATION_NETWORKS networks timed now. TableError where it is another device's."""
     refuse_another_device(table, measure)
-    paths = calibration_networks(space, macs_cost(space), RECALIBRATION_NETWORKS, np.random.default_rng(seed))
+    paths = calibration_networks(space, RECALIBRATION_NETWORKS, seed)
     jobs = [network_job(space, f"calibration{i:03}", "calibration", p) for i, p in enumerate(paths)]
     with open_runtime(space, measure) as runner:
-        samples, _ = _timed(runner, measure, jobs, seed, progress)
+        samples, _ = timed_jobs(runner, measure, jobs, seed, progress)
     return calibrated(table, jobs, network_ms(jobs, samples), seed=seed)
 
 
@@ -131,10 +131,10 @@ def refuse_another_device(table: LatencyTable, measure: MeasureConfig) -> None:
         )
 
 
-def _timed(
+def timed_jobs(
     runner: Runner, measure: MeasureConfig, jobs: Sequence[Job], seed: int, progress: Progress | None
 ) -> tuple[Samples, dict[str, list[float]]]:
-    """(samples, energy) of every job, by id."""
+    """Prepare and time every job in rounds. Returns (samples in ms, energy in mJ a pass in each round), by job id."""
 
     def told(what: str) -> Callable[[int, int], None] | None:
         return (lambda done, total: progress(what, done, total)) if progress else None

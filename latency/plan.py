@@ -52,11 +52,10 @@ class Counts:
 
 def draw_plan(space: Space, counts: Counts, seed: int) -> tuple[Job, ...]:
     """The jobs that make and verify a table of `space`. The same arguments give the same plan on every machine."""
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed, "context")
     context = [paths for _ in range(counts.coverings) for paths in covering_networks(space, rng)]
-    cost = macs_cost(space)
-    calibration = calibration_networks(space, cost, counts.calibration, rng)
-    verification = spread_networks(space, cost, counts.verification, rng, avoid=calibration)
+    calibration = calibration_networks(space, counts.calibration, seed)
+    verification = verification_networks(space, counts.verification, seed, avoid=calibration)
     jobs = [network_job(space, f"context{i:03}", "context", paths) for i, paths in enumerate(context)]
     if counts.alone:
         jobs += [Job(f"layer{i:03}", "layer", (layer,)) for i, layer in enumerate(timed_layers(space))]
@@ -97,10 +96,21 @@ def covering_networks(space: Space, rng: np.random.Generator) -> list[Paths]:
     ]
 
 
-def calibration_networks(space: Space, cost: Cost, count: int, rng: np.random.Generator) -> list[Paths]:
+def calibration_networks(space: Space, count: int, seed: int) -> list[Paths]:
     """Networks with one op wherever it is legal, for each op (at most a quarter of `count`), and spread ones."""
     uniform = uniform_networks(space)[: count // 4]
-    return [*uniform, *spread_networks(space, cost, count - len(uniform), rng, avoid=uniform)]
+    rng = _generator(seed, "calibration")
+    return [*uniform, *spread_networks(space, macs_cost(space), count - len(uniform), rng, avoid=uniform)]
+
+
+def verification_networks(space: Space, count: int, seed: int, *, avoid: Sequence[Paths]) -> list[Paths]:
+    """Spread networks, other than those in `avoid` where the space has enough."""
+    return spread_networks(space, macs_cost(space), count, _generator(seed, "verification"), avoid=avoid)
+
+
+def _generator(seed: int, purpose: Purpose) -> np.random.Generator:
+    """One per purpose, so that the networks of one do not depend on how many another has."""
+    return np.random.default_rng([seed, ("context", "layer", "calibration", "verification").index(purpose)])
 
 
 def uniform_networks(space: Space) -> list[Paths]:
