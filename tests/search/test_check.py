@@ -1,0 +1,258 @@
+"""Each check says what it should, and only that."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections import namedtuple
+
+import pytest
+import torch
+
+from engine.config import config_text
+from engine.errors import ConfigError
+from latency.device import this_device
+from search.check import check_search, cost_gradient
+from search.loop import run_search
+from search.objective import expected_cost
+from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.supernet import Supernet
+
+
+@pytest.fixture
+def checked(tmp_path, make_search_file, monkeypatch):
+    """checked(limits, **sections): lines of check_search by what they are about, in the folder of table.yaml."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(limits, *overrides, out=None, **sections):
+        path = tmp_path / "search.yaml"
+        path.write_text(config_text(make_search_file(limits, **sections)))
+        lines = {}
+        for line in check_search(path, overrides, out):
+            lines.setdefault(line.what, []).append(line)
+        return lines
+
+    return check
+
+
+def levels(lines):
+    return {what: [line.level for line in found] for what, found in lines.items()}
+
+
+LATENCY = {"metric": "latency", "table": "table.yaml", "at": "50%", "tolerance": 0.5}
+MACS = {"metric": "macs", "at": "50%", "tolerance": 0.5}
+EXTERNAL = {"device": "external"}
+CPU = {"kind": "cpu", "name": "made up", "fingerprint": "none"}
+
+
+def test_a_good_search_is_ok_in_every_respect(checked, space, tmp_path, make_table, make_verification):
+    make_table(space, tmp_path / "table.yaml", verification=make_verification())
+    limits = [LATENCY, {"metric": "params", "below": "90%"}, {"metric": "peak_activation_bytes", "below": "100%"}]
+    lines = checked(limits, out=tmp_path / "runs" / "a", measure=EXTERNAL)
+    assert {level for found in levels(lines).values() for level in found} == {"ok"}, lines
+    expected = ["config", "space", "peak", "limit latency", "gradient of latency", "limit params", "gradient of params"]
+    assert list(lines) == [*expected, "limits together", "table", "units", "timing", "disk", "data", "run"]
+    assert "error 2.5 % on 4 whole networks, noise 1.2 %" in lines["table"][0].text
+    assert "48 training and 32 validation images, 6 steps an epoch" in lines["data"][0].text
+    assert all(str(line).startswith("ok   ") for found in lines.values() for line in found)
+
+
+def test_checks_that_can_run_do_so_after_one_has_failed(checked, tmp_path):
+    limits = [LATENCY, {"metric": "macs", "at": 1}, {"metric": "peak_activation_bytes", "below": 1}]
+    lines = checked(limits, "search.batch_size=64", "space.classes=3", out=tmp_path)
+    assert levels(lines)["space"] == ["FAIL", "ok"]
+    assert levels(lines)["limits.0 latency"] == levels(lines)["limits.1 macs"] == levels(lines)["data"] == ["FAIL"]
+    assert levels(lines)["disk"] == levels(lines)["run"] == ["ok"]
+    assert lines["limits.0 latency"][0].fix.startswith("make it with: python scripts/measure_latency.py")
+    assert str(lines["data"][0]).startswith("FAIL data: ")
+    assert "  fix: " in str(lines["data"][0])
+
+
+def test_a_config_that_cannot_be_read_is_the_only_line(tmp_path):
+    (line,) = check_search(tmp_path / "none.yaml")
+    assert line.level == "FAIL"
+    assert "no such file" in line.text
+
+
+def test_the_gradient_is_that_of_expected_cost_by_finite_differences(space, make_cost):
+    cost = make_cost(space, 4)
+    mask, step = mask_of(space), 1e-3
+    found = cost_gradient(space, cost)
+    for e, i in mask.nonzero().tolist():
+        shift = torch.zeros(mask.shape, dtype=torch.float64)
+        shift[e, i] = step
+        up, down = (
+            expected_cost(probabilities(initial_alpha(space).double() + sign * shift, mask), cost) for sign in (1, -1)
+        )
+        torch.testing.assert_close(found[e, i], (up - down) / (2 * step), rtol=1e-5, atol=1e-8)
+    assert not found[~mask].any()
+
+
+@pytest.mark.parametrize(("flat", "level"), [("stage1.0", "warn"), ("stage1.0, stage1.1", "FAIL")])
+def test_an_edge_whose_candidates_cost_the_same_is_named(
+    flat, level, checked, make_tiny_config, space_of, tmp_path, make_table
+):
+    stages = [
+        {"width": 4, "candidates": ["mbconv_k3_e1"]},
+        {"width": 8, "depth": 2, "candidates": ["mbconv_k3_e1", "conv_k3"]},
+    ]
+    section = make_tiny_config(stages=stages)
+    space = space_of(section)
+    table = make_table(space, tmp_path / "table.yaml")
+    edges = [edge for edge in space.edges if edge.name in flat.split(", ")]
+    alike = {str(layer) for edge in edges for layer in edge.layers}
+    entries = {key: {"median_ms": 0.3 if key in alike else e.median_ms, "n": 3} for key, e in table.entries.items()}
+    make_table(space, tmp_path / "table.yaml", entries=entries)
+    (line,) = checked([LATENCY], space=section, measure=EXTERNAL)["gradient of latency"]
+    assert line.level == level
+    assert f"all candidates of {flat} cost the same" in line.text
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1, None), (1e-3, "look like seconds"), (1e3, "look like microseconds")])
+def test_another_unit_shows_in_the_implied_speed(
+    factor, words, checked, space, tmp_path, make_table, make_verification
+):
+    """Tables of a CPU at 10 GMAC/s, written in ms, in seconds and in microseconds."""
+    layers = [layer for layer in space.all_layers if str(layer.spec) != "skip"]
+    entries = {str(x): {"median_ms": factor * (x.complexity.macs / 1e7 + 1e-6), "n": 3} for x in layers}
+    make_table(
+        space, tmp_path / "table.yaml", entries=entries, device=CPU, constant_ms=0.0, verification=make_verification()
+    )
+    (line,) = checked([LATENCY])["units"]
+    if words is None:
+        assert line.level == "ok"
+        assert "9.9" in line.text  # GMAC/s
+    else:
+        assert line.level == "warn"
+        assert words in line.text
+
+
+def test_entries_of_zero_and_of_minutes_are_named(checked, space, tmp_path, make_table):
+    table = make_table(space, tmp_path / "table.yaml")
+    odd, long = str(space.edges[0].layers[0]), str(space.feature_mix)
+    entries = {key: {"median_ms": e.median_ms, "n": 3} for key, e in table.entries.items()}
+    entries |= {odd: {"median_ms": 0.0, "n": 3}, long: {"median_ms": 20_000.0, "n": 3}}
+    make_table(space, tmp_path / "table.yaml", entries=entries)
+    texts = [line.text for line in checked([LATENCY], measure=EXTERNAL)["units"]]
+    assert any(f"'{odd}' costs 0 ms" in text for text in texts)
+    assert any(f"'{long}' takes 2e+04 ms; that looks like microseconds" in text for text in texts)
+
+
+@pytest.fixture
+def contradiction(space, tmp_path, make_table):
+    """Two limits that no architecture meets: the edge without skip has its fewest MACs where it has the most energy."""
+    table = make_table(space, tmp_path / "table.yaml")
+    values = {key: 1 / entry.median_ms for key, entry in table.entries.items()}
+    column = {"unit": "mJ", "how": "made up", "values": values}
+    make_table(space, tmp_path / "table.yaml", columns={"energy_mj": column})
+    energy = {"metric": "energy_mj", "table": str(tmp_path / "table.yaml"), "below": "0%"}
+    return [{"metric": "macs", "below": "0%"}, energy]
+
+
+def test_limits_that_exclude_each_other_fail(checked, contradiction):
+    (line,) = checked(contradiction, measure=EXTERNAL)["limits together"]
+    assert line.level == "FAIL"
+    assert "no architecture meets the limits together" in line.text
+    assert line.fix == "raise a bound"
+    argmax = checked(contradiction, "search.derive=argmax", measure=EXTERNAL)
+    assert "limits together" not in argmax  # it looks at no limit
+
+
+def test_an_empty_window_is_a_warning(checked):
+    (line,) = checked([{"metric": "macs", "at": "99%", "tolerance": 0.0}])["limits together"]
+    assert line.level == "warn"
+    assert "no architecture lies in macs [" in line.text
+
+
+@pytest.mark.parametrize(
+    ("device", "measure", "level", "words"),
+    [
+        ("here", {"device": "cpu"}, "ok", "will be timed"),
+        ("elsewhere", {"device": "cpu"}, "warn", "will not be timed"),
+        ("elsewhere", EXTERNAL, "ok", "will not be timed"),
+    ],
+)
+def test_whether_the_network_will_be_timed_is_said(device, measure, level, words, checked, space, tmp_path, make_table):
+    made = this_device("cpu").model_dump(mode="json") if device == "here" else CPU
+    make_table(space, tmp_path / "table.yaml", device=made)
+    lines = checked([LATENCY], measure=measure)
+    assert [line.level for line in lines["timing"]] == [level]
+    assert words in lines["timing"][0].text
+    assert levels(lines)["table"] == ["warn"]  # never verified
+
+
+@pytest.mark.parametrize(
+    ("overrides", "level", "words"),
+    [
+        (["search.batch_size=64"], "FAIL", "got 64, but the training part of the data has 48 images"),
+        (["search.batch_size=40"], "FAIL", "got 40, but the validation part of the data has 32 images"),
+        (["data.fake_classes=3"], "FAIL", "space.classes: got 4"),
+        (["data.validation=99"], "FAIL", "data.validation"),
+        (["data={name: folder, root: nowhere}"], "FAIL", "no folder 'nowhere'"),
+        (["data={name: cifar10, root: nowhere}", "space.classes=10"], "FAIL", "no complete 'cifar10'"),
+        (
+            ["data={name: cifar10, root: nowhere, download: true}", "space.classes=10"],
+            "warn",
+            "is not in 'nowhere' yet",
+        ),
+        (["search.arch_every=7"], "warn", "6 after the warm-up, so alpha never learns"),
+        (["search.arch_every=6"], "ok", "6 steps an epoch"),
+    ],
+)
+def test_data_are_found_and_enough(overrides, level, words, checked, tmp_path):
+    (line,) = checked([MACS], *overrides)["data"]
+    assert line.level == level
+    assert words in line.text
+    assert not (tmp_path / "nowhere").exists()  # nothing was fetched
+
+
+def test_a_full_disk_fails(checked, space, tmp_path, monkeypatch):
+    params = sum(layer.complexity.params for _, layer in space.places)
+    need = 8 * 3 * params  # weights and momentum in float32; two files kept and one being written
+    usage = namedtuple("usage", "total used free")
+    for free, level in ((need - 1, "FAIL"), (need, "ok")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(10**9, 0, free))
+        (line,) = checked([MACS], out=tmp_path / "deep" / "er")["disk"]
+        assert line.level == level
+        assert str(tmp_path) in line.text
+    assert "disk" not in checked([MACS])
+
+
+def test_the_supernets_parameters_are_counted_as_they_are(space):
+    built = sum(p.numel() for p in Supernet(space).parameters())
+    assert built == sum(layer.complexity.params for _, layer in space.places)
+
+
+def test_an_absent_gpu_fails_and_threads_stay(checked, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = torch.get_num_threads()
+    (line,) = checked([MACS], "run.device=cuda", f"run.threads={before + 1}")["run"]
+    assert line.level == "FAIL"
+    assert line.fix == "set run.device=cpu"
+    assert torch.get_num_threads() == before
+    assert levels(checked([MACS], "run.amp=bf16"))["run"] == ["warn"]
+
+
+# --- as the search itself says it ------------------------------------------------------------------------------------
+
+
+def test_a_search_logs_each_warning_once(tmp_path, space, make_search_file, make_table, caplog, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_table(space, tmp_path / "table.yaml")
+    config = make_search_file(
+        [LATENCY, {"metric": "energy_mj", "table": "table.yaml", "below": "90%"}], measure=EXTERNAL
+    )
+    (tmp_path / "search.yaml").write_text(config_text(config))
+    with caplog.at_level(logging.INFO):
+        run_search(tmp_path / "search.yaml", tmp_path / "run")
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len([line for line in lines if "never verified" in line]) == 1
+    assert len(set(lines)) == len(lines)
+
+
+def test_a_search_that_cannot_end_well_does_not_begin(tmp_path, make_search_file, contradiction):
+    config = make_search_file(contradiction, measure=EXTERNAL)
+    (tmp_path / "search.yaml").write_text(config_text(config))
+    with pytest.raises(ConfigError, match=r"search.yaml: no architecture meets the limits together.*; raise a bound"):
+        run_search(tmp_path / "search.yaml", tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,45 @@
+"""The door scripts/check_search.py: its lines and exit status."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def config(tmp_path, tiny_search, write_yaml, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return write_yaml(tmp_path / "search.yaml", tiny_search | {"limits": [{"metric": "macs", "at": "50%"}]})
+
+
+def test_one_line_for_each_check_and_status_0(config, door):
+    ended = door("check_search", config, "--out", "runs/a")
+    assert ended.status == 0, ended.err
+    lines = ended.out.splitlines()
+    assert len(lines) == 8
+    assert all(line.startswith(("ok   ", "warn ")) for line in lines)
+    assert not (config.parent / "runs").exists()
+
+
+def test_a_failure_is_status_2_and_other_lines_stay(config, door):
+    ended = door("check_search", config, "search.batch_size=64", "limits.0.at=1e15", "run.amp=bf16")
+    assert ended.status == 2
+    starts = [line.split(":")[0] for line in ended.out.splitlines()]
+    assert starts == ["ok   config", "FAIL limits.0 macs", "ok   space", "FAIL data", "warn run"]
+    assert all("  fix: " in line for line in ended.out.splitlines() if line.startswith("FAIL"))
+
+
+def test_a_config_of_another_kind_is_status_2(config, door):
+    ended = door("check_search", config, "serach.epochs=1")
+    assert ended.status == 2
+    assert ended.out.startswith("FAIL config: ")
+
+
+@pytest.mark.parametrize("changes", [["search.batch_size=64"], ["limits.0.metric=flops"]])
+def test_run_search_ends_with_one_line_for_the_same_mistake(changes, config, door):
+    checked = door("check_search", config, *changes)
+    ended = door("run_search", config, "--out", "new", *changes)
+    assert checked.status == ended.status == 2
+    (line,) = (line for line in ended.err.splitlines() if not line.startswith("WARNING: "))
+    assert line.startswith("error: ")
+    (failure,) = (line for line in checked.out.splitlines() if line.startswith("FAIL"))
+    assert failure.partition(": ")[2].partition("  fix")[0].partition(": ")[2][:40] in line
