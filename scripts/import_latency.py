@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--format", choices=sorted(IMPORTERS), help="of the source; default: what its keys show")
     parser.add_argument("--device-name", default="unknown phone", help="what the source was measured on")
     parser.add_argument(
-        "--activation", choices=("relu6", "relu", "hswish"), help="ofa: entries to take (default hswish)"
+        "--activation", choices=("relu6", "relu", "hswish"), help="entries to take; ofa has hswish and relu"
     )
     parser.add_argument("--config", type=Path, help="YAML with a space: list which of its ops the table lacks")
     args = parser.parse_args()

@@ -1,0 +1,62 @@
+"""Tables that others measured, in their formats, into ours. To add a format: a module with `recognise` and `translate`,
+and an entry here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import load_config
+from latency.importers import ofa, official, tunas
+from latency.importers.source import Imported, LeftOut, Source, in_words
+from latency.table import LatencyTable, TableError
+
+__all__ = ["IMPORTERS", "Imported", "Importer", "LeftOut", "import_official", "import_table", "in_words"]
+
+
+@dataclass(frozen=True)
+class Importer:
+    """keys: what the format looks like, in words. recognise: a key of the records that shows it, or None."""
+
+    keys: str
+    recognise: Callable[[dict[str, object]], str | None]
+    translate: Callable[[Source], Imported]
+
+
+IMPORTERS = {  # in the order of asking: what is once-for-all would pass as official too
+    "tunas": Importer("bias_ms, first_block_sepconv_ms and layers", tunas.recognise, tunas.translate),
+    "ofa": Importer("expanded_conv-input:...-se:0-hs:0", ofa.recognise, ofa.translate),
+    "official": Importer("expanded_conv-input:...-idskip:0", official.recognise, official.translate),
+}
+
+
+def import_table(path: Path, *, device_name: str, format: str | None = None, activation: str | None = None) -> Imported:
+    """A table of another project's file, and what of it was left out.
+
+    format: a name of IMPORTERS; None: the one that its keys show. activation: which entries to take, where the file has
+    several. device_name: what the source's author measured on. Raises ConfigError for a file that cannot be read,
+    TableError naming the key at fault.
+    """
+    records = load_config(path)
+    if not records:
+        raise TableError(f"{path}: is empty; expected a latency table of {_formats()}")
+    shown_by = {name: key for name, importer in IMPORTERS.items() if (key := importer.recognise(records))}
+    if not shown_by:
+        first = next(iter(records))
+        if first == "format":
+            raise TableError(f"{path}: 'format': this is a table of our own format already; use it as it is")
+        raise TableError(f"{path}: '{first}' is no key of a known format; expected {_formats()}; convert the file")
+    seen, key = next(iter(shown_by.items()))
+    if format is not None and format != seen:
+        raise TableError(f"{path}: key '{key}' is of the format {seen}, not {format}; use --format {seen}")
+    return IMPORTERS[seen].translate(Source(path, records, device_name, activation))
+
+
+def import_official(path: Path, *, device_name: str) -> LatencyTable:
+    """The table of a file in the official ProxylessNAS key format. Errors as import_table's."""
+    return import_table(path, device_name=device_name, format="official").table
+
+
+def _formats() -> str:
+    return "; ".join(f"{name} ({importer.keys})" for name, importer in IMPORTERS.items())

@@ -1,0 +1,196 @@
+"""What the importers share: the file at hand, its numbers checked, and entries under our keys."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from engine.wording import shown
+from latency.device import Device
+from latency.table import Entry, LatencyTable, Runtime, TableError
+from supernet.catalogue import CANDIDATES
+
+Activation = Literal["relu6", "relu", "hswish"]
+
+STEM = "stem_k3"
+"""No format states the stem's kernel; the published spaces have no other."""
+NUMBER = r"\d{1,6}"
+MOST_MS = 1e9
+
+
+def hwc(prefix: str) -> str:
+    """HxWxC as a regular expression; `prefix` begins the names of its groups."""
+    return "x".join(rf"(?P<{prefix}{axis}>{NUMBER})" for axis in "hwc")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of another project. records: what is in it. activation: the one to take; None: the format's own."""
+
+    path: Path
+    records: dict[str, Any]
+    device_name: str
+    activation: str | None = None
+
+    def activation_of(self, accepted: tuple[Activation, ...]) -> Activation:
+        """The one asked for, or the first of `accepted`."""
+        for activation in accepted:
+            if self.activation in (None, activation):
+                return activation
+        raise TableError(
+            f"--activation {self.activation}: {self.path} has only {' and '.join(accepted)}; choose of these, or leave "
+            "--activation out"
+        )
+
+
+class LeftOut(NamedTuple):
+    """A record of the source that the table does not have, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Imported:
+    table: LatencyTable
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def milliseconds(value: object, where: str) -> float:
+    """A number of milliseconds >= 0. TableError that begins with `where`."""
+    ms = finite(value, where, "milliseconds >= 0")
+    if ms < 0:
+        raise TableError(f"{where} is {shown(value)}, expected milliseconds >= 0; correct the file")
+    return ms
+
+
+def finite(value: object, where: str, accepted: str = "a finite number of milliseconds") -> float:
+    """TableError that begins with `where` for what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_MS:  # nan too
+        found = repr(value) if isinstance(value, bool | float) else shown(value)
+        raise TableError(f"{where} is {found}, expected {accepted}; correct the file")
+    return float(value)
+
+
+def whole(value: object, where: str) -> int:
+    """A whole number >= 1. TableError that begins with `where`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise TableError(f"{where} is {shown(value)}, expected a whole number >= 1; correct the file")
+    return value
+
+
+def mean_and_count(source: Source, key: str, spread: str) -> Entry:
+    """A record {count, mean, `spread`} as an entry: means go into `median_ms`, since the source has no medians."""
+    where, record = f"{source.path}: '{key}'", source.records[key]
+    if not isinstance(record, dict) or not {"mean", "count"} <= record.keys():
+        raise TableError(f"{where}: expected a mapping with mean and count, found {shown(record)}; complete the record")
+    if unknown := sorted(record.keys() - {"mean", "count", spread}):
+        raise TableError(f"{where}: unknown field '{unknown[0]}', expected count, mean and {spread}; remove it")
+    return Entry(median_ms=milliseconds(record["mean"], f"{where}: mean"), n=whole(record["count"], f"{where}: count"))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """(size, size, c_in) -> (size / stride, size / stride, c_out), of a key's groups ih, iw, ic, oh, ow, oc."""
+
+    size: int
+    c_in: int
+    size_out: int
+    c_out: int
+
+    @classmethod
+    def of(cls, groups: dict[str, str], source: Source, key: str) -> Shape:
+        """TableError for maps that are not square or empty."""
+        h, w, c_in, h_out, w_out, c_out = (int(groups[name]) for name in ("ih", "iw", "ic", "oh", "ow", "oc"))
+        if h != w or h_out != w_out or not all((h, c_in, h_out, c_out)):
+            raise TableError(
+                f"{source.path}: key '{key}' has a shape that no space has; expected square maps, none empty; remove it"
+            )
+        return cls(h, c_in, h_out, c_out)
+
+    def key(self, op: str, stride: int | None, residual: bool, source: Source, official: str) -> str:
+        """Our key. stride None: the one that the sizes tell. TableError where stride or residual contradict the "
+        "shape."""
+        stride = stride if stride is not None else -(-self.size // self.size_out)
+        if stride not in (1, 2) or -(-self.size // stride) != self.size_out:
+            raise TableError(
+                f"{source.path}: key '{official}' has stride {stride} from {self.size} to {self.size_out} pixels; "
+                "expected "
+                "stride 1 or 2, and ceil(size / stride) pixels; correct the key"
+            )
+        if residual and (stride != 1 or self.c_in != self.c_out):
+            raise TableError(
+                f"{source.path}: key '{official}' adds its input (idskip:1), but input and output differ; correct "
+                "the key"
+            )
+        return f"{op}{'+residual' if residual else ''} {self.size}x{self.size}x{self.c_in}->{self.c_out} s{stride}"
+
+
+@dataclass
+class Collected:
+    """Entries as they are translated, and what is left out."""
+
+    source: Source
+    entries: dict[str, Entry] = field(default_factory=dict)
+    left_out: list[LeftOut] = field(default_factory=list)
+    origin: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, entry: Entry, official: str) -> None:
+        """TableError where two of the source's keys mean the same layer; ops that the catalogue lacks are left out."""
+        op = key.split()[0].removesuffix("+residual")
+        if op not in CANDIDATES and op not in {STEM, "feature_mix", "pool_classifier"}:
+            self.left_out.append(LeftOut(official, f"the catalogue has no op {op}"))
+            return
+        if key in self.entries:
+            raise TableError(
+                f"{self.source.path}: '{official}' and '{self.origin[key]}' are both '{key}'; remove one of them"
+            )
+        self.entries[key], self.origin[key] = entry, official
+
+
+def table_of(
+    source: Source,
+    entries: dict[str, Entry],
+    *,
+    activation: Activation,
+    input_size: int,
+    how: str,
+    constant: float = 0.0,
+) -> LatencyTable:
+    """A phone's table at batch 1 in float32; runtime and threads are not told by any of the formats."""
+    if not entries:
+        raise TableError(f"{source.path}: no entry can be used with activation {activation}; try another --activation")
+    return LatencyTable(
+        device=_phone(source.device_name, source.path.name),
+        runtime=Runtime(name="unknown", version="unknown"),
+        batch=1,
+        dtype="float32",
+        activation=activation,
+        input_size=input_size,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        method="imported",
+        how=f"{how}; the date is the import's",
+        source=f"{source.path.name} sha256 {hashlib.sha256(source.path.read_bytes()).hexdigest()}",
+        constant_ms=constant,
+        entries=entries,
+    )
+
+
+def _phone(name: str, file: str) -> Device:
+    identity = hashlib.sha256(f"{name}|{file}".encode()).hexdigest()[:16]
+    return Device(kind="phone", name=name, fingerprint=identity)
+
+
+def in_words(left_out: Iterable[LeftOut], most: int = 5) -> list[str]:
+    """One line per reason: how many records, the reason, and the first `most` of their keys."""
+    reasons: dict[str, list[str]] = {}
+    for key, reason in left_out:
+        reasons.setdefault(reason, []).append(key)
+    return [
+        f"left out: {len(keys)} ({reason}): {', '.join(keys[:most])}{', ...' if len(keys) > most else ''}"
+        for reason, keys in reasons.items()
+    ]

@@ -1,0 +1,165 @@
+"""A linear latency model of the ProxylessNAS space, as TuNAS has for the Pixel 1 (arXiv 2008.06120), as JSON or YAML:
+
+    bias_ms: 30.9                                        # stem, feature mix, classifier and all else that never changes
+    first_block_sepconv_ms: {k3: 0.0, k5: 4.1, k7: 10.0}
+    layers:                                              # one for each searched edge, in the order of the network
+      - {in_hw: 112, in_ch: 16, out_hw: 56, out_ch: 32, stride: 2, ms: {k3e3: 0.0, k3e6: 4.3, ..., zero: 0.0}}
+
+latency = bias_ms + first_block_sepconv_ms[k] + sum over the layers of ms[op]. A number holds for one position, so the
+entries name their edge. Only sums are determined: a constant may move between an edge's numbers and the bias (a gauge).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from engine.wording import shown
+from latency.importers.source import STEM, Collected, Imported, Source, finite, table_of, whole
+from latency.table import Entry, TableError
+from supernet.catalogue import FeatureMixSpec, MBConvSpec, PoolClassifierSpec, StemSpec
+from supernet.space import Layer
+
+_OP = re.compile(r"k([1-9])e([1-9])")
+_FIRST = re.compile(r"k([1-9])")
+_FIELDS = ("in_hw", "in_ch", "out_hw", "out_ch", "stride")
+_STEM_WIDTH, _FEATURE_MIX, _CLASSES, _RGB = 32, 1280, 1000, 3  # the file does not state them: the published space's
+_OURS = {"bias_ms", "first_block_sepconv_ms", "layers"}
+_NOTES = {"_about", "examples", "raw"}  # words, worked examples and the numbers before a gauge was chosen
+
+
+def recognise(records: dict[str, object]) -> str | None:
+    """A key that shows this format."""
+    return next((key for key in records if key in _OURS), None)
+
+
+@dataclass(frozen=True)
+class Position:
+    """One edge: our names, its ops' milliseconds, and where the file has them."""
+
+    edge: str
+    layers: dict[str, Layer]
+    ms: dict[str, float]
+    where: str
+
+    def gauged(self) -> tuple[dict[str, float], float]:
+        """(milliseconds >= 0 with zero at 0, what moved into the bias); any network's sum is what it was.
+
+        An edge that may be skipped has no freedom left, since `skip` is 0 by definition.
+        """
+        shift = self.ms.get("zero", min(0.0, *self.ms.values()))
+        moved = {op: ms - shift for op, ms in self.ms.items()}
+        op = min(moved, key=lambda op: moved[op])
+        if moved[op] < 0:
+            raise TableError(
+                f"{self.where}.{op} is {self.ms[op]:g}, less than zero's {shift:g} of the same layer; expected no op "
+                "to be "
+                "faster than none at all, since skip costs 0 ms; correct the number, or remove the op"
+            )
+        return moved, shift
+
+
+def translate(source: Source) -> Imported:
+    """Per-edge entries and a constant. The networks have ReLU. TableError naming the field at fault."""
+    activation = source.activation_of(("relu",))  # tunas/mobile_search_space_v3.py
+    for name in sorted(_OURS - source.records.keys()):
+        raise TableError(f"{source.path}: no key '{name}'; expected {', '.join(sorted(_OURS))}; complete the file")
+    for name in sorted(source.records.keys() - _OURS - _NOTES):
+        raise TableError(f"{source.path}: unknown key '{name}', expected {', '.join(sorted(_OURS))}; remove it")
+    collected = Collected(source)
+    constant = finite(source.records["bias_ms"], f"{source.path}: bias_ms")
+    fastest, positions = constant, list(_positions(source))
+    for position in positions:
+        moved, shift = position.gauged()
+        constant += shift
+        fastest += min(position.ms.values())
+        for op, layer in position.layers.items():
+            entry = Entry(median_ms=moved[op])
+            collected.add(f"{layer} @{position.edge}", entry, f"{position.where}.{op}")
+    if fastest <= 0:
+        raise TableError(
+            f"{source.path}: bias_ms: the fastest network would take {fastest:g} ms, expected more than 0; correct "
+            "the bias"
+        )
+    first, last = (next(iter(position.layers.values())) for position in (positions[0], positions[-1]))
+    input_size = 2 * first.size
+    inside_the_constant = (
+        Layer(StemSpec(3), _RGB, _STEM_WIDTH, input_size, 2),
+        Layer(FeatureMixSpec(), last.c_out, _FEATURE_MIX, last.size_out),
+        Layer(PoolClassifierSpec(), _FEATURE_MIX, _CLASSES, last.size_out),
+    )
+    for layer in inside_the_constant:
+        collected.add(str(layer), Entry(median_ms=0.0), str(layer.spec))
+    how = (
+        "imported from a linear model of whole networks (TuNAS); constant_ms includes stem, feature mix and "
+        f"classifier, whose entries are 0 ms ({STEM}, {_FEATURE_MIX} channels and {_CLASSES} classes assumed); "
+        "only sums over a network mean anything, one entry alone does not"
+    )
+    table = table_of(
+        source, collected.entries, activation=activation, input_size=input_size, how=how, constant=constant
+    )
+    return Imported(table, tuple(collected.left_out))
+
+
+def _positions(source: Source) -> Iterator[Position]:
+    """stage0.0 for the first block; then a new stage wherever the shape changes."""
+    layers = source.records["layers"]
+    if not isinstance(layers, list) or not layers:
+        raise TableError(f"{source.path}: layers: got {shown(layers)}, expected a list of layers; complete the file")
+    shapes = [_shape(layer, f"{source.path}: layers.{i}") for i, layer in enumerate(layers)]
+    size, c_in = shapes[0]["in_hw"], shapes[0]["in_ch"]
+    where = f"{source.path}: first_block_sepconv_ms"
+    ms = _numbers(source.records["first_block_sepconv_ms"], where, _FIRST, "k3")
+    specs = {op: MBConvSpec(int(op[1]), 1) for op in ms}
+    yield Position("stage0.0", {op: Layer(spec, _STEM_WIDTH, c_in, size) for op, spec in specs.items()}, ms, where)
+
+    stage, depth = 0, 0
+    for i, (layer, shape) in enumerate(zip(layers, shapes, strict=True)):
+        where = f"{source.path}: layers.{i}"
+        if (shape["in_hw"], shape["in_ch"]) != (size, c_in):
+            raise TableError(
+                f"{where}: its input is {shape['in_hw']}x{shape['in_hw']}x{shape['in_ch']}, expected "
+                f"{size}x{size}x{c_in}, the output of the layer before; correct the shapes"
+            )
+        residual = shape["stride"] == 1 and shape["in_ch"] == shape["out_ch"]
+        stage, depth = (stage, depth + 1) if residual and stage else (stage + 1, 0)
+        ms = _numbers(layer["ms"], f"{where}.ms", _OP, "k3e3", zero=residual)
+        chain = {
+            op: Layer(MBConvSpec(int(op[1]), int(op[3])), c_in, shape["out_ch"], size, shape["stride"], residual)
+            for op in ms
+            if op != "zero"
+        }
+        yield Position(f"stage{stage}.{depth}", chain, ms, f"{where}.ms")
+        size, c_in = shape["out_hw"], shape["out_ch"]
+
+
+def _shape(layer: Any, where: str) -> dict[str, int]:
+    accepted = f"a mapping with {', '.join(_FIELDS)} and ms"
+    if not isinstance(layer, dict):
+        raise TableError(f"{where}: got {shown(layer)}, expected {accepted}; correct the file")
+    for name in (*_FIELDS, "ms"):
+        if name not in layer:
+            raise TableError(f"{where}: no field '{name}'; expected {accepted}; complete the file")
+    for name in sorted(layer.keys() - {*_FIELDS, "ms", "zero_allowed", "gauge"}):
+        raise TableError(f"{where}: unknown field '{name}'; expected {accepted}; remove it")
+    shape = {name: whole(layer[name], f"{where}.{name}") for name in _FIELDS}
+    if shape["stride"] > 2 or -(-shape["in_hw"] // shape["stride"]) != shape["out_hw"]:
+        raise TableError(
+            f"{where}: stride {shape['stride']} from {shape['in_hw']} to {shape['out_hw']} pixels; expected stride 1 "
+            "or 2, "
+            "and ceil(in_hw / stride) pixels; correct the shapes"
+        )
+    return shape
+
+
+def _numbers(ms: Any, where: str, op_format: re.Pattern[str], example: str, zero: bool = False) -> dict[str, float]:
+    """op -> ms, each checked; `zero` is an op only where the edge may be skipped."""
+    if not isinstance(ms, dict) or not set(ms) - {"zero"}:
+        raise TableError(f"{where}: got {shown(ms)}, expected milliseconds per op, e.g. {{{example}: 1.5}}")
+    for op in ms:
+        if not op_format.fullmatch(op) and not (zero and op == "zero"):
+            also = " or zero" if zero else "; zero is an op only where input and output have one shape" * (op == "zero")
+            raise TableError(f"{where}: unknown op '{op}', expected names like {example}{also}; remove it")
+    return {op: finite(value, f"{where}.{op}") for op, value in ms.items()}
