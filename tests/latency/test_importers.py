@@ -262,7 +262,7 @@ def test_once_for_all_sums(note10):
 
 
 def tunas_space(space_of, depth: int = 4, activation: str = "relu") -> Space:
-    """The published space with a 32-channel first searched stage, a searched first block, and skip on residual edges."""
+    """The published space with a 32-channel first searched stage, a searched first block, and skip where legal."""
     names = [f"mbconv_k{k}_e{e}" for k in (3, 5, 7) for e in (3, 6)]
     shapes = [(32, depth, 2), (40, depth, 2), (80, depth, 2), (96, depth, 1), (192, depth, 2), (320, 1, 1)]
     first = {"width": 16, "candidates": [f"mbconv_k{k}_e1" for k in (3, 5, 7)]}
