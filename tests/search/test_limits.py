@@ -11,7 +11,9 @@ import torch
 
 from engine.config import config_text
 from engine.errors import ConfigError, UserError
+from latency.device import this_device
 from latency.table import Entry, TableError
+from search.closing import local_latency_limit
 from search.family import derive_family
 from search.limits import resolve
 from search.loop import run_search
@@ -276,3 +278,12 @@ def test_interpolated_entries_are_used_and_noted(space, tmp_path, make_table, ma
 def test_an_error_of_the_user_stays_one(make_search_file, tmp_path):
     with pytest.raises(UserError, match="no file"):
         resolved_with(make_search_file, tmp_path / "none.yaml")
+
+
+def test_only_a_latency_limit_is_timed_on_the_tables_own_device(space, tmp_path, make_table, make_search_file):
+    """A column of a table measured here is no latency, so no timing may correct its bound."""
+    path = tmp_path / "t.yaml"
+    make_table(space, path, device=this_device("cpu").model_dump(mode="json"))
+    for metric, index in (("latency", 0), ("energy_mj", None)):
+        config = make_search_file([{"metric": metric, "table": str(path), "at": "50%"}])
+        assert local_latency_limit(resolve(config, "search.yaml").limits, config.measure) == index
