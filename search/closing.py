@@ -48,7 +48,7 @@ def local_latency_limit(limits: Sequence[Limit], measure: MeasureConfig) -> int 
         return None
     here = this_device(measure.device).fingerprint
     for i, limit in enumerate(limits):
-        if limit.table is not None and limit.table.device.fingerprint == here:
+        if limit.metric == "latency" and limit.table is not None and limit.table.device.fingerprint == here:
             return i
     return None
 

@@ -1,8 +1,7 @@
-"""Measuring: every layer, as often as was asked, and no trace left in the process or in the network."""
+"""Measuring on this machine: every layer, as often as was asked, and no trace left in the process."""
 
 from __future__ import annotations
 
-import copy
 import time
 
 import numpy as np
@@ -10,95 +9,85 @@ import pytest
 import torch
 
 from engine.errors import ConfigError
+from latency import measure as measuring
 from latency.config import MeasureConfig
 from latency.device import this_device
-from latency.measure import measure_space, time_network
-from latency.table import LatencyTable
+from latency.measure import measure_table, recalibrate_table, time_architecture, used_networks, verify_table
+from latency.plan import verification_networks
+from latency.table import LatencyTable, TableError
 from supernet.architecture import Architecture
-from supernet.network import Network
-from supernet.space import Space
-
-MEASURE = MeasureConfig(rounds=4, warmup_rounds=1)
-SPACE = {
-    "input_size": 8,
-    "input_channels": 1,
-    "classes": 2,
-    "stem": {"kernel": 3, "stride": 1, "width": 8},
-    "stages": [
-        {"width": 8, "candidates": ["mbconv_k3_e3", "mbconv_k3_e3_se", "conv_k1", "skip"]},
-        {"width": 16, "depth": 2, "stride": 2, "first": ["proj", "conv_k3"], "candidates": ["mbconv_k3_e1", "skip"]},
-    ],
-    "feature_mix": 16,
-}
+from supernet.ops import ConvBNAct
 
 
-@pytest.fixture
-def space(space_of) -> Space:
-    return space_of(SPACE)
-
-
-@pytest.fixture
-def network(space) -> Network:
-    return Network(Architecture(space, (0, 0, 0)))
-
-
-def test_the_table_covers_the_space(space):
-    table = measure_space(space, MEASURE)
-    assert table.missing(space) == []
-    table.check(space, MEASURE, "t.yaml", "command")
-    assert list(table.entries) == [str(layer) for layer in space.all_layers if str(layer.spec) != "skip"]
+def test_the_table_covers_the_space(small_space, quick):
+    table = measure_table(small_space, quick)
+    assert table.missing(small_space) == []
+    table.check(small_space, quick, "t.yaml", "command")
+    assert list(table.entries) == [str(layer) for layer in small_space.all_layers if str(layer.spec) != "skip"]
     assert all(e.median_ms > 0 and e.iqr_ms is not None and e.iqr_ms >= 0 for e in table.entries.values())
 
 
-def test_ops_of_the_longest_column_are_timed_once_a_round(space):
-    """A shorter column repeats its candidates; the stem, alone in its column, runs in every pass."""
-    entries = measure_space(space, MEASURE).entries
-    longest = max(space.edges, key=lambda edge: len(edge.candidates))
-    counts = [entries[str(layer)].n for layer in longest.layers if str(layer.spec) != "skip"]
-    assert counts == [MEASURE.rounds] * 3
-    assert entries[str(space.stem)].n == MEASURE.rounds * len(longest.candidates)
-    assert all(entry.n >= MEASURE.rounds for entry in entries.values())
-
-
-def test_a_layer_of_two_edges_is_timed_in_both(space_of):
-    twice = SPACE | {"stages": [{"width": 8, "depth": 2, "candidates": ["mbconv_k3_e3", "conv_k1"]}]}
-    entries = measure_space(space_of(twice), MEASURE).entries
-    assert entries["conv_k1+residual 8x8x8->8 s1"].n == 2 * MEASURE.rounds
-
-
-def test_the_header_tells_what_was_measured(space):
-    table = measure_space(space, MeasureConfig(rounds=3, warmup_rounds=1, threads=2, batch=3, channels_last=False))
+def test_the_header_tells_what_was_measured(small_space, quick):
+    measure = quick.model_copy(update={"threads": 2, "batch": 3, "channels_last": False})
+    table = measure_table(small_space, measure, verify=6)
     assert (table.threads, table.batch, table.dtype, table.memory_format) == (2, 3, "float32", "contiguous")
-    assert (table.input_size, table.activation) == (8, "relu6")
+    assert (table.input_size, table.activation, table.method) == (8, "relu6", "in_context")
     assert table.device == this_device("cpu")
     assert (table.runtime.name, table.runtime.version) == ("pytorch", torch.__version__)
+    assert table.calibration is not None
+    assert table.calibration.networks == 10
+    assert table.verification is not None
+    assert table.verification.networks == 6
 
 
-def test_a_measured_table_survives_its_file(space, tmp_path):
-    table = measure_space(space, MEASURE)
+def test_the_longest_column_is_timed_passes_times_coverings(small_space, quick):
+    """A shorter column repeats its candidates; the stem, alone in its column, runs in every network."""
+    entries = measure_table(small_space, quick).entries
+    counts = [entries[str(layer)].n for layer in small_space.edges[0].layers if str(layer.spec) != "skip"]
+    assert counts == [quick.coverings * quick.passes] * 3
+    assert entries[str(small_space.stem)].n == 4 * quick.coverings * quick.passes
+
+
+def test_without_calibration_the_entries_are_as_measured(small_space, quick):
+    table = measure_table(small_space, quick.model_copy(update={"calibration_networks": 0}))
+    assert table.calibration is None
+    assert table.constant_ms == 0
+    assert all(entry.calibrated_ms is None and entry.ms == entry.median_ms for entry in table.entries.values())
+
+
+def test_a_measured_table_survives_its_file(small_space, quick, tmp_path):
+    table = measure_table(small_space, quick, verify=6)
     table.save(tmp_path / "t.yaml")
     loaded = LatencyTable.load(tmp_path / "t.yaml")
-    assert loaded.model_copy(update={"entries": table.entries}) == table
+    assert loaded.entries.keys() == table.entries.keys()
+    for key, entry in table.entries.items():
+        assert loaded.entries[key].ms == pytest.approx(entry.ms, rel=1e-5)
+    assert loaded.device == table.device
+    assert loaded.columns.keys() == {"macs", "params", "weight_bytes"}
 
 
-def test_progress_is_told_of_every_round(space):
-    seen: list[tuple[int, int]] = []
-    measure_space(space, MEASURE, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 5) for i in range(1, 6)]
+def test_progress_is_told_of_everything(small_space, quick):
+    seen: dict[str, list[tuple[int, int]]] = {}
+    measure_table(
+        small_space, quick, progress=lambda what, done, total: seen.setdefault(what, []).append((done, total))
+    )
+    assert list(seen) == ["prepare", "measure"]
+    for told in seen.values():
+        assert [done for done, _ in told] == list(range(1, told[0][1] + 1))
 
 
-@pytest.mark.parametrize("what", ["space", "network"])
-def test_measuring_leaves_no_trace_in_the_process(what, space, network):
+@pytest.mark.parametrize("what", ["table", "network"])
+def test_measuring_leaves_no_trace_in_the_process(what, small_space, quick):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         torch.manual_seed(3)
         own, numpys = torch.get_rng_state(), np.random.get_state(legacy=False)  # noqa: NPY002
-        measure = MEASURE.model_copy(update={"threads": 2})
-        if what == "space":
-            measure_space(space, measure)
+        measure = quick.model_copy(update={"threads": 2})
+        if what == "table":
+            measure_table(small_space, measure)
         else:
-            time_network(network, space, measure)
+            time_architecture(Architecture(small_space, (0, 0, 0)), measure)
         assert torch.get_num_threads() == 1
         assert torch.equal(torch.get_rng_state(), own)
         after = np.random.get_state(legacy=False)  # noqa: NPY002
@@ -109,52 +98,20 @@ def test_measuring_leaves_no_trace_in_the_process(what, space, network):
         torch.set_num_threads(before)
 
 
-def test_the_thread_count_is_restored_after_an_error(space):
+def test_the_thread_count_is_restored_after_an_error(small_space, quick):
     before = torch.get_num_threads()
 
-    def fail(done: int, total: int) -> None:
+    def fail(what: str, done: int, total: int) -> None:
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        measure_space(space, MEASURE.model_copy(update={"threads": before + 1}), progress=fail)
+        measure_table(small_space, quick.model_copy(update={"threads": before + 1}), progress=fail)
     assert torch.get_num_threads() == before
+    assert not torch.is_inference_mode_enabled()
 
 
-def test_timing_leaves_the_network_as_it_was(network, space):
-    """Mode, dtype, memory format, parameters and BN statistics, though it is timed in another dtype and format."""
-    network.train()
-    network.edges[1].eval()
-    modes = [m.training for m in network.modules()]
-    state = copy.deepcopy(network.state_dict())
-    strides = {name: value.stride() for name, value in network.state_dict().items()}
-    time_network(network, space, MEASURE.model_copy(update={"dtype": "bfloat16"}))
-    assert [m.training for m in network.modules()] == modes
-    assert {name: value.stride() for name, value in network.state_dict().items()} == strides
-    for name, value in network.state_dict().items():
-        assert value.dtype == state[name].dtype
-        assert torch.equal(value, state[name])
-    assert all(p.requires_grad and p.grad is None for p in network.parameters())
-
-
-def test_timing_counts_its_passes(network, space):
-    timing = time_network(network, space, MEASURE, blocks=3)
-    assert timing.n == 3 * MEASURE.rounds
-    assert timing.median_ms > 0
-    assert timing.noise_ms >= 0
-
-
-def test_more_work_takes_longer(network, space, space_of):
-    """64 times the pixels: no noise hides that."""
-    larger = space_of(SPACE | {"input_size": 64})
-    small = time_network(network, space, MEASURE)
-    large = time_network(Network(Architecture(larger, (0, 0, 0))), larger, MEASURE)
-    assert large.median_ms > 2 * small.median_ms
-
-
-def test_an_entry_is_the_time_of_its_op(space, monkeypatch):
+def test_an_entry_is_the_time_of_its_op(small_space, quick, monkeypatch):
     """A stem that sleeps is slow in the table, and no other op is."""
-    from supernet.ops import ConvBNAct
-
     plain = ConvBNAct.forward
 
     def slow(self, x):
@@ -163,62 +120,99 @@ def test_an_entry_is_the_time_of_its_op(space, monkeypatch):
         return plain(self, x)
 
     monkeypatch.setattr(ConvBNAct, "forward", slow)
-    table = measure_space(space, MEASURE)
-    assert table.price(space.stem) > 20
-    assert all(e.median_ms < 20 for key, e in table.entries.items() if key != str(space.stem))
+    table = measure_table(small_space, quick.model_copy(update={"calibration_networks": 0}))
+    assert table.price(small_space.stem) > 20
+    assert all(e.median_ms < 20 for key, e in table.entries.items() if key != str(small_space.stem))
 
 
-@pytest.mark.parametrize("measure", [measure_space, lambda space, m: time_network(torch.nn.Identity(), space, m)])
-def test_an_external_device_cannot_be_measured(measure, space):
-    with pytest.raises(ConfigError, match=r"measure\.device: got 'external'.*import_latency"):
-        measure(space, MeasureConfig(device="external"))
+def test_more_work_takes_longer(small_space, quick, space_of):
+    """64 times the pixels: no noise hides that."""
+    larger = space_of(small_space.config.model_dump(mode="json") | {"input_size": 64})
+    small = time_architecture(Architecture(small_space, (0, 0, 0)), quick)
+    large = time_architecture(Architecture(larger, (0, 0, 0)), quick)
+    assert large.median_ms > 2 * small.median_ms
 
 
-def test_cuda_without_a_gpu_names_the_key(space):
+def test_timing_counts_its_passes(small_space, quick):
+    timing = time_architecture(Architecture(small_space, (0, 0, 0)), quick, rounds=3)
+    assert timing.n == 3 * 5 * quick.passes
+    assert timing.median_ms > 0
+    assert timing.noise_ms >= 0
+
+
+def test_verifying_keeps_entries_and_uses_other_networks(small_space, quick, monkeypatch):
+    table = measure_table(small_space, quick, seed=4)
+    seen = []
+    real = measuring.timed_jobs
+
+    def watched(runner, measure, jobs, seed, progress):
+        seen.extend(job.paths for job in jobs)
+        return real(runner, measure, jobs, seed, progress)
+
+    monkeypatch.setattr(measuring, "timed_jobs", watched)
+    verified = verify_table(table, small_space, quick, 6, seed=4)
+    assert verified.entries == table.entries
+    assert verified.verification is not None
+    assert len(seen) == 12  # twice each
+    assert seen[::2] == seen[1::2]
+    # the space has 4 * 2 * 2 networks, 10 of which calibrated: the 6 others are all that is left
+    assert not set(seen) & set(used_networks(small_space, table))
+    assert set(seen) == set(verification_networks(small_space, 6, 4, avoid=used_networks(small_space, table)))
+
+
+def test_recalibrating_keeps_what_was_measured(small_space, quick):
+    table = measure_table(small_space, quick, verify=6)
+    again = recalibrate_table(table, small_space, quick, seed=1)
+    assert {k: e.median_ms for k, e in again.entries.items()} == {k: e.median_ms for k, e in table.entries.items()}
+    assert again.verification is None  # it was of the old numbers
+    assert again.calibration is not None
+    assert again.calibration.networks == measuring.RECALIBRATION_NETWORKS
+
+
+@pytest.mark.parametrize("ask", [verify_table, recalibrate_table])
+def test_a_table_of_another_device_cannot_be_judged_here(ask, small_space, quick, formula_table):
+    arguments = {"networks": 6} if ask is verify_table else {}
+    with pytest.raises(TableError, match=r"measured on formula.*this is"):
+        ask(formula_table(small_space, quick), small_space, quick, seed=0, **arguments)
+
+
+@pytest.mark.parametrize(
+    "measured", [measure_table, lambda space, measure: time_architecture(Architecture(space, (0, 0, 0)), measure)]
+)
+def test_an_external_device_cannot_be_measured(measured, small_space):
+    with pytest.raises(ConfigError, match=r"measure\.device: got 'external'.*device_kit.*import_latency"):
+        measured(small_space, MeasureConfig(device="external"))
+
+
+def test_cuda_without_a_gpu_names_the_key(small_space):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ConfigError, match=r"measure\.device: got 'cuda'"):
-        measure_space(space, MeasureConfig(device="cuda"))
+        measure_table(small_space, MeasureConfig(device="cuda"))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_on_a_gpu(dtype, space, network):
+def test_on_a_gpu(dtype, small_space, quick):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    measure = MEASURE.model_copy(update={"device": "cuda", "dtype": dtype, "batch": 2})
-    table = measure_space(space, measure)
-    table.check(space, measure, "t.yaml", "command")
+    measure = quick.model_copy(update={"device": "cuda", "dtype": dtype, "batch": 2})
+    table = measure_table(small_space, measure, verify=6)
+    table.check(small_space, measure, "t.yaml", "command")
     assert (table.device.kind, table.threads) == ("gpu", None)
     assert all(entry.median_ms > 0 for entry in table.entries.values())
-    assert time_network(network, space, measure).median_ms > 0
-    assert next(network.parameters()).device.type == "cpu"
+    assert time_architecture(Architecture(small_space, (0, 0, 0)), measure).median_ms > 0
 
 
 @pytest.mark.gpu
-def test_gpu_timing_waits_for_the_device(space_of):
-    """16 times the images take longer: without synchronising, only the launches would be timed."""
+def test_gpu_timing_waits_for_the_device(small_space, quick, space_of):
+    """64 times the images take longer: without synchronising, only the launches would be timed."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    large = space_of(SPACE | {"input_size": 64})
-    network = Network(Architecture(large, (0, 0, 0)))
+    large = space_of(small_space.config.model_dump(mode="json") | {"input_size": 64})
+    architecture = Architecture(large, (0, 0, 0))
     few, many = (
-        time_network(network, large, MeasureConfig(device="cuda", batch=batch, rounds=5)) for batch in (16, 1024)
+        time_architecture(architecture, quick.model_copy(update={"device": "cuda", "batch": batch}))
+        for batch in (16, 1024)
     )
     assert many.median_ms > 2 * few.median_ms
-
-
-def test_ops_are_timed_with_the_threads_and_the_mode_that_the_table_states(monkeypatch, space):
-    """Inside a pass: the configured thread count, eval mode, inference mode."""
-    import latency.measure as measuring
-
-    seen, real = set(), measuring._timed_pass
-
-    def watched(chain, images, device):
-        seen.add((torch.get_num_threads(), any(m.training for _, m in chain), torch.is_inference_mode_enabled()))
-        return real(chain, images, device)
-
-    monkeypatch.setattr(measuring, "_timed_pass", watched)
-    other = 2 if torch.get_num_threads() == 1 else 1
-    measuring.measure_space(space, MeasureConfig(threads=other, rounds=3, warmup_rounds=1))
-    assert seen == {(other, False, True)}

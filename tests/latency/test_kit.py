@@ -1,0 +1,311 @@
+"""A device kit's round trip, and everything that may happen to a folder that is copied around."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.errors import UserError
+from latency import bench
+from latency.config import LatencyConfig, MeasureConfig
+from latency.kit import KitFileError, export_kit, import_results, read_kit
+from latency.plan import Counts, draw_plan
+from latency.table import LatencyTable
+from supernet.space import Space, SpaceConfig
+
+SMALL = {
+    "input_size": 8,
+    "input_channels": 1,
+    "classes": 2,
+    "stem": {"kernel": 3, "stride": 1, "width": 8},
+    "stages": [
+        {"width": 8, "candidates": ["mbconv_k3_e3", "mbconv_k3_e3_se", "conv_k1", "skip"]},
+        {"width": 16, "depth": 2, "stride": 2, "first": ["proj", "conv_k3"], "candidates": ["mbconv_k3_e1", "skip"]},
+    ],
+    "feature_mix": 16,
+}
+MEASURE = {
+    "device": "external", "runtime": "onnxruntime",
+    "rounds": 2, "passes": 3, "warmup_passes": 1, "coverings": 2, "calibration_networks": 10,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    """A kit for ONNX Runtime."""
+    pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    folder = tmp_path_factory.mktemp("kits") / "kit"
+    export_kit(config(), folder, verify=6)
+    return folder
+
+
+def config(**changes: object) -> LatencyConfig:
+    return LatencyConfig(
+        space=SpaceConfig.model_validate_json(json.dumps(SMALL)), measure=MeasureConfig(**(MEASURE | changes))
+    )
+
+
+@pytest.fixture(scope="module")
+def results(exported) -> dict[str, Any]:
+    """What the kit's program measures, run here."""
+    return bench.run_kit(str(exported))
+
+
+@pytest.fixture
+def kit(exported, results, tmp_path) -> Path:
+    """A copy of the kit with its results.json."""
+    folder = tmp_path / "kit"
+    shutil.copytree(exported, folder)
+    bench.write_results(str(folder / "results.json"), results)
+    return folder
+
+
+def test_results_make_a_calibrated_and_verified_table(kit, results):
+    table = import_results(kit, kit / "results.json")
+    space = Space(config().space)
+    assert table.missing(space) == []
+    assert table.method == "in_context"
+    assert table.calibration is not None
+    assert table.verification is not None
+    assert (table.calibration.networks, table.verification.networks) == (10, 6)
+    assert (table.runtime.name, table.runtime.version) == ("onnxruntime", results["runtime"]["version"])
+    assert table.device.name == bench.cpu_name()
+    table.check(space, config().measure, "t.yaml", "command")
+    assert bench.sha256(kit / "results.json") in (table.source or "")
+
+
+def test_entries_are_the_medians_of_the_results(kit, results):
+    import numpy as np
+
+    table = import_results(kit, kit / "results.json")
+    stem = str(Space(config().space).stem)
+    inside = [name for name, taken in results["samples_ms"].items() if name.startswith("context")]
+    times = [one_pass[0] for name in inside for taken in results["samples_ms"][name] for one_pass in taken]
+    assert table.entries[stem].median_ms == pytest.approx(np.median(times))
+    assert table.entries[stem].n == len(times)
+
+
+def test_the_kit_holds_what_its_manifest_says(exported):
+    manifest, digest = bench.read_manifest(str(exported))
+    assert set(manifest["files"]) == {
+        str(path.relative_to(exported))
+        for path in exported.rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+    assert (exported / "bench.py").read_text() == Path(bench.__file__).read_text()
+    assert read_kit(exported).digest == digest
+    assert {job["id"] for job in manifest["jobs"]} == {name for names in manifest["schedule"] for name in names}
+
+
+def test_networks_share_one_file_of_weights(exported):
+    """So that a kit of a hundred networks can be copied to a board."""
+    models = [path for path in (exported / "models").iterdir() if path.suffix == ".onnx"]
+    weights = exported / "models" / "weights.bin"
+    assert max(path.stat().st_size for path in models) < 40_000
+    assert weights.exists()
+
+
+def test_the_same_seed_exports_the_same_plan(exported, tmp_path):
+    counts = Counts(2, 10, 6, alone=False)
+    space = Space(config().space)
+    assert read_kit(exported).jobs == draw_plan(space, counts, 0)
+    assert draw_plan(space, counts, 1) != draw_plan(space, counts, 0)
+
+
+def test_a_device_with_two_packages_alone(kit, door, tmp_path):
+    """In a virtual environment that has numpy and onnxruntime, and nothing of ours: run there, imported here."""
+    there = tmp_path / "device"
+    venv.create(there, with_pip=True)
+    python = there / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "numpy", "onnxruntime"]
+    installed = subprocess.run(install, capture_output=True, text=True, check=False)
+    if installed.returncode:
+        pytest.skip(f"the package registry cannot be reached: {installed.stderr.strip().splitlines()[-1]}")
+    (kit / "results.json").unlink()
+    environment = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}  # no PYTHONPATH
+    ours = subprocess.run(
+        [str(python), "-c", "import torch"], capture_output=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert ours.returncode != 0
+    done = subprocess.run(
+        [str(python), str(kit / "bench.py")], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "device_kit.py import" in done.stdout
+    ended = door("device_kit", "import", kit, kit / "results.json", "--out", tmp_path / "board.yaml")
+    assert ended.status == 0, ended.err
+    assert "verified on 6 fresh networks" in ended.out
+    assert (tmp_path / "board.png").exists()
+    assert LatencyTable.load(tmp_path / "board.yaml").verification is not None
+
+
+def test_the_doors_export_and_import(door, tmp_path, write_yaml):
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    written = write_yaml(tmp_path / "c.yaml", {"space": SMALL, "measure": MEASURE})
+    settings = ("measure.rounds=2", "measure.coverings=1")
+    ended = door("device_kit", "export", written, "--out", tmp_path / "kit", "--verify", 6, *settings)
+    assert ended.status == 0, ended.err
+    bench.write_results(str(tmp_path / "r.json"), bench.run_kit(str(tmp_path / "kit")))
+    ended = door("device_kit", "import", tmp_path / "kit", tmp_path / "r.json", "--out", tmp_path / "t.yaml")
+    assert ended.status == 0, ended.err
+    assert LatencyTable.load(tmp_path / "t.yaml").calibration is not None
+
+
+def test_ops_alone_where_the_inside_cannot_be_seen(tmp_path):
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    export_kit(config(), tmp_path / "kit", verify=6, isolated=True)
+    bench.write_results(str(tmp_path / "r.json"), bench.run_kit(str(tmp_path / "kit")))
+    table = import_results(tmp_path / "kit", tmp_path / "r.json")
+    assert table.method == "isolated"
+    assert "alone" in table.how
+
+
+# ---- what may be wrong ----
+
+
+def refused(kit: Path) -> str:
+    """The one line that the import gives."""
+    with pytest.raises(UserError) as error:
+        import_results(kit, kit / "results.json")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def change(kit: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    """Edit results.json."""
+    data = json.loads((kit / "results.json").read_text())
+    edit(data)
+    (kit / "results.json").write_text(json.dumps(data))
+
+
+def set_first_pass(value: object) -> Callable[[dict[str, Any]], None]:
+    return lambda data: data["samples_ms"]["calibration000"][0].__setitem__(0, value)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda d: d.update(manifest_sha256="0" * 64), ("manifest_sha256 is 000000000000", "another kit")),
+        (lambda d: d.update(format="other"), ("format: got 'other'", bench.RESULTS_FORMAT)),
+        (lambda d: d["samples_ms"].pop("calibration003"), ("samples_ms.calibration003 is missing",)),
+        (lambda d: d["samples_ms"].update(more=[]), ("samples_ms.more is not in the kit",)),
+        (lambda d: d["samples_ms"]["calibration000"].pop(), ("calibration000: has 1 rounds, expected 2",)),
+        (lambda d: d["samples_ms"]["calibration000"][1].pop(), ("calibration000: expected 3 passes",)),
+        (lambda d: d["samples_ms"]["context000"][0][0].pop(), ("context000: expected", "layers in every pass")),
+        (set_first_pass(float("nan")), ("calibration000", "nan", "milliseconds above 0")),
+        (set_first_pass(-1.0), ("calibration000", "-1.0", "milliseconds above 0")),
+        (set_first_pass(0), ("calibration000: got 0", "milliseconds above 0")),
+        (set_first_pass(True), ("calibration000: got True", "milliseconds above 0")),
+        (set_first_pass("1 ms"), ("calibration000: got '1 ms'", "milliseconds above 0")),
+        (set_first_pass(3e9), ("calibration000: got 3000000000.0", "below 1e+06")),  # nanoseconds
+        (lambda d: d.update(energy_mj={"calibration000": [-1.0, 2.0]}), ("energy_mj.calibration000", "millijoules")),
+        (lambda d: d["runtime"].update(name="litert"), ("runtime.name is 'litert'", "onnxruntime")),
+        (lambda d: d.pop("device"), ("device", "missing")),
+        (lambda d: d.update(extra=1), ("extra",)),
+    ],
+)
+def test_wrong_results_are_one_line(edit, words, kit):
+    change(kit, edit)
+    said = refused(kit)
+    for word in ("results.json", *words):
+        assert word in said, said
+
+
+def test_cut_off_results(kit):
+    text = (kit / "results.json").read_text()
+    (kit / "results.json").write_text(text[: len(text) // 2])
+    assert "not JSON, perhaps cut off" in refused(kit)
+    (kit / "results.json").write_bytes(b"\xff\xfe")
+    assert "cannot be read" in refused(kit)
+    (kit / "results.json").unlink()
+    assert "no such file" in refused(kit)
+
+
+def test_a_changed_kit_is_refused_on_both_sides(kit):
+    model = kit / "models" / "calibration000.onnx"
+    content = model.read_bytes()
+    for spoil, word in ((lambda: model.write_bytes(content[:-10]), "sha256 differs"), (model.unlink, "is missing")):
+        spoil()
+        assert word in refused(kit)
+        with pytest.raises(bench.KitError, match=word):
+            bench.run_kit(str(kit))
+        model.write_bytes(content)
+    import_results(kit, kit / "results.json")  # whole again
+
+
+@pytest.mark.parametrize(
+    ("edit", "word"),
+    [
+        (lambda m: m["counts"].update(calibration=11), "another version"),
+        (lambda m: m["jobs"][0]["keys"].pop(), "another version"),
+        (lambda m: m.pop("counts"), "lacks or misstates 'counts'"),
+        (lambda m: m.pop("seed"), "lacks or misstates 'seed'"),
+        (lambda m: m["config"]["measure"].update(threads=0), "measure.threads"),
+        (lambda m: m.update(format="x"), "expected format"),
+    ],
+)
+def test_a_wrong_manifest_is_one_line(edit, word, kit):
+    manifest = json.loads((kit / "manifest.json").read_text())
+    edit(manifest)
+    (kit / "manifest.json").write_text(json.dumps(manifest))
+    assert word in refused(kit)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"text"'])
+def test_a_manifest_that_is_none(text, kit):
+    (kit / "manifest.json").write_text(text)
+    assert "manifest.json" in refused(kit)
+
+
+def test_the_program_says_one_line_on_the_device(kit):
+    (kit / "models" / "weights.bin").unlink()
+    done = subprocess.run([sys.executable, str(kit / "bench.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "weights.bin" in done.stderr
+
+
+def test_a_provider_that_the_device_lacks(kit):
+    with pytest.raises(bench.KitError, match=r"--provider CUDAExecutionProvider.*--isolated"):
+        bench.run_kit(str(kit), "CUDAExecutionProvider")
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_an_export_never_writes_over_anything(what, tmp_path):
+    place = tmp_path / "kit"
+    if what == "file":
+        place.write_text("mine")
+    else:
+        place.mkdir()
+        (place / "mine.txt").write_text("mine")
+    with pytest.raises(KitFileError, match=r"--out .*not empty"):
+        export_kit(config(), place)
+    assert (place if what == "file" else place / "mine.txt").read_text() == "mine"
+
+
+def test_a_kit_is_for_a_runtime_with_files(tmp_path):
+    with pytest.raises(KitFileError, match=r"measure\.runtime: got 'pytorch'.*onnxruntime"):
+        export_kit(config(runtime="pytorch"), tmp_path / "kit")
+    assert not (tmp_path / "kit").exists()
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    from latency import kit as kits
+
+    def fail(*arguments: object) -> None:
+        raise UserError("no")
+
+    monkeypatch.setattr(kits, "write_models", fail)
+    with pytest.raises(UserError, match="no"):
+        export_kit(config(), tmp_path / "kit")
+    assert not (tmp_path / "kit").exists()

@@ -1,0 +1,322 @@
+"""What is timed is the network: chains compute what networks compute, in every runtime, with the stated settings."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine.errors import ConfigError, UserError
+from latency import bench
+from latency.plan import Counts, draw_plan, network_job, timed_layers
+from latency.runtimes import open_runtime
+from latency.runtimes.base import random_images, timing_module
+from latency.runtimes.pytorch import PyTorch
+from supernet.architecture import Architecture
+from supernet.catalogue import CANDIDATES, Candidate
+from supernet.complexity import Complexity
+from supernet.network import Network
+from supernet.space import Layer
+
+PATHS = (1, 1, 0)
+
+
+def test_a_chain_computes_what_the_network_computes(small_space, quick):
+    job = network_job(small_space, "n", "verification", PATHS)
+    network = Network(Architecture(small_space, PATHS)).eval()
+    with open_runtime(small_space, quick) as runner:
+        runner.prepare([job])
+        opened = runner.open(job)
+        stem, *edges, mix, classifier = opened.modules
+        network.stem.load_state_dict(stem.op.state_dict())
+        for own, block in zip(network.edges, edges, strict=True):  # no skip among these paths
+            own.op.load_state_dict(block.op.state_dict())
+        network.feature_mix.load_state_dict(mix.op.state_dict())
+        network.classifier.load_state_dict(classifier.op.state_dict())
+        x = opened.images
+        for module in opened.modules:
+            x = module(x)
+        expected = network(opened.images)
+    torch.testing.assert_close(x, expected)
+    assert expected.abs().max() > 1e-3  # nothing vanished on the way
+
+
+def test_skip_is_left_out_of_a_chain(small_space, quick):
+    job = network_job(small_space, "n", "verification", (3, 0, 1))
+    assert [str(layer.spec) for layer in job.layers] == ["stem_k3", "proj", "feature_mix", "pool_classifier"]
+
+
+def test_layers_of_equal_shape_have_weights_of_their_own(space_of, quick):
+    """As in a network: shared weights would stay in the cache."""
+    space = space_of(
+        {
+            "input_size": 8, "input_channels": 1, "classes": 2, "stem": {"kernel": 3, "stride": 1, "width": 8},
+            "stages": [{"width": 8, "depth": 2, "candidates": ["mbconv_k3_e3", "conv_k1"]}], "feature_mix": 16,
+        }
+    )  # fmt: skip
+    job = network_job(space, "n", "verification", (0, 0))
+    with open_runtime(space, quick) as runner:
+        runner.prepare([job])
+        first, second = runner.open(job).modules[1:3]
+    assert first is not second
+
+
+def test_ops_run_with_the_threads_and_the_mode_that_the_table_states(small_space, quick, monkeypatch):
+    """Inside a pass: the configured thread count, eval mode, inference mode."""
+    from latency.runtimes import pytorch
+
+    seen, real = set(), pytorch._Chain.run
+
+    def watched(self, passes):
+        seen.add((torch.get_num_threads(), any(m.training for m in self.modules), torch.is_inference_mode_enabled()))
+        real(self, passes)
+
+    monkeypatch.setattr(pytorch._Chain, "run", watched)
+    other = 2 if torch.get_num_threads() == 1 else 1
+    job = network_job(small_space, "n", "verification", PATHS)
+    with open_runtime(small_space, quick.model_copy(update={"threads": other})) as runner:
+        runner.prepare([job])
+        runner.open(job).times(2)
+    assert seen == {(other, False, True)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_dtype_and_memory_format_are_those_asked_for(dtype, channels_last, small_space, quick):
+    measure = quick.model_copy(update={"dtype": dtype, "channels_last": channels_last})
+    job = network_job(small_space, "n", "verification", PATHS)
+    with open_runtime(small_space, measure) as runner:
+        runner.prepare([job])
+        opened = runner.open(job)
+        assert all(p.dtype == measure.torch_dtype for m in opened.modules for p in m.parameters())
+        weight = opened.modules[1].op.expand.conv.weight
+        assert weight.is_contiguous(memory_format=measure.memory_format)
+        assert opened.images.dtype == measure.torch_dtype
+
+
+def test_inside_times_every_layer(small_space, quick):
+    jobs = draw_plan(small_space, Counts(1, 0, 0, alone=True), 0)
+    with open_runtime(small_space, quick) as runner:
+        runner.prepare(jobs)
+        for job in jobs:
+            times = runner.open(job).times(3)
+            assert np.shape(times) == ((3, len(job.layers)) if job.inside else (3,))
+            assert np.all(np.array(times) > 0)
+
+
+def test_activations_neither_vanish_nor_explode_in_a_deep_network(space_of, quick):
+    space = space_of(
+        {
+            "input_size": 16, "stem": {"kernel": 3, "stride": 1, "width": 16}, "classes": 10, "feature_mix": 32,
+            "stages": [{"width": 16, "depth": 40, "candidates": ["mbconv_k7_e6", "mbconv_k3_e3"], "residual": False}],
+        }
+    )  # fmt: skip
+    job = network_job(space, "n", "verification", (0,) * 40)
+    with open_runtime(space, quick) as runner:
+        runner.prepare([job])
+        x = runner.open(job).images
+        for module in runner.open(job).modules:
+            x = module(x)
+            assert 1e-6 < x.abs().max() < 1e6
+
+
+def test_compiled_layers_compute_the_same(small_space, quick):
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler (g++)")
+    measure = quick.model_copy(update={"runtime": "pytorch_compile"})
+    job = network_job(small_space, "n", "verification", PATHS)
+    with open_runtime(small_space, measure) as compiled, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled.prepare([job])
+        assert compiled.name == "pytorch_compile"
+        opened = compiled.open(job)
+        x = y = opened.images
+        for module in opened.modules:
+            assert hasattr(module, "_orig_mod")
+            x, y = module(x), module._orig_mod(y)
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-5)
+        assert len(opened.times(2)) == 2
+
+
+# ---- ONNX Runtime ----
+
+
+@pytest.fixture
+def onnx_models():
+    pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    from latency.runtimes import onnx_models
+
+    return onnx_models
+
+
+def layers_of_the_catalogue() -> list[Layer]:
+    """One of each kind of op, on odd maps and with strides."""
+    names = [
+        "mbconv_k3_e1",
+        "mbconv_k5_e3",
+        "mbconv_k7_e6_se",
+        "proj",
+        "conv_k3",
+        "sepconv_k5",
+        "avgpool_k3",
+        "maxpool_k3",
+    ]
+    layers = [Layer(CANDIDATES[name], 8, 8, 9, stride=2) for name in names]
+    return [*layers, Layer(CANDIDATES["mbconv_k5_e3"], 8, 8, 9, residual=True)]
+
+
+@pytest.mark.parametrize("activation", ["relu6", "relu", "hswish"])
+def test_exported_layers_compute_what_ours_do(activation, onnx_models, small_space):
+    import onnxruntime
+
+    settings = small_space.op_settings(running_stats=True)
+    settings = type(settings)(activation, settings.bn_eps, settings.bn_momentum)
+    modules = {layer: timing_module(layer, settings) for layer in layers_of_the_catalogue()}
+    for layer, model in onnx_models.export_layers(modules, batch=2).items():
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        x = random_images(layer, 2)
+        (there,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(there), modules[layer](x).detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_glued_network_computes_the_chain(onnx_models, small_space, tmp_path):
+    """With the layers' own weights written where the model looks for them; two layers of equal shape differ."""
+    import onnx
+
+    settings = small_space.op_settings(running_stats=True)
+    conv = Layer(CANDIDATES["conv_k3"], 8, 8, 9, residual=True)
+    layers = [Layer(CANDIDATES["conv_k3"], 3, 8, 9), conv, Layer(CANDIDATES["mbconv_k3_e3_se"], 8, 16, 9, stride=2)]
+    modules = {layer: timing_module(layer, settings) for layer in layers}
+    exported = onnx_models.export_layers(modules, batch=1)
+    order = [layers[0], conv, conv, layers[2]]
+    model, size = onnx_models.chain([exported[layer] for layer in order], [str(layer) for layer in order])
+    weights = bytearray(size)
+    taken: list[tuple[int, int]] = []
+    for i, layer in enumerate(order):
+        for tensor in exported[layer].graph.initializer:
+            (glued,) = [t for t in model.graph.initializer if t.name == f"L{i:02}.{tensor.name}"]
+            where = {entry.key: entry.value for entry in glued.external_data}
+            if where:
+                start, length = int(where["offset"]), int(where["length"])
+                weights[start : start + length] = onnx.numpy_helper.to_array(tensor).tobytes()
+                taken.append((start, start + length))
+    taken.sort()
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(taken))  # none overlaps
+    assert taken[-1][1] <= size
+    (tmp_path / "weights.bin").write_bytes(weights)
+    onnx.save(model, tmp_path / "chain.onnx")
+    opened = bench.OnnxModel(tmp_path / "chain.onnx", (1, 3, 9, 9), threads=1)
+    (image,) = opened.feed.values()
+    (there,) = opened.session.run(None, opened.feed)
+    x = torch.from_numpy(image)
+    for layer in order:
+        x = modules[layer](x)
+    torch.testing.assert_close(torch.from_numpy(there), x.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_profile_attributes_a_pass_to_its_layers(onnx_models, small_space, quick):
+    measure = quick.model_copy(update={"runtime": "onnxruntime"})
+    jobs = draw_plan(small_space, Counts(1, 0, 0, alone=False), 0)
+    with open_runtime(small_space, measure) as runner:
+        runner.prepare(jobs)
+        for job in jobs:
+            opened = runner.open(job)
+            opened.run(2)
+            times = np.array(opened.times(3))
+            opened.close()
+            assert times.shape == (3, len(job.layers))
+            assert (times >= 0).all()
+            assert (times.sum(axis=1) > 0).all()
+
+
+def test_an_opened_model_that_was_never_timed_leaves_no_profile_behind(
+    onnx_models, small_space, quick, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(bench.tempfile, "gettempdir", lambda: str(tmp_path))
+    measure = quick.model_copy(update={"runtime": "onnxruntime"})
+    jobs = draw_plan(small_space, Counts(1, 0, 0, alone=False), 0)[:1]
+    with open_runtime(small_space, measure) as runner:
+        runner.prepare(jobs)
+        for timed in (False, True):
+            opened = runner.open(jobs[0])
+            assert not timed or opened.times(1)
+            opened.close()
+    assert [path for path in tmp_path.iterdir() if "profile" in path.name] == []
+
+
+class _Unexportable(nn.Module):
+    def forward(self, x):
+        return x if x.sum().item() > 0 else -x  # control flow that depends on data
+
+
+@dataclass(frozen=True)
+class _UnexportableSpec(Candidate):
+    def __str__(self):
+        return "unexportable"
+
+    def build(self, c_in, c_out, stride, settings):
+        return _Unexportable()
+
+    def complexity(self, c_in, c_out, size, stride):
+        return Complexity()
+
+
+def test_an_op_that_cannot_be_exported_is_named(onnx_models, small_space):
+    settings = small_space.op_settings(running_stats=True)
+    layers = [Layer(CANDIDATES["proj"], 4, 4, 5), Layer(_UnexportableSpec(), 4, 4, 5)]
+    with pytest.raises(UserError, match=r"'unexportable 5x5x4->4 s1' cannot be exported.*measure\.runtime=pytorch"):
+        onnx_models.export_layers({layer: timing_module(layer, settings) for layer in layers}, batch=1)
+
+
+def test_an_op_that_computes_something_else_there_is_named(onnx_models, small_space, monkeypatch):
+    settings = small_space.op_settings(running_stats=True)
+    layer = Layer(CANDIDATES["proj"], 4, 4, 5)
+    module = timing_module(layer, settings)
+    (model,) = onnx_models.export_layers({layer: module}, batch=1).values()
+    with torch.no_grad():
+        next(module.parameters()).mul_(1.1)
+    with pytest.raises(UserError, match=r"'proj 5x5x4->4 s1' computes something else"):
+        onnx_models._check_numerics(model, module, layer, random_images(layer, 1))
+
+
+def test_a_runtime_that_is_not_installed_names_its_extra(small_space, quick, monkeypatch):
+    from latency.runtimes import exported
+
+    monkeypatch.setattr(exported.importlib.util, "find_spec", lambda name: None)
+    job = network_job(small_space, "n", "verification", PATHS)
+    for runtime, extra in (("onnxruntime", r"\[onnx\]"), ("litert", r"\[litert\]")):
+        measure = quick.model_copy(update={"runtime": runtime})
+        with (
+            open_runtime(small_space, measure) as runner,
+            pytest.raises(ConfigError, match=f"measure.runtime.*{extra}"),
+        ):
+            runner.prepare([job])
+
+
+# ---- LiteRT ----
+
+
+def test_litert_computes_what_ours_do_and_can_be_timed(small_space, quick):
+    pytest.importorskip("litert_torch", reason="needs the extra [litert], which needs torch below 2.15")
+    measure = quick.model_copy(update={"runtime": "litert"})
+    jobs = draw_plan(small_space, Counts(0, 0, 0, alone=True), 0)
+    assert len(jobs) == len(timed_layers(small_space))
+    network = network_job(small_space, "n", "verification", PATHS)
+    with open_runtime(small_space, measure) as runner:
+        runner.prepare([*jobs, network])  # compares every layer with PyTorch
+        for job in (*jobs, network):
+            opened = runner.open(job)
+            opened.run(1)
+            assert len(opened.times(2)) == 2
+            opened.close()
+
+
+def test_eager_is_the_default_runtime(small_space, quick):
+    assert type(open_runtime(small_space, quick)) is PyTorch
