@@ -456,4 +456,5 @@ def test_the_door_lists_what_is_left_out_and_what_is_missing(door, tmp_path, wri
     ended = door("import_latency", path, "--out", tmp_path / "t.yaml", "--config", config)
     assert "lacks 21 of its ops" in ended.out
     assert "  ... and 1 more\n" in ended.out
+    assert "pool_classifier" not in ended.out, "the 21st"
     assert LatencyTable.load(tmp_path / "t.yaml").activation == "hswish"

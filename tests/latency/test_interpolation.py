@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from engine.config import load_config
+from latency.config import latency_part
 from latency.importers import import_official
 from latency.interpolation import (
     STRENGTHS,
@@ -17,7 +19,7 @@ from latency.interpolation import (
     mape_percent,
     ridge,
 )
-from latency.table import Calibration, Entry, LatencyTable, TableError
+from latency.table import Calibration, Entry, LatencyTable, TableError, Verification
 from supernet.catalogue import MBConvSpec, SkipSpec
 from supernet.space import Layer, Space
 
@@ -201,6 +203,22 @@ def test_words_of_an_op_are_features():
     np.testing.assert_allclose(np.exp(X @ ridge(X, np.log(ms), STRENGTHS[0])), ms, rtol=1e-4)
 
 
+def test_the_residual_add_is_a_feature():
+    """Equal shapes, with and without the add, which takes a tenth more."""
+    keys = [f"mbconv_k3_e3{add} {size}x{size}x8->8 s1" for add in ("", "+residual") for size in (4, 8, 16, 32)]
+    layers = [layer_of(key) for key in keys]
+    ms = np.array([(1.1 if layer.residual else 1.0) * layer.size**1.5 for layer in layers])
+    X = Features.of(layers).of_layers(layers)
+    np.testing.assert_allclose(np.exp(X @ ridge(X, np.log(ms), STRENGTHS[0])), ms, rtol=1e-4)
+
+
+def test_a_verification_is_dropped(space, formula_table):
+    """It was of the measured entries; a table that needed nothing keeps it."""
+    verified = formula_table(space).model_copy(update={"verification": Verification.model_construct()})
+    assert interpolate(verified, space)[0].verification is not None
+    assert interpolate(without(verified, dropped(space, 3)), space)[0].verification is None
+
+
 def test_a_key_names_its_layer(space):
     """layer_of inverts str; the classifier's dropout, which costs nothing, is not in its key."""
     for layer in space.all_layers:
@@ -227,14 +245,16 @@ def test_a_key_that_names_none(key, words):
         layer_of(key)
 
 
-def test_ten_entries_of_a_phone_table(shared_data):
+def test_ten_entries_of_a_phone_table(shared_data, checkout, space_of):
     """Real milliseconds: ten blocks left out are predicted about as well as the leave-one-out error says."""
     path = shared_data / "latency_tables" / "mobile_trim.yaml"
     if not path.exists():
         pytest.skip(f"no {path.name} in `shared/data` beside the checkout")
+    published = space_of(latency_part(load_config(checkout / "configs" / "search" / "imagenet_mobile.yaml"))["space"])
     table = import_official(path, device_name="a phone")
-    blocks = [key for key in table.entries if key.startswith("mbconv")]
-    layers = [layer_of(key) for key in blocks]
-    ms = np.array([table.entries[key].ms for key in blocks])
-    X = Features.of(layers).of_layers(layers)
-    assert min(mape_percent(leave_one_out(X, np.log(ms), s), ms) for s in STRENGTHS) < 7
+    keys = dropped(published, 10)
+    completed, report = interpolate(without(table, keys), published)
+    found = np.array([(completed.entries[key].ms, table.entries[key].ms) for key in keys])
+    assert set(report.predicted) == keys
+    assert report.families[0].loo_mape_percent < 8
+    assert mape_percent(found[:, 0], found[:, 1]) < 12
