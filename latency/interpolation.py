@@ -51,6 +51,9 @@ class Interpolation:
     def predicted(self) -> tuple[str, ...]:
         return tuple(key for report in self.families for key in report.predicted)
 
+    def __str__(self) -> str:
+        return "; ".join(self.lines())
+
     def lines(self) -> list[str]:
         """One line per family, for people."""
         return [

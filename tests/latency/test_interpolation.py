@@ -64,7 +64,7 @@ def test_a_power_law_is_recovered(space, formula_table):
     (family,) = report.families
     assert (family.family, family.measured) == ("MBConv", 36 - 8)
     assert family.loo_mape_percent < 0.1
-    assert "8 entries predicted from 28 measured" in report.lines()[0]
+    assert "MBConv: 8 entries predicted from 28 measured" in str(report)
 
 
 @pytest.mark.parametrize("strength", [STRENGTHS[0], 1e-3, 0.1])
