@@ -26,6 +26,7 @@ from search.gradient import softmax_jacobian
 from search.limits import Limit, Resolved, resolve_limit
 from search.peak import restrict
 from search.plausible import doubts
+from search.trust import Note
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.cost import Cost
 from supernet.space import Space
@@ -63,7 +64,7 @@ def check_search(config_path: Path, overrides: Sequence[str] = (), out: Path | N
         checks.append(failed("space", error))
     space = Space(config.space)
     limits: list[Limit] = []
-    notes: list[str] = []
+    notes: list[Note] = []
     for i, entry in config.additive.items():
         try:
             limit, more = resolve_limit(config, space, i, config_path, overrides)
@@ -162,7 +163,7 @@ def _together(resolved: Resolved) -> list[Check]:
 
 
 def _tables(resolved: Resolved) -> list[Check]:
-    checks = [Check("warn", "table", *_remedy_apart(note)) for note in resolved.notes]
+    checks = [Check("warn", "table", note.text, note.remedy) for note in resolved.notes]
     measured = [limit for limit in resolved.limits if limit.table is not None]
     for limit in measured:
         assert limit.table is not None
@@ -180,11 +181,6 @@ def _tables(resolved: Resolved) -> list[Check]:
     if measured:
         checks += _caught("timing", lambda: [_timing(resolved, measured)])
     return checks
-
-
-def _remedy_apart(note: str) -> tuple[str, str]:
-    text, _, remedy = note.rpartition("; ")
-    return (text, remedy) if text else (note, "")
 
 
 def _timing(resolved: Resolved, measured: Sequence[Limit]) -> Check:

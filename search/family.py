@@ -50,7 +50,7 @@ def derive_family(run: Path, bounds: Sequence[str] = (), method: str | None = No
     resolved = resolve(config, config_file)
     space, limits = resolved.space, resolved.limits
     for note in resolved.notes:
-        log.warning(note)
+        log.warning(str(note))
     if bounds and not limits:
         raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
     alpha, step = _newest_alpha(run, space)

@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from latency.table import LatencyTable, TableError, file_hash
 from search.config import LimitConfig, MulLog, SearchFile, metric_hint
 from search.peak import PeakLimit, restrict
-from search.trust import completed, trust
+from search.trust import Note, completed, trust
 from supernet.cost import Cost, macs_cost, params_cost
 from supernet.space import Space
 
@@ -81,7 +81,7 @@ class Resolved:
     limits: tuple[Limit, ...]
     """The additive ones: what alpha and the derivation see."""
     peak: PeakLimit | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     """What the user should know of the tables."""
 
     @property
@@ -109,7 +109,7 @@ def resolve(config: SearchFile, source: Path | str, overrides: Sequence[str] = (
 
 def resolve_limit(
     config: SearchFile, space: Space, i: int, source: Path | str, overrides: Sequence[str] = ()
-) -> tuple[Limit, tuple[str, ...]]:
+) -> tuple[Limit, list[Note]]:
     """Number `i` of `config.limits`, an additive one, and notes about its table."""
     limit, where = config.limits[i], f"{source}: limits.{i}"
     table, notes = _table(config, space, limit, where, source, overrides)
@@ -131,10 +131,10 @@ def resolve_limit(
 
 def _table(
     config: SearchFile, space: Space, limit: LimitConfig, where: str, source: Path | str, overrides: Sequence[str]
-) -> tuple[LatencyTable | None, tuple[str, ...]]:
+) -> tuple[LatencyTable | None, list[Note]]:
     """A limit's table, checked against the space; None where its metric needs none."""
     if limit.table is None:
-        return None, ()
+        return None, []
     external = config.measure.device == "external"
     command = partial(measure_command, source, limit.table, overrides)
     table = _load_table(limit, where, command(external=external))
@@ -144,7 +144,8 @@ def _table(
             f"{limit.table} beside latency: {', '.join(table.columns) or 'none'}"
         )
     make = command(external=external)
-    notes: tuple[str, ...] = ()
+    # before interpolation, whose table has no verification any more
+    notes = trust(table, limit, where, command, external=external) if limit.metric == "latency" else []
     try:
         table.check(space, config.measure, str(limit.table), make)
     except TableError as error:
@@ -152,10 +153,9 @@ def _table(
             raise
         if limit.missing == "error":
             raise TableError(f"{error}, or predict it from others of its kind: missing: interpolate") from None
-        table, notes = completed(table, limit, space)
+        table, note = completed(table, limit, space)
+        notes.append(note)
         table.check(space, config.measure, str(limit.table), make)
-    if limit.metric == "latency":
-        notes += trust(table, limit, where, command, external=external)
     return table, notes
 
 

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from latency.interpolation import interpolate
 from latency.table import LatencyTable, TableError
 from search.config import LimitConfig
 from supernet.space import Space
 
 
-def completed(table: LatencyTable, limit: LimitConfig, space: Space) -> tuple[LatencyTable, tuple[str, ...]]:
-    """The table with its missing entries predicted from others, and a note about them. Raises TableError."""
-    from latency.interpolation import interpolate
+@dataclass(frozen=True)
+class Note:
+    """What the user should know of a table, and may do about it."""
 
+    text: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.remedy}"
+
+
+def completed(table: LatencyTable, limit: LimitConfig, space: Space) -> tuple[LatencyTable, Note]:
+    """The table with its missing entries predicted from others, and a note about them. Raises TableError."""
     count = len(table.missing(space))
-    table, interpolation = interpolate(table, space)
+    try:
+        table, interpolation = interpolate(table, space)
+    except TableError as error:
+        raise TableError(f"{limit.table}: {error}") from None
     entries = "1 entry is" if count == 1 else f"{count} entries are"
-    return table, (f"{limit.table}: {entries} interpolated, not measured: {interpolation}",)
+    text = f"{limit.table}: {entries} interpolated, not measured: {interpolation}"
+    return table, Note(text, "measure a table for this space where that error is too large")
 
 
 def trust(
     table: LatencyTable, limit: LimitConfig, where: str, command: Callable[..., str], *, external: bool
-) -> tuple[str, ...]:
-    """Notes on the table's verification. TableError where its error is above `largest_error`.
+) -> list[Note]:
+    """Notes on the verification of a table as it was loaded. TableError where its error is above `largest_error`.
 
     where: the limit's place in its file. command: gives the measuring command with further arguments.
     """
     found = table.verification
     if found is None:
         how = "the kit of scripts/device_kit.py" if external else command("--verify", "40")
-        return (f"{limit.table}: never verified on whole networks, so its error is unknown; verify it: {how}",)
+        return [Note(f"{limit.table}: never verified on whole networks, so its error is unknown", f"verify it: {how}")]
     error = found.table.mape_percent
     if error > limit.largest_error:
         again = "the kit of scripts/device_kit.py" if external else command("--recalibrate")
@@ -38,8 +53,9 @@ def trust(
             f"{limit.largest_error:g} %; recalibrate it ({again}), measure again on an idle device, or raise this bound"
         )
     if not found.holds:
-        return (
+        text = (
             f"{limit.table}: predicts whole networks with an error of {error:.3g} %, more than 3 % and twice the noise "
-            f"({found.noise_mape_percent:.2g} %), overall or in a third of the range; measure again on an idle device",
+            f"({found.noise_mape_percent:.2g} %), overall or in a third of the range"
         )
-    return ()
+        return [Note(text, "measure again on an idle device")]
+    return []

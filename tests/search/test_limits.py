@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +10,7 @@ import torch
 from engine.config import config_text
 from engine.errors import ConfigError, UserError
 from latency.device import this_device
-from latency.table import Entry, TableError
+from latency.table import TableError
 from search.closing import local_latency_limit
 from search.family import derive_family
 from search.limits import resolve
@@ -216,8 +214,8 @@ def test_a_table_that_was_never_verified_is_noted_with_the_command(
     path = tmp_path / "t.yaml"
     make_table(space, path, device=CPU)
     (note,) = resolved_with(make_search_file, path, measure).notes
-    assert note.startswith(f"{path}: never verified")
-    assert note.endswith(words.format(path))
+    assert str(note).startswith(f"{path}: never verified")
+    assert str(note).endswith(words.format(path))
 
 
 def test_a_table_with_a_large_error_is_refused_with_its_remedies(
@@ -230,8 +228,8 @@ def test_a_table_with_a_large_error_is_refused_with_its_remedies(
     for word in ("limits.0.largest_error", "14.2 %", "10 %", "--recalibrate", "measure again", "raise this bound"):
         assert word in str(caught.value)
     (note,) = resolved_with(make_search_file, path, largest_error=15.0).notes
-    assert "14.2 %" in note
-    assert "idle" in note
+    assert "14.2 %" in note.text
+    assert "idle" in note.remedy
 
 
 def test_a_missing_entry_is_an_error_that_tells_of_interpolation(space, tmp_path, make_table, make_search_file):
@@ -250,29 +248,57 @@ def test_a_table_of_another_size_is_not_a_case_for_interpolation(space, tmp_path
         assert "interpolate" not in str(caught.value)
 
 
-def incomplete(space, path, make_table):
+def incomplete(space, path, make_table, **changes):
     """Without the entries of mbconv_k3_e2."""
     full = make_table(space, path)
     entries = {k: e.model_dump(exclude_defaults=True) for k, e in full.entries.items() if "mbconv_k3_e2" not in k}
-    return make_table(space, path, entries=entries, columns={})
+    return make_table(space, path, entries=entries, columns={}, **changes)
 
 
-def test_interpolated_entries_are_used_and_noted(space, tmp_path, make_table, make_search_file, monkeypatch):
-    """Whatever latency/interpolation.py predicts enters the costs; the note has its own words and the count."""
-    path = tmp_path / "t.yaml"
+MBCONVS = [f"mbconv_k{k}_e{e}" for k in (3, 5, 7) for e in (1, 2, 3)]
+
+
+@pytest.fixture
+def wide_space(make_tiny_config):
+    stages = [{"width": 8, "depth": 2, "candidates": MBCONVS}, {"width": 16, "stride": 2, "candidates": MBCONVS}]
+    return make_tiny_config(stages=stages)
+
+
+def test_interpolated_entries_are_used_and_noted(wide_space, space_of, tmp_path, make_table, make_search_file):
+    """The note has the count and the error; measured entries stay."""
+    path, space = tmp_path / "t.yaml", space_of(wide_space)
+    full = make_table(space, tmp_path / "full.yaml").cost(space)
     made = incomplete(space, path, make_table)
+    config = make_search_file(
+        [{"metric": "latency", "table": str(path), "at": "50%", "missing": "interpolate"}], wide_space, measure=EXTERNAL
+    )
+    resolved = resolve(config, "search.yaml")
+    unverified, interpolated = resolved.notes
+    assert "never verified" in unverified.text
+    assert f"{len(made.missing(space))} entries are interpolated" in interpolated.text
+    assert "leave-one-out error" in interpolated.text
+    found = resolved.limits[0].cost.table
+    column = MBCONVS.index("mbconv_k3_e2")
+    assert (found[:, column] > 0).all()
+    others = [i for i in range(len(MBCONVS)) if i != column]
+    assert found[:, others] == pytest.approx(full.table[:, others], rel=1e-5)
 
-    def interpolate(table, of):
-        predicted = {str(layer): Entry(median_ms=7.0, interpolated=True) for layer in made.missing(of)}
-        return table.model_copy(update={"entries": table.entries | predicted}), "leave-one-out error 4 %"
 
-    monkeypatch.setitem(sys.modules, "latency.interpolation", SimpleNamespace(interpolate=interpolate))
-    resolved = resolved_with(make_search_file, path, missing="interpolate")
-    count = len(made.missing(space))
-    assert resolved.notes[0].endswith(f"{count} entr{'y is' if count == 1 else 'ies are'} interpolated, not measured: "
-                                      "leave-one-out error 4 %")  # fmt: skip
-    edge = space.searchable[0]
-    assert resolved.limits[0].cost.table[0, edge.candidates.index("mbconv_k3_e2")] == 7.0
+def test_interpolation_does_not_hide_a_large_error(
+    wide_space, space_of, tmp_path, make_table, make_search_file, make_verification
+):
+    path = tmp_path / "t.yaml"
+    incomplete(space_of(wide_space), path, make_table, verification=make_verification(30.0, holds=False))
+    entry = {"metric": "latency", "table": str(path), "at": "50%", "missing": "interpolate"}
+    with pytest.raises(TableError, match="largest_error"):
+        resolve(make_search_file([entry], wide_space, measure=EXTERNAL), "search.yaml")
+
+
+def test_what_cannot_be_interpolated_names_the_table(space, tmp_path, make_table, make_search_file):
+    path = tmp_path / "t.yaml"
+    incomplete(space, path, make_table)
+    with pytest.raises(TableError, match=rf"{path}: no entry 'mbconv_k3_e2.*cannot be interpolated"):
+        resolved_with(make_search_file, path, missing="interpolate")
 
 
 def test_an_error_of_the_user_stays_one(make_search_file, tmp_path):
