@@ -121,7 +121,7 @@ def formula_table() -> Callable[..., LatencyTable]:
         return LatencyTable.model_validate(
             {
                 "device": Device(kind=kinds[measure.device], name="formula", fingerprint="none"),
-                "runtime": Runtime(name="formula", version="1"),
+                "runtime": Runtime(name=measure.runtime, version="formula"),
                 "threads": measure.threads if measure.device == "cpu" else None,
                 "batch": measure.batch,
                 "dtype": measure.dtype,
@@ -129,6 +129,7 @@ def formula_table() -> Callable[..., LatencyTable]:
                 "activation": space.config.activation,
                 "input_size": space.config.input_size,
                 "date": "2026-01-31",
+                "method": "imported",
                 "how": "computed by a test",
                 "entries": {str(layer): Entry(median_ms=price(layer), n=1) for layer in layers},
             }
