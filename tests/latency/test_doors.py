@@ -1,0 +1,185 @@
+"""scripts/measure_latency.py and scripts/fit_latency.py: what is kept, what is made anew, what is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from latency.plan import calibration_networks
+from latency.table import LatencyTable
+from supernet.architecture import Architecture
+
+
+@pytest.fixture
+def config(small_space, write_yaml, tmp_path) -> Path:
+    measure = {"rounds": 2, "passes": 2, "warmup_passes": 1, "coverings": 1, "calibration_networks": 10}
+    return write_yaml(tmp_path / "c.yaml", {"space": small_space.config.model_dump(mode="json"), "measure": measure})
+
+
+@pytest.fixture
+def measured(config, door, tmp_path) -> Path:
+    out = tmp_path / "t.yaml"
+    ended = door("measure_latency", config, "--out", out)
+    assert ended.status == 0, ended.err
+    assert "calibrated by 10 networks" in ended.out
+    assert "not verified" in ended.out
+    return out
+
+
+def test_verify_keeps_the_table_that_is_there(config, measured, door, tmp_path):
+    before = LatencyTable.load(measured)
+    ended = door("measure_latency", config, "--out", measured, "--verify", 6)
+    assert ended.status == 0, ended.err
+    assert "verified on 6 fresh networks" in ended.out
+    after = LatencyTable.load(measured)
+    assert after.entries == before.entries
+    assert after.verification is not None
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_verify_makes_a_table_that_is_not_there(config, door, tmp_path):
+    ended = door("measure_latency", config, "--out", tmp_path / "new.yaml", "--verify", 6)
+    assert ended.status == 0, ended.err
+    table = LatencyTable.load(tmp_path / "new.yaml")
+    assert table.verification is not None
+    assert table.verification.networks == 6
+
+
+def test_without_verify_it_is_measured_anew(config, measured, door):
+    before = LatencyTable.load(measured)
+    assert door("measure_latency", config, "--out", measured).status == 0
+    assert LatencyTable.load(measured).entries != before.entries
+
+
+def test_recalibrate_keeps_what_was_measured_and_drops_the_verification(config, measured, door):
+    door("measure_latency", config, "--out", measured, "--verify", 6)
+    before = LatencyTable.load(measured)
+    ended = door("measure_latency", config, "--out", measured, "--recalibrate")
+    assert ended.status == 0, ended.err
+    after = LatencyTable.load(measured)
+    assert {k: e.median_ms for k, e in after.entries.items()} == {k: e.median_ms for k, e in before.entries.items()}
+    assert after.calibration != before.calibration
+    assert after.verification is None
+    ended = door("measure_latency", config, "--out", measured, "--recalibrate", "--verify", 6)
+    assert "verified on 6" in ended.out
+
+
+def test_other_networks_verify_every_time(config, measured, door):
+    """Unless a seed is given."""
+    ranges = set()
+    for seed in ((), (), ("--seed", 7), ("--seed", 7)):
+        door("measure_latency", config, "--out", measured, "--verify", 6, *seed)
+        found = LatencyTable.load(measured).verification
+        assert found is not None
+        ranges.add(found.measured_ms)
+    assert len(ranges) == 4  # timings differ anyway
+
+
+def refused(door: Any, *arguments: object) -> str:
+    ended = door(*arguments)
+    assert ended.status == 2, ended.out
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize("count", ["1", "-3"])
+def test_too_few_networks_verify_nothing(count, config, door, tmp_path):
+    assert f"--verify: got {count}" in refused(
+        door, "measure_latency", config, "--out", tmp_path / "t.yaml", "--verify", count
+    )
+
+
+def test_there_must_be_a_table_to_recalibrate(config, door, tmp_path):
+    said = refused(door, "measure_latency", config, "--out", tmp_path / "none.yaml", "--recalibrate")
+    assert "--recalibrate: no table" in said
+    assert not (tmp_path / "none.yaml").exists()
+
+
+@pytest.mark.parametrize("flags", [("--verify", "6"), ("--recalibrate",)])
+def test_a_table_made_for_other_settings_is_refused_and_kept(flags, config, measured, door):
+    before = measured.read_bytes()
+    said = refused(door, "measure_latency", config, "--out", measured, *flags, "measure.batch=2")
+    assert "batch is 1" in said
+    assert measured.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda t: t[: len(t) // 3], ("t.yaml",)),
+        (lambda t: t.replace("unit: ms", "unit: us"), ("unit", "'us'", "'ms'")),
+        (lambda t: t.replace("median_ms: ", "median_ms: -", 1), ("median_ms",)),
+        (lambda t: t.replace("calibrated_ms: ", "calibrated_ms: .nan #", 1), ("t.yaml",)),
+        (lambda t: t.replace("method: in_context", "method: guessed"), ("method", "'guessed'")),
+        (lambda t: t + t[t.index("entries:") + 9 :].splitlines()[0] + "\n", ("t.yaml", "twice")),
+        (lambda t: t.replace("constant_ms", "constant_s"), ("constant_s",)),
+        (lambda t: t.replace("format: proxylessnas/latency-table@1", "format: x"), ("format",)),
+    ],
+)
+def test_a_malformed_table_is_one_line_and_kept(spoil, words, config, measured, door):
+    text = spoil(measured.read_text())
+    assert text != measured.read_text()
+    measured.write_text(text)
+    said = refused(door, "measure_latency", config, "--out", measured, "--verify", "6")
+    for word in words:
+        assert word in said, said
+    assert measured.read_text() == text
+
+
+def test_timings_of_whole_networks_make_a_table(config, small_space, door, tmp_path):
+    rng = np.random.default_rng(0)
+    prices = {str(layer): float(rng.uniform(1, 3)) for layer in small_space.all_layers}
+    lines = ["architecture,ms"]
+    for i, paths in enumerate(calibration_networks(small_space, 14, 0)):
+        architecture = Architecture(small_space, paths)
+        ms = 2.0 + sum(prices[str(layer)] for layer in architecture.layers if str(layer.spec) != "skip")
+        if i % 2:
+            (tmp_path / f"a{i}.json").write_text(architecture.to_json())
+            lines.append(f"a{i}.json,{ms}")
+        else:
+            lines.append(f"{' '.join(architecture.names)},{ms}")
+    (tmp_path / "timings.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "fitted.yaml"
+    ended = door("fit_latency", config, tmp_path / "timings.csv", "--out", out, "--device-name", "my board")
+    assert ended.status == 0, ended.err
+    assert "error on networks left out of the fit" in ended.out
+    table = LatencyTable.load(out)
+    assert (table.method, table.device.name) == ("whole_networks", "my board")
+    assert table.missing(small_space) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("t.csv", "architecture,latency\nx,1\n", ("line 1", "architecture and ms")),
+        ("t.csv", "", ("line 1 is 'nothing'",)),
+        ("t.csv", "architecture,ms\nconv_k1 proj skip,fast\n", ("t.csv:2", "'fast'", "milliseconds")),
+        ("t.csv", "architecture,ms\nconv_k1 proj skip,nan\n", ("t.csv:2", "'nan'")),
+        ("t.csv", "architecture,ms\nconv_k1 proj skip,-1\n", ("t.csv:2", "'-1'")),
+        ("t.csv", "architecture,ms\nconv_k1 proj\n", ("t.csv:2",)),
+        ("t.csv", "architecture,ms\nconv_k1 proj conv_k9,1\n", ("t.csv:2", "'conv_k9'")),
+        ("t.csv", "architecture,ms\nnone.json,1\n", ("t.csv:2", "none.json")),
+        ("t.csv", "architecture,ms\nconv_k1 proj skip,1\n", ("1 different networks", "at least 10")),
+        ("t.json", "[", ("not JSON",)),
+        ("t.json", "{}", ("expected a list",)),
+        ("t.json", '[{"architecture": "x"}]', ("entry 0", "architecture and ms")),
+        ("t.txt", "x", ("'.txt'", ".csv or .json")),
+    ],
+)
+def test_wrong_timings_are_one_line(name, text, words, config, door, tmp_path):
+    (tmp_path / name).write_text(text)
+    said = refused(door, "fit_latency", config, tmp_path / name, "--out", tmp_path / "out.yaml")
+    for word in (name, *words):
+        assert word in said, said
+    assert not (tmp_path / "out.yaml").exists()
+
+
+def test_an_architecture_of_another_space_is_refused(config, small_space, space_of, door, tmp_path):
+    other = space_of(small_space.config.model_dump(mode="json") | {"classes": 3})
+    (tmp_path / "a.json").write_text(Architecture(other, (0, 0, 0)).to_json())
+    (tmp_path / "t.json").write_text(json.dumps([{"architecture": "a.json", "ms": 1.0}]))
+    assert "another space" in refused(door, "fit_latency", config, tmp_path / "t.json", "--out", tmp_path / "o.yaml")
