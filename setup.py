@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import setup
 
+ONNX = ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"]
+
 setup(
     name="proxylessnas",
     version="0.1.0",
@@ -27,9 +29,10 @@ setup(
         "scikit-learn>=1.4",
     ],
     extras_require={
-        "onnx": ["onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "onnx": ONNX,
         "litert": ["litert-torch>=0.8", "ai-edge-litert>=2.0"],
         "dev": [
+            *ONNX,
             "pytest>=8.2",
             "pytest-xdist>=3.6",
             "ruff>=0.12",
