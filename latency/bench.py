@@ -241,12 +241,14 @@ def energy_counter(root: str = "/sys/class/powercap") -> Callable[[], float] | N
     """A function that returns the joules used so far by all processor packages (RAPL), or None where they cannot be
     read.
 
+    Zones inside a package (cores, memory) and around it (psys) would count its energy again and are left out.
     The counters wrap around; the function adds the wraps up, as long as it is called often enough (about once a
     minute).
     """
-    packages = [path for path in sorted(glob.glob(os.path.join(root, "intel-rapl:*"))) if path.count(":") == 1]
-    files = [os.path.join(path, "energy_uj") for path in packages]
+    zones = sorted(glob.glob(os.path.join(root, "intel-rapl:*")))
     try:
+        packages = [zone for zone in zones if _text(os.path.join(zone, "name")).startswith("package")]
+        files = [os.path.join(path, "energy_uj") for path in packages]
         last = [_number(file) for file in files]
         spans = [_number(os.path.join(path, "max_energy_range_uj")) for path in packages]
     except OSError:  # readable by root alone on most systems
@@ -266,8 +268,12 @@ def energy_counter(root: str = "/sys/class/powercap") -> Callable[[], float] | N
 
 
 def _number(path: str) -> int:
+    return int(_text(path))
+
+
+def _text(path: str) -> str:
     with open(path, encoding="ascii") as file:
-        return int(file.read())
+        return file.read().strip()
 
 
 # ---- a kit ----

@@ -69,7 +69,8 @@ def build_table(
         table = calibrated(table, calibration, network_ms(calibration, samples), seed=seed)
         if energy and all(job.id in energy for job in calibration):
             used = np.array([np.median(energy[job.id]) for job in calibration])
-            table = with_energy(table, calibration, used, seed=seed)
+            if (used > 0).all():  # a counter may be too coarse for so small a network
+                table = with_energy(table, calibration, used, seed=seed)
     checked = [job for job in jobs if job.purpose == "verification"]
     return verified(table, checked, samples) if checked else table
 
@@ -145,8 +146,10 @@ def with_energy(table: LatencyTable, jobs: Sequence[Job], measured_mj: np.ndarra
     """A column `energy_mj`: energies of whole networks, dealt to layers by the same fit that starts from their
     latencies."""
     keys = list(table.entries)
+    counts = occurrences(jobs, keys)
     start = np.array([entry.ms for entry in table.entries.values()])
-    found = fit_correction(occurrences(jobs, keys), start, measured_mj, seed=seed)
+    start *= measured_mj.mean() / (counts @ start).mean()  # mJ, so that factors are near 1, as strengths expect
+    found = fit_correction(counts, start, measured_mj, seed=seed)
     how = f"RAPL counters of {len(jobs)} whole networks, fitted; left-out error {found.cross_validation_percent:.2g} %"
     values = dict(zip(keys, (found.factors * start).tolist(), strict=True))
     column = Column(unit="mJ", how=how, constant=found.constant, values=values)

@@ -136,8 +136,9 @@ def spread_networks(
     seen = set(avoid)
     networks = []
     for share in (np.arange(count) + 0.5) / max(count, 1):
-        p = _boltzmann(cost, _tau_for(cost, float(share)))
-        for _ in range(100):  # a tiny space may have no other network left near this cost
+        tau = _tau_for(cost, float(share))
+        for closeness in np.linspace(1, 0, 200):  # a small space may have no other network left near this cost
+            p = _boltzmann(cost, closeness * tau)
             paths = tuple(int(rng.choice(len(row), p=row)) for row in p)
             if paths not in seen:
                 break
@@ -149,7 +150,7 @@ def spread_networks(
 def _boltzmann(cost: Cost, tau: float) -> np.ndarray:
     """(edges, candidates): p_e,i proportional to exp(-tau F_e,i)."""
     logits = np.where(cost.mask, -tau * cost.table, -np.inf)
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))  # a space may have no edge to choose on
     return p / p.sum(axis=1, keepdims=True)
 
 
