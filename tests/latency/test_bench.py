@@ -1,0 +1,190 @@
+"""The one file that runs on devices: the order of timing, profiles, energy, and that it needs nothing else."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from latency import bench
+
+
+class Recorder:
+    """Jobs that note what is done to them."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, str, int]] = []
+
+    def open(self, name: str):
+        recorder = self
+
+        class Opened:
+            def run(self, passes):
+                recorder.log.append((name, "run", passes))
+
+            def times(self, passes):
+                recorder.log.append((name, "times", passes))
+                return [float(len(recorder.log))] * passes
+
+            def close(self):
+                recorder.log.append((name, "close", 0))
+
+        return Opened()
+
+
+ROUNDS = [["a", "b", "c", "d", "e"]] * 4
+
+
+def timed(recorder: Recorder, seed: int = 0, **more: object):
+    return bench.timed_rounds(ROUNDS, recorder.open, passes=3, warmup=2, seed=seed, **more)
+
+
+def test_every_job_is_warmed_up_timed_and_closed_once_a_round():
+    recorder = Recorder()
+    samples, energy = timed(recorder)
+    assert {name: np.shape(taken) for name, taken in samples.items()} == dict.fromkeys("abcde", (4, 3))
+    assert energy == {}
+    for i in range(0, len(recorder.log), 3):
+        name = recorder.log[i][0]
+        assert recorder.log[i : i + 3] == [(name, "run", 2), (name, "times", 3), (name, "close", 0)]
+    names = [name for name, what, _ in recorder.log if what == "times"]
+    for i in range(0, 20, 5):
+        assert sorted(names[i : i + 5]) == ROUNDS[0]
+
+
+def test_every_round_has_its_own_order_fixed_by_the_seed():
+    def orders(seed: int) -> list[str]:
+        recorder = Recorder()
+        timed(recorder, seed)
+        names = "".join(name for name, what, _ in recorder.log if what == "times")
+        return [names[i : i + 5] for i in range(0, 20, 5)]
+
+    assert len(set(orders(0))) > 1
+    assert orders(0) == orders(0)
+    assert orders(0) != orders(1)
+
+
+def test_a_round_times_its_own_jobs_only():
+    recorder = Recorder()
+    samples, _ = bench.timed_rounds([["a"], ["a", "b"]], recorder.open, passes=1, warmup=1, seed=0)
+    assert {name: len(taken) for name, taken in samples.items()} == {"a": 2, "b": 1}
+
+
+def test_progress_counts_the_jobs():
+    seen = []
+    timed(Recorder(), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 20) for i in range(1, 21)]
+
+
+def test_energy_is_per_pass_and_leaves_the_warm_up_out():
+    recorder = Recorder()
+
+    def joules() -> float:  # 1 J per entry in the log
+        return float(len(recorder.log))
+
+    _, energy = timed(recorder, joules=joules)
+    assert energy == {name: [pytest.approx(1e3 / 3)] * 4 for name in "abcde"}
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_the_collector_rests_while_timing_and_is_as_it_was_afterwards(collecting):
+    seen = []
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        timed(Recorder(), progress=lambda *_: seen.append(gc.isenabled()))
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert not any(seen)
+
+
+def test_a_job_that_fails_is_closed_and_the_collector_wakes():
+    recorder = Recorder()
+    opened = recorder.open("a")
+
+    def fail(passes):
+        raise RuntimeError("broken")
+
+    opened.times = fail
+    with pytest.raises(RuntimeError, match="broken"):
+        bench.timed_rounds([["a"]], lambda name: opened, passes=1, warmup=1, seed=0)
+    assert recorder.log[-1] == ("a", "close", 0)
+    assert gc.isenabled()
+
+
+def test_layers_of_a_pass_add_up_to_the_pass():
+    """Nodes without a layer's name (reorders) belong to the layer before; what precedes the first, to the first."""
+    nodes = [(105, "L00.conv"), (120, "ReorderInput"), (130, "L01.conv_nchwc"), (140, "L01.add"), (170, "L02.gemm")]
+    times = bench.layer_times(nodes, 100, 90, 3)
+    assert times == pytest.approx([0.030, 0.040, 0.020])
+    assert sum(times) == pytest.approx(0.090)
+
+
+@pytest.mark.parametrize("nodes", [[(1, "L01.a"), (2, "L00.b")], [(1, "L00.a")], []])
+def test_a_profile_that_does_not_show_the_layers_in_order_is_an_error(nodes):
+    with pytest.raises(RuntimeError, match="in order"):
+        bench.layer_times(nodes, 0, 10, 2)
+
+
+def counter(root: Path, zone: str, name: str, microjoules: int, span: int = 1_000_000) -> Path:
+    folder = root / zone
+    folder.mkdir(parents=True)
+    (folder / "name").write_text(f"{name}\n")
+    (folder / "energy_uj").write_text(f"{microjoules}\n")
+    (folder / "max_energy_range_uj").write_text(f"{span}\n")
+    return folder / "energy_uj"
+
+
+def test_energy_adds_packages_and_survives_a_wrap(tmp_path):
+    first = counter(tmp_path, "intel-rapl:0", "package-0", 900_000)
+    second = counter(tmp_path, "intel-rapl:1", "package-1", 5)
+    inside = counter(tmp_path, "intel-rapl:0:0", "core", 77)  # counted in its package already
+    around = counter(tmp_path, "intel-rapl:2", "psys", 77)
+    joules = bench.energy_counter(str(tmp_path))
+    assert joules is not None
+    assert joules() == 0
+    first.write_text("950000")
+    second.write_text("10005")
+    inside.write_text("900077")
+    around.write_text("900077")
+    assert joules() == pytest.approx(0.06)
+    first.write_text("100000")  # beyond 1,000,000 it begins at 0 again
+    assert joules() == pytest.approx(0.06 + 0.15)
+
+
+def test_no_energy_where_there_is_no_counter(tmp_path):
+    assert bench.energy_counter(str(tmp_path)) is None
+    counter(tmp_path, "intel-rapl:0", "package-0", 1).unlink()
+    assert bench.energy_counter(str(tmp_path)) is None
+
+
+def test_the_file_needs_only_python_3_8_numpy_and_a_runtime():
+    source = Path(bench.__file__).read_text(encoding="utf-8")
+    tree = ast.parse(source, feature_version=(3, 8))
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names.add(str(node.module).partition(".")[0])
+    assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime"}
+    assert "from __future__ import annotations" in source
+
+
+def test_results_are_written_whole_or_not_at_all(tmp_path):
+    bench.write_results(str(tmp_path / "results.json"), {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    with pytest.raises(TypeError):
+        bench.write_results(str(tmp_path / "results.json"), {"a": object()})
+    assert (tmp_path / "results.json").read_text() == '{"a": 1}'
+
+
+def test_this_machine_has_a_name_and_cores():
+    assert bench.cpu_name()
+    assert bench.usable_cores() >= 1

@@ -1,0 +1,162 @@
+"""From timings to tables, in a world where the true cost of every layer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from latency.build import Origin, build_table, calibrated, network_ms, predicted_ms
+from latency.config import MeasureConfig
+from latency.device import Device
+from latency.plan import Counts, Job, calibration_networks, draw_plan, network_job, verification_networks
+from latency.table import LatencyTable, Runtime
+from supernet.space import Layer, Space
+
+MEASURE = MeasureConfig(rounds=2, passes=3)
+ORIGIN = Origin(Device(kind="cpu", name="x", cores=1, fingerprint="f"), Runtime(name="pytorch", version="1"), "made up")
+CONSTANT = 0.4
+
+
+@pytest.fixture
+def space(space_of) -> Space:
+    names = ["mbconv_k3_e3", "mbconv_k3_e6", "mbconv_k5_e3", "skip"]
+    return space_of(
+        {
+            "input_size": 16,
+            "classes": 4,
+            "stem": {"width": 8},
+            "stages": [{"width": 16, "depth": 4, "candidates": names}, {"width": 24, "depth": 4, "candidates": names}],
+            "feature_mix": 32,
+        }
+    )
+
+
+def seen(layer: Layer) -> float:
+    """What an op seems to take from inside."""
+    return 0.05 + layer.complexity.macs / 1e6
+
+
+def true(layer: Layer) -> float:
+    """What it adds to a network: each kernel size is off by a factor of its own."""
+    return seen(layer) * (1.3 if "k5" in str(layer) else 0.9)
+
+
+def world(jobs: Sequence[Job], inside: Callable[[Layer], float] = seen) -> dict[str, list[list[object]]]:
+    """2 rounds of 3 passes; the second of each round is an outlier, which a median ignores."""
+    samples: dict[str, list[list[object]]] = {}
+    for job in jobs:
+        layers = [inside(layer) for layer in job.layers]
+        whole = CONSTANT + sum(true(layer) for layer in job.layers)
+        one: list[object] = [layers] * 3 if job.inside else [layers[0] if job.paths is None else whole] * 3
+        slow = [[10 * ms for ms in layers]] if job.inside else [10 * float(one[0])]  # type: ignore[arg-type]
+        rounds = 1 if job.inside else 2
+        samples[job.id] = [[one[0], slow[0], one[2]]] * rounds
+    return samples
+
+
+def built(space: Space, *, alone: bool = False, verify: int = 9, **more: object) -> LatencyTable:
+    counts = Counts(0 if alone else 3, 60, verify, alone)
+    jobs = draw_plan(space, counts, 0)
+    return build_table(space, MEASURE, jobs, world(jobs), ORIGIN, seed=0, **more)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_entries_are_medians_and_networks_are_predicted(alone, space):
+    table = built(space, alone=alone)
+    assert table.method == ("isolated" if alone else "in_context")
+    for layer in space.all_layers:
+        if str(layer.spec) != "skip":
+            assert table.entries[str(layer)].median_ms == pytest.approx(seen(layer))
+    assert table.verification is not None
+    assert table.verification.table.mape_percent < 0.2
+    assert table.verification.raw.mape_percent > 5
+    assert table.verification.noise_mape_percent == 0
+    assert table.verification.holds
+
+
+def test_a_tables_cost_is_its_prediction(space):
+    """search's matrices and latency's sums are the same numbers, constant included."""
+    table = built(space)
+    cost = table.cost(space)
+    for paths in verification_networks(space, 5, 1, avoid=()):
+        job = network_job(space, "n", "verification", paths)
+        assert cost.of(paths) == pytest.approx(predicted_ms(table, [job])[0])
+        true_ms = CONSTANT + sum(true(layer) for layer in job.layers)
+        assert cost.of(paths) == pytest.approx(true_ms, rel=0.01)
+
+
+def test_a_saved_table_predicts_the_same(space, tmp_path):
+    table = built(space)
+    table.save(tmp_path / "t.yaml")
+    loaded = LatencyTable.load(tmp_path / "t.yaml")
+    paths = (0,) * len(space.searchable)
+    assert loaded.cost(space).of(paths) == pytest.approx(table.cost(space).of(paths), rel=1e-5)
+    assert loaded.verification is not None
+    assert loaded.calibration is not None
+    assert loaded.verification.measured_ms == pytest.approx(table.verification.measured_ms, rel=1e-5)
+
+
+def test_recalibrating_follows_a_machine_that_became_slower(space):
+    """Everything takes 1.5 times as long: 20 networks tell, the entries stay as measured, the verification goes."""
+    table = built(space)
+    jobs = [network_job(space, f"c{i}", "calibration", p) for i, p in enumerate(calibration_networks(space, 20, 5))]
+    slower = 1.5 * network_ms(jobs, world(jobs))
+    again = calibrated(table, jobs, slower, seed=5)
+    assert again.verification is None
+    assert {k: e.median_ms for k, e in again.entries.items()} == {k: e.median_ms for k, e in table.entries.items()}
+    paths = verification_networks(space, 9, 8, avoid=())
+    fresh = [network_job(space, f"n{i}", "verification", p) for i, p in enumerate(paths)]
+    np.testing.assert_allclose(predicted_ms(again, fresh), 1.5 * network_ms(fresh, world(fresh)), rtol=0.01)
+
+
+def test_recalibration_starts_from_the_correction_before(space):
+    """20 networks are too few to learn from raw entries that kernel sizes differ."""
+    table = built(space)
+    jobs = [network_job(space, f"c{i}", "calibration", p) for i, p in enumerate(calibration_networks(space, 20, 5))]
+    again = calibrated(table, jobs, network_ms(jobs, world(jobs)), seed=5)
+    raw = table.model_copy(
+        update={
+            "entries": {k: e.model_copy(update={"calibrated_ms": None}) for k, e in table.entries.items()},
+            "calibration": None,
+        }
+    )
+    assert again.calibration is not None
+    from_raw = calibrated(raw, jobs, network_ms(jobs, world(jobs)), seed=5).calibration
+    assert from_raw is not None
+    assert again.calibration.cross_validation_percent < 0.5 * from_raw.cross_validation_percent
+
+
+def test_columns_add_up_to_the_complexity(space):
+    table = built(space)
+    for paths in verification_networks(space, 3, 2, avoid=()):
+        complexity = space.complexity(paths)
+        assert table.column_cost(space, "macs", "t").of(paths) == complexity.macs
+        assert table.column_cost(space, "params", "t").of(paths) == complexity.params
+        assert table.column_cost(space, "weight_bytes", "t").of(paths) == 4 * complexity.params
+
+
+def test_energy_of_networks_is_dealt_to_their_layers(space):
+    """3 W: energy is 3 mJ per ms, so the fit that starts from milliseconds finds it exactly."""
+    jobs = draw_plan(space, Counts(3, 60, 9, alone=False), 0)
+    energy = {
+        job.id: [3 * (CONSTANT + sum(true(layer) for layer in job.layers))] * 2
+        for job in jobs
+        if job.purpose == "calibration"
+    }
+    table = build_table(space, MEASURE, jobs, world(jobs), ORIGIN, seed=0, energy=energy)
+    assert table.columns["energy_mj"].unit == "mJ"
+    cost = table.column_cost(space, "energy_mj", "t")
+    for paths in verification_networks(space, 5, 1, avoid=()):
+        true_mj = 3 * (CONSTANT + sum(true(a) for a in network_job(space, "n", "verification", paths).layers))
+        assert cost.of(paths) == pytest.approx(true_mj, rel=0.01)
+    assert "energy_mj" not in built(space).columns
+
+
+def test_without_calibration_or_verification_there_is_none(space):
+    jobs = draw_plan(space, Counts(3, 0, 0, alone=False), 0)
+    table = build_table(space, MEASURE, jobs, world(jobs), ORIGIN, seed=0)
+    assert table.calibration is None
+    assert table.verification is None
+    assert table.constant_ms == 0

@@ -1,0 +1,138 @@
+"""Tables from whole-network timings: recovery, and what the networks do not tell."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from latency.build import occurrences
+from latency.config import MeasureConfig
+from latency.device import Device
+from latency.fit import FitError, fit_table, identify
+from latency.plan import calibration_networks, network_job, timed_layers, verification_networks
+from latency.table import Runtime
+from supernet.space import Space
+
+DEVICE = Device(kind="other", name="board", fingerprint="f")
+
+
+@pytest.fixture
+def space(space_of) -> Space:
+    """4 searchable edges and 3 * 4 * 2 * 3 = 72 networks; the second edge of a stage shares its keys with the third."""
+    names = ["mbconv_k3_e3", "mbconv_k5_e3", "conv_k1", "skip"]
+    return space_of(
+        {
+            "input_size": 8,
+            "classes": 3,
+            "stem": {"width": 8},
+            "stages": [
+                {"width": 16, "depth": 2, "candidates": names},
+                {"width": 24, "depth": 2, "first": ["proj", "conv_k3"], "candidates": ["conv_k1", "conv_k3", "skip"]},
+            ],
+            "feature_mix": 16,
+        }
+    )
+
+
+def all_paths(space: Space) -> list[tuple[int, ...]]:
+    return list(product(*(range(len(edge.candidates)) for edge in space.searchable)))
+
+
+def jobs_of(space: Space, networks):
+    return [network_job(space, f"n{i}", "calibration", paths) for i, paths in enumerate(networks)]
+
+
+def fitted(space: Space, measurements):
+    runtime = Runtime(name="x", version="1")
+    return fit_table(space, MeasureConfig(device="external"), measurements, device=DEVICE, runtime=runtime, source="s")
+
+
+def price(layer) -> float:
+    return 0.2 + layer.complexity.macs / 3e4 + (0.3 if "k5" in str(layer) else 0)
+
+
+def true_ms(space: Space, paths) -> float:
+    return 1.0 + sum(price(a) for a in network_job(space, "n", "calibration", paths).layers)
+
+
+def test_networks_that_took_no_part_are_predicted(space):
+    networks = calibration_networks(space, 50, 0)
+    found = fitted(space, [(paths, true_ms(space, paths)) for paths in networks])
+    cost = found.table.cost(space)
+    for paths in verification_networks(space, 10, 0, avoid=networks):
+        assert cost.of(paths) == pytest.approx(true_ms(space, paths), rel=0.01)
+    assert found.left_out.mape_percent < 1
+    assert found.table.method == "whole_networks"
+    assert all(entry.n is None and entry.calibrated_ms is not None for entry in found.table.entries.values())
+
+
+def test_several_timings_of_one_network_count_as_their_median(space):
+    networks = list(dict.fromkeys(calibration_networks(space, 30, 0)))
+    once = fitted(space, [(paths, true_ms(space, paths)) for paths in networks])
+    thrice = fitted(space, [(p, true_ms(space, p) * f) for p in networks for f in (1.0, 0.5, 40.0)])
+    assert once.table.entries == thrice.table.entries
+    assert once.table.calibration == thrice.table.calibration
+
+
+def test_too_few_networks_are_refused(space):
+    same = all_paths(space)[0]
+    with pytest.raises(FitError, match="1 different networks, expected at least 10"):
+        fitted(space, [(same, 1.0)] * 40)
+
+
+def test_rank_and_need_are_those_of_the_whole_design(space):
+    """By enumeration of all 72 networks."""
+    keys = [str(layer) for layer in timed_layers(space)]
+    everything = jobs_of(space, all_paths(space))
+    design = np.hstack([occurrences(everything, keys), np.ones((len(everything), 1))])
+    found = identify(space, everything)
+    assert found.needed == np.linalg.matrix_rank(design)
+    assert found.rank == found.needed
+    assert found.unseen == ()
+    assert found.inseparable == ()  # stem and head are in every network, which no search needs to tell apart
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_inseparable_ops_are_exactly_those_that_matter_and_are_not_determined(seed, space):
+    """Brute force: an entry is determined unless some change of entries that leaves every measured network's sum alone
+    changes the sum of another network made of seen entries."""
+    rng = np.random.default_rng(seed)
+    networks = [all_paths(space)[i] for i in rng.choice(72, size=5, replace=False)]
+    measured = jobs_of(space, networks)
+    found = identify(space, measured)
+    keys = [str(layer) for layer in timed_layers(space)]
+    design = np.hstack([occurrences(measured, keys), np.ones((5, 1))])
+    assert found.rank == np.linalg.matrix_rank(design)
+    seen = {key for key, column in zip(keys, design.T, strict=False) if column.any()}
+    assert set(found.unseen) == set(keys) - seen
+    possible = [job for job in jobs_of(space, all_paths(space)) if {str(a) for a in job.layers} <= seen]
+    whole = np.hstack([occurrences(possible, keys), np.ones((len(possible), 1))])
+    assert found.needed == np.linalg.matrix_rank(np.vstack([design, whole]))
+    assert bool(found.inseparable) == (found.rank < found.needed)
+    for group in found.inseparable:
+        assert set(group) <= seen
+    assert len({key for group in found.inseparable for key in group}) == sum(map(len, found.inseparable))
+
+
+def test_two_ops_that_always_change_together_are_named(space):
+    """Edge 0 takes k5 exactly where edge 3 takes conv_k3: no network tells which of the two is slow."""
+    edges = space.searchable
+    k5 = edges[0].candidates.index("mbconv_k5_e3")
+    k3 = edges[3].candidates.index("conv_k3")
+    networks = [paths for paths in all_paths(space) if (paths[0] == k5) == (paths[3] == k3)]
+    found = identify(space, jobs_of(space, networks))
+    assert found.unseen == ()
+    (group,) = found.inseparable
+    assert str(edges[0].layers[k5]) in group
+    assert str(edges[3].layers[k3]) in group
+    assert found.needed - found.rank == 1
+
+
+def test_an_op_that_no_network_holds_is_named(space):
+    k5 = space.searchable[0].candidates.index("mbconv_k5_e3")
+    networks = [paths for paths in all_paths(space) if paths[0] != k5]
+    found = identify(space, jobs_of(space, networks))
+    assert found.unseen == (str(space.searchable[0].layers[k5]),)
+    assert found.inseparable == ()
