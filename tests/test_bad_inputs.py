@@ -278,7 +278,7 @@ table_case(
     "table-with-nan", ("entries.a.median_ms: got .nan", "finite"), entries={"a": {"median_ms": float("nan"), "n": 1}}
 )
 table_case("table-with-text", ("entries.a: got 'fast'", "section"), entries={"a": "fast"})
-table_case("table-entry-without-n", ("entries.a.n: is missing",), entries={"a": {"median_ms": 1.0}})
+table_case("table-entry-without-median", ("entries.a.median_ms: is missing",), entries={"a": {"n": 1}})
 table_case("table-of-another-format", ("format: got 'x@2'", "proxylessnas/latency-table@1"), format="x@2")
 table_case("table-in-seconds", ("unit: got 's'", "ms"), unit="s")
 table_case("table-without-entries", ("entries: got {}", "at least 1"), entries={})
