@@ -31,14 +31,17 @@ def explain(where: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def run_door(main: Callable[[], int | None]) -> None:
-    """Run a script's main: one line and exit status 2 for what the user can mend, 130 for Ctrl-C."""
+def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None:
+    """Run a script's main: one line and exit status 2 for what the user can mend, 130 for Ctrl-C.
+
+    resumable: whether the script knows --resume.
+    """
     try:
         status = main()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; continue with --resume\n")
+        sys.stderr.write("interrupted; continue with --resume\n" if resumable else "interrupted\n")
         sys.exit(130)
     sys.exit(status or 0)

@@ -203,7 +203,7 @@ def read_measurements(path: Path, space: Space) -> list[tuple[Paths, float]]:
     CSV separated by spaces. Raises FitError naming the line or entry.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the header
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise FitError(f"{path}: cannot be read ({reason}); expected a .csv or .json file") from None
@@ -221,7 +221,13 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
     if reader.fieldnames is None or not {"architecture", "ms"} <= set(reader.fieldnames):
         found = ",".join(reader.fieldnames or []) or "nothing"
         raise FitError(f"{path}: line 1 is '{found}', expected a header with the columns architecture and ms")
-    return [(f"{path}:{reader.line_num}", row["architecture"], row["ms"]) for row in reader]
+    rows = []
+    for row in reader:
+        where = f"{path}:{reader.line_num}"
+        if None in row:  # e.g. a decimal comma, which would pass for a shorter time
+            raise FitError(f"{where}: has more values than the header has columns; write 1.5, not 1,5")
+        rows.append((where, row["architecture"], row["ms"]))
+    return rows
 
 
 def _json_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
@@ -244,8 +250,9 @@ def _paths(where: str, architecture: Any, folder: Path, space: Space) -> Paths:
         file = folder / architecture.strip()
         try:
             text = file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise FitError(f"{where}: {file} cannot be read ({error.strerror})") from None
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise FitError(f"{where}: {file} cannot be read ({reason})") from None
         with explain(f"{where}: {file}"):
             found = Architecture.from_json(text)
         if found.space.config.model_copy(update={"dropout": 0.0}) != space.config.model_copy(update={"dropout": 0.0}):

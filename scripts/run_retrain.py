@@ -28,4 +28,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_door(main, resumable=True)

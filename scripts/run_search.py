@@ -26,4 +26,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_door(main, resumable=True)

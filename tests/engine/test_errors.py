@@ -39,7 +39,7 @@ def raising(error: BaseException):
     [
         (raising(ConfigError("a.yaml: wrong\nkey")), 2, "error: a.yaml: wrong key\n"),
         (raising(CheckpointError("damaged")), 2, "error: damaged\n"),
-        (raising(KeyboardInterrupt()), 130, "interrupted; continue with --resume\n"),
+        (raising(KeyboardInterrupt()), 130, "interrupted\n"),
         (lambda: None, 0, ""),
         (lambda: 0, 0, ""),
         (lambda: 3, 3, ""),
@@ -52,6 +52,13 @@ def test_a_door_exits_with_a_status_and_at_most_one_line(main, status, err, caps
     captured = capsys.readouterr()
     assert captured.err == err
     assert captured.out == ""
+
+
+def test_an_interrupted_script_that_knows_how_to_resume_says_so(capsys):
+    with pytest.raises(SystemExit) as end:
+        run_door(raising(KeyboardInterrupt()), resumable=True)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted; continue with --resume\n"
 
 
 def test_a_bug_keeps_its_traceback():
