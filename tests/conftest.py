@@ -129,7 +129,7 @@ def formula_table() -> Callable[..., LatencyTable]:
                 "activation": space.config.activation,
                 "input_size": space.config.input_size,
                 "date": "2026-01-31",
-                "method": "imported",
+                "method": "in_context",
                 "how": "computed by a test",
                 "entries": {str(layer): Entry(median_ms=price(layer), n=1) for layer in layers},
             }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from latency.config import MeasureConfig
-from latency.table import Entry, LatencyTable, TableError, file_hash
+from latency.table import Calibration, Column, Entry, LatencyTable, Runtime, Scores, TableError, Verification, file_hash
 from supernet.space import Layer, Space
 
 SPACE: dict[str, Any] = {
@@ -24,6 +26,7 @@ SPACE: dict[str, Any] = {
     ],
     "feature_mix": 24,
 }
+CALIBRATION = Calibration(date="2026-01-31", networks=60, strength=0.01, cross_validation_percent=0.8, seed=3)
 COMMAND = "python scripts/measure_latency.py a.yaml --out t.yaml"
 
 
@@ -42,14 +45,49 @@ def without(table: LatencyTable, *keys: str) -> LatencyTable:
     return table.model_copy(update={"entries": {k: e for k, e in table.entries.items() if k not in keys}})
 
 
-def test_a_saved_table_loads_as_it_was(table, tmp_path):
-    entries = {key: Entry(median_ms=round(e.median_ms, 4), iqr_ms=0.25, n=7) for key, e in table.entries.items()}
-    own = table.model_copy(
-        update={"entries": entries, "source": "a file: with 'quotes' and ü", "calibration": {"a": 1}}
+def verification(spearman: float | None = 0.75) -> Verification:
+    score = Scores(
+        mape_percent=1.5, rmse_ms=0.25, spearman=spearman, kendall=0.5, bias_percent=-0.5, mape_percent_thirds=(1, 2, 3)
     )
+    plain = score.model_copy(update={"spearman": None, "kendall": None})
+    return Verification(
+        date="2026-01-31", networks=3, measured_range_ms=(1, 4), noise_mape_percent=0.25, noise_spearman=spearman,
+        table=score, raw=score, constant=plain, macs=score, holds=True,
+        measured_ms=(1, 2.5, 4), predicted_ms=(1.125, 2.5, 4.25),
+    )  # fmt: skip
+
+
+def full(table: LatencyTable) -> LatencyTable:
+    """With everything that a table may hold."""
+    entries = {
+        key: Entry(median_ms=round(e.median_ms, 4), iqr_ms=0.25, n=7, calibrated_ms=0.5 + i, interpolated=i == 2)
+        for i, (key, e) in enumerate(table.entries.items())
+    }
+    first = next(iter(entries))
+    energy = Column(unit="mJ", how="made up", constant=-0.5, values={key: 2.0 + i for i, key in enumerate(entries)})
+    return table.model_copy(
+        update={
+            "entries": entries | {f"{first} @stage0.1": Entry(median_ms=3.5, calibrated_ms=4.5)},
+            "source": "a file: with 'quotes' and ü",
+            "constant_ms": -0.25,
+            "calibration": CALIBRATION,
+            "verification": verification(),
+            "columns": {"energy_mj": energy},
+        }
+    )
+
+
+def test_a_saved_table_loads_as_it_was(table, tmp_path):
     path = tmp_path / "deep" / "folder" / "t.yaml"
-    own.save(path)
-    assert LatencyTable.load(path) == own
+    full(table).save(path)
+    assert LatencyTable.load(path) == full(table)
+
+
+def test_missing_correlations_survive_the_file(table, tmp_path):
+    """All predictions or measurements equal: there is no rank."""
+    own = table.model_copy(update={"verification": verification(spearman=None)})
+    own.save(tmp_path / "t.yaml")
+    assert LatencyTable.load(tmp_path / "t.yaml").verification == own.verification
 
 
 def test_numbers_keep_six_digits(table, tmp_path):
@@ -77,6 +115,41 @@ def test_one_line_per_entry(table, tmp_path):
     table.save(tmp_path / "t.yaml")
     lines = (tmp_path / "t.yaml").read_text().splitlines()
     assert len(lines) - 1 - lines.index("entries:") == len(table.entries)
+
+
+def test_the_header_is_a_screenful_and_each_value_of_a_column_a_line(table, tmp_path):
+    """Lists and small sections of the header are in brackets; someone has to read it."""
+    own = full(table)
+    own.save(tmp_path / "t.yaml")
+    lines = (tmp_path / "t.yaml").read_text().splitlines()
+    header, columns = lines[: lines.index("columns:")], lines[lines.index("columns:") : lines.index("entries:")]
+    assert len(header) < 60
+    assert any(re.fullmatch(r"device: \{kind: cpu, .*\}", line) for line in header)
+    assert any(line.startswith("  measured_ms: [1.0, 2.5, 4.0]") for line in header)
+    assert sum(line.startswith("      ") for line in columns) == len(own.columns["energy_mj"].values)
+
+
+def test_the_method_is_required(table):
+    """Whether ops were timed inside networks decides what their sums are worth."""
+    values = table.model_dump()
+    del values["method"]
+    with pytest.raises(ValidationError, match="method"):
+        LatencyTable.model_validate(values)
+
+
+@pytest.mark.parametrize("change", [{"calibration": None}, {"entries": "as measured"}])
+def test_calibrated_entries_and_their_record_come_together(change, table):
+    values = full(table).model_dump()
+    if "entries" in change:
+        change = {"entries": {key: {"median_ms": 1.0} for key in values["entries"]}}
+    with pytest.raises(ValidationError, match="exactly where entries have calibrated_ms"):
+        LatencyTable.model_validate(values | change)
+
+
+def test_an_entry_counts_as_calibrated_where_it_is(table):
+    assert Entry(median_ms=2.0).ms == 2.0
+    assert Entry(median_ms=2.0, calibrated_ms=3.0).ms == 3.0
+    assert Entry(median_ms=2.0, calibrated_ms=0.0).ms == 0.0  # a correction may remove an op's whole cost
 
 
 def test_saving_again_replaces_the_file_and_its_hash(table, tmp_path):
@@ -143,6 +216,40 @@ def test_missing_layers_are_counted(space, table):
         without(table, *list(table.entries)[:3]).check(space, MeasureConfig(), "t.yaml", COMMAND)
 
 
+def test_an_entry_for_one_edge_goes_before_the_common_one(space, table):
+    """stage1.0 and stage1.1 differ in shape; stage0.0 and stage0.1 share their keys."""
+    layer = space.searchable[0].layers[1]
+    assert layer == space.searchable[1].layers[1]
+    own = table.model_copy(update={"entries": table.entries | {f"{layer} @stage0.1": Entry(median_ms=77.0)}})
+    assert own.price(layer) == own.price(layer, "stage0.0") == table.price(layer)
+    assert own.price(layer, "stage0.1") == 77.0
+    difference = own.cost(space).table - table.cost(space).table
+    expected = np.zeros_like(difference)
+    expected[1, 1] = 77.0 - table.price(layer)
+    np.testing.assert_allclose(difference, expected, atol=1e-12)
+
+
+def test_entries_for_every_edge_need_no_common_one(space, table):
+    layer = space.searchable[0].layers[1]
+    lacking = without(table, str(layer)).entries
+    both = {f"{layer} @{place}": Entry(median_ms=1.0) for place in ("stage0.0", "stage0.1")}
+    assert table.model_copy(update={"entries": lacking | both}).missing(space) == []
+    del both[f"{layer} @stage0.1"]
+    assert table.model_copy(update={"entries": lacking | both}).missing(space) == [layer]
+
+
+def test_the_stem_and_the_head_have_places_too(space, table):
+    added = {f"{space.stem} @stem": Entry(median_ms=50.0), f"{space.classifier} @classifier": Entry(median_ms=70.0)}
+    own = table.model_copy(update={"entries": table.entries | added})
+    expected = table.cost(space).fixed + 120 - table.price(space.stem) - table.price(space.classifier)
+    assert own.cost(space).fixed == pytest.approx(expected)
+
+
+def test_a_price_that_the_table_lacks_is_a_key_error(space, table):
+    with pytest.raises(KeyError, match=re.escape(str(space.stem))):
+        without(table, str(space.stem)).price(space.stem)
+
+
 def test_a_fitting_table_passes(space, table):
     table.check(space, MeasureConfig(), "t.yaml", COMMAND)
 
@@ -156,6 +263,7 @@ def test_a_fitting_table_passes(space, table):
         ({"dtype": "bfloat16"}, "measure.dtype"),
         ({"memory_format": "contiguous"}, "measure.channels_last"),
         ({"memory_format": None}, "measure.channels_last"),
+        ({"runtime": Runtime(name="onnxruntime", version="1")}, "measure.runtime"),
         ({"threads": 2}, "measure.threads"),
         ({"threads": None}, "measure.threads"),
         ({"kind": "gpu"}, "measure.device"),
@@ -203,3 +311,46 @@ def test_the_reachable_range_is_the_cheapest_and_the_dearest_architecture(space,
     shapes = [range(len(edge.candidates)) for edge in space.searchable]
     every = [cost.of((a, b, c, d)) for a in shapes[0] for b in shapes[1] for c in shapes[2] for d in shapes[3]]
     assert cost.reachable == pytest.approx((min(every), max(every)), rel=1e-12)
+
+
+def test_the_constant_is_added_once_per_network(space, table):
+    own = table.model_copy(update={"constant_ms": -0.75})
+    for paths in [(0, 0, 0, 0), (2, 2, 1, 2)]:
+        assert own.cost(space).of(paths) == pytest.approx(table.cost(space).of(paths) - 0.75)
+
+
+def test_the_cost_is_of_calibrated_entries(space, table):
+    halved = {k: e.model_copy(update={"calibrated_ms": e.median_ms / 2}) for k, e in table.entries.items()}
+    own = table.model_copy(update={"entries": halved, "calibration": CALIBRATION})
+    assert own.cost(space).of((0, 0, 0, 0)) == pytest.approx(table.cost(space).of((0, 0, 0, 0)) / 2)
+
+
+def with_column(table: LatencyTable, **values: float) -> LatencyTable:
+    everywhere = dict.fromkeys(table.entries, 1.0) | values
+    return table.model_copy(
+        update={"columns": {"energy_mj": Column(unit="mJ", how="made up", constant=10.0, values=everywhere)}}
+    )
+
+
+def test_a_column_is_another_cost(space, table):
+    """1 mJ per layer that is not skipped, 10 more per network: stem, 5 edges, head and classifier."""
+    cost = with_column(table).column_cost(space, "energy_mj", "t.yaml")
+    assert cost.of((0, 0, 0, 0)) == 10 + 8
+    assert cost.of((2, 2, 1, 2)) == 10 + 5
+    layer = space.searchable[0].layers[0]
+    edge = with_column(table, **{f"{layer} @stage0.1": 4.0}).column_cost(space, "energy_mj", "t.yaml")
+    assert edge.of((0, 0, 0, 0)) == 10 + 7 + 4
+
+
+def test_an_absent_column_lists_the_present_ones(space, table):
+    with pytest.raises(TableError, match=r"t\.yaml: no column 'watts'; it has columns energy_mj"):
+        with_column(table).column_cost(space, "watts", "t.yaml")
+    with pytest.raises(TableError, match="no columns beside latency"):
+        table.column_cost(space, "watts", "t.yaml")
+
+
+def test_an_incomplete_column_names_the_layer(space, table):
+    own = with_column(table)
+    del own.columns["energy_mj"].values[str(space.stem)]
+    with pytest.raises(TableError, match=re.escape(f"columns.energy_mj has no value for '{space.stem}'")):
+        own.column_cost(space, "energy_mj", "t.yaml")
