@@ -292,6 +292,9 @@ def read_manifest(folder: str) -> tuple[dict[str, Any], str]:
         raise KitError(f"{path}: is not JSON, perhaps cut off; copy the kit again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
         raise KitError(f"{path}: expected format '{MANIFEST_FORMAT}'; export the kit again")
+    for key in ("files", "jobs", "schedule", "runtime", "threads", "passes", "warmup", "seed"):
+        if key not in manifest:
+            raise KitError(f"{path}: lacks '{key}'; export the kit again")
     for name, digest in sorted(manifest["files"].items()):
         there = os.path.join(folder, name)
         if not os.path.exists(there):
@@ -312,9 +315,17 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def open_model(folder: str, job: dict[str, Any], runtime: str, threads: int, provider: str) -> OnnxModel | LiteRTModel:
     """A job of a manifest, ready to run."""
     path = os.path.join(folder, job["file"])
-    if runtime == "litert":
-        return LiteRTModel(path, job["shape"], threads=threads)
-    return OnnxModel(path, job["shape"], threads=threads, inside=job["inside"], layers=job["layers"], provider=provider)
+    try:
+        if runtime == "litert":
+            return LiteRTModel(path, job["shape"], threads=threads)
+        return OnnxModel(
+            path, job["shape"], threads=threads, inside=job["inside"], layers=job["layers"], provider=provider
+        )
+    except KitError:
+        raise
+    except Exception as error:  # noqa: BLE001: runtimes raise types of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise KitError(f"{path}: {runtime} cannot load it: {reason}; try a newer {runtime}") from error
 
 
 def runtime_version(runtime: str) -> str:

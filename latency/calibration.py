@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import lsq_linear
+from scipy.optimize import nnls
 
 STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-8, 7))  # 1e-4 to 1e3
 FOLDS = 10
@@ -67,17 +67,14 @@ def _left_out(parts: np.ndarray, measured: np.ndarray, strength: float, seed: in
 def _solve(parts: np.ndarray, measured: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
     """(w, c) of the minimum above. parts: (networks, entries) n_ik m_k.
 
-    Unknowns are scaled so that all are of order 1: (w_1..w_K, g, c / mean y).
+    For any w the best g is its mean and the best c a projection; with both put in, non-negative least squares remain,
+    which an active-set method solves exactly.
     """
     networks, count = parts.shape
-    scale = measured.mean()
-    fit = np.hstack([parts, np.zeros((networks, 1)), np.full((networks, 1), scale)]) / measured[:, None]
-    pull = np.sqrt(strength) * np.hstack([np.eye(count), -np.ones((count, 1)), np.zeros((count, 1))])
-    lower = np.full(count + 2, -np.inf)
-    lower[:count] = 0
-    found = lsq_linear(
-        np.vstack([fit, pull]), np.concatenate([np.ones(networks), np.zeros(count)]), bounds=(lower, np.inf)
-    )
-    if not found.success:
-        raise RuntimeError(f"scipy.optimize.lsq_linear: {found.message}")
-    return np.maximum(found.x[:count], 0), float(found.x[-1] * scale)
+    pull = np.sqrt(strength) * (np.eye(count) - 1 / count)
+    fit = np.vstack([parts / measured[:, None], pull])
+    target = np.concatenate([np.ones(networks), np.zeros(count)])
+    constant = np.concatenate([1 / measured, np.zeros(count)])
+    unit = constant / np.linalg.norm(constant)
+    factors, _ = nnls(fit - np.outer(unit, unit @ fit), target - unit * (unit @ target), maxiter=100 * count)
+    return factors, float(unit @ (target - fit @ factors) / np.linalg.norm(constant))

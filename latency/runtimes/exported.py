@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, UserError
 from latency import bench
 from latency.config import MeasureConfig
 from latency.plan import Job
@@ -86,6 +86,8 @@ class Exported(Runtime):
         self.version = bench.runtime_version(self.name)
 
     def open(self, job: Job) -> Opened:
-        return bench.open_model(
-            self._folder, self._jobs[job.id], self.name, self._measure.threads, "CPUExecutionProvider"
-        )
+        record = self._jobs[job.id]
+        try:
+            return bench.open_model(self._folder, record, self.name, self._measure.threads, "CPUExecutionProvider")
+        except bench.KitError as error:
+            raise UserError(str(error)) from error

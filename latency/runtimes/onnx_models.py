@@ -31,6 +31,7 @@ from supernet.space import Layer, Space
 WEIGHTS_FILE = "weights.bin"
 LARGEST_INLINE = 64  # elements; smaller constants (axes, clip bounds) decide what a graph computes and stay in it
 ALIGNMENT = 4096  # bytes: a page, so that a weight can be mapped into memory where it lies
+OPSET, IR_VERSION = 18, 8  # as old as the exporter offers: ONNX Runtime from 1.14 on reads them
 TOLERANCE = 1e-3  # of the largest output; float32 in another order of adding
 
 
@@ -86,6 +87,7 @@ def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProt
                 module.eval(),
                 tuple(images),
                 dynamo=True,
+                opset_version=OPSET,
                 verbose=False,
                 input_names=[f"x{i}" for i in range(len(images))],
                 output_names=[f"y{i}" for i in range(len(images))],
@@ -94,6 +96,7 @@ def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProt
         exporter.setLevel(level)
     assert program is not None  # with dynamo=True
     model: onnx.ModelProto = program.model_proto
+    model.ir_version = IR_VERSION
     return model
 
 

@@ -20,6 +20,12 @@ SMALL = {
 }
 
 
+@pytest.fixture(scope="session")
+def small_section() -> dict[str, object]:
+    """Its YAML section."""
+    return SMALL
+
+
 @pytest.fixture
 def small_space(space_of) -> Space:
     """Three searchable edges with 4, 2 and 2 candidates."""

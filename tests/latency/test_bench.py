@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import gc
+import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +13,12 @@ import numpy as np
 import pytest
 
 from latency import bench
+
+
+@pytest.fixture(autouse=True)
+def _no_collection(monkeypatch):
+    """A real one takes a tenth of a second in a process that holds torch."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 class Recorder:
@@ -117,6 +125,28 @@ def test_a_job_that_fails_is_closed_and_the_collector_wakes():
     assert gc.isenabled()
 
 
+@pytest.mark.parametrize("collecting", [True, False])
+@pytest.mark.parametrize("what", ["open", "run"])
+def test_after_an_error_the_collector_is_as_it_was(what, collecting):
+    recorder = Recorder()
+    opened = recorder.open("a")
+
+    def fail(*_):
+        raise RuntimeError("broken")
+
+    if what == "run":
+        opened.run = fail
+    before = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        with pytest.raises(RuntimeError, match="broken"):
+            bench.timed_rounds([["a"]], fail if what == "open" else lambda _: opened, passes=1, warmup=1, seed=0)
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert [what for _, what, _ in recorder.log] == ([] if what == "open" else ["close"])
+
+
 def test_layers_of_a_pass_add_up_to_the_pass():
     """Nodes without a layer's name (reorders) belong to the layer before; what precedes the first, to the first."""
     nodes = [(105, "L00.conv"), (120, "ReorderInput"), (130, "L01.conv_nchwc"), (140, "L01.add"), (170, "L02.gemm")]
@@ -188,3 +218,38 @@ def test_results_are_written_whole_or_not_at_all(tmp_path):
 def test_this_machine_has_a_name_and_cores():
     assert bench.cpu_name()
     assert bench.usable_cores() >= 1
+
+
+def kit(folder: Path) -> Path:
+    """A kit of one file, complete and unchanged."""
+    (folder / "model").write_bytes(b"weights")
+    files = {"model": hashlib.sha256(b"weights").hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps({"format": bench.MANIFEST_FORMAT, "files": files}))
+    return folder
+
+
+def test_a_manifest_is_read_with_its_hash(tmp_path):
+    manifest, digest = bench.read_manifest(str(kit(tmp_path)))
+    assert list(manifest["files"]) == ["model"]
+    assert digest == hashlib.sha256((tmp_path / "manifest.json").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("manifest.json", None, "no such file; run bench.py in the folder"),
+        ("manifest.json", b"{", "is not JSON, perhaps cut off"),
+        ("manifest.json", b"\xff\xfe", "is not JSON, perhaps cut off"),
+        ("manifest.json", b"[1]", "expected format"),
+        ("manifest.json", b'{"format": "other@1", "files": {}}', "expected format"),
+        ("model", None, "is missing; copy the whole kit again"),
+        ("model", b"weightz", "its sha256 differs"),
+    ],
+)
+def test_a_kit_that_is_not_as_exported_is_refused_in_one_line(name, content, words, tmp_path):
+    kit(tmp_path)
+    (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
+    with pytest.raises(bench.KitError, match=words) as error:
+        bench.read_manifest(str(tmp_path))
+    assert str(tmp_path / name) in str(error.value)
+    assert "\n" not in str(error.value)

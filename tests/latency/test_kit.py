@@ -21,17 +21,6 @@ from latency.plan import Counts, draw_plan
 from latency.table import LatencyTable
 from supernet.space import Space, SpaceConfig
 
-SMALL = {
-    "input_size": 8,
-    "input_channels": 1,
-    "classes": 2,
-    "stem": {"kernel": 3, "stride": 1, "width": 8},
-    "stages": [
-        {"width": 8, "candidates": ["mbconv_k3_e3", "mbconv_k3_e3_se", "conv_k1", "skip"]},
-        {"width": 16, "depth": 2, "stride": 2, "first": ["proj", "conv_k3"], "candidates": ["mbconv_k3_e1", "skip"]},
-    ],
-    "feature_mix": 16,
-}
 MEASURE = {
     "device": "external", "runtime": "onnxruntime",
     "rounds": 2, "passes": 3, "warmup_passes": 1, "coverings": 2, "calibration_networks": 10,
@@ -39,7 +28,7 @@ MEASURE = {
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory) -> Path:
+def exported(tmp_path_factory, config) -> Path:
     """A kit for ONNX Runtime."""
     pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
@@ -48,10 +37,15 @@ def exported(tmp_path_factory) -> Path:
     return folder
 
 
-def config(**changes: object) -> LatencyConfig:
-    return LatencyConfig(
-        space=SpaceConfig.model_validate_json(json.dumps(SMALL)), measure=MeasureConfig(**(MEASURE | changes))
-    )
+@pytest.fixture(scope="session")
+def config(small_section) -> Callable[..., LatencyConfig]:
+    """config(runtime="pytorch"): a file of configs/latency/, with changes to `measure`."""
+
+    def make(**changes: object) -> LatencyConfig:
+        space = SpaceConfig.model_validate_json(json.dumps(small_section))
+        return LatencyConfig(space=space, measure=MeasureConfig(**(MEASURE | changes)))
+
+    return make
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +63,7 @@ def kit(exported, results, tmp_path) -> Path:
     return folder
 
 
-def test_results_make_a_calibrated_and_verified_table(kit, results):
+def test_results_make_a_calibrated_and_verified_table(kit, results, config):
     table = import_results(kit, kit / "results.json")
     space = Space(config().space)
     assert table.missing(space) == []
@@ -83,7 +77,7 @@ def test_results_make_a_calibrated_and_verified_table(kit, results):
     assert bench.sha256(kit / "results.json") in (table.source or "")
 
 
-def test_entries_are_the_medians_of_the_results(kit, results):
+def test_entries_are_the_medians_of_the_results(kit, results, config):
     import numpy as np
 
     table = import_results(kit, kit / "results.json")
@@ -114,7 +108,7 @@ def test_networks_share_one_file_of_weights(exported):
     assert weights.exists()
 
 
-def test_the_same_seed_exports_the_same_plan(exported, tmp_path):
+def test_the_same_seed_exports_the_same_plan(exported, tmp_path, config):
     counts = Counts(2, 10, 6, alone=False)
     space = Space(config().space)
     assert read_kit(exported).jobs == draw_plan(space, counts, 0)
@@ -148,9 +142,9 @@ def test_a_device_with_two_packages_alone(kit, door, tmp_path):
     assert LatencyTable.load(tmp_path / "board.yaml").verification is not None
 
 
-def test_the_doors_export_and_import(door, tmp_path, write_yaml):
+def test_the_doors_export_and_import(door, tmp_path, write_yaml, small_section):
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
-    written = write_yaml(tmp_path / "c.yaml", {"space": SMALL, "measure": MEASURE})
+    written = write_yaml(tmp_path / "c.yaml", {"space": small_section, "measure": MEASURE})
     settings = ("measure.rounds=2", "measure.coverings=1")
     ended = door("device_kit", "export", written, "--out", tmp_path / "kit", "--verify", 6, *settings)
     assert ended.status == 0, ended.err
@@ -160,7 +154,7 @@ def test_the_doors_export_and_import(door, tmp_path, write_yaml):
     assert LatencyTable.load(tmp_path / "t.yaml").calibration is not None
 
 
-def test_ops_alone_where_the_inside_cannot_be_seen(tmp_path):
+def test_ops_alone_where_the_inside_cannot_be_seen(tmp_path, config):
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
     export_kit(config(), tmp_path / "kit", verify=6, isolated=True)
     bench.write_results(str(tmp_path / "r.json"), bench.run_kit(str(tmp_path / "kit")))
@@ -248,7 +242,9 @@ def test_a_changed_kit_is_refused_on_both_sides(kit):
         (lambda m: m["counts"].update(calibration=11), "another version"),
         (lambda m: m["jobs"][0]["keys"].pop(), "another version"),
         (lambda m: m.pop("counts"), "lacks or misstates 'counts'"),
-        (lambda m: m.pop("seed"), "lacks or misstates 'seed'"),
+        (lambda m: m.pop("seed"), "lacks 'seed'"),
+        (lambda m: m.pop("files"), "lacks 'files'"),
+        (lambda m: m.update(seed="x"), "lacks or misstates"),
         (lambda m: m["config"]["measure"].update(threads=0), "measure.threads"),
         (lambda m: m.update(format="x"), "expected format"),
     ],
@@ -275,13 +271,22 @@ def test_the_program_says_one_line_on_the_device(kit):
     assert "weights.bin" in done.stderr
 
 
+def test_a_model_that_the_runtime_cannot_load(kit, monkeypatch):
+    """As an old runtime on a board may be unable to."""
+    (kit / "models" / "calibration000.onnx").write_bytes(b"not a model")
+    monkeypatch.setattr(bench, "sha256", lambda path: manifest["files"].get(str(Path(path).relative_to(kit))))
+    manifest = json.loads((kit / "manifest.json").read_text())
+    with pytest.raises(bench.KitError, match=r"calibration000\.onnx: onnxruntime cannot load it: .*newer"):
+        bench.run_kit(str(kit))
+
+
 def test_a_provider_that_the_device_lacks(kit):
     with pytest.raises(bench.KitError, match=r"--provider CUDAExecutionProvider.*--isolated"):
         bench.run_kit(str(kit), "CUDAExecutionProvider")
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_an_export_never_writes_over_anything(what, tmp_path):
+def test_an_export_never_writes_over_anything(what, tmp_path, config):
     place = tmp_path / "kit"
     if what == "file":
         place.write_text("mine")
@@ -293,13 +298,13 @@ def test_an_export_never_writes_over_anything(what, tmp_path):
     assert (place if what == "file" else place / "mine.txt").read_text() == "mine"
 
 
-def test_a_kit_is_for_a_runtime_with_files(tmp_path):
+def test_a_kit_is_for_a_runtime_with_files(tmp_path, config):
     with pytest.raises(KitFileError, match=r"measure\.runtime: got 'pytorch'.*onnxruntime"):
         export_kit(config(runtime="pytorch"), tmp_path / "kit")
     assert not (tmp_path / "kit").exists()
 
 
-def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, config):
     from latency import kit as kits
 
     def fail(*arguments: object) -> None:

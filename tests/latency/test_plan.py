@@ -168,3 +168,54 @@ def test_equal_costs_are_drawn_uniformly(small_space):
     assert _tau_for(flat, 0.3) == 0
     p = _boltzmann(flat, 0.0)
     np.testing.assert_allclose(p[0], 0.25)
+
+
+def small(space_of, *stages) -> Space:
+    return space_of(
+        {
+            "input_size": 8,
+            "input_channels": 1,
+            "classes": 2,
+            "stem": {"kernel": 3, "stride": 1, "width": 8},
+            "stages": list(stages),
+            "feature_mix": 16,
+        }
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_networks_stay_distinct_in_a_small_space(seed, space_of):
+    """90 of 216: near the ends few networks are likely, so draws that meet known ones move inwards."""
+    six = [f"mbconv_k{k}_e{e}" for k in (3, 5, 7) for e in (3, 6)]
+    space = small(space_of, {"width": 8, "depth": 3, "candidates": six})
+    used = calibration_networks(space, 60, seed)
+    fresh = verification_networks(space, 30, seed, avoid=used)
+    assert len({*used, *fresh}) == 90
+
+
+def test_one_edge_to_choose_on(space_of):
+    space = small(space_of, {"width": 8, "candidates": ["mbconv_k3_e3", "conv_k1", "skip"]})
+    jobs = draw_plan(space, Counts(2, 3, 0, alone=True), 0)
+    assert {job.paths for job in jobs if job.purpose == "calibration"} == {(0,), (1,), (2,)}
+    assert Counter(job.paths for job in jobs if job.inside) == {(0,): 2, (1,): 2, (2,): 2}
+
+
+def test_a_space_without_a_choice_still_has_a_plan(space_of):
+    space = small(space_of, {"width": 8, "candidates": ["conv_k1"]})
+    jobs = draw_plan(space, Counts(2, 4, 3, alone=True), 0)
+    assert Counter(job.purpose for job in jobs) == {"context": 2, "layer": 4, "calibration": 4, "verification": 6}
+    assert {job.layers for job in jobs if job.purpose != "layer"} == {space.layers(())}
+
+
+def test_no_networks_are_no_networks(small_space):
+    jobs = draw_plan(small_space, Counts(0, 0, 0, alone=False), 0)
+    assert jobs == ()
+    assert schedule(jobs, 3) == [[], [], []]
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e9])
+def test_tau_is_as_exact_in_any_unit(unit, small_space):
+    cost = macs_cost(small_space)
+    scaled = Cost(unit * cost.fixed, unit * cost.table, cost.mask)
+    for share in (0.01, 0.4, 0.99):
+        assert unit * _tau_for(scaled, share) == pytest.approx(_tau_for(cost, share), rel=1e-6)
