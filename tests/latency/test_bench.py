@@ -224,7 +224,8 @@ def kit(folder: Path) -> Path:
     """A kit of one file, complete and unchanged."""
     (folder / "model").write_bytes(b"weights")
     files = {"model": hashlib.sha256(b"weights").hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps({"format": bench.MANIFEST_FORMAT, "files": files}))
+    settings = {"jobs": [], "schedule": [], "runtime": "onnxruntime", "threads": 1, "passes": 1, "warmup": 1, "seed": 0}
+    (folder / "manifest.json").write_text(json.dumps({"format": bench.MANIFEST_FORMAT, "files": files} | settings))
     return folder
 
 
@@ -242,6 +243,7 @@ def test_a_manifest_is_read_with_its_hash(tmp_path):
         ("manifest.json", b"\xff\xfe", "is not JSON, perhaps cut off"),
         ("manifest.json", b"[1]", "expected format"),
         ("manifest.json", b'{"format": "other@1", "files": {}}', "expected format"),
+        ("manifest.json", b'{"format": "proxylessnas/device-kit@1", "files": {}}', "lacks 'jobs'"),
         ("model", None, "is missing; copy the whole kit again"),
         ("model", b"weightz", "its sha256 differs"),
     ],
