@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from latency.build import Origin, build_table, calibrated, network_ms, predicted_ms
+from latency.build import Origin, build_table, calibrated, network_ms, occurrences, predicted_ms
 from latency.config import MeasureConfig
 from latency.device import Device
 from latency.plan import Counts, Job, calibration_networks, draw_plan, network_job, verification_networks
@@ -160,3 +160,109 @@ def test_without_calibration_or_verification_there_is_none(space):
     assert table.calibration is None
     assert table.verification is None
     assert table.constant_ms == 0
+
+
+def test_entries_are_the_quartiles_of_every_timing_of_their_layer(space):
+    """Wherever it stood and in whichever round; the random numbers differ in each."""
+    jobs = draw_plan(space, Counts(3, 0, 0, alone=False), 0)
+    rng = np.random.default_rng(0)
+    samples = {job.id: rng.uniform(1, 2, (2, 5, len(job.layers))).tolist() for job in jobs}
+    table = build_table(space, MEASURE, jobs, samples, ORIGIN, seed=0)
+    key = str(space.searchable[1].layers[1])
+    found = [
+        samples[job.id][r][p][k]
+        for job in jobs
+        for k, layer in enumerate(job.layers)
+        if str(layer) == key
+        for r in range(2)
+        for p in range(5)
+    ]
+    low, median, high = np.percentile(found, [25, 50, 75])
+    entry = table.entries[key]
+    assert (entry.median_ms, entry.iqr_ms, entry.n) == (pytest.approx(median), pytest.approx(high - low), len(found))
+    assert len(found) > 30
+
+
+def test_ops_that_are_all_off_alike_are_predicted_exactly(space):
+    """c + 1.3 times what the ops seem to take: fresh networks to 1e-6, and the raw sums are far off."""
+    jobs = draw_plan(space, Counts(3, 60, 20, alone=False), 0)
+    samples = world(jobs)
+    for job in jobs:
+        if not job.inside:
+            samples[job.id] = [[CONSTANT + 1.3 * sum(seen(layer) for layer in job.layers)]] * 2
+    found = build_table(space, MEASURE, jobs, samples, ORIGIN, seed=0).verification
+    assert found is not None
+    np.testing.assert_allclose(found.predicted_ms, found.measured_ms, rtol=1e-6)
+    assert found.raw.mape_percent > 20
+
+
+def test_an_op_that_is_free_costs_nothing(space):
+    """What its timing inside showed was hidden elsewhere: the factor stops at 0."""
+    jobs = draw_plan(space, Counts(3, 60, 9, alone=False), 0)
+    samples = world(jobs)
+    for job in jobs:
+        if not job.inside:
+            whole = 5 + sum(seen(a) * (-0.2 if "k5" in str(a) else 1) for a in job.layers)
+            samples[job.id] = [[whole]] * 2
+    table = build_table(space, MEASURE, jobs, samples, ORIGIN, seed=0)
+    calibrated_ms = {key: entry.calibrated_ms for key, entry in table.entries.items()}
+    assert min(calibrated_ms.values()) == 0
+    assert all("k5" in key for key, ms in calibrated_ms.items() if ms == 0)
+
+
+def energy_of(jobs: Sequence[Job], unit: float) -> dict[str, list[float]]:
+    rng = np.random.default_rng(7)
+    return {
+        job.id: [unit * sum(true(layer) for layer in job.layers) * float(rng.uniform(0.95, 1.05))] * 2
+        for job in jobs
+        if job.purpose == "calibration"
+    }
+
+
+def test_energy_does_not_depend_on_its_unit(space):
+    """The pull is towards one common factor in mJ per mJ, so 0.01 W and 300 W are fitted alike."""
+    jobs = draw_plan(space, Counts(3, 60, 0, alone=False), 0)
+    small, large = (
+        build_table(space, MEASURE, jobs, world(jobs), ORIGIN, seed=0, energy=energy_of(jobs, unit)).columns[
+            "energy_mj"
+        ]
+        for unit in (0.01, 300.0)
+    )
+    ratio = [large.values[key] / value for key, value in small.values.items() if value > 1e-9]
+    np.testing.assert_allclose(ratio, 3e4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["a counter too coarse to move", "a network without energy"])
+def test_energy_that_was_not_told_makes_no_column(what, space):
+    """Minutes of timing are not lost over it."""
+    jobs = draw_plan(space, Counts(3, 60, 0, alone=False), 0)
+    energy = energy_of(jobs, 3.0)
+    first = next(iter(energy))
+    if what == "a network without energy":
+        del energy[first]
+    else:
+        energy[first] = [0.0, 0.0]
+    table = build_table(space, MEASURE, jobs, world(jobs), ORIGIN, seed=0, energy=energy)
+    assert "energy_mj" not in table.columns
+    assert table.calibration is not None
+
+
+def test_the_repeats_of_a_verification_are_its_noise(space):
+    """The second timing of each network takes 4 % longer; predictions are compared with the first."""
+    jobs = draw_plan(space, Counts(3, 60, 9, alone=False), 0)
+    samples = world(jobs)
+    for job in jobs:
+        if job.purpose == "verification" and job.id.endswith("b"):
+            samples[job.id] = (1.04 * np.array(samples[job.id])).tolist()
+    table = build_table(space, MEASURE, jobs, samples, ORIGIN, seed=0)
+    assert table.verification is not None
+    assert table.verification.noise_mape_percent == pytest.approx(4)
+    first = [job for job in jobs if job.purpose == "verification" and job.id.endswith("a")]
+    assert table.verification.measured_ms == tuple(network_ms(first, samples))
+    assert table.verification.predicted_ms == pytest.approx(tuple(predicted_ms(table, first)))
+
+
+def test_a_layer_without_an_entry_is_an_error(space):
+    (job,) = (network_job(space, "n", "calibration", paths) for paths in calibration_networks(space, 1, 0))
+    with pytest.raises(ValueError, match="no entry"):
+        occurrences([job], ["conv_k1 8x8x8->8 s1"])

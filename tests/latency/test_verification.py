@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from latency.verification import draw_picture, fitted_line, scores, verification
+from latency.verification import ACCEPTED_PERCENT, draw_picture, fitted_line, scores, verification
 
 MEASURED = np.array([1.0, 2.0, 4.0, 5.0, 8.0, 10.0])
 PREDICTED = np.array([1.1, 1.8, 4.0, 5.5, 8.0, 11.0])
@@ -31,6 +33,38 @@ def test_rank_correlations_by_hand():
     found = scores(np.array([1.0, 3.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0]))
     assert found.spearman == pytest.approx(0.8)
     assert found.kendall == pytest.approx(4 / 6)
+
+
+def test_tied_predictions_share_their_rank():
+    """Ranks 1, 2.5, 2.5, 4 against 1 to 4: Pearson 4.5 / sqrt(4.5 * 5). Kendall's tau b: 5 / sqrt(5 * 6)."""
+    found = scores(np.array([1.0, 2.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert found.spearman == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert found.kendall == pytest.approx(5 / np.sqrt(5 * 6))
+
+
+def test_rank_correlations_count_pairs():
+    """Kendall: concordant minus discordant pairs; Spearman: 1 - 6 sum d^2 / (n (n^2 - 1))."""
+    rng = np.random.default_rng(0)
+    a, b = rng.permutation(30) + 1.0, rng.permutation(30) + 1.0
+    pairs = [np.sign((a[i] - a[j]) * (b[i] - b[j])) for i in range(30) for j in range(i)]
+    found = scores(a, b)
+    assert found.kendall == pytest.approx(np.mean(pairs))
+    assert found.spearman == pytest.approx(1 - 6 * np.sum((a - b) ** 2) / (30 * (30**2 - 1)))
+
+
+def test_equal_measurements_have_no_rank():
+    assert scores(MEASURED, np.full(6, 5.0)).spearman is None
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 40])
+def test_thirds_are_as_equal_as_can_be(count):
+    """The error grows with rank, so each third has its own mean; the larger ones come first."""
+    measured = np.arange(count) + 1.0
+    found = scores(measured * (1 + np.arange(count) / 100), measured)
+    sizes = [count // 3 + (i < count % 3) for i in range(3)]
+    ends = np.cumsum([0, *sizes])
+    expected = [np.arange(a, b).mean() for a, b in pairwise(ends)]
+    assert found.mape_percent_thirds == pytest.approx(expected)
 
 
 def test_equal_predictions_have_no_rank():
@@ -68,6 +102,26 @@ def test_a_table_holds_up_to_three_percent_or_twice_the_noise():
     assert not verdict(3.01 * every, noise=0)
     assert verdict(3.99 * every, noise=2)
     assert not verdict(4.01 * every, noise=2)
+
+
+def at(errors: list[float], again: float) -> bool:
+    """Whole milliseconds on 100 ms: percentages without rounding."""
+    hundred = np.full(6, 100.0)
+    predicted = hundred + np.array(errors)
+    return verification(
+        predicted=predicted, raw=hundred, macs=np.arange(1.0, 7), measured=hundred, repeated=hundred + again
+    ).holds
+
+
+def test_the_threshold_itself_holds():
+    assert ACCEPTED_PERCENT == 3
+    assert at([3.0, -3.0] * 3, again=0)
+    assert not at([3.0, -3.0, 3.0, -3.0, 3.0, -3.0000001], again=0)
+    assert at([0, 0, 0, 0, 3.0, 3.0], again=0)
+    assert not at([0, 0, 3.0, 3.0000001, 0, 0], again=0)
+    assert at([4.0] * 6, again=-2)
+    assert not at([4.0] * 5 + [4.0000001], again=-2)
+    assert not at([3.5] * 6, again=1.5)  # 2 x 1.5 % is no more than 3 %
 
 
 def test_one_bad_third_is_enough():
