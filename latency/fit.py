@@ -11,30 +11,21 @@ always change together.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
-from engine.errors import UserError, explain
+from engine.errors import UserError
 from latency.build import columns_of, corrected, occurrences, today
 from latency.calibration import fit_correction
 from latency.config import FEWEST_CALIBRATION_NETWORKS, MeasureConfig
 from latency.device import Device
-from latency.plan import Job, network_job, timed_layers
+from latency.plan import Job, Paths, network_job, timed_layers
 from latency.table import Entry, LatencyTable, Runtime, Scores, memory_format_name
 from latency.verification import scores
-from supernet.architecture import Architecture
 from supernet.space import Layer, Space
-
-Paths = tuple[int, ...]
 
 
 class FitError(UserError):
@@ -136,12 +127,31 @@ def identify(space: Space, jobs: Sequence[Job]) -> Identified:
     unseen = tuple(key for key, there in zip(keys, seen, strict=True) if not there)
     measured = np.hstack([counts, np.ones((len(jobs), 1))])
     everything = _span_of_space(space, keys, seen)
-    basis = _orthonormal_rows(everything)
+    basis, unnoticeable = _span_and_rest(everything)
     within = measured @ basis.T  # coordinates of the measured networks in the span of the space
     _, values, directions = np.linalg.svd(within, full_matrices=True)
     rank = int((values > _TINY * values.max()).sum())
     lacking = directions[rank:] @ basis  # (needed - rank, entries + 1): changes of entries that no measurement notices
+    everywhere = [keys.index(str(layer)) for layer in (space.stem, space.feature_mix, space.classifier)]
+    moved = np.linalg.norm(lacking, axis=0).round(6)
+    moved[[*everywhere, -1]] = -1  # these stay first: a lack is one of candidates, not of what every network has
+    lacking = _in_few_entries(lacking, unnoticeable, np.argsort(moved, kind="stable"))
     return Identified(unseen, _groups(lacking[:, :-1], keys), rank, len(basis))
+
+
+def _in_few_entries(changes: np.ndarray, unnoticeable: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The same changes of predictions by other changes of entries, the first of `order` staying as they are.
+
+    changes, unnoticeable: (any, entries + 1), the latter a basis of what no network of the space notices, such as more
+    for every candidate of an edge and less for the stem. As many entries stay as it has rows.
+    """
+    staying: list[int] = []
+    for k in order:
+        if np.linalg.matrix_rank(unnoticeable[:, [*staying, k]], tol=1e-6) > len(staying):
+            staying.append(int(k))
+    shares = np.linalg.solve(unnoticeable[:, staying].T, changes[:, staying].T)
+    few: np.ndarray = changes - shares.T @ unnoticeable
+    return few
 
 
 _TINY = 1e-9
@@ -171,15 +181,19 @@ def _span_of_space(space: Space, keys: Sequence[str], seen: np.ndarray) -> np.nd
     return np.array([base, *rows])
 
 
-def _orthonormal_rows(rows: np.ndarray) -> np.ndarray:
-    _, values, directions = np.linalg.svd(rows, full_matrices=False)
-    kept: np.ndarray = directions[values > _TINY * values.max()]
-    return kept
+def _span_and_rest(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Orthonormal bases of what the rows span, and of its complement."""
+    _, values, directions = np.linalg.svd(rows, full_matrices=True)
+    rank = int((values > _TINY * values.max()).sum())
+    return directions[:rank], directions[rank:]
 
 
 def _groups(lacking: np.ndarray, keys: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Entries that unnoticed changes move, grouped so that no such change links two groups."""
-    moves = np.abs(lacking.T @ lacking) > 1e-6 if len(lacking) else np.zeros((len(keys), len(keys)), dtype=bool)
+    if not len(lacking):
+        return ()
+    basis, _ = _span_and_rest(lacking)
+    moves = np.abs(basis.T @ basis) > 1e-6
     left = {k for k in range(len(keys)) if moves[k, k]}
     groups = []
     while left:
@@ -191,87 +205,3 @@ def _groups(lacking: np.ndarray, keys: Sequence[str]) -> tuple[tuple[str, ...], 
         left -= group
         groups.append(tuple(keys[k] for k in sorted(group)))
     return tuple(groups)
-
-
-# ---- files of measurements ----
-
-
-def read_measurements(path: Path, space: Space) -> list[tuple[Paths, float]]:
-    """CSV with the header `architecture,ms`, or JSON: a list of {"architecture": ..., "ms": ...}.
-
-    An architecture is the file name of an architecture.json (relative to `path`), or the candidates of all edges, in
-    CSV separated by spaces. Raises FitError naming the line or entry.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the header
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise FitError(f"{path}: cannot be read ({reason}); expected a .csv or .json file") from None
-    if path.suffix.lower() == ".json":
-        rows = _json_rows(path, text)
-    elif path.suffix.lower() == ".csv":
-        rows = _csv_rows(path, text)
-    else:
-        raise FitError(f"{path}: got a file '{path.suffix}', expected .csv or .json")
-    return [(_paths(where, architecture, path.parent, space), _ms(where, ms)) for where, architecture, ms in rows]
-
-
-def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
-    reader = csv.DictReader(io.StringIO(text))
-    if reader.fieldnames is None or not {"architecture", "ms"} <= set(reader.fieldnames):
-        found = ",".join(reader.fieldnames or []) or "nothing"
-        raise FitError(f"{path}: line 1 is '{found}', expected a header with the columns architecture and ms")
-    rows = []
-    for row in reader:
-        where = f"{path}:{reader.line_num}"
-        if None in row:  # e.g. a decimal comma, which would pass for a shorter time
-            raise FitError(f"{where}: has more values than the header has columns; write 1.5, not 1,5")
-        rows.append((where, row["architecture"], row["ms"]))
-    return rows
-
-
-def _json_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise FitError(f"{path}: not JSON: {error}; perhaps cut off") from None
-    if not isinstance(data, list):
-        raise FitError(f'{path}: expected a list of {{"architecture": ..., "ms": ...}}, got {type(data).__name__}')
-    rows = []
-    for i, row in enumerate(data):
-        if not isinstance(row, dict) or row.keys() != {"architecture", "ms"}:
-            raise FitError(f"{path}: entry {i}: expected the keys architecture and ms, got {str(row)[:80]}")
-        rows.append((f"{path}: entry {i}", row["architecture"], row["ms"]))
-    return rows
-
-
-def _paths(where: str, architecture: Any, folder: Path, space: Space) -> Paths:
-    if isinstance(architecture, str) and architecture.strip().endswith(".json"):
-        file = folder / architecture.strip()
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise FitError(f"{where}: {file} cannot be read ({reason})") from None
-        with explain(f"{where}: {file}"):
-            found = Architecture.from_json(text)
-        if found.space.config.model_copy(update={"dropout": 0.0}) != space.config.model_copy(update={"dropout": 0.0}):
-            raise FitError(f"{where}: {file} is of another space than the config's; give the config that it came from")
-        return found.paths
-    names = architecture.split() if isinstance(architecture, str) else architecture
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise FitError(f"{where}: architecture is {str(architecture)[:80]!r}, expected candidate names or a .json file")
-    try:
-        return Architecture.from_names(space, names).paths
-    except ValueError as error:
-        raise FitError(f"{where}: {error}") from None
-
-
-def _ms(where: str, value: Any) -> float:
-    try:
-        ms = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
-        ms = math.nan
-    if not (math.isfinite(ms) and ms > 0):
-        raise FitError(f"{where}: ms is {value!r}, expected milliseconds above 0")
-    return ms
