@@ -15,9 +15,10 @@ from engine.errors import run_door
 from engine.progress import set_up_logging
 from latency.config import LatencyConfig, latency_part
 from latency.device import named_device
-from latency.fit import fit_table, read_measurements
+from latency.fit import fit_table
 from latency.summary import print_fit
 from latency.table import Runtime, prepare_table_file
+from latency.timings import read_timings
 from supernet.space import Space
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     found = fit_table(
         space,
         config.measure,
-        read_measurements(args.timings, space),
+        read_timings(args.timings, space),
         device=named_device(args.device_kind, args.device_name, None, "unknown"),
         runtime=Runtime(name=name, version=version or "unknown"),
         source=str(args.timings),
