@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from engine.errors import ConfigError
-from latency.config import EXPORTED, MeasureConfig
+from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.runtimes.base import Opened, Runtime
 from latency.runtimes.exported import Exported
 from latency.runtimes.pytorch import PyTorch, PyTorchCompile
 from supernet.space import Space
 
-__all__ = ["Opened", "Runtime", "open_runtime"]
+__all__ = ["RUNTIMES", "Opened", "Runtime", "open_runtime"]
+
+RUNTIMES: dict[str, Callable[[Space, MeasureConfig], Runtime]] = {
+    "pytorch": PyTorch,
+    "pytorch_compile": PyTorchCompile,
+    "onnxruntime": Exported,
+    "litert": Exported,
+}
+"""By the name that `measure.runtime` and a table's header have for it."""
 
 
 def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:
@@ -22,6 +32,4 @@ def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:
             "cuda"
         )
     this_device(measure.device)  # names the key where there is no CUDA
-    if measure.runtime in EXPORTED:
-        return Exported(space, measure)
-    return PyTorchCompile(space, measure) if measure.runtime == "pytorch_compile" else PyTorch(space, measure)
+    return RUNTIMES[measure.runtime](space, measure)

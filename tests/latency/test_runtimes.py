@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import typing
 import warnings
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from torch import nn
 
 from engine.errors import ConfigError, UserError
 from latency import bench
+from latency.config import MeasureConfig
 from latency.plan import Counts, draw_plan, network_job, timed_layers
-from latency.runtimes import open_runtime
+from latency.runtimes import RUNTIMES, open_runtime
 from latency.runtimes.base import random_images, timing_module
 from latency.runtimes.pytorch import PyTorch
 from supernet.architecture import Architecture
@@ -320,3 +322,7 @@ def test_litert_computes_what_ours_do_and_can_be_timed(small_space, quick):
 
 def test_eager_is_the_default_runtime(small_space, quick):
     assert type(open_runtime(small_space, quick)) is PyTorch
+
+
+def test_every_runtime_that_a_config_may_name_is_there():
+    assert set(RUNTIMES) == set(typing.get_args(MeasureConfig.model_fields["runtime"].annotation))
