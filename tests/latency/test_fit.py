@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import pytest
 from latency.build import occurrences
 from latency.config import MeasureConfig
 from latency.device import Device
-from latency.fit import FitError, fit_table, identify
+from latency.fit import FitError, _guess, fit_table, identify
 from latency.plan import calibration_networks, network_job, timed_layers, verification_networks
 from latency.table import Runtime
+from supernet.complexity import Complexity
 from supernet.space import Space
 
 DEVICE = Device(kind="other", name="board", fingerprint="f")
@@ -75,6 +77,15 @@ def test_several_timings_of_one_network_count_as_their_median(space):
     thrice = fitted(space, [(p, true_ms(space, p) * f) for p in networks for f in (1.0, 0.5, 40.0)])
     assert once.table.entries == thrice.table.entries
     assert once.table.calibration == thrice.table.calibration
+
+
+def test_no_op_is_guessed_to_be_free():
+    """Where MACs explain everything, an op without any would be 0, and a factor would leave it there."""
+    layers = [SimpleNamespace(c_in=4, c_out=4, size=8, size_out=8, complexity=Complexity(0, m)) for m in (0, 10**6)]
+    counts = np.random.default_rng(0).integers(1, 5, (20, 2)).astype(float)
+    guess = _guess(layers, counts, 3.0 * counts[:, 1])
+    assert guess[1] == pytest.approx(3.0)
+    assert 0 < guess[0] < 1e-3
 
 
 def test_too_few_networks_are_refused(space):

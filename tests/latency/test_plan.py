@@ -120,6 +120,12 @@ def test_verification_networks_are_fresh(wide_space):
     assert not set(used) & set(fresh)
 
 
+def test_each_purpose_draws_random_numbers_of_its_own(wide_space):
+    """Verification would otherwise take the networks beside those that the fit has seen. 5 of the 45 are uniform."""
+    used = calibration_networks(wide_space, 45, 3)[5:]
+    assert len({*used} & {*verification_networks(wide_space, 40, 3, avoid=())}) < 5
+
+
 def test_a_plan_is_a_function_of_its_arguments(wide_space):
     counts = Counts(2, 12, 6, alone=True)
     assert draw_plan(wide_space, counts, 5) == draw_plan(Space(wide_space.config), counts, 5)
