@@ -132,10 +132,9 @@ def identify(space: Space, jobs: Sequence[Job]) -> Identified:
     _, values, directions = np.linalg.svd(within, full_matrices=True)
     rank = int((values > _TINY * values.max()).sum())
     lacking = directions[rank:] @ basis  # (needed - rank, entries + 1): changes of entries that no measurement notices
-    everywhere = [keys.index(str(layer)) for layer in (space.stem, space.feature_mix, space.classifier)]
-    moved = np.linalg.norm(lacking, axis=0).round(6)
-    moved[[*everywhere, -1]] = -1  # these stay first: a lack is one of candidates, not of what every network has
-    lacking = _in_few_entries(lacking, unnoticeable, np.argsort(moved, kind="stable"))
+    # in a stable order: stem, head and constant move alike, and the constant is last
+    smallest_first = np.argsort(np.linalg.norm(lacking, axis=0).round(6), kind="stable")
+    lacking = _in_few_entries(lacking, unnoticeable, smallest_first)
     return Identified(unseen, _groups(lacking[:, :-1], keys), rank, len(basis))
 
 
