@@ -76,7 +76,7 @@ def verify_table(
 
     Raises TableError where the table is another device's.
     """
-    refuse_another_device(table, measure)
+    refuse_foreign(table, measure)
     paths = verification_networks(space, networks, seed, avoid=used_networks(space, table))
     jobs = verification_jobs(space, paths)
     with open_runtime(space, measure) as runner:
@@ -94,7 +94,7 @@ def recalibrate_table(
     table: LatencyTable, space: Space, measure: MeasureConfig, *, seed: int, progress: Progress | None = None
 ) -> LatencyTable:
     """Refit the corrections from RECALIBRATION_NETWORKS networks timed now. TableError where it is another device's."""
-    refuse_another_device(table, measure)
+    refuse_foreign(table, measure)
     paths = calibration_networks(space, RECALIBRATION_NETWORKS, seed)
     jobs = [network_job(space, f"calibration{i:03}", "calibration", p) for i, p in enumerate(paths)]
     with open_runtime(space, measure) as runner:
@@ -117,11 +117,16 @@ def time_architecture(architecture: Architecture, measure: MeasureConfig, *, rou
     return Timing(float(np.median(samples[job.id])), float(np.std(medians, ddof=1)), int(np.size(samples[job.id])))
 
 
-def refuse_another_device(table: LatencyTable, measure: MeasureConfig) -> None:
-    """TableError unless the table was measured on this very device."""
+def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:
+    """TableError unless the table was measured by this package on this very device."""
     if measure.device == "external":
         raise TableError(
             "measure.device: got 'external'; a table of another device is verified there: see scripts/device_kit.py"
+        )
+    if any(" @" in key for key in table.entries):
+        raise TableError(
+            "the table has entries of single edges (keys ending in ` @stage...`), as imported ones may have; only tables "
+            "that this package measured can be verified and recalibrated here"
         )
     here = this_device(measure.device)
     if table.device.fingerprint != here.fingerprint:

@@ -176,6 +176,14 @@ def test_a_table_of_another_device_cannot_be_judged_here(ask, small_space, quick
         ask(formula_table(small_space, quick), small_space, quick, seed=0, **arguments)
 
 
+def test_entries_of_single_edges_cannot_be_judged_here(small_space, quick):
+    table = measure_table(small_space, quick)
+    key = str(small_space.stem)
+    entries = table.entries | {f"{key} @stem": table.entries[key]}
+    with pytest.raises(TableError, match="entries of single edges"):
+        recalibrate_table(table.model_copy(update={"entries": entries}), small_space, quick, seed=0)
+
+
 @pytest.mark.parametrize(
     "measured", [measure_table, lambda space, measure: time_architecture(Architecture(space, (0, 0, 0)), measure)]
 )
