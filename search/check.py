@@ -188,10 +188,9 @@ def _timing(resolved: Resolved, measured: Sequence[Limit]) -> Check:
     names = ", ".join(limit.table.device.name for limit in measured if limit.table)
     if local_latency_limit(resolved.limits, measure) is not None:
         return Check("ok", "timing", "the table's device is this one: the derived network will be timed and corrected")
-    why = "measure.device is external" if measure.device == "external" else f"the table's device ({names}) is not this one"
-    text = f"{why}, so a derived network will not be timed"
     if measure.device == "external":
-        return Check("ok", "timing", text)
+        return Check("ok", "timing", "measure.device is external, so a derived network will not be timed")
+    text = f"the table's device ({names}) is not this one, so a derived network will not be timed"
     return Check("warn", "timing", text, "measure a table here, or set measure.device: external if that is meant")
 
 
