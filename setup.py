@@ -14,7 +14,16 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=["supernet", "latency", "latency.importers", "latency.runtimes", "engine", "engine.data", "search", "retrain"],
+    packages=[
+        "supernet",
+        "latency",
+        "latency.importers",
+        "latency.runtimes",
+        "engine",
+        "engine.data",
+        "search",
+        "retrain",
+    ],
     install_requires=[
         "torch>=2.11",
         "torchvision>=0.26",
