@@ -23,7 +23,10 @@ import tempfile
 import time
 from typing import Any, Callable, Sequence
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError:  # the likeliest mistake on a fresh board
+    sys.exit("error: numpy is not installed; pip install numpy")
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = "proxylessnas/device-kit@1"
@@ -377,6 +380,18 @@ def run_kit(
     }
 
 
+def check_writable(path: str) -> None:
+    """KitError where results could not be written, before minutes of measuring."""
+    try:
+        if os.path.isdir(path):
+            raise KitError(f"--out {path}: is a folder; expected a file, e.g. {os.path.join(path, 'results.json')}")
+        with open(path + ".part", "w", encoding="utf-8"):
+            pass
+        os.remove(path + ".part")
+    except OSError as error:
+        raise KitError(f"--out {path}: cannot be written ({error.strerror}); choose another place") from None
+
+
 def write_results(path: str, results: dict[str, Any]) -> None:
     """Atomically: a file that is there is complete."""
     with open(path + ".part", "w", encoding="utf-8") as file:
@@ -385,8 +400,11 @@ def write_results(path: str, results: dict[str, Any]) -> None:
 
 
 def _tell(done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    sys.stderr.write(f"\r{done} of {total} timings{end}")
+    """A counter on a terminal, a line for each tenth elsewhere."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{done} of {total} timings" + ("\n" if done == total else ""))
+    elif done * 10 // total > (done - 1) * 10 // total:
+        sys.stderr.write(f"{done} of {total} timings\n")
     sys.stderr.flush()
 
 
@@ -399,6 +417,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         out = args.out or os.path.join(args.kit, "results.json")
+        check_writable(out)
         write_results(out, run_kit(args.kit, args.provider, _tell))
     except KitError as error:
         sys.stderr.write(f"error: {error}\n")

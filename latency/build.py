@@ -4,6 +4,7 @@ kit."""
 from __future__ import annotations
 
 import datetime
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from latency.calibration import Correction, fit_correction
+from latency.calibration import Correction, fit_correction, outliers
 from latency.config import MeasureConfig
 from latency.device import Device
 from latency.plan import Job
 from latency.table import Calibration, Column, Entry, LatencyTable, Method, Runtime, memory_format_name
 from latency.verification import verification
 from supernet.space import Space
+
+log = logging.getLogger("latency")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -121,7 +124,14 @@ def calibrated(table: LatencyTable, jobs: Sequence[Job], measured: np.ndarray, *
     measured: (jobs,) ms. The old verification no longer holds and is dropped.
     """
     start = np.array([entry.ms for entry in table.entries.values()])
-    return corrected(table, fit_correction(occurrences(jobs, list(table.entries)), start, measured, seed=seed), seed)
+    found = fit_correction(occurrences(jobs, list(table.entries)), start, measured, seed=seed)
+    for i in outliers(found.left_out, measured):
+        log.warning(
+            f"{jobs[i].id} took {measured[i]:.4g} ms, where the other networks predict {found.left_out[i]:.4g} ms: "
+            "something "
+            "disturbed it, and the whole table suffers; measure again"
+        )
+    return corrected(table, found, seed)
 
 
 def corrected(table: LatencyTable, found: Correction, seed: int) -> LatencyTable:

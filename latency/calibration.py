@@ -53,6 +53,14 @@ def fit_correction(occurrences: np.ndarray, entries: np.ndarray, measured: np.nd
     return Correction(factors, constant, best, left_out[best], 100 * errors[best])
 
 
+def outliers(left_out: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """Indices of networks that no fit to the others explains: off by more than 30 %, and by 6 times the median "
+    "error."""
+    errors = np.abs(left_out / measured - 1)
+    found: np.ndarray = np.flatnonzero(errors > max(0.3, 6 * float(np.median(errors))))
+    return found
+
+
 def _left_out(parts: np.ndarray, measured: np.ndarray, strength: float, seed: int) -> np.ndarray:
     """(networks,): predictions of networks that took no part in the fit."""
     folds = np.random.default_rng(seed).permutation(len(measured)) % min(FOLDS, len(measured))

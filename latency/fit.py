@@ -19,12 +19,13 @@ from scipy.optimize import nnls
 
 from engine.errors import UserError
 from latency.build import columns_of, corrected, occurrences, today
-from latency.calibration import fit_correction
+from latency.calibration import fit_correction, outliers
 from latency.config import FEWEST_CALIBRATION_NETWORKS, MeasureConfig
 from latency.device import Device
 from latency.plan import Job, Paths, network_job, timed_layers
 from latency.table import Entry, LatencyTable, Runtime, Scores, memory_format_name
 from latency.verification import scores
+from supernet.architecture import Architecture
 from supernet.space import Layer, Space
 
 
@@ -48,10 +49,17 @@ class Identified:
 
 @dataclass(frozen=True)
 class Fit:
+    space: Space
     table: LatencyTable
     left_out: Scores
     """Of networks predicted by fits that they took no part in."""
     identified: Identified
+    outliers: tuple[tuple[Paths, float, float], ...] = ()
+    """(network, measured ms, ms that the others predict) of networks that no fit to the others explains."""
+
+
+LARGEST_REPEAT = 1.5
+"""Timings of one network that differ by more than this factor contradict each other."""
 
 
 def fit_table(
@@ -77,6 +85,14 @@ def fit_table(
             "better 60; "
             "measure more"
         )
+    for paths, taken in times.items():
+        if max(taken) > LARGEST_REPEAT * min(taken):
+            raise FitError(
+                f"{source}: the network {named(space, paths)} has {min(taken):g} and {max(taken):g} ms; timings of one "
+                "network should agree: remove the wrong one, or time it again"
+            )
+    if len({ms for taken in times.values() for ms in taken}) == 1:
+        raise FitError(f"{source}: all networks have {measurements[0][1]:g} ms; expected what each of them took")
     jobs = [network_job(space, f"network{i}", "calibration", paths) for i, paths in enumerate(times)]
     measured = np.array([float(np.median(taken)) for taken in times.values()])
     layers = timed_layers(space)
@@ -100,7 +116,15 @@ def fit_table(
         columns=columns_of(space, measure),
         entries={key: Entry(median_ms=float(ms)) for key, ms in zip(keys, guess, strict=True)},
     )
-    return Fit(corrected(table, found, seed), scores(found.left_out, measured), identify(space, jobs))
+    off = tuple(
+        (list(times)[i], float(measured[i]), float(found.left_out[i])) for i in outliers(found.left_out, measured)
+    )
+    return Fit(space, corrected(table, found, seed), scores(found.left_out, measured), identify(space, jobs), off)
+
+
+def named(space: Space, paths: Paths) -> str:
+    """A network by the candidates of all its edges, as a file of timings has it."""
+    return f"'{' '.join(Architecture(space, paths).names)}'"
 
 
 def _guess(layers: Sequence[Layer], counts: np.ndarray, measured: np.ndarray) -> np.ndarray:

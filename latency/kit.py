@@ -100,7 +100,10 @@ def export_kit(
     counts = Counts(0 if alone else measure.coverings, measure.calibration_networks, verify, alone)
     jobs = draw_plan(space, counts, seed)
     models = folder / MODELS
-    models.mkdir(parents=True, exist_ok=True)
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitFileError(f"--out {folder}: cannot be made ({error.strerror}); choose another place") from None
     complete = False
     try:
         told = (lambda done, total: progress("export", done, total)) if progress else None
@@ -136,7 +139,8 @@ def export_kit(
 def _readme(measure: MeasureConfig) -> str:
     package = "onnxruntime" if measure.runtime == "onnxruntime" else "ai-edge-litert"
     return (
-        f"On the device, with nothing else running:  pip install numpy {package}  &&  python bench.py\n"
+        "On the device, with nothing else running:\n"
+        f"  python3 -m venv env && env/bin/pip install numpy {package} && env/bin/python bench.py\n"
         "It writes results.json beside this file. Copy that back to where the kit was exported, and there:\n"
         "  python scripts/device_kit.py import KIT results.json --out tables/device.yaml\n"
     )

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from latency.fit import Fit
+from latency.fit import Fit, named
 from latency.table import LatencyTable, Verification
-from latency.verification import draw_picture
+from latency.verification import accepted_percent, draw_picture
+
+MOST_LISTED = 6
 
 
 def summary(found: Verification) -> str:
@@ -49,12 +51,26 @@ def print_report(table: LatencyTable, path: Path) -> None:
         picture, {table.device.name: [(table.runtime.name, np.array(found.predicted_ms), np.array(found.measured_ms))]}
     )
     console.print(f"predicted against measured: {picture}")
-    if not found.holds:
+    worst = max(found.table.mape_percent, *found.table.mape_percent_thirds)
+    accepted = accepted_percent(found.noise_mape_percent)
+    if found.holds:
         console.print(
-            "the table does NOT hold: its error exceeds both 3 % and twice the noise; measure again on an idle "
-            "machine, or "
-            "refit it with --recalibrate"
+            f"the table holds: {worst:.1f} % at most, overall and in each third, where {accepted:.1f} % is accepted"
         )
+    else:
+        console.print(
+            f"the table does NOT hold: {worst:.1f} %, overall or in a third, where {accepted:.1f} % is accepted; "
+            "measure again on "
+            "an idle machine, or refit it with --recalibrate"
+        )
+
+
+def print_how_to_search(path: Path) -> None:
+    """The lines of a search config that read a table of another device."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print("to search with it, put into the search's YAML:")
+    console.print("  measure: {device: external}")
+    console.print(f"  limits: [{{metric: latency, table: {path}, at: 50%}}]")
 
 
 def print_fit(found: Fit, path: Path) -> None:
@@ -66,6 +82,12 @@ def print_fit(found: Fit, path: Path) -> None:
         f"{path}: {len(found.table.entries)} ops, {found.table.how}; error on networks left out of the fit "
         f"{left_out.mape_percent:.1f} %, Spearman {spearman}"
     )
+    for paths, ms, expected in found.outliers:
+        console.print(
+            f"{named(found.space, paths)} has {ms:.4g} ms, where the other networks predict {expected:.4g} ms: is "
+            "that timing "
+            "right? The whole table suffers from a wrong one"
+        )
     if identified.unseen:
         console.print(
             f"{len(identified.unseen)} ops are in none of the networks, their milliseconds are guesses from shapes: "
@@ -77,4 +99,6 @@ def print_fit(found: Fit, path: Path) -> None:
             f"{identified.needed - identified.rank} more, unlike these. Not told apart:"
         )
         for group in identified.inseparable:
-            console.print("  " + ", ".join(group))
+            more = f" and {len(group) - MOST_LISTED} more" if len(group) > MOST_LISTED else ""
+            console.print("  " + ", ".join(group[:MOST_LISTED]) + more)
+    print_how_to_search(path)

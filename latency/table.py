@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -192,6 +192,12 @@ class LatencyTable(Section):
         )
         return list(dict.fromkeys(lacking))
 
+    @property
+    def foreign(self) -> bool:
+        """Whether it was not measured by this package on the machine that wrote it: what made it may be out of "
+        "reach."""
+        return self.source is not None
+
     def check(self, space: Space, measure: MeasureConfig, where: str, command: str) -> None:
         """TableError unless this table was made for `space` and `measure`. where: its file. command: what makes it."""
         own: dict[str, tuple[object, object, str]] = {
@@ -209,13 +215,16 @@ class LatencyTable(Section):
                 own["threads"] = (self.threads, measure.threads, "measure.threads")
         for key, (found, expected, setting) in own.items():
             if found != expected:
-                raise TableError(
-                    f"{where}: {key} is {found}, but the search has {expected} ({setting}); make a table "
-                    f"for it: {command}"
-                )
+                remedy = f"make a table for it: {command}"
+                if self.foreign and measure.device != "external":
+                    remedy = (
+                        f"this table comes from elsewhere ({self.source}): to search with it, set measure.device: "
+                        "external"
+                    )
+                raise TableError(f"{where}: {key} is {found}, but the search has {expected} ({setting}); {remedy}")
         if missing := self.missing(space):
             first, more = missing[0], f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            near = difflib.get_close_matches(str(first), self.entries, n=1)
+            near = difflib.get_close_matches(str(first), self.entries, n=1, cutoff=0.75)
             hint = f" The nearest entry is '{near[0]}'." if near else ""
             raise TableError(
                 f"{where}: no entry '{first}', the op {first.spec} on a {first.size}x{first.size} input with "
@@ -252,8 +261,33 @@ def prepare_table_file(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TableError(f"--out {path}: its folder cannot be made ({error.strerror}); choose another place") from None
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise TableError(f"--out {path}: {path.parent} is not writable; choose another place")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise TableError(
+            f"--out {path}: {path.parent} is not writable ({error.strerror}); choose another place"
+        ) from None
+
+
+def refuse_to_replace(path: Path) -> None:
+    """TableError where a file at `path` is anything but a table that was measured on this machine, or can be so "
+    "again."""
+    if not path.exists():
+        return
+    try:
+        table = LatencyTable.load(path)
+    except UserError as error:
+        raise TableError(
+            f"--out {path}: exists and is no table that could be measured again ({error}); choose another file, or "
+            "delete "
+            "this one"
+        ) from None
+    if table.foreign:
+        raise TableError(
+            f"--out {path}: holds the table of {table.device.name}, made from {table.source}; choose another file, "
+            "or delete "
+            "this one"
+        )
 
 
 def memory_format_name(measure: MeasureConfig) -> str:

@@ -40,16 +40,25 @@ def read_timings(path: Path, space: Space) -> list[tuple[Paths, float]]:
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
-    reader = csv.DictReader(io.StringIO(text))
-    if reader.fieldnames is None or not {"architecture", "ms"} <= set(reader.fieldnames):
-        found = ",".join(reader.fieldnames or []) or "nothing"
-        raise TimingsError(f"{path}: line 1 is '{found}', expected a header with the columns architecture and ms")
+    reader = csv.reader(io.StringIO(text))
+    header = [name.strip().lower() for name in next(reader, [])]
+    if not {"architecture", "ms"} <= set(header):
+        hint = "; separate columns by commas" if any(";" in name for name in header) else ""
+        raise TimingsError(
+            f"{path}: line 1 is '{','.join(header) or 'nothing'}', expected a header with the columns architecture and "
+            f"ms{hint}"
+        )
     rows = []
     for row in reader:
         where = f"{path}:{reader.line_num}"
-        if None in row:  # e.g. a decimal comma, which would pass for a shorter time
+        if not row:
+            continue
+        if len(row) > len(header):  # e.g. a decimal comma, which would pass for a shorter time
             raise TimingsError(f"{where}: has more values than the header has columns; write 1.5, not 1,5")
-        rows.append((where, row["architecture"], row["ms"]))
+        if len(row) < len(header):
+            raise TimingsError(f"{where}: has {len(row)} values, expected {len(header)} as in the header")
+        values = dict(zip(header, row, strict=True))
+        rows.append((where, values["architecture"], values["ms"]))
     return rows
 
 

@@ -9,10 +9,27 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
-from latency.table import Scores, Verification
+from latency.table import Scores, TableError, Verification
 
 ACCEPTED_PERCENT = 3.0
 """A table holds if its MAPE is at most this, or twice the noise where that is more, overall and in each third."""
+
+
+FEWEST_NETWORKS = 6
+"""Two in each third of the range."""
+
+
+def accepted_percent(noise_mape_percent: float) -> float:
+    """The largest MAPE of a table that holds."""
+    return max(ACCEPTED_PERCENT, 2 * noise_mape_percent)
+
+
+def check_count(networks: int) -> None:
+    """TableError for a --verify of fewer networks than make a statement; 0 asks for none."""
+    if networks and networks < FEWEST_NETWORKS:
+        raise TableError(
+            f"--verify: got {networks}, expected at least {FEWEST_NETWORKS} networks, e.g. 40, or 0 for none"
+        )
 
 
 def scores(predicted: np.ndarray, measured: np.ndarray) -> Scores:
@@ -49,7 +66,6 @@ def verification(
     """
     noise = scores(repeated, measured)
     own = scores(predicted, measured)
-    accepted = max(ACCEPTED_PERCENT, 2 * noise.mape_percent)
     return Verification(
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         networks=len(measured),
@@ -60,7 +76,7 @@ def verification(
         raw=scores(raw, measured),
         constant=scores(fitted_line(None, measured), measured),
         macs=scores(fitted_line(macs / macs.mean(), measured), measured),
-        holds=max(own.mape_percent, *own.mape_percent_thirds) <= accepted,
+        holds=max(own.mape_percent, *own.mape_percent_thirds) <= accepted_percent(noise.mape_percent),
         measured_ms=tuple(measured.tolist()),
         predicted_ms=tuple(predicted.tolist()),
     )

@@ -22,8 +22,9 @@ from latency.adb import Adb, run_on_phone
 from latency.bench import write_results
 from latency.config import LatencyConfig, latency_part
 from latency.kit import export_kit, import_results, read_kit
-from latency.summary import print_report
+from latency.summary import print_how_to_search, print_report
 from latency.table import prepare_table_file
+from latency.verification import check_count
 
 
 def main() -> None:
@@ -63,6 +64,7 @@ def _import_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    check_count(args.verify)
     config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
     with Stages() as progress:
         timings = export_kit(
@@ -89,6 +91,7 @@ def _import(args: argparse.Namespace) -> None:
     table = import_results(args.kit, args.results)
     table.save(args.out)
     print_report(table, args.out)
+    print_how_to_search(args.out)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from engine.config import load_config, validate
 from engine.errors import run_door
 from latency.config import LatencyConfig, latency_part
 from latency.importers import IMPORTERS, import_table, in_words
+from latency.summary import print_how_to_search
 from supernet.space import Space
 
 MOST_LISTED = 20
@@ -35,6 +36,7 @@ def main() -> None:
     print(f"{args.out}: {len(table.entries)} ops at {table.input_size} px, batch {table.batch}, {table.activation}")
     for line in in_words(imported.left_out):
         print(line)
+    print_how_to_search(args.out)
     if space is None:
         return
     missing = table.missing(space)

@@ -13,6 +13,7 @@ new one.
 """
 
 import argparse
+import shlex
 import time
 from pathlib import Path
 
@@ -22,10 +23,9 @@ from engine.progress import Stages, set_up_logging
 from latency.config import LatencyConfig, latency_part
 from latency.measure import measure_table, recalibrate_table, verify_table
 from latency.summary import print_report
-from latency.table import LatencyTable, TableError, prepare_table_file
+from latency.table import LatencyTable, TableError, prepare_table_file, refuse_to_replace
+from latency.verification import check_count
 from supernet.space import Space
-
-FEWEST_NETWORKS = 6  # two in each third of the range
 
 
 def main() -> None:
@@ -38,12 +38,13 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.threads=4 or measure.runtime=onnxruntime")
     args = parser.parse_intermixed_args()
     set_up_logging()
-    if args.verify and args.verify < FEWEST_NETWORKS:
-        raise TableError(f"--verify: got {args.verify}, expected at least {FEWEST_NETWORKS} networks, e.g. 40")
+    check_count(args.verify)
     config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
     space, measure = Space(config.space), config.measure
     prepare_table_file(args.out)
     keep = args.recalibrate or (args.verify and args.out.exists())
+    if not keep:
+        refuse_to_replace(args.out)
     if keep and not args.out.exists():
         raise TableError(f"--recalibrate: no table {args.out}; measure one first, without --recalibrate")
     with Stages() as progress:
@@ -52,8 +53,8 @@ def main() -> None:
         else:
             seed = int(time.time()) if args.seed is None else args.seed  # other networks than any time before
             table = LatencyTable.load(args.out)
-            again = f"python scripts/measure_latency.py {args.config} --out {args.out}"
-            table.check(space, measure, str(args.out), again)
+            again = ["python", "scripts/measure_latency.py", str(args.config), "--out", "ANOTHER", *args.overrides]
+            table.check(space, measure, str(args.out), shlex.join(again))
             if args.recalibrate:
                 table = recalibrate_table(table, space, measure, seed=seed, progress=progress)
                 table.save(args.out)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from engine.data import open_images, stratified_split
 from engine.data.config import DOWNLOADABLE
 from engine.errors import ConfigError, UserError
 from engine.training import prepare_device
+from latency.measure import time_architecture
+from latency.plan import spread_networks
 from search.closing import local_latency_limit
 from search.config import SearchFile
 from search.derivation import constrained
@@ -28,6 +31,7 @@ from search.peak import restrict
 from search.plausible import doubts
 from search.trust import Note
 from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.architecture import Architecture
 from supernet.cost import Cost
 from supernet.space import Space
 
@@ -183,11 +187,31 @@ def _tables(resolved: Resolved) -> list[Check]:
     return checks
 
 
+FAR_OFF, OFF = 3.0, 1.25
+"""Factors between a measured and a predicted network: no noise makes the first, a busy machine may make the second."""
+
+
 def _timing(resolved: Resolved, measured: Sequence[Limit]) -> Check:
+    """Whether the derived network will be timed; if so, one network of the middle of the range is, now."""
     measure = resolved.config.measure
     names = ", ".join(limit.table.device.name for limit in measured if limit.table)
-    if local_latency_limit(resolved.limits, measure) is not None:
-        return Check("ok", "timing", "the table's device is this one: the derived network will be timed and corrected")
+    index = local_latency_limit(resolved.limits, measure)
+    if index is not None:
+        limit = resolved.limits[index]
+        (paths,) = spread_networks(resolved.space, limit.cost, 1, np.random.default_rng(0))
+        predicted = limit.cost.of(paths)
+        timing = time_architecture(Architecture(resolved.space, paths), measure, rounds=2)
+        ratio = timing.median_ms / predicted if predicted > 0 else math.inf
+        text = (
+            f"the table's device is this one: a network of {predicted:.4g} predicted ms takes {timing.median_ms:.4g} ms"
+        )
+        if max(ratio, 1 / ratio) > FAR_OFF:
+            return Check(
+                "FAIL", "timing", text, f"measure {limit.table_path} again: its numbers are not this device's ms"
+            )
+        if max(ratio, 1 / ratio) > OFF:
+            return Check("warn", "timing", text, "verify the table, or wait until the machine is idle")
+        return Check("ok", "timing", f"{text}; the derived network will be timed and corrected")
     if measure.device == "external":
         return Check("ok", "timing", "measure.device is external, so a derived network will not be timed")
     text = f"the table's device ({names}) is not this one, so a derived network will not be timed"

@@ -26,7 +26,7 @@ LARGEST_ERROR = 10.0
 
 def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:
     """What `metric` may be, and the nearest of them."""
-    accepted = ("latency", *COMPUTED, *columns)
+    accepted = tuple(dict.fromkeys(("latency", *COMPUTED, *columns)))
     # nearest in meaning, not in letters
     near = ["macs"] if metric.lower() in ("flops", "mult_adds") else difflib.get_close_matches(metric, accepted, n=1)
     hint = f". Did you mean '{near[0]}'?" if near else ""

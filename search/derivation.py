@@ -50,7 +50,9 @@ def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivat
             for limit in limits
             if limit.at
         )
-        notes = (f"no architecture lies in {windows}; derived below the bound instead",)
+        if paths is not None:
+            reached = ", ".join(f"{a.cost.of(paths):.6g} {a.unit}" for a in limits if a.at)
+            notes = (f"no architecture lies in {windows}; derived below the bound instead, at {reached}",)
     if paths is None:
         reach = "; ".join(
             f"{limit.metric}: bound {limit.bound:.6g}, smallest reachable {limit.cost.reachable[0]:.6g} {limit.unit}"

@@ -13,9 +13,11 @@ from latency.table import LatencyTable, TableError, file_hash
 from search.config import LimitConfig, MulLog, SearchFile, metric_hint
 from search.peak import PeakLimit, restrict
 from search.trust import Note, completed, trust
+from supernet.catalogue import FeatureMixSpec, PoolClassifierSpec, StemSpec
 from supernet.cost import Cost, macs_cost, params_cost
 from supernet.space import Space
 
+ALONE_OF_THEIR_KIND = (StemSpec, FeatureMixSpec, PoolClassifierSpec)
 UNITS = {"latency": "ms", "macs": "MACs", "params": "parameters", "weight_bytes": "bytes"}
 
 
@@ -152,6 +154,8 @@ def _table(
         if ": no entry '" not in str(error):
             raise
         if limit.missing == "error":
+            if any(isinstance(layer.spec, ALONE_OF_THEIR_KIND) for layer in table.missing(space)):
+                raise  # stem and head have no others of their kind to be predicted from
             raise TableError(f"{error}, or predict it from others of its kind: missing: interpolate") from None
         table, note = completed(table, limit, space)
         notes.append(note)

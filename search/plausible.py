@@ -13,9 +13,9 @@ LONGEST_MS = 10_000.0
 FLOAT32_PER_THREAD = 200.0
 """GMAC/s that no CPU thread exceeds: 32 multiply-accumulates a cycle are 112 at 3.5 GHz."""
 LOW_PRECISION_PER_THREAD = 4000.0
-SLOWEST = {"cpu": 0.05, "gpu": 0.2, "phone": 0.05, "other": 1e-5}
+SLOWEST = {"cpu": 0.05, "gpu": 0.2, "phone": 0.05, "other": 0.01}
 """GMAC/s, in networks that are worth searching for."""
-FASTEST = {"gpu": 1e6, "phone": 5e4, "other": 1e6}
+FASTEST = {"gpu": 1e6, "phone": 5e4, "other": 1e5}
 
 
 def implied_speed(space: Space, table: LatencyTable, cost: Cost) -> float:

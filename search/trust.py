@@ -42,6 +42,11 @@ def trust(
     where: the limit's place in its file. command: gives the measuring command with further arguments.
     """
     found = table.verification
+    if found is None and table.method in ("whole_networks", "imported"):
+        text = f"{limit.table}: comes from elsewhere and was never verified on whole networks"
+        if table.calibration:
+            text += f" (error on networks left out of its fit: {table.calibration.cross_validation_percent:.2g} %)"
+        return [Note(text, "time the derived network on the device before you believe its latency")]
     if found is None:
         how = "the kit of scripts/device_kit.py" if external else command("--verify", "40")
         return [Note(f"{limit.table}: never verified on whole networks, so its error is unknown", f"verify it: {how}")]

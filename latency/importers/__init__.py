@@ -45,7 +45,11 @@ def import_table(path: Path, *, device_name: str, format: str | None = None, act
     if not shown_by:
         first = next(iter(records))
         if first == "format":
-            raise TableError(f"{path}: 'format': this is a table of our own format already; use it as it is")
+            raise TableError(
+                f"{path}: 'format': this file is ours already, {str(records[first])!r}; a table is used as it is, "
+                "results of "
+                "a device kit become one by scripts/device_kit.py import"
+            )
         raise TableError(f"{path}: '{first}' is no key of a known format; expected {_formats()}; convert the file")
     seen, key = next(iter(shown_by.items()))
     if format is not None and format != seen:

@@ -77,12 +77,13 @@ def export_layers(modules: Mapping[Layer, nn.Module], batch: int) -> dict[Layer,
 
 def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProto:
     """Quietly. Inputs x0, x1, ... and outputs y0, y1, ..."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
+    talkers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [talker.level for talker in talkers]
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
-            exporter.setLevel(logging.ERROR)
+            for talker in talkers:
+                talker.setLevel(logging.ERROR)
             program = torch.onnx.export(
                 module.eval(),
                 tuple(images),
@@ -93,7 +94,8 @@ def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProt
                 output_names=[f"y{i}" for i in range(len(images))],
             )
     finally:
-        exporter.setLevel(level)
+        for talker, level in zip(talkers, levels, strict=True):
+            talker.setLevel(level)
     assert program is not None  # with dynamo=True
     model: onnx.ModelProto = program.model_proto
     model.ir_version = IR_VERSION

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from latency.plan import calibration_networks
-from latency.table import LatencyTable
+from latency.table import LatencyTable, TableError
 from supernet.architecture import Architecture
 
 
@@ -77,6 +77,34 @@ def test_other_networks_verify_every_time(config, measured, door):
         assert found is not None
         ranges.add(found.measured_ms)
     assert len(ranges) == 4  # timings differ anyway
+
+
+def test_a_table_that_cannot_be_measured_again_is_not_replaced(config, measured, door, tmp_path):
+    """A board's, a fitted or a published one; nor any other file."""
+    table = LatencyTable.load(measured)
+    table.model_copy(update={"source": "results.json of a board"}).save(measured)
+    other = tmp_path / "notes.yaml"
+    other.write_text("my: notes\n")
+    for path, words in (
+        (measured, "made from results.json of a board"),
+        (other, "no table that could be measured again"),
+    ):
+        before = path.read_bytes()
+        said = refused(door, "measure_latency", config, "--out", path)
+        assert words in said
+        assert path.read_bytes() == before
+
+
+def test_the_suggested_command_keeps_the_overrides_and_the_table(config, measured, door):
+    said = refused(door, "measure_latency", config, "--out", measured, "--recalibrate", "measure.threads=2")
+    assert said.endswith(f"measure_latency.py {config} --out ANOTHER measure.threads=2")
+
+
+def test_a_table_from_elsewhere_is_searched_as_external(small_space, measured, quick):
+    table = LatencyTable.load(measured).model_copy(update={"source": "results.json of a board", "threads": 4})
+    with pytest.raises(TableError, match=r"threads is 4.*comes from elsewhere.*set measure\.device: external") as error:
+        table.check(small_space, quick, "t.yaml", "command")
+    assert "command" not in str(error.value)
 
 
 def refused(door: Any, *arguments: object) -> str:

@@ -74,9 +74,33 @@ def test_networks_that_took_no_part_are_predicted(space):
 def test_several_timings_of_one_network_count_as_their_median(space):
     networks = list(dict.fromkeys(calibration_networks(space, 30, 0)))
     once = fitted(space, [(paths, true_ms(space, paths)) for paths in networks])
-    thrice = fitted(space, [(p, true_ms(space, p) * f) for p in networks for f in (1.0, 0.5, 40.0)])
+    thrice = fitted(space, [(p, true_ms(space, p) * f) for p in networks for f in (1.0, 0.9, 1.3)])
     assert once.table.entries == thrice.table.entries
     assert once.table.calibration == thrice.table.calibration
+
+
+def test_timings_of_one_network_that_contradict_each_other_are_refused(space):
+    networks = list(dict.fromkeys(calibration_networks(space, 30, 0)))
+    timings = [(paths, true_ms(space, paths)) for paths in networks]
+    twice = (networks[3], 1.6 * true_ms(space, networks[3]))
+    with pytest.raises(FitError, match=r"the network '.*' has .* ms; timings of one network should agree"):
+        fitted(space, [*timings, twice])
+
+
+def test_networks_that_all_took_the_same_tell_nothing(space):
+    networks = list(dict.fromkeys(calibration_networks(space, 30, 0)))
+    with pytest.raises(FitError, match="all networks have 1 ms"):
+        fitted(space, [(paths, 1.0) for paths in networks])
+
+
+def test_a_timing_that_no_other_network_explains_is_named(space):
+    networks = list(dict.fromkeys(calibration_networks(space, 40, 0)))
+    timings = [(paths, true_ms(space, paths)) for paths in networks]
+    assert fitted(space, timings).outliers == ()
+    timings[7] = (networks[7], 100 * timings[7][1])
+    ((paths, ms, expected),) = fitted(space, timings).outliers
+    assert (paths, ms) == timings[7]
+    assert expected < ms / 2
 
 
 def test_no_op_is_guessed_to_be_free():

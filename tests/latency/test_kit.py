@@ -285,6 +285,40 @@ def test_a_provider_that_the_device_lacks(kit):
         bench.run_kit(str(kit), "CUDAExecutionProvider")
 
 
+def test_a_network_that_something_disturbed_is_named(kit, caplog):
+    change(kit, lambda d: d["samples_ms"].update(calibration003=[[500.0] * 3] * 2))
+    import_results(kit, kit / "results.json")
+    assert "calibration003 took 500 ms, where the other networks predict" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["none/results.json", "models"])
+def test_a_place_that_cannot_be_written_is_told_before_measuring(place, kit):
+    done = subprocess.run(
+        [sys.executable, str(kit / "bench.py"), "--out", str(kit / place)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --out")
+    assert "timings" not in done.stderr
+    assert list(kit.glob("**/*.part")) == []
+
+
+def test_without_numpy_the_program_says_so(kit, tmp_path):
+    """Without site-packages, as a fresh board."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", str(kit / "bench.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert done.stderr == "error: numpy is not installed; pip install numpy\n"
+
+
+def test_a_kit_verifies_by_enough_networks_or_none(door, tmp_path, write_yaml, small_section):
+    written = write_yaml(tmp_path / "c.yaml", {"space": small_section, "measure": MEASURE})
+    ended = door("device_kit", "export", written, "--out", tmp_path / "kit", "--verify", 3)
+    assert ended.status == 2
+    assert "--verify: got 3, expected at least 6" in ended.err
+    assert not (tmp_path / "kit").exists()
+
+
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_an_export_never_writes_over_anything(what, tmp_path, config):
     place = tmp_path / "kit"

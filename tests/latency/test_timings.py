@@ -36,12 +36,18 @@ def test_what_a_spreadsheet_writes_is_read(small_space, tmp_path):
     assert read_timings(tmp_path / "t.csv", small_space) == [(uniform_networks(small_space)[0], 1.5)]
 
 
+def test_a_header_may_have_spaces_and_capitals(small_space, tmp_path):
+    names = " ".join(Architecture(small_space, uniform_networks(small_space)[0]).names)
+    (tmp_path / "t.csv").write_text(f"Architecture, MS\n{names}, 1.5\n\n")
+    assert read_timings(tmp_path / "t.csv", small_space) == [(uniform_networks(small_space)[0], 1.5)]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("t.csv", "architecture;ms\nNAMES;1\n", "line 1 is 'architecture;ms', expected a header"),
+        ("t.csv", "architecture;ms\nNAMES;1\n", "separate columns by commas"),
         ("t.csv", "architecture,ms\nNAMES,1\nNAMES,1,5\n", "t.csv:3: has more values than the header has columns"),
-        ("t.csv", "architecture,ms\nNAMES\n", "t.csv:2: ms is None"),
+        ("t.csv", "architecture,ms\nNAMES\n", "t.csv:2: has 1 values, expected 2"),
         ("t.csv", "architecture,ms\nNAMES,inf\n", "t.csv:2: ms is 'inf'"),
         ("t.csv", "architecture,ms\nNAMES,0\n", "t.csv:2: ms is '0'"),
         ("t.csv", "architecture,ms\n,1\n", "t.csv:2: paths: got 0 names"),
