@@ -12,6 +12,7 @@ import torch
 from engine.config import config_text
 from engine.errors import ConfigError
 from latency.device import this_device
+from latency.measure import Timing
 from search.check import check_search, cost_gradient
 from search.loop import run_search
 from search.objective import expected_cost
@@ -165,20 +166,38 @@ def test_an_empty_window_is_a_warning(checked):
 
 
 @pytest.mark.parametrize(
-    ("device", "measure", "level", "words"),
+    ("measure", "level", "words"),
     [
-        ("here", {"device": "cpu"}, "ok", "will be timed"),
-        ("elsewhere", {"device": "cpu"}, "warn", "will not be timed"),
-        ("elsewhere", EXTERNAL, "ok", "will not be timed"),
+        ({"device": "cpu"}, "warn", "made up) is not this one, so a derived network will not be timed"),
+        (EXTERNAL, "ok", "measure.device is external, so a derived network will not be timed"),
     ],
 )
-def test_whether_the_network_will_be_timed_is_said(device, measure, level, words, checked, space, tmp_path, make_table):
-    made = this_device("cpu").model_dump(mode="json") if device == "here" else CPU
-    make_table(space, tmp_path / "table.yaml", device=made)
+def test_a_network_that_will_not_be_timed_is_told_of(measure, level, words, checked, space, tmp_path, make_table):
+    make_table(space, tmp_path / "table.yaml", device=CPU)
     lines = checked([LATENCY], measure=measure)
     assert [line.level for line in lines["timing"]] == [level]
     assert words in lines["timing"][0].text
     assert levels(lines)["table"] == ["warn"]  # never verified
+
+
+@pytest.mark.parametrize(
+    ("factor", "level"), [(1.0, "ok"), (1.2, "ok"), (0.75, "warn"), (1.35, "warn"), (1000.0, "FAIL"), (0.001, "FAIL")]
+)
+def test_a_table_of_this_device_is_tried_on_one_network(
+    factor, level, checked, space, tmp_path, make_table, monkeypatch
+):
+    """A timer of known error; a table that is 1000 times off would lead the search to a wrong network."""
+    table = make_table(space, tmp_path / "table.yaml", device=this_device("cpu").model_dump(mode="json"))
+    cost = table.cost(space)
+
+    def timed(architecture, measure, rounds):
+        return Timing(factor * cost.of(architecture.paths), 0.01, 12)
+
+    monkeypatch.setattr("search.check.time_architecture", timed)
+    (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]
+    assert line.level == level
+    assert "the table's device is this one" in line.text
+    assert bool(line.fix) == (level != "ok")
 
 
 @pytest.mark.parametrize(

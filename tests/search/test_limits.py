@@ -10,7 +10,7 @@ import torch
 from engine.config import config_text
 from engine.errors import ConfigError, UserError
 from latency.device import this_device
-from latency.table import TableError
+from latency.table import Calibration, TableError
 from search.closing import local_latency_limit
 from search.family import derive_family
 from search.limits import resolve
@@ -216,6 +216,21 @@ def test_a_table_that_was_never_verified_is_noted_with_the_command(
     (note,) = resolved_with(make_search_file, path, measure).notes
     assert str(note).startswith(f"{path}: never verified")
     assert str(note).endswith(words.format(path))
+
+
+@pytest.mark.parametrize("method", ["imported", "whole_networks"])
+def test_a_table_that_cannot_be_verified_says_what_to_do_instead(method, space, tmp_path, make_table, make_search_file):
+    path = tmp_path / "t.yaml"
+    calibration = {"date": "d", "networks": 20, "strength": 1.0, "cross_validation_percent": 4.25, "seed": 0}
+    table = make_table(space, path, device=CPU, method=method)
+    if method == "whole_networks":
+        entries = {key: entry.model_copy(update={"calibrated_ms": 1.0}) for key, entry in table.entries.items()}
+        found = Calibration.model_validate(calibration)
+        table.model_copy(update={"entries": entries, "calibration": found}).save(path)
+    (note,) = resolved_with(make_search_file, path, {"device": "external"}).notes
+    assert "comes from elsewhere and was never verified" in str(note)
+    assert "time the derived network on the device" in str(note)
+    assert ("networks left out of its fit: 4.2 %" in str(note)) == (method == "whole_networks")
 
 
 def test_a_table_with_a_large_error_is_refused_with_its_remedies(
