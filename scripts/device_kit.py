@@ -1,11 +1,14 @@
 """A latency table of a device that has nothing of ours: a Raspberry Pi, a Jetson, a server, a phone.
 
     python scripts/device_kit.py export configs/search/imagenet_cpu.yaml --out kit measure.runtime=onnxruntime
-    scp -r kit board: ; ssh board "pip install numpy onnxruntime && python kit/bench.py" ; scp board:kit/results.json .
+    scp -r kit board:
+    ssh board "python3 -m venv env && env/bin/pip install numpy onnxruntime && env/bin/python kit/bench.py"
+    scp board:kit/results.json .
     python scripts/device_kit.py import kit results.json --out tables/board.yaml
 
-    python scripts/device_kit.py adb kit --benchmark benchmark_model --out results.json    # instead of line 2, for a
-    phone
+For a phone, instead of the three lines in the middle:
+
+    python scripts/device_kit.py adb kit --benchmark benchmark_model --out results.json
 
 A kit is for one runtime: measure.runtime=onnxruntime, or litert (needed for phones). The table is calibrated and
 verified on networks timed on the device. A search reads it with `measure: {device: external}`.
