@@ -13,7 +13,7 @@ from latency import measure as measuring
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import measure_table, recalibrate_table, time_architecture, used_networks, verify_table
-from latency.plan import verification_networks
+from latency.plan import calibration_networks, verification_networks
 from latency.table import LatencyTable, TableError
 from supernet.architecture import Architecture
 from supernet.ops import ConvBNAct
@@ -156,8 +156,10 @@ def test_verifying_keeps_entries_and_uses_other_networks(small_space, quick, mon
     assert len(seen) == 12  # twice each
     assert seen[::2] == seen[1::2]
     # the space has 4 * 2 * 2 networks, 10 of which calibrated: the 6 others are all that is left
-    assert not set(seen) & set(used_networks(small_space, table))
-    assert set(seen) == set(verification_networks(small_space, 6, 4, avoid=used_networks(small_space, table)))
+    used = calibration_networks(small_space, 10, 4)
+    assert used_networks(small_space, table) == used
+    assert not set(seen) & set(used)
+    assert set(seen) == set(verification_networks(small_space, 6, 4, avoid=used))
 
 
 def test_recalibrating_keeps_what_was_measured(small_space, quick):

@@ -288,6 +288,15 @@ def test_an_op_that_computes_something_else_there_is_named(onnx_models, small_sp
         onnx_models._check_numerics(model, module, layer, random_images(layer, 1))
 
 
+def test_every_exported_layer_is_compared(onnx_models, small_space, monkeypatch):
+    seen = []
+    monkeypatch.setattr(onnx_models, "_check_numerics", lambda model, module, layer, images: seen.append(layer))
+    settings = small_space.op_settings(running_stats=True)
+    layers = timed_layers(small_space)[:3]
+    onnx_models.export_layers({layer: timing_module(layer, settings) for layer in layers}, batch=1)
+    assert seen == layers
+
+
 def test_a_runtime_that_is_not_installed_names_its_extra(small_space, quick, monkeypatch):
     from latency.runtimes import exported
 
