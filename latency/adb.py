@@ -147,8 +147,7 @@ def milliseconds(printed: str, passes: int) -> float:
         tail = " / ".join(printed.strip().splitlines()[-2:])
         raise KitFileError(
             f"the benchmark program printed no line 'count={passes} ... avg=... median=...' but '{tail}'; expected "
-            "LiteRT's "
-            "benchmark_model"
+            "LiteRT's benchmark_model"
         )
     _, average, median = counted[-1].groups()
     return float(median or average) / 1e3

@@ -128,8 +128,7 @@ def calibrated(table: LatencyTable, jobs: Sequence[Job], measured: np.ndarray, *
     for i in outliers(found.left_out, measured):
         log.warning(
             f"{jobs[i].id} took {measured[i]:.4g} ms, where the other networks predict {found.left_out[i]:.4g} ms: "
-            "something "
-            "disturbed it, and the whole table suffers; measure again"
+            "something disturbed it, and the whole table suffers; measure again"
         )
     return corrected(table, found, seed)
 

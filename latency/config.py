@@ -49,8 +49,7 @@ class MeasureConfig(Section):
             if self.device == "cuda":
                 raise ValueError(
                     f"measure.device: got 'cuda' with runtime {self.runtime}, which is timed on the CPU here; use "
-                    "runtime "
-                    "pytorch, or a device kit (scripts/device_kit.py) with --provider CUDAExecutionProvider"
+                    "runtime pytorch, or a device kit (scripts/device_kit.py) with --provider CUDAExecutionProvider"
                 )
             if self.dtype != "float32":
                 raise ValueError(f"measure.dtype: got '{self.dtype}' with runtime {self.runtime}, expected float32")

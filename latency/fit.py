@@ -82,8 +82,7 @@ def fit_table(
     if len(times) < FEWEST_CALIBRATION_NETWORKS:
         raise FitError(
             f"{source}: holds {len(times)} different networks, expected at least {FEWEST_CALIBRATION_NETWORKS}, "
-            "better 60; "
-            "measure more"
+            "better 60; measure more"
         )
     for paths, taken in times.items():
         if max(taken) > LARGEST_REPEAT * min(taken):

@@ -91,8 +91,7 @@ def export_kit(
     if measure.runtime not in EXPORTED:
         raise KitFileError(
             f"measure.runtime: got '{measure.runtime}', a kit holds model files; expected {' or '.join(EXPORTED)}, "
-            "e.g. "
-            "measure.runtime=onnxruntime"
+            "e.g. measure.runtime=onnxruntime"
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KitFileError(f"--out {folder}: exists and is not empty; choose another folder for the kit")
@@ -213,8 +212,7 @@ def read_results(path: Path, kit: Kit) -> Results:
     if results.manifest_sha256 != kit.digest:
         raise KitFileError(
             f"{path}: manifest_sha256 is {results.manifest_sha256[:12]}..., this kit's manifest has "
-            f"{kit.digest[:12]}...: "
-            "the results are of another kit; import them with the kit that was run"
+            f"{kit.digest[:12]}...: the results are of another kit; import them with the kit that was run"
         )
     _check_samples(path, kit, results)
     return results

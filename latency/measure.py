@@ -126,8 +126,7 @@ def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:
     if any(" @" in key for key in table.entries):
         raise TableError(
             "the table has entries of single edges (keys ending in ` @stage...`), as imported ones may have; only "
-            "tables "
-            "that this package measured can be verified and recalibrated here"
+            "tables that this package measured can be verified and recalibrated here"
         )
     here = this_device(measure.device)
     if table.device.fingerprint != here.fingerprint:

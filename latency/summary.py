@@ -21,10 +21,9 @@ def summary(found: Verification) -> str:
     low, high = found.measured_range_ms
     return (
         f"{found.networks} fresh networks of {low:.3g} to {high:.3g} ms: error {found.table.mape_percent:.1f} % "
-        "(thirds "
-        f"{thirds}; a repeated measurement {found.noise_mape_percent:.1f} %), bias {found.table.bias_percent:+.1f} "
-        "%, Spearman "
-        f"{spearman}; a constant {found.constant.mape_percent:.1f} %, linear in MACs {found.macs.mape_percent:.1f} %"
+        f"(thirds {thirds}; a repeated measurement {found.noise_mape_percent:.1f} %), bias "
+        f"{found.table.bias_percent:+.1f} %, Spearman {spearman}; a constant {found.constant.mape_percent:.1f} %, "
+        f"linear in MACs {found.macs.mape_percent:.1f} %"
     )
 
 
@@ -38,8 +37,7 @@ def print_report(table: LatencyTable, path: Path) -> None:
     if table.calibration:
         console.print(
             f"calibrated by {table.calibration.networks} networks: error "
-            f"{table.calibration.cross_validation_percent:.1f} % "
-            "on those left out of the fit"
+            f"{table.calibration.cross_validation_percent:.1f} % on those left out of the fit"
         )
     found = table.verification
     if found is None:
@@ -60,8 +58,7 @@ def print_report(table: LatencyTable, path: Path) -> None:
     else:
         console.print(
             f"the table does NOT hold: {worst:.1f} %, overall or in a third, where {accepted:.1f} % is accepted; "
-            "measure again on "
-            "an idle machine, or refit it with --recalibrate"
+            "measure again on an idle machine, or refit it with --recalibrate"
         )
 
 
@@ -85,8 +82,7 @@ def print_fit(found: Fit, path: Path) -> None:
     for paths, ms, expected in found.outliers:
         console.print(
             f"{named(found.space, paths)} has {ms:.4g} ms, where the other networks predict {expected:.4g} ms: is "
-            "that timing "
-            "right? The whole table suffers from a wrong one"
+            "that timing right? The whole table suffers from a wrong one"
         )
     if identified.unseen:
         console.print(

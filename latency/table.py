@@ -279,14 +279,12 @@ def refuse_to_replace(path: Path) -> None:
     except UserError as error:
         raise TableError(
             f"--out {path}: exists and is no table that could be measured again ({error}); choose another file, or "
-            "delete "
-            "this one"
+            "delete this one"
         ) from None
     if table.foreign:
         raise TableError(
             f"--out {path}: holds the table of {table.device.name}, made from {table.source}; choose another file, "
-            "or delete "
-            "this one"
+            "or delete this one"
         )
 
 

@@ -47,8 +47,7 @@ def import_table(path: Path, *, device_name: str, format: str | None = None, act
         if first == "format":
             raise TableError(
                 f"{path}: 'format': this file is ours already, {str(records[first])!r}; a table is used as it is, "
-                "results of "
-                "a device kit become one by scripts/device_kit.py import"
+                "results of a device kit become one by scripts/device_kit.py import"
             )
         raise TableError(f"{path}: '{first}' is no key of a known format; expected {_formats()}; convert the file")
     seen, key = next(iter(shown_by.items()))

@@ -119,8 +119,7 @@ class Shape:
         if stride not in (1, 2) or -(-self.size // stride) != self.size_out:
             raise TableError(
                 f"{source.path}: key '{official}' has stride {stride} from {self.size} to {self.size_out} pixels; "
-                "expected "
-                "stride 1 or 2, and ceil(size / stride) pixels; correct the key"
+                "expected stride 1 or 2, and ceil(size / stride) pixels; correct the key"
             )
         if residual and (stride != 1 or self.c_in != self.c_out):
             raise TableError(

@@ -55,8 +55,7 @@ class Position:
         if moved[op] < 0:
             raise TableError(
                 f"{self.where}.{op} is {self.ms[op]:g}, less than zero's {shift:g} of the same layer; expected no op "
-                "to be "
-                "faster than none at all, since skip costs 0 ms; correct the number, or remove the op"
+                "to be faster than none at all, since skip costs 0 ms; correct the number, or remove the op"
             )
         return moved, shift
 
@@ -148,8 +147,7 @@ def _shape(layer: Any, where: str) -> dict[str, int]:
     if shape["stride"] > 2 or -(-shape["in_hw"] // shape["stride"]) != shape["out_hw"]:
         raise TableError(
             f"{where}: stride {shape['stride']} from {shape['in_hw']} to {shape['out_hw']} pixels; expected stride 1 "
-            "or 2, "
-            "and ceil(in_hw / stride) pixels; correct the shapes"
+            "or 2, and ceil(in_hw / stride) pixels; correct the shapes"
         )
     return shape
 

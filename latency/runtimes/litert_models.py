@@ -81,8 +81,7 @@ class LiteRTWriter:
         if there.shape != here.shape or not np.abs(there - here).max() <= TOLERANCE * np.abs(here).max():
             raise UserError(
                 f"'{layer}' computes something else in LiteRT than in PyTorch; another version may differ, or "
-                "measure with "
-                "measure.runtime=onnxruntime"
+                "measure with measure.runtime=onnxruntime"
             )
 
 
@@ -104,6 +103,5 @@ def _convert(module: nn.Module, layers: Sequence[Layer], batch: int) -> bytes:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"'{layers[0]}'{' and what follows' if len(layers) > 1 else ''} cannot be converted to LiteRT: {reason}; "
-            "use ops "
-            "that litert_torch knows, or set measure.runtime=onnxruntime"
+            "use ops that litert_torch knows, or set measure.runtime=onnxruntime"
         ) from None

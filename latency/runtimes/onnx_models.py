@@ -110,8 +110,7 @@ def _check_numerics(model: onnx.ModelProto, module: nn.Module, layer: Layer, ima
     if there.shape != here.shape or not np.abs(there - here).max() <= TOLERANCE * np.abs(here).max():
         raise UserError(
             f"'{layer}' computes something else in ONNX Runtime {onnxruntime.__version__} than in PyTorch; another "
-            "version "
-            "may differ, or measure with measure.runtime=pytorch"
+            "version may differ, or measure with measure.runtime=pytorch"
         )
 
 

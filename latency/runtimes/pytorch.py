@@ -101,8 +101,7 @@ class PyTorchCompile(PyTorch):
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(
                     f"measure.runtime: pytorch_compile failed ({reason}); on a CPU it needs a C++ compiler (g++), or "
-                    "set "
-                    "measure.runtime=pytorch"
+                    "set measure.runtime=pytorch"
                 ) from None
             if progress:
                 progress(done + 1, len(jobs))
