@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +13,7 @@ import torch
 
 from engine.checkpoints import Checkpoints
 from engine.config import config_text, load_config, validate
-from engine.data import (
-    Batch,
-    BatchStream,
-    ImageSet,
-    evaluation_batches,
-    open_images,
-    statistics_batches,
-    stratified_split,
-    subset,
-)
+from engine.data import Batch, BatchStream, ImageSet
 from engine.metrics import MetricsLog
 from engine.progress import Progress
 from engine.runs import open_run, write_atomically
@@ -33,10 +25,8 @@ from engine.training import (
     autocast,
     check_finite,
     cosine_lr,
-    evaluate,
     memory_format,
     prepare_device,
-    recalibrate_bn,
 )
 from search.check import data_checks, judge, report
 from search.closing import MeasuredDerivation, derive_measured
@@ -48,16 +38,14 @@ from search.objective import expected_cost, movable
 from search.peak import PeakLimit
 from search.reinforce import reinforce_step
 from search.report import architecture_scalars, limit_names, log_picture
-from search.state import SearchState
+from search.result import result_of
+from search.scoring import open_parts, score
+from search.state import ARCHITECTURE_PATHS, DROPOUT, TRAINING_ORDER, VALIDATION_ORDER, WEIGHTS_PATHS, SearchState
 from supernet.alpha import mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
-from supernet.network import Network
 from supernet.space import Space
 
 log = logging.getLogger("search")
-
-# What a random draw is for; with (seed, step) it seeds the draw's generator.
-WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER = range(6)
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,8 @@ class Plan:
 
 
 def run_search(config_path: Path, out: Path, *, resume: bool = False, overrides: Sequence[str] = ()) -> SearchResult:
-    """Search as a YAML file says and write config.yaml, metrics.jsonl, tensorboard/, checkpoints/, architecture.json.
+    """Search as a YAML file says and write config.yaml, metrics.jsonl, tensorboard/, checkpoints/, architecture.json
+    and result.json.
 
     Raises UserError (ConfigError, TableError, CheckpointError, ...) where something the user can mend is wrong.
     """
@@ -116,15 +105,8 @@ def run_search(config_path: Path, out: Path, *, resume: bool = False, overrides:
     resolved = resolve(config, config_path, overrides)
     config, space = resolved.config, resolved.space
     device = prepare_device(config.run)
-    images = open_images(
-        config.data,
-        input_size=config.space.input_size,
-        channels=config.space.input_channels,
-        classes=config.space.classes,
-    ).train
-    chosen, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
-    report(judge(resolved, out) + data_checks(config, len(chosen), len(held_out)), config_path)
-    training, validation = subset(images, chosen), subset(images, held_out)
+    training, validation = open_parts(config)
+    report(judge(resolved, out) + data_checks(config, len(training), len(validation)), config_path)
     plan = Plan(config, space, resolved.limits, device, training, validation, resolved.peak)
     open_run(out, resolved.record, resume=resume)
     return _Search(plan, out, resume).run()
@@ -134,7 +116,7 @@ class _Search:
     """One process's work on a run: opens what has to be closed again."""
 
     def __init__(self, plan: Plan, out: Path, resume: bool):
-        self.plan, self.out = plan, out
+        self.plan, self.out, self.began = plan, out, time.monotonic()
         config = plan.config
         self.state = SearchState.fresh(config, plan.space, plan.device)
         self.checkpoints = Checkpoints(out / "checkpoints")
@@ -143,6 +125,7 @@ class _Search:
         if newest:
             self.state.restore(newest[1]["search"])
             corrupt = newest[1]["corrupt"]
+        self.resumed_at = self.state.step
         stream = partial(BatchStream, batch_size=config.search.batch_size, workers=config.data.workers)
         seed = config.run.seed
         # Only the training images are augmented: alpha learns on what an evaluation would see.
@@ -255,8 +238,8 @@ class _Search:
     def _evaluate(self, step: int) -> None:
         """Curves of the network that would be derived now. Leaves no trace in the supernet or in any stream."""
         paths = derive(self.state.alpha, self.mask, self.plan.limits, self.plan.config.search.derive).paths
-        score = self.score(Architecture(self.plan.space, paths))
-        values = {"derived/loss": score.loss, "derived/top1": score.top1, "derived/top5": score.top5}
+        found = self.score(Architecture(self.plan.space, paths))
+        values = {"derived/loss": found.loss, "derived/top1": found.top1, "derived/top5": found.top5}
         for name, limit in zip(limit_names(self.plan.limits), self.plan.limits, strict=True):
             values[f"derived/{name}"] = limit.cost.of(paths)
         if self.plan.peak:
@@ -267,16 +250,11 @@ class _Search:
 
     def score(self, architecture: Architecture) -> Evaluation:
         """Accuracy of an architecture with the supernet's weights, on the validation part."""
-        plan, s = self.plan, self.plan.config.search
-        network = Network.inherit(self.state.net, architecture)
-        network.to(memory_format=memory_format(plan.config.run))
-        batches = statistics_batches(plan.training, s.batch_size, s.bn_batches, plan.config.data.workers)
-        recalibrate_bn(network, (self._on_device(batch).images for batch in batches))
-        scored = evaluation_batches(plan.validation, s.batch_size, plan.config.data.workers, limit=s.evaluation_images)
-        return evaluate(network, scored, plan.device, plan.config.run)
+        plan = self.plan
+        return score(self.state.net, architecture, plan.config, plan.training, plan.validation, plan.device)
 
     def _finish(self) -> SearchResult:
-        """Derive, measure where the table's device is this one, and write architecture.json."""
+        """Derive, measure where the table's device is this one, and write architecture.json and result.json."""
         plan, state, config = self.plan, self.state, self.plan.config
         measured = derive_measured(
             state.alpha, self.mask, plan.space, plan.limits, config.measure, config.search.derive
@@ -284,9 +262,15 @@ class _Search:
         for note in measured.derivation.notes:
             log.warning(note)
         architecture = Architecture(plan.space, measured.derivation.paths, self.out.name)
-        score = self.score(architecture)
+        scored = self.score(architecture)
         write_architecture(self.out / "architecture.json", architecture, plan.limits, plan.peak)
-        return SearchResult(architecture, plan.limits, measured, score, plan.peak)
+        figures = result_of(
+            architecture, plan.limits, plan.peak, state.alpha, measured, scored, seed=config.run.seed,
+            steps=state.step, seconds=time.monotonic() - self.began, resumed_at=self.resumed_at,
+        )  # fmt: skip
+        # last: where it exists, the search has ended
+        write_atomically(self.out / "result.json", figures.model_dump_json(indent=2) + "\n")
+        return SearchResult(architecture, plan.limits, measured, scored, plan.peak)
 
 
 def write_architecture(

@@ -18,6 +18,9 @@ from supernet.alpha import initial_alpha
 from supernet.space import Space
 from supernet.supernet import Supernet
 
+# What a random draw is for; with (seed, step) it seeds the draw's generator.
+WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER = range(6)
+
 
 @dataclass
 class SearchState:

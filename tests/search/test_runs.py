@@ -139,16 +139,16 @@ def test_alpha_rests_in_the_warm_up_and_moves_after_it(config_file, tmp_path):
 
 def test_weights_and_alpha_learn_on_disjoint_stratified_parts(config_file, tmp_path, monkeypatch):
     """The stream of each kind of step is watched: the parts are disjoint and make up the training set."""
-    import search.loop as loop
+    import search.scoring as scoring
 
     seen = {}
-    real = loop.subset
+    real = scoring.subset
 
     def watched(images, indices):
         seen[len(seen)] = [int(i) for i in indices]
         return real(images, indices)
 
-    monkeypatch.setattr(loop, "subset", watched)
+    monkeypatch.setattr(scoring, "subset", watched)
     run_search(config_file, tmp_path / "run")
     training, validation = seen[0], seen[1]
     assert sorted(training + validation) == list(range(80))
@@ -192,9 +192,10 @@ def test_alpha_learns_on_images_as_an_evaluation_sees_them_and_scores_are_of_its
     config_file, tmp_path, monkeypatch
 ):
     import search.loop as loop
+    import search.scoring as scoring
 
     streams, scored = [], []
-    real_stream, real_batches = loop.BatchStream, loop.evaluation_batches
+    real_stream, real_batches = loop.BatchStream, scoring.evaluation_batches
 
     def stream(images, **settings):
         streams.append((len(images), settings.get("augment", True)))
@@ -205,7 +206,7 @@ def test_alpha_learns_on_images_as_an_evaluation_sees_them_and_scores_are_of_its
         return real_batches(images, *args, **settings)
 
     monkeypatch.setattr(loop, "BatchStream", stream)
-    monkeypatch.setattr(loop, "evaluation_batches", batches)
+    monkeypatch.setattr(scoring, "evaluation_batches", batches)
     run_search(config_file, tmp_path / "run")
     assert streams == [(48, True), (32, False)]
     assert set(scored) == {32}

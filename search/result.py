@@ -1,0 +1,147 @@
+"""`result.json` in a search's folder: what the search found, in numbers that other programs can read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from engine.config import Section
+from engine.errors import ConfigError
+from engine.training import Evaluation
+from search.closing import MeasuredDerivation
+from search.limits import Limit
+from search.objective import expected_cost
+from search.peak import PeakLimit
+from supernet.alpha import mask_of, probabilities
+from supernet.architecture import Architecture
+
+
+class LimitFigures(Section):
+    """One limit: what was asked, what alpha expects, what the derived network is predicted to need. All in `unit`."""
+
+    metric: str
+    unit: str
+    at: float | None = None
+    """The bound; exactly one of `at` and `below` is given."""
+    below: float | None = None
+    predicted: float
+    """Of the derived network: the sum of its table entries."""
+    expected: float | None = None
+    """Over the networks that the last alpha draws; none for peak_activation_bytes, which is no sum."""
+    table: str | None = None
+
+    @property
+    def bound(self) -> float:
+        bound = self.below if self.at is None else self.at
+        assert bound is not None  # one is given
+        return bound
+
+
+class MeasuredFigures(Section):
+    """The derived network timed on this machine, in ms."""
+
+    median_ms: float
+    """Of the timing that accepted it."""
+    noise_ms: float
+    confirmation_ms: float
+    """Median of a second timing, independent of the one that decided."""
+    confirmation_noise_ms: float
+    tries: int
+    """Derivations timed until one was accepted."""
+
+
+class ResultFile(Section):
+    """The content of result.json."""
+
+    format: Literal["proxylessnas/search-result@1"] = "proxylessnas/search-result@1"
+    architecture: str
+    """Its name, as in architecture.json beside this file."""
+    seed: int
+    top1: float
+    """Percent, of the derived network with the supernet's weights, on `images` validation images."""
+    top5: float
+    loss: float | None
+    """null where it is not finite."""
+    images: int
+    limits: tuple[LimitFigures, ...]
+    """In the order of the config, peak_activation_bytes last."""
+    measured: MeasuredFigures | None
+    """null where no limit's table is of this machine."""
+    met: bool
+    """Whether the measured latency meets its limit; true where nothing was measured."""
+    params: int
+    macs: int
+    log_probability: float
+    """Of the derived network under the last alpha."""
+    notes: tuple[str, ...]
+    steps: int
+    """Weights steps, warm-up included."""
+    seconds: float
+    """Wall-clock, of the process that ended the search; a resumed one has done the steps after `resumed_at` alone."""
+    resumed_at: int
+
+
+def result_of(
+    architecture: Architecture,
+    limits: Sequence[Limit],
+    peak: PeakLimit | None,
+    alpha: Tensor,
+    measured: MeasuredDerivation,
+    accuracy: Evaluation,
+    *,
+    seed: int,
+    steps: int,
+    seconds: float,
+    resumed_at: int,
+) -> ResultFile:
+    """The figures of a finished search; alpha (E, N): the last one."""
+    p = probabilities(alpha.detach(), mask_of(architecture.space))
+    figures = []
+    for limit in limits:
+        table = str(limit.table_path) if limit.table_path else None
+        figures.append(
+            LimitFigures(
+                metric=limit.metric, unit=limit.unit, predicted=float(limit.cost.of(architecture.paths)),
+                expected=float(expected_cost(p, limit.cost)), table=table,
+                at=limit.bound if limit.at else None, below=None if limit.at else limit.bound,
+            )
+        )  # fmt: skip
+    if peak:
+        value = float(peak.of(architecture.paths))
+        figures.append(LimitFigures(metric=peak.metric, unit=peak.unit, predicted=value, below=float(peak.bound)))
+    timed = None
+    if measured.confirmation:
+        accepted, again = measured.tries[-1].timing, measured.confirmation
+        timed = MeasuredFigures(
+            median_ms=accepted.median_ms, noise_ms=accepted.noise_ms, confirmation_ms=again.median_ms,
+            confirmation_noise_ms=again.noise_ms, tries=len(measured.tries),
+        )  # fmt: skip
+    c = architecture.complexity
+    return ResultFile(
+        architecture=architecture.name, seed=seed, top1=accuracy.top1, top5=accuracy.top5,
+        loss=accuracy.loss if math.isfinite(accuracy.loss) else None,
+        images=accuracy.images, limits=tuple(figures), measured=timed, met=measured.met, params=c.params, macs=c.macs,
+        log_probability=measured.derivation.log_probability, notes=measured.derivation.notes, steps=steps,
+        seconds=seconds, resumed_at=resumed_at,
+    )  # fmt: skip
+
+
+def load_result(folder: Path) -> ResultFile | None:
+    """The result of the search in `folder`; None where it has not ended. ConfigError where the file is damaged."""
+    path = folder / "result.json"
+    try:
+        return ResultFile.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"{path}: is no result of a search ({f'{where}: ' if where else ''}{first['msg']}); delete it and resume "
+            "the search, which writes it again"
+        ) from None

@@ -1,0 +1,49 @@
+"""The accuracy of a derived network with the supernet's weights: for a search's curve and for families."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.data import ImageSet, evaluation_batches, open_images, statistics_batches, stratified_split, subset
+from engine.seeding import mix
+from engine.training import Evaluation, evaluate, memory_format, recalibrate_bn
+from search.config import SearchFile
+from search.state import SPLIT
+from supernet.architecture import Architecture
+from supernet.network import Network
+from supernet.supernet import Supernet
+
+
+def open_parts(config: SearchFile) -> tuple[ImageSet, ImageSet]:
+    """The part of the training set that the weights learn on, and the part for alpha and for scores.
+
+    A function of the config alone, `run.seed` included. Raises ConfigError.
+    """
+    space = config.space
+    images = open_images(
+        config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes
+    ).train
+    chosen, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
+    return subset(images, chosen), subset(images, held_out)
+
+
+def score(
+    net: Supernet,
+    architecture: Architecture,
+    config: SearchFile,
+    training: ImageSet,
+    validation: ImageSet,
+    device: torch.device,
+) -> Evaluation:
+    """A copy of the architecture's weights, BN statistics over `search.bn_batches` training batches, then accuracy on
+    `search.evaluation_images` validation images. Leaves no trace in the supernet.
+
+    device: where the supernet is.
+    """
+    s, layout, workers = config.search, memory_format(config.run), config.data.workers
+    network = Network.inherit(net, architecture)
+    network.to(memory_format=layout)
+    batches = statistics_batches(training, s.batch_size, s.bn_batches, workers)
+    recalibrate_bn(network, (batch.images.to(device, memory_format=layout, non_blocking=True) for batch in batches))
+    scored = evaluation_batches(validation, s.batch_size, workers, limit=s.evaluation_images)
+    return evaluate(network, scored, device, config.run)

@@ -1,0 +1,88 @@
+"""result.json says what the search itself returned."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from engine.errors import ConfigError
+from engine.training import Evaluation
+from latency.measure import Timing
+from search.closing import MeasuredDerivation, Try
+from search.derivation import derive
+from search.loop import run_search
+from search.result import ResultFile, load_result, result_of
+from supernet.alpha import initial_alpha, mask_of
+from supernet.architecture import Architecture
+
+
+@pytest.fixture
+def run(tmp_path, make_tiny_config):
+    """A finished search under two limits and one on peak activation, and what it returned."""
+    limits = [
+        {"metric": "macs", "at": "50%"},
+        {"metric": "params", "below": "90%"},
+        {"metric": "peak_activation_bytes", "below": "90%"},
+    ]
+    config = {
+        "space": make_tiny_config(),
+        "data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4},
+        "limits": limits,
+        "search": {"warmup_epochs": 0, "epochs": 2, "batch_size": 8, "arch_every": 2, "arch_lr": 0.05, "bn_batches": 1},
+        "run": {"seed": 3, "threads": 1},
+    }
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path / "run", run_search(tmp_path / "search.yaml", tmp_path / "run")
+
+
+def test_it_holds_what_the_search_returned(run):
+    folder, found = run
+    result = load_result(folder)
+    paths, accuracy = found.architecture.paths, found.accuracy
+    assert (result.top1, result.top5, result.loss) == (accuracy.top1, accuracy.top5, accuracy.loss)
+    assert (result.images, result.seed, result.steps, result.resumed_at) == (32, 3, 12, 0)
+    macs, params, peak = result.limits
+    assert [f.predicted for f in (macs, params)] == [limit.cost.of(paths) for limit in found.limits]
+    assert peak.predicted == found.peak.of(paths)
+    assert (macs.at, macs.below, params.at) == (found.limits[0].bound, None, None)
+    assert (macs.bound, params.bound, peak.bound) == (*(limit.bound for limit in found.limits), found.peak.bound)
+    assert peak.expected is None
+    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    curves = {tag: value for record in last for tag, value in record.items()}  # the last point of each
+    assert macs.expected == curves["expected/macs"]
+    assert params.expected == curves["expected/params"]
+    assert (result.top1, result.loss) == (curves["derived/top1"], curves["derived/loss"])
+    assert result.macs == macs.predicted
+    assert result.params == params.predicted
+    assert (result.measured, result.met) == (None, True)
+
+
+def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make_cost, make_limit):
+    alpha, limit = initial_alpha(space), make_limit(make_cost(space, 0), 0.5)
+    found = derive(alpha, mask_of(space), [limit], "constrained")
+    tries = (Try(9.0, 8.0, Timing(7.0, 0.1, 3)), Try(6.0, 5.0, Timing(4.0, 0.2, 3)))
+    measured = MeasuredDerivation(found, tries, met=False, confirmation=Timing(4.5, 0.3, 3))
+    accuracy = Evaluation(float("inf"), 50.0, 90.0, 8)
+    architecture = Architecture(space, found.paths, "a")
+    result = result_of(
+        architecture, [limit], None, alpha, measured, accuracy, seed=0, steps=1, seconds=0.0, resumed_at=0
+    )
+    timed = result.measured
+    assert (timed.median_ms, timed.noise_ms, timed.confirmation_ms, timed.confirmation_noise_ms, timed.tries) == (
+        4.0, 0.2, 4.5, 0.3, 2,
+    )  # fmt: skip
+    assert not result.met
+    assert result.loss is None
+    assert ResultFile.model_validate_json(result.model_dump_json()) == result
+
+
+def test_a_search_without_a_result_and_one_with_a_damaged_result(tmp_path):
+    assert load_result(tmp_path) is None
+    (tmp_path / "result.json").write_text('{"top1": 3}')
+    with pytest.raises(ConfigError, match=r"result\.json: is no result of a search \(architecture: Field required\)"):
+        load_result(tmp_path)
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(ConfigError, match="delete it and resume the search"):
+        load_result(tmp_path)
