@@ -48,6 +48,23 @@ def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:
     write_atomically(path, config_text(config))
 
 
+def run_begun(out: Path) -> bool:
+    """Whether a folder holds a run. A start that failed before its first step leaves only its config: no run yet."""
+    begun = (out / "metrics.jsonl").exists() or (out / "checkpoints").exists()
+    return begun and (out / "config.yaml").exists()
+
+
+def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
+    """ConfigError, naming each difference, unless the run in `out` has this very config."""
+    config_file = out / "config.yaml"
+    changed = differences(load_config(config_file), resolved)
+    if changed:
+        raise ConfigError(
+            f"--resume: the config differs from {config_file}: {'; '.join(changed)}; undo the change, or start "
+            "a new run in another folder"
+        )
+
+
 def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
     """Create the folder and its config.yaml, or check that the run there has this very config.
 
@@ -63,17 +80,10 @@ def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
         raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); choose a folder you may write") from None
     if not os.access(out, os.W_OK | os.X_OK):
         raise ConfigError(f"--out {out}: is not writable; choose a folder you may write")
-    # A start that failed before its first step, on a batch larger than the data say, leaves only its config: no run yet
-    begun = (out / "metrics.jsonl").exists() or (out / "checkpoints").exists()
-    if config_file.exists() and begun:
+    if run_begun(out):
         if not resume:
             raise ConfigError(f"--out {out}: holds a run already; continue it with --resume, or choose another folder")
-        changed = differences(load_config(config_file), resolved)
-        if changed:
-            raise ConfigError(
-                f"--resume: the config differs from {config_file}: {'; '.join(changed)}; undo the change, or start "
-                "a new run in another folder"
-            )
+        refuse_changes(out, resolved)
         return
     if not config_file.exists() and (out / "checkpoints").exists():
         raise ConfigError(f"--out {out}: has checkpoints but no config.yaml; put it back, or choose another folder")

@@ -2,11 +2,15 @@
 
     python scripts/derive.py runs/cpu                      # at the run's own bound
     python scripts/derive.py runs/cpu --at 30 35% 40       # one architecture per bound of the first limit
+    python scripts/derive.py runs/cpu --at 10%..90%x9      # nine bounds, evenly spaced
 
-Reads the newest good checkpoint; writes architecture.json, or architecture-<bound>.json for each --at.
+Reads the newest good checkpoint; writes architecture.json, or architecture-<bound>.json for each --at. Each network is
+scored with the supernet's weights on the search's validation images; with --at, pareto.json and pareto.png hold the
+accuracies over the costs. A bound that no architecture meets is named, the others are derived; the exit status is 2.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from engine.errors import run_door
@@ -15,14 +19,23 @@ from search.family import derive_family
 from search.summary import print_family
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a search")
-    parser.add_argument("--at", nargs="+", default=[], metavar="BOUND", help="numbers, or N%% of the reachable range")
+    parser.add_argument(
+        "--at", nargs="+", default=[], metavar="BOUND", help="numbers, N%% of the reachable range, or LOW..HIGHxCOUNT"
+    )
     parser.add_argument("--method", choices=["constrained", "argmax"], help="default: as the search says")
+    parser.add_argument("--no-score", action="store_true", help="derive only, in seconds and without the data")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="where to score; default: the search's run.device")
     args = parser.parse_args()
     set_up_logging()
-    print_family(derive_family(args.run, args.at, args.method))
+    family = derive_family(args.run, args.at, args.method, scored=not args.no_score, device=args.device)
+    if family.members:
+        print_family(family)
+    for refused in family.refused:
+        sys.stderr.write(f"error: {refused}\n")
+    return 2 if family.refused else 0
 
 
 if __name__ == "__main__":

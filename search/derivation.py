@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
@@ -60,6 +61,16 @@ def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivat
         )
         raise InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
     return Derivation(paths, _log_probability(log_p, paths), notes)
+
+
+def smallest(limit: Limit, others: Sequence[Limit], mask: Tensor) -> float:
+    """The smallest cost, in the limit's unit, of the architectures below all bounds of `others`.
+
+    Raises InfeasibleError where there is none.
+    """
+    # the likeliest architecture under the alpha that is minus the cost is the cheapest one
+    alpha = torch.from_numpy(-limit.cost.table / limit.bound)
+    return limit.cost.of(constrained(alpha, mask, [replace(other, at=False) for other in others]).paths)
 
 
 def derive(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], method: str) -> Derivation:

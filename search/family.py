@@ -1,93 +1,276 @@
-"""Several bounds, one search: an architecture for each, from the newest checkpoint of a run."""
+"""Several bounds, one search: an architecture for each with its accuracy, from the newest checkpoint of a run."""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from engine.checkpoints import Checkpoints
+from engine.checkpoints import Checkpoints, misfit
 from engine.config import load_config, validate
+from engine.data import ImageSet
 from engine.errors import CheckpointError, ConfigError
+from engine.progress import Progress
+from engine.runs import write_atomically
+from engine.training import Evaluation, RunConfig, prepare_device
 from search.config import SearchFile
-from search.derivation import Derivation, derive
-from search.limits import Limit, resolve, resolve_bound
-from search.loop import write_architecture
+from search.derivation import Derivation, InfeasibleError, derive, smallest
+from search.limits import Limit, Resolved, resolve, resolve_bound
+from search.loop import predicted_by, write_architecture
+from search.pareto import Panel, Point, draw_fronts, on_front
+from search.peak import PeakLimit
+from search.scoring import open_parts, score
 from supernet.alpha import mask_of
 from supernet.architecture import Architecture
 from supernet.space import Space
+from supernet.supernet import Supernet
 
 log = logging.getLogger("search")
 
+FORMAT = "proxylessnas/pareto@1"
 _NUMBER_OR_PERCENT = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\d+(\.\d+)?\s*%")
+_RANGE = re.compile(r"(?P<low>[^.x]+(\.[^.x]+)?)\.\.(?P<high>[^x]+)x(?P<count>\d+)")
 
 
 @dataclass(frozen=True)
 class FamilyMember:
     """One derived architecture and its file."""
 
+    asked: str | None
+    """The bound as it was given; None for the run's own."""
     path: Path
     architecture: Architecture
     derivation: Derivation
     limits: tuple[Limit, ...]
+    peak: PeakLimit | None = None
+    accuracy: Evaluation | None = None
+    """With the supernet's weights, on the validation part; None where it was not scored."""
+    on_front: bool | None = None
+    """Whether no other member has at least its accuracy at a lower cost (of the first limit), or more at the same."""
+
+    @property
+    def predicted(self) -> list[dict[str, object]]:
+        """A record for each limit, as in architecture.json: value, bound, unit, table."""
+        return predicted_by(self.architecture, self.limits, self.peak)
 
 
-def derive_family(run: Path, bounds: Sequence[str] = (), method: str | None = None) -> list[FamilyMember]:
+@dataclass(frozen=True)
+class Family:
+    """The members in the order of their bounds; iterating over a family gives them."""
+
+    step: int
+    """Of the checkpoint."""
+    members: tuple[FamilyMember, ...]
+    refused: tuple[str, ...] = ()
+    """A line for each bound that no architecture meets: the bound, and the smallest that can be reached."""
+
+    def __iter__(self) -> Iterator[FamilyMember]:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+def derive_family(
+    run: Path, bounds: Sequence[str] = (), method: str | None = None, *, scored: bool = True, device: str | None = None
+) -> Family:
     """Derive from a search's newest good checkpoint, at the run's own bound or at each of `bounds` of its first limit.
 
-    bounds: numbers in the metric's unit, or `N%` of the reachable range. The run may still be running: it is only read.
-    Writes architecture-<bound>.json (architecture.json without bounds) into the run folder. Raises ConfigError,
-    CheckpointError, or InfeasibleError.
+    bounds: numbers in the metric's unit, `N%` of the reachable range, or LOW..HIGHxCOUNT for COUNT evenly spaced ones.
+    scored: with the accuracy of each network, which needs the run's data. device: where they are scored, in place of
+    run.device; cpu means without amp too. The run may still be running: its own files are only read.
+
+    Writes architecture-<bound>.json (architecture.json without bounds) into the run folder, and for scored bounds
+    pareto.json and pareto.png. A bound that no architecture meets does not keep the others from being derived, see
+    Family.refused. Raises ConfigError or CheckpointError.
     """
     config_file = run / "config.yaml"
     if not config_file.exists():
         raise ConfigError(f"{run}: no config.yaml; expected the folder of a search, as given to run_search.py --out")
     config = validate(SearchFile, load_config(config_file), str(config_file))
     resolved = resolve(config, config_file)
-    space, limits = resolved.space, resolved.limits
     for note in resolved.notes:
         log.warning(str(note))
-    if bounds and not limits:
+    if bounds and not resolved.limits:
         raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
-    alpha, step = _newest_alpha(run, space)
-    method = method or config.search.derive
-    asked = [(f"-{_slug(b)}", _with_bound(limits, b)) for b in bounds] or [("", limits)]
-    members = []
-    for suffix, own_limits in asked:
-        derivation = derive(alpha, mask_of(space), own_limits, method)
-        architecture = Architecture(space, derivation.paths, f"{run.name}{suffix}-step{step}")
-        path = run / f"architecture{suffix}.json"
-        write_architecture(path, architecture, own_limits, resolved.peak)
-        members.append(FamilyMember(path, architecture, derivation, own_limits))
-    return members
+    texts: list[str | None] = [*expand_bounds(bounds, resolved.limits[0].unit)] if bounds else [None]
+    score_config = _on_device(resolved.config, device)
+    parts = _parts(score_config) if scored else None
+    step, state = _newest(run, resolved.space)
+    members: list[FamilyMember] = []
+    refused: list[str] = []
+    for text in texts:
+        try:
+            members.append(_member(run, text, resolved, state["alpha"], step, method or config.search.derive))
+        except (ConfigError, InfeasibleError) as error:
+            refused.append(str(error))
+    if parts and members:
+        members = _with_front(_with_scores(members, state, score_config, *parts))
+    family = Family(step, tuple(members), tuple(refused))
+    if parts and bounds and members:
+        write_atomically(run / "pareto.json", json.dumps(pareto_record(family), indent=2) + "\n")
+        draw_fronts(run / "pareto.png", [_panel(family, run.name)])
+    return family
 
 
-def _newest_alpha(run: Path, space: Space) -> tuple[Tensor, int]:
+def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:
+    """Each bound once, ranges LOW..HIGHxCOUNT written out. ConfigError for what is no number, percentage or range."""
+    found: list[str] = []
+    for text in texts:
+        span = _RANGE.fullmatch(text.strip().replace(" ", ""))
+        ends = [span["low"], span["high"]] if span else [text]
+        for end in ends:
+            percent = end.strip().endswith("%")
+            if not _NUMBER_OR_PERCENT.fullmatch(end.strip()) or (percent and float(end.strip().rstrip("% ")) > 100):
+                raise ConfigError(
+                    f"--at: got '{text}', expected a number in {unit}, a percentage from 0% to 100% such as 50%, or a "
+                    "range such as 10%..90%x9"
+                )
+        if span is None:
+            found.append(text.strip())
+            continue
+        sign = "%" if ends[0].endswith("%") else ""
+        if ends[0].endswith("%") != ends[1].endswith("%") or int(span["count"]) < 2:
+            raise ConfigError(
+                f"--at: got '{text}', expected both ends of a range in {unit} or both in %, and a count of at least 2"
+            )
+        low, high = (float(end.rstrip("%")) for end in ends)
+        found += [f"{value:.10g}{sign}" for value in np.linspace(low, high, int(span["count"]))]
+    return list({_slug(text): text for text in found}.values())
+
+
+def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any]]:
+    """(step, the search's part of the newest checkpoint): alpha and weights of one step, however the run goes on."""
     newest = Checkpoints(run / "checkpoints").newest()
     if newest is None:
         raise CheckpointError(f"{run}: no checkpoint yet; wait for the first one (run.checkpoint_every steps)")
-    step, state = newest
-    search = state.get("search")
+    step, checkpoint = newest
+    search = checkpoint.get("search")
     alpha = search.get("alpha") if isinstance(search, dict) else None
-    if not isinstance(alpha, Tensor) or alpha.shape != space.mask.shape:
+    if not isinstance(search, dict) or not isinstance(alpha, Tensor) or alpha.shape != space.mask.shape:
         raise CheckpointError(
             f"{run}: its checkpoint is not of a search in this space; expected a run of run_search.py"
         )
-    return alpha, step
+    return step, search
 
 
-def _with_bound(limits: tuple[Limit, ...], text: str) -> tuple[Limit, ...]:
-    percent = text.strip().endswith("%")
-    if not _NUMBER_OR_PERCENT.fullmatch(text.strip()) or (percent and float(text.strip().rstrip("% ")) > 100):
-        raise ConfigError(
-            f"--at: got '{text}', expected a number in {limits[0].unit}, or a percentage from 0% to 100% such as 50%"
+def _member(run: Path, text: str | None, resolved: Resolved, alpha: Tensor, step: int, method: str) -> FamilyMember:
+    """Derive at one bound and write its file. ConfigError or InfeasibleError where no architecture meets it."""
+    space, limits, suffix = resolved.space, resolved.limits, ""
+    if text is not None:
+        bound = resolve_bound(text if text.endswith("%") else float(text), limits[0].cost, "--at", limits[0].unit)
+        limits, suffix = (replace(limits[0], bound=bound), *limits[1:]), f"-{_slug(text)}"
+    try:
+        derivation = derive(alpha, mask_of(space), limits, method)
+    except InfeasibleError:
+        if text is None:
+            raise
+        first = limits[0]
+        least = smallest(first, limits[1:], mask_of(space))
+        raise InfeasibleError(
+            f"--at {text}: no architecture with {first.metric} up to {first.bound:.6g} {first.unit} meets the other "
+            f"limits; the smallest that does has {least:.6g} {first.unit}"
+        ) from None
+    architecture = Architecture(space, derivation.paths, f"{run.name}{suffix}-step{step}")
+    path = run / f"architecture{suffix}.json"
+    write_architecture(path, architecture, limits, resolved.peak)
+    return FamilyMember(text, path, architecture, derivation, limits, resolved.peak)
+
+
+def _on_device(config: SearchFile, device: str | None) -> SearchFile:
+    """The config for scoring elsewhere; bf16 makes most CPUs slower, so a score that moves to one is without it."""
+    if device is None or device == config.run.device:
+        return config
+    run = config.run.model_dump() | {"device": device} | ({"amp": "none"} if device == "cpu" else {})
+    return config.model_copy(update={"run": RunConfig.model_validate(run)})
+
+
+def _parts(config: SearchFile) -> tuple[ImageSet, ImageSet]:
+    try:
+        return open_parts(config)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or derive without scores: --no-score") from None
+
+
+def _with_scores(
+    members: Sequence[FamilyMember],
+    state: dict[str, Any],
+    config: SearchFile,
+    training: ImageSet,
+    validation: ImageSet,
+) -> list[FamilyMember]:
+    """Every network is scored once, however many bounds lead to it."""
+    distinct = {member.architecture.paths: member.architecture for member in members}
+    device = prepare_device(config.run)
+    net = Supernet(members[0].architecture.space)
+    try:
+        net.load_state_dict(state["net"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error
+    net.to(device)
+    scores: dict[tuple[int, ...], Evaluation] = {}
+    with Progress(len(distinct), 0, "score") as progress:
+        for i, (paths, architecture) in enumerate(distinct.items()):
+            scores[paths] = score(net, architecture, config, training, validation, device)
+            progress.update(i + 1, top1=scores[paths].top1)
+    return [replace(member, accuracy=scores[member.architecture.paths]) for member in members]
+
+
+def _points(members: Sequence[FamilyMember]) -> list[Point]:
+    """Of scored members, cost by the first limit; without an additive limit, all cost the same."""
+    return [
+        Point(m.asked or m.path.stem, m.limits[0].cost.of(m.architecture.paths) if m.limits else 0.0, m.accuracy.top1)
+        for m in members
+        if m.accuracy is not None
+    ]
+
+
+def _with_front(members: Sequence[FamilyMember]) -> list[FamilyMember]:
+    kept = on_front(_points(members))
+    return [replace(member, on_front=k) for member, k in zip(members, kept, strict=True)]
+
+
+def _panel(family: Family, run: str) -> Panel:
+    """Members that are one network are one point, labelled with all their bounds."""
+    first = family.members[0].limits[0]
+    labels: dict[tuple[int, ...], list[str]] = {}
+    for member in family:
+        labels.setdefault(member.architecture.paths, []).append(member.asked or "")
+    points = dict(zip((m.architecture.paths for m in family), _points(family.members), strict=True))
+    merged = tuple(replace(point, label=", ".join(labels[paths])) for paths, point in points.items())
+    return Panel(f"{run}, step {family.step}", f"predicted {first.metric} [{first.unit}]", merged)
+
+
+def pareto_record(family: Family) -> dict[str, object]:
+    """The content of pareto.json. A member's `predicted` holds, for each limit, its value, bound, unit and table."""
+    members = []
+    for m in family:
+        c, a = m.architecture.complexity, m.accuracy
+        members.append(
+            {
+                "asked": m.asked,
+                "file": m.path.name,
+                "predicted": m.predicted,
+                "complexity": {"params": c.params, "macs": c.macs},
+                "top1": a.top1 if a else None,
+                "top5": a.top5 if a else None,
+                "loss": a.loss if a and math.isfinite(a.loss) else None,
+                "images": a.images if a else None,
+                "log_probability": m.derivation.log_probability,
+                "on_front": m.on_front,
+                "notes": list(m.derivation.notes),
+                "paths": list(m.architecture.names),
+            }
         )
-    bound: float | str = text if percent else float(text)
-    return (replace(limits[0], bound=resolve_bound(bound, limits[0].cost, "--at", limits[0].unit)), *limits[1:])
+    return {"format": FORMAT, "step": family.step, "members": members, "refused": list(family.refused)}
 
 
 def _slug(bound: str) -> str:

@@ -277,7 +277,12 @@ def write_architecture(
     path: Path, architecture: Architecture, limits: Sequence[Limit], peak: PeakLimit | None = None
 ) -> None:
     """Atomically; with what each limit's metric is for it."""
+    write_atomically(path, architecture.to_json(predicted_by(architecture, limits, peak)))
+
+
+def predicted_by(
+    architecture: Architecture, limits: Sequence[Limit], peak: PeakLimit | None
+) -> list[dict[str, object]]:
+    """What each limit's metric is for an architecture: a record of architecture.json for each."""
     predicted = [limit.predicted(architecture.paths) for limit in limits]
-    if peak:
-        predicted.append(peak.predicted(architecture.paths))
-    write_atomically(path, architecture.to_json(predicted))
+    return [*predicted, peak.predicted(architecture.paths)] if peak else predicted

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Console
 from rich.table import Table
 
-from search.family import FamilyMember
+from search.family import Family
 from search.loop import SearchResult
 from supernet.complexity import Complexity
 
@@ -42,19 +40,30 @@ def print_result(result: SearchResult) -> None:
     console.print("  ".join(result.architecture.names), highlight=False)
 
 
-def print_family(members: Sequence[FamilyMember]) -> None:
-    """One row per derived architecture."""
+def print_family(family: Family) -> None:
+    """One row per derived architecture; where they were scored, those that another one beats are marked."""
     console = Console()
-    table = Table("file", "bound", "predicted", "complexity", "log probability", title="derived architectures")
-    for m in members:
-        bounds = "\n".join(f"{limit.bound:.4g}" for limit in m.limits)
-        predicted = "\n".join(f"{limit.cost.of(m.architecture.paths):.4g} {limit.unit}" for limit in m.limits)
-        table.add_row(
-            str(m.path), bounds, predicted, complexity_text(m.architecture.complexity),
-            f"{m.derivation.log_probability:.3f}",
-        )  # fmt: skip
+    scored = any(m.accuracy for m in family)
+    title = f"architectures derived at step {family.step}"
+    table = Table(title=f"{title}; top-1 with the supernet's weights" if scored else title)
+    table.add_column("file", overflow="fold")
+    for column in ("bound", "predicted", "M params", "M MACs", "log p", *(("top-1 %", "front") if scored else ())):
+        table.add_column(column)
+    for m in family:
+        c = m.architecture.complexity
+        row = [
+            m.path.name,
+            "\n".join(f"{limit.bound:.4g}" for limit in m.limits),
+            "\n".join(f"{limit.cost.of(m.architecture.paths):.4g} {limit.unit}" for limit in m.limits),
+            f"{c.params / 1e6:.3g}",
+            f"{c.macs / 1e6:.4g}",
+            f"{m.derivation.log_probability:.2f}",
+        ]
+        if m.accuracy:
+            row += [f"{m.accuracy.top1:.2f}", "yes" if m.on_front else "no"]
+        table.add_row(*row)
     console.print(table)
-    for m in members:
+    for m in family:
         for note in m.derivation.notes:
             console.print(f"{m.path.name}: {note}")
 

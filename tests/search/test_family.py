@@ -1,0 +1,272 @@
+"""Several bounds, one search: scores, the front, and what happens to bounds that cannot be met."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+import search.family
+import search.scoring
+from engine.checkpoints import Checkpoints
+from engine.data import Batch
+from engine.errors import ConfigError
+from search.derivation import InfeasibleError, meets, smallest
+from search.family import derive_family, expand_bounds
+from search.loop import run_search
+from search.result import load_result
+from supernet.alpha import log_probabilities, mask_of
+from supernet.architecture import Architecture
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished search under a limit on MACs and one on parameters, and its result."""
+    names = ["mbconv_k3_e1", "mbconv_k3_e2", "skip"]
+    space = {
+        "input_size": 8,
+        "input_channels": 1,
+        "classes": 4,
+        "stem": {"kernel": 3, "stride": 1, "width": 4},
+        "stages": [
+            {"width": 4, "depth": 2, "candidates": names},
+            {"width": 8, "depth": 2, "stride": 2, "candidates": ["mbconv_k3_e1", "conv_k3", "skip"]},
+        ],
+        "feature_mix": 8,
+        "dropout": 0.2,
+    }
+    config = {
+        "space": space,
+        "data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4},
+        "limits": [{"metric": "macs", "at": "50%", "tolerance": 0.1}, {"metric": "params", "below": "80%"}],
+        "search": {"warmup_epochs": 1, "epochs": 3, "batch_size": 8, "arch_every": 2, "arch_lr": 0.05, "bn_batches": 2},
+        "run": {"seed": 3, "threads": 1, "checkpoint_every": 3},
+    }
+    folder = tmp_path_factory.mktemp("family")
+    (folder / "search.yaml").write_text(yaml.safe_dump(config))
+    return folder / "run", run_search(folder / "search.yaml", folder / "run")
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of the finished run."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def scored_networks(monkeypatch):
+    """The paths of each network that is scored from here on."""
+    paths, real = [], search.family.score
+    monkeypatch.setattr(search.family, "score", lambda net, a, *more: paths.append(a.paths) or real(net, a, *more))
+    return paths
+
+
+def test_the_score_is_the_one_that_the_run_wrote_at_its_last_step(run, finished):
+    """The same weights, BN batches and images: equal to the bit, in the result and in the curves."""
+    (member,) = derive_family(run)
+    assert member.architecture.paths == finished[1].architecture.paths
+    assert member.accuracy == finished[1].accuracy
+    result = load_result(run)
+    assert (member.accuracy.top1, member.accuracy.loss) == (result.top1, result.loss)
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert (last["step"], last["derived/loss"]) == (24, member.accuracy.loss)
+    assert not (run / "pareto.json").exists()  # a family of other bounds keeps its files
+
+
+def test_a_stopped_run_has_the_score_of_its_own_step(run, finished):
+    """The checkpoint of step 21 gives what a search that had ended there would have written."""
+    newest, before = Checkpoints(run / "checkpoints").steps()
+    assert (newest, before) == (24, 21)
+    own = derive_family(run)
+    next((run / "checkpoints").glob("step-000000024-*")).unlink()
+    earlier = derive_family(run)
+    assert (own.step, earlier.step) == (24, 21)
+    assert earlier.members[0].accuracy.loss != own.members[0].accuracy.loss
+
+
+def test_scoring_leaves_the_run_as_it_was(run):
+    def files():
+        kept = (path for path in run.rglob("*") if path.is_file() and not path.name.startswith("architecture"))
+        return {str(path.relative_to(run)): path.read_bytes() for path in kept}
+
+    before = files()
+    derive_family(run)
+    assert files() == before
+    derive_family(run, ["20%", "50%"])
+    after = files()
+    assert after.pop("pareto.png")[:8] == b"\x89PNG\r\n\x1a\n"
+    assert json.loads(after.pop("pareto.json"))["step"] == 24
+    assert after == before
+
+
+def test_statistics_come_from_the_training_part_and_scores_from_the_validation_part(run, monkeypatch):
+    """The very images: those that the search itself has used, in the same order."""
+    seen: dict[str, list[torch.Tensor]] = {"statistics": [], "scores": []}
+    real = {"statistics": search.scoring.statistics_batches, "scores": search.scoring.evaluation_batches}
+
+    def watched(kind):
+        def batches(*args, **settings):
+            for batch in real[kind](*args, **settings):
+                seen[kind].append(batch.images.clone())
+                yield Batch(*batch)
+
+        return batches
+
+    monkeypatch.setattr(search.scoring, "statistics_batches", watched("statistics"))
+    monkeypatch.setattr(search.scoring, "evaluation_batches", watched("scores"))
+    derive_family(run)
+    by_family = {kind: torch.cat(images) for kind, images in seen.items()}
+    for images in seen.values():
+        images.clear()
+    run_search(run / "config.yaml", run.parent / "again", overrides=["search.epochs=1"])
+    by_search = {kind: torch.cat(images)[: len(by_family[kind])] for kind, images in seen.items()}
+    assert len(by_family["statistics"]) == 16
+    assert len(by_family["scores"]) == 32
+    for kind, images in by_family.items():
+        torch.testing.assert_close(images, by_search[kind], rtol=0, atol=0)
+
+
+def test_each_member_is_the_likeliest_below_its_bound(run):
+    """Against every architecture of the space."""
+    _, checkpoint = Checkpoints(run / "checkpoints").newest()
+    family = derive_family(run, ["10%..90%x5"], scored=False)
+    assert [m.asked for m in family] == ["10%", "30%", "50%", "70%", "90%"]
+    space = family.members[0].architecture.space
+    log_p = log_probabilities(checkpoint["search"]["alpha"], mask_of(space)).numpy()
+    everything = list(itertools.product(*map(range, space.mask.sum(axis=1))))
+    for member in family:
+        allowed = [paths for paths in everything if meets(paths, member.limits)]
+        if not allowed:  # an empty `at` window: the lower side is dropped, and a note says so
+            assert "no architecture lies in" in member.derivation.notes[0]
+            continue
+        best = max(sum(log_p[e, i] for e, i in enumerate(paths)) for paths in allowed)
+        assert member.derivation.log_probability == pytest.approx(best, abs=1e-9)
+
+
+def test_the_files_of_a_family(run):
+    family = derive_family(run, ["10%..90%x5"])
+    record = json.loads((run / "pareto.json").read_text())
+    assert (record["format"], record["step"], record["refused"]) == ("proxylessnas/pareto@1", 24, [])
+    assert len(record["members"]) == len(family) == 5
+    for member, m in zip(family, record["members"], strict=True):
+        loaded = Architecture.from_json((run / m["file"]).read_text())
+        assert loaded.paths == member.architecture.paths
+        assert m["paths"] == list(loaded.names)
+        assert m["predicted"] == json.loads((run / m["file"]).read_text())["predicted"]
+        assert m["predicted"][0]["at"] == member.limits[0].bound
+        assert m["complexity"] == {"params": loaded.complexity.params, "macs": loaded.complexity.macs}
+        scored = (member.accuracy.top1, member.accuracy.top5, member.accuracy.loss, 32)
+        assert (m["top1"], m["top5"], m["loss"], m["images"]) == scored
+        costs_less = [o for o in record["members"] if o["predicted"][0]["value"] <= m["predicted"][0]["value"]]
+        best = max(o["top1"] for o in costs_less)
+        cheapest = min(o["predicted"][0]["value"] for o in record["members"] if o["top1"] >= m["top1"])
+        assert m["on_front"] == (m["top1"] == best and m["predicted"][0]["value"] == cheapest)
+    assert {m["on_front"] for m in record["members"]} == {True, False}
+
+
+def test_a_network_of_several_bounds_is_scored_once(run, scored_networks):
+    family = derive_family(run, ["100%", "99.999%", "100 %", "50%"])
+    assert [m.asked for m in family] == ["100 %", "99.999%", "50%"]  # the same bound twice is one
+    first, second, other = family
+    assert first.architecture.paths == second.architecture.paths != other.architecture.paths
+    assert scored_networks == [first.architecture.paths, other.architecture.paths]
+    assert first.accuracy == second.accuracy
+    assert first.path != second.path
+    assert second.path.exists()
+
+
+def test_without_scores_no_data_is_opened(run, monkeypatch):
+    def fails(*_, **__):
+        raise ConfigError("data.root: no folder")
+
+    monkeypatch.setattr(search.scoring, "open_images", fails)
+    with pytest.raises(ConfigError, match=r"data\.root: no folder; or derive without scores: --no-score"):
+        derive_family(run, ["30%"])
+    assert not (run / "architecture-30percent.json").exists()
+    family = derive_family(run, ["30%"], scored=False)
+    assert (family.members[0].accuracy, family.members[0].on_front) == (None, None)
+    assert (run / "architecture-30percent.json").exists()
+    assert not (run / "pareto.json").exists()
+
+
+def test_bounds_that_no_architecture_meets_are_named_and_the_others_derived(run, door):
+    low, high = derive_family(run, scored=False).members[0].limits[0].cost.reachable
+    ended = door("derive", run, "--at", f"{high * 2:.0f}", "60%", f"{low / 2:.0f}")
+    assert ended.status == 2
+    lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
+    assert [f"{high * 2:g} MACs" in lines[0], f"{low / 2:g} MACs" in lines[1], len(lines)] == [True, True, 2]
+    assert all(f"architectures of this space reach {low:g} to {high:g}" in line for line in lines)
+    record = json.loads((run / "pareto.json").read_text())
+    assert [m["asked"] for m in record["members"]] == ["60%"]
+    assert [f"error: {line}" for line in record["refused"]] == lines
+    shown = [line.split("│")[1].strip() for line in ended.out.splitlines() if line.startswith("│")]
+    assert "".join(shown) == "architecture-60percent.json"
+
+
+def test_a_bound_that_only_the_other_limits_forbid_is_told_the_smallest_beside_them(
+    tmp_path, tiny_search, space_of, formula_table, monkeypatch
+):
+    """A table in which fewer parameters take longer: few of both at once there are none."""
+    names = ["mbconv_k3_e1", "mbconv_k5_e3", "conv_k1"]
+    section = tiny_search["space"] | {"stages": [{"width": 8, "depth": 3, "candidates": names}]}
+    monkeypatch.chdir(tmp_path)
+    space = space_of(section)
+    formula_table(space, price=lambda layer: 100 - layer.complexity.params / 100).save(tmp_path / "table.yaml")
+    limits = [*tiny_search["limits"], {"metric": "params", "below": "40%"}]
+    config = tiny_search | {"space": section, "limits": limits}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(config))
+    run_search(tmp_path / "search.yaml", tmp_path / "run", overrides=["limits.0.at=90%"])
+    family = derive_family(tmp_path / "run", ["0%", "100%"], scored=False)
+    assert [m.asked for m in family] == ["100%"]
+    latency, params = family.members[0].limits
+    everything = itertools.product(*map(range, space.mask.sum(axis=1)))
+    least = min(latency.cost.of(paths) for paths in everything if params.cost.of(paths) <= params.bound)
+    assert least > latency.cost.reachable[0]
+    (line,) = family.refused
+    assert line.startswith("--at 0%: no architecture with latency up to ")
+    assert line.endswith(f"the smallest that does has {least:.6g} ms")
+    with pytest.raises(InfeasibleError):
+        smallest(latency, [replace(params, bound=1.0)], mask_of(space))
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (["30", "35%", "40"], ["30", "35%", "40"]),
+        (["10%..90%x9"], [f"{p}%" for p in range(10, 100, 10)]),
+        (["10.5..20.5x3"], ["10.5", "15.5", "20.5"]),
+        (["0%..1%x4"], ["0%", "0.3333333333%", "0.6666666667%", "1%"]),
+        (["50%", "40% .. 60% x3", "2e1..4e1x2"], ["50%", "40%", "60%", "20", "40"]),
+    ],
+)
+def test_ranges_are_written_out_and_no_bound_comes_twice(texts, expected):
+    assert expand_bounds(texts, "ms") == expected
+
+
+@pytest.mark.parametrize("text", ["fast", "150%", "10%..90%", "10..90%x3", "10%..90%x1", "10%..150%x3", "..x3", "-5"])
+def test_what_is_no_bound_is_refused_before_anything_is_derived(text, run):
+    before = sorted(path.name for path in run.iterdir())
+    with pytest.raises(ConfigError) as error:
+        derive_family(run, ["30%", text])
+    assert str(error.value).startswith(f"--at: got '{text}', expected ")
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_scores_elsewhere_are_without_the_gpus_precision(run):
+    """A run on a GPU with bf16, scored on the CPU: its own config stays, and no amp is used."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["run"] |= {"device": "cuda", "amp": "bf16"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    on_cpu = derive_family(run, device="cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"run\.device: got 'cuda'"):
+            derive_family(run)
+    config["run"] |= {"device": "cpu", "amp": "none"}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert on_cpu.members[0].accuracy == derive_family(run).members[0].accuracy
