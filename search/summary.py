@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
 from search.family import Family
 from search.loop import SearchResult
+from search.sweep import COLUMNS, Sweep, row_of
 from supernet.complexity import Complexity
 
 
@@ -66,6 +69,22 @@ def print_family(family: Family) -> None:
     for m in family:
         for note in m.derivation.notes:
             console.print(f"{m.path.name}: {note}")
+
+
+def print_sweep(sweep: Sweep, out: Path) -> None:
+    """One row per search; what went wrong below it, where a line has room."""
+    console = Console()
+    used = [i for i, _ in enumerate(COLUMNS[:-1]) if i < 2 or any(row_of(o)[i] for o in sweep.outcomes)]
+    table = Table(*(COLUMNS[i] for i in used), title=f"{out}")
+    for outcome in sweep.outcomes:
+        row = row_of(outcome)
+        table.add_row(*(row[i] for i in used))
+    console.print(table)
+    for outcome in sweep.outcomes:
+        if outcome.error:
+            console.print(f"{outcome.search.name}: {outcome.error}", soft_wrap=True, highlight=False, markup=False)
+    if sweep.interrupted:
+        console.print("interrupted; continue with --resume")
 
 
 def complexity_text(c: Complexity) -> str:

@@ -475,7 +475,40 @@ case("derive-no-run", ("derive", "elsewhere"), says=("elsewhere: no config.yaml"
 case("derive-a-file", ("derive", "table.yaml"), says=("table.yaml: no config.yaml",))
 case("derive-at-nonsense", DERIVE, "--at", "fast", says=("--at: got 'fast'", "50%"))
 case("derive-at-above-100-percent", DERIVE, "--at", "150%", says=("--at: got '150%'", "100%"))
+case("derive-at-half-a-range", DERIVE, "--at", "10%..90%", says=("--at: got '10%..90%'", "10%..90%x9"))
+case("derive-at-a-mixed-range", DERIVE, "--at", "1..90%x9", says=("--at: got '1..90%x9'", "both in %"))
 case("derive-at-out-of-range", DERIVE, "--at", "1e6", says=("--at: got 1e+06 ms", "reach"))
+
+SWEEP = ("run_sweep", "search.yaml", "--out", "new")
+case("sweep-into-a-file", SWEEP[:3] + ("table.yaml",), says=("--out table.yaml: cannot be made", "choose a folder"))
+case("sweep-of-an-absent-config", SWEEP, "none.yaml", says=("none.yaml: no such file", "configs/search/"))
+case("sweep-of-a-config-twice", SWEEP, "search.yaml", says=("would share the folder new/search", "rename one"))
+case("sweep-with-a-seed-twice", SWEEP, "--seeds", "0", "0", says=("--seeds: 0 is given twice", "remove one"))
+
+
+@spoiled(SWEEP, "--resume", says=("new/sweep.json: is no record of a sweep", "delete it"))
+def sweep_with_a_damaged_record(folder: Path, files: Files) -> None:
+    (folder / "new").mkdir()
+    (folder / "new" / "sweep.json").write_text("{}")
+
+
+@spoiled(SWEEP, says=("--out new: search holds a run already", "--resume"))
+def sweep_where_one_was(folder: Path, files: Files) -> None:
+    shutil.copytree(folder / "run", folder / "new" / "search")
+
+
+@spoiled(SWEEP, "--resume", says=("new/search/result.json: is no result of a search", "delete it"))
+def sweep_with_a_damaged_result(folder: Path, files: Files) -> None:
+    shutil.copytree(folder / "run", folder / "new" / "search")
+    (folder / "new" / "search" / "result.json").write_text("[")
+
+
+@spoiled(("derive", "run"), says=("data.root: no folder 'gone'", "--no-score"))
+def derive_without_its_data(folder: Path, files: Files) -> None:
+    config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
+    config["data"] = {"name": "folder", "root": "gone", "validation": 0.5, "workers": 0}
+    save(folder, "run/config.yaml", config)
+
 
 # --- data and devices ------------------------------------------------------------------------------------------------
 

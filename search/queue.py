@@ -1,0 +1,131 @@
+"""A queue of jobs over slots, each job a process: a GPU holds one job at a time, the CPU as many as it has slots."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Literal, Protocol, TypeVar
+
+Kind = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one job at a time."""
+
+    kind: Kind
+    name: str
+    """Of a GPU, as CUDA_VISIBLE_DEVICES knows it; of the CPU, a number."""
+
+
+class Job(Protocol):
+    @property
+    def kind(self) -> Kind:
+        """Of the slots that it can run on."""
+
+
+class Process(Protocol):
+    """What subprocess.Popen offers; it leads a process group of its own."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+
+J = TypeVar("J", bound=Job)
+
+
+def cpu_slots(count: int) -> list[Slot]:
+    return [Slot("cpu", str(i)) for i in range(count)]
+
+
+def gpu_slots(visible: str | None, count: int) -> list[Slot]:
+    """visible: the environment's CUDA_VISIBLE_DEVICES, None where it is not set. count: GPUs that torch finds.
+
+    CUDA ignores what follows the first name that it does not know, so torch's count tells how many names hold.
+    """
+    names = [str(i) for i in range(count)] if visible is None else [name.strip() for name in visible.split(",")]
+    return [Slot("cuda", name) for name in names[:count]]
+
+
+def run_queue(
+    jobs: Sequence[J],
+    slots: Sequence[Slot],
+    start: Callable[[J, Slot], Process],
+    ended: Callable[[J, int, bool], None],
+    *,
+    pause: float = 0.2,
+) -> bool:
+    """Start the jobs in order, each as soon as a slot of its kind is free; `ended` is told each exit status,
+    and whether the queue has been interrupted before.
+
+    SIGINT, SIGTERM and SIGHUP start no further job and are passed on as SIGINT to the running ones, which are waited
+    for; at a second signal they are killed. Returns whether all jobs were run, so not where it was interrupted.
+    pause: seconds between two looks at the processes. ValueError for a job that no slot can run.
+    """
+    lacking = {job.kind for job in jobs} - {slot.kind for slot in slots}
+    if lacking:
+        raise ValueError(f"there is no slot of kind {', '.join(sorted(lacking))}")
+    waiting, running = list(jobs), dict[Slot, tuple[J, Process]]()
+    with _signals_counted() as signals, _stopped_on_error(running):
+        passed_on = 0
+        while running or (waiting and not signals):
+            for slot in slots:
+                job = next((job for job in waiting if job.kind == slot.kind), None)
+                if job is not None and slot not in running and not signals:
+                    waiting.remove(job)
+                    running[slot] = (job, start(job, slot))
+            if len(signals) > passed_on:
+                passed_on = len(signals)
+                for _, process in running.values():
+                    _signal_group(process, signal.SIGINT if passed_on == 1 else signal.SIGKILL)
+            time.sleep(pause)
+            for slot, (job, process) in list(running.items()):
+                status = process.poll()
+                if status is not None:
+                    del running[slot]
+                    ended(job, status, bool(signals))
+        return not signals
+
+
+@contextlib.contextmanager
+def _stopped_on_error(running: dict[Slot, tuple[J, Process]]) -> Iterator[None]:
+    """No process outlives a queue that ends by an exception."""
+    try:
+        yield
+    finally:
+        for _, process in running.values():
+            _signal_group(process, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _signals_counted() -> Iterator[list[int]]:
+    """The signals that have come so far. Noted, not raised: no process that was just started is lost track of.
+
+    A handler also undoes that a background job's children would ignore SIGINT: they inherit that, but no handler.
+    """
+    came: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        wanted.append(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in wanted}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _signal_group(process: Process, number: int) -> None:
+    """To the process and those that it has started, as a terminal does it."""
+    with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+        os.killpg(process.pid, number)

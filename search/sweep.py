@@ -1,0 +1,359 @@
+"""Many searches, one command: each (config, seed) in a process of its own, a table and a picture of all of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import torch
+
+from engine.config import load_config, validate
+from engine.errors import ConfigError
+from engine.progress import Progress
+from engine.runs import refuse_changes, run_begun, write_atomically
+from latency.bench import usable_cores
+from search.config import SearchFile
+from search.limits import resolve
+from search.pareto import Panel, Point, draw_fronts
+from search.queue import Kind, Slot, cpu_slots, gpu_slots, run_queue
+from search.result import ResultFile, load_result
+
+log = logging.getLogger("search")
+
+FORMAT = "proxylessnas/sweep@1"
+DOOR = Path(__file__).resolve().parents[1] / "scripts" / "run_search.py"
+Status = Literal["finished", "missed", "failed", "interrupted", "waiting"]
+"""missed: the search ended, but the measured latency does not meet its limit. waiting: not begun when interrupted."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search of a sweep."""
+
+    name: str
+    """Of its folder, and of its log beside it."""
+    config: Path
+    overrides: tuple[str, ...]
+    out: Path
+    """Of the sweep."""
+    kind: Kind = "cpu"
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.name
+
+    @property
+    def log(self) -> Path:
+        """Beside the folder, not in it: a folder that is not empty is no place for a search to begin."""
+        return self.out / f"{self.name}.log"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a search."""
+
+    search: Search
+    status: Status
+    seconds: float = 0.0
+    """Of its processes, those of earlier sweeps that were resumed included."""
+    error: str | None = None
+    """In one line."""
+    result: ResultFile | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    outcomes: tuple[Outcome, ...]
+    """In the order of the command line, the seeds of a config one after the other."""
+    interrupted: bool = False
+
+    @property
+    def exit_status(self) -> int:
+        """0: every search has ended and meets its limits. 3: a measured latency misses its limit. 1: a search has not
+        ended. 130: Ctrl-C."""
+        statuses = {outcome.status for outcome in self.outcomes}
+        if self.interrupted:
+            return 130
+        return 1 if statuses - {"finished", "missed"} else 3 if "missed" in statuses else 0
+
+
+def run_sweep(
+    configs: Sequence[Path],
+    out: Path,
+    *,
+    seeds: Sequence[int] = (),
+    jobs: int = 1,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+) -> Sweep:
+    """Search with every config and seed, without seeds with each config's own, and write sweep.json, .md and .png.
+
+    A search whose run.device is cuda takes one of the visible GPUs, one that runs on the CPU one of `jobs` places that
+    share the cores. A search that fails does not stop the others. resume: skip those that have ended, continue those
+    that have begun. Interrupted, it stops the searches that run and returns what there is.
+
+    Raises ConfigError before anything is started.
+    """
+    searches = plan_sweep(configs, out, seeds=seeds, overrides=overrides)
+    gpus = gpu_slots(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
+    slots = [*gpus, *cpu_slots(jobs)]
+    if not gpus:  # such a search says itself that there is no GPU
+        searches = [Search(s.name, s.config, s.overrides, s.out) for s in searches]
+    done = _done(searches, resume=resume)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); choose a folder you may write") from None
+    runner = _Runner(searches, slots, done, _earlier_seconds(out) if resume else {})
+    _warn_of_disturbed_timings(searches, runner.at_once)
+    with Progress(len(searches), len(done), "sweep") as progress:
+        runner.progress = progress
+        complete = run_queue([s for s in searches if s.name not in done], slots, runner.start, runner.ended)
+    sweep = Sweep(runner.outcomes, interrupted=not complete)
+    write_sweep(out, sweep.outcomes)
+    return sweep
+
+
+def plan_sweep(
+    configs: Sequence[Path], out: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = ()
+) -> list[Search]:
+    """The searches in their order. ConfigError for what would put two of them into one folder, and absent files."""
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise ConfigError(f"--seeds: {seed} is given twice; each seed makes one folder, remove one")
+    stems: dict[str, Path] = {}
+    for config in configs:
+        if config.stem in stems:
+            raise ConfigError(
+                f"configs: {stems[config.stem]} and {config} would share the folder {out / config.stem}; rename one"
+            )
+        stems[config.stem] = config
+    if seeds and any(override.partition("=")[0].strip() == "run.seed" for override in overrides):
+        raise ConfigError("--seeds: the override run.seed sets a seed too; give one of the two")
+    searches = []
+    for config in configs:
+        if not config.is_file():
+            raise ConfigError(f"{config}: no such file; expected a YAML file, see configs/search/")
+        own = [(f"{config.stem}-seed{seed}", (*overrides, f"run.seed={seed}")) for seed in seeds]
+        for name, changes in own or [(config.stem, tuple(overrides))]:
+            searches.append(Search(name, config, changes, out, _kind(config, changes)))
+    return searches
+
+
+def _kind(config: Path, overrides: Sequence[str]) -> Kind:
+    """Where the search runs. A config with a mistake counts as the CPU's: the search itself will name the mistake."""
+    try:
+        run = load_config(config, overrides).get("run")
+    except ConfigError:
+        return "cpu"
+    return "cuda" if isinstance(run, dict) and run.get("device") == "cuda" else "cpu"
+
+
+def _done(searches: Sequence[Search], *, resume: bool) -> dict[str, ResultFile]:
+    """The results of the searches that have ended. ConfigError where they were other searches than these."""
+    done = {}
+    for search in searches:
+        if run_begun(search.folder) and not resume:
+            raise ConfigError(
+                f"--out {search.out}: {search.name} holds a run already; continue the sweep with --resume, or choose "
+                "another folder"
+            )
+        result = load_result(search.folder) if run_begun(search.folder) else None
+        if result is not None:
+            config = validate(SearchFile, load_config(search.config, search.overrides), str(search.config))
+            refuse_changes(search.folder, resolve(config, search.config, search.overrides).record)
+            done[search.name] = result
+    return done
+
+
+def _earlier_seconds(out: Path) -> dict[str, float]:
+    """By search, what earlier commands of this sweep spent on it."""
+    path = out / "sweep.json"
+    try:
+        return {row["name"]: float(row["seconds"]) for row in json.loads(path.read_text())["searches"]}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{path}: is no record of a sweep; delete it, the searches are in their own folders"
+        ) from None
+
+
+def _warn_of_disturbed_timings(searches: Sequence[Search], at_once: int) -> None:
+    for search in searches:
+        try:
+            config = load_config(search.config, search.overrides)
+        except ConfigError:
+            continue
+        measure, limits = config.get("measure") or {}, config.get("limits") or []
+        timed = any(isinstance(limit, dict) and limit.get("metric") == "latency" for limit in limits)
+        if at_once > 1 and timed and isinstance(measure, dict) and measure.get("device", "cpu") == "cpu":
+            log.warning(
+                "%d searches at once share this CPU: where %s times its network here, the others disturb it; "
+                "--jobs 1, or a table of another device, where measured latency counts", at_once, search.name,
+            )  # fmt: skip
+            return
+
+
+@dataclass
+class _Child:
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+    log_start: int
+    began: float
+
+
+class _Runner:
+    """Starts the searches of a sweep, and keeps its record."""
+
+    progress: Progress
+
+    def __init__(
+        self,
+        searches: Sequence[Search],
+        slots: Sequence[Slot],
+        done: dict[str, ResultFile],
+        seconds: dict[str, float],
+    ):
+        self.searches, self.seconds, self.children = searches, seconds, dict[str, _Child]()
+        kinds = Counter(search.kind for search in searches if search.name not in done)
+        self.at_once = sum(min(kinds[kind], sum(slot.kind == kind for slot in slots)) for kind in kinds)
+        self._found = {
+            s.name: _ended_outcome(s, done[s.name], seconds.get(s.name, done[s.name].seconds))
+            if s.name in done
+            else Outcome(s, "waiting", seconds.get(s.name, 0.0))
+            for s in searches
+        }
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        return tuple(self._found[search.name] for search in self.searches)
+
+    def start(self, search: Search, slot: Slot) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(DOOR), str(search.config), "--out", str(search.folder)]
+        command += [*(["--resume"] if run_begun(search.folder) else []), *search.overrides]
+        environment = dict(os.environ)
+        if slot.kind == "cuda":
+            environment["CUDA_VISIBLE_DEVICES"] = slot.name
+        if self.at_once > 1:  # each its share of the cores; run.threads says more
+            environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // self.at_once))
+        output = search.log.open("ab")
+        start = output.tell()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
+            start_new_session=True,  # a Ctrl-C of the terminal comes once, from here
+        )  # fmt: skip
+        self.children[search.name] = _Child(process, output, start, time.monotonic())
+        log.info("%s starts on %s %s, log in %s", search.name, slot.kind, slot.name, search.log)
+        return process
+
+    def ended(self, search: Search, status: int, interrupted: bool) -> None:
+        child = self.children.pop(search.name)
+        child.log.close()
+        seconds = self.seconds.get(search.name, 0.0) + time.monotonic() - child.began
+        outcome = _outcome(search, status, interrupted, seconds, child.log_start)
+        self._found[search.name] = outcome
+        done = sum(o.status != "waiting" for o in self.outcomes)
+        log.info("%s: %s%s", search.name, outcome.status, f": {outcome.error}" if outcome.error else "")
+        self.progress.update(done, running=", ".join(self.children) or "none")
+        write_sweep(search.out, self.outcomes)
+
+
+def _ended_outcome(search: Search, result: ResultFile, seconds: float) -> Outcome:
+    return Outcome(search, "finished" if result.met else "missed", seconds, None, result)
+
+
+def _outcome(search: Search, status: int, interrupted: bool, seconds: float, log_start: int) -> Outcome:
+    """Of a process that has ended. 0 and 3 are run_search.py's for a search that ended, 130 is that of Ctrl-C."""
+    if status in (0, 3):
+        result = load_result(search.folder)
+        assert result is not None  # written before the process ends so
+        return _ended_outcome(search, result, seconds)
+    if status == 130 or (interrupted and status < 0):
+        return Outcome(search, "interrupted", seconds)
+    if status < 0:
+        return Outcome(search, "failed", seconds, f"killed by signal {-status} ({signal.Signals(-status).name})")
+    return Outcome(search, "failed", seconds, _error_in(search.log, log_start) or f"exit status {status}, no message")
+
+
+def _error_in(path: Path, start: int) -> str | None:
+    """The line of a log that says why: the last that begins with `error:`, or else the last at all."""
+    with path.open("rb") as file:
+        file.seek(start)
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    found = told or lines
+    return found[-1] if found else None
+
+
+def write_sweep(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """sweep.json, sweep.md and, where a search has ended, sweep.png; each atomically."""
+    rows = [
+        {
+            "name": o.search.name,
+            "config": str(o.search.config),
+            "overrides": list(o.search.overrides),
+            "folder": str(o.search.folder),
+            "log": str(o.search.log),
+            "status": o.status,
+            "seconds": o.seconds,
+            "error": o.error,
+            "result": o.result.model_dump(mode="json") if o.result else None,
+        }
+        for o in outcomes
+    ]
+    write_atomically(out / "sweep.json", json.dumps({"format": FORMAT, "searches": rows}, indent=2) + "\n")
+    lines = [COLUMNS, ["---"] * len(COLUMNS), *map(row_of, outcomes)]
+    text = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    write_atomically(out / "sweep.md", text + "\n")
+    panels = panels_of(outcomes)
+    if panels:
+        draw_fronts(out / "sweep.png", panels)
+
+
+COLUMNS = ["search", "status", "target", "expected", "predicted", "measured", "top-1 %", "seconds", "error"]
+
+
+def row_of(outcome: Outcome) -> list[str]:
+    """The cells of COLUMNS; target, expected and predicted of the first limit."""
+    cells = [""] * 5
+    if outcome.result:
+        r, first = outcome.result, outcome.result.limits[0]
+        cells = [
+            f"{'below' if first.at is None else 'at'} {first.bound:.4g} {first.unit}",
+            "" if first.expected is None else f"{first.expected:.4g}",
+            f"{first.predicted:.4g}",
+            "" if r.measured is None else f"{r.measured.median_ms:.4g} ± {r.measured.noise_ms:.2g} ms",
+            f"{r.top1:.2f}",
+        ]
+    return [outcome.search.name, outcome.status, *cells, f"{outcome.seconds:.0f}", outcome.error or ""]
+
+
+def panels_of(outcomes: Sequence[Outcome]) -> list[Panel]:
+    """Searches with the same first metric and table are comparable: a panel. Measured costs where all of them are."""
+    groups: dict[tuple[str, str, str], list[tuple[Outcome, ResultFile]]] = {}
+    for outcome in outcomes:
+        if outcome.result:
+            first = outcome.result.limits[0]
+            groups.setdefault((first.metric, first.unit, first.table or ""), []).append((outcome, outcome.result))
+    panels = []
+    for (metric, unit, table), ended in groups.items():
+        measured = metric == "latency" and all(result.measured for _, result in ended)
+        points = tuple(
+            Point(o.search.name, r.measured.median_ms if measured and r.measured else r.limits[0].predicted, r.top1,
+                  o.search.config.stem)
+            for o, r in ended
+        )  # fmt: skip
+        label = f"{'measured' if measured else 'predicted'} {metric} [{unit}]"
+        panels.append(Panel(Path(table).stem or metric, label, points))
+    return panels

@@ -1,0 +1,312 @@
+"""Sweeps of real searches: a failing one among good ones, a resume, Ctrl-C; and what is refused before the start."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+import search.sweep
+from engine.errors import ConfigError
+from engine.training import Evaluation
+from latency.measure import Timing
+from search.closing import MeasuredDerivation, Try
+from search.derivation import Derivation
+from search.loop import run_search
+from search.queue import Slot
+from search.result import LimitFigures, load_result, result_of
+from search.sweep import Outcome, Search, Sweep, panels_of, plan_sweep, row_of, run_sweep, write_sweep
+from supernet.alpha import initial_alpha
+from supernet.architecture import Architecture
+
+
+@pytest.fixture(scope="module")
+def environment(shell):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in shell.items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_search, environment):
+    """(folder, sweep) of three searches two at a time, the second of which cannot run."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for name, limit, batch in (("small", "30%", 4), ("broken", "50%", 64), ("large", "80%", 4)):
+        config = tiny_search | {"limits": [{"metric": "macs", "at": limit}]}
+        config["search"] = config["search"] | {"batch_size": batch}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    configs = [folder / f"{name}.yaml" for name in ("small", "broken", "large")]
+    return folder, run_sweep(configs, folder / "out", jobs=2, seeds=[5], overrides=["search.label_smoothing=0.05"])
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """A copy of the sweep's folder and its configs; configs keep their paths' names."""
+    shutil.copytree(made[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def files(folder, name):
+    return {path: path.stat().st_mtime_ns for path in (folder / "out" / name).rglob("*") if path.is_file()}
+
+
+def test_a_failing_search_does_not_stop_the_others(made):
+    folder, sweep = made
+    assert [(o.search.name, o.status) for o in sweep.outcomes] == [
+        ("small-seed5", "finished"), ("broken-seed5", "failed"), ("large-seed5", "finished"),
+    ]  # fmt: skip
+    assert sweep.exit_status == 1
+    small, broken, large = sweep.outcomes
+    assert "search.batch_size: got 64, but the training part of the data has 16 images" in broken.error
+    assert "\n" not in broken.error
+    assert broken.result is None
+    assert small.result == load_result(folder / "out" / "small-seed5")
+    assert small.result.seed == large.result.seed == 5
+    assert small.result.limits[0].bound < large.result.limits[0].bound
+    assert "label_smoothing: 0.05" in (folder / "out" / "small-seed5" / "config.yaml").read_text()
+    assert "error: " in (folder / "out" / "broken-seed5.log").read_text()
+
+
+def test_its_files(made):
+    folder, sweep = made
+    record = json.loads((folder / "out" / "sweep.json").read_text())
+    assert record["format"] == "proxylessnas/sweep@1"
+    for row, outcome in zip(record["searches"], sweep.outcomes, strict=True):
+        assert (row["name"], row["status"], row["error"]) == (outcome.search.name, outcome.status, outcome.error)
+        assert row["seconds"] == outcome.seconds > 0
+        assert row["result"] == (outcome.result.model_dump(mode="json") if outcome.result else None)
+    lines = (folder / "out" / "sweep.md").read_text().splitlines()
+    assert len(lines) == 5
+    assert len({line.count(" | ") for line in lines}) == 1
+    assert lines[2].startswith("| small-seed5 | finished | at ")
+    assert f"{sweep.outcomes[0].result.top1:.2f}" in lines[2]
+    assert (folder / "out" / "sweep.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_resume_skips_what_has_ended_and_begins_what_has_failed(folder, door, environment):
+    configs = [folder / f"{name}.yaml" for name in ("small", "broken", "large")]
+    corrected = yaml.safe_load(configs[1].read_text())
+    corrected["search"]["batch_size"] = 4
+    configs[1].write_text(yaml.safe_dump(corrected))
+    ended_ones = {name: files(folder, name) for name in ("small-seed5", "large-seed5")}
+    earlier = {r["name"]: r["seconds"] for r in json.loads((folder / "out" / "sweep.json").read_text())["searches"]}
+    arguments = (*configs, "--out", folder / "out", "search.label_smoothing=0.05", "--seeds", "5")
+    again = door("run_sweep", *arguments)
+    assert again.status == 2
+    assert "small-seed5 holds a run already; continue the sweep with --resume" in again.err
+    resumed = door("run_sweep", *arguments, "--resume")
+    assert resumed.status == 0, resumed.err
+    assert {name: files(folder, name) for name in ended_ones} == ended_ones
+    rows = {r["name"]: r for r in json.loads((folder / "out" / "sweep.json").read_text())["searches"]}
+    assert {r["status"] for r in rows.values()} == {"finished"}
+    assert rows["small-seed5"]["seconds"] == earlier["small-seed5"]
+    assert rows["broken-seed5"]["seconds"] > earlier["broken-seed5"]
+    assert rows["broken-seed5"]["result"]["steps"] == 4
+
+
+def test_a_resume_with_another_setting_is_refused_before_anything_starts(folder):
+    configs = [folder / f"{name}.yaml" for name in ("small", "large")]
+    with pytest.raises(ConfigError, match=r"search\.lr: 0\.025 -> 0\.5"):
+        run_sweep(
+            configs, folder / "out", seeds=[5], resume=True, overrides=["search.label_smoothing=0.05", "search.lr=0.5"]
+        )
+
+
+def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_search, checkout, shell):
+    config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}]}
+    config["search"] = config["search"] | {"epochs": 60}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    script = [sys.executable, str(checkout / "scripts" / "run_sweep.py"), str(tmp_path / "a.yaml"), "--seeds", "0", "1"]
+
+    def start(out, *more):
+        command = [*script, "--out", str(out), *more]
+        return subprocess.Popen(command, env=shell, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    out = tmp_path / "out"
+    sweep, curves, deadline = start(out), out / "a-seed0" / "metrics.jsonl", time.monotonic() + 120
+    while not (curves.exists() and '"step": 5,' in curves.read_text()):
+        assert sweep.poll() is None, sweep.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    sweep.send_signal(signal.SIGINT)
+    told, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, told
+    assert "interrupted; continue with --resume" in told
+    rows = json.loads((out / "sweep.json").read_text())["searches"]
+    assert [row["status"] for row in rows] == ["interrupted", "waiting"]
+    steps = len(curves.read_text().splitlines())
+    time.sleep(0.5)
+    assert len(curves.read_text().splitlines()) == steps  # nobody writes any more
+    resumed = start(out, "--resume")
+    told, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, told
+    again = [load_result(out / name) for name in ("a-seed0", "a-seed1")]
+    assert [r.steps for r in again] == [240, 240]
+    assert 0 < again[0].resumed_at < 240 == again[0].steps
+    assert again[1].resumed_at == 0
+    run_search(tmp_path / "a.yaml", tmp_path / "whole", overrides=["run.seed=0"])
+    own = {"architecture": "", "seconds": 0.0, "resumed_at": 0}  # its folder's name and its time
+    assert again[0].model_copy(update=own) == load_result(tmp_path / "whole").model_copy(update=own)
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def configs(tmp_path):
+    for path, device in (("x/cpu.yaml", "cpu"), ("y/cpu.yaml", "cpu"), ("gpu.yaml", "cuda"), ("bad.yaml", "[")):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(f"run: {{device: {device}}}\n")
+    return tmp_path
+
+
+def test_every_config_with_every_seed_has_its_folder_log_and_kind(configs):
+    paths = [configs / "gpu.yaml", configs / "x" / "cpu.yaml", configs / "bad.yaml"]
+    searches = plan_sweep(paths, configs / "out", seeds=[0, 7], overrides=["search.epochs=1"])
+    assert [(s.name, s.kind) for s in searches] == [
+        ("gpu-seed0", "cuda"), ("gpu-seed7", "cuda"), ("cpu-seed0", "cpu"), ("cpu-seed7", "cpu"),
+        ("bad-seed0", "cpu"), ("bad-seed7", "cpu"),
+    ]  # fmt: skip
+    assert searches[1].overrides == ("search.epochs=1", "run.seed=7")
+    assert len({s.folder for s in searches} | {s.log for s in searches}) == 12
+    (own,) = plan_sweep([configs / "gpu.yaml"], configs / "out", overrides=["run.device=cpu", "run.seed=3"])
+    assert (own.name, own.kind, own.overrides) == ("gpu", "cpu", ("run.device=cpu", "run.seed=3"))
+
+
+def test_what_is_refused(configs):
+    out = configs / "out"
+
+    def refused(*paths, **settings):
+        with pytest.raises(ConfigError) as error:
+            run_sweep([configs / path for path in paths], out, **settings)
+        assert not out.exists()
+        return str(error.value)
+
+    shared = refused("x/cpu.yaml", "y/cpu.yaml")
+    assert shared == (
+        f"configs: {configs / 'x/cpu.yaml'} and {configs / 'y/cpu.yaml'} would share the folder {out / 'cpu'}; rename "
+        "one"
+    )
+    assert "--seeds: 1 is given twice" in refused("gpu.yaml", seeds=[1, 0, 1])
+    assert "give one of the two" in refused("gpu.yaml", seeds=[1], overrides=["run.seed=2"])
+    assert refused("none.yaml").startswith(f"{configs / 'none.yaml'}: no such file")
+
+
+def test_a_search_on_a_gpu_sees_that_gpu_alone_and_the_cores_are_shared(configs, monkeypatch):
+    """Four searches, two GPUs, no process: the environment that each would have had."""
+    seen = []
+
+    class Ended:
+        pid = -1
+
+        def poll(self):
+            return 2
+
+    def popen(command, *, env, **_):
+        seen.append((command, env["CUDA_VISIBLE_DEVICES"], env["OMP_NUM_THREADS"]))
+        return Ended()
+
+    monkeypatch.setattr(search.sweep.subprocess, "Popen", popen)
+    monkeypatch.setattr(search.sweep, "gpu_slots", lambda *_: [Slot("cuda", "GPU-a"), Slot("cuda", "GPU-b")])
+    monkeypatch.setattr(search.sweep, "usable_cores", lambda: 9)
+    sweep = run_sweep([configs / "gpu.yaml"], configs / "out", seeds=[0, 1, 2, 3])
+    assert {gpu for _, gpu, _ in seen} == {"GPU-a", "GPU-b"}
+    assert {threads for _, _, threads in seen} == {"4"}
+    assert [command[-1] for command, _, _ in seen] == [f"run.seed={seed}" for seed in range(4)]
+    assert not any("--resume" in command for command, _, _ in seen)
+    assert [o.error for o in sweep.outcomes] == ["exit status 2, no message"] * 4
+
+
+@pytest.mark.skipif("torch" in sys.modules and sys.modules["torch"].cuda.is_available(), reason="the GPU would be used")
+def test_without_a_gpu_a_search_for_one_says_so_itself(tmp_path, tiny_search, environment):
+    config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}], "run": {"device": "cuda"}}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    (outcome,) = run_sweep([tmp_path / "a.yaml"], tmp_path / "out").outcomes
+    assert outcome.status == "failed"
+    assert outcome.error.startswith("run.device: got 'cuda'")
+
+
+# --- the summary -----------------------------------------------------------------------------------------------------
+
+
+def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.yaml", met=True):
+    """A search that has ended with made-up figures: predicted 8 of at 9 ms."""
+    paths = tuple(0 for _ in space.searchable)
+    timing = Timing(measured_ms, 0.25, 3) if measured_ms else None
+    tries = (Try(9.0, 8.0, timing),) if timing else ()
+    measured = MeasuredDerivation(Derivation(paths, -1.0), tries, met=met, confirmation=timing)
+    result = result_of(
+        Architecture(space, paths, name), [], None, initial_alpha(space), measured, Evaluation(1.0, top1, 90.0, 8),
+        seed=0, steps=1, seconds=5.0, resumed_at=0,
+    )  # fmt: skip
+    limit = LimitFigures(metric="latency", unit="ms", at=9.0, predicted=8.0, expected=8.5, table=table)
+    status = "finished" if met else "missed"
+    search_ = Search(name, tmp_path / f"{name}.yaml", (), tmp_path)
+    return Outcome(search_, status, 61.4, None, result.model_copy(update={"limits": (limit,)}))
+
+
+def test_rows_and_exit_status(space, tmp_path):
+    timed = outcome_of(space, tmp_path, "timed", 91.234, measured_ms=8.25, met=False)
+    expected = ["timed", "missed", "at 9 ms", "8.5", "8", "8.25 ± 0.25 ms", "91.23", "61", ""]
+    assert row_of(timed) == expected
+    good = outcome_of(space, tmp_path, "good", 90.0)
+    failed = Outcome(good.search, "failed", 1.0, "a | b")
+    assert row_of(failed) == ["good", "failed", "", "", "", "", "", "1", "a | b"]
+    assert Sweep((good,)).exit_status == 0
+    assert Sweep((good, timed)).exit_status == 3
+    assert Sweep((good, timed, failed)).exit_status == 1
+    assert Sweep((good, failed), interrupted=True).exit_status == 130
+    write_sweep(tmp_path, [failed])
+    assert "a \\| b" in (tmp_path / "sweep.md").read_text()
+    assert not (tmp_path / "sweep.png").exists()  # nothing to draw
+
+
+def test_only_comparable_searches_share_a_panel(space, tmp_path):
+    cpu = [outcome_of(space, tmp_path, f"c{i}", 90.0 + i, measured_ms=7.0 + i) for i in range(2)]
+    gpu = outcome_of(space, tmp_path, "g", 80.0, table="t/gpu.yaml")
+    panels = panels_of([*cpu, gpu])
+    assert [panel.title for panel in panels] == ["cpu", "gpu"]
+    assert [panel.cost for panel in panels] == ["measured latency [ms]", "predicted latency [ms]"]
+    assert [(p.label, p.cost, p.top1) for p in panels[0].points] == [("c0", 7.0, 90.0), ("c1", 8.0, 91.0)]
+    mixed = panels_of([*cpu, outcome_of(space, tmp_path, "untimed", 92.0)])
+    assert [p.cost for p in mixed[0].points] == [8.0] * 3  # where one was not timed, all are predicted
+
+
+@pytest.mark.parametrize(
+    ("log_text", "status", "interrupted", "expected"),
+    [
+        ("old\nWARNING: x\nerror: the key; fix it\n", 2, False, ("failed", "the key; fix it")),
+        ("Traceback ...\nRuntimeError: boom\n\n", 1, False, ("failed", "RuntimeError: boom")),
+        ("", -9, False, ("failed", "killed by signal 9 (SIGKILL)")),
+        ("", -9, True, ("interrupted", None)),
+        ("interrupted; continue with --resume\n", 130, True, ("interrupted", None)),
+        ("error: the key\n", 2, True, ("failed", "the key")),
+    ],
+)
+def test_how_a_process_has_ended(tmp_path, log_text, status, interrupted, expected):
+    one = Search("a", tmp_path / "a.yaml", (), tmp_path)
+    one.log.write_text("error: of an earlier attempt\n" + log_text)
+    start = len("error: of an earlier attempt\n")
+    outcome = search.sweep._outcome(one, status, interrupted, 1.0, start)
+    assert (outcome.status, outcome.error) == expected
+
+
+def test_searches_that_disturb_each_others_timings_are_named_once(tmp_path, caplog):
+    (tmp_path / "a.yaml").write_text("limits: [{metric: latency, table: t.yaml, at: 50%}]\n")
+    (tmp_path / "b.yaml").write_text("limits: [{metric: latency, table: t.yaml, at: 50%}]\nmeasure: {device: external}")
+    a, b = (Search(name, tmp_path / f"{name}.yaml", (), tmp_path) for name in "ab")
+    search.sweep._warn_of_disturbed_timings([a, b], 1)
+    search.sweep._warn_of_disturbed_timings([b, b], 2)
+    assert caplog.text == ""
+    search.sweep._warn_of_disturbed_timings([a, a, b], 2)
+    (record,) = caplog.records
+    assert "2 searches at once share this CPU" in record.message
+    assert os.linesep not in record.message
