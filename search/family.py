@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from engine.checkpoints import Checkpoints, misfit
@@ -102,8 +103,7 @@ def derive_family(
     if bounds and not resolved.limits:
         raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
     texts: list[str | None] = [*expand_bounds(bounds, resolved.limits[0].unit)] if bounds else [None]
-    score_config = _on_device(resolved.config, device)
-    parts = _parts(score_config) if scored else None
+    scoring = _Scoring.prepare(_on_device(resolved.config, device)) if scored else None
     step, state = _newest(run, resolved.space)
     members: list[FamilyMember] = []
     refused: list[str] = []
@@ -112,10 +112,10 @@ def derive_family(
             members.append(_member(run, text, resolved, state["alpha"], step, method or config.search.derive))
         except (ConfigError, InfeasibleError) as error:
             refused.append(str(error))
-    if parts and members:
-        members = _with_front(_with_scores(members, state, score_config, *parts))
+    if scoring and members:
+        members = _with_front(_with_scores(members, state, scoring))
     family = Family(step, tuple(members), tuple(refused))
-    if parts and bounds and members:
+    if scoring and bounds and members:
         write_atomically(run / "pareto.json", json.dumps(pareto_record(family), indent=2) + "\n")
         draw_fronts(run / "pareto.png", [_panel(family, run.name)])
     return family
@@ -193,33 +193,39 @@ def _on_device(config: SearchFile, device: str | None) -> SearchFile:
     return config.model_copy(update={"run": RunConfig.model_validate(run)})
 
 
-def _parts(config: SearchFile) -> tuple[ImageSet, ImageSet]:
-    try:
-        return open_parts(config)
-    except ConfigError as error:
-        raise ConfigError(f"{error}; or derive without scores: --no-score") from None
+@dataclass(frozen=True)
+class _Scoring:
+    """What a network is scored with."""
+
+    config: SearchFile
+    device: torch.device
+    training: ImageSet
+    validation: ImageSet
+
+    @classmethod
+    def prepare(cls, config: SearchFile) -> _Scoring:
+        """Raises ConfigError where the device or the data are absent."""
+        try:
+            return cls(config, prepare_device(config.run), *open_parts(config))
+        except ConfigError as error:
+            raise ConfigError(f"{error}; here: --device cpu, or --no-score to derive without the data") from None
 
 
-def _with_scores(
-    members: Sequence[FamilyMember],
-    state: dict[str, Any],
-    config: SearchFile,
-    training: ImageSet,
-    validation: ImageSet,
-) -> list[FamilyMember]:
+def _with_scores(members: Sequence[FamilyMember], state: dict[str, Any], scoring: _Scoring) -> list[FamilyMember]:
     """Every network is scored once, however many bounds lead to it."""
     distinct = {member.architecture.paths: member.architecture for member in members}
-    device = prepare_device(config.run)
     net = Supernet(members[0].architecture.space)
     try:
         net.load_state_dict(state["net"])
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error
-    net.to(device)
+    net.to(scoring.device)
     scores: dict[tuple[int, ...], Evaluation] = {}
     with Progress(len(distinct), 0, "score") as progress:
         for i, (paths, architecture) in enumerate(distinct.items()):
-            scores[paths] = score(net, architecture, config, training, validation, device)
+            scores[paths] = score(
+                net, architecture, scoring.config, scoring.training, scoring.validation, scoring.device
+            )
             progress.update(i + 1, top1=scores[paths].top1)
     return [replace(member, accuracy=scores[member.architecture.paths]) for member in members]
 

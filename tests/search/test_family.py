@@ -128,6 +128,8 @@ def test_statistics_come_from_the_training_part_and_scores_from_the_validation_p
     by_search = {kind: torch.cat(images)[: len(by_family[kind])] for kind, images in seen.items()}
     assert len(by_family["statistics"]) == 16
     assert len(by_family["scores"]) == 32
+    pairs = itertools.product(by_family["statistics"], by_family["scores"])
+    assert not any(torch.equal(a, b) for a, b in pairs)  # the parts are disjoint
     for kind, images in by_family.items():
         torch.testing.assert_close(images, by_search[kind], rtol=0, atol=0)
 
@@ -186,7 +188,7 @@ def test_without_scores_no_data_is_opened(run, monkeypatch):
         raise ConfigError("data.root: no folder")
 
     monkeypatch.setattr(search.scoring, "open_images", fails)
-    with pytest.raises(ConfigError, match=r"data\.root: no folder; or derive without scores: --no-score"):
+    with pytest.raises(ConfigError, match=r"data\.root: no folder; here: --device cpu, or --no-score"):
         derive_family(run, ["30%"])
     assert not (run / "architecture-30percent.json").exists()
     family = derive_family(run, ["30%"], scored=False)
@@ -265,7 +267,7 @@ def test_scores_elsewhere_are_without_the_gpus_precision(run):
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     on_cpu = derive_family(run, device="cpu")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match=r"run\.device: got 'cuda'"):
+        with pytest.raises(ConfigError, match=r"run\.device: got 'cuda'.*; here: --device cpu"):
             derive_family(run)
     config["run"] |= {"device": "cpu", "amp": "none"}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
