@@ -164,12 +164,13 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], device: torch.device,
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels, reduction="sum")
             top1, top5 = accuracy(logits, labels)
-            sums += torch.stack([loss.double(), top1.double() * len(labels), top5.double() * len(labels)])
+            hits = torch.stack([top1, top5]).double() * len(labels) / 100
+            sums += torch.cat([loss.double()[None], hits.round()])  # whole images, so that equal accuracies are equal
             count += len(labels)
     if count == 0:
         raise ValueError("no image to evaluate on")
-    loss_value, top1_value, top5_value = (sums / count).tolist()
-    return Evaluation(loss_value, top1_value, top5_value, count)
+    loss_sum, hits1, hits5 = sums.tolist()
+    return Evaluation(loss_sum / count, 100 * hits1 / count, 100 * hits5 / count, count)
 
 
 class Throughput:

@@ -49,23 +49,26 @@ def print_family(family: Family) -> None:
     scored = any(m.accuracy for m in family)
     title = f"architectures derived at step {family.step}"
     table = Table(title=f"{title}; top-1 with the supernet's weights" if scored else title)
-    table.add_column("file", overflow="fold")
-    for column in ("bound", "predicted", "M params", "M MACs", "log p", *(("top-1 %", "front") if scored else ())):
-        table.add_column(column)
+    table.add_column("", no_wrap=True)
+    table.add_column("predicted / bound")
+    for column in ("M params", "M MACs", "log p", *(("top-1 %", "front") if scored else ())):
+        table.add_column(column, no_wrap=True)
     for m in family:
-        c = m.architecture.complexity
+        c, paths = m.architecture.complexity, m.architecture.paths
+        costs = [f"{limit.cost.of(paths):.4g} / {limit.bound:.4g} {limit.unit}" for limit in m.limits]
         row = [
-            m.path.name,
-            "\n".join(f"{limit.bound:.4g}" for limit in m.limits),
-            "\n".join(f"{limit.cost.of(m.architecture.paths):.4g} {limit.unit}" for limit in m.limits),
+            m.asked or "the run's",
+            "\n".join(costs),
             f"{c.params / 1e6:.3g}",
-            f"{c.macs / 1e6:.4g}",
-            f"{m.derivation.log_probability:.2f}",
+            f"{c.macs / 1e6:.3g}",
+            f"{m.derivation.log_probability:.1f}",
         ]
         if m.accuracy:
             row += [f"{m.accuracy.top1:.2f}", "yes" if m.on_front else "no"]
         table.add_row(*row)
     console.print(table)
+    for m in family:
+        console.print(f"{m.asked or 'written'}: {m.path}", soft_wrap=True, highlight=False, markup=False)
     for m in family:
         for note in m.derivation.notes:
             console.print(f"{m.path.name}: {note}")

@@ -14,6 +14,7 @@ from engine import training
 from engine.data.images import Batch
 from engine.errors import ConfigError
 from engine.training import (
+    Evaluation,
     RunConfig,
     Throughput,
     accuracy,
@@ -197,3 +198,20 @@ def test_throughput_counts_from_reading_to_reading(monkeypatch):
     throughput.add(9)
     now = 10.0
     assert throughput.per_second() == 3
+
+
+def test_accuracies_of_as_many_hits_are_equal_however_they_fall_into_batches():
+    """Percentages of batches are rounded numbers; their sum must not tell where the hits were."""
+    labels = torch.zeros(690, dtype=torch.int64)
+
+    def scored(wrong: range) -> Evaluation:
+        logits = torch.zeros(690, 7)
+        logits[:, 0] = 1.0
+        logits[list(wrong), 1:] = 2.0 + torch.arange(6.0)
+        parts = zip(logits.split(32), labels.split(32), strict=True)
+        return evaluate(
+            nn.Identity(), (Batch(x, y) for x, y in parts), torch.device("cpu"), RunConfig(channels_last=False)
+        )
+
+    found = {scored(range(start, start + 431)) for start in range(0, 250, 7)}
+    assert {(e.top1, e.top5) for e in found} == {(100 * 259 / 690, 100 * 259 / 690)}
