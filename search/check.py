@@ -23,10 +23,11 @@ from engine.training import prepare_device
 from latency.measure import time_architecture
 from latency.plan import spread_networks
 from search.closing import local_latency_limit
+from search.combine import members
 from search.config import SearchFile
 from search.derivation import constrained
 from search.gradient import softmax_jacobian
-from search.limits import Limit, Resolved, resolve_limit
+from search.limits import Limit, Resolved, Source, resolve_limit
 from search.peak import restrict
 from search.plausible import doubts
 from search.trust import Note
@@ -132,7 +133,7 @@ def _space(resolved: Resolved) -> Check:
 def _reach(limit: Limit) -> Check:
     low, high = limit.cost.reachable
     how = "at" if limit.at else "below"
-    source = f"; {limit.table_path} has every layer" if limit.table_path else ""
+    source = "; " + ", ".join(f"{s.path} has every layer" for s in limit.sources) if limit.sources else ""
     text = f"{how} {limit.bound:.4g} {limit.unit}, reachable are {low:.4g} to {high:.4g}{source}"
     return Check("ok", f"limit {limit.metric}", text)
 
@@ -145,7 +146,9 @@ def cost_gradient(space: Space, cost: Cost) -> Tensor:
 
 def _gradient(space: Space, limit: Limit) -> Check:
     what = f"gradient of {limit.metric}"
-    steepest = cost_gradient(space, limit.cost).abs().max(dim=1).values
+    # of a worst case, any member may become the worst
+    each = torch.stack([cost_gradient(space, member).abs() for member in members(limit.cost)])  # (members, E, N)
+    steepest = each.amax(dim=(0, 2))
     flat = [
         edge.name
         for edge, slope in zip(space.searchable, steepest.tolist(), strict=True)
@@ -154,7 +157,7 @@ def _gradient(space: Space, limit: Limit) -> Check:
     if not flat:
         return Check("ok", what, f"reaches all {len(steepest)} searchable edges")
     same = f"all candidates of {', '.join(flat)} cost the same, so {limit.metric} does not act there"
-    if len(flat) == len(steepest) and limit.table_path is not None:
+    if len(flat) == len(steepest) and limit.sources:
         return Check("FAIL", what, same, "no edge can be steered: correct the table, or the candidates")
     return Check("warn", what, same, "correct the table if that is not meant")
 
@@ -168,20 +171,19 @@ def _together(resolved: Resolved) -> list[Check]:
 
 def _tables(resolved: Resolved) -> list[Check]:
     checks = [Check("warn", "table", note.text, note.remedy) for note in resolved.notes]
-    measured = [limit for limit in resolved.limits if limit.table is not None]
-    for limit in measured:
-        assert limit.table is not None
-        verified = limit.table.verification
+    measured = [source for limit in resolved.limits if limit.metric == "latency" for source in limit.sources]
+    for source in measured:
+        verified = source.table.verification
         if verified and verified.holds:
             text = (
-                f"{limit.table_path}: error {verified.table.mape_percent:.2g} % on {verified.networks} whole networks, "
+                f"{source.path}: error {verified.table.mape_percent:.2g} % on {verified.networks} whole networks, "
                 f"noise {verified.noise_mape_percent:.2g} %"
             )
             checks.append(Check("ok", "table", text))
-        found, speed = doubts(resolved.space, limit.table, limit.cost)
-        checks += [Check("warn", "units", f"{limit.table_path}: {doubt}", fix) for doubt, fix in found]
+        found, speed = doubts(resolved.space, source.table, source.cost)
+        checks += [Check("warn", "units", f"{source.path}: {doubt}", fix) for doubt, fix in found]
         if not found:
-            checks.append(Check("ok", "units", f"{limit.table_path}: the largest network runs at {speed:.3g} GMAC/s"))
+            checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed:.3g} GMAC/s"))
     if measured:
         checks += _caught("timing", lambda: [_timing(resolved, measured)])
     return checks
@@ -191,24 +193,23 @@ FAR_OFF, OFF = 3.0, 1.25
 """Factors between a measured and a predicted network: no noise makes the first, a busy machine may make the second."""
 
 
-def _timing(resolved: Resolved, measured: Sequence[Limit]) -> Check:
+def _timing(resolved: Resolved, measured: Sequence[Source]) -> Check:
     """Whether the derived network will be timed; if so, one network of the middle of the range is, now."""
     measure = resolved.config.measure
-    names = ", ".join(limit.table.device.name for limit in measured if limit.table)
-    index = local_latency_limit(resolved.limits, measure)
+    names = ", ".join(source.table.device.name for source in measured)
+    index = local_latency_limit(resolved.limits)
     if index is not None:
-        limit = resolved.limits[index]
-        (paths,) = spread_networks(resolved.space, limit.cost, 1, np.random.default_rng(0))
-        predicted = limit.cost.of(paths)
-        timing = time_architecture(Architecture(resolved.space, paths), measure, rounds=2)
+        source = resolved.limits[index].source
+        assert source is not None
+        (paths,) = spread_networks(resolved.space, source.cost, 1, np.random.default_rng(0))
+        predicted = source.cost.of(paths)
+        timing = time_architecture(Architecture(resolved.space, paths), source.measure, rounds=2)
         ratio = timing.median_ms / predicted if predicted > 0 else math.inf
         text = (
             f"the table's device is this one: a network of {predicted:.4g} predicted ms takes {timing.median_ms:.4g} ms"
         )
         if max(ratio, 1 / ratio) > FAR_OFF:
-            return Check(
-                "FAIL", "timing", text, f"measure {limit.table_path} again: its numbers are not this device's ms"
-            )
+            return Check("FAIL", "timing", text, f"measure {source.path} again: its numbers are not this device's ms")
         if max(ratio, 1 / ratio) > OFF:
             return Check("warn", "timing", text, "verify the table, or wait until the machine is idle")
         return Check("ok", "timing", f"{text}; the derived network will be timed and corrected")

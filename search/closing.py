@@ -42,13 +42,16 @@ class MeasuredDerivation:
     """A second timing, independent of the one that decided."""
 
 
-def local_latency_limit(limits: Sequence[Limit], measure: MeasureConfig) -> int | None:
-    """The index of the latency limit whose table was measured on this very device; None where there is none."""
-    if measure.device == "external":
-        return None
-    here = this_device(measure.device).fingerprint
+def local_latency_limit(limits: Sequence[Limit]) -> int | None:
+    """The index of the latency limit whose table was measured on this very device; None where there is none.
+
+    A limit of several tables is none: what it bounds cannot be timed on one device.
+    """
     for i, limit in enumerate(limits):
-        if limit.metric == "latency" and limit.table is not None and limit.table.device.fingerprint == here:
+        source = limit.source
+        if limit.metric != "latency" or source is None or source.measure.device == "external":
+            continue
+        if source.table.device.fingerprint == this_device(source.measure.device).fingerprint:
             return i
     return None
 
@@ -63,7 +66,6 @@ def derive_measured(
     mask: Tensor,
     space: Space,
     limits: Sequence[Limit],
-    measure: MeasureConfig,
     method: str,
     timer: Callable[[Architecture, MeasureConfig], Timing] = time_architecture,
 ) -> MeasuredDerivation:
@@ -73,10 +75,12 @@ def derive_measured(
     T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is corrected too while tries
     last; the try closest to T from below wins. `argmax` ignores limits: it is timed once and never corrected.
     """
-    index = local_latency_limit(limits, measure)
+    index = local_latency_limit(limits)
     if index is None:
         return MeasuredDerivation(derive(alpha, mask, limits, method), (), met=True)
     limit = limits[index]
+    assert limit.source is not None
+    measure = limit.source.measure
     low, high = limit.cost.reachable
     asked = limit.bound
     tries: list[Try] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,10 @@ def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:
     return f"expected {', '.join(accepted[:-1])} or {accepted[-1]}{hint}"
 
 
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
 class LimitConfig(Section):
     """One entry of `limits`: what the derived network must meet. Exactly one of `at` and `below`."""
 
@@ -44,6 +49,17 @@ class LimitConfig(Section):
     """Latency table; for latency and for columns."""
     table_sha256: str | None = None
     """Filled in at start, so that a run cannot be resumed with another table. Checked where given."""
+    tables: tuple[Path, ...] = ()
+    """In place of `table`: one per device, for one limit on all of them."""
+    tables_sha256: tuple[str, ...] = ()
+    """Filled in at start, as table_sha256."""
+    combine: Literal["weighted_sum", "worst_case"] | None = None
+    """Of `tables`: sum_k w_k F_k, or max_k w_k F_k."""
+    weights: tuple[float, ...] = ()
+    """w_k, one per entry of `tables`. Absent: 1/k each in a weighted sum (the mean), 1 each in a worst case."""
+    measure: MeasureConfig | None = None
+    """How this limit's table was measured, where that is not what the search's `measure` says: a limit on a second
+    device. Tables of `tables` are compared in what a search with measure.device `external` compares."""
     at: float | str | None = None
     """Use the budget: derive within `tolerance` below it. In the metric's unit, or N% of the reachable range."""
     below: float | str | None = None
@@ -74,20 +90,56 @@ class LimitConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def several_tables_are_combined(self) -> Self:
+        if not self.tables:
+            if self.combine is not None or self.weights or self.tables_sha256:
+                given = "combine" if self.combine else "weights" if self.weights else "tables_sha256"
+                raise ValueError(f"{given}: remove it, or give several `tables` in place of `table`")
+            return self
+        if self.table is not None:
+            raise ValueError("table: remove it, `tables` has the tables of this limit; give one of the two")
+        if len(self.tables) < 2 or len(set(self.tables)) < len(self.tables):
+            raise ValueError(f"tables: got {_listed(self.tables)}, expected at least two different files; use `table`")
+        if self.combine is None:
+            raise ValueError("combine: is missing, expected weighted_sum or worst_case for several `tables`; add it")
+        if self.measure is not None:
+            raise ValueError("measure: remove it, the tables of several devices are not compared with one `measure`")
+        for name in ("weights", "tables_sha256"):
+            count = len(getattr(self, name))
+            if count not in (0, len(self.tables)):
+                raise ValueError(f"{name}: got {count}, expected one for each of the {len(self.tables)} tables")
+        if any(not math.isfinite(weight) or weight <= 0 for weight in self.weights):
+            raise ValueError(f"weights: got {list(self.weights)}, expected numbers above 0")
+        return self
+
+    @model_validator(mode="after")
     def a_table_where_numbers_are_measured(self) -> Self:
         if self.metric in COMPUTED:
-            if self.table is not None:
+            if self.files:
                 raise ValueError(f"table: remove it, {self.metric} are computed from the space")
-        elif self.table is None:
+        elif not self.files:
             if self.metric == "latency":
                 raise ValueError("table: is missing; a latency limit reads its milliseconds from a latency table")
             raise ValueError(f"metric: got '{self.metric}', {metric_hint(self.metric, ['a column of a `table`'])}")
-        if self.missing == "interpolate" and self.table is None:
+        if self.missing == "interpolate" and not self.files:
             raise ValueError(f"missing: remove it, {self.metric} have no table that could lack entries")
         # a default is written into a run's config.yaml for every metric
         if self.largest_error != LARGEST_ERROR and self.metric != "latency":
             raise ValueError(f"largest_error: remove it, only latency is verified, not {self.metric}")
         return self
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The tables behind this limit: none, one or several."""
+        return self.tables if self.table is None else (self.table,)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The weight of each of `files`."""
+        if self.weights:
+            return self.weights
+        count = len(self.files)
+        return (1 / count if self.combine == "weighted_sum" else 1.0,) * count
 
     @property
     def bound(self) -> float | str:
@@ -223,7 +275,7 @@ class SearchFile(Section):
                 "search.loss: mul_log multiplies by one limit; use lagrangian, or keep one entry in `limits` beside "
                 f"{PEAK}"
             )
-        keys = [(limit.metric, limit.table) for limit in self.limits]
+        keys = [(limit.metric, limit.files, limit.combine) for limit in self.limits]
         if len(set(keys)) < len(keys):
             raise ValueError("limits: two entries have the same metric and table; keep one of them")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from engine.errors import UserError
+from search.combine import members
 from search.limits import Limit
 from supernet.alpha import log_probabilities
+from supernet.cost import Cost
 
 
 class InfeasibleError(UserError):
@@ -64,13 +67,17 @@ def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivat
 
 
 def smallest(limit: Limit, others: Sequence[Limit], mask: Tensor) -> float:
-    """The smallest cost, in the limit's unit, of the architectures below all bounds of `others`.
+    """The smallest cost, in the limit's unit, of the architectures below all bounds of `others`. Of a worst case, the
+    cheapest network of each member is looked at.
 
     Raises InfeasibleError where there is none.
     """
+    below = [replace(other, at=False) for other in others]
     # the likeliest architecture under the alpha that is minus the cost is the cheapest one
-    alpha = torch.from_numpy(-limit.cost.table / limit.bound)
-    return limit.cost.of(constrained(alpha, mask, [replace(other, at=False) for other in others]).paths)
+    cheapest = [
+        constrained(torch.from_numpy(-cost.table / limit.bound), mask, below).paths for cost in members(limit.cost)
+    ]
+    return min(limit.cost.of(paths) for paths in cheapest)
 
 
 def derive(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], method: str) -> Derivation:
@@ -100,17 +107,34 @@ def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
 def _solve(log_p: np.ndarray, mask: np.ndarray, limits: Sequence[Limit]) -> tuple[int, ...] | None:
     """The integer program over one binary variable per (edge, candidate); None where infeasible.
 
+    A worst case is below a bound exactly if all its members are, and reaches one if any of them does: with `at`, one
+    program for each choice of the members that have to, and the likeliest of their answers.
+
     The solver accepts a constraint violated by 1e-6 and stops at an absolute gap of 1e-6. Rows and objective are scaled
     so that these stay below ROUNDING of the bound, and negligible in log probability.
     """
+    at = [limit for limit in limits if limit.at]
+    found = [
+        paths
+        for reaching in product(*(members(limit.cost) for limit in at))
+        if (paths := _program(log_p, mask, limits, dict(zip(map(id, at), reaching, strict=True)))) is not None
+    ]
+    return max(found, key=lambda paths: (_log_probability(log_p, paths), [-i for i in paths]), default=None)
+
+
+def _program(
+    log_p: np.ndarray, mask: np.ndarray, limits: Sequence[Limit], reaching: dict[int, Cost]
+) -> tuple[int, ...] | None:
+    """reaching: for each `at` limit, by its id, the sum that has to reach the lower side of its window."""
     edge, candidate = np.nonzero(mask)
     constraints = [LinearConstraint((edge == np.arange(len(mask))[:, None]).astype(float), 1, 1)]
     scale = 1e-6 / (ROUNDING / 10)
     for limit in limits:
-        row = scale * limit.cost.table[edge, candidate] / limit.bound
-        fixed = limit.cost.fixed / limit.bound
-        low = scale * (1 - limit.tolerance - fixed) if limit.at else -np.inf
-        constraints.append(LinearConstraint(row[None], low, scale * (1 - fixed)))
+        for cost in members(limit.cost):
+            row = scale * cost.table[edge, candidate] / limit.bound
+            fixed = cost.fixed / limit.bound
+            low = scale * (1 - limit.tolerance - fixed) if reaching.get(id(limit)) is cost else -np.inf
+            constraints.append(LinearConstraint(row[None], low, scale * (1 - fixed)))
     regret = (log_p.max(axis=1, keepdims=True) - np.where(mask, log_p, 0.0))[edge, candidate]
     regret = regret * (1e4 / regret.max()) if regret.max() > 0 else regret
     integrality = np.ones(len(regret), dtype=np.int64)

@@ -76,6 +76,10 @@ class ArchitectureStep:
     ce: float
     """Cross entropy of the validation batch. NaN where it or a gradient is not finite; alpha was not changed then."""
     duals: tuple[Dual, ...]
+    ce_gradient: float = float("nan")
+    """Norm of CE's share of dL/dalpha."""
+    limits_gradient: float = float("nan")
+    """Norm of the limits' share."""
 
 
 def architecture_step(
@@ -91,10 +95,12 @@ def architecture_step(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     autocast: Autocast,
+    d_terms: Tensor | None = None,
 ) -> ArchitectureStep:
     """Weights frozen, alpha (E, N) learns on a validation batch and the limits' cost matrices.
 
-    mode: full, full_v2 or two_path. Neither the network's weights nor their gradients are touched.
+    mode: full, full_v2 or two_path. d_terms (E, N): the gradient in p of further terms of the loss, if there are any.
+    Neither the network's weights nor their gradients are touched.
     """
     pair = sample_pairs(alpha, mask, generator) if mode == "two_path" else None
     paths = pair.paths if pair else sample_paths(alpha, mask, generator)
@@ -112,10 +118,10 @@ def architecture_step(
         jacobian: Callable[[Tensor], Tensor] = partial(pair_jacobian, sample=pair)
     else:
         jacobian = partial(softmax_jacobian, p=probabilities(alpha.detach(), mask))
-    gradient, duals = alpha_gradient(d_ce, ce_value, alpha.detach(), mask, limits, loss, duals, jacobian)
+    found = alpha_gradient(d_ce, ce_value, alpha.detach(), mask, limits, loss, duals, jacobian, d_terms)
     before = alpha.detach().clone()
-    alpha.grad = gradient.to(alpha.dtype)
+    alpha.grad = found.gradient.to(alpha.dtype)
     optimizer.step()
     if pair:
         restore_unsampled(alpha, before, pair.pairs)
-    return ArchitectureStep(ce_value, duals)
+    return ArchitectureStep(ce_value, found.duals, found.ce_norm, found.limits_norm)

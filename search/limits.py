@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from engine.errors import ConfigError
+from latency.config import MeasureConfig
 from latency.table import LatencyTable, TableError, file_hash
+from search.combine import WorstCase, scaled, weighted_sum
 from search.config import LimitConfig, MulLog, SearchFile, metric_hint
 from search.peak import PeakLimit, restrict
 from search.trust import Note, completed, trust
@@ -22,6 +24,19 @@ UNITS = {"latency": "ms", "macs": "MACs", "params": "parameters", "weight_bytes"
 
 
 @dataclass(frozen=True)
+class Source:
+    """One table of a limit."""
+
+    path: Path
+    table: LatencyTable
+    cost: Cost
+    """In this table alone, unweighted."""
+    measure: MeasureConfig
+    """How networks are timed on its device, if that is this one."""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Limit:
     """An additive limit in numbers. `at`: the budget is to be used; otherwise `bound` is an upper bound only."""
 
@@ -30,12 +45,18 @@ class Limit:
     """T, in `unit`."""
     at: bool
     tolerance: float
-    cost: Cost
-    table: LatencyTable | None = None
-    """The latency table behind `cost`, for metric latency."""
-    table_path: Path | None = None
+    cost: Cost | WorstCase
+    sources: tuple[Source, ...] = ()
+    """The tables behind `cost`: none, one, or several that are combined."""
     column_unit: str | None = None
-    """Where `cost` is a column of the table."""
+    """Where `cost` is a column of the tables."""
+    combined: str | None = None
+    """How several tables make one limit: weighted_sum or worst_case."""
+
+    @property
+    def source(self) -> Source | None:
+        """The only table, where there is just one."""
+        return self.sources[0] if len(self.sources) == 1 else None
 
     @property
     def unit(self) -> str:
@@ -45,12 +66,18 @@ class Limit:
         """The record of architecture.json: what this limit's metric is for an architecture, and in whose table."""
         record: dict[str, object] = {"metric": self.metric, "value": self.cost.of(paths), "unit": self.unit}
         record |= {"at" if self.at else "below": self.bound}
-        if self.table_path is not None:
-            record |= {"table": str(self.table_path), "table_sha256": file_hash(self.table_path)}
+        if self.source:
+            return record | {"table": str(self.source.path), "table_sha256": file_hash(self.source.path)}
+        if self.sources:
+            each = [
+                {"table": str(s.path), "table_sha256": file_hash(s.path), "weight": s.weight, "value": s.cost.of(paths)}
+                for s in self.sources
+            ]
+            record |= {"combine": self.combined, "tables": each}
         return record
 
 
-def resolve_bound(bound: float | str, cost: Cost, where: str, unit: str) -> float:
+def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: str) -> float:
     """A number in the cost's unit; `N%` = min + N % of (max - min). ConfigError outside the reachable range."""
     low, high = cost.reachable
     if isinstance(bound, str):
@@ -92,8 +119,11 @@ class Resolved:
         record = self.config.model_dump(mode="json", exclude_none=True)
         for i, limit in zip(self.config.additive, self.limits, strict=True):
             record["limits"][i]["at" if limit.at else "below"] = limit.bound
-            if limit.table_path is not None:
-                record["limits"][i]["table_sha256"] = file_hash(limit.table_path)
+            hashes = [file_hash(source.path) for source in limit.sources]
+            if limit.source:
+                record["limits"][i]["table_sha256"] = hashes[0]
+            elif hashes:
+                record["limits"][i]["tables_sha256"] = hashes
         return record
 
 
@@ -112,44 +142,88 @@ def resolve(config: SearchFile, source: Path | str, overrides: Sequence[str] = (
 def resolve_limit(
     config: SearchFile, space: Space, i: int, source: Path | str, overrides: Sequence[str] = ()
 ) -> tuple[Limit, list[Note]]:
-    """Number `i` of `config.limits`, an additive one, and notes about its table."""
+    """Number `i` of `config.limits`, an additive one, and notes about its tables."""
     limit, where = config.limits[i], f"{source}: limits.{i}"
-    table, notes = _table(config, space, limit, where, source, overrides)
-    cost = _cost(config, space, limit, table)
-    column = table.columns.get(limit.metric) if table and limit.metric != "latency" else None
-    unit = column.unit if column else UNITS[limit.metric]
+    sources: list[Source] = []
+    notes: list[Note] = []
+    for k in range(len(limit.files)):
+        found, more = _source(config, space, limit, k, where, source, overrides)
+        sources.append(found)
+        notes += more
+    cost = _combined(limit, sources) if sources else _computed(config, space, limit.metric)
+    unit = _unit(limit, sources, where)
     bound = resolve_bound(limit.bound, cost, f"{where}.{'below' if limit.at is None else 'at'}", unit)
     if isinstance(config.search.loss, MulLog) and min(bound, cost.reachable[0]) <= 1:
         raise ConfigError(
             f"{where}: loss mul_log takes logarithms, so the bound ({bound:g}) and the smallest reachable value "
             f"({cost.reachable[0]:g} {unit}) must exceed 1; use lagrangian instead"
         )
+    column_unit = None if limit.metric in UNITS else unit
     resolved = Limit(
-        limit.metric, bound, limit.at is not None, limit.tolerance, cost,
-        table if limit.metric == "latency" else None, limit.table, column.unit if column else None,
-    )  # fmt: skip
+        limit.metric, bound, limit.at is not None, limit.tolerance, cost, tuple(sources), column_unit, limit.combine
+    )
     return resolved, notes
 
 
-def _table(
-    config: SearchFile, space: Space, limit: LimitConfig, where: str, source: Path | str, overrides: Sequence[str]
-) -> tuple[LatencyTable | None, list[Note]]:
-    """A limit's table, checked against the space; None where its metric needs none."""
-    if limit.table is None:
-        return None, []
-    external = config.measure.device == "external"
-    command = partial(measure_command, source, limit.table, overrides)
-    table = _load_table(limit, where, command(external=external))
+def _unit(limit: LimitConfig, sources: Sequence[Source], where: str) -> str:
+    if limit.metric in UNITS:
+        return UNITS[limit.metric]
+    units = [source.table.columns[limit.metric].unit for source in sources]
+    if len(set(units)) > 1:
+        raise ConfigError(
+            f"{where}.tables: '{limit.metric}' is in {', '.join(units)}, expected one unit; convert the columns"
+        )
+    return units[0]
+
+
+def _computed(config: SearchFile, space: Space, metric: str) -> Cost:
+    """Of the metrics that follow from the space."""
+    if metric == "macs":
+        return macs_cost(space)
+    if metric == "params":
+        return params_cost(space)
+    assert metric == "weight_bytes"  # everything else has a table, see LimitConfig
+    size = config.measure.torch_dtype.itemsize
+    return Cost.of_space(space, lambda layer, _: layer.complexity.params * size)
+
+
+def _combined(limit: LimitConfig, sources: Sequence[Source]) -> Cost | WorstCase:
+    costs = [source.cost for source in sources]
+    if limit.combine is None:
+        return costs[0]
+    if limit.combine == "weighted_sum":
+        return weighted_sum(costs, limit.shares)
+    return WorstCase(tuple(scaled(cost, weight) for cost, weight in zip(costs, limit.shares, strict=True)))
+
+
+def _source(
+    config: SearchFile,
+    space: Space,
+    limit: LimitConfig,
+    k: int,
+    where: str,
+    source: Path | str,
+    overrides: Sequence[str],
+) -> tuple[Source, list[Note]]:
+    """A limit's table number `k`, checked against the space."""
+    path = limit.files[k]
+    measure = limit.measure or config.measure
+    if limit.combine is not None:  # tables of several devices: what one `measure` says cannot hold for all of them
+        measure = measure.model_copy(update={"device": "external"})
+    external = measure.device == "external"
+    command = partial(measure_command, source, path, overrides)
+    make = command(external=external)
+    table = _load_table(limit, k, where, make)
     if limit.metric != "latency" and limit.metric not in table.columns:
         raise ConfigError(
             f"{where}.metric: got '{limit.metric}', {metric_hint(limit.metric, list(table.columns))}; the columns of "
-            f"{limit.table} beside latency: {', '.join(table.columns) or 'none'}"
+            f"{path} beside latency: {', '.join(table.columns) or 'none'}"
         )
-    make = command(external=external)
-    # before interpolation, whose table has no verification any more
-    notes = trust(table, limit, where, command, external=external) if limit.metric == "latency" else []
+    notes = []
+    if limit.metric == "latency":  # before interpolation, whose table has no verification any more
+        notes = trust(table, path, limit.largest_error, f"{where}.largest_error", command, external=external)
     try:
-        table.check(space, config.measure, str(limit.table), make)
+        table.check(space, measure, str(path), make)
     except TableError as error:
         if ": no entry '" not in str(error):
             raise
@@ -157,32 +231,22 @@ def _table(
             if any(isinstance(layer.spec, ALONE_OF_THEIR_KIND) for layer in table.missing(space)):
                 raise  # stem and head have no others of their kind to be predicted from
             raise TableError(f"{error}, or predict it from others of its kind: missing: interpolate") from None
-        table, note = completed(table, limit, space)
+        table, note = completed(table, path, space)
         notes.append(note)
-        table.check(space, config.measure, str(limit.table), make)
-    return table, notes
+        table.check(space, measure, str(path), make)
+    cost = table.cost(space) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(path))
+    return Source(path, table, cost, measure, limit.shares[k]), notes
 
 
-def _load_table(limit: LimitConfig, where: str, command: str) -> LatencyTable:
-    assert limit.table is not None
-    if not limit.table.exists():
-        raise ConfigError(f"{where}.table: no file {limit.table}; make it with: {command}")
-    if limit.table_sha256 is not None and limit.table_sha256 != file_hash(limit.table):
+def _load_table(limit: LimitConfig, k: int, where: str, command: str) -> LatencyTable:
+    key = f"{where}.{'table' if limit.table else f'tables.{k}'}"
+    path = limit.files[k]
+    if not path.exists():
+        raise ConfigError(f"{key}: no file {path}; make it with: {command}")
+    hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
+    if hashes and hashes[k] is not None and hashes[k] != file_hash(path):
         raise ConfigError(
-            f"{where}.table: {limit.table} is not the table of this run (its sha256 differs from table_sha256); "
+            f"{key}: {path} is not the table of this run (its sha256 differs from table_sha256); "
             "put the old table back, or start a new run in another folder"
         )
-    return LatencyTable.load(limit.table)
-
-
-def _cost(config: SearchFile, space: Space, limit: LimitConfig, table: LatencyTable | None) -> Cost:
-    match limit.metric:
-        case "macs":
-            return macs_cost(space)
-        case "params":
-            return params_cost(space)
-        case "weight_bytes":
-            size = config.measure.torch_dtype.itemsize
-            return Cost.of_space(space, lambda layer, _: layer.complexity.params * size)
-    assert table is not None  # LimitConfig requires one for everything that is not in COMPUTED
-    return table.cost(space) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(limit.table))
+    return LatencyTable.load(path)

@@ -256,9 +256,7 @@ class _Search:
     def _finish(self) -> SearchResult:
         """Derive, measure where the table's device is this one, and write architecture.json and result.json."""
         plan, state, config = self.plan, self.state, self.plan.config
-        measured = derive_measured(
-            state.alpha, self.mask, plan.space, plan.limits, config.measure, config.search.derive
-        )
+        measured = derive_measured(state.alpha, self.mask, plan.space, plan.limits, config.search.derive)
         for note in measured.derivation.notes:
             log.warning(note)
         architecture = Architecture(plan.space, measured.derivation.paths, self.out.name)

@@ -12,15 +12,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from search.combine import WorstCase, members
 from search.config import AddLinear, Hinge, Lagrangian, Loss, MulLog
 from search.limits import Limit
 from supernet.alpha import probabilities
 from supernet.cost import Cost
 
 
-def expected_cost(p: Tensor, cost: Cost) -> Tensor:
-    """E = fixed + sum_e sum_i p[e, i] F[e, i], differentiable in p (E, N) float64: 0-dim float64."""
-    return cost.fixed + (p * torch.from_numpy(cost.table)).sum()
+def expected_cost(p: Tensor, cost: Cost | WorstCase) -> Tensor:
+    """E = fixed + sum_e sum_i p[e, i] F[e, i], differentiable in p (E, N) float64: 0-dim float64.
+
+    Of a worst case, the largest of its members' expectations.
+    """
+    return torch.stack([m.fixed + (p * torch.from_numpy(m.table)).sum() for m in members(cost)]).max()
+
+
+def cost_slopes(p: Tensor, cost: Cost | WorstCase) -> Tensor:
+    """dE/dp, (E, N) float64: the cost's table F; of a worst case that of the member whose expectation is largest."""
+    worst = max(members(cost), key=lambda member: float(expected_cost(p, member)))
+    return torch.from_numpy(worst.table)
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,20 @@ def _integrated_pressure(dual: Dual, c: float, loss: Lagrangian, *, at: bool) ->
     return (antiderivative(start + loss.rho * c) - antiderivative(start)) / loss.rho
 
 
+@dataclass(frozen=True)
+class AlphaGradient:
+    """What one architecture step finds before alpha moves."""
+
+    gradient: Tensor
+    """dL/dalpha, (E, N) float64."""
+    duals: tuple[Dual, ...]
+    """With their norms updated."""
+    ce_norm: float
+    """Of CE's share of the gradient; its ratio to the next tells which of the two steers alpha."""
+    limits_norm: float
+    """Of the share of all limits together."""
+
+
 def alpha_gradient(
     d_ce: Tensor,
     ce: float,
@@ -129,21 +153,25 @@ def alpha_gradient(
     loss: Loss,
     duals: Sequence[Dual],
     jacobian: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, tuple[Dual, ...]]:
-    """dL/dalpha (E, N) float64 from CE's gate gradient `d_ce` (E, N), and the duals with their norms updated.
+    d_terms: Tensor | None = None,
+) -> AlphaGradient:
+    """From CE's gate gradient `d_ce` (E, N) to dL/dalpha.
 
-    Both terms of dL/dg_i = d_ce_i + (dL/dE) F_i go through the mode's Jacobian together; E is the expectation over all
-    candidates in every mode.
+    All terms of dL/dg_i = d_ce_i + (dL/dE) F_i + d_terms_i go through the mode's Jacobian together; E is the
+    expectation over all candidates in every mode. d_terms (E, N): the gradient of further terms in p (search/terms.py).
     """
     p = probabilities(alpha, mask)
     expected = [float(expected_cost(p, limit.cost)) for limit in limits]
     d_gates = ce_factor(loss, limits, expected) * d_ce.double()
+    d_limits = torch.zeros_like(d_gates)
     observed = []
-    from_ce = jacobian(d_gates) if isinstance(loss, Lagrangian) else None
+    from_ce = jacobian(d_gates)
     for limit, E, dual in zip(limits, expected, duals, strict=True):
-        F = torch.from_numpy(limit.cost.table)
-        if from_ce is not None:
+        F = cost_slopes(p, limit.cost)
+        if isinstance(loss, Lagrangian):
             dual = dual.observe(from_ce, jacobian(F / limit.bound))
-        d_gates = d_gates + slope(loss, limit, E, ce, dual) * F
+        d_limits = d_limits + slope(loss, limit, E, ce, dual) * F
         observed.append(dual)
-    return jacobian(d_gates), tuple(observed)
+    total = d_gates + d_limits if d_terms is None else d_gates + d_limits + d_terms
+    from_limits = jacobian(d_limits)
+    return AlphaGradient(jacobian(total), tuple(observed), float(from_ce.norm()), float(from_limits.norm()))

@@ -19,12 +19,11 @@ from supernet.space import Space
 def limit_names(limits: Sequence[Limit]) -> list[str]:
     """A tag per limit: its metric, and the table's name where several limits share a metric."""
     metrics = [limit.metric for limit in limits]
-    return [
-        f"{limit.metric}_{limit.table_path.stem}"
-        if metrics.count(limit.metric) > 1 and limit.table_path
-        else limit.metric
-        for limit in limits
-    ]
+    return [_tag(limit) if metrics.count(limit.metric) > 1 else limit.metric for limit in limits]
+
+
+def _tag(limit: Limit) -> str:
+    return "_".join([limit.metric, *filter(None, [limit.combined]), *(source.path.stem for source in limit.sources)])
 
 
 def architecture_scalars(state: SearchState, limits: Sequence[Limit]) -> dict[str, float]:

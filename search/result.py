@@ -34,6 +34,8 @@ class LimitFigures(Section):
     expected: float | None = None
     """Over the networks that the last alpha draws; none for peak_activation_bytes, which is no sum."""
     table: str | None = None
+    tables: tuple[str, ...] = ()
+    """Where one limit combines several."""
 
     @property
     def bound(self) -> float:
@@ -103,11 +105,12 @@ def result_of(
     p = probabilities(alpha.detach(), mask_of(architecture.space))
     figures = []
     for limit in limits:
-        table = str(limit.table_path) if limit.table_path else None
         figures.append(
             LimitFigures(
                 metric=limit.metric, unit=limit.unit, predicted=float(limit.cost.of(architecture.paths)),
-                expected=float(expected_cost(p, limit.cost)), table=table,
+                expected=float(expected_cost(p, limit.cost)),
+                table=str(limit.source.path) if limit.source else None,
+                tables=() if limit.source else tuple(str(source.path) for source in limit.sources),
                 at=limit.bound if limit.at else None, below=None if limit.at else limit.bound,
             )
         )  # fmt: skip

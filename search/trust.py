@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from latency.interpolation import interpolate
 from latency.table import LatencyTable, TableError
-from search.config import LimitConfig
 from supernet.space import Space
 
 
@@ -22,44 +22,45 @@ class Note:
         return f"{self.text}; {self.remedy}"
 
 
-def completed(table: LatencyTable, limit: LimitConfig, space: Space) -> tuple[LatencyTable, Note]:
+def completed(table: LatencyTable, path: Path, space: Space) -> tuple[LatencyTable, Note]:
     """The table with its missing entries predicted from others, and a note about them. Raises TableError."""
     count = len(table.missing(space))
     try:
         table, interpolation = interpolate(table, space)
     except TableError as error:
-        raise TableError(f"{limit.table}: {error}") from None
+        raise TableError(f"{path}: {error}") from None
     entries = "1 entry is" if count == 1 else f"{count} entries are"
-    text = f"{limit.table}: {entries} interpolated, not measured: {interpolation}"
+    text = f"{path}: {entries} interpolated, not measured: {interpolation}"
     return table, Note(text, "measure a table for this space where that error is too large")
 
 
 def trust(
-    table: LatencyTable, limit: LimitConfig, where: str, command: Callable[..., str], *, external: bool
+    table: LatencyTable, path: Path, largest_error: float, where: str, command: Callable[..., str], *, external: bool
 ) -> list[Note]:
     """Notes on the verification of a table as it was loaded. TableError where its error is above `largest_error`.
 
-    where: the limit's place in its file. command: gives the measuring command with further arguments.
+    largest_error: in percent; where: its place in its file. command: gives the measuring command with further
+    arguments.
     """
     found = table.verification
     if found is None and table.method in ("whole_networks", "imported"):
-        text = f"{limit.table}: comes from elsewhere and was never verified on whole networks"
+        text = f"{path}: comes from elsewhere and was never verified on whole networks"
         if table.calibration:
             text += f" (error on networks left out of its fit: {table.calibration.cross_validation_percent:.2g} %)"
         return [Note(text, "time the derived network on the device before you believe its latency")]
     if found is None:
         how = "the kit of scripts/device_kit.py" if external else command("--verify", "40")
-        return [Note(f"{limit.table}: never verified on whole networks, so its error is unknown", f"verify it: {how}")]
+        return [Note(f"{path}: never verified on whole networks, so its error is unknown", f"verify it: {how}")]
     error = found.table.mape_percent
-    if error > limit.largest_error:
+    if error > largest_error:
         again = "the kit of scripts/device_kit.py" if external else command("--recalibrate")
         raise TableError(
-            f"{where}.largest_error: {limit.table} predicts whole networks with an error of {error:.3g} %, above "
-            f"{limit.largest_error:g} %; recalibrate it ({again}), measure again on an idle device, or raise this bound"
+            f"{where}: {path} predicts whole networks with an error of {error:.3g} %, above "
+            f"{largest_error:g} %; recalibrate it ({again}), measure again on an idle device, or raise this bound"
         )
     if not found.holds:
         text = (
-            f"{limit.table}: predicts whole networks with an error of {error:.3g} %, more than 3 % and twice the noise "
+            f"{path}: predicts whole networks with an error of {error:.3g} %, more than 3 % and twice the noise "
             f"({found.noise_mape_percent:.2g} %), overall or in a third of the range"
         )
         return [Note(text, "measure again on an idle device")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from latency.measure import Timing
 from latency.table import Entry, LatencyTable, Runtime
 from search.closing import MOST_TRIES, acceptable_error, derive_measured, local_latency_limit
 from search.derivation import derive
-from search.limits import Limit
+from search.limits import Limit, Source
 from supernet.alpha import mask_of
 from supernet.cost import Cost
 from supernet.space import Space, SpaceConfig
@@ -54,7 +55,14 @@ def limit_at(space, share, *, at=True, fingerprint=None):
     table = table_for(space, fingerprint)
     cost = table.cost(space)
     low, high = cost.reachable
-    return Limit("latency", low + share * (high - low), at, 0.02, cost, table)
+    return Limit(
+        "latency",
+        low + share * (high - low),
+        at,
+        0.02,
+        cost,
+        (Source(Path("table.yaml"), table, cost, MeasureConfig()),),
+    )
 
 
 def timer_with_error(limit, factor, offset=0.0, noise=1e-4):
@@ -70,7 +78,7 @@ def timer_with_error(limit, factor, offset=0.0, noise=1e-4):
 
 def run(space, limit, timer, method="constrained"):
     alpha = torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(0))
-    return derive_measured(alpha, mask_of(space), space, [limit], MeasureConfig(), method, timer=timer)
+    return derive_measured(alpha, mask_of(space), space, [limit], method, timer=timer)
 
 
 @pytest.mark.parametrize("factor", [0.85, 0.95, 1.0, 1.08, 1.2])
@@ -110,8 +118,8 @@ def test_a_table_of_another_device_is_not_checked_here(fine_space):
     assert result.met
     assert result.tries == ()
     assert calls == []
-    assert local_latency_limit([limit], MeasureConfig()) is None
-    assert local_latency_limit([limit_at(fine_space, 0.5)], MeasureConfig()) == 0
+    assert local_latency_limit([limit]) is None
+    assert local_latency_limit([limit_at(fine_space, 0.5)]) == 0
 
 
 def test_argmax_is_timed_once_and_never_corrected(fine_space):
@@ -136,7 +144,7 @@ def test_a_correction_that_contradicts_another_limit_keeps_the_tries(fine_space)
     table = latency.cost.table
     opposite = Cost(1.0, np.where(fine_space.mask, table.max() - table, 0.0), fine_space.mask)
     other = Limit("params", opposite.of(paths) * (1 + 1e-12), False, 0.0, opposite)
-    result = derive_measured(alpha, mask, fine_space, [latency, other], MeasureConfig(), "constrained", timer=timer)
+    result = derive_measured(alpha, mask, fine_space, [latency, other], "constrained", timer=timer)
     assert not result.met
     assert len(result.tries) == 1
     assert result.confirmation is not None

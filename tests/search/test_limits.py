@@ -327,4 +327,4 @@ def test_only_a_latency_limit_is_timed_on_the_tables_own_device(space, tmp_path,
     make_table(space, path, device=this_device("cpu").model_dump(mode="json"))
     for metric, index in (("latency", 0), ("energy_mj", None)):
         config = make_search_file([{"metric": metric, "table": str(path), "at": "50%"}])
-        assert local_latency_limit(resolve(config, "search.yaml").limits, config.measure) == index
+        assert local_latency_limit(resolve(config, "search.yaml").limits) == index

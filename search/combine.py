@@ -1,0 +1,68 @@
+"""Several devices in one limit: the weighted sum of their costs, or the worst of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+
+from supernet.cost import Cost
+
+
+def scaled(cost: Cost, weight: float) -> Cost:
+    return Cost(weight * cost.fixed, weight * cost.table, cost.mask)
+
+
+def weighted_sum(costs: Sequence[Cost], weights: Sequence[float]) -> Cost:
+    """cost(paths) = sum_k w_k cost_k(paths): again a sum over layers."""
+    parts = [scaled(cost, weight) for cost, weight in zip(costs, weights, strict=True)]
+    return Cost(sum(part.fixed for part in parts), np.sum([part.table for part in parts], axis=0), costs[0].mask)
+
+
+@dataclass(frozen=True, eq=False)
+class WorstCase:
+    """cost(paths) = max_k cost_k(paths). No sum over layers, but below a bound exactly if every member is."""
+
+    members: tuple[Cost, ...]
+
+    def of(self, paths: tuple[int, ...]) -> float:
+        return max(member.of(paths) for member in self.members)
+
+    @cached_property
+    def reachable(self) -> tuple[float, float]:
+        """Smallest and largest cost of any architecture. The smallest is an integer program: a network that is good on
+        one device may be bad on another."""
+        return least_worst(self.members), max(member.reachable[1] for member in self.members)
+
+
+def members(cost: Cost | WorstCase) -> tuple[Cost, ...]:
+    """The sums over layers behind a cost; one for a plain cost."""
+    return cost.members if isinstance(cost, WorstCase) else (cost,)
+
+
+def least_worst(costs: Sequence[Cost]) -> float:
+    """min over architectures of max_k cost_k: minimise t subject to cost_k <= t for every k."""
+    mask = costs[0].mask
+    edge, candidate = np.nonzero(mask)
+    scale = max(cost.reachable[1] for cost in costs)
+    one_each = np.column_stack([(edge == np.arange(len(mask))[:, None]).astype(float), np.zeros(len(mask))])
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    for cost in costs:
+        row = np.append(cost.table[edge, candidate] / scale, -1.0)
+        constraints.append(LinearConstraint(row[None], -np.inf, -cost.fixed / scale))
+    objective = np.append(np.zeros(len(edge)), 1.0)
+    found = milp(
+        objective,
+        constraints=constraints,
+        bounds=Bounds(np.append(np.zeros(len(edge)), -np.inf), np.append(np.ones(len(edge)), np.inf)),
+        integrality=np.append(np.ones(len(edge)), 0),
+        options={"mip_rel_gap": 0},
+    )
+    if not found.success:
+        raise RuntimeError(f"scipy.optimize.milp: {found.message}")
+    # add the chosen entries up again: the solver's own value carries its tolerance
+    paths = tuple(int(i) for i in candidate[np.round(found.x[:-1]).astype(bool)])
+    return max(cost.of(paths) for cost in costs)
