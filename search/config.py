@@ -196,12 +196,41 @@ class ReinforceConfig(Section):
     exponent: float = Field(0.1, ge=0)
     """w in the reward accuracy * (T / latency)^w."""
     baseline: Literal["moving_average", "leave_one_out"] = "moving_average"
+    reward: str | None = None
+    """path/to/file.py:name of a function of a `Sampled` network (search/reinforce.py) that returns its reward, in place
+    of the above one; `exponent` is not used then."""
 
     @model_validator(mode="after")
     def leave_one_out_needs_two(self) -> Self:
         if self.baseline == "leave_one_out" and self.samples < 2:
             raise ValueError("samples: got 1, expected at least 2 with baseline leave_one_out")
         return self
+
+
+class EntropyConfig(Section):
+    """`search.entropy`: the loss gets - w H(p), H the mean entropy of an edge in nats; w moves in a straight line."""
+
+    start: float
+    """w where the search begins. Above 0 alpha is kept undecided."""
+    end: float = 0.0
+    """w at its end. Below 0 alpha is driven to decide."""
+
+
+class TermConfig(Section):
+    """An entry of `search.terms`: a term of alpha's loss from a user's file (docs/extending/objective.md)."""
+
+    function: str
+    """path/to/file.py:name or package.module:name, called as name(p, space, progress)."""
+    weight: float = 1.0
+
+
+class SettledConfig(Section):
+    """`search.stop_when_settled`: end the search before `epochs` where no probability moves any more."""
+
+    change: float = Field(0.01, gt=0, lt=1)
+    """No path probability may have moved by more than this ..."""
+    epochs: int = Field(5, ge=1)
+    """... for so many epochs of the search."""
 
 
 class SearchConfig(Section):
@@ -212,8 +241,14 @@ class SearchConfig(Section):
     loss: Loss | None = None
     """How limits enter the gradient modes; lagrangian where absent. REINFORCE has a reward instead."""
     reinforce: ReinforceConfig | None = None
+    entropy: EntropyConfig | None = None
+    terms: tuple[TermConfig, ...] = ()
+    stop_when_settled: SettledConfig | None = None
     warmup_epochs: int = Field(40, ge=0)
     """Epochs of weight training before the search, alpha untouched. Not counted in `epochs`."""
+    warmup_sampling: Literal["balanced", "uniform"] = "balanced"
+    """Paths of the warm-up, when every candidate is equally likely. balanced: within each block of as many steps as an
+    edge has candidates, each candidate is trained once; uniform: independent draws."""
     epochs: int = Field(120, ge=1)
     batch_size: int = Field(256, ge=2)
     """Of weights and architecture steps alike; BN needs at least 2 images."""

@@ -41,14 +41,16 @@ def argmax(alpha: Tensor, mask: Tensor) -> Derivation:
 def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivation:
     """Maximise sum_e log p[e, path_e] subject to every limit, exactly, as an integer program.
 
-    With `at`, the cost must also reach bound (1 - tolerance); where no architecture lies in that window, the lower side
-    is dropped and a note says so. Raises InfeasibleError naming the smallest reachable value.
+    With `at`, the cost must also reach bound (1 - tolerance); where no architecture lies in that window, it is extended
+    down to the nearest that does (see `extended`), and a note says so. Raises InfeasibleError naming the smallest
+    reachable value.
     """
     log_p = log_probabilities(alpha.detach(), mask).numpy()
     paths = _solve(log_p, mask.numpy(), limits)
     notes: tuple[str, ...] = ()
     if paths is None and any(limit.at for limit in limits):
-        paths = _solve(log_p, mask.numpy(), [replace(limit, at=False) for limit in limits])
+        nearest = extended(mask, limits)
+        paths = _solve(log_p, mask.numpy(), nearest) if nearest else None
         windows = ", ".join(
             f"{limit.metric} [{limit.bound * (1 - limit.tolerance):.6g}, {limit.bound:.6g}] {limit.unit}"
             for limit in limits
@@ -56,7 +58,7 @@ def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivat
         )
         if paths is not None:
             reached = ", ".join(f"{a.cost.of(paths):.6g} {a.unit}" for a in limits if a.at)
-            notes = (f"no architecture lies in {windows}; derived below the bound instead, at {reached}",)
+            notes = (f"no architecture lies in {windows}; derived as near below as possible, at {reached}",)
     if paths is None:
         reach = "; ".join(
             f"{limit.metric}: bound {limit.bound:.6g}, smallest reachable {limit.cost.reachable[0]:.6g} {limit.unit}"
@@ -64,6 +66,27 @@ def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivat
         )
         raise InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
     return Derivation(paths, _log_probability(log_p, paths), notes)
+
+
+def extended(mask: Tensor, limits: Sequence[Limit]) -> list[Limit] | None:
+    """The limits, `at` windows reaching down to (1 - tolerance) times the largest cost below the bound that the other
+    limits allow; one after the other, so an earlier window narrows what a later one can reach. None where no
+    architecture is below all bounds.
+    """
+    found = [replace(limit, at=False) for limit in limits]
+    for i, limit in enumerate(limits):
+        if not limit.at:
+            continue
+        dearest = []
+        for cost in members(limit.cost):
+            # the likeliest architecture under the alpha that is the cost is the dearest one
+            log_p = log_probabilities(torch.from_numpy(cost.table / limit.bound), mask).numpy()
+            if (paths := _solve(log_p, mask.numpy(), found)) is None:
+                return None
+            dearest.append(limit.cost.of(paths))
+        reach = min(1.0, max(dearest) / limit.bound)
+        found[i] = replace(limit, tolerance=1 - reach * (1 - limit.tolerance))
+    return found
 
 
 def smallest(limit: Limit, others: Sequence[Limit], mask: Tensor) -> float:

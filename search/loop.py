@@ -30,18 +30,28 @@ from engine.training import (
 )
 from search.check import data_checks, judge, report
 from search.closing import MeasuredDerivation, derive_measured
+from search.collapse import CollapseAlarm, Settled, mean_ratio, relative_entropy, skip_rates
 from search.config import Lagrangian, ReinforceConfig, SearchFile
 from search.derivation import derive
 from search.gradient import architecture_step, weights_step
 from search.limits import Limit, resolve
 from search.objective import expected_cost, movable
 from search.peak import PeakLimit
-from search.reinforce import reinforce_step
+from search.reinforce import reinforce_step, user_reward
 from search.report import architecture_scalars, limit_names, log_picture
 from search.result import result_of
 from search.scoring import open_parts, score
-from search.state import ARCHITECTURE_PATHS, DROPOUT, TRAINING_ORDER, VALIDATION_ORDER, WEIGHTS_PATHS, SearchState
-from supernet.alpha import mask_of, probabilities, sample_paths
+from search.state import (
+    ARCHITECTURE_PATHS,
+    DROPOUT,
+    TRAINING_ORDER,
+    VALIDATION_ORDER,
+    WARMUP_PATHS,
+    WEIGHTS_PATHS,
+    SearchState,
+)
+from search.terms import build_terms, terms_gradient
+from supernet.alpha import balanced_paths, mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
 from supernet.space import Space
 
@@ -88,6 +98,10 @@ class Plan:
         if step < self.warmup_steps:
             return cosine_lr(s.warmup_lr, step, self.warmup_steps)
         return cosine_lr(s.lr, step - self.warmup_steps, self.steps - self.warmup_steps)
+
+    def progress(self, step: int) -> float:
+        """Of the search without its warm-up, in [0, 1]."""
+        return max(0, step - self.warmup_steps) / (self.steps - self.warmup_steps)
 
     def architecture_step_follows(self, step: int) -> bool:
         """Whether an architecture step comes after weights step number `step` (from 0)."""
@@ -136,6 +150,11 @@ class _Search:
         self.training.corrupt, self.validation.corrupt = corrupt["training"], corrupt["validation"]
         self.autocast = partial(autocast, config.run, plan.device)
         self.mask = mask_of(plan.space)
+        s = config.search
+        self.terms = build_terms(s.entropy, s.terms, plan.space)
+        self.own_reward = user_reward(s.reinforce) if s.reinforce else None
+        self.alarm = CollapseAlarm()
+        self.gradients: list[tuple[float, float]] = []  # (CE's, the limits') norms since the last point of the curves
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
         self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None)
@@ -148,14 +167,14 @@ class _Search:
             with Progress(plan.steps, state.step, "search") as progress:
                 if state.step == 0:
                     self._evaluate(0)
-                while state.step < plan.steps:
+                while not self._ended:
                     step, seed = state.step, run.seed
                     # dropout is the one op that draws from torch's global generator
                     torch.manual_seed(mix(seed, DROPOUT, step))
                     for group in state.optimizer.param_groups:
                         group["lr"] = plan.lr(step)
                     batch = self._on_device(next(self.training))
-                    paths = sample_paths(state.alpha, self.mask, generator(seed, WEIGHTS_PATHS, step))
+                    paths = self._weights_paths(step)
                     loss, logits = weights_step(
                         state.net, batch.images, batch.labels, paths, state.optimizer,
                         plan.config.search.label_smoothing, self.autocast,
@@ -163,28 +182,70 @@ class _Search:
                     self.throughput.add(len(batch.labels))
                     figures = self._architecture_step() if plan.architecture_step_follows(step) else {}
                     state.step += 1
-                    if step == 0 or state.step % run.log_every == 0 or state.step == plan.steps:
+                    self._observe()
+                    if step == 0 or state.step % run.log_every == 0 or self._ended:
                         top1, top5 = (float(value) for value in accuracy(logits, batch.labels))
                         scalars = {"train/loss": float(loss), "train/top1": top1, "train/top5": top5}
                         scalars |= {"lr/weights": plan.lr(step), "lr/arch": self._arch_lr(step)}
                         scalars |= {"speed/images_per_second": self.throughput.per_second()}
-                        scalars |= figures | architecture_scalars(state, plan.limits)
+                        scalars |= figures | architecture_scalars(state, plan.limits) | self._signs()
                         check_finite(scalars["train/loss"], state.step)
                         self.metrics.scalars(state.step, scalars)
                         progress.update(state.step, **self._headline(scalars))
                     self._epoch_end(loss)
+            if state.step < plan.steps:
+                log.info(
+                    "no probability has moved for a while: the search ends at step %d of %d", state.step, plan.steps
+                )
             return self._finish()
         finally:
             self.training.close()
             self.validation.close()
             self.metrics.close()
 
+    def _weights_paths(self, step: int) -> tuple[int, ...]:
+        plan, seed = self.plan, self.plan.config.run.seed
+        if step < plan.warmup_steps and plan.config.search.warmup_sampling == "balanced":
+            block, position = divmod(step, self.mask.shape[1])
+            return balanced_paths(self.mask, generator(seed, WARMUP_PATHS, block), position)
+        return sample_paths(self.state.alpha, self.mask, generator(seed, WEIGHTS_PATHS, step))
+
+    @property
+    def _ended(self) -> bool:
+        state, rule = self.state, self.plan.config.search.stop_when_settled
+        if state.step >= self.plan.steps or rule is None or state.settled is None:
+            return state.step >= self.plan.steps
+        return state.step - state.settled.since >= rule.epochs * self.plan.steps_per_epoch
+
+    def _observe(self) -> None:
+        """What the early stop looks at, once an epoch of the search."""
+        plan, state, rule = self.plan, self.state, self.plan.config.search.stop_when_settled
+        if rule is None or state.step < plan.warmup_steps or state.step % plan.steps_per_epoch:
+            return
+        p = probabilities(state.alpha.detach(), self.mask)
+        state.settled = (state.settled or Settled.at(p, state.step)).observe(p, state.step, rule.change)
+
+    def _signs(self) -> dict[str, float]:
+        """Curves of what a collapse looks like; warns once where it looks like one."""
+        plan, state = self.plan, self.state
+        p = probabilities(state.alpha.detach(), self.mask)
+        skip, undecided = skip_rates(p, plan.space), relative_entropy(p, self.mask)
+        ce, limits = mean_ratio(self.gradients)
+        self.gradients.clear()
+        values = {f"skip/{stage}": rate for stage, rate in skip.items()}
+        if ce > 0 and limits > 0:
+            values["arch/ce_over_limits"] = ce / limits
+        if state.step > plan.warmup_steps:
+            for text in self.alarm.look(skip, undecided, ce, limits, plan.progress(state.step)):
+                log.warning("step %d: %s", state.step, text)
+        return values
+
     def _epoch_end(self, loss: torch.Tensor) -> None:
         """Evaluation and checkpoint, where they are due after the step just done."""
         plan, step = self.plan, self.state.step
-        if step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or step == plan.steps:
+        if step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or self._ended:
             self._evaluate(step)
-        if step % plan.config.run.checkpoint_every == 0 or step == plan.steps:
+        if step % plan.config.run.checkpoint_every == 0 or self._ended:
             check_finite(float(loss), step)  # a ruined state must not push the last good ones out
             self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
             corrupt = {"training": sorted(self.training.corrupt), "validation": sorted(self.validation.corrupt)}
@@ -205,18 +266,28 @@ class _Search:
         draws = generator(plan.config.run.seed, ARCHITECTURE_PATHS, state.arch_steps)
         state.arch_steps += 1
         self.throughput.add(len(batch.labels))
+        figures: dict[str, float] = {}
+        d_terms = None
+        if self.terms:
+            p = probabilities(state.alpha.detach(), self.mask)
+            figures["arch/terms"], d_terms = terms_gradient(self.terms, p, plan.progress(state.step))
         if s.arch_update == "reinforce":
-            mean_reward, state.baseline = reinforce_step(
+            found = reinforce_step(
                 state.net, batch.images, batch.labels, state.alpha, self.mask, plan.limits,
                 s.reinforce or ReinforceConfig(), state.baseline, state.arch_optimizer, draws, self.autocast,
+                d_terms, self.own_reward,
             )  # fmt: skip
-            return {"arch/reward": mean_reward}
+            check_finite(found.ce, state.step + 1)
+            state.baseline = found.baseline
+            figures |= {"arch/ce": found.ce, "arch/reward": found.reward, "arch/gradient": found.gradient}
+            return figures | {"arch/top1": 100 * found.accuracy}
         loss = s.loss or Lagrangian()
         done = architecture_step(
             state.net, batch.images, batch.labels, state.alpha, self.mask, s.arch_update, plan.limits, loss,
-            state.duals, state.arch_optimizer, draws, self.autocast,
+            state.duals, state.arch_optimizer, draws, self.autocast, d_terms,
         )  # fmt: skip
         check_finite(done.ce, state.step + 1)
+        self.gradients.append((done.ce_gradient, done.limits_gradient))
         state.duals = done.duals
         if isinstance(loss, Lagrangian):
             p = probabilities(state.alpha.detach(), self.mask)
@@ -225,7 +296,7 @@ class _Search:
                 dual.step(float(expected_cost(p, limit.cost)) / limit.bound - 1, free, loss, s.arch_lr, at=limit.at)
                 for dual, limit in zip(done.duals, plan.limits, strict=True)
             )
-        return {"arch/ce": done.ce}
+        return figures | {"arch/ce": done.ce}
 
     def _headline(self, scalars: dict[str, float]) -> dict[str, float | str]:
         """The few figures that the progress line shows."""

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from engine.errors import UserError
+from engine.user_code import load_function
 from search.config import ReinforceConfig
-from search.gradient import Autocast
+from search.gradient import Autocast, softmax_jacobian
 from search.limits import Limit
 from supernet.alpha import probabilities, sample_paths
+from supernet.architecture import Architecture
 from supernet.supernet import Supernet
 
 BASELINE_DECAY = 0.99
@@ -48,6 +55,59 @@ def advantages(rewards: Tensor, config: ReinforceConfig, baseline: float | None)
     return rewards - baseline, BASELINE_DECAY * baseline + (1 - BASELINE_DECAY) * mean
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """One sampled network as a user's reward sees it."""
+
+    architecture: Architecture
+    accuracy: float
+    """Top-1 on the validation batch, in [0, 1]."""
+    logits: Tensor
+    """(N, classes) float32 on the CPU."""
+    labels: Tensor
+    """(N,) int64 on the CPU."""
+    costs: dict[str, float]
+    """By metric, what each limit's cost is for this network; of equal metrics the first limit's."""
+
+
+Reward = Callable[[Sampled], float]
+
+
+def user_reward(config: ReinforceConfig) -> Reward | None:
+    """The function that `search.reinforce.reward` names. Raises ConfigError where it cannot be had."""
+    if config.reward is None:
+        return None
+    function = load_function(config.reward, "search.reinforce.reward")
+
+    def checked(sample: Sampled) -> float:
+        value = function(sample)
+        if isinstance(value, Tensor | np.generic):
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(
+                f"search.reinforce.reward: {config.reward} returned {value!r}, expected a finite number; correct it"
+            )
+        return float(value)
+
+    return checked
+
+
+@dataclass(frozen=True)
+class ReinforceStep:
+    """What an update hands back; alpha and its optimizer are changed in place."""
+
+    ce: float
+    """Cross entropy of the validation batch, mean over the samples."""
+    accuracy: float
+    """In [0, 1], mean over the samples."""
+    reward: float
+    """Mean over the samples."""
+    baseline: float | None
+    """The next one."""
+    gradient: float
+    """Norm of the policy gradient in alpha; 0 in the first step of a moving average, which leaves alpha."""
+
+
 def reinforce_step(
     net: Supernet,
     images: Tensor,
@@ -60,16 +120,54 @@ def reinforce_step(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     autocast: Autocast,
-) -> tuple[float, float | None]:
-    """M sampled networks on one validation batch. Returns (mean reward, next baseline); changes alpha in place."""
+    d_terms: Tensor | None = None,
+    own_reward: Reward | None = None,
+) -> ReinforceStep:
+    """M sampled networks on one validation batch.
+
+    own_reward: in place of `reward`. d_terms (E, N): the gradient in p of further terms of the loss, if there are any.
+    """
     samples = [sample_paths(alpha, mask, generator) for _ in range(config.samples)]
-    with torch.no_grad(), autocast():
-        correct = torch.stack([(net(images, paths).argmax(dim=1) == labels).double().mean() for paths in samples])
-    accuracies = correct.cpu().tolist()  # one copy to the host for the whole step
-    scored = zip(accuracies, samples, strict=True)
-    rewards = torch.tensor([reward(a, paths, limits, config.exponent) for a, paths in scored], dtype=torch.float64)
+    with torch.no_grad():
+        outputs = []
+        for paths in samples:
+            with autocast():
+                outputs.append(net(images, paths).float())
+        logits = torch.stack(outputs)  # (M, N, classes)
+        correct = (logits.argmax(dim=2) == labels).double().mean(dim=1)
+        ce = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(samples))).double()
+    figures = torch.cat([correct, ce[None]]).cpu()  # one copy to the host for the whole step
+    accuracies = figures[:-1].tolist()
+    if own_reward is None:
+        scored = zip(accuracies, samples, strict=True)
+        values = [reward(a, paths, limits, config.exponent) for a, paths in scored]
+    else:
+        values = _own_rewards(own_reward, net, samples, accuracies, logits.cpu(), labels.cpu(), limits)
+    rewards = torch.tensor(values, dtype=torch.float64)
     advantage, following = advantages(rewards, config, baseline)
+    norm = 0.0
     if advantage is not None:
-        alpha.grad = policy_gradient(probabilities(alpha.detach(), mask), samples, advantage).to(alpha.dtype)
+        p = probabilities(alpha.detach(), mask)
+        gradient = policy_gradient(p, samples, advantage)
+        norm = float(gradient.norm())
+        if d_terms is not None:
+            gradient = gradient + softmax_jacobian(d_terms, p)
+        alpha.grad = gradient.to(alpha.dtype)
         optimizer.step()
-    return float(rewards.mean()), following
+    return ReinforceStep(float(figures[-1]), float(correct.mean()), float(rewards.mean()), following, norm)
+
+
+def _own_rewards(
+    own_reward: Reward,
+    net: Supernet,
+    samples: Sequence[tuple[int, ...]],
+    accuracies: Sequence[float],
+    logits: Tensor,
+    labels: Tensor,
+    limits: Sequence[Limit],
+) -> list[float]:
+    values = []
+    for paths, accuracy, own in zip(samples, accuracies, logits, strict=True):
+        costs = {limit.metric: limit.cost.of(paths) for limit in reversed(limits)}
+        values.append(own_reward(Sampled(Architecture(net.space, paths), accuracy, own, labels, costs)))
+    return values

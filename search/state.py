@@ -12,6 +12,7 @@ from engine.checkpoints import misfit
 from engine.errors import CheckpointError
 from engine.seeding import mix
 from engine.training import memory_format
+from search.collapse import Settled
 from search.config import SearchFile
 from search.objective import Dual
 from supernet.alpha import initial_alpha
@@ -19,7 +20,7 @@ from supernet.space import Space
 from supernet.supernet import Supernet
 
 # What a random draw is for; with (seed, step) it seeds the draw's generator.
-WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER = range(6)
+WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER, WARMUP_PATHS = range(7)
 
 
 @dataclass
@@ -39,6 +40,8 @@ class SearchState:
     """Weights steps done, warm-up included: also the position in the training data."""
     arch_steps: int = 0
     """Architecture steps done: also the position in the validation data."""
+    settled: Settled | None = None
+    """What the early stop compares with; None before the search, or without an early stop."""
 
     @classmethod
     def fresh(cls, config: SearchFile, space: Space, device: torch.device) -> SearchState:
@@ -70,6 +73,7 @@ class SearchState:
             "baseline": self.baseline,
             "step": self.step,
             "arch_steps": self.arch_steps,
+            "settled": asdict(self.settled) if self.settled else None,
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -83,5 +87,7 @@ class SearchState:
             self.duals = tuple(Dual(**dual) for dual in checkpoint["duals"])
             self.baseline, self.step = checkpoint["baseline"], checkpoint["step"]
             self.arch_steps = checkpoint["arch_steps"]
+            settled = checkpoint["settled"]
+            self.settled = Settled(**settled) if settled else None
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from engine.errors import UserError
 from search.config import ReinforceConfig
-from search.reinforce import advantages, policy_gradient, reinforce_step, reward
+from search.reinforce import advantages, policy_gradient, reinforce_step, reward, user_reward
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.supernet import Supernet
 
@@ -87,9 +88,50 @@ def test_a_step_moves_alpha_only_and_the_first_one_not_even_that(space, make_cos
     before, baseline = copy.deepcopy(net.state_dict()), None
     limits = [make_limit(make_cost(space, 0), 0.5)]
     for step in range(2):
-        _, baseline = reinforce_step(
+        baseline = reinforce_step(
             net, images, labels, alpha, mask, limits, ReinforceConfig(samples=4), baseline, optimizer, draws,
             contextlib.nullcontext,
-        )  # fmt: skip
+        ).baseline  # fmt: skip
         assert torch.equal(alpha.detach(), initial_alpha(space)) is (step == 0)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+OWN_REWARD = """
+from search.reinforce import Sampled
+
+def rare_class(sample: Sampled) -> float:
+    assert sample.logits.shape == (16, 4) and sample.labels.shape == (16,)
+    mine = sample.labels == 3
+    recall = (sample.logits.argmax(dim=1) == 3)[mine].double().mean()  # has no gradient
+    return float(recall) - sample.costs["latency"] / 1e3 + 5 * (sample.architecture.paths[0] == 1)
+
+def nothing(sample):
+    return float("nan")
+"""
+
+
+def test_a_users_reward_takes_the_place_of_the_published_one(space, make_cost, make_limit, tmp_path):
+    """With 5 more for candidate 1 of the first edge, that is where alpha goes."""
+    path = tmp_path / "own.py"
+    path.write_text(OWN_REWARD)
+    config = ReinforceConfig(samples=6, baseline="leave_one_out")
+    net, mask = Supernet(space), mask_of(space)
+    alpha = initial_alpha(space).requires_grad_()
+    optimizer = torch.optim.Adam([alpha], lr=0.1)
+    draws = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(16, 1, 8, 8, generator=draws), torch.arange(16) % 4
+    limits = [make_limit(make_cost(space, 0), 0.5)]
+
+    def step(name):
+        return reinforce_step(
+            net, images, labels, alpha, mask, limits, config, None, optimizer, draws, contextlib.nullcontext,
+            own_reward=user_reward(ReinforceConfig(reward=f"{path}:{name}")),
+        )  # fmt: skip
+
+    for _ in range(25):
+        done = step("rare_class")
+    assert probabilities(alpha.detach(), mask)[0, 1] > 0.8
+    assert 0 <= done.accuracy <= 1
+    assert done.ce > 0
+    with pytest.raises(UserError, match="returned nan, expected a finite number"):
+        step("nothing")

@@ -178,14 +178,20 @@ def test_a_family_is_derived_from_a_running_or_stopped_search(config_file, tmp_p
     assert own.path == out / "architecture.json"
 
 
-def test_every_warm_up_step_draws_its_own_paths(config_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sampling", ["balanced", "uniform"])
+def test_every_warm_up_step_draws_its_own_paths(config_file, tmp_path, monkeypatch, sampling):
     import search.loop as loop
 
-    drawn, real = [], loop.sample_paths
-    monkeypatch.setattr(loop, "sample_paths", lambda *args: drawn.append(real(*args)) or drawn[-1])
-    run_search(config_file, tmp_path / "run")
+    drawn, real = [], loop.weights_step
+    monkeypatch.setattr(loop, "weights_step", lambda *args: drawn.append(args[3]) or real(*args))
+    run_search(config_file, tmp_path / "run", overrides=[f"search.warmup_sampling={sampling}"])
     assert len(drawn) == 24
     assert len(set(drawn[:6])) > 2  # alpha rests in the warm-up, so only the draws differ
+    if sampling == "balanced":  # 3 candidates: each of an edge's appears once in a block of 3 steps
+        for block in (drawn[:3], drawn[3:6]):
+            for taken in zip(*block, strict=True):
+                assert set(taken) >= {0, 1}
+                assert len(set(taken)) >= 2
 
 
 def test_alpha_learns_on_images_as_an_evaluation_sees_them_and_scores_are_of_its_part(

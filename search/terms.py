@@ -1,0 +1,65 @@
+"""Further terms of alpha's loss, functions of the path probabilities: entropy regularisation, and a user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.errors import UserError
+from engine.user_code import load_function
+from search.config import EntropyConfig, TermConfig
+from supernet.space import Space
+
+Term = Callable[[Tensor, float], Tensor]
+"""(p (E, N) float64 with padding 0, progress of the search in [0, 1]) -> 0-dim tensor, differentiable in p, that is
+added to the loss."""
+
+
+def mean_entropy(p: Tensor) -> Tensor:
+    """Mean over edges of -sum_i p_i log p_i, in nats, with a finite gradient at p = 0: 0-dim."""
+    return -torch.special.xlogy(p, p.clamp_min(torch.finfo(p.dtype).tiny)).sum(dim=1).mean()
+
+
+def entropy_term(config: EntropyConfig) -> Term:
+    """-w H(p), w moving in a straight line from `start` to `end`: above 0 alpha stays undecided, below 0 it decides."""
+
+    def term(p: Tensor, progress: float) -> Tensor:
+        weight = config.start + (config.end - config.start) * progress
+        return -weight * mean_entropy(p)
+
+    return term
+
+
+def user_term(config: TermConfig, space: Space) -> Term:
+    """weight * function(p, space, progress). Raises ConfigError where the function cannot be had."""
+    function = load_function(config.function, "search.terms.function")
+
+    def term(p: Tensor, progress: float) -> Tensor:
+        value = function(p, space, progress)
+        if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+            raise UserError(
+                f"search.terms: {config.function} returned {_described(value)}, expected a 0-dim tensor computed from p; "
+                "correct it"
+            )
+        return config.weight * value
+
+    return term
+
+
+def build_terms(entropy: EntropyConfig | None, others: Sequence[TermConfig], space: Space) -> tuple[Term, ...]:
+    own = (entropy_term(entropy),) if entropy else ()
+    return (*own, *(user_term(other, space) for other in others))
+
+
+def terms_gradient(terms: Sequence[Term], p: Tensor, progress: float) -> tuple[float, Tensor]:
+    """(value, gradient in p (E, N) float64) of the sum of all terms."""
+    p = p.detach().clone().requires_grad_()
+    total = torch.stack([term(p, progress).double() for term in terms]).sum()
+    (gradient,) = torch.autograd.grad(total, [p])
+    return total.item(), gradient
+
+
+def _described(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -1,0 +1,115 @@
+"""Signs of a collapse on made-up probabilities, alarms that are told once, and the early stop of a real run."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+import torch
+import yaml
+
+from search.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates
+from search.loop import run_search
+from supernet.alpha import initial_alpha, mask_of, probabilities
+
+FINE = {"skip": {"stage0": 0.2}, "entropy": 0.8, "ce_gradient": 1.0, "limits_gradient": 1.0, "progress": 0.3}
+
+
+def test_skip_rates_are_means_over_a_stages_edges_that_have_it(space):
+    """Stage 0 has skip on both edges; of stage 1 the first edge changes the shape and has none."""
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.4, 0.6, 0.0], [0.0, 0.1, 0.9]], dtype=torch.float64)
+    assert skip_rates(p, space) == pytest.approx({"stage0": 0.5, "stage1": 0.9})
+
+
+def test_relative_entropy_is_one_where_nothing_is_decided_and_zero_at_the_end(space):
+    mask = mask_of(space)
+    assert relative_entropy(probabilities(initial_alpha(space), mask), mask) == pytest.approx(1.0)
+    decided = initial_alpha(space)
+    decided[:, 0] = 1e3
+    assert relative_entropy(probabilities(decided, mask), mask) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"skip": {"stage0": 0.95, "stage1": 0.91}}, "collapsing onto skip"),
+        ({"entropy": 0.01}, "in the first half of the search"),
+        ({"ce_gradient": 1e-3, "limits_gradient": 1.0}, "latency alone"),
+        ({"ce_gradient": 1e3, "limits_gradient": 1.0}, "alpha ignores them"),
+    ],
+)
+def test_each_alarm_is_told_once(change, word):
+    alarm = CollapseAlarm()
+    assert alarm.look(**FINE) == []
+    (text,) = alarm.look(**FINE | change)
+    assert word in text
+    assert alarm.look(**FINE | change) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"skip": {"stage0": 0.99, "stage1": 0.5}},  # one shallow stage is no collapse
+        {"skip": {}},
+        {"entropy": 0.01, "progress": 0.9},  # late decisions are what a search is for
+        {"ce_gradient": 0.0, "limits_gradient": 0.0},  # reinforce has no such shares
+    ],
+)
+def test_no_false_alarm(change):
+    assert CollapseAlarm().look(**FINE | change) == []
+
+
+def test_settled_compares_with_the_anchor_so_that_slow_drift_counts():
+    first = torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    state = Settled.at(first, 10)
+    for step in range(11, 16):  # 0.004 an epoch never moves far from one epoch to the next
+        state = state.observe(first + (step - 10) * torch.tensor([[0.004, -0.004]]), step, 0.01)
+    assert state.since == 13
+    assert state.observe(torch.tensor(state.anchor), 99, 0.01) is state
+
+
+@pytest.fixture
+def resting(tmp_path, make_search_file):
+    """A search whose alpha hardly moves, for at most 12 epochs of 6 steps after one of warm-up."""
+    search = {"warmup_epochs": 1, "epochs": 12, "batch_size": 8, "arch_every": 2, "bn_batches": 1, "arch_lr": 1e-7}
+    search["stop_when_settled"] = {"change": 0.01, "epochs": 3}
+    config = make_search_file(
+        [{"metric": "macs", "below": "99%"}], search=search, run={"threads": 1, "log_every": 1000}
+    )
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    return file
+
+
+def points(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_search_that_has_settled_ends_early_and_stays_ended(resting, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run_search(resting, tmp_path / "run")
+    steps = 6 * (1 + 3)
+    assert f"the search ends at step {steps} of {6 * 13}" in caplog.text
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == steps
+    before = points(tmp_path / "run")
+    assert before[-1]["step"] == steps  # the last step has its curves, evaluation and checkpoint
+    run_search(resting, tmp_path / "run", resume=True)
+    assert points(tmp_path / "run") == before
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == steps
+
+
+def test_a_search_whose_alpha_moves_goes_on_to_its_end(resting, tmp_path):
+    run_search(resting, tmp_path / "run", overrides=["search.arch_lr=0.1", "search.epochs=4"])
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 6 * 5
+
+
+def test_the_signs_are_curves(resting, tmp_path):
+    run_search(
+        resting,
+        tmp_path / "run",
+        overrides=["search.epochs=1", "search.loss.form=hinge", "limits.0.below=20%", "run.log_every=1"],
+    )
+    names = {key for point in points(tmp_path / "run") for key in point}
+    assert {"skip/stage0", "skip/stage1", "arch/ce_over_limits", "arch/entropy"} <= names

@@ -1,0 +1,172 @@
+"""Several devices in one limit: sums and worst cases against brute force over a tiny space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import ConfigError
+from latency.table import TableError
+from search.combine import WorstCase, least_worst, members, scaled, weighted_sum
+from search.derivation import constrained, meets
+from search.limits import Limit, resolve
+from search.objective import cost_slopes, expected_cost
+from supernet.alpha import log_probabilities, mask_of, probabilities
+
+
+def all_paths(space):
+    return list(product(*(range(int(n)) for n in space.mask.sum(axis=1))))
+
+
+@pytest.fixture
+def costs(space, make_cost):
+    return [make_cost(space, seed) for seed in (1, 2, 3)]
+
+
+def test_a_weighted_sum_is_the_sum_for_every_architecture(space, costs):
+    weights = (0.5, 2.0, 0.1)
+    total = weighted_sum(costs, weights)
+    for paths in all_paths(space):
+        by_hand = sum(w * cost.of(paths) for w, cost in zip(weights, costs, strict=True))
+        assert total.of(paths) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_a_worst_case_reaches_what_brute_force_says(space, costs):
+    worst = WorstCase(tuple(costs))
+    values = [max(cost.of(paths) for cost in costs) for paths in all_paths(space)]
+    assert [worst.of(paths) for paths in all_paths(space)] == values
+    assert worst.reachable == pytest.approx((min(values), max(values)), rel=1e-12)
+    assert least_worst(costs) > max(cost.reachable[0] for cost in costs)  # no network is the best on all of them
+
+
+def test_the_expectation_of_a_worst_case_and_its_slopes_by_finite_differences(space, costs):
+    mask = mask_of(space)
+    alpha = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p = probabilities(alpha, mask)
+    worst = WorstCase((costs[0], scaled(costs[1], 1.3)))
+    assert float(expected_cost(p, worst)) == max(float(expected_cost(p, m)) for m in members(worst))
+    slopes = cost_slopes(p, worst)
+    for e, i in mask.nonzero().tolist():
+        shift = torch.zeros_like(p)
+        shift[e, i] = 1e-6
+        numeric = (expected_cost(p + shift, worst) - expected_cost(p - shift, worst)) / 2e-6
+        torch.testing.assert_close(slopes[e, i], numeric, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("at", [True, False])
+def test_derivation_under_a_worst_case_equals_brute_force(space, costs, seed, at):
+    mask = mask_of(space)
+    alpha = 2 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(seed))
+    worst = WorstCase(tuple(costs))
+    low, high = worst.reachable
+    share = np.random.default_rng(seed).uniform(0.2, 1)
+    limit = Limit("latency", low + share * (high - low), at, 0.15, worst)
+    log_p = log_probabilities(alpha, mask).numpy()
+    allowed = [paths for paths in all_paths(space) if meets(paths, [limit])]
+    found = constrained(alpha, mask, [limit])
+    if allowed:
+        best = max(log_p[range(len(paths)), list(paths)].sum() for paths in allowed)
+        assert found.log_probability == pytest.approx(best, abs=1e-9)
+        assert meets(found.paths, [limit])
+        assert not found.notes
+    else:
+        assert found.notes
+
+
+def test_an_empty_window_of_a_worst_case_reaches_down_to_the_nearest(space, costs):
+    mask, worst = mask_of(space), WorstCase(tuple(costs))
+    values = sorted(worst.of(paths) for paths in all_paths(space))
+    gap = max(range(1, len(values)), key=lambda i: values[i] / values[i - 1])
+    bound = 0.5 * (values[gap - 1] + values[gap])  # nothing lies just below it
+    limit = Limit("latency", bound, True, 1e-6, worst)
+    found = constrained(torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)), mask, [limit])
+    assert worst.of(found.paths) == pytest.approx(values[gap - 1], rel=1e-5)
+    assert "as near below as possible" in found.notes[0]
+
+
+def test_two_windows_are_extended_one_after_the_other(space, costs):
+    """The second limit's window is as near as the first one's leaves it."""
+    mask = mask_of(space)
+    first, second = (Limit("latency", 0.6 * sum(cost.reachable), True, 1e-6, cost) for cost in costs[:2])
+    found = constrained(torch.zeros(mask.shape), mask, [first, second])
+    below = [p for p in all_paths(space) if meets(p, [replace(first, at=False), replace(second, at=False)])]
+    nearest = max(first.cost.of(p) for p in below)
+    assert first.cost.of(found.paths) == pytest.approx(nearest, rel=1e-5)
+    assert found.notes
+
+
+# --- from a config ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_tables(space, make_table, tmp_path):
+    """A phone and a board: on the second, everything takes between once and thrice as long."""
+    first = make_table(space, tmp_path / "phone.yaml")
+    rng = np.random.default_rng(0)
+    entries = {key: {"median_ms": e.median_ms * rng.uniform(1, 3), "n": 3} for key, e in first.entries.items()}
+    make_table(space, tmp_path / "board.yaml", entries=entries)
+    return [str(tmp_path / name) for name in ("phone.yaml", "board.yaml")]
+
+
+@pytest.mark.parametrize("weights", [None, [0.8, 0.4]])
+@pytest.mark.parametrize("combine", ["weighted_sum", "worst_case"])
+def test_tables_of_a_config_are_combined_and_recorded(space, make_search_file, two_tables, combine, weights):
+    entry = {"metric": "latency", "tables": two_tables, "combine": combine, "at": "50%"}
+    entry |= {"weights": weights} if weights else {}
+    resolved = resolve(make_search_file([entry]), "search.yaml")
+    (limit,) = resolved.limits
+    phone, board = (source.cost for source in limit.sources)
+    a, b = weights or ((0.5, 0.5) if combine == "weighted_sum" else (1, 1))
+    for paths in all_paths(space):
+        parts = (a * phone.of(paths), b * board.of(paths))
+        assert limit.cost.of(paths) == pytest.approx(sum(parts) if combine == "weighted_sum" else max(parts))
+    predicted = limit.predicted(paths)
+    assert predicted["combine"] == combine
+    assert [entry["value"] for entry in predicted["tables"]] == [phone.of(paths), board.of(paths)]
+    again = resolve(make_search_file(resolved.record["limits"], resolved.record["space"]), "config.yaml")
+    assert again.record == resolved.record  # with both hashes, and the bound a number
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"combine": None}, "combine: is missing, expected weighted_sum or worst_case"),
+        ({"weights": [1.0]}, "weights: got 1, expected one for each of the 2 tables"),
+        ({"weights": [1.0, -1.0]}, "weights: got [1.0, -1.0], expected numbers above 0"),
+        ({"table": "a.yaml"}, "table: remove it, `tables` has the tables"),
+        ({"tables": ["a.yaml"]}, "expected at least two different files; use `table`"),
+        ({"tables": None}, "combine: remove it, or give several `tables`"),
+        ({"measure": {}}, "measure: remove it"),
+        ({"tables_sha256": ["0", "1"]}, "is not the table of this run"),
+        ({"tables": ["a.yaml", "b.yaml"]}, "limits.0.tables.0: no file a.yaml; make it with:"),
+    ],
+)
+def test_what_is_refused(make_search_file, two_tables, change, message):
+    entry = {"metric": "latency", "tables": two_tables, "combine": "worst_case", "at": "50%"} | change
+    with pytest.raises(ConfigError) as error:
+        resolve(make_search_file([{k: v for k, v in entry.items() if v is not None}]), "search.yaml")
+    assert message in str(error.value)
+
+
+def test_a_column_in_two_units_is_not_combined(space, make_search_file, make_table, two_tables, tmp_path):
+    table = make_table(space, tmp_path / "other.yaml")
+    column = table.columns["energy_mj"].model_dump() | {"unit": "J"}
+    make_table(space, tmp_path / "other.yaml", columns={"energy_mj": column})
+    tables = [two_tables[0], str(tmp_path / "other.yaml")]
+    entry = {"metric": "energy_mj", "tables": tables, "combine": "worst_case", "below": "50%"}
+    with pytest.raises(ConfigError, match="'energy_mj' is in mJ, J, expected one unit"):
+        resolve(make_search_file([entry]), "search.yaml")
+
+
+def test_a_limit_may_say_how_its_own_table_was_measured(space, make_search_file, make_table, tmp_path):
+    make_table(space, tmp_path / "batch8.yaml", batch=8, device={"kind": "phone", "name": "p", "fingerprint": "none"})
+    entry = {"metric": "latency", "table": str(tmp_path / "batch8.yaml"), "at": "50%"}
+    with pytest.raises(TableError, match="batch is 8, but the search has 1"):
+        resolve(make_search_file([entry]), "search.yaml")
+    resolved = resolve(make_search_file([entry | {"measure": {"device": "external", "batch": 8}}]), "search.yaml")
+    assert resolved.limits[0].source.measure.batch == 8

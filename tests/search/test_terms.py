@@ -1,0 +1,144 @@
+"""Terms of alpha's loss: entropy regularisation by finite differences, a user's own, what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from engine.errors import UserError
+from engine.user_code import load_function
+from search.config import EntropyConfig, Lagrangian, TermConfig
+from search.gradient import softmax_jacobian
+from search.loop import run_search
+from search.objective import Dual, alpha_gradient
+from search.terms import build_terms, entropy_term, mean_entropy, terms_gradient
+from supernet.alpha import entropy, mask_of, probabilities
+
+
+@pytest.fixture
+def alpha(space):
+    return torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_the_entropy_is_that_of_the_curves_and_its_gradient_by_finite_differences(space, alpha):
+    mask = mask_of(space)
+    assert float(mean_entropy(probabilities(alpha, mask))) == pytest.approx(float(entropy(alpha, mask)), rel=1e-12)
+    term = entropy_term(EntropyConfig(start=0.3, end=-0.1))
+    value, d_p = terms_gradient([term], probabilities(alpha, mask), 0.25)
+    assert value == pytest.approx(-0.2 * float(entropy(alpha, mask)), rel=1e-12)  # 0.3 + (-0.1 - 0.3) / 4
+    found = softmax_jacobian(d_p, probabilities(alpha, mask))
+    for e, i in mask.nonzero().tolist():
+        shift = torch.zeros_like(alpha)
+        shift[e, i] = 1e-5
+        numeric = -0.2 * (entropy(alpha + shift, mask) - entropy(alpha - shift, mask)) / 2e-5
+        torch.testing.assert_close(found[e, i], numeric, rtol=1e-6, atol=1e-9)
+
+
+def test_terms_are_finite_where_a_probability_is_zero(space):
+    mask = mask_of(space)
+    alpha = torch.zeros(mask.shape)
+    alpha[:, 0] = 1e4
+    _, d_p = terms_gradient([entropy_term(EntropyConfig(start=1.0))], probabilities(alpha, mask), 0.0)
+    assert torch.isfinite(softmax_jacobian(d_p, probabilities(alpha, mask))).all()
+
+
+def test_a_term_goes_through_the_jacobian_with_the_others(space, make_cost, make_limit, alpha):
+    """The gradient with a term minus that without is the term's own, through the same Jacobian."""
+    mask = mask_of(space)
+    p = probabilities(alpha, mask)
+    limit, d_ce = make_limit(make_cost(space, 0), 0.5), torch.randn(alpha.shape, dtype=torch.float64) * mask
+    d_terms = torch.randn(alpha.shape, dtype=torch.float64) * mask
+
+    def jacobian(d):
+        return softmax_jacobian(d, p)
+
+    args = (d_ce, 1.0, alpha, mask, [limit], Lagrangian(), (Dual(),), jacobian)
+    difference = alpha_gradient(*args, d_terms).gradient - alpha_gradient(*args).gradient
+    torch.testing.assert_close(difference, jacobian(d_terms), rtol=1e-9, atol=1e-12)
+
+
+OWN = """
+def prefers_first(p, space, progress):
+    assert p.shape == space.mask.shape
+    return p[:, 0].sum() * (1 + progress)
+
+def wrong(p, space, progress):
+    return 3.0
+
+def broken(p, space, progress):
+    return p.no_such_thing()
+
+def last_edge(p, space, progress):
+    return p[-1, 0]
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return str(path)
+
+
+def test_a_users_term_enters_with_its_weight(space, own, alpha):
+    terms = build_terms(None, [TermConfig(function=f"{own}:prefers_first", weight=0.5)], space)
+    p = probabilities(alpha, mask_of(space))
+    value, gradient = terms_gradient(terms, p, 1.0)
+    assert value == pytest.approx(float(p[:, 0].sum()))
+    expected = torch.zeros_like(p)
+    expected[:, 0] = 1.0
+    assert torch.equal(gradient, expected)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("{own}:wrong", "returned float, expected a 0-dim tensor computed from p"),
+        ("{own}:broken", "raised AttributeError: 'Tensor' object has no attribute 'no_such_thing' ("),
+        ("{own}:missing", "has no function 'missing'"),
+        ("{own}", "expected path/to/file.py:function or package.module:function"),
+        ("nowhere.py:f", "no such file 'nowhere.py'"),
+        ("no_such_package.x:f", "raised ModuleNotFoundError: No module named 'no_such_package'"),
+    ],
+)
+def test_what_is_refused_in_one_line(space, own, alpha, reference, message):
+    def use():
+        terms = build_terms(None, [TermConfig(function=reference.format(own=own))], space)
+        terms_gradient(terms, probabilities(alpha, mask_of(space)), 0.0)
+
+    with pytest.raises(UserError) as error:
+        use()
+    assert message in str(error.value)
+    assert str(error.value).startswith("search.terms")
+
+
+def test_a_module_that_fails_is_named_with_its_line_and_can_be_mended(tmp_path):
+    path = tmp_path / "fails.py"
+    path.write_text("x = 1\ny = x / 0\n")
+    with pytest.raises(UserError, match=r"raised ZeroDivisionError: division by zero \(.*fails\.py, line 2"):
+        load_function(f"{path}:f", "search.terms.function")
+    path.write_text("def f():\n    return 7\n")
+    assert load_function(f"{path}:f", "search.terms.function")() == 7
+
+
+@pytest.mark.parametrize("arch_update", ["two_path", "reinforce"])
+def test_a_search_follows_a_term(tmp_path, make_search_file, own, arch_update):
+    """Under a large weight on p[-1, 0], the last edge's first candidate all but disappears."""
+    import yaml
+
+    search = {"warmup_epochs": 0, "epochs": 20, "batch_size": 8, "arch_every": 1, "bn_batches": 1, "arch_lr": 0.1}
+    search |= {"arch_update": arch_update, "terms": [{"function": f"{own}:last_edge", "weight": 100.0}]}
+    search |= {"entropy": {"start": 0.1}}
+    config = make_search_file([{"metric": "macs", "below": "99%"}], search=search)
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    run_search(file, tmp_path / "run")
+    checkpoint = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda f: f.stat().st_mtime)
+    state = torch.load(checkpoint, weights_only=True)["search"]
+    p = probabilities(state["alpha"], torch.ones_like(state["alpha"], dtype=torch.bool))
+    assert p[-1, 0] < 0.05
+    curves = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert "arch/terms" in curves
+    assert not math.isnan(float(p.sum()))
