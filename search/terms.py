@@ -40,8 +40,8 @@ def user_term(config: TermConfig, space: Space) -> Term:
         value = function(p, space, progress)
         if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
             raise UserError(
-                f"search.terms: {config.function} returned {_described(value)}, expected a 0-dim tensor computed from p; "
-                "correct it"
+                f"search.terms: {config.function} returned {_described(value)}, expected a 0-dim tensor computed "
+                "from p; correct it"
             )
         return config.weight * value
 
