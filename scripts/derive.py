@@ -3,6 +3,7 @@
     python scripts/derive.py runs/cpu                      # at the run's own bound
     python scripts/derive.py runs/cpu --at 30 35% 40       # one architecture per bound of the first limit
     python scripts/derive.py runs/cpu --at 10%..90%x9      # nine bounds, evenly spaced
+    python scripts/derive.py runs/cpu --table tables/board.yaml --at 50%     # for another device, from the same search
 
 Reads the newest good checkpoint; writes architecture.json, or architecture-<bound>.json for each --at. Each network is
 scored with the supernet's weights on the search's validation images; with --at, pareto.json and pareto.png hold the
@@ -25,12 +26,15 @@ def main() -> int:
     parser.add_argument(
         "--at", nargs="+", default=[], metavar="BOUND", help="numbers, N%% of the reachable range, or LOW..HIGHxCOUNT"
     )
+    parser.add_argument("--table", type=Path, help="derive for this table's device in place of the latency limits")
     parser.add_argument("--method", choices=["constrained", "argmax"], help="default: as the search says")
     parser.add_argument("--no-score", action="store_true", help="derive only, in seconds and without the data")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="where to score; default: the search's run.device")
     args = parser.parse_args()
     set_up_logging()
-    family = derive_family(args.run, args.at, args.method, scored=not args.no_score, device=args.device)
+    family = derive_family(
+        args.run, args.at, args.method, table=args.table, scored=not args.no_score, device=args.device
+    )
     if family.members:
         print_family(family)
     for refused in family.refused:

@@ -22,7 +22,7 @@ from engine.errors import CheckpointError, ConfigError
 from engine.progress import Progress
 from engine.runs import write_atomically
 from engine.training import Evaluation, RunConfig, prepare_device
-from search.config import SearchFile
+from search.config import LimitConfig, SearchFile
 from search.derivation import Derivation, InfeasibleError, derive, smallest
 from search.limits import Limit, Resolved, resolve, resolve_bound
 from search.loop import predicted_by, write_architecture
@@ -81,16 +81,25 @@ class Family:
 
 
 def derive_family(
-    run: Path, bounds: Sequence[str] = (), method: str | None = None, *, scored: bool = True, device: str | None = None
+    run: Path,
+    bounds: Sequence[str] = (),
+    method: str | None = None,
+    *,
+    table: Path | None = None,
+    scored: bool = True,
+    device: str | None = None,
 ) -> Family:
     """Derive from a search's newest good checkpoint, at the run's own bound or at each of `bounds` of its first limit.
 
     bounds: numbers in the metric's unit, `N%` of the reachable range, or LOW..HIGHxCOUNT for COUNT evenly spaced ones.
+    table: one device's latency table in place of all latency limits, so that each device gets a network of its own from
+    one supernet; it need not be among the run's, and needs `bounds`.
     scored: with the accuracy of each network, which needs the run's data. device: where they are scored, in place of
     run.device; cpu means without amp too. The run may still be running: its own files are only read.
 
     Writes architecture-<bound>.json (architecture.json without bounds) into the run folder, and for scored bounds
-    pareto.json and pareto.png. A bound that no architecture meets does not keep the others from being derived, see
+    pareto.json and pareto.png; with a table, all names begin with architecture-<table> and pareto-<table>.
+    A bound that no architecture meets does not keep the others from being derived, see
     Family.refused. Raises ConfigError or CheckpointError.
     """
     config_file = run / "config.yaml"
@@ -100,6 +109,10 @@ def derive_family(
     resolved = resolve(config, config_file)
     for note in resolved.notes:
         log.warning(str(note))
+    if table is not None:
+        if not bounds:
+            raise ConfigError(f"--table {table}: needs --at, such as --at 50%; the run's bound is not of this table")
+        resolved = _on_table(resolved, table)
     if bounds and not resolved.limits:
         raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
     texts: list[str | None] = [*expand_bounds(bounds, resolved.limits[0].unit)] if bounds else [None]
@@ -109,15 +122,17 @@ def derive_family(
     refused: list[str] = []
     for text in texts:
         try:
-            members.append(_member(run, text, resolved, state["alpha"], step, method or config.search.derive))
+            name = f"-{table.stem}" if table else ""
+            members.append(_member(run, name, text, resolved, state["alpha"], step, method or config.search.derive))
         except (ConfigError, InfeasibleError) as error:
             refused.append(str(error))
     if scoring and members:
         members = _with_front(_with_scores(members, state, scoring))
     family = Family(step, tuple(members), tuple(refused))
     if scoring and bounds and members:
-        write_atomically(run / "pareto.json", json.dumps(pareto_record(family), indent=2) + "\n")
-        draw_fronts(run / "pareto.png", [_panel(family, run.name)])
+        pareto = f"pareto-{table.stem}" if table else "pareto"
+        write_atomically(run / f"{pareto}.json", json.dumps(pareto_record(family), indent=2) + "\n")
+        draw_fronts(run / f"{pareto}.png", [_panel(family, run.name)])
     return family
 
 
@@ -162,12 +177,31 @@ def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any]]:
     return step, search
 
 
-def _member(run: Path, text: str | None, resolved: Resolved, alpha: Tensor, step: int, method: str) -> FamilyMember:
+def _on_table(resolved: Resolved, table: Path) -> Resolved:
+    """The limits with one on this latency table in place of all others on latency; its bound is still to be set.
+
+    A table of the run is compared with the space as the run did; another one as those of external devices are.
+    """
+    own = [limit for limit in resolved.config.limits if limit.metric == "latency"]
+    known = next((limit for limit in own if limit.table == table), None)
+    like = (known or own[0]) if own else LimitConfig(metric="latency", table=table, at="50%")
+    measure = known.measure if known else resolved.config.measure.model_copy(update={"device": "external"})
+    # what is particular to the run's own tables goes; how a bound is meant stays
+    plain = {"table": table, "table_sha256": None, "tables": (), "tables_sha256": (), "combine": None, "weights": ()}
+    bound = {"at": "50%"} if like.below is None else {"below": "50%"}
+    entry = like.model_copy(update=plain | {"measure": measure, "at": None, "below": None} | bound)
+    others = tuple(limit for limit in resolved.config.limits if limit.metric != "latency")
+    return resolve(resolved.config.model_copy(update={"limits": (entry, *others)}), "--table")
+
+
+def _member(
+    run: Path, suffix: str, text: str | None, resolved: Resolved, alpha: Tensor, step: int, method: str
+) -> FamilyMember:
     """Derive at one bound and write its file. ConfigError or InfeasibleError where no architecture meets it."""
-    space, limits, suffix = resolved.space, resolved.limits, ""
+    space, limits = resolved.space, resolved.limits
     if text is not None:
         bound = resolve_bound(text if text.endswith("%") else float(text), limits[0].cost, "--at", limits[0].unit)
-        limits, suffix = (replace(limits[0], bound=bound), *limits[1:]), f"-{_slug(text)}"
+        limits, suffix = (replace(limits[0], bound=bound), *limits[1:]), f"{suffix}-{_slug(text)}"
     try:
         derivation = derive(alpha, mask_of(space), limits, method)
     except InfeasibleError:

@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from search.loop import run_search
 from search.result import load_result
 from supernet.alpha import log_probabilities, mask_of
 from supernet.architecture import Architecture
+from supernet.space import Space, SpaceConfig
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +273,33 @@ def test_scores_elsewhere_are_without_the_gpus_precision(run):
     config["run"] |= {"device": "cpu", "amp": "none"}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert on_cpu.members[0].accuracy == derive_family(run).members[0].accuracy
+
+
+# --- another device, the same supernet -------------------------------------------------------------------------------
+
+
+def test_a_table_gives_each_device_its_own_network(run, make_table, tmp_path, monkeypatch):
+    """The likeliest network under this table's bound and the run's other limits; scored with the same supernet."""
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    space = Space(SpaceConfig.model_validate(config["space"], strict=False))
+    cost = make_table(space, tmp_path / "phone.yaml").cost(space)
+    family = derive_family(run, ["30%", "70%"], table=Path("phone.yaml"))
+    assert [m.path.name for m in family] == [f"architecture-phone-{n}percent.json" for n in (30, 70)]
+    assert json.loads((run / "pareto-phone.json").read_text())["members"][0]["predicted"][0]["table"] == "phone.yaml"
+    assert not (run / "pareto.json").exists()
+    log_p = log_probabilities(Checkpoints(run / "checkpoints").newest()[1]["search"]["alpha"], mask_of(space)).numpy()
+    for member in family:
+        latency, macs, params = member.limits
+        assert (latency.metric, macs.metric, params.metric) == ("latency", "macs", "params")
+        paths = member.architecture.paths
+        assert latency.cost.of(paths) == pytest.approx(cost.of(paths))
+        allowed = [p for p in itertools.product(*map(range, space.mask.sum(axis=1))) if meets(p, member.limits)]
+        if allowed:
+            assert member.derivation.log_probability == pytest.approx(
+                max(sum(log_p[e, i] for e, i in enumerate(p)) for p in allowed), abs=1e-9
+            )
+    with pytest.raises(ConfigError, match=r"--table phone\.yaml: needs --at"):
+        derive_family(run, table=Path("phone.yaml"))
+    with pytest.raises(ConfigError, match=r"no file nowhere\.yaml"):
+        derive_family(run, ["50%"], table=Path("nowhere.yaml"))
