@@ -127,10 +127,10 @@ def run_search(config_path: Path, out: Path, *, resume: bool = False, overrides:
     training, validation = subset(images, chosen), subset(images, held_out)
     plan = Plan(config, space, resolved.limits, device, training, validation, resolved.peak)
     open_run(out, resolved.record, resume=resume)
-    return _Search(plan, out, resume).run()
+    return Search(plan, out, resume).run()
 
 
-class _Search:
+class Search:
     """One process's work on a run: opens what has to be closed again."""
 
     def __init__(self, plan: Plan, out: Path, resume: bool):
@@ -160,41 +160,49 @@ class _Search:
             self.metrics.text("config", f"```yaml\n{config_text(config)}```")
 
     def run(self) -> SearchResult:
-        plan, state, run = self.plan, self.state, self.plan.config.run
+        plan, state = self.plan, self.state
         try:
             with Progress(plan.steps, state.step, "search") as progress:
                 if state.step == 0:
                     self._evaluate(0)
                 while state.step < plan.steps:
-                    step, seed = state.step, run.seed
-                    # dropout is the one op that draws from torch's global generator
-                    torch.manual_seed(mix(seed, DROPOUT, step))
-                    for group in state.optimizer.param_groups:
-                        group["lr"] = plan.lr(step)
-                    batch = self._on_device(next(self.training))
-                    paths = sample_paths(state.alpha, self.mask, generator(seed, WEIGHTS_PATHS, step))
-                    loss, logits = weights_step(
-                        state.net, batch.images, batch.labels, paths, state.optimizer,
-                        plan.config.search.label_smoothing, self.autocast,
-                    )  # fmt: skip
-                    self.throughput.add(len(batch.labels))
-                    figures = self._architecture_step() if plan.architecture_step_follows(step) else {}
-                    state.step += 1
-                    if step == 0 or state.step % run.log_every == 0 or state.step == plan.steps:
-                        top1, top5 = (float(value) for value in accuracy(logits, batch.labels))
-                        scalars = {"train/loss": float(loss), "train/top1": top1, "train/top5": top5}
-                        scalars |= {"lr/weights": plan.lr(step), "lr/arch": self._arch_lr(step)}
-                        scalars |= {"speed/images_per_second": self.throughput.per_second()}
-                        scalars |= figures | architecture_scalars(state, plan.limits)
-                        check_finite(scalars["train/loss"], state.step)
-                        self.metrics.scalars(state.step, scalars)
-                        progress.update(state.step, **self._headline(scalars))
-                    self._epoch_end(loss)
+                    self.step(progress)
             return self._finish()
         finally:
-            self.training.close()
-            self.validation.close()
-            self.metrics.close()
+            self.close()
+
+    def step(self, progress: Progress) -> None:
+        """A weights step and all that is due after it: an architecture step, curves, evaluation, checkpoint."""
+        plan, state, run = self.plan, self.state, self.plan.config.run
+        step, seed = state.step, run.seed
+        # dropout is the one op that draws from torch's global generator
+        torch.manual_seed(mix(seed, DROPOUT, step))
+        for group in state.optimizer.param_groups:
+            group["lr"] = plan.lr(step)
+        batch = self._on_device(next(self.training))
+        paths = sample_paths(state.alpha, self.mask, generator(seed, WEIGHTS_PATHS, step))
+        loss, logits = weights_step(
+            state.net, batch.images, batch.labels, paths, state.optimizer,
+            plan.config.search.label_smoothing, self.autocast,
+        )  # fmt: skip
+        self.throughput.add(len(batch.labels))
+        figures = self._architecture_step() if plan.architecture_step_follows(step) else {}
+        state.step += 1
+        if step == 0 or state.step % run.log_every == 0 or state.step == plan.steps:
+            top1, top5 = (float(value) for value in accuracy(logits, batch.labels))
+            scalars = {"train/loss": float(loss), "train/top1": top1, "train/top5": top5}
+            scalars |= {"lr/weights": plan.lr(step), "lr/arch": self._arch_lr(step)}
+            scalars |= {"speed/images_per_second": self.throughput.per_second()}
+            scalars |= figures | architecture_scalars(state, plan.limits)
+            check_finite(scalars["train/loss"], state.step)
+            self.metrics.scalars(state.step, scalars)
+            progress.update(state.step, **self._headline(scalars))
+        self._epoch_end(loss)
+
+    def close(self) -> None:
+        self.training.close()
+        self.validation.close()
+        self.metrics.close()
 
     def _epoch_end(self, loss: torch.Tensor) -> None:
         """Evaluation and checkpoint, where they are due after the step just done."""
