@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from engine.distributed import ALONE, Group
 from search.config import ReinforceConfig
 from search.gradient import Autocast
 from search.limits import Limit
@@ -60,12 +61,14 @@ def reinforce_step(
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     autocast: Autocast,
+    group: Group = ALONE,
 ) -> tuple[float, float | None]:
-    """M sampled networks on one validation batch. Returns (mean reward, next baseline); changes alpha in place."""
+    """M sampled networks on one validation batch, which the processes of `group` share. Returns (mean reward, next
+    baseline); changes alpha in place."""
     samples = [sample_paths(alpha, mask, generator) for _ in range(config.samples)]
     with torch.no_grad(), autocast():
         correct = torch.stack([(net(images, paths).argmax(dim=1) == labels).double().mean() for paths in samples])
-    accuracies = correct.cpu().tolist()  # one copy to the host for the whole step
+    accuracies = group.mean_of(correct).cpu().tolist()  # one copy to the host for the whole step
     scored = zip(accuracies, samples, strict=True)
     rewards = torch.tensor([reward(a, paths, limits, config.exponent) for a, paths in scored], dtype=torch.float64)
     advantage, following = advantages(rewards, config, baseline)

@@ -88,11 +88,20 @@ class BatchStream(Iterator[Batch]):
         self._batches.close()
 
 
-def evaluation_batches(images: ImageSet, batch_size: int, workers: int, limit: int | None = None) -> Iterator[Batch]:
+def evaluation_batches(
+    images: ImageSet,
+    batch_size: int,
+    workers: int,
+    limit: int | None = None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
     """Every image once, in the order of the set, not augmented; the last batch may be smaller.
 
-    `limit`: at most so many images, the same ones every time, each class with its share. ConfigError while iterating
-    if more than 1 % of the set's files, or all files of a class, are unreadable.
+    `limit`: at most so many images, the same ones every time, each class with its share. `batch_size` counts all
+    ranks, of which each gets its slice; of a small last batch a rank may get nothing. ConfigError while iterating if
+    more than 1 % of the set's files, or all files of a class, are unreadable.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise ValueError(f"expected batch_size >= 1 and limit >= 1, got {batch_size} and {limit}")
@@ -101,7 +110,9 @@ def evaluation_batches(images: ImageSet, batch_size: int, workers: int, limit: i
     else:
         indices = stratified_choice(images.labels, limit, _LIMIT_SEED)
     items = [Item(0, 0, i) for i in indices.tolist()]
-    batches = (items[i : i + batch_size] for i in range(0, len(items), batch_size))
+    whole = (items[i : i + batch_size] for i in range(0, len(items), batch_size))
+    shares = (batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size] for batch in whole)
+    batches = (share for share in shares if share)
 
     def counted() -> Iterator[Batch]:
         for batch in _loaded(images, batches, augment=False, workers=workers):
@@ -111,14 +122,18 @@ def evaluation_batches(images: ImageSet, batch_size: int, workers: int, limit: i
     return counted()
 
 
-def statistics_batches(images: ImageSet, batch_size: int, count: int, workers: int) -> Iterator[Batch]:
+def statistics_batches(
+    images: ImageSet, batch_size: int, count: int, workers: int, *, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
     """At most `count` whole batches, not augmented, the same ones every time: what BN statistics are collected from.
+    Each rank gets its slice of every batch.
 
     A last partial batch would weigh as much as a whole one, and a single image on a 1x1 map has no variance. A set
     smaller than one batch is one batch.
     """
     size = min(batch_size, len(images))
-    return evaluation_batches(images, size, workers, limit=min(count, len(images) // size) * size)
+    limit = min(count, len(images) // size) * size
+    return evaluation_batches(images, size, workers, limit, rank=rank, world_size=world_size)
 
 
 def _loaded(images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int) -> Generator[Batch]:
