@@ -127,6 +127,7 @@ class _Retrain:
             seed=mix(run.seed, TRAINING_ORDER),
             workers=config.data.workers,
             start=self.step,
+            pin_memory=device.type == "cuda",
             **group.slice,
         )
         self.stream.corrupt = corrupt

@@ -158,7 +158,10 @@ class Search:
             corrupt = newest[1]["corrupt"]
         group.broadcast(self.state.net.parameters())
         self.reduction = reduce_gradients(list(self.state.net.parameters()), group)
-        stream = partial(BatchStream, batch_size=config.search.batch_size, workers=config.data.workers, **group.slice)
+        stream = partial(
+            BatchStream, batch_size=config.search.batch_size, workers=config.data.workers,
+            pin_memory=plan.device.type == "cuda", **group.slice,
+        )  # fmt: skip
         seed = config.run.seed
         # Only the training images are augmented: alpha learns on what an evaluation would see.
         self.training = stream(plan.training, seed=mix(seed, TRAINING_ORDER), start=self.state.step)
