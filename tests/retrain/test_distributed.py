@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import torch
 
 from engine.checkpoints import Checkpoints
 from engine.config import validate
+from engine.data import DataConfig, images
+from engine.data.images import CorruptFiles
 from engine.distributed import Group
 from retrain.config import RetrainFile
 from retrain.loop import retrain
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig
+from tests.engine.image_folder import cut_off, write_images
 from tests.processes import together
 
 SPACE = {
@@ -38,6 +42,10 @@ def config_of(**settings: float) -> RetrainFile:
     return validate(RetrainFile, CONFIG | {"retrain": CONFIG["retrain"] | settings}, "retrain.yaml")
 
 
+def images_in(folder: Path) -> DataConfig:
+    return DataConfig(name="folder", root=folder / "images", workers=0)
+
+
 def job(group: Group, folder: Path) -> dict[str, Any]:
     whole = retrain(config_of(), architecture(), folder / "whole", group=group)
     group.from_first(lambda: shutil.copytree(folder / "whole", folder / "resumed"))
@@ -45,7 +53,18 @@ def job(group: Group, folder: Path) -> dict[str, Any]:
     group.from_first(files[-1].unlink)  # back to the one before the last
     resumed = retrain(config_of(), architecture(), folder / "resumed", resume=True, group=group)
     unlearning = retrain(config_of(lr=1e-9), architecture(), folder / "unlearning", group=group)
+    met = set()
+    meet = CorruptFiles.meet
+
+    def watched(self: CorruptFiles, indices: Iterable[int]) -> None:
+        met.update(indices)
+        meet(self, indices)
+
+    CorruptFiles.meet, images.MAX_CORRUPT_SHARE = watched, 0.5  # type: ignore[method-assign]
+    retrain(config_of(epochs=1).model_copy(update={"data": images_in(folder)}), architecture(), folder / "files",
+            group=group)  # fmt: skip
     return {
+        "met": met,
         "whole": (whole.network.state_dict(), whole.test),
         "resumed": (resumed.network.state_dict(), resumed.test),
         "unlearning": unlearning.network.state_dict(),
@@ -59,6 +78,10 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder) -> list[dict[str, Any]]:
+    write_images(folder / "images", 12, parts=("train",))
+    write_images(folder / "images", 2, parts=("test",))
+    for file in ("class0/001", "class0/005", "class1/002", "class1/007"):
+        cut_off(folder / "images" / "train" / f"{file}.png")
     return together(job, folder / "job", folder)
 
 
@@ -80,6 +103,15 @@ def test_a_resumed_retraining_equals_an_uninterrupted_one(found):
         (whole, score), (resumed, other) = own["whole"], own["resumed"]
         assert score == other
         assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_a_checkpoint_knows_the_unreadable_files_that_any_process_has_met(found, folder):
+    newest = Checkpoints(folder / "files" / "checkpoints").newest()
+    assert newest is not None
+    assert newest[1]["corrupt"] == [1, 5, 14, 19]
+    first, second = (own["met"] for own in found)
+    assert first | second == {1, 5, 14, 19}
+    assert first != second
 
 
 def test_statistics_are_of_the_images_of_both_processes(found, tmp_path):
