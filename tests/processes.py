@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from engine.distributed import WAIT, Group
 def together(job: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """What `job(group, *arguments)`, a function of a module, returns in process 0 and in process 1."""
     folder.mkdir(parents=True)
-    mp.spawn(_run, args=(job, folder, arguments), nprocs=2)
+    # a server that has imported what jobs need forks the processes, so that importing is paid once
+    multiprocessing.set_forkserver_preload(["search.loop", "retrain.loop"])
+    mp.start_processes(_run, args=(job, folder, arguments), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
