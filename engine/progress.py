@@ -12,31 +12,39 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from engine.distributed import ALONE, Group
+
 console = Console(stderr=True)
 
 
-def set_up_logging() -> None:
-    """Warnings and notes through the progress bar's console, so that they do not tear it. Scripts call this once."""
+def set_up_logging(group: Group = ALONE) -> None:
+    """Warnings and notes through the progress bar's console, so that they do not tear it. Scripts call this once.
+
+    What all processes find is said by process 0; an unreadable file by the one that met it.
+    """
     handler: logging.Handler = RichHandler(console=console, show_path=False, show_time=False)
     handler.setFormatter(logging.Formatter("%(message)s"))  # it shows the level itself; basicConfig would add it again
     if not console.is_terminal:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    if not group.first:
+        handler.addFilter(logging.Filter("engine.data"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 class Progress:
     """`with Progress(total, start, "search") as progress: progress.update(step, loss=...)`.
 
-    total, start: in steps; a resumed run starts above 0. seconds: least time between two plain lines.
+    total, start: in steps; a resumed run starts above 0. seconds: least time between two plain lines. shown: False in
+    the processes that print nothing.
     """
 
-    def __init__(self, total: int, start: int, what: str, *, seconds: float = 10.0):
-        self.total, self.start, self.what, self.seconds = total, start, what, seconds
+    def __init__(self, total: int, start: int, what: str, *, seconds: float = 10.0, shown: bool = True):
+        self.total, self.start, self.what, self.seconds, self.shown = total, start, what, seconds, shown
         self._began = time.monotonic()
         self._printed = -float("inf")
         self._bar: Bar | None = None
-        if console.is_terminal:
+        if shown and console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._bar = Bar(*columns, TextColumn("{task.fields[figures]}", markup=False), console=console)
             self._task = self._bar.add_task(what, total=total, completed=start, figures="")
@@ -54,6 +62,8 @@ class Progress:
 
     def update(self, step: int, **figures: float | str) -> None:
         """`step` steps are done."""
+        if not self.shown:
+            return
         shown = "  ".join(f"{k} {v}" if isinstance(v, str) else f"{k} {v:.4g}" for k, v in figures.items())
         if self._bar:
             self._bar.update(self._task, completed=step, figures=shown)

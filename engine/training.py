@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from engine.config import Section
 from engine.data.images import Batch
+from engine.distributed import ALONE, Group
 from engine.errors import ConfigError, UserError
 
 
@@ -53,8 +54,9 @@ def keep_freed_memory() -> None:
     libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
-def prepare_device(run: RunConfig) -> torch.device:
-    """The device, with the thread count set. ConfigError for cuda where there is none.
+def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
+    """The device, with the thread count set; of several processes on a machine each has a GPU of its own. ConfigError
+    for cuda where there is none.
 
     That is all a CPU needs to repeat a run bit for bit: the ops of these networks are deterministic there for a given
     thread count, so torch.use_deterministic_algorithms would change nothing.
@@ -64,6 +66,15 @@ def prepare_device(run: RunConfig) -> torch.device:
         torch.set_num_threads(run.threads)
     if run.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("run.device: got 'cuda', but torch finds no CUDA device; set run.device=cpu")
+    if run.device == "cuda":
+        if group.local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"run.device: got 'cuda', but there is no GPU for process {group.local_rank} of this machine, counted "
+                f"from 0: torch finds {torch.cuda.device_count()}; start as many with torchrun --nproc-per-node"
+            )
+        device = torch.device("cuda", group.local_rank)
+        torch.cuda.set_device(device)
+        return device
     return torch.device(run.device)
 
 
@@ -117,8 +128,9 @@ def _in_eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Collect BN statistics anew: the cumulative average over batches of images (N, C, H, W).
+def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group = ALONE) -> None:
+    """Collect BN statistics anew: the cumulative average over batches of images (N, C, H, W), each process giving as
+    many of them.
 
     Only BN runs in training mode (no dropout). Momenta and modes are restored. ValueError without any batch.
     """
@@ -139,6 +151,7 @@ def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor]) -> None:
                 m.momentum = momentum
     if count == 0:
         raise ValueError("no batch to collect BN statistics from")
+    group.average_statistics(network)
 
 
 @dataclass(frozen=True)
@@ -152,8 +165,11 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, batches: Iterable[Batch], device: torch.device, run: RunConfig) -> Evaluation:
-    """Score a network in eval mode; all modes are restored. Sums stay on the device until the end."""
+def evaluate(
+    network: nn.Module, batches: Iterable[Batch], device: torch.device, run: RunConfig, group: Group = ALONE
+) -> Evaluation:
+    """Score a network in eval mode on the batches of all processes; all modes are restored. Sums stay on the device
+    until the end."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     count = 0
     with _in_eval_mode(network):
@@ -167,10 +183,11 @@ def evaluate(network: nn.Module, batches: Iterable[Batch], device: torch.device,
             hits = torch.stack([top1, top5]).double() * len(labels) / 100
             sums += torch.cat([loss.double()[None], hits.round()])  # whole images, so that equal accuracies are equal
             count += len(labels)
-    if count == 0:
+    *totals, images = group.sum_of(torch.cat([sums.cpu(), torch.tensor([count], dtype=torch.float64)])).tolist()
+    if images == 0:
         raise ValueError("no image to evaluate on")
-    loss_sum, hits1, hits5 = sums.tolist()
-    return Evaluation(loss_sum / count, 100 * hits1 / count, 100 * hits5 / count, count)
+    loss_sum, hits1, hits5 = totals
+    return Evaluation(loss_sum / images, 100 * hits1 / images, 100 * hits5 / images, int(images))
 
 
 class Throughput:

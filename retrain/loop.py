@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import nn
 from engine.checkpoints import Checkpoints, misfit
 from engine.config import config_text, load_config, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches, open_images
+from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError
 from engine.metrics import MetricsLog
 from engine.progress import Progress
@@ -50,26 +53,42 @@ class RetrainResult:
 
 
 def run_retrain(
-    config_path: Path, architecture_path: Path, out: Path, *, resume: bool = False, overrides: Sequence[str] = ()
+    config_path: Path,
+    architecture_path: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    group: Group = ALONE,
 ) -> RetrainResult:
     """Train an architecture as a YAML file says; write config.yaml, metrics, tensorboard/, checkpoints/, result.json.
 
-    Raises UserError where something the user can mend is wrong.
+    The processes of `group` share every batch; the first one writes. Raises UserError where something the user can
+    mend is wrong.
     """
     config = validate(RetrainFile, load_config(config_path, overrides), str(config_path))
     architecture = load_architecture(architecture_path)
-    return retrain(config, architecture, out, resume=resume)
+    return retrain(config, architecture, out, resume=resume, group=group)
 
 
-def retrain(config: RetrainFile, architecture: Architecture, out: Path, *, resume: bool = False) -> RetrainResult:
+def retrain(
+    config: RetrainFile, architecture: Architecture, out: Path, *, resume: bool = False, group: Group = ALONE
+) -> RetrainResult:
     """As run_retrain, from objects."""
     space = architecture.space.config
-    device = prepare_device(config.run)
-    images = open_images(config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes)
+    group.share_of(config.retrain.batch_size, "retrain.batch_size")
+    device = prepare_device(config.run, group)
+    group = group.on(device)
+    with group.in_turn() if config.data.download else nullcontext():
+        images = open_images(
+            config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes
+        )
     resolved = config.model_dump(mode="json", exclude_none=True)
     resolved["architecture"] = json.loads(architecture.to_json())  # a resume with another architecture is refused
-    open_run(out, resolved, resume=resume)
-    return _Retrain(config, architecture, images, device, out, resume).run()
+    group.check_same(resolved, "the config")
+    group.check_same([len(images.train), zlib.crc32(images.train.labels.tobytes())], "the images of data.root")
+    group.from_first(lambda: open_run(out, resolved, resume=resume))
+    return _Retrain(config, architecture, images, device, out, resume, group).run()
 
 
 class _Retrain:
@@ -83,8 +102,10 @@ class _Retrain:
         device: torch.device,
         out: Path,
         resume: bool,
+        group: Group,
     ):
         self.config, self.architecture, self.images, self.device, self.out = config, architecture, images, device, out
+        self.group = group
         settings, run = config.retrain, config.run
         network = Network(architecture, seed=mix(run.seed, WEIGHTS))
         if settings.inherit is not None:
@@ -98,7 +119,7 @@ class _Retrain:
         )
         self.step = 0
         self.checkpoints = Checkpoints(out / "checkpoints")
-        newest = self.checkpoints.newest() if resume else None
+        newest = group.from_first(self.checkpoints.newest) if resume else None
         corrupt = self._restore(newest[1]) if newest else []
         self.stream = BatchStream(
             images.train,
@@ -106,45 +127,53 @@ class _Retrain:
             seed=mix(run.seed, TRAINING_ORDER),
             workers=config.data.workers,
             start=self.step,
+            pin_memory=device.type == "cuda",
+            **group.slice,
         )
         self.stream.corrupt = corrupt
+        group.broadcast(self.network.parameters())
+        self.reduction = reduce_gradients(list(self.network.parameters()), group)
         self.steps = settings.epochs * self.stream.batches_per_epoch
         self.autocast = partial(autocast, run, device)
         # last: where anything above is refused, the folder stays one without a run
-        self.metrics = MetricsLog(out, resume_step=self.step if newest else None)
-        if not newest:
+        self.metrics = MetricsLog(out, resume_step=self.step if newest else None) if group.first else None
+        if self.metrics and not newest:
             self.metrics.text("config", f"```yaml\n{config_text(config)}```")
 
     def run(self) -> RetrainResult:
-        settings, run = self.config.retrain, self.config.run
+        settings, run, group = self.config.retrain, self.config.run, self.group
         throughput = Throughput()
         base_lr = settings.lr * settings.batch_size / 256
         test: Evaluation | None = None
         try:
-            with Progress(self.steps, self.step, "retrain") as progress:
+            with Progress(self.steps, self.step, "retrain", shown=group.first) as progress:
                 self.network.train()
                 while self.step < self.steps:
                     lr = cosine_lr(base_lr, self.step, self.steps)
-                    for group in self.optimizer.param_groups:
-                        group["lr"] = lr
-                    torch.manual_seed(mix(run.seed, DROPOUT, self.step))  # dropout draws from the global generator
+                    for parameters in self.optimizer.param_groups:
+                        parameters["lr"] = lr
+                    # dropout draws from the global generator; each process has other images
+                    torch.manual_seed(mix(run.seed, DROPOUT, self.step, group.rank))
                     loss, logits, batch = self._train(next(self.stream))
-                    throughput.add(len(batch.labels))
+                    throughput.add(len(batch.labels) * group.world_size)
                     self.step += 1
                     if self.step == 1 or self.step % run.log_every == 0 or self.step == self.steps:
-                        top1, top5 = (float(value) for value in accuracy(logits, batch.labels))
-                        scalars = {"train/loss": float(loss), "train/top1": top1, "train/top5": top5}
+                        means = group.mean_of(torch.stack([loss, *accuracy(logits, batch.labels)]))
+                        scalars = dict(zip(("train/loss", "train/top1", "train/top5"), means.tolist(), strict=True))
                         scalars |= {"lr/weights": lr, "speed/images_per_second": throughput.per_second()}
                         check_finite(scalars["train/loss"], self.step)
-                        self.metrics.scalars(self.step, scalars)
-                        progress.update(self.step, loss=scalars["train/loss"], top1=top1)
+                        if self.metrics:
+                            self.metrics.scalars(self.step, scalars)
+                        progress.update(self.step, loss=scalars["train/loss"], top1=scalars["train/top1"])
                     test = self._epoch_end(loss) or test
             final = test or self._test()  # a finished run that is resumed has no step left to do
         finally:
             self.stream.close()
-            self.metrics.close()
-        record = {"architecture": self.architecture.name, "epochs": settings.epochs, "test": asdict(final)}
-        write_atomically(self.out / "result.json", json.dumps(record, indent=2) + "\n")
+            if self.metrics:
+                self.metrics.close()
+        if group.first:
+            record = {"architecture": self.architecture.name, "epochs": settings.epochs, "test": asdict(final)}
+            write_atomically(self.out / "result.json", json.dumps(record, indent=2) + "\n")
         return RetrainResult(self.architecture, self.network, final)
 
     def _train(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch]:
@@ -154,7 +183,8 @@ class _Retrain:
             logits = self.network(batch.images)
             loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.retrain.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with self.reduction:
+            loss.backward()
         self.optimizer.step()
         return loss.detach(), logits.detach(), batch
 
@@ -163,12 +193,19 @@ class _Retrain:
         run, test = self.config.run, None
         if self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps:
             test = self._test()
-            self.metrics.scalars(self.step, {"test/loss": test.loss, "test/top1": test.top1, "test/top5": test.top5})
+            scalars = {"test/loss": test.loss, "test/top1": test.top1, "test/top5": test.top5}
+            if self.metrics:
+                self.metrics.scalars(self.step, scalars)
         if self.step % run.checkpoint_every == 0 or self.step == self.steps:
-            check_finite(float(loss), self.step)  # a ruined state must not push the last good ones out
-            self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
-            state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-            self.checkpoints.save(self.step, {"retrain": state, "corrupt": sorted(self.stream.corrupt)})
+            mean = float(self.group.mean_of(loss))
+            check_finite(mean, self.step)  # a ruined state must not push the last good ones out
+            # what one process has met, all know from now on: unreadable files, and BN's statistics of its batches
+            self.stream.corrupt = frozenset().union(*self.group.gathered(self.stream.corrupt))
+            self.group.average_statistics(self.network)
+            if self.metrics:
+                self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
+                state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+                self.checkpoints.save(self.step, {"retrain": state, "corrupt": sorted(self.stream.corrupt)})
         return test
 
     def _restore(self, checkpoint: dict[str, Any]) -> list[int]:
@@ -183,10 +220,12 @@ class _Retrain:
             raise CheckpointError(f"{self.out}: its checkpoint does not fit this config: {misfit(error)}") from error
 
     def _test(self) -> Evaluation:
+        """Each process runs its slices, all with the same BN statistics."""
+        self.group.average_statistics(self.network)
         batches: Iterator[Batch] = evaluation_batches(
-            self.images.test, self.config.retrain.batch_size, self.config.data.workers
+            self.images.test, self.config.retrain.batch_size, self.config.data.workers, **self.group.slice
         )
-        return evaluate(self.network, batches, self.device, self.config.run)
+        return evaluate(self.network, batches, self.device, self.config.run, self.group)
 
     def _on_device(self, batch: Batch) -> Batch:
         images = batch.images.to(self.device, memory_format=memory_format(self.config.run), non_blocking=True)

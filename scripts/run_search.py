@@ -1,12 +1,14 @@
 """Search an architecture:  python scripts/run_search.py configs/search/imagenet_cpu.yaml --out runs/cpu
 
 Writes config.yaml (resolved), metrics.jsonl, tensorboard/, checkpoints/ and architecture.json into --out.
+Several processes or machines: torchrun --nproc-per-node 8 scripts/run_search.py ... (docs/cluster.md)
 """
 
 import argparse
 from pathlib import Path
 
 from engine.errors import run_door
+from engine.job import open_group
 from engine.progress import set_up_logging
 from search.loop import run_search
 from search.summary import print_result
@@ -18,10 +20,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
     parser.add_argument("--resume", action="store_true", help="continue the search in --out")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. search.epochs=10")
-    args = parser.parse_intermixed_args()
-    set_up_logging()
-    result = run_search(args.config, args.out, resume=args.resume, overrides=args.overrides)
-    print_result(result)
+    with open_group() as group:
+        with group.quiet():
+            args = parser.parse_intermixed_args()
+        set_up_logging(group)
+        result = run_search(args.config, args.out, resume=args.resume, overrides=args.overrides, group=group)
+        if group.first:
+            print_result(result)
     return 0 if result.measured.met else 3
 
 

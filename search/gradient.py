@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.distributed import ALONE, Group
 from search.config import Loss
 from search.limits import Limit
 from search.objective import Dual, alpha_gradient
@@ -58,13 +59,18 @@ def weights_step(
     optimizer: torch.optim.Optimizer,
     label_smoothing: float,
     autocast: Autocast,
+    reduction: AbstractContextManager[None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Alpha frozen, the sampled paths learn on a training batch. Returns (loss, logits), both detached."""
+    """Alpha frozen, the sampled paths learn on a training batch. Returns (loss, logits), both detached.
+
+    reduction: what the backward pass runs in where several processes share the batch (engine/distributed.py).
+    """
     with autocast():
         logits = net(images, paths)
         loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
     optimizer.zero_grad(set_to_none=True)  # paths that were not sampled have no gradient, hence no decay or momentum
-    loss.backward()
+    with reduction or nullcontext():
+        loss.backward()
     optimizer.step()
     return loss.detach(), logits.detach()
 
@@ -74,7 +80,8 @@ class ArchitectureStep:
     """What an architecture step hands back; alpha and its optimizer are changed in place."""
 
     ce: float
-    """Cross entropy of the validation batch. NaN where it or a gradient is not finite; alpha was not changed then."""
+    """Cross entropy of the validation batch, all processes together. NaN where it or a gradient is not finite; alpha
+    was not changed then."""
     duals: tuple[Dual, ...]
     ce_gradient: float = float("nan")
     """Norm of CE's share of dL/dalpha."""
@@ -96,11 +103,13 @@ def architecture_step(
     generator: torch.Generator,
     autocast: Autocast,
     d_terms: Tensor | None = None,
+    group: Group = ALONE,
 ) -> ArchitectureStep:
     """Weights frozen, alpha (E, N) learns on a validation batch and the limits' cost matrices.
 
     mode: full, full_v2 or two_path. d_terms (E, N): the gradient in p of further terms of the loss, if there are any.
-    Neither the network's weights nor their gradients are touched.
+    Neither the network's weights nor their gradients are touched. The processes of `group` share the batch, and each
+    makes the same update.
     """
     pair = sample_pairs(alpha, mask, generator) if mode == "two_path" else None
     paths = pair.paths if pair else sample_paths(alpha, mask, generator)
@@ -109,7 +118,8 @@ def architecture_step(
         logits = net(images, paths, gates, compared=pair.pairs.tolist() if pair else None, keep_outputs=mode == "full")
         ce = F.cross_entropy(logits, labels)
     (d_gates,) = torch.autograd.grad(ce, [gates])
-    host = torch.cat([d_gates.flatten(), ce.detach().float()[None]]).cpu()  # the step's only copy to the host
+    means = group.mean_of(torch.cat([d_gates.flatten(), ce.detach().float()[None]]))
+    host = means.cpu()  # the step's only copy to the host
     d_ce, ce_value = host[:-1].view_as(alpha), float(host[-1])
     if not torch.isfinite(host).all():
         return ArchitectureStep(float("nan"), tuple(duals))  # the caller stops; alpha keeps its last good value

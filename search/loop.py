@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
+import zlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from engine.checkpoints import Checkpoints
 from engine.config import config_text, load_config, validate
 from engine.data import Batch, BatchStream, ImageSet
+from engine.distributed import ALONE, Group, reduce_gradients
 from engine.metrics import MetricsLog
 from engine.progress import Progress
 from engine.runs import open_run, write_atomically
@@ -109,38 +112,56 @@ class Plan:
         return done > 0 and done % self.config.search.arch_every == 0
 
 
-def run_search(config_path: Path, out: Path, *, resume: bool = False, overrides: Sequence[str] = ()) -> SearchResult:
+def run_search(
+    config_path: Path, out: Path, *, resume: bool = False, overrides: Sequence[str] = (), group: Group = ALONE
+) -> SearchResult:
     """Search as a YAML file says and write config.yaml, metrics.jsonl, tensorboard/, checkpoints/, architecture.json
     and result.json.
 
-    Raises UserError (ConfigError, TableError, CheckpointError, ...) where something the user can mend is wrong.
+    The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError, TableError,
+    CheckpointError, ...) where something the user can mend is wrong.
     """
     config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
     resolved = resolve(config, config_path, overrides)
     config, space = resolved.config, resolved.space
-    device = prepare_device(config.run)
-    training, validation = open_parts(config)
-    report(judge(resolved, out) + data_checks(config, len(training), len(validation)), config_path)
+    group.share_of(config.search.batch_size, "search.batch_size")
+    device = prepare_device(config.run, group)
+    group = group.on(device)
+    group.check_same(resolved.record, "the resolved config")
+    with group.in_turn() if config.data.download else nullcontext():
+        training, validation = open_parts(config)
+    labels = [zlib.crc32(part.labels.tobytes()) for part in (training, validation)]
+    group.check_same([len(training), len(validation), *labels], "the images of data.root")
+
+    def check() -> None:
+        report(judge(resolved, out) + data_checks(config, len(training), len(validation)), config_path)
+
+    group.from_first(check)
     plan = Plan(config, space, resolved.limits, device, training, validation, resolved.peak)
-    open_run(out, resolved.record, resume=resume)
-    return _Search(plan, out, resume).run()
+    group.from_first(lambda: open_run(out, resolved.record, resume=resume))
+    return Search(plan, out, resume, group).run()
 
 
-class _Search:
+class Search:
     """One process's work on a run: opens what has to be closed again."""
 
-    def __init__(self, plan: Plan, out: Path, resume: bool):
-        self.plan, self.out, self.began = plan, out, time.monotonic()
+    def __init__(self, plan: Plan, out: Path, resume: bool, group: Group):
+        self.plan, self.out, self.group, self.began = plan, out, group, time.monotonic()
         config = plan.config
         self.state = SearchState.fresh(config, plan.space, plan.device)
         self.checkpoints = Checkpoints(out / "checkpoints")
-        newest = self.checkpoints.newest() if resume else None
+        newest = group.from_first(self.checkpoints.newest) if resume else None
         corrupt: dict[str, list[int]] = {"training": [], "validation": []}
         if newest:
             self.state.restore(newest[1]["search"])
             corrupt = newest[1]["corrupt"]
         self.resumed_at = self.state.step
-        stream = partial(BatchStream, batch_size=config.search.batch_size, workers=config.data.workers)
+        group.broadcast(self.state.net.parameters())
+        self.reduction = reduce_gradients(list(self.state.net.parameters()), group)
+        stream = partial(
+            BatchStream, batch_size=config.search.batch_size, workers=config.data.workers,
+            pin_memory=plan.device.type == "cuda", **group.slice,
+        )  # fmt: skip
         seed = config.run.seed
         # Only the training images are augmented: alpha learns on what an evaluation would see.
         self.training = stream(plan.training, seed=mix(seed, TRAINING_ORDER), start=self.state.step)
@@ -157,50 +178,59 @@ class _Search:
         self.gradients: list[tuple[float, float]] = []  # (CE's, the limits') norms since the last point of the curves
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
-        self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None)
-        if not newest:
+        self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None) if group.first else None
+        if self.metrics and not newest:
             self.metrics.text("config", f"```yaml\n{config_text(config)}```")
 
     def run(self) -> SearchResult:
-        plan, state, run = self.plan, self.state, self.plan.config.run
+        plan, state, group = self.plan, self.state, self.group
         try:
-            with Progress(plan.steps, state.step, "search") as progress:
+            with Progress(plan.steps, state.step, "search", shown=group.first) as progress:
                 if state.step == 0:
                     self._evaluate(0)
                 while not self._ended:
-                    step, seed = state.step, run.seed
-                    # dropout is the one op that draws from torch's global generator
-                    torch.manual_seed(mix(seed, DROPOUT, step))
-                    for group in state.optimizer.param_groups:
-                        group["lr"] = plan.lr(step)
-                    batch = self._on_device(next(self.training))
-                    paths = self._weights_paths(step)
-                    loss, logits = weights_step(
-                        state.net, batch.images, batch.labels, paths, state.optimizer,
-                        plan.config.search.label_smoothing, self.autocast,
-                    )  # fmt: skip
-                    self.throughput.add(len(batch.labels))
-                    figures = self._architecture_step() if plan.architecture_step_follows(step) else {}
-                    state.step += 1
-                    self._observe()
-                    if step == 0 or state.step % run.log_every == 0 or self._ended:
-                        top1, top5 = (float(value) for value in accuracy(logits, batch.labels))
-                        scalars = {"train/loss": float(loss), "train/top1": top1, "train/top5": top5}
-                        scalars |= {"lr/weights": plan.lr(step), "lr/arch": self._arch_lr(step)}
-                        scalars |= {"speed/images_per_second": self.throughput.per_second()}
-                        scalars |= figures | architecture_scalars(state, plan.limits) | self._signs()
-                        check_finite(scalars["train/loss"], state.step)
-                        self.metrics.scalars(state.step, scalars)
-                        progress.update(state.step, **self._headline(scalars))
-                    self._epoch_end(loss)
-            if state.step < plan.steps:
-                log.info(
-                    "no probability has moved for a while: the search ends at step %d of %d", state.step, plan.steps
-                )
+                    self.step(progress)
+            if state.step < plan.steps and group.first:
+                log.info("probabilities have settled: the search ends at step %d of %d", state.step, plan.steps)
             return self._finish()
         finally:
-            self.training.close()
-            self.validation.close()
+            self.close()
+
+    def step(self, progress: Progress) -> None:
+        """A weights step and all that is due after it: an architecture step, curves, evaluation, checkpoint."""
+        plan, state, run, group = self.plan, self.state, self.plan.config.run, self.group
+        step, seed = state.step, run.seed
+        # dropout is the one op that draws from torch's global generator; each process has other images
+        torch.manual_seed(mix(seed, DROPOUT, step, group.rank))
+        for parameters in state.optimizer.param_groups:
+            parameters["lr"] = plan.lr(step)
+        batch = self._on_device(next(self.training))
+        paths = self._weights_paths(step)
+        loss, logits = weights_step(
+            state.net, batch.images, batch.labels, paths, state.optimizer,
+            plan.config.search.label_smoothing, self.autocast, self.reduction,
+        )  # fmt: skip
+        self.throughput.add(len(batch.labels) * group.world_size)
+        figures = self._architecture_step() if plan.architecture_step_follows(step) else {}
+        state.step += 1
+        self._observe()
+        if step == 0 or state.step % run.log_every == 0 or self._ended:
+            group.check_same(state.alpha.tolist(), f"alpha at step {state.step}")
+            means = group.mean_of(torch.stack([loss, *accuracy(logits, batch.labels)]))
+            scalars = dict(zip(("train/loss", "train/top1", "train/top5"), means.tolist(), strict=True))
+            scalars |= {"lr/weights": plan.lr(step), "lr/arch": self._arch_lr(step)}
+            scalars |= {"speed/images_per_second": self.throughput.per_second()}
+            scalars |= figures | architecture_scalars(state, plan.limits) | self._signs()
+            check_finite(scalars["train/loss"], state.step)
+            if self.metrics:
+                self.metrics.scalars(state.step, scalars)
+            progress.update(state.step, **self._headline(scalars))
+        self._epoch_end(loss)
+
+    def close(self) -> None:
+        self.training.close()
+        self.validation.close()
+        if self.metrics:
             self.metrics.close()
 
     def _weights_paths(self, step: int) -> tuple[int, ...]:
@@ -246,10 +276,14 @@ class _Search:
         if step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or self._ended:
             self._evaluate(step)
         if step % plan.config.run.checkpoint_every == 0 or self._ended:
-            check_finite(float(loss), step)  # a ruined state must not push the last good ones out
-            self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
-            corrupt = {"training": sorted(self.training.corrupt), "validation": sorted(self.validation.corrupt)}
-            self.checkpoints.save(step, {"search": self.state.to_checkpoint(), "corrupt": corrupt})
+            mean = float(self.group.mean_of(loss))
+            check_finite(mean, step)  # a ruined state must not push the last good ones out
+            for stream in (self.training, self.validation):  # what one process has met, all know from now on
+                stream.corrupt = frozenset().union(*self.group.gathered(stream.corrupt))
+            if self.metrics:
+                self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
+                corrupt = {"training": sorted(self.training.corrupt), "validation": sorted(self.validation.corrupt)}
+                self.checkpoints.save(step, {"search": self.state.to_checkpoint(), "corrupt": corrupt})
 
     def _on_device(self, batch: Batch) -> Batch:
         run, device = self.plan.config.run, self.plan.device
@@ -265,7 +299,7 @@ class _Search:
         batch = self._on_device(next(self.validation))
         draws = generator(plan.config.run.seed, ARCHITECTURE_PATHS, state.arch_steps)
         state.arch_steps += 1
-        self.throughput.add(len(batch.labels))
+        self.throughput.add(len(batch.labels) * self.group.world_size)
         figures: dict[str, float] = {}
         d_terms = None
         if self.terms:
@@ -275,7 +309,7 @@ class _Search:
             found = reinforce_step(
                 state.net, batch.images, batch.labels, state.alpha, self.mask, plan.limits,
                 s.reinforce or ReinforceConfig(), state.baseline, state.arch_optimizer, draws, self.autocast,
-                d_terms, self.own_reward,
+                d_terms, self.own_reward, self.group,
             )  # fmt: skip
             check_finite(found.ce, state.step + 1)
             state.baseline = found.baseline
@@ -284,7 +318,7 @@ class _Search:
         loss = s.loss or Lagrangian()
         done = architecture_step(
             state.net, batch.images, batch.labels, state.alpha, self.mask, s.arch_update, plan.limits, loss,
-            state.duals, state.arch_optimizer, draws, self.autocast, d_terms,
+            state.duals, state.arch_optimizer, draws, self.autocast, d_terms, self.group,
         )  # fmt: skip
         check_finite(done.ce, state.step + 1)
         self.gradients.append((done.ce_gradient, done.limits_gradient))
@@ -308,38 +342,49 @@ class _Search:
 
     def _evaluate(self, step: int) -> None:
         """Curves of the network that would be derived now. Leaves no trace in the supernet or in any stream."""
-        paths = derive(self.state.alpha, self.mask, self.plan.limits, self.plan.config.search.derive).paths
-        found = self.score(Architecture(self.plan.space, paths))
+        plan = self.plan
+        paths = self.group.from_first(
+            lambda: derive(self.state.alpha, self.mask, plan.limits, plan.config.search.derive).paths
+        )
+        found = self.score(Architecture(plan.space, paths))
         values = {"derived/loss": found.loss, "derived/top1": found.top1, "derived/top5": found.top5}
-        for name, limit in zip(limit_names(self.plan.limits), self.plan.limits, strict=True):
+        for name, limit in zip(limit_names(plan.limits), plan.limits, strict=True):
             values[f"derived/{name}"] = limit.cost.of(paths)
-        if self.plan.peak:
-            values[f"derived/{self.plan.peak.metric}"] = self.plan.peak.of(paths)
-        self.metrics.scalars(step, values)
-        log_picture(self.metrics, step, self.state)
+        if plan.peak:
+            values[f"derived/{plan.peak.metric}"] = plan.peak.of(paths)
+        if self.metrics:
+            self.metrics.scalars(step, values)
+            log_picture(self.metrics, step, self.state)
         self.throughput = Throughput()  # training speed, without the time that this took
 
     def score(self, architecture: Architecture) -> Evaluation:
         """Accuracy of an architecture with the supernet's weights, on the validation part."""
         plan = self.plan
-        return score(self.state.net, architecture, plan.config, plan.training, plan.validation, plan.device)
+        return score(self.state.net, architecture, plan.config, plan.training, plan.validation, plan.device, self.group)
 
     def _finish(self) -> SearchResult:
         """Derive, measure where the table's device is this one, and write architecture.json and result.json."""
         plan, state, config = self.plan, self.state, self.plan.config
-        measured = derive_measured(state.alpha, self.mask, plan.space, plan.limits, config.search.derive)
+        measured = self.group.from_first(
+            lambda: derive_measured(state.alpha, self.mask, plan.space, plan.limits, config.search.derive)
+        )
         for note in measured.derivation.notes:
             log.warning(note)
         architecture = Architecture(plan.space, measured.derivation.paths, self.out.name)
         scored = self.score(architecture)
+        if self.group.first:
+            self._write(architecture, measured, scored)
+        return SearchResult(architecture, plan.limits, measured, scored, plan.peak)
+
+    def _write(self, architecture: Architecture, measured: MeasuredDerivation, scored: Evaluation) -> None:
+        plan, state = self.plan, self.state
         write_architecture(self.out / "architecture.json", architecture, plan.limits, plan.peak)
         figures = result_of(
-            architecture, plan.limits, plan.peak, state.alpha, measured, scored, seed=config.run.seed,
+            architecture, plan.limits, plan.peak, state.alpha, measured, scored, seed=plan.config.run.seed,
             steps=state.step, seconds=time.monotonic() - self.began, resumed_at=self.resumed_at,
         )  # fmt: skip
         # last: where it exists, the search has ended
         write_atomically(self.out / "result.json", figures.model_dump_json(indent=2) + "\n")
-        return SearchResult(architecture, plan.limits, measured, scored, plan.peak)
 
 
 def write_architecture(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.distributed import ALONE, Group
 from engine.errors import UserError
 from engine.user_code import load_function
 from search.config import ReinforceConfig
@@ -122,10 +123,12 @@ def reinforce_step(
     autocast: Autocast,
     d_terms: Tensor | None = None,
     own_reward: Reward | None = None,
+    group: Group = ALONE,
 ) -> ReinforceStep:
-    """M sampled networks on one validation batch.
+    """M sampled networks on one validation batch, which the processes of `group` share.
 
-    own_reward: in place of `reward`. d_terms (E, N): the gradient in p of further terms of the loss, if there are any.
+    own_reward: in place of `reward`; of several processes, each gives it what it has of the batch, and the mean counts.
+    d_terms (E, N): the gradient in p of further terms of the loss, if there are any.
     """
     samples = [sample_paths(alpha, mask, generator) for _ in range(config.samples)]
     with torch.no_grad():
@@ -136,13 +139,14 @@ def reinforce_step(
         logits = torch.stack(outputs)  # (M, N, classes)
         correct = (logits.argmax(dim=2) == labels).double().mean(dim=1)
         ce = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(samples))).double()
-    figures = torch.cat([correct, ce[None]]).cpu()  # one copy to the host for the whole step
+    figures = group.mean_of(torch.cat([correct, ce[None]])).cpu()  # one copy to the host for the whole step
     accuracies = figures[:-1].tolist()
     if own_reward is None:
         scored = zip(accuracies, samples, strict=True)
         values = [reward(a, paths, limits, config.exponent) for a, paths in scored]
     else:
-        values = _own_rewards(own_reward, net, samples, accuracies, logits.cpu(), labels.cpu(), limits)
+        values = _own_rewards(own_reward, net, samples, correct.tolist(), logits.cpu(), labels.cpu(), limits)
+        values = group.sum_of(torch.tensor(values, dtype=torch.float64)).div(group.world_size).tolist()
     rewards = torch.tensor(values, dtype=torch.float64)
     advantage, following = advantages(rewards, config, baseline)
     norm = 0.0
@@ -154,7 +158,7 @@ def reinforce_step(
             gradient = gradient + softmax_jacobian(d_terms, p)
         alpha.grad = gradient.to(alpha.dtype)
         optimizer.step()
-    return ReinforceStep(float(figures[-1]), float(correct.mean()), float(rewards.mean()), following, norm)
+    return ReinforceStep(float(figures[-1]), float(figures[:-1].mean()), float(rewards.mean()), following, norm)
 
 
 def _own_rewards(

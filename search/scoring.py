@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from engine.data import ImageSet, evaluation_batches, open_images, statistics_batches, stratified_split, subset
+from engine.distributed import ALONE, Group
 from engine.seeding import mix
 from engine.training import Evaluation, evaluate, memory_format, recalibrate_bn
 from search.config import SearchFile
@@ -34,16 +35,18 @@ def score(
     training: ImageSet,
     validation: ImageSet,
     device: torch.device,
+    group: Group = ALONE,
 ) -> Evaluation:
     """A copy of the architecture's weights, BN statistics over `search.bn_batches` training batches, then accuracy on
     `search.evaluation_images` validation images. Leaves no trace in the supernet.
 
-    device: where the supernet is.
+    device: where the supernet is. The processes of `group` each run their slices of the batches.
     """
     s, layout, workers = config.search, memory_format(config.run), config.data.workers
     network = Network.inherit(net, architecture)
     network.to(memory_format=layout)
-    batches = statistics_batches(training, s.batch_size, s.bn_batches, workers)
-    recalibrate_bn(network, (batch.images.to(device, memory_format=layout, non_blocking=True) for batch in batches))
-    scored = evaluation_batches(validation, s.batch_size, workers, limit=s.evaluation_images)
-    return evaluate(network, scored, device, config.run)
+    batches = statistics_batches(training, s.batch_size, s.bn_batches, workers, **group.slice)
+    images = (batch.images.to(device, memory_format=layout, non_blocking=True) for batch in batches)
+    recalibrate_bn(network, images, group)
+    scored = evaluation_batches(validation, s.batch_size, workers, limit=s.evaluation_images, **group.slice)
+    return evaluate(network, scored, device, config.run, group)

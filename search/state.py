@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.checkpoints import misfit
 from engine.errors import CheckpointError
 from engine.seeding import mix
 from engine.training import memory_format
 from search.collapse import Settled
-from search.config import SearchFile
+from search.config import SearchConfig, SearchFile
 from search.objective import Dual
 from supernet.alpha import initial_alpha
 from supernet.space import Space
@@ -21,6 +21,27 @@ from supernet.supernet import Supernet
 
 # What a random draw is for; with (seed, step) it seeds the draw's generator.
 WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER, WARMUP_PATHS = range(7)
+
+
+def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD:
+    """SGD, Nesterov, of the parameters that have a gradient; the others keep their value and their momentum.
+
+    One fused kernel updates them all, in half the time of torch's loop over them on a CPU. It wants the momentum of all
+    or of none of its parameters, while each step brings some for the first time; so all begin with zeros, of which the
+    first step makes what SGD begins with: 0.9 * 0 + g = g.
+    """
+    optimizer = torch.optim.SGD(
+        net.parameters(),
+        lr=settings.warmup_lr,
+        momentum=settings.momentum,
+        nesterov=settings.momentum > 0,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    if settings.momentum > 0:
+        for p in net.parameters():
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+    return optimizer
 
 
 @dataclass
@@ -51,13 +72,7 @@ class SearchState:
         alpha = initial_alpha(space).requires_grad_()
         return cls(
             net=net,
-            optimizer=torch.optim.SGD(
-                net.parameters(),
-                lr=settings.warmup_lr,
-                momentum=settings.momentum,
-                nesterov=settings.momentum > 0,
-                weight_decay=settings.weight_decay,
-            ),
+            optimizer=weights_optimizer(net, settings),
             alpha=alpha,
             arch_optimizer=torch.optim.Adam([alpha], lr=settings.arch_lr, betas=settings.arch_betas),
             duals=tuple(Dual() for _ in config.additive),

@@ -22,7 +22,8 @@ class BatchStream(Iterator[Batch]):
     The order is a pure function of (seed, epoch) over all ranks, and a batch of its place in it, so a stream with
     `start` = batches already consumed continues where the other one stopped, bit for bit, with any number of workers.
     `batch_size` counts the images of all ranks together. `workers` processes read ahead if the set is one of files;
-    they start with the first batch and live until `close`.
+    they start with the first batch and live until `close`. `pin_memory`: batches lie where a GPU can fetch them itself
+    while the program goes on (`non_blocking`).
 
     ConfigError if there are fewer images than `batch_size` or it is not a multiple of `world_size`; while iterating,
     if more than 1 % of the set's files, or all files of a class, are unreadable (the stream is closed then).
@@ -39,6 +40,7 @@ class BatchStream(Iterator[Batch]):
         rank: int = 0,
         world_size: int = 1,
         augment: bool = True,
+        pin_memory: bool = False,
     ):
         if batch_size < 1 or batch_size % world_size:
             raise ConfigError(
@@ -56,7 +58,7 @@ class BatchStream(Iterator[Batch]):
         self._images = images
         self._position = start
         items = training_batches(len(images), batch_size, seed, start=start, rank=rank, world_size=world_size)
-        self._batches = _loaded(images, items, augment=augment, workers=workers)
+        self._batches = _loaded(images, items, augment=augment, workers=workers, pin_memory=pin_memory)
 
     def __next__(self) -> Batch:
         batch = next(self._batches)
@@ -88,11 +90,20 @@ class BatchStream(Iterator[Batch]):
         self._batches.close()
 
 
-def evaluation_batches(images: ImageSet, batch_size: int, workers: int, limit: int | None = None) -> Iterator[Batch]:
+def evaluation_batches(
+    images: ImageSet,
+    batch_size: int,
+    workers: int,
+    limit: int | None = None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
     """Every image once, in the order of the set, not augmented; the last batch may be smaller.
 
-    `limit`: at most so many images, the same ones every time, each class with its share. ConfigError while iterating
-    if more than 1 % of the set's files, or all files of a class, are unreadable.
+    `limit`: at most so many images, the same ones every time, each class with its share. `batch_size` counts all
+    ranks, of which each gets its slice; of a small last batch a rank may get nothing. ConfigError while iterating if
+    more than 1 % of the set's files, or all files of a class, are unreadable.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise ValueError(f"expected batch_size >= 1 and limit >= 1, got {batch_size} and {limit}")
@@ -101,7 +112,9 @@ def evaluation_batches(images: ImageSet, batch_size: int, workers: int, limit: i
     else:
         indices = stratified_choice(images.labels, limit, _LIMIT_SEED)
     items = [Item(0, 0, i) for i in indices.tolist()]
-    batches = (items[i : i + batch_size] for i in range(0, len(items), batch_size))
+    whole = (items[i : i + batch_size] for i in range(0, len(items), batch_size))
+    shares = (batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size] for batch in whole)
+    batches = (share for share in shares if share)
 
     def counted() -> Iterator[Batch]:
         for batch in _loaded(images, batches, augment=False, workers=workers):
@@ -111,21 +124,30 @@ def evaluation_batches(images: ImageSet, batch_size: int, workers: int, limit: i
     return counted()
 
 
-def statistics_batches(images: ImageSet, batch_size: int, count: int, workers: int) -> Iterator[Batch]:
+def statistics_batches(
+    images: ImageSet, batch_size: int, count: int, workers: int, *, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
     """At most `count` whole batches, not augmented, the same ones every time: what BN statistics are collected from.
+    Each rank gets its slice of every batch.
 
     A last partial batch would weigh as much as a whole one, and a single image on a 1x1 map has no variance. A set
     smaller than one batch is one batch.
     """
     size = min(batch_size, len(images))
-    return evaluation_batches(images, size, workers, limit=min(count, len(images) // size) * size)
+    limit = min(count, len(images) // size) * size
+    return evaluation_batches(images, size, workers, limit, rank=rank, world_size=world_size)
 
 
-def _loaded(images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int) -> Generator[Batch]:
+def _loaded(
+    images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int, pin_memory: bool = False
+) -> Generator[Batch]:
     """Load each list of items, in order. Processes start with the first batch and end with the generator."""
     if images.in_memory or workers == 0:
         for items in batches:
-            yield images.load(items, augment=augment)
+            batch = images.load(items, augment=augment)
+            if pin_memory:
+                batch = batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
+            yield batch
         return
     loader: DataLoader[Batch | ConfigError] = DataLoader(
         _InWorker(images, augment),
@@ -133,6 +155,7 @@ def _loaded(images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, w
         num_workers=workers,
         collate_fn=_as_loaded,
         worker_init_fn=_one_thread,
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # the loader draws a seed for its workers: from here, not from the global state
     )
     reader = iter(loader)

@@ -159,6 +159,15 @@ def test_wrong_sizes(in_memory):
         evaluation_batches(in_memory, 8, 0, limit=0)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pinned_batches_are_the_same_batches(images, workers):
+    pinned = take(images, 7, workers=workers, pin_memory=True)
+    assert same(pinned, take(images, 7))
+    assert all(batch.images.is_pinned() and batch.labels.is_pinned() for batch in pinned)
+
+
 def test_a_stream_is_an_iterator(in_memory):
     stream = BatchStream(in_memory, batch_size=10, seed=0, workers=0)
     assert [len(batch.labels) for batch in islice(stream, 6)] == [10] * 6

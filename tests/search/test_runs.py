@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -232,3 +234,61 @@ def test_a_diverged_training_stops_and_keeps_its_good_checkpoints(config_file, t
     with pytest.raises(UserError, match="loss is nan at step 9: training has diverged"):
         run_search(config_file, tmp_path / "run")
     assert final_state(tmp_path / "run")[0] == 6
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(DOOR)]
+
+
+def worker(process, rank):
+    """The pid of a rank of this torchrun."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    of_rank = f"RANK={rank}".encode()
+    return next(int(pid) for pid in children if of_rank in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc, which is Linux's")
+def test_a_killed_process_ends_the_job_and_resumes_with_as_many_processes_or_one(
+    config_file, tmp_path, shell, monkeypatch
+):
+    import search.loop as loop
+
+    def start(out, *arguments):
+        command = [*TORCHRUN, str(config_file), "--out", str(out), *arguments]
+        return subprocess.Popen(command, cwd=ROOT, env=shell, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    whole, broken, fewer = (tmp_path / name for name in ("whole", "broken", "fewer"))
+    process = start(whole)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert out.count("derived network") == 1  # printed by one process
+
+    process, log, deadline = start(broken), broken / "metrics.jsonl", time.monotonic() + 300
+    while time.monotonic() < deadline and not (log.exists() and '"step": 8,' in log.read_text()):
+        time.sleep(0.005)
+    os.kill(worker(process, 1), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    (line,) = (line for line in errors.splitlines() if line.startswith("error: "))
+    assert "another process of this job has ended" in line
+    assert "--resume" in line
+    shutil.copytree(broken, fewer)
+
+    process = start(broken, "--resume")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert_identical(final_state(whole)[1], final_state(broken)[1])
+    assert metrics(whole) == metrics(broken)
+
+    begun = []
+    real = loop.Search.run
+    monkeypatch.setattr(loop.Search, "run", lambda self: begun.append((self.state.step, self.training.position,
+        self.validation.position, self.state.alpha.detach().clone())) or real(self))  # fmt: skip
+    step, checkpoint = final_state(fewer)
+    run_search(config_file, fewer, resume=True)
+    assert step in (6, 9)
+    ((*positions, alpha),) = begun
+    assert positions == [step, step, checkpoint["search"]["arch_steps"]]
+    assert torch.equal(alpha, checkpoint["search"]["alpha"])
+    assert final_state(fewer)[0] == 24
+    before = [record for record in metrics(whole) if record["step"] <= step]
+    assert metrics(fewer)[: len(before)] == before

@@ -1,0 +1,406 @@
+"""How fast a search runs, and what its loop adds to the steps themselves:  python benchmarks/search_speed.py
+
+Timed is a block of the REAL loop (search/loop.py): reading and augmenting batches, drawing paths, weights steps (5 to
+an architecture step in the ImageNet space, 2 in Fashion-MNIST's), architecture steps (two_path), and one point of the
+curves. Beside it runs a bare block: the same steps on the same paths, called on fixed tensors. A round is bare, loop,
+bare; all rounds are of one run.
+
+    iteration_overhead_fake_224   ImageNet space, 224 px noise in memory, batch 16
+    iteration_overhead_memory_28  Fashion-MNIST's space and images (noise of that size if the files are not in data/)
+    iteration_overhead_jpeg       ImageNet space, JPEGs of 500 x 375 px written on the spot, 2 processes read them
+    two_process_slowdown          ImageNet space, batch 16 in each process, one thread each, gloo: blocks of 2 processes
+                                  over those of one alone
+
+Overhead: median over rounds of loop / mean(bare, bare), plus a checkpoint's share: its seconds (median of 3) over those
+of the steps between two of them. Evaluations, once an epoch, are no part of it. noise_*: |median - 1| of bare / bare
+plus the bootstrap standard error of the median overhead. alpha's learning rate is 1e-9, so that both sides draw the
+same paths; they are drawn in advance for the bare weights steps. images_per_second: of the loop, architecture steps'
+images included. shares: of the loop's time, measured in blocks of their own; on a GPU with a synchronisation at each
+boundary; `reduce` is what remains of the exchange of gradients after backward has ended, `other` all the rest.
+
+With a GPU also batch 256 in float32 and bfloat16. Prints a table, then one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from PIL import Image
+
+from engine.config import load_config, validate
+from engine.data import BatchStream, open_images, stratified_split, subset
+from engine.distributed import ALONE, GradientReduction, Group
+from engine.job import open_group
+from engine.progress import Progress
+from engine.seeding import generator, mix
+from engine.training import autocast, memory_format, prepare_device
+from latency.device import this_device
+from search.config import Lagrangian, SearchFile
+from search.gradient import architecture_step, weights_step
+from search.limits import resolve
+from search.loop import ARCHITECTURE_PATHS, SPLIT, WEIGHTS_PATHS, Plan, Search
+from search.state import SearchState
+from supernet.alpha import sample_paths
+
+ROOT = Path(__file__).resolve().parents[1]
+BARS = {"fake_224": 1.03, "memory_28": 1.15, "two_processes": 1.10}
+NEVER = 10**6
+PARTS = ("data", "forward", "backward", "reduce", "optimizer", "other")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A search to time: a config, what is changed in it, and weights steps of a block."""
+
+    name: str
+    config: Path
+    changes: tuple[str, ...]
+    block: int
+
+
+def imagenet(name: str, batch: int, *changes: str, block: int = 5) -> Case:
+    run = (f"search.batch_size={batch}", "run.device=cpu", "run.amp=none")
+    return Case(name, ROOT / "configs/search/imagenet_cpu.yaml", (*run, *changes), block)
+
+
+def fake_224(name: str, batch: int, *changes: str) -> Case:
+    data = "data={name: fake, fake_images: 2000, fake_classes: 1000, validation: 0.5}"
+    return imagenet(name, batch, data, *changes)
+
+
+def memory_28() -> tuple[Case, bool]:
+    """The case, and whether Fashion-MNIST's own files are there."""
+    real = (ROOT / "data/FashionMNIST/raw").is_dir()
+    data = f"data.root={ROOT / 'data'}" if real else "data={name: fake, fake_images: 10000, validation: 0.2}"
+    return Case("memory_28", ROOT / "configs/search/fashion_cpu.yaml", (data,), block=10), real
+
+
+def jpeg(folder: Path) -> Case:
+    """320 + 20 files in 20 classes: blurred noise, so that they compress as photographs do."""
+    random = np.random.default_rng(0)
+    for part, per_class in (("train", 16), ("val", 1)):
+        for label in range(20):
+            place = folder / part / f"class{label:02d}"
+            place.mkdir(parents=True)
+            for i in range(per_class):
+                coarse = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+                fine = np.asarray(Image.fromarray(coarse).resize((500, 375)), dtype=np.int16)
+                noisy = (fine + random.integers(-12, 13, fine.shape)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(noisy).save(place / f"{i}.jpg", quality=90)
+    data = f"data={{name: folder, root: {folder}, validation: 0.5, workers: 2}}"
+    # what was read ahead during a bare block, 4 batches, must not carry a block of the loop
+    return imagenet("jpeg", 16, "space.classes=20", data, block=20)
+
+
+def plan_of(case: Case, threads: int | None, group: Group = ALONE) -> Plan:
+    """As `run_search` makes it, with limits that need no table and without what a block is not to hold."""
+    changes = [
+        *case.changes,
+        *("limits=[{metric: macs, at: 50%}]", "search.warmup_epochs=0", "search.lr=1e-3", "search.arch_lr=1e-9"),
+        *(f"run.log_every={case.block}", f"run.checkpoint_every={NEVER}", f"run.evaluate_every={NEVER}"),
+        f"run.threads={'null' if threads is None else threads}",
+    ]
+    resolved = resolve(validate(SearchFile, load_config(case.config, changes), case.name), case.config, changes)
+    config = resolved.config
+    device = prepare_device(config.run, group)
+    space = config.space
+    images = open_images(
+        config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes
+    ).train
+    kept, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
+    return Plan(config, resolved.space, resolved.limits, device, subset(images, kept), subset(images, held_out))
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Loop:
+    """Blocks of the real loop. Its log goes to a folder that is thrown away, its progress line nowhere."""
+
+    def __init__(self, plan: Plan, block: int, out: Path, group: Group = ALONE):
+        out.mkdir(parents=True, exist_ok=True)
+        self.plan, self.block, self.device = plan, block, plan.device
+        self.search = Search(plan, out, False, group)
+        self.progress = Progress(plan.steps, 0, "search", shown=False)
+
+    def run(self) -> None:
+        for _ in range(self.block):
+            self.search.step(self.progress)
+        synchronise(self.device)
+
+    def checkpoint(self) -> None:
+        self.search.metrics.flush()
+        state = {"search": self.search.state.to_checkpoint(), "corrupt": {"training": [], "validation": []}}
+        self.search.checkpoints.save(self.search.state.step, state)
+
+
+class Bare:
+    """The loop's next block without the loop: the same steps of a twin on fixed tensors."""
+
+    def __init__(self, loop: Loop):
+        self.loop, self.plan = loop, loop.plan
+        self.state = SearchState.fresh(self.plan.config, self.plan.space, self.plan.device)
+        space, n = self.plan.config.space, self.plan.config.search.batch_size
+        images = torch.randn(n, space.input_channels, space.input_size, space.input_size)
+        self.images = images.to(self.plan.device, memory_format=memory_format(self.plan.config.run))
+        self.labels = (torch.arange(n) % space.classes).to(self.plan.device)
+
+    def steps(self) -> Callable[[], None]:
+        """To call for the block that the loop is at."""
+        plan, state, mask, position = self.plan, self.state, self.loop.search.mask, self.loop.search.state
+        s, seed, device = plan.config.search, plan.config.run.seed, plan.device
+        precision = lambda: autocast(plan.config.run, device)  # noqa: E731
+        first, first_arch = position.step, position.arch_steps
+        paths = [
+            sample_paths(state.alpha, mask, generator(seed, WEIGHTS_PATHS, step))
+            for step in range(first, first + self.loop.block)
+        ]
+        follows = [plan.architecture_step_follows(step) for step in range(first, first + self.loop.block)]
+        draws = [generator(seed, ARCHITECTURE_PATHS, first_arch + i) for i in range(sum(follows))]
+
+        def run() -> None:
+            random = iter(draws)
+            for path, arch in zip(paths, follows, strict=True):
+                weights_step(state.net, self.images, self.labels, path, state.optimizer, s.label_smoothing, precision)
+                if arch:
+                    architecture_step(
+                        state.net, self.images, self.labels, state.alpha, mask, s.arch_update, plan.limits,
+                        s.loss or Lagrangian(), state.duals, state.arch_optimizer, next(random), precision,
+                    )  # fmt: skip
+            synchronise(device)
+
+        return run
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+class Clock:
+    """Seconds that the parts of a loop take, by wrapping what they go through. Parts do not overlap."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.spent = dict.fromkeys(PARTS, 0.0)
+        self._inside = False
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        if self._inside:  # counted by the part around it
+            yield
+            return
+        self._inside = True
+        synchronise(self.device)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            synchronise(self.device)
+            self.spent[name] += time.perf_counter() - start
+            self._inside = False
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.part(name):
+                return function(*args, **kwargs)
+
+        return call
+
+
+def shares(loop: Loop, blocks: int) -> dict[str, float]:
+    """What part of the loop's time goes where."""
+    clock, state = Clock(loop.device), loop.search.state
+    places = [
+        ("data", BatchStream, "__next__"),
+        ("data", Search, "_on_device"),
+        ("forward", type(state.net), "forward"),
+        ("backward", torch.Tensor, "backward"),
+        ("backward", torch.autograd, "grad"),
+        ("reduce", GradientReduction, "__exit__"),
+        ("reduce", Group, "mean_of"),
+        ("optimizer", torch.optim.SGD, "step"),
+        ("optimizer", torch.optim.Adam, "step"),
+    ]
+    patches = [patch.object(owner, name, clock.timed(part, getattr(owner, name))) for part, owner, name in places]
+    for p in patches:
+        p.start()
+    try:
+        total = sum(seconds(loop.run) for _ in range(blocks))
+    finally:
+        for p in patches:
+            p.stop()
+    clock.spent["other"] = total - sum(clock.spent.values())
+    return {name: round(spent / total, 4) for name, spent in clock.spent.items()}
+
+
+def noise_of(ratios: list[float], bare: list[float]) -> float:
+    """|median of bare / bare - 1| plus the bootstrap standard error of the median ratio."""
+    medians = np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), axis=1)
+    return abs(statistics.median(bare) - 1) + float(medians.std())
+
+
+def overhead(case: Case, rounds: int, folder: Path, threads: int | None) -> dict[str, object]:
+    """What the loop adds to the steps, its speed, and where its time goes."""
+    plan = plan_of(case, threads)
+    loop = Loop(plan, case.block, folder / case.name)
+    try:
+        bare = Bare(loop)
+        bare.steps()()
+        loop.run()  # warm-up of both; processes that read files start
+        ratios, twins, loop_s = [], [], []
+        for _ in range(rounds):
+            first, second = bare.steps(), bare.steps()
+            before, real, after = seconds(first), seconds(loop.run), seconds(second)
+            ratios.append(2 * real / (before + after))
+            twins.append(before / after)
+            loop_s.append(real)
+        checkpoint_s = statistics.median(seconds(loop.checkpoint) for _ in range(3))
+        every = validate(SearchFile, load_config(case.config, case.changes), case.name).run.checkpoint_every
+        block_s = statistics.median(loop_s)
+        share = checkpoint_s / (every * block_s / case.block)
+        images = plan.config.search.batch_size * (case.block + case.block // plan.config.search.arch_every)
+        found: dict[str, object] = {
+            f"iteration_overhead_{case.name}": round(statistics.median(ratios) + share, 4),
+            f"noise_{case.name}": round(noise_of(ratios, twins), 4),
+            f"checkpoint_share_{case.name}": round(share, 4),
+            f"images_per_second_{case.name}": round(images / block_s, 1),
+            f"shares_{case.name}": shares(loop, max(1, rounds // 3)),
+        }
+    finally:
+        loop.search.close()
+    print("\n".join(f"{key:34} {value}" for key, value in found.items()), flush=True)
+    return found
+
+
+def two_processes(rounds: int, folder: Path) -> dict[str, object]:
+    """torchrun starts this file twice, as `process_of_two`; the first process writes what it found."""
+    result = folder / "two_processes.json"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(Path(__file__).resolve()), "--rounds", str(rounds), "--process-of-two", str(result)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    found: dict[str, object] = json.loads(result.read_text())
+    print("\n".join(f"{key:34} {value}" for key, value in found.items()), flush=True)
+    return found
+
+
+def process_of_two(rounds: int, result: Path) -> None:
+    """A round: process 0 alone, both together, process 0 alone. The other one waits without a core meanwhile."""
+    with open_group() as group:
+        case = fake_224("two_processes", 16 * group.world_size)
+        plan = plan_of(case, 1, group)
+        group = group.on(plan.device)
+        together = Loop(plan, case.block, result.parent / "together", group)
+        alone = Loop(plan_of(fake_224("alone", 16), 1), case.block, result.parent / "alone") if group.first else None
+
+        def by_itself() -> float:
+            taken = seconds(alone.run) if alone else 0.0
+            group.barrier()
+            return taken
+
+        by_itself()
+        together.run()
+        ratios, twins, together_s, alone_s = [], [], [], []
+        for _ in range(rounds):
+            before = by_itself()
+            both = seconds(together.run)
+            group.barrier()
+            after = by_itself()
+            if group.first:
+                ratios.append(2 * both / (before + after))
+                twins.append(before / after)
+                together_s.append(both)
+                alone_s += [before, after]
+        where = shares(together, max(1, rounds // 3))
+        if group.first:
+            images = case.block + case.block // plan.config.search.arch_every
+            found = {
+                "two_process_slowdown": round(statistics.median(ratios), 4),
+                "noise_two_processes": round(noise_of(ratios, twins), 4),
+                "images_per_second_one_process": round(16 * images / statistics.median(alone_s), 1),
+                "images_per_second_two_processes": round(32 * images / statistics.median(together_s), 1),
+                "shares_two_processes": where,
+            }
+            result.write_text(json.dumps(found))
+        for loop in (together, alone):
+            if loop:
+                loop.search.close()
+
+
+def on_gpu(rounds: int, folder: Path) -> dict[str, object]:
+    """Batch 256 in float32 and bfloat16; where there is no GPU, why not."""
+    if not torch.cuda.is_available():
+        return {"gpu": "skipped: torch finds no CUDA device"}
+    found: dict[str, object] = {"gpu": torch.cuda.get_device_name()}
+    for name, amp in (("gpu_fp32", "none"), ("gpu_bf16", "bf16")):
+        case = fake_224(name, 256)
+        case = replace(case, changes=(*case.changes, "run.device=cuda", f"run.amp={amp}"))
+        found |= overhead(case, rounds, folder, None)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ("fake_224", "memory_28", "jpeg", "two_processes", "gpu")
+    parser.add_argument("--rounds", type=int, default=9, help="bare, loop, bare; of each case")
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON line here too")
+    parser.add_argument("--process-of-two", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error("--rounds must be positive")
+    if args.process_of_two:
+        process_of_two(args.rounds, args.process_of_two)
+        return
+
+    start = time.perf_counter()
+    record: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if "fake_224" in args.only:
+            record |= overhead(fake_224("fake_224", 16), args.rounds, folder, args.threads)
+        if "memory_28" in args.only:
+            case, record["memory_28_real_images"] = memory_28()
+            record |= overhead(case, args.rounds, folder, args.threads)
+        if "jpeg" in args.only:
+            record |= overhead(jpeg(folder / "images"), max(1, args.rounds // 3), folder, args.threads)
+        if "two_processes" in args.only:
+            record |= two_processes(args.rounds, folder)
+        if "gpu" in args.only:
+            record |= on_gpu(args.rounds, folder)
+    record |= {
+        "bars": BARS,
+        "rounds": args.rounds,
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "device": this_device("cpu").name,
+        "elapsed_s": round(time.perf_counter() - start, 1),
+    }
+    line = json.dumps(record)
+    if args.json:
+        args.json.write_text(line + "\n")
+    print(line)
+
+
+if __name__ == "__main__":
+    main()

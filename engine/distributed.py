@@ -1,0 +1,270 @@
+"""Several processes that share a run: who this one is, as a value, and what they tell each other."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, TypedDict, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from engine.config import differences
+from engine.errors import ConfigError, UserError
+
+T = TypeVar("T")
+
+WAIT = timedelta(hours=24)
+"""For what one process does while the others wait, such as timing a network. A process that ends is noticed at once,
+because its connections close; only one that hangs is waited for."""
+STEP_WAIT = timedelta(minutes=30)
+"""For what every step sends. NCCL does not notice that a process on another machine has ended, so this is not long."""
+
+
+class Slice(TypedDict):
+    """Which part of each batch is a process's, as arguments of a stream of batches."""
+
+    rank: int
+    world_size: int
+
+
+class LostPeerError(UserError):
+    """Another process of the job has ended."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run. Every method is called by all of them, in the same order; alone, it costs nothing."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    """Counts the processes of one machine: the number of this one's GPU."""
+    host: dist.ProcessGroup | None = None
+    """gloo, on CPUs: objects, and waits of any length (WAIT)."""
+    steps: dist.ProcessGroup | None = None
+    """What training steps send (STEP_WAIT): NCCL between GPUs, gloo between CPUs; see `on`."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and prints for all."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        return self.world_size == 1
+
+    @property
+    def slice(self) -> Slice:
+        return {"rank": self.rank, "world_size": self.world_size}
+
+    def on(self, device: torch.device) -> Group:
+        """The group, with a connection for what is computed on `device`."""
+        if self.alone:
+            return self
+        gpu = device.type == "cuda"
+        with _connected():
+            steps = dist.new_group(
+                backend="nccl" if gpu else "gloo", timeout=STEP_WAIT, device_id=device if gpu else None
+            )
+        assert isinstance(steps, dist.ProcessGroup)  # torch's other answer is for processes left out of a group
+        return replace(self, steps=steps)
+
+    def share_of(self, batch_size: int, key: str) -> int:
+        """This process's images of a batch. ConfigError, named by `key`, where the processes cannot share it."""
+        n = self.world_size
+        if batch_size % n or batch_size // n < 2:
+            raise ConfigError(
+                f"{key}: got {batch_size}, which {n} processes share: expected a multiple of {n}, {2 * n} or more (BN "
+                f"needs 2 images in each process); change it, or the number of processes"
+            )
+        return batch_size // n
+
+    def mean_of(self, values: Tensor) -> Tensor:
+        """The mean over processes, the same bits in each; `values` lie on the device that `on` was given."""
+        if self.alone:
+            return values
+        total = values.detach().clone()
+        with _connected():
+            dist.all_reduce(total, group=self.steps)  # a sum: gloo has no mean
+        return total.div_(self.world_size)
+
+    def sum_of(self, values: Tensor) -> Tensor:
+        """The sum over processes, of values on the CPU; processes may come to it at very different times."""
+        if self.alone:
+            return values
+        total = values.detach().clone()
+        with _connected():
+            dist.all_reduce(total, group=self.host)
+        return total
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Process 0's values into the tensors of all, in place; all float32, on the device that `on` was given."""
+        if self.alone:
+            return
+        with torch.no_grad():
+            views = [in_storage_order(tensor) for tensor in tensors]
+            flat = torch.cat(views)
+            with _connected():
+                dist.broadcast(flat, src=0, group=self.steps)
+            for view, values in zip(views, flat.split([view.numel() for view in views]), strict=True):
+                view.copy_(values)
+
+    def average_statistics(self, module: nn.Module) -> None:
+        """BN's running statistics: from now on the mean over processes, of which each has seen its own batches."""
+        if self.alone:
+            return
+        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]  # the others count batches
+        if buffers:
+            means = self.mean_of(torch.cat([buffer.flatten() for buffer in buffers]))
+            for buffer, values in zip(buffers, means.split([buffer.numel() for buffer in buffers]), strict=True):
+                buffer.copy_(values.view_as(buffer))
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What process 0 makes, for all; the others wait. Where it raises, the job ends."""
+        if self.alone:
+            return make()
+        made: list[Any] = [make() if self.first else None]
+        with _connected():
+            dist.broadcast_object_list(made, src=0, group=self.host)
+        return made[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """Every process's value, by rank."""
+        if self.alone:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        with _connected():
+            dist.all_gather_object(values, value, group=self.host)
+        return values
+
+    def check_same(self, value: Any, what: str) -> None:
+        """UserError in every process where one has another value than process 0: of the first such process, how."""
+        if self.alone:
+            return
+        digests = self.gathered(zlib.crc32(repr(value).encode()))
+        if len(set(digests)) == 1:
+            return
+        values = self.gathered(value)
+        odd = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
+        changes = "; ".join(differences(values[0], values[odd])[:3])
+        raise UserError(
+            f"{what}: process {odd} has another than process 0{f' ({changes})' if changes else ''}; give all machines "
+            "the same files, the same versions and CPUs of one kind"
+        )
+
+    def barrier(self) -> None:
+        if not self.alone:
+            with _connected():
+                dist.barrier(group=self.host)
+
+    @contextlib.contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Process 0, then the first one of each other machine, then the rest: each finds what was fetched before."""
+        turn = 0 if self.first else 1 if self.local_rank == 0 else 2
+        for _ in range(turn):
+            self.barrier()
+        yield
+        for _ in range(2 - turn):
+            self.barrier()
+
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """What all processes would print, such as a script's usage, is printed by process 0."""
+        if self.first:
+            yield
+            return
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+
+
+ALONE = Group()
+"""A run of one process."""
+
+
+@contextlib.contextmanager
+def _connected() -> Iterator[None]:
+    """LostPeerError where a message cannot be sent or received."""
+    try:
+        yield
+    except RuntimeError as error:  # "[.../pair.cc:561] Connection closed by peer [10.0.0.1]:6038. This is typically..."
+        detail = str(error).split("\n")[0].split("] ", 1)[-1].split(". ")[0]
+        raise LostPeerError(
+            f"another process of this job has ended, or cannot be reached ({detail}); continue with --resume"
+        ) from error
+
+
+def in_storage_order(tensor: Tensor) -> Tensor:
+    """A flat view of a dense tensor of any memory format, (numel,)."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+BUCKET_BYTES = 8 << 20
+"""Large enough that a message's own cost does not count, small enough that most are sent while backward still runs."""
+
+
+class GradientReduction(contextlib.AbstractContextManager[None]):
+    """`with reduction: loss.backward()`: the gradients that backward makes become their means over the processes.
+
+    They travel in flat buckets as they get ready, while backward goes on. Parameters without a gradient are not sent
+    and stay without one. All processes must run the same graph: gradients then get ready in the same order everywhere.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], group: Group):
+        self._group = group
+        self._inside = False
+        self._ready: list[nn.Parameter] = []
+        self._bytes = 0
+        self._sent: list[tuple[Tensor, dist.Work]] = []
+        for p in parameters:
+            p.register_post_accumulate_grad_hook(self._collect)
+
+    def __enter__(self) -> None:
+        self._inside, self._ready, self._bytes, self._sent = True, [], 0, []
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._inside = False
+        if error is not None:
+            return
+        if self._ready:
+            self._send()
+        for bucket, work in self._sent:
+            with _connected():
+                work.wait()
+            bucket.div_(self._group.world_size)  # gloo has no mean
+        self._sent = []
+
+    def _collect(self, p: Tensor) -> None:
+        assert isinstance(p, nn.Parameter)
+        assert p.grad is not None
+        if not self._inside:
+            return
+        if self._ready and self._ready[0].grad is not None and self._ready[0].grad.dtype != p.grad.dtype:
+            self._send()
+        self._ready.append(p)
+        self._bytes += p.grad.nbytes
+        if self._bytes >= BUCKET_BYTES:
+            self._send()
+
+    def _send(self) -> None:
+        grads = [p.grad for p in self._ready if p.grad is not None]
+        bucket = torch.cat([in_storage_order(grad) for grad in grads])
+        begin = 0
+        for p, grad in zip(self._ready, grads, strict=True):  # parts of the bucket from now on: nothing is copied back
+            p.grad = bucket.as_strided(grad.shape, grad.stride(), begin)
+            begin += grad.numel()
+        with _connected():
+            work = dist.all_reduce(bucket, group=self._group.steps, async_op=True)
+        assert work is not None
+        self._sent.append((bucket, work))
+        self._ready, self._bytes = [], 0
+
+
+def reduce_gradients(parameters: Sequence[nn.Parameter], group: Group) -> contextlib.AbstractContextManager[None]:
+    """What a backward pass runs in, made once for a run: GradientReduction, or nothing for a process alone."""
+    return contextlib.nullcontext() if group.alone else GradientReduction(parameters, group)

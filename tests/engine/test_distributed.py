@@ -1,0 +1,214 @@
+"""A group of two processes: what each learns of the other, and gradients that are means over both."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from engine import distributed
+from engine.data import DataConfig, evaluation_batches, open_images, statistics_batches
+from engine.distributed import ALONE, Group, reduce_gradients
+from engine.errors import ConfigError, UserError
+from engine.training import RunConfig, evaluate, recalibrate_bn
+from tests.processes import together
+
+CPU = torch.device("cpu")
+
+
+class Branches(nn.Module):
+    """Two branches of which one runs; a parameter shared by two layers, channels-last weights, a large layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.branches = nn.ModuleList(nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)) for _ in range(2))
+        self.shared = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor, branch: int) -> torch.Tensor:
+        x = self.branches[branch](self.stem(x)).mean(dim=(2, 3))
+        return self.head(self.shared(self.shared(x)))
+
+
+def branches() -> Branches:
+    torch.manual_seed(0)
+    net = Branches()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
+
+
+def backward(net: Branches, rank: int, branch: int, reduction: contextlib.AbstractContextManager[None]) -> None:
+    torch.manual_seed(rank)
+    loss = net(torch.randn(4, 3, 8, 8), branch).square().mean()
+    net.zero_grad(set_to_none=True)
+    with reduction:
+        loss.backward()
+
+
+def gradients(group: Group, bucket_bytes: int) -> dict[str, object]:
+    distributed.BUCKET_BYTES = bucket_bytes
+    net = branches()
+    local = []
+    for branch in (0, 1, 0):
+        backward(net, group.rank, branch, contextlib.nullcontext())
+        local.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
+    reduction = reduce_gradients(list(net.parameters()), group)
+    reduced, strides, buckets = [], [], []
+    for branch in (0, 1, 0):
+        send, sent = reduction._send, []
+        reduction._send = lambda send=send, sent=sent: sent.append(len(reduction._ready)) or send()
+        backward(net, group.rank, branch, reduction)
+        reduction._send = send
+        buckets.append(sent)
+        reduced.append({name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None})
+        strides.append(all(p.grad is None or p.grad.stride() == p.stride() for p in net.parameters()))
+    return {"local": local, "reduced": reduced, "strides": strides, "buckets": buckets}
+
+
+def in_turn(group: Group) -> tuple[float, float]:
+    with group.in_turn():
+        begin = time.monotonic()
+        time.sleep(0.02)
+        return begin, time.monotonic()
+
+
+def evaluation(group: Group) -> tuple[object, torch.Tensor]:
+    images = open_images(DataConfig(name="fake", fake_images=42, fake_classes=5), input_size=8, channels=3, classes=5)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    torch.manual_seed(0)
+    for p in net.parameters():
+        nn.init.normal_(p)
+    norm = net[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    batches = statistics_batches(images.train, 8, 3, 0, **group.slice)
+    recalibrate_bn(net, (batch.images for batch in batches), group)
+    # the last of these batches has one image, so one process has nothing of it
+    scored = evaluation_batches(images.test, 3, 0, **group.slice)
+    return evaluate(net, scored, CPU, RunConfig(), group), norm.running_mean.clone()
+
+
+def job(group: Group) -> dict[str, object]:
+    def refused() -> str:
+        with pytest.raises(UserError) as error:
+            group.check_same({"limits": [group.rank], "seed": 3}, "the resolved config")
+        return str(error.value)
+
+    def broadcast() -> list[torch.Tensor]:
+        tensors = [torch.full((2, 3), float(group.rank)), torch.full((1, 2, 2, 2), 5.0 + group.rank)]
+        tensors[1] = tensors[1].contiguous(memory_format=torch.channels_last)
+        group.broadcast(tensors)
+        return tensors
+
+    group.check_same({"seed": 3}, "equal values")
+    values = torch.tensor([1.0, 3.0], dtype=torch.float64) * (group.rank + 1)
+    found: dict[str, object] = {
+        "mean": group.mean_of(values),
+        "sum": group.sum_of(values),
+        "untouched": values,
+        "from_first": group.from_first(lambda: {"made by": group.rank}),
+        "gathered": group.gathered({"rank": group.rank}),
+        "refused": refused(),
+        "broadcast": broadcast(),
+        "turn": in_turn(group),
+        "evaluation": evaluation(group),
+    }
+    return found | {f"gradients {size}": gradients(group, size) for size in (1, 3000, 1 << 30)}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    return together(job, tmp_path_factory.mktemp("distributed") / "job")
+
+
+def test_both_processes_get_the_same_mean_sum_and_objects(found):
+    for rank, own in enumerate(found):
+        assert own["mean"].tolist() == [1.5, 4.5]
+        assert own["sum"].tolist() == [3.0, 9.0]
+        assert own["untouched"].tolist() == [1.0 * (rank + 1), 3.0 * (rank + 1)]
+        assert own["from_first"] == {"made by": 0}
+        assert own["gathered"] == [{"rank": 0}, {"rank": 1}]
+        assert [tensor.unique().tolist() for tensor in own["broadcast"]] == [[0.0], [5.0]]
+
+
+def test_a_value_that_differs_is_refused_in_both_with_the_same_words(found):
+    assert found[0]["refused"] == found[1]["refused"]
+    assert found[0]["refused"].startswith(
+        "the resolved config: process 1 has another than process 0 (limits.0: 0 -> 1)"
+    )
+
+
+def test_what_is_done_in_turn_is_done_by_process_0_first(found):
+    (_, ended), (began, _) = found[0]["turn"], found[1]["turn"]
+    assert ended <= began
+
+
+@pytest.mark.parametrize("size", [1, 3000, 1 << 30], ids=["a bucket each", "some buckets", "one bucket"])
+def test_gradients_are_means_over_processes_and_absent_where_nothing_ran(found, size):
+    """Of the two branches one has run; its parameters alone have gradients, in the memory format of the weights."""
+    first, second = (own[f"gradients {size}"] for own in found)
+    assert first["buckets"] == second["buckets"]
+    for i, branch in enumerate((0, 1, 0)):
+        mean, others = first["reduced"][i], second["reduced"][i]
+        assert mean.keys() == others.keys() == first["local"][i].keys()
+        assert not any(name.startswith(f"branches.{1 - branch}") for name in mean)
+        for name, value in mean.items():
+            assert torch.equal(value, others[name]), name
+            expected = (first["local"][i][name] + second["local"][i][name]) / 2
+            assert torch.equal(value, expected), name
+            assert not torch.equal(first["local"][i][name], second["local"][i][name]) or not value.any(), name
+        count = len(mean)
+        assert sum(first["buckets"][i]) == count
+        assert {1: count, 1 << 30: 1}.get(size, len(first["buckets"][i])) == len(first["buckets"][i])
+    assert first["strides"] == [True] * 3
+    if size == 3000:
+        assert 1 < len(first["buckets"][0]) < len(first["reduced"][0])
+
+
+def test_an_evaluation_is_of_all_images_whoever_ran_them(found):
+    alone, alone_mean = evaluation(ALONE)
+    (first, mean), (second, other_mean) = (own["evaluation"] for own in found)
+    assert first == second
+    assert first.images == alone.images == 10
+    assert torch.equal(mean, other_mean)
+    torch.testing.assert_close(mean, alone_mean)  # the mean over a batch is the mean over its equal slices
+
+
+def test_slices_of_statistics_are_the_batches():
+    images = open_images(DataConfig(name="fake", fake_images=42, fake_classes=5), input_size=8, channels=3, classes=5)
+    whole = list(statistics_batches(images.train, 8, 3, 0))
+    parts = [list(statistics_batches(images.train, 8, 3, 0, rank=rank, world_size=2)) for rank in range(2)]
+    assert [len(batch.labels) for batch in whole] == [8, 8, 8]
+    for batch, left, right in zip(whole, *parts, strict=True):
+        assert torch.equal(batch.images, torch.cat([left.images, right.images]))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4, 7])
+def test_the_slices_of_an_evaluation_are_the_whole_set(world_size):
+    images = open_images(DataConfig(name="fake", fake_images=50), input_size=8, channels=1, classes=10).train
+    shares = [evaluation_batches(images, 16, 0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    labels = np.sort(np.concatenate([batch.labels.numpy() for share in shares for batch in share]))
+    assert np.array_equal(labels, np.sort(images.labels))
+
+
+@pytest.mark.parametrize("batch_size", [7, 2, 4, 6])
+def test_a_batch_that_cannot_be_shared_is_refused(batch_size):
+    group = Group(0, 4)
+    with pytest.raises(ConfigError) as error:
+        group.share_of(batch_size, "search.batch_size")
+    assert str(error.value).startswith(f"search.batch_size: got {batch_size}, which 4 processes share: ")
+    assert group.share_of(8, "search.batch_size") == 2
+
+
+def test_a_process_alone_pays_nothing():
+    """No copy, no hook, no group: the same objects come back."""
+    values, net = torch.ones(3), branches()
+    assert ALONE.mean_of(values) is values
+    assert ALONE.sum_of(values) is values
+    assert ALONE.on(CPU) is ALONE
+    assert isinstance(reduce_gradients(list(net.parameters()), ALONE), contextlib.nullcontext)
+    assert not any(p._post_accumulate_grad_hooks for p in net.parameters())
