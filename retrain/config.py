@@ -16,6 +16,7 @@ class RetrainConfig(Section):
 
     epochs: int = Field(300, ge=1)
     batch_size: int = Field(256, ge=2)
+    """All processes together."""
     lr: float = Field(0.05, gt=0)
     """Start of the cosine for a batch of 256; scaled linearly with batch_size."""
     momentum: float = Field(0.9, ge=0, lt=1)

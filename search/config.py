@@ -251,7 +251,7 @@ class SearchConfig(Section):
     edge has candidates, each candidate is trained once; uniform: independent draws."""
     epochs: int = Field(120, ge=1)
     batch_size: int = Field(256, ge=2)
-    """Of weights and architecture steps alike; BN needs at least 2 images."""
+    """Of weights and architecture steps alike, all processes together; BN needs at least 2 images in each."""
     warmup_lr: float = Field(0.05, gt=0)
     """Start of the warm-up's own cosine."""
     lr: float = Field(0.025, gt=0)

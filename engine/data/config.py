@@ -29,7 +29,7 @@ class DataConfig(Section):
     validation: float | int = 0.5
     """Images held out of the TRAINING set for architecture steps: a share in (0, 1), or a count >= 1."""
     workers: int = Field(2, ge=0)
-    """Processes that read image files (imagenet, folder). Sets that fit in memory use none."""
+    """Processes that read image files (imagenet, folder), per process of a run. Sets that fit in memory use none."""
     fake_images: int = Field(512, ge=1)
     """fake only: training images. The test part has a quarter as many, at least one per class."""
     fake_classes: int = Field(10, ge=2, validate_default=True)

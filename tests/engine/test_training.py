@@ -12,6 +12,7 @@ from torch import nn
 
 from engine import training
 from engine.data.images import Batch
+from engine.distributed import Group
 from engine.errors import ConfigError
 from engine.training import (
     Evaluation,
@@ -173,6 +174,20 @@ def test_split_decay_covers_every_parameter_once(net):
 def test_cuda_without_a_gpu_is_an_error_with_the_way_out():
     with pytest.raises(ConfigError, match=r"^run\.device: got 'cuda', but .*; set run\.device=cpu$"):
         prepare_device(RunConfig(device="cuda"))
+
+
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    """Of a machine with two GPUs, whichever this one has."""
+    current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    run = RunConfig(device="cuda")
+    devices = [prepare_device(run), prepare_device(run, Group(5, 8, 1))]
+    assert devices == current == [torch.device("cuda:0"), torch.device("cuda:1")]
+    with pytest.raises(ConfigError, match=r"no GPU for process 2 of this machine.*: torch finds 2; start as many"):
+        prepare_device(run, Group(2, 4, 2))
+    assert prepare_device(RunConfig(), Group(2, 4, 2)) == CPU
 
 
 def test_the_thread_count_is_set_where_given():
