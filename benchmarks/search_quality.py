@@ -1,0 +1,356 @@
+"""Does the search find good networks?  python benchmarks/search_quality.py
+
+A space of 144 networks (benchmarks/quality/search.yaml), each trained from scratch beforehand (truth.json: test top-1
+for each seed; `--truth` makes it). A latency table is measured on this CPU; for three targets and five seeds each
+algorithm searches, and its network's true accuracy is compared with those of all networks whose latency lies in
+[0.9 T, T].
+
+Every call retrains two random networks, which have to reproduce the truth: to the bit on the device and torch that made
+it, elsewhere within 4 standard deviations of the seed noise. It exits with status 1 where they do not.
+
+Prints tables in Markdown and one line of JSON. For each algorithm: percentile (share of the other networks of the band
+that are worse; ties count half; random is 50), gap ((best - derived) / (best - mean of the band)), met_target (share of
+searches that meet T on the table), met_measured (share whose fresh timing, not used for acceptance, is within
+max(2 %, 2x noise) of T or below), seconds; `random` is random search with floor(search seconds / training seconds)
+networks of the band, by exact expectation. kendall: of the supernet's accuracies with the truth, over all networks.
+spread_over_noise: standard deviation of true accuracy within a band, over that of the truth's seed noise.
+"""
+
+import argparse
+import json
+import logging
+import math
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+
+from engine.checkpoints import Checkpoints
+from engine.config import load_config, validate
+from engine.errors import UserError, run_door
+from engine.progress import set_up_logging
+from engine.runs import write_atomically
+from latency.config import LatencyConfig, latency_part
+from latency.device import this_device
+from latency.measure import measure_table, time_architecture
+from retrain.config import RetrainFile
+from retrain.loop import retrain
+from search.closing import acceptable_error
+from search.config import SearchFile
+from search.loop import SearchResult, run_search
+from search.scoring import open_parts, score
+from supernet.architecture import Architecture
+from supernet.cost import Cost
+from supernet.space import Space
+from supernet.supernet import Supernet
+
+HERE = Path(__file__).resolve().parent / "quality"
+SEARCH, RETRAIN, TRUTH = HERE / "search.yaml", HERE / "retrain.yaml", HERE / "truth.json"
+ALGORITHMS = ("two_path", "full_v2", "reinforce")
+SHARES = (0.25, 0.5, 0.75)
+"""Of the reachable range: the targets."""
+BAND = 0.9
+"""Networks of [BAND T, T] are compared: the window of `at` with the tolerance in search.yaml."""
+VERIFIED = 20
+
+log = logging.getLogger("benchmark")
+
+
+# --- the truth -------------------------------------------------------------------------------------------------------
+
+
+def all_paths(space: Space) -> list[tuple[int, ...]]:
+    return list(product(*(range(int(n)) for n in space.mask.sum(axis=1))))
+
+
+def key(space: Space, paths: tuple[int, ...]) -> str:
+    return " ".join(Architecture(space, paths).names)
+
+
+def train_from_scratch(space: Space, paths: tuple[int, ...], seed: int, data: Sequence[str]) -> tuple[float, float]:
+    """(top-1 in percent on the test images, seconds)."""
+    config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}", *data]), str(RETRAIN))
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        result = retrain(config, Architecture(space, paths), Path(folder))
+        return round(result.test.top1, 4), time.monotonic() - began
+
+
+def made_on() -> dict[str, object]:
+    device = this_device("cpu")
+    return {
+        "device": f"{device.name}, {device.cores} cores",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def make_truth(space: Space, seeds: int, data: Sequence[str]) -> None:
+    """Train every network with every seed; continues where an earlier call stopped."""
+    if TRUTH.exists():
+        record = json.loads(TRUTH.read_text())
+    else:
+        record = {
+            "format": "proxylessnas/search-quality-truth@1",
+            "what": "test top-1 (percent) of every network of search.yaml's space, trained as in retrain.yaml; one "
+            "number per seed 0, 1, ...",
+            "command": "python benchmarks/search_quality.py --truth",
+            **made_on(),
+            "date": date.today().isoformat(),
+            "top1": {},
+            "seconds": [],
+        }
+    for seed in range(seeds):
+        for paths in all_paths(space):
+            known = record["top1"].setdefault(key(space, paths), [])
+            if len(known) <= seed:
+                top1, seconds = train_from_scratch(space, paths, seed, data)
+                known.append(top1)
+                record["seconds"].append(round(seconds, 1))
+                write_atomically(TRUTH, json.dumps(record, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """top1 (networks, seeds) in the order of `paths`."""
+
+    paths: list[tuple[int, ...]]
+    top1: np.ndarray
+    record: dict[str, Any]
+
+    @classmethod
+    def load(cls, space: Space) -> "Truth":
+        record = json.loads(TRUTH.read_text())
+        paths = all_paths(space)
+        if set(record["top1"]) != {key(space, p) for p in paths}:
+            raise UserError(f"{TRUTH}: is not of the space of {SEARCH}; delete it and run with --truth")
+        return cls(paths, np.array([record["top1"][key(space, p)] for p in paths]), record)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """The mean over seeds: what counts as a network's true accuracy."""
+        return self.top1.mean(axis=1)
+
+    @property
+    def seed_noise(self) -> float:
+        """Standard deviation of one training over seeds, all networks pooled."""
+        return float(np.sqrt(self.top1.var(axis=1, ddof=1).mean()))
+
+    @property
+    def noise(self) -> float:
+        """Standard error of `accuracy`."""
+        return self.seed_noise / math.sqrt(self.top1.shape[1])
+
+    def reproduced(self, space: Space, data: Sequence[str], count: int = 2) -> list[dict[str, Any]]:
+        """Retrain random entries (other ones in each call) and compare."""
+        same_device = all(self.record[name] == value for name, value in made_on().items())
+        rng = np.random.default_rng()
+        found = []
+        for i in rng.choice(len(self.paths), count, replace=False).tolist():
+            seed = int(rng.integers(self.top1.shape[1]))
+            top1, seconds = train_from_scratch(space, self.paths[i], seed, data)
+            known = float(self.top1[i, seed])
+            allowed = 0.0 if same_device else 4 * math.sqrt(2) * self.seed_noise
+            found.append(
+                {
+                    "network": key(space, self.paths[i]), "seed": seed, "truth": known, "top1": top1,
+                    "holds": abs(top1 - known) <= allowed, "seconds": seconds,
+                }
+            )  # fmt: skip
+        return found
+
+
+@dataclass(frozen=True)
+class Band:
+    """The networks of [BAND T, T]."""
+
+    target: float
+    indices: np.ndarray
+    accuracies: np.ndarray
+
+    @classmethod
+    def of(cls, target: float, costs: np.ndarray, accuracy: np.ndarray) -> "Band":
+        inside = np.nonzero((costs <= target * (1 + 1e-9)) & (costs >= BAND * target))[0]
+        return cls(target, inside, accuracy[inside])
+
+    def percentile(self, index: int, accuracy: float) -> float:
+        """Of 0 to 100: the share of the other networks that are worse, ties counting half."""
+        others = self.accuracies[self.indices != index]
+        return 100 * float(((others < accuracy) + 0.5 * (others == accuracy)).mean())
+
+    def gap(self, accuracy: float) -> float:
+        """0 for the best network of the band, 1 for one that is as good as the band's mean."""
+        best = float(self.accuracies.max())
+        return (best - accuracy) / (best - float(self.accuracies.mean()))
+
+    def random_search(self, count: int) -> tuple[float, float]:
+        """(percentile, gap) of the best of `count` networks drawn without replacement: their exact expectations."""
+        order = np.sort(self.accuracies)
+        n, count = len(order), min(count, len(order))
+        chances = np.array([math.comb(i, count - 1) / math.comb(n, count) for i in range(n)])  # i is the best's rank
+        ranks = 100 * np.arange(n) / max(1, n - 1)
+        return float(chances @ ranks), float(chances @ np.array([self.gap(a) for a in order]))
+
+
+# --- the searches ----------------------------------------------------------------------------------------------------
+
+
+def one_search(
+    algorithm: str, target: float, seed: int, table: Path, out: Path, data: Sequence[str]
+) -> tuple[SearchResult, float]:
+    """(result, seconds), the timing of the derived network included."""
+    overrides = [f"limits.0.table={table}", f"limits.0.at={target}", f"run.seed={seed}", *data]
+    began = time.monotonic()
+    own = HERE / f"{algorithm}.yaml"
+    result = run_search(own if own.exists() else SEARCH, out, overrides=[f"search.arch_update={algorithm}", *overrides])
+    return result, time.monotonic() - began
+
+
+def judged(result: SearchResult, seconds: float, band: Band, truth: Truth, cost: Cost) -> dict[str, Any]:
+    """One search's row."""
+    paths = result.architecture.paths
+    index = truth.paths.index(paths)
+    accuracy = float(truth.accuracy[index])
+    source = result.limits[0].source
+    assert source is not None
+    timing = time_architecture(result.architecture, source.measure)
+    return {
+        "target_ms": band.target,
+        "network": " ".join(result.architecture.names),
+        "top1": accuracy,
+        "percentile": band.percentile(index, accuracy),
+        "gap": band.gap(accuracy),
+        "predicted_ms": cost.of(paths),
+        "met": cost.of(paths) <= band.target * (1 + 1e-9),
+        "measured_ms": timing.median_ms,
+        "noise_ms": timing.noise_ms,
+        "met_measured": timing.median_ms <= band.target * (1 + acceptable_error(timing)),
+        "seconds": seconds,
+    }
+
+
+def supernet_ranking(run: Path, truth: Truth, space: Space, data: Sequence[str]) -> float:
+    """Kendall's tau between the supernet's accuracies and the truth, over all networks."""
+    config = validate(SearchFile, load_config(run / "config.yaml", data), str(run))
+    training, validation = open_parts(config)
+    newest = Checkpoints(run / "checkpoints").newest()
+    assert newest is not None  # the search has just ended
+    net = Supernet(space)
+    net.load_state_dict(newest[1]["search"]["net"])
+    top1 = [
+        score(net, Architecture(space, paths), config, training, validation, torch.device("cpu")).top1
+        for paths in truth.paths
+    ]
+    return float(kendalltau(top1, truth.accuracy).statistic)
+
+
+def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
+    return statistics.fmean(float(row[name]) for row in rows)
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    names = {"percentile": "percentile", "gap": "gap", "met_target": "met", "met_measured": "met_measured"}
+    return {name: mean(rows, column) for name, column in names.items()} | {"seconds": mean(rows, "seconds")}
+
+
+def run(args: argparse.Namespace) -> int:
+    config = validate(SearchFile, load_config(SEARCH, args.data), str(SEARCH))
+    space = Space(config.space)
+    if args.truth:
+        make_truth(space, args.truth_seeds, args.data)
+        return 0
+    truth = Truth.load(space)
+    reproduced = truth.reproduced(space, args.data)
+    training_seconds = mean(reproduced, "seconds")
+    rows: dict[str, list[dict[str, Any]]] = {algorithm: [] for algorithm in args.algorithms}
+    kendall: list[float] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        measured = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH))
+        table = measure_table(space, measured.measure, seed=0, verify=VERIFIED)
+        table.save(folder / "table.yaml")
+        cost = table.cost(space)
+        costs = np.array([cost.of(paths) for paths in truth.paths])
+        low, high = cost.reachable
+        bands = [Band.of(low + share * (high - low), costs, truth.accuracy) for share in SHARES]
+        for seed in range(args.seeds):
+            for b, band in enumerate(bands):
+                for algorithm in args.algorithms:
+                    out = folder / f"{algorithm}-{b}-{seed}"
+                    result, seconds = one_search(algorithm, band.target, seed, folder / "table.yaml", out, args.data)
+                    row = judged(result, seconds, band, truth, cost)
+                    rows[algorithm].append(row)
+                    log.info("%s, T %.3f ms, seed %d: %s", algorithm, band.target, seed, row)
+                    if seed == 0 and algorithm == args.algorithms[0]:
+                        kendall.append(supernet_ranking(out, truth, space, args.data))
+    report = {algorithm: summary(found) for algorithm, found in rows.items()}
+    budget = min(int(found["seconds"] / training_seconds) for found in report.values())
+    largest = max(int(found["seconds"] / training_seconds) for found in report.values())
+    chance = [band.random_search(largest) for band in bands]
+    spread = [float(band.accuracies.std(ddof=1)) for band in bands]
+    record = report | {
+        "random": {
+            "networks": largest,
+            "percentile": statistics.fmean(p for p, _ in chance),
+            "gap": statistics.fmean(g for _, g in chance),
+            "met_target": 1.0,
+            "seconds": largest * training_seconds,
+        },
+        "kendall": statistics.fmean(kendall),
+        "spread_over_noise": statistics.fmean(spread) / truth.noise,
+        "spread_over_one_seeds_noise": statistics.fmean(spread) / truth.seed_noise,
+        "spread": spread,
+        "seed_noise": truth.seed_noise,
+        "networks_in_bands": [len(band.indices) for band in bands],
+        "training_seconds": training_seconds,
+        "smallest_budget": budget,
+        "reproduced": reproduced,
+        "table_error_percent": table.verification.table.mape_percent if table.verification else None,
+        **made_on(),
+    }
+    _print(record, args.algorithms)
+    print(json.dumps(record | {"searches": rows}))
+    return 0 if all(entry["holds"] for entry in reproduced) else 1
+
+
+def _print(record: dict[str, Any], algorithms: Sequence[str]) -> None:
+    print("| algorithm | percentile | gap | meets T, table | meets T, measured | seconds |\n|---|---|---|---|---|---|")
+    for name in algorithms:
+        r = record[name]
+        print(
+            f"| {name} | {r['percentile']:.0f} | {r['gap']:.2f} | {100 * r['met_target']:.0f} % "
+            f"| {100 * r['met_measured']:.0f} % | {r['seconds']:.0f} |"
+        )
+    r = record["random"]
+    print(f"| random, {r['networks']} networks | {r['percentile']:.0f} | {r['gap']:.2f} | | | {r['seconds']:.0f} |")
+    print(
+        f"\nspread of true accuracy in the bands {', '.join(f'{s:.2f}' for s in record['spread'])} points, seed noise "
+        f"{record['seed_noise']:.2f}; Kendall of the supernet {record['kendall']:.2f}"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--truth", action="store_true", help="train every network and write truth.json")
+    parser.add_argument("--truth-seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=5, help="searches per target and algorithm")
+    parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=ALGORITHMS)
+    parser.add_argument("data", nargs="*", help="overrides of the data section, e.g. data.root=/data")
+    args = parser.parse_intermixed_args()
+    set_up_logging()
+    torch.set_num_threads(1)
+    return run(args)
+
+
+if __name__ == "__main__":
+    run_door(main)
