@@ -67,9 +67,11 @@ def derive_measured(
     space: Space,
     limits: Sequence[Limit],
     method: str,
+    among: int = 1,
+    accuracy: Callable[[tuple[int, ...]], float] | None = None,
     timer: Callable[[Architecture, MeasureConfig], Timing] = time_architecture,
 ) -> MeasuredDerivation:
-    """Derive, and where the table's device is this one, measure and correct, at most MOST_TRIES times.
+    """Derive (see derivation.derive); where the table's device is this one, measure and correct, MOST_TRIES times at most.
 
     A limit is met if measured <= T (1 + acceptable_error). With `at`, a network that is faster than
     T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is corrected too while tries
@@ -77,7 +79,7 @@ def derive_measured(
     """
     index = local_latency_limit(limits)
     if index is None:
-        return MeasuredDerivation(derive(alpha, mask, limits, method), (), met=True)
+        return MeasuredDerivation(derive(alpha, mask, limits, method, among, accuracy), (), met=True)
     limit = limits[index]
     assert limit.source is not None
     measure = limit.source.measure
@@ -88,7 +90,7 @@ def derive_measured(
     for _ in range(MOST_TRIES if method == "constrained" else 1):
         moved = [replace(other, bound=asked) if i == index else other for i, other in enumerate(limits)]
         try:
-            found = derive(alpha, mask, moved, method)
+            found = derive(alpha, mask, moved, method, among, accuracy)
         except InfeasibleError:
             if not tries:
                 raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -39,18 +39,26 @@ def argmax(alpha: Tensor, mask: Tensor) -> Derivation:
 
 
 def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivation:
-    """Maximise sum_e log p[e, path_e] subject to every limit, exactly, as an integer program.
+    """Maximise sum_e log p[e, path_e] subject to every limit, exactly, as an integer program. See `likeliest`."""
+    return likeliest(alpha, mask, limits, 1)[0]
+
+
+def likeliest(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], count: int) -> list[Derivation]:
+    """The `count` likeliest architectures that meet every limit, exactly, the likeliest first; fewer where no more do.
+
+    Each further one is the solution of the program that excludes those found.
 
     With `at`, the cost must also reach bound (1 - tolerance); where no architecture lies in that window, it is extended
     down to the nearest that does (see `extended`), and a note says so. Raises InfeasibleError naming the smallest
     reachable value.
     """
     log_p = log_probabilities(alpha.detach(), mask).numpy()
-    paths = _solve(log_p, mask.numpy(), limits)
+    used = list(limits)
+    paths = _solve(log_p, mask.numpy(), used)
     notes: tuple[str, ...] = ()
     if paths is None and any(limit.at for limit in limits):
-        nearest = extended(mask, limits)
-        paths = _solve(log_p, mask.numpy(), nearest) if nearest else None
+        used = extended(mask, limits) or []
+        paths = _solve(log_p, mask.numpy(), used) if used else None
         windows = ", ".join(
             f"{limit.metric} [{limit.bound * (1 - limit.tolerance):.6g}, {limit.bound:.6g}] {limit.unit}"
             for limit in limits
@@ -65,7 +73,10 @@ def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivat
             for limit in limits
         )
         raise InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
-    return Derivation(paths, _log_probability(log_p, paths), notes)
+    found = [paths]
+    while len(found) < count and (following := _solve(log_p, mask.numpy(), used, found)) is not None:
+        found.append(following)
+    return [Derivation(paths, _log_probability(log_p, paths), notes) for paths in found]
 
 
 def extended(mask: Tensor, limits: Sequence[Limit]) -> list[Limit] | None:
@@ -103,9 +114,23 @@ def smallest(limit: Limit, others: Sequence[Limit], mask: Tensor) -> float:
     return min(limit.cost.of(paths) for paths in cheapest)
 
 
-def derive(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], method: str) -> Derivation:
-    """method: argmax or constrained."""
-    return argmax(alpha, mask) if method == "argmax" else constrained(alpha, mask, limits)
+def derive(
+    alpha: Tensor,
+    mask: Tensor,
+    limits: Sequence[Limit],
+    method: str,
+    among: int = 1,
+    accuracy: Callable[[tuple[int, ...]], float] | None = None,
+) -> Derivation:
+    """method: argmax or constrained; of the `among` likeliest that meet the limits, the one with the best `accuracy`.
+
+    A path probability is learned from a linear estimate of the loss, edge by edge; an accuracy is of a whole network.
+    """
+    if method == "argmax":
+        return argmax(alpha, mask)
+    if among == 1 or accuracy is None:
+        return constrained(alpha, mask, limits)
+    return max(likeliest(alpha, mask, limits, among), key=lambda found: accuracy(found.paths))  # ties: the likelier
 
 
 def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
@@ -127,8 +152,12 @@ def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
     )
 
 
-def _solve(log_p: np.ndarray, mask: np.ndarray, limits: Sequence[Limit]) -> tuple[int, ...] | None:
+def _solve(
+    log_p: np.ndarray, mask: np.ndarray, limits: Sequence[Limit], excluded: Sequence[tuple[int, ...]] = ()
+) -> tuple[int, ...] | None:
     """The integer program over one binary variable per (edge, candidate); None where infeasible.
+
+    excluded: architectures that are no answer; an other one differs from each on at least one edge.
 
     A worst case is below a bound exactly if all its members are, and reaches one if any of them does: with `at`, one
     program for each choice of the members that have to, and the likeliest of their answers.
@@ -140,13 +169,17 @@ def _solve(log_p: np.ndarray, mask: np.ndarray, limits: Sequence[Limit]) -> tupl
     found = [
         paths
         for reaching in product(*(members(limit.cost) for limit in at))
-        if (paths := _program(log_p, mask, limits, dict(zip(map(id, at), reaching, strict=True)))) is not None
+        if (paths := _program(log_p, mask, limits, dict(zip(map(id, at), reaching, strict=True)), excluded)) is not None
     ]
     return max(found, key=lambda paths: (_log_probability(log_p, paths), [-i for i in paths]), default=None)
 
 
 def _program(
-    log_p: np.ndarray, mask: np.ndarray, limits: Sequence[Limit], reaching: dict[int, Cost]
+    log_p: np.ndarray,
+    mask: np.ndarray,
+    limits: Sequence[Limit],
+    reaching: dict[int, Cost],
+    excluded: Sequence[tuple[int, ...]],
 ) -> tuple[int, ...] | None:
     """reaching: for each `at` limit, by its id, the sum that has to reach the lower side of its window."""
     edge, candidate = np.nonzero(mask)
@@ -158,6 +191,9 @@ def _program(
             fixed = cost.fixed / limit.bound
             low = scale * (1 - limit.tolerance - fixed) if reaching.get(id(limit)) is cost else -np.inf
             constraints.append(LinearConstraint(row[None], low, scale * (1 - fixed)))
+    for paths in excluded:
+        row = (candidate == np.array(paths)[edge]).astype(float)
+        constraints.append(LinearConstraint(row[None], -np.inf, len(paths) - 1))
     regret = (log_p.max(axis=1, keepdims=True) - np.where(mask, log_p, 0.0))[edge, candidate]
     regret = regret * (1e4 / regret.max()) if regret.max() > 0 else regret
     integrality = np.ones(len(regret), dtype=np.int64)

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +118,17 @@ def derive_family(
     texts: list[str | None] = [*expand_bounds(bounds, resolved.limits[0].unit)] if bounds else [None]
     scoring = _Scoring.prepare(_on_device(resolved.config, device)) if scored else None
     step, state = _newest(run, resolved.space)
+    scorer = _Scorer.of(resolved.space, state, scoring) if scoring else None
     members: list[FamilyMember] = []
     refused: list[str] = []
     for text in texts:
         try:
             name = f"-{table.stem}" if table else ""
-            members.append(_member(run, name, text, resolved, state["alpha"], step, method or config.search.derive))
+            members.append(_member(run, name, text, resolved, state["alpha"], step, method, scorer))
         except (ConfigError, InfeasibleError) as error:
             refused.append(str(error))
-    if scoring and members:
-        members = _with_front(_with_scores(members, state, scoring))
+    if scorer and members:
+        members = _with_front(_with_scores(members, scorer))
     family = Family(step, tuple(members), tuple(refused))
     if scoring and bounds and members:
         pareto = f"pareto-{table.stem}" if table else "pareto"
@@ -195,7 +196,14 @@ def _on_table(resolved: Resolved, table: Path) -> Resolved:
 
 
 def _member(
-    run: Path, suffix: str, text: str | None, resolved: Resolved, alpha: Tensor, step: int, method: str
+    run: Path,
+    suffix: str,
+    text: str | None,
+    resolved: Resolved,
+    alpha: Tensor,
+    step: int,
+    method: str | None,
+    scorer: _Scorer | None,
 ) -> FamilyMember:
     """Derive at one bound and write its file. ConfigError or InfeasibleError where no architecture meets it."""
     space, limits = resolved.space, resolved.limits
@@ -203,7 +211,9 @@ def _member(
         bound = resolve_bound(text if text.endswith("%") else float(text), limits[0].cost, "--at", limits[0].unit)
         limits, suffix = (replace(limits[0], bound=bound), *limits[1:]), f"{suffix}-{_slug(text)}"
     try:
-        derivation = derive(alpha, mask_of(space), limits, method)
+        s = resolved.config.search
+        accuracy = (lambda paths: scorer.score(paths).top1) if scorer else None
+        derivation = derive(alpha, mask_of(space), limits, method or s.derive, s.derive_among, accuracy)
     except InfeasibleError:
         if text is None:
             raise
@@ -245,23 +255,37 @@ class _Scoring:
             raise ConfigError(f"{error}; here: --device cpu, or --no-score to derive without the data") from None
 
 
-def _with_scores(members: Sequence[FamilyMember], state: dict[str, Any], scoring: _Scoring) -> list[FamilyMember]:
-    """Every network is scored once, however many bounds lead to it."""
-    distinct = {member.architecture.paths: member.architecture for member in members}
-    net = Supernet(members[0].architecture.space)
-    try:
-        net.load_state_dict(state["net"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error
-    net.to(scoring.device)
-    scores: dict[tuple[int, ...], Evaluation] = {}
+@dataclass(frozen=True)
+class _Scorer:
+    """The checkpoint's supernet; every network is scored once, however many bounds lead to it."""
+
+    net: Supernet
+    scoring: _Scoring
+    known: dict[tuple[int, ...], Evaluation] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, space: Space, state: dict[str, Any], scoring: _Scoring) -> _Scorer:
+        net = Supernet(space)
+        try:
+            net.load_state_dict(state["net"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error
+        return cls(net.to(scoring.device), scoring)
+
+    def score(self, paths: tuple[int, ...]) -> Evaluation:
+        if paths not in self.known:
+            s = self.scoring
+            architecture = Architecture(self.net.space, paths)
+            self.known[paths] = score(self.net, architecture, s.config, s.training, s.validation, s.device)
+        return self.known[paths]
+
+
+def _with_scores(members: Sequence[FamilyMember], scorer: _Scorer) -> list[FamilyMember]:
+    distinct = dict.fromkeys(member.architecture.paths for member in members)
     with Progress(len(distinct), 0, "score") as progress:
-        for i, (paths, architecture) in enumerate(distinct.items()):
-            scores[paths] = score(
-                net, architecture, scoring.config, scoring.training, scoring.validation, scoring.device
-            )
-            progress.update(i + 1, top1=scores[paths].top1)
-    return [replace(member, accuracy=scores[member.architecture.paths]) for member in members]
+        for i, paths in enumerate(distinct):
+            progress.update(i + 1, top1=scorer.score(paths).top1)
+    return [replace(member, accuracy=scorer.score(member.architecture.paths)) for member in members]
 
 
 def _points(members: Sequence[FamilyMember]) -> list[Point]:

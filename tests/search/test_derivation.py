@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from search.derivation import InfeasibleError, argmax, constrained, derive, meets
+from search.derivation import InfeasibleError, argmax, constrained, derive, likeliest, meets
 from search.limits import Limit
 from supernet.alpha import log_probabilities, mask_of
 from supernet.cost import Cost, macs_cost, params_cost
@@ -132,3 +132,34 @@ def test_near_ties_are_decided_exactly(space, make_cost, make_limit, gap):
     assert constrained(alpha, mask, [limit]).log_probability == pytest.approx(
         brute_force(alpha, mask, [limit]), abs=gap / 1e4
     )
+
+
+@pytest.mark.parametrize("at", [True, False])
+def test_the_likeliest_are_those_of_brute_force_in_order(space, make_cost, make_limit, at):
+    alpha, mask = random_alpha(space, 5), mask_of(space)
+    limit = make_limit(make_cost(space, 5), 0.6, at=at, tolerance=0.3)
+    log_p = log_probabilities(alpha, mask).numpy()
+    allowed = [p for p in np.ndindex(*mask.sum(dim=1).tolist()) if meets(p, [limit])]
+    expected = sorted((log_p[range(len(p)), list(p)].sum() for p in allowed), reverse=True)
+    found = likeliest(alpha, mask, [limit], 7)
+    assert [d.log_probability for d in found] == pytest.approx(expected[:7], abs=1e-9)
+    assert len({d.paths for d in found}) == 7
+    everything = likeliest(alpha, mask, [limit], len(allowed) + 5)
+    assert {d.paths for d in everything} == set(allowed)  # and no more than there are
+
+
+def test_derive_among_takes_the_most_accurate_of_the_likeliest(space, make_cost, make_limit):
+    alpha, mask = random_alpha(space, 2), mask_of(space)
+    limit = make_limit(make_cost(space, 2), 0.8, at=False)
+    best = likeliest(alpha, mask, [limit], 4)
+    asked = []
+
+    def accuracy(paths):
+        asked.append(paths)
+        return 50.0 + (paths == best[2].paths)
+
+    assert derive(alpha, mask, [limit], "constrained", 4, accuracy).paths == best[2].paths
+    assert asked == [d.paths for d in best]
+    assert derive(alpha, mask, [limit], "constrained", 2, accuracy).paths == best[0].paths  # a tie: the likelier
+    assert derive(alpha, mask, [limit], "constrained").paths == best[0].paths
+    assert derive(alpha, mask, [limit], "argmax", 4, accuracy).paths == argmax(alpha, mask).paths

@@ -15,8 +15,10 @@ import yaml
 import search.family
 import search.scoring
 from engine.checkpoints import Checkpoints
+from engine.config import load_config, validate
 from engine.data import Batch
 from engine.errors import ConfigError
+from search.config import SearchFile
 from search.derivation import InfeasibleError, meets, smallest
 from search.family import derive_family, expand_bounds
 from search.loop import run_search
@@ -24,6 +26,7 @@ from search.result import load_result
 from supernet.alpha import log_probabilities, mask_of
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig
+from supernet.supernet import Supernet
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +306,30 @@ def test_a_table_gives_each_device_its_own_network(run, make_table, tmp_path, mo
         derive_family(run, table=Path("phone.yaml"))
     with pytest.raises(ConfigError, match=r"no file nowhere\.yaml"):
         derive_family(run, ["50%"], table=Path("nowhere.yaml"))
+
+
+def test_a_search_and_its_family_choose_the_same_network_among_the_likeliest(run, finished, tmp_path):
+    """With derive_among 50, the most accurate of all that the window allows: by brute force over their scores."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["search"]["derive_among"] = 50
+    (tmp_path / "among.yaml").write_text(yaml.safe_dump(config))
+    result = run_search(tmp_path / "among.yaml", tmp_path / "among")
+    (member,) = derive_family(tmp_path / "among")
+    assert member.architecture.paths == result.architecture.paths
+    assert member.accuracy == result.accuracy
+    space = result.architecture.space
+    everything = itertools.product(*map(range, space.mask.sum(axis=1)))
+    allowed = [p for p in everything if meets(p, result.limits)]
+    assert 1 < len(allowed) <= 50
+    one = {p: _score_of(tmp_path / "among", p) for p in allowed}
+    assert max(one.values()) == member.accuracy.top1
+    assert len(set(one.values())) > 1
+
+
+def _score_of(run, paths):
+    config = validate(SearchFile, load_config(run / "config.yaml"), "config.yaml")
+    training, validation = search.scoring.open_parts(config)
+    net = Supernet(Space(config.space))
+    net.load_state_dict(Checkpoints(run / "checkpoints").newest()[1]["search"]["net"])
+    architecture = Architecture(net.space, paths)
+    return search.scoring.score(net, architecture, config, training, validation, torch.device("cpu")).top1
