@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine.checkpoints import Checkpoints, misfit
-from engine.config import config_text, load_config, validate
+from engine.config import config_text, keys_of, load_config, naming, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches, open_images
 from engine.errors import CheckpointError
 from engine.metrics import MetricsLog
@@ -34,7 +34,8 @@ from engine.training import (
     split_decay,
 )
 from retrain.config import RetrainFile
-from retrain.weights import load_architecture, load_weights
+from retrain.weights import SPACE_KEYS, load_architecture, load_weights
+from supernet import user_modules
 from supernet.architecture import Architecture
 from supernet.network import Network
 
@@ -58,14 +59,21 @@ def run_retrain(
     """
     config = validate(RetrainFile, load_config(config_path, overrides), str(config_path))
     architecture = load_architecture(architecture_path)
-    return retrain(config, architecture, out, resume=resume)
+    with naming(config_path, keys_of(RetrainFile)), naming(architecture_path, SPACE_KEYS):
+        return retrain(config, architecture, out, resume=resume)
 
 
 def retrain(config: RetrainFile, architecture: Architecture, out: Path, *, resume: bool = False) -> RetrainResult:
     """As run_retrain, from objects."""
     space = architecture.space.config
     device = prepare_device(config.run)
-    images = open_images(config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes)
+    images = open_images(
+        config.data,
+        input_size=space.input_size,
+        channels=space.input_channels,
+        classes=space.classes,
+        call=user_modules.call,
+    )
     resolved = config.model_dump(mode="json", exclude_none=True)
     resolved["architecture"] = json.loads(architecture.to_json())  # a resume with another architecture is refused
     open_run(out, resolved, resume=resume)
@@ -106,6 +114,7 @@ class _Retrain:
             seed=mix(run.seed, TRAINING_ORDER),
             workers=config.data.workers,
             start=self.step,
+            key="retrain.batch_size",
         )
         self.stream.corrupt = corrupt
         self.steps = settings.epochs * self.stream.batches_per_epoch

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from engine.checkpoints import Checkpoints
-from engine.config import config_text, load_config, validate
+from engine.config import config_text, keys_of, load_config, naming, validate
 from engine.data import (
     Batch,
     BatchStream,
@@ -49,6 +49,7 @@ from search.peak import PeakLimit
 from search.reinforce import reinforce_step
 from search.report import architecture_scalars, limit_names, log_picture
 from search.state import SearchState
+from supernet import user_modules
 from supernet.alpha import mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -112,6 +113,11 @@ def run_search(config_path: Path, out: Path, *, resume: bool = False, overrides:
 
     Raises UserError (ConfigError, TableError, CheckpointError, ...) where something the user can mend is wrong.
     """
+    with naming(config_path, keys_of(SearchFile)):
+        return _run_search(config_path, out, resume, overrides)
+
+
+def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[str]) -> SearchResult:
     config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
     resolved = resolve(config, config_path, overrides)
     config, space = resolved.config, resolved.space
@@ -121,6 +127,7 @@ def run_search(config_path: Path, out: Path, *, resume: bool = False, overrides:
         input_size=config.space.input_size,
         channels=config.space.input_channels,
         classes=config.space.classes,
+        call=user_modules.call,
     ).train
     chosen, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
     report(judge(resolved, out) + data_checks(config, len(chosen), len(held_out)), config_path)
@@ -143,7 +150,12 @@ class _Search:
         if newest:
             self.state.restore(newest[1]["search"])
             corrupt = newest[1]["corrupt"]
-        stream = partial(BatchStream, batch_size=config.search.batch_size, workers=config.data.workers)
+        stream = partial(
+            BatchStream,
+            batch_size=config.search.batch_size,
+            workers=config.data.workers,
+            key="search.batch_size",
+        )
         seed = config.run.seed
         # Only the training images are augmented: alpha learns on what an evaluation would see.
         self.training = stream(plan.training, seed=mix(seed, TRAINING_ORDER), start=self.state.step)
