@@ -25,8 +25,9 @@ def load(module: str) -> ModuleType:
     try:
         return importlib.import_module(module) if path is None else _import_file(path)
     except (Exception, SystemExit) as error:
-        remedy = "give a dotted module or a path to a .py file" if path is None else "correct it"
-        raise ValueError(f"cannot import '{module}': {_in_words(error)}; {remedy}") from error
+        words = _in_words(error)
+        remedy = "correct it" if path or ", line " in words else "give a dotted module or a path to a .py file"
+        raise ValueError(f"cannot import '{module}': {words}; {remedy}") from error
 
 
 def call(module: str, function: str, *arguments: object) -> object:
