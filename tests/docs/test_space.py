@@ -93,14 +93,16 @@ def test_the_formula_equals_hooks(name, count):
 
 @pytest.mark.usefixtures("space")
 def test_nothing_follows_the_branch_and_its_projection():
-    """Without the last BN's scale the op is zero on an edge that adds x, and the projection of x where it does not."""
+    """With a last BN that gives -1 everywhere the op is -1 on an edge that adds x, and -1 plus the projection of x
+    where it does not: no activation changes either."""
     for c_in, stride in ((32, 1), (16, 2)):
         op = build_op(Layer(CANDIDATES["bottleneck_k3_r4"], c_in, 32, 6, stride), OpSettings("relu")).eval()
         torch.nn.init.zeros_(op.expand.bn.weight)
+        torch.nn.init.constant_(op.expand.bn.bias, -1.0)
         x = torch.randn(2, c_in, 6, 6)
-        expected = op.shortcut(x) if c_in != 32 else torch.zeros_like(x)
-        assert torch.equal(op(x), expected)
-        assert c_in == 32 or (expected < 0).any()  # no activation
+        projected = torch.zeros_like(x) if c_in == 32 else op.shortcut(x)
+        assert c_in == 32 or (projected < 0).any()
+        assert torch.equal(op(x), projected - 1)
 
 
 def test_a_small_one_is_searched_derived_and_retrained(path, door, tmp_path, monkeypatch, formula_table):
