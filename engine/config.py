@@ -6,7 +6,9 @@ import copy
 import datetime
 import itertools
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engine.errors import ConfigError
-from engine.wording import ABSENT, first_in_words, shown
+from engine.wording import ABSENT, first_in_words, keys_below, shown
 from engine.yaml_dialect import Dumper, Loader
 
 M = TypeVar("M", bound=BaseModel)
@@ -150,6 +152,26 @@ def validate(model: type[M], data: dict[str, Any], source: str) -> M:
         return model.model_validate_json(text)  # JSON mode: lists become tuples, text becomes paths, "3" stays text
     except ValidationError as error:
         raise ConfigError(f"{source}: {first_in_words(model, error.errors())}") from None
+
+
+def keys_of(model: type[BaseModel]) -> frozenset[str]:
+    """`section.key` for each key of each section of a file."""
+    return frozenset(f"{section}.{key}" for section in model.model_fields for key in keys_below(model, section))
+
+
+@contextmanager
+def naming(source: Path, keys: Collection[str]) -> Iterator[None]:
+    """Begin a ConfigError raised inside with `source` where it begins with one of the `keys` of that file.
+
+    For what only shows when a setting is used, far from the file: data that is not there, a device that is not there.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        key = re.match(r"\w+\.\w+(?=[.:])", str(error))
+        if key is None or key.group() not in keys:
+            raise
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def _as_text(value: object) -> str:

@@ -135,13 +135,13 @@ def _in_words(annotation: Any) -> str:
             shared = [name for name in branches[0].model_fields if all(_choices_of(b, name) for b in branches)]
             if shared:
                 tags = [tag for branch in branches for tag in _choices_of(branch, shared[0])]
-                return f"a section with `{shared[0]}`: {_or(tags)}"
+                return f"a section with `{shared[0]}`: {in_a_row(tags)}"
         return _either(map(_in_words, branches))
     kind = branches[0]
     if _is_section(kind):
         return f"a section (keys: {', '.join(kind.model_fields)})"
     if choices := _choices(kind):
-        return _or(choices)
+        return in_a_row(choices)
     if typing.get_origin(kind) in (tuple, list):
         inner = _branches(typing.get_args(kind)[0])
         return "a list of sections, each begun by '- '" if _is_section(inner[0]) else "a list"
@@ -159,7 +159,8 @@ def _either(words: Iterable[str]) -> str:
     return " or ".join(distinct)
 
 
-def _or(choices: Sequence[Any]) -> str:
+def in_a_row(choices: Sequence[Any]) -> str:
+    """`'a', 'b' or 'c'`."""
     *others, last = map(shown, choices)
     return f"{', '.join(others)} or {last}" if others else last
 
@@ -172,9 +173,9 @@ def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> str:
     where = ".".join(map(str, keys))
     if kind == "extra_forbidden":
         accepted = sorted({name for p in problems for name in p.holder.model_fields})
-        homes = [f"{n}.{keys[-1]}" for n in model.model_fields if n != keys[0] and keys[-1] in _keys_below(model, n)]
-        nearest = f". Did you mean {_or(homes)}?" if homes else _nearest(str(keys[-1]), accepted)
-        return f"{where}: unknown key; accepted here: {', '.join(accepted)}{nearest}"
+        homes = [f"{n}.{keys[-1]}" for n in model.model_fields if n != keys[0] and keys[-1] in keys_below(model, n)]
+        hint = f". Did you mean {in_a_row(homes)}?" if homes else nearest(str(keys[-1]), accepted)
+        return f"{where}: unknown key; accepted here: {', '.join(accepted)}{hint}"
     if kind == "missing" and isinstance(keys[-1], int):
         count = len(typing.get_args(problem.holder))
         return f"{'.'.join(map(str, keys[:-1]))}: got {shown(found)}, expected {count} entries"
@@ -184,9 +185,9 @@ def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> str:
         tag = context["discriminator"].strip("'")
         choices = [choice for branch in _branches(problem.expected) for choice in _choices_of(branch, tag)]
         if tag not in found:
-            return f"{where}.{tag}: is missing, expected {_or(choices)}{_found_instead(keys, found)}"
-        nearest = _nearest(str(found[tag]), choices)
-        return f"{where}.{tag}: got {shown(found[tag])}, expected {_or(choices)}{nearest}"
+            return f"{where}.{tag}: is missing, expected {in_a_row(choices)}{_found_instead(keys, found)}"
+        hint = nearest(str(found[tag]), choices)
+        return f"{where}.{tag}: got {shown(found[tag])}, expected {in_a_row(choices)}{hint}"
     if kind == "value_error":
         own = str(context["error"])
         begins = re.match(r"[\w.]+(?=: )", own)  # a validator of a section may begin with the key at fault
@@ -202,8 +203,8 @@ def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> str:
         section = any(map(_is_section, _branches(problem.expected)))
         return f"{where or 'the file'}: is empty, expected {expected}{'; fill it or remove it' if section else ''}"
     literals = [p.error["ctx"]["expected"] for p in problems if p.kind == "literal_error"]
-    nearest = _nearest(str(found), re.findall(r"'([^']*)'", " ".join(literals)))
-    return f"{where or 'the file'}: got {shown(found)}, expected {expected}{nearest}{_remedy(problems)}"
+    hint = nearest(str(found), re.findall(r"'([^']*)'", " ".join(literals)))
+    return f"{where or 'the file'}: got {shown(found)}, expected {expected}{hint}{_remedy(problems)}"
 
 
 def _accepted(problem: _Problem) -> str:
@@ -246,7 +247,7 @@ def _found_instead(keys: Sequence[int | str], section: object) -> str:
     return f"; {'.'.join(map(str, keys)) or 'the file'} has {', '.join(map(str, section)) or 'nothing'}"
 
 
-def _keys_below(model: type[BaseModel], section: str) -> set[str]:
+def keys_below(model: type[BaseModel], section: str) -> set[str]:
     """The keys of a top-level section."""
     return {
         name for m in _branches(model.model_fields[section].annotation) if _is_section(m) for name in m.model_fields
@@ -268,7 +269,8 @@ def shown(value: object, most: int = 60) -> str:
 ABSENT = object()
 
 
-def _nearest(found: str, accepted: Sequence[Any]) -> str:
+def nearest(found: str, accepted: Sequence[Any]) -> str:
+    """`. Did you mean 'x'?`, or nothing where no accepted name is near."""
     plain = {str(name).lower(): name for name in accepted}
     near = difflib.get_close_matches(found.lower().replace("-", "_"), plain, n=1)
     return f". Did you mean '{plain[near[0]]}'?" if near else ""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine.checkpoints import Checkpoints, misfit
-from engine.config import config_text, load_config, validate
+from engine.config import config_text, keys_of, load_config, naming, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches, open_images
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError
@@ -37,7 +37,8 @@ from engine.training import (
     split_decay,
 )
 from retrain.config import RetrainFile
-from retrain.weights import load_architecture, load_weights
+from retrain.weights import SPACE_KEYS, load_architecture, load_weights
+from supernet import user_modules
 from supernet.architecture import Architecture
 from supernet.network import Network
 
@@ -68,7 +69,8 @@ def run_retrain(
     """
     config = validate(RetrainFile, load_config(config_path, overrides), str(config_path))
     architecture = load_architecture(architecture_path)
-    return retrain(config, architecture, out, resume=resume, group=group)
+    with naming(config_path, keys_of(RetrainFile)), naming(architecture_path, SPACE_KEYS):
+        return retrain(config, architecture, out, resume=resume, group=group)
 
 
 def retrain(
@@ -81,7 +83,11 @@ def retrain(
     group = group.on(device)
     with group.in_turn() if config.data.download else nullcontext():
         images = open_images(
-            config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes
+            config.data,
+            input_size=space.input_size,
+            channels=space.input_channels,
+            classes=space.classes,
+            call=user_modules.call,
         )
     resolved = config.model_dump(mode="json", exclude_none=True)
     resolved["architecture"] = json.loads(architecture.to_json())  # a resume with another architecture is refused
@@ -129,6 +135,7 @@ class _Retrain:
             start=self.step,
             pin_memory=device.type == "cuda",
             **group.slice,
+            key="retrain.batch_size",
         )
         self.stream.corrupt = corrupt
         group.broadcast(self.network.parameters())

@@ -8,7 +8,11 @@ from engine.checkpoints import load_checkpoint, misfit
 from engine.errors import CheckpointError, ConfigError, explain
 from supernet.architecture import Architecture
 from supernet.network import Network
+from supernet.space import SpaceConfig
 from supernet.supernet import Supernet
+
+SPACE_KEYS = frozenset(f"space.{key}" for key in SpaceConfig.model_fields)
+"""The keys of architecture.json that data may not fit."""
 
 
 def load_architecture(path: Path) -> Architecture:

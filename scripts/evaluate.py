@@ -6,7 +6,7 @@ python scripts/evaluate.py configs/retrain/imagenet.yaml --architecture a.json -
 import argparse
 from pathlib import Path
 
-from engine.config import load_config, validate
+from engine.config import keys_of, load_config, naming, validate
 from engine.errors import run_door
 from engine.progress import set_up_logging
 from retrain.config import RetrainFile
@@ -22,7 +22,8 @@ def main() -> None:
     args = parser.parse_intermixed_args()
     set_up_logging()
     config = validate(RetrainFile, load_config(args.config, args.overrides), str(args.config))
-    test = evaluate_checkpoint(config, args.architecture, args.checkpoint)
+    with naming(args.config, keys_of(RetrainFile)):
+        test = evaluate_checkpoint(config, args.architecture, args.checkpoint)
     print(f"test set, {test.images} images: top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %, loss {test.loss:.4f}")
 
 

@@ -31,6 +31,7 @@ from search.limits import Limit, Resolved, Source, resolve_limit
 from search.peak import restrict
 from search.plausible import doubts
 from search.trust import Note
+from supernet import user_modules
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.architecture import Architecture
 from supernet.cost import Cost
@@ -236,7 +237,11 @@ def _data(config: SearchFile) -> list[Check]:
     local = config.data.model_copy(update={"download": False})
     try:
         images = open_images(
-            local, input_size=space.input_size, channels=space.input_channels, classes=space.classes
+            local,
+            input_size=space.input_size,
+            channels=space.input_channels,
+            classes=space.classes,
+            call=user_modules.call,
         ).train
     except ConfigError as error:
         if config.data.download and config.data.name in DOWNLOADABLE and "no complete" in str(error):

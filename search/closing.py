@@ -71,7 +71,8 @@ def derive_measured(
     accuracy: Callable[[tuple[int, ...]], float] | None = None,
     timer: Callable[[Architecture, MeasureConfig], Timing] = time_architecture,
 ) -> MeasuredDerivation:
-    """Derive (see derivation.derive); where the table's device is this one, measure and correct, MOST_TRIES times at most.
+    """Derive (see derivation.derive); where the table's device is this one, measure and correct, at most MOST_TRIES
+    times.
 
     A limit is met if measured <= T (1 + acceptable_error). With `at`, a network that is faster than
     T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is corrected too while tries

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from engine.checkpoints import Checkpoints
-from engine.config import config_text, load_config, validate
+from engine.config import config_text, keys_of, load_config, naming, validate
 from engine.data import Batch, BatchStream, ImageSet
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.metrics import MetricsLog
@@ -121,6 +121,11 @@ def run_search(
     The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError, TableError,
     CheckpointError, ...) where something the user can mend is wrong.
     """
+    with naming(config_path, keys_of(SearchFile)):
+        return _run_search(config_path, out, resume, overrides, group)
+
+
+def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[str], group: Group) -> SearchResult:
     config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
     resolved = resolve(config, config_path, overrides)
     config, space = resolved.config, resolved.space
@@ -160,7 +165,7 @@ class Search:
         self.reduction = reduce_gradients(list(self.state.net.parameters()), group)
         stream = partial(
             BatchStream, batch_size=config.search.batch_size, workers=config.data.workers,
-            pin_memory=plan.device.type == "cuda", **group.slice,
+            pin_memory=plan.device.type == "cuda", key="search.batch_size", **group.slice,
         )  # fmt: skip
         seed = config.run.seed
         # Only the training images are augmented: alpha learns on what an evaluation would see.

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from engine.distributed import ALONE, Group
 from engine.errors import UserError
-from engine.user_code import load_function
 from search.config import ReinforceConfig
 from search.gradient import Autocast, softmax_jacobian
 from search.limits import Limit
+from search.own import own_function
 from supernet.alpha import probabilities, sample_paths
 from supernet.architecture import Architecture
 from supernet.supernet import Supernet
@@ -78,7 +78,7 @@ def user_reward(config: ReinforceConfig) -> Reward | None:
     """The function that `search.reinforce.reward` names. Raises ConfigError where it cannot be had."""
     if config.reward is None:
         return None
-    function = load_function(config.reward, "search.reinforce.reward")
+    function = own_function(config.reward, "search.reinforce.reward")
 
     def checked(sample: Sampled) -> float:
         value = function(sample)

@@ -10,6 +10,7 @@ from engine.seeding import mix
 from engine.training import Evaluation, evaluate, memory_format, recalibrate_bn
 from search.config import SearchFile
 from search.state import SPLIT
+from supernet import user_modules
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.supernet import Supernet
@@ -22,7 +23,11 @@ def open_parts(config: SearchFile) -> tuple[ImageSet, ImageSet]:
     """
     space = config.space
     images = open_images(
-        config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes
+        config.data,
+        input_size=space.input_size,
+        channels=space.input_channels,
+        classes=space.classes,
+        call=user_modules.call,
     ).train
     chosen, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
     return subset(images, chosen), subset(images, held_out)

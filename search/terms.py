@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from engine.errors import UserError
-from engine.user_code import load_function
 from search.config import EntropyConfig, TermConfig
+from search.own import own_function
 from supernet.space import Space
 
 Term = Callable[[Tensor, float], Tensor]
@@ -34,7 +34,7 @@ def entropy_term(config: EntropyConfig) -> Term:
 
 def user_term(config: TermConfig, space: Space) -> Term:
     """weight * function(p, space, progress). Raises ConfigError where the function cannot be had."""
-    function = load_function(config.function, "search.terms.function")
+    function = own_function(config.function, "search.terms.function")
 
     def term(p: Tensor, progress: float) -> Tensor:
         value = function(p, space, progress)

@@ -1,43 +1,21 @@
 """Every candidate op, each known by one string, registered in one place: `CANDIDATES`.
 
-To add one from outside the package, write a module like this and name it in the YAML (`space.candidate_modules`):
-
-    from supernet.catalogue import Candidate, register
-    from supernet.complexity import Complexity, conv_complexity
-    from supernet.ops import ConvBN
-
-    @register(kernel_size=(3, 5))          # one entry per combination of the fields: plain_k3, plain_k5
-    @dataclass(frozen=True)
-    class PlainSpec(Candidate):
-        kernel_size: int
-
-        def __str__(self):
-            return f"plain_k{self.kernel_size}"
-
-        def build(self, c_in, c_out, stride, settings):
-            return ConvBN(c_in, c_out, self.kernel_size, settings, stride=stride)
-
-        def complexity(self, c_in, c_out, size, stride):
-            return conv_complexity(c_in, c_out, self.kernel_size, -(-size // stride))
+To add one from outside the package, see docs/extending/candidate.md.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
 from supernet.complexity import Complexity, conv_complexity, linear_complexity
 from supernet.ops import ConvBN, ConvBNAct, MBConv, OpSettings, PoolClassifier, SepConv, Zero
+from supernet.user_modules import load
 
 
 class Candidate(ABC):
@@ -89,39 +67,15 @@ def register(**fields: Iterable[Any]) -> Callable[[C], C]:
 def import_candidates(module: str) -> None:
     """Import a user's module so that its `@register` lines run, once per process.
 
-    module: a dotted name ('my_package.ops') or a path to a file ('my_ops.py'). Raises ValueError where it is not found.
+    module: as for `supernet.user_modules.load`, which raises ValueError; nothing is registered then.
     """
-    is_file = module.endswith(".py")
-    if is_file and not Path(module).is_file():
-        raise ValueError(f"no such file '{module}'; give a dotted module or a path to a .py file")
-    try:
-        if is_file:
-            _import_file(Path(module).resolve())
-        else:
-            importlib.import_module(module)
-    except (ImportError, SyntaxError, TypeError) as error:
-        raise ValueError(f"cannot import '{module}': {error}; give a dotted module or a path to a .py file") from error
-
-
-def _import_file(path: Path) -> None:
-    name = f"_candidates_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    loaded = importlib.util.module_from_spec(spec)
-    sys.modules[name] = loaded  # dataclasses look their module up while the file runs
     before = dict(CANDIDATES)
-    complete = False
     try:
-        spec.loader.exec_module(loaded)
-        complete = True
-    finally:
-        if not complete:  # as if it had never been named
-            del sys.modules[name]
-            CANDIDATES.clear()
-            CANDIDATES.update(before)
+        load(module)
+    except ValueError:  # as if it had never been named: corrected and imported again, it must not clash with itself
+        CANDIDATES.clear()
+        CANDIDATES.update(before)
+        raise
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:

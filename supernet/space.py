@@ -87,7 +87,8 @@ class SpaceConfig(_Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     """Before the classifier."""
     candidate_modules: tuple[str, ...] = ()
-    """Your modules that register candidates: dotted names, or paths of .py files relative to the working folder."""
+    """Your modules that register candidates: dotted names, or paths of .py files, in the working folder or else in the
+    framework's own (docs/examples/...)."""
 
     @field_validator("candidate_modules")
     @classmethod

@@ -1,4 +1,4 @@
-"""The doors in scripts/ run in this process, a tiny search to give them, and tables from a formula."""
+"""The doors in scripts/ run in this process, a tiny search to give them, tables from a formula, a counter of MACs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from unittest import mock
 import pytest
 import torch
 import yaml
+from torch import Tensor, nn
 
 from engine.errors import run_door
 from latency.config import MeasureConfig
 from latency.device import Device
 from latency.table import Entry, LatencyTable, Runtime, memory_format_name
 from supernet.catalogue import SkipSpec
+from supernet.complexity import Complexity
 from supernet.space import Layer, Space, SpaceConfig
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -172,3 +174,25 @@ def write_yaml() -> Callable[[Path, object], Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def count() -> Callable[[nn.Module, Tensor], Complexity]:
+    """Parameters by numel, MACs from the shapes that convolutions and linear layers saw, per image."""
+
+    def count_of(module: nn.Module, x: Tensor) -> Complexity:
+        macs = 0
+
+        def hook(m: nn.Module, _: object, out: Tensor) -> None:
+            nonlocal macs
+            macs += out[0].numel() * m.weight[0].numel()  # each output is a dot product with one filter (or row)
+
+        hooked = (m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+        handles = [m.register_forward_hook(hook) for m in hooked]
+        with torch.no_grad():
+            module(x)
+        for handle in handles:
+            handle.remove()
+        return Complexity(sum(p.numel() for p in module.parameters()), macs)
+
+    return count_of

@@ -236,6 +236,30 @@ def candidate_file_with_a_syntax_error(folder: Path, files: Files) -> None:
     (folder / "mine.py").write_text("import math\ndef :\n")
 
 
+@spoiled(
+    SEARCH, "space.candidate_modules=[mine.py]",
+    says=("search.yaml: space.candidate_modules: cannot import 'mine.py': mine.py, line 3: NameError: name 'wide'",),
+)  # fmt: skip
+def candidate_file_with_an_unknown_name(folder: Path, files: Files) -> None:
+    (folder / "mine.py").write_text("def width():\n    \n    return wide\n\nWIDTH = width()\n")
+
+
+@spoiled(SEARCH, "space.candidate_modules=[mine.py]", says=("mine.py, line 2: ZeroDivisionError: division by zero",))
+def candidate_file_that_divides_by_zero(folder: Path, files: Files) -> None:
+    (folder / "mine.py").write_text("import math\nshare = 1 / 0\n")
+
+
+@spoiled(SEARCH, "space.candidate_modules=[mine.py]", says=("mine.py, line 1: SystemExit: 0; correct it",))
+def candidate_file_that_exits(folder: Path, files: Files) -> None:
+    (folder / "mine.py").write_text("raise SystemExit(0)\n")
+
+
+@spoiled(SEARCH, "space.candidate_modules=[mine.py]", says=("mine.py, line 1: JSONDecodeError: Expecting value",))
+def candidate_file_whose_library_raises(folder: Path, files: Files) -> None:
+    """The line is the one in the user's file, not the one inside the library."""
+    (folder / "mine.py").write_text("import json; json.loads('')\n")
+
+
 # --- latency tables --------------------------------------------------------------------------------------------------
 
 case(
@@ -523,7 +547,7 @@ def data_case(name: str, says: tuple[str, ...], *overrides: str, make: tuple[str
         for place in make:
             (folder / "images" / place).mkdir(parents=True)
 
-    CASES[name] = Case(SEARCH[0], (*SEARCH[1:], *overrides), says, prepare)
+    CASES[name] = Case(SEARCH[0], (*SEARCH[1:], *overrides), (f"error: search.yaml: {says[0]}", *says[1:]), prepare)
 
 
 data_case("data-root-absent", ("data.root: no folder 'images'",))
@@ -546,7 +570,48 @@ data_case(
     "space.classes=10",
 )
 case("data-unknown", SEARCH, "data.name=mnist", says=("data.name: got 'mnist'", "fashion_mnist"))
-case("data-classes", SEARCH, "data.fake_classes=3", says=("space.classes: got 2", "3 classes", "data.fake_classes"))
+case(
+    "data-classes", SEARCH, "data.fake_classes=3",
+    says=("error: search.yaml: space.classes: got 2", "3 classes", "data.fake_classes"),
+)  # fmt: skip
+case(
+    "retrain-data-classes", RETRAIN, "data.fake_classes=3",
+    says=("error: run/architecture.json: space.classes: got 2", "3 classes", "or choose other data"),
+)  # fmt: skip
+case(
+    "data-module-absent", SEARCH, "data={module: mine.py, name: pairs}",
+    says=("error: search.yaml: data.module: no such file 'mine.py'", "path to a .py file"),
+)  # fmt: skip
+case(
+    "retrain-data-module-absent", RETRAIN, "data={module: mine.py, name: pairs}",
+    says=("error: retrain.yaml: data.module: no such file 'mine.py'", "path to a .py file"),
+)  # fmt: skip
+
+
+@spoiled(
+    SEARCH, "data={module: mine.py, name: pears}",
+    says=("error: search.yaml: data.module: 'mine.py' has no function 'pears'", "Did you mean 'pairs'?"),
+)  # fmt: skip
+def data_module_without_the_function(folder: Path, files: Files) -> None:
+    (folder / "mine.py").write_text("from json import loads\ndef pairs(root):\n    return 1\n")
+
+
+@spoiled(
+    RETRAIN, "data={module: mine.py, name: pairs}",
+    says=("error: retrain.yaml: data.module: 'mine.py': pairs() failed: mine.py, line 2: KeyError: 'a'",),
+)  # fmt: skip
+def data_module_whose_function_raises(folder: Path, files: Files) -> None:
+    (folder / "mine.py").write_text("def pairs(root):\n    return {}['a']\n")
+
+
+@spoiled(
+    SEARCH, "data={module: mine.py, name: pairs}",
+    says=("error: search.yaml: data.module: cannot import 'mine.py': mine.py, line 1: NameError",),
+)  # fmt: skip
+def data_module_with_an_unknown_name(folder: Path, files: Files) -> None:
+    (folder / "mine.py").write_text("pairs = other\n")
+
+
 case(
     "data-channels",
     SEARCH,
@@ -556,7 +621,7 @@ case(
     "space.classes=10",
     "space.input_channels=4",
     "limits=[{metric: macs, at: 50%}]",
-    says=("space.input_channels: got 4",),
+    says=("error: search.yaml: space.input_channels: got 4",),
 )
 case(
     "data-root-missing",
@@ -567,10 +632,33 @@ case(
     says=("data.root: is missing",),
 )
 case("download-of-noise", SEARCH, "data.download=true", says=("data.download: got true", "remove it"))
-case("batch-larger-than-the-set", SEARCH, "search.batch_size=64", says=("batch_size: got 64", "16 images"))
-case("validation-larger-than-the-set", SEARCH, "data.validation=64", says=("data.validation", "64", "32"))
-case("retrain-batch-larger-than-the-set", RETRAIN, "retrain.batch_size=64", says=("batch_size: got 64", "32 images"))
-case("cuda-without-gpu", SEARCH, "run.device=cuda", says=("run.device: got 'cuda'", "run.device=cpu"))
+case(
+    "batch-larger-than-the-set",
+    SEARCH,
+    "search.batch_size=64",
+    says=("search.yaml: search.batch_size: got 64", "16 images"),
+)
+case(
+    "validation-larger-than-the-set", SEARCH, "data.validation=64",
+    says=("error: search.yaml: data.validation: 64", "32"),
+)  # fmt: skip
+case(
+    "retrain-batch-larger-than-the-set", RETRAIN, "retrain.batch_size=64",
+    says=("error: retrain.yaml: retrain.batch_size: got 64", "32 images"),
+)  # fmt: skip
+case(
+    "cuda-without-gpu", SEARCH, "run.device=cuda",
+    says=("error: search.yaml: run.device: got 'cuda'", "run.device=cpu"),
+)  # fmt: skip
+case("retrain-cuda-without-gpu", RETRAIN, "run.device=cuda", says=("error: retrain.yaml: run.device: got 'cuda'",))
+case(
+    "evaluate-cuda-without-gpu", EVALUATE, "none.pt", "run.device=cuda",
+    says=("error: retrain.yaml: run.device: got 'cuda'",),
+)  # fmt: skip
+case(
+    "evaluate-data-absent", EVALUATE, "none.pt", "data={name: folder, root: images}",
+    says=("error: retrain.yaml: data.root: no folder 'images'",),
+)  # fmt: skip
 case(
     "measure-cuda-without-gpu",
     MEASURE,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from engine.config import Section
+from engine.wording import in_a_row, nearest
 
 DOWNLOADABLE = ("fashion_mnist", "cifar10")
 ON_DISK = (*DOWNLOADABLE, "imagenet", "folder")
+NAMES = ("digits", *ON_DISK, "fake")
 
 # Sections are strict, and a path is written as text: this one conversion is meant.
 _PathAsText = Annotated[Path, Field(strict=False)]
@@ -19,11 +21,16 @@ _PathAsText = Annotated[Path, Field(strict=False)]
 class DataConfig(Section):
     """YAML section `data`: which images, where they are, and how many of them train alpha."""
 
-    name: Literal["digits", "fashion_mnist", "cifar10", "imagenet", "folder", "fake"]
-    """digits comes with scikit-learn, fake is noise made on the spot, the others are read from `root`."""
+    module: str | None = Field(None, min_length=1)
+    """A set of your own: a dotted module, or the path of a .py file, in the working folder or else in the framework's
+    own (docs/examples/...). Its function `name(root)` gives the images (docs/extending/dataset.md)."""
+    name: str = Field(min_length=1)
+    """digits comes with scikit-learn, fake is noise made on the spot, fashion_mnist, cifar10, imagenet and folder are
+    read from `root`. With `module`, the name of a function there."""
     root: _PathAsText | None = Field(None, validate_default=True)
     """Folder of the images. fashion_mnist and cifar10: where torchvision keeps them; imagenet and folder: it holds
-    train/ and val/ (or test/), each with one folder per class. digits and fake read nothing from it."""
+    train/ and val/ (or test/), each with one folder per class. digits and fake read nothing from it. The function of a
+    `module` is called with it."""
     download: bool = False
     """Fetch the set into `root` if it is not there yet. fashion_mnist and cifar10 only."""
     validation: float | int = 0.5
@@ -35,12 +42,20 @@ class DataConfig(Section):
     fake_classes: int = Field(10, ge=2, validate_default=True)
     """fake only: classes, all equally frequent (to one image)."""
 
-    # Checks of a single key, so that the error carries its place; `name` comes first and is absent if it was wrong.
+    # Checks of a single key, so that the error carries its place; `module` and `name` come first, absent if wrong.
+
+    @field_validator("name")
+    @classmethod
+    def name_is_a_set(cls, name: str, info: ValidationInfo) -> str:
+        if info.data.get("module", "") is None and name not in NAMES:
+            hint = nearest(name, NAMES) or "; for a set of your own add data.module"
+            raise ValueError(f"got '{name}', expected {in_a_row(NAMES)}{hint}")
+        return name
 
     @field_validator("root")
     @classmethod
     def root_where_files_are_read(cls, root: Path | None, info: ValidationInfo) -> Path | None:
-        name = info.data.get("name")
+        name = _ours(info)
         if root is None and name in ON_DISK:
             raise ValueError(f"is missing, expected the folder that holds '{name}'; add it")
         return root
@@ -49,7 +64,7 @@ class DataConfig(Section):
     @classmethod
     def download_where_there_is_a_source(cls, download: bool, info: ValidationInfo) -> bool:
         name = info.data.get("name")
-        if download and name is not None and name not in DOWNLOADABLE:
+        if download and name is not None and _ours(info) not in DOWNLOADABLE:
             raise ValueError(
                 f"got true, expected false for '{name}' (only {' and '.join(DOWNLOADABLE)} can be fetched); remove it"
             )
@@ -70,7 +85,7 @@ class DataConfig(Section):
     def fake_settings_for_fake_only(cls, value: int, info: ValidationInfo) -> int:
         assert info.field_name is not None
         name = info.data.get("name")
-        if name not in (None, "fake") and value != cls.model_fields[info.field_name].default:
+        if name is not None and _ours(info) != "fake" and value != cls.model_fields[info.field_name].default:
             raise ValueError(f"got {value}, but data.name is '{name}'; remove it, or set data.name: fake")
         return value
 
@@ -80,3 +95,8 @@ class DataConfig(Section):
         if (images := info.data.get("fake_images", classes)) < classes:
             raise ValueError(f"got {classes}, expected at most data.fake_images ({images}); raise that or lower this")
         return classes
+
+
+def _ours(info: ValidationInfo) -> str | None:
+    """`name` where it is a set of this package's."""
+    return None if info.data.get("module") else info.data.get("name")

@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 from engine.data.config import DataConfig
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, Splits, normalised
+from engine.data.memory import Recipe
 from engine.data.sources import check_classes
 from engine.errors import ConfigError
 from engine.seeding import mix
@@ -28,6 +29,16 @@ TEST_FOLDERS = {"imagenet": ("val", "test"), "folder": ("test", "val")}
 _MEAN = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
 _STD = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
 
+
+def recipe_of_photographs(channels: int, *, flip: bool = True) -> Recipe:
+    """ImageNet's. ConfigError unless image files can give so many channels."""
+    if channels not in _MEAN:
+        raise ConfigError(
+            f"space.input_channels: got {channels}, but image files give 1 (grey) or 3 (RGB); set it to 3"
+        )
+    return Recipe(_MEAN[channels], _STD[channels], flip)
+
+
 # What Pillow raises for a file that is no image, is damaged or is cut off (UnidentifiedImageError is an OSError).
 _UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
@@ -35,25 +46,29 @@ _UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.D
 class FolderImages:
     """Files sorted by class, then by path; labels (N,). `files` are paths below `root`, as bytes.
 
-    Training: random resized crop of 8 to 100 % of the area, horizontal flip, brightness by 32/255 and saturation by
-    0.5 (ProxylessNAS's ImageNet training, `distort_color: tf`). Evaluation: the shorter side to round(S / 0.875), then
-    the central S x S. An unreadable file is replaced by the next readable one of its class in this very set.
+    Training: random resized crop of 8 to 100 % of the area, horizontal flip where the recipe has it, brightness by
+    32/255 and saturation by 0.5 (ProxylessNAS's ImageNet training, `distort_color: tf`). Evaluation: the shorter side
+    to round(S / 0.875), then the central S x S. An unreadable file is replaced by the next readable one of its class
+    in this very set.
     """
 
     in_memory = False
 
-    def __init__(self, root: Path, files: np.ndarray, labels: np.ndarray, *, input_size: int, channels: int):
+    def __init__(
+        self, root: Path, files: np.ndarray, labels: np.ndarray, recipe: Recipe, *, input_size: int, channels: int
+    ):
         assert (np.diff(labels) >= 0).all()
         self.root = root
         self.files = files  # one array of bytes: a million strings would be copied page by page into each worker
         self.labels = np.asarray(labels, dtype=np.int64)
+        self.recipe = recipe
         self.input_size = input_size
         self.channels = channels
         self.corrupt = CorruptFiles(len(files), self.path)
         self._train = v2.Compose(
             [
                 v2.RandomResizedCrop(input_size, scale=(0.08, 1.0)),
-                v2.RandomHorizontalFlip(),
+                v2.RandomHorizontalFlip(0.5 if recipe.flip else 0.0),
                 v2.ColorJitter(brightness=32 / 255, saturation=0.5),
                 v2.PILToTensor(),
             ]
@@ -76,13 +91,12 @@ class FolderImages:
             # seeded by the item even if another file stands in, so that a repaired file changes no other image
             out.copy_(self._augmented(picture, item) if augment else self._evaluate(picture))
         labels = torch.from_numpy(self.labels[[item.index for item in items]])
-        images = normalised(pixels, _MEAN[self.channels], _STD[self.channels])
+        images = normalised(pixels, self.recipe.mean, self.recipe.std)
         return Batch(images, labels, tuple(sorted(corrupt)))
 
     def restrict(self, indices: np.ndarray) -> FolderImages:
-        return FolderImages(
-            self.root, self.files[indices], self.labels[indices], input_size=self.input_size, channels=self.channels
-        )
+        shape = {"input_size": self.input_size, "channels": self.channels}
+        return FolderImages(self.root, self.files[indices], self.labels[indices], self.recipe, **shape)
 
     def _augmented(self, picture: Image.Image, item: Item) -> Tensor:
         """-> (channels, S, S) uint8, a function of the picture and the item alone."""
@@ -134,12 +148,9 @@ def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: 
             f"{_difference(names, test_names)}; both need the same folders"
         )
     check_classes(config, len(names), classes)
-    if channels not in _MEAN:
-        raise ConfigError(
-            f"space.input_channels: got {channels}, but image files give 1 (grey) or 3 (RGB); set it to 3"
-        )
+    recipe = recipe_of_photographs(channels)
     train, test = (
-        FolderImages(folder, *_files(folder, names), input_size=input_size, channels=channels)
+        FolderImages(folder, *_files(folder, names), recipe, input_size=input_size, channels=channels)
         for folder in (train_folder, test_folder)
     )
     return Splits(train, test, names)

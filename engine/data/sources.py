@@ -47,6 +47,20 @@ def open_in_memory(config: DataConfig, *, input_size: int, channels: int, classe
     else:
         train, test, names, recipe = _SOURCES[config.name](config)
         check_classes(config, len(names), classes)
+    return in_memory(config, train, test, names, recipe, input_size=input_size, channels=channels)
+
+
+def in_memory(
+    config: DataConfig,
+    train: Pixels,
+    test: Pixels,
+    names: tuple[str, ...],
+    recipe: Recipe,
+    *,
+    input_size: int,
+    channels: int,
+) -> Splits:
+    """Both parts resized. ConfigError where they cannot give `channels`."""
     colours = train.images.shape[1]
     if channels not in (colours, 3 if colours == 1 else colours):
         raise ConfigError(
@@ -65,7 +79,7 @@ def check_classes(config: DataConfig, found: int, classes: int) -> None:
         key = " (data.fake_classes)" if config.name == "fake" else ""
         raise ConfigError(
             f"space.classes: got {classes}, but data.name '{config.name}' has {found} classes{key}; set space.classes: "
-            f"{found}"
+            f"{found}, or choose other data"
         )
 
 

@@ -26,7 +26,8 @@ class BatchStream(Iterator[Batch]):
     while the program goes on (`non_blocking`).
 
     ConfigError if there are fewer images than `batch_size` or it is not a multiple of `world_size`; while iterating,
-    if more than 1 % of the set's files, or all files of a class, are unreadable (the stream is closed then).
+    if more than 1 % of the set's files, or all files of a class, are unreadable (the stream is closed then). `key` is
+    where the batch size is set.
     """
 
     def __init__(
@@ -41,15 +42,16 @@ class BatchStream(Iterator[Batch]):
         world_size: int = 1,
         augment: bool = True,
         pin_memory: bool = False,
+        key: str = "batch_size",
     ):
         if batch_size < 1 or batch_size % world_size:
             raise ConfigError(
-                f"batch_size: got {batch_size}, expected a positive multiple of the {world_size} processes that share "
+                f"{key}: got {batch_size}, expected a positive multiple of the {world_size} processes that share "
                 f"a batch; change one of the two"
             )
         if len(images) < batch_size:
             raise ConfigError(
-                f"batch_size: got {batch_size}, but this part of the data has {len(images)} images; choose a smaller "
+                f"{key}: got {batch_size}, but this part of the data has {len(images)} images; choose a smaller "
                 f"batch or change data.validation"
             )
         if start < 0 or not 0 <= rank < world_size:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, field_validator
 
-from engine.config import Section, config_text, differences, load_config, validate
-from engine.errors import ConfigError
+from engine.config import Section, config_text, differences, keys_of, load_config, naming, validate
+from engine.errors import CheckpointError, ConfigError
 from search.config import SearchFile
 
 BASE = Path("configs/search/quickstart_cpu.yaml")
@@ -525,3 +525,46 @@ def test_differences_name_each_changed_value_by_its_key():
 def test_differences_show_where_long_values_part():
     folder = "tables/" + "long/" * 15
     assert differences({"t": folder + "a"}, {"t": folder + "b"}) == [f"t: '{folder}a' -> '{folder}b'"]
+
+
+# errors that only show when a setting is used
+
+
+class Inner(Section):
+    device: str = "cpu"
+
+
+class Whole(Section):
+    run: Inner = Inner()
+    seed: int = 0
+
+
+def test_keys_of_a_file_are_those_of_its_sections():
+    assert keys_of(Whole) == {"run.device"}
+    assert {"data.root", "run.device", "search.batch_size", "space.classes"} <= keys_of(SearchFile)
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("run.device: got 'cuda'", True),
+        ("run.device.deeper: got 1", True),
+        ("run.devices: got 'cuda'", False),
+        ("run.json: not JSON", False),
+        ("search.yaml: run.device: got 'cuda'", False),
+        ("--out run: is a file", False),
+    ],
+)
+def test_an_error_about_a_key_gets_the_name_of_its_file(message, named):
+    with pytest.raises(ConfigError) as error, naming(Path("search.yaml"), keys_of(Whole)):
+        raise ConfigError(message)
+    assert str(error.value) == ("search.yaml: " if named else "") + message
+
+
+def test_it_gets_the_name_once_and_other_errors_none():
+    keys = keys_of(Whole)
+    with pytest.raises(ConfigError, match=r"^a\.yaml: run\.device: x$"), naming(Path("b"), keys):  # noqa: SIM117
+        with naming(Path("a.yaml"), keys):
+            raise ConfigError("run.device: x")
+    with pytest.raises(CheckpointError, match=r"^run\.device: x$"), naming(Path("a.yaml"), keys):
+        raise CheckpointError("run.device: x")

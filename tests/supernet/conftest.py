@@ -1,4 +1,4 @@
-"""Spaces by name, random paths, a counter that looks at what really ran."""
+"""Spaces by name, random paths."""
 
 import json
 from collections.abc import Callable
@@ -7,10 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch import Tensor, nn
 
 from supernet import CANDIDATES, Space, SpaceConfig
-from supernet.complexity import Complexity
 
 SPACES = Path(__file__).parent / "spaces"
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "reference_archs.json"
@@ -53,28 +51,6 @@ def random_paths() -> Callable[[Space, int], tuple[int, ...]]:
         return tuple(int(torch.randint(len(e.candidates), (), generator=generator)) for e in space.searchable)
 
     return draw
-
-
-@pytest.fixture(scope="session")
-def count() -> Callable[[nn.Module, Tensor], Complexity]:
-    """Parameters by numel, MACs from the shapes that convolutions and linear layers saw, per image."""
-
-    def count_of(module: nn.Module, x: Tensor) -> Complexity:
-        macs = 0
-
-        def hook(m: nn.Module, _: object, out: Tensor) -> None:
-            nonlocal macs
-            macs += out[0].numel() * m.weight[0].numel()  # each output is a dot product with one filter (or row)
-
-        hooked = (m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-        handles = [m.register_forward_hook(hook) for m in hooked]
-        with torch.no_grad():
-            module(x)
-        for handle in handles:
-            handle.remove()
-        return Complexity(sum(p.numel() for p in module.parameters()), macs)
-
-    return count_of
 
 
 @pytest.fixture(scope="session")

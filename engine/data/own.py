@@ -1,0 +1,198 @@
+"""Image sets of the user's own: what the function returns that `data.module` and `data.name` name, checked and opened.
+
+A module is a file such as docs/examples/own_data.py, see docs/extending/dataset.md:
+
+    def pairs(root):                        # data: {module: own_data.py, name: pairs}
+        return OwnSet(Arrays(images, labels), Arrays(test_images, test_labels), ("even", "odd"), flip=False)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engine.data.config import DataConfig
+from engine.data.folder import FolderImages, recipe_of_photographs
+from engine.data.images import Splits
+from engine.data.memory import Recipe
+from engine.data.sources import Pixels, check_classes, in_memory
+from engine.errors import explain
+from engine.wording import shown
+
+CallModule = Callable[[str, str, Path | None], object]
+"""(module, function, root) -> what the function returns; ValueError, in one line, where that fails. Importing users'
+files is not this package's: whoever opens a set hands in `supernet.user_modules.call`."""
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One part of a set that fits in memory: images (N, H, W, C) uint8, labels (N,) integers from 0."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Files:
+    """One part of a set of image files: paths (N,), absolute or below `data.root`; labels (N,) integers from 0."""
+
+    paths: Sequence[str | Path]
+    labels: Sequence[int] | np.ndarray
+
+
+@dataclass(frozen=True)
+class OwnSet:
+    """A whole set; both parts are of one kind."""
+
+    train: Arrays | Files
+    test: Arrays | Files
+    """What a retraining reports on. A search never sees it."""
+    classes: list[str] | tuple[str, ...]
+    """The name of class i at position i."""
+    flip: bool
+    """Whether a mirrored image is still one of its class."""
+    mean: Sequence[float] | None = None
+    """Of pixels in [0, 1], for each channel. None: of the training images; of ImageNet's for image files."""
+    std: Sequence[float] | None = None
+
+
+def open_own(config: DataConfig, call: CallModule, *, input_size: int, channels: int, classes: int) -> Splits:
+    """Call the user's function and open what it returns. ConfigError: see `engine.data.open_images`."""
+    assert config.module is not None
+    root = config.root.expanduser() if config.root else None
+    with explain("data.module"):
+        found = call(config.module, config.name, root)
+    where = f"data.module: '{config.module}': {config.name}()"
+    with explain(where):
+        own = _checked(found)
+        names = tuple(own.classes)
+    check_classes(config, len(names), classes)
+    if isinstance(own.train, Arrays) and isinstance(own.test, Arrays):
+        with explain(where):
+            train, test = (_pixels(name, part, names) for name, part in (("train", own.train), ("test", own.test)))
+            if test.images.shape[1] != train.images.shape[1]:
+                raise ValueError(
+                    f"test.images have {test.images.shape[1]} channels, train.images {train.images.shape[1]}"
+                )
+            recipe = _stated(own, train.images.shape[1]) or _measured(train, flip=own.flip)
+        return in_memory(config, train, test, names, recipe, input_size=input_size, channels=channels)
+    assert isinstance(own.train, Files)
+    assert isinstance(own.test, Files)
+    photographs = recipe_of_photographs(channels, flip=own.flip)
+    with explain(where):
+        recipe = _stated(own, channels) or photographs
+        lists = [_listed(name, part, names, root) for name, part in (("train", own.train), ("test", own.test))]
+    first, second = (
+        FolderImages(root or Path(), files, labels, recipe, input_size=input_size, channels=channels)
+        for files, labels in lists
+    )
+    return Splits(first, second, names)
+
+
+def _checked(found: object) -> OwnSet:
+    """ValueError unless a function returned a set whose parts are of one kind and whose classes have names."""
+    if not isinstance(found, OwnSet):
+        raise ValueError(f"returned {_kind(found)}, expected an engine.data.OwnSet")
+    for name, part in (("train", found.train), ("test", found.test)):
+        if not isinstance(part, Arrays | Files):
+            raise ValueError(f"{name}: got {_kind(part)}, expected Arrays or Files of engine.data")
+    if type(found.train) is not type(found.test):
+        raise ValueError(f"train is {_kind(found.train)}, test is {_kind(found.test)}, expected both to be of one kind")
+    names = found.classes
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"classes: got {names!r}, expected a list of names")
+    if len(set(names)) < max(2, len(names)):
+        raise ValueError(f"classes: got {shown(list(names))}, expected at least two names, each of them once")
+    if not isinstance(found.flip, bool):
+        raise ValueError(f"flip: got {found.flip!r}, expected True or False")
+    return found
+
+
+def _kind(value: object) -> str:
+    return f"a value of type {type(value).__name__}"
+
+
+def _labels(name: str, values: Sequence[int] | np.ndarray, total: int, names: tuple[str, ...]) -> np.ndarray:
+    """-> (total,) int64, each below the number of classes; every class has a training image."""
+    labels = np.asarray(values)
+    if labels.dtype.kind not in "iu" or labels.shape != (total,):
+        raise ValueError(
+            f"{name}.labels: got {labels.dtype} {labels.shape}, expected integers of shape ({total},), one per image"
+        )
+    if total == 0:
+        raise ValueError(f"{name}: has no image, expected at least one")
+    outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
+    if outside.size:
+        raise ValueError(
+            f"{name}.labels: image {outside[0]} has label {labels[outside[0]]}, expected 0 to {len(names) - 1}, the "
+            f"places of the {len(names)} classes"
+        )
+    lacking = np.setdiff1d(np.arange(len(names)), labels)
+    if name == "train" and lacking.size:
+        raise ValueError(
+            f"train.labels: class {lacking[0]} ('{names[lacking[0]]}') has no image, expected at least one"
+        )
+    return labels.astype(np.int64)
+
+
+def _pixels(name: str, part: Arrays, names: tuple[str, ...]) -> Pixels:
+    images = part.images
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
+        got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else _kind(images)
+        raise ValueError(f"{name}.images: got {got}, expected a numpy array (N, H, W, C) of uint8")
+    labels = _labels(name, part.labels, len(images), names)
+    return Pixels(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), labels)
+
+
+def _stated(own: OwnSet, channels: int) -> Recipe | None:
+    """What the set says of mean and std; None where it leaves both out."""
+    if own.mean is None and own.std is None:
+        return None
+    for name, values in (("mean", own.mean), ("std", own.std)):
+        if values is None or np.shape(values) != (channels,) or not np.isfinite(np.array(values, dtype=float)).all():
+            raise ValueError(
+                f"{name}: got {values}, expected {channels} numbers, one for each channel, or neither of mean and std"
+            )
+    assert own.mean is not None
+    assert own.std is not None
+    if min(own.std) <= 0:
+        raise ValueError(f"std: got {tuple(own.std)}, expected numbers above 0")
+    return Recipe(tuple(map(float, own.mean)), tuple(map(float, own.std)), own.flip)
+
+
+def _measured(train: Pixels, *, flip: bool) -> Recipe:
+    """Mean and std of the training pixels / 255, channel by channel, from exact counts of the 256 values."""
+    values = np.arange(256) / 255
+    means, stds = [], []
+    for c in range(train.images.shape[1]):
+        counts = np.bincount(train.images[:, c].numpy().ravel(), minlength=256)
+        mean = float(np.average(values, weights=counts))
+        std = float(np.average((values - mean) ** 2, weights=counts)) ** 0.5
+        if std == 0:
+            raise ValueError(f"train.images: every pixel of channel {c} is {mean * 255:g}, expected images that differ")
+        means.append(mean)
+        stds.append(std)
+    return Recipe(tuple(means), tuple(stds), flip)
+
+
+def _listed(name: str, part: Files, names: tuple[str, ...], root: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Files as bytes, below `root` or absolute, (N,), and their labels, (N,) int64; sorted by label, then by path."""
+    if strange := [path for path in part.paths if not isinstance(path, str | Path)]:
+        raise ValueError(f"{name}.paths: got {strange[0]!r}, expected texts or paths")
+    files = [os.fsencode(path) for path in part.paths]
+    labels = _labels(name, part.labels, len(files), names)
+    below = os.fsencode(root or Path())
+    absent = [file for file in files if not os.path.isfile(os.path.join(below, file))]
+    if absent:
+        raise ValueError(
+            f"{name}.paths: {len(absent)} of {len(files)} are no files (first: '{os.fsdecode(absent[0])}'), expected "
+            f"paths below data.root ('{root or '.'}') or absolute ones"
+        )
+    paths = np.array(files, dtype=bytes)
+    order = np.lexsort((paths, labels))
+    return paths[order], labels[order]

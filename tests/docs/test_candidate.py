@@ -1,0 +1,85 @@
+"""docs/extending/candidate.md: the ghost bottleneck counts right, trains, gets into a table and into a search."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from engine.config import load_config, validate
+from latency.table import LatencyTable
+from search.config import SearchFile
+from supernet import CANDIDATES, Architecture, Network, Space, Supernet
+from supernet.blocks import build_op
+from supernet.catalogue import import_candidates
+from supernet.ops import OpSettings
+from supernet.space import Layer
+
+GHOSTS = [f"ghost_k{k}_e{e}" for k in (3, 5) for e in (3, 6)]
+SHAPES = [(16, 16, 8, 1), (16, 24, 7, 2), (7, 9, 9, 1), (5, 5, 7, 2), (24, 16, 1, 1)]
+
+
+@pytest.fixture(scope="module")
+def config(checkout) -> SearchFile:
+    path = checkout / "docs" / "examples" / "ghost_cpu.yaml"
+    return validate(SearchFile, load_config(path), str(path))
+
+
+@pytest.mark.parametrize("name", GHOSTS)
+def test_the_formula_equals_hooks(name, count):
+    import_candidates("docs/examples/ghost.py")
+    for c_in, c_out, size, stride in SHAPES:
+        layer = Layer(CANDIDATES[name], c_in, c_out, size, stride)
+        op = build_op(layer, OpSettings("relu"))
+        x = torch.randn(2, c_in, size, size)
+        before = x.clone()
+        assert layer.complexity == count(op, x), layer
+        assert op(x).shape == (2, c_out, layer.size_out, layer.size_out)
+        assert torch.equal(x, before)
+
+
+def test_half_of_a_ghost_convolution_is_made_from_the_other_half():
+    """With the depthwise convolution an identity without activation, the second half of the channels is the first."""
+    import_candidates("docs/examples/ghost.py")
+    op = build_op(Layer(CANDIDATES["ghost_k3_e3"], 4, 6, 5), OpSettings("relu")).eval()
+    cheap = op.project.cheap
+    torch.nn.init.dirac_(cheap.conv.weight, groups=3)
+    out = op(torch.randn(2, 4, 5, 5))
+    torch.testing.assert_close(out[:, 3:], out[:, :3] / (1 + cheap.bn.eps) ** 0.5)
+    assert out.abs().sum() > 0
+
+
+def test_the_space_holds_them_and_gives_them_gradients(config, count):
+    space = Space(config.space)
+    ghosts = tuple(next(i for i, name in enumerate(e.candidates) if "ghost" in name) for e in space.searchable)
+    architecture = Architecture(space, ghosts)
+    images = torch.randn(4, 1, 16, 16)
+    assert architecture.complexity == count(Network(architecture), images)
+    gates = torch.zeros(space.mask.shape)
+    gates[range(len(ghosts)), list(ghosts)] = 1
+    supernet = Supernet(space)
+    assert not list(supernet.buffers())  # their BN keeps no running statistics there
+    (d_gates,) = torch.autograd.grad(supernet(images, ghosts, gates.requires_grad_()).square().sum(), [gates])
+    assert (d_gates[range(len(ghosts)), list(ghosts)] != 0).all()
+
+
+def test_they_get_into_a_table_and_into_a_search(checkout, door, tmp_path, monkeypatch):
+    """The page's commands, on little: a table is measured on this CPU, then 4 steps are searched with it."""
+    monkeypatch.chdir(tmp_path)  # the candidate's file is found all the same
+    path = checkout / "docs" / "examples" / "ghost_cpu.yaml"
+    little = ["measure.rounds=2", "measure.passes=1", "measure.warmup_passes=1", "measure.coverings=1"]
+    little += ["measure.calibration_networks=0"]
+    ended = door("measure_latency", path, "--out", "tables/ghost_cpu.yaml", *little)
+    assert ended.status == 0, ended.err
+    entries = LatencyTable.load(tmp_path / "tables" / "ghost_cpu.yaml").entries
+    assert entries["ghost_k3_e3+residual 8x8x24->24 s1"].median_ms > 0
+    assert entries["ghost_k5_e6 4x4x48->96 s1"].median_ms > 0
+
+    shorter = ["data={name: fake, fake_images: 32, validation: 0.5}", "search.batch_size=4", "search.warmup_epochs=0"]
+    shorter += ["search.epochs=1", "search.bn_batches=1", "search.derive=argmax", "run.threads=1"]
+    ended = door("run_search", path, "--out", "run", *little, *shorter)
+    assert ended.status in (0, 3), ended.err  # argmax does not look at the bound
+    record = json.loads((tmp_path / "run" / "architecture.json").read_text())
+    assert record["space"]["candidate_modules"] == ["docs/examples/ghost.py"]
+    assert len(record["paths"]) == 8

@@ -1,0 +1,49 @@
+"""What the pages link to is there, and the code that they quote is that of the examples."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.config import load_config
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAGES = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+QUOTED = re.compile(r"```(?:python|yaml)\n# (?P<file>(?:docs/examples|configs)/\S+)\n(?P<code>.*?)```", re.DOTALL)
+QUOTES = [(page, m["file"], m["code"]) for page in PAGES for m in QUOTED.finditer(page.read_text())]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(CHECKOUT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    absent = [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
+    assert absent == []
+
+
+def test_every_page_on_extending_is_in_the_index_and_quotes_its_example():
+    folder = CHECKOUT / "docs" / "extending"
+    index = (folder / "README.md").read_text()
+    assert all(f"]({page.name})" in index for page in folder.glob("*.md") if page.name != "README.md")
+    quoting = {page.name for page, _, _ in QUOTES}
+    assert {"candidate.md", "space.md", "dataset.md", "python.md"} <= quoting
+
+
+@pytest.mark.parametrize(("page", "file", "code"), QUOTES, ids=[f"{p.name}-{i}" for i, (p, _, _) in enumerate(QUOTES)])
+def test_quotes_are_exact(page, file, code):
+    assert code in (CHECKOUT / file).read_text()
+
+
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "docs" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_example_opens_with_commands_that_name_it(path):
+    head = path.read_text().partition("extends:")[0]
+    assert head.startswith("# What: ")
+    table = load_config(path)["limits"][0]["table"]
+    assert f"#   python scripts/measure_latency.py {name_of(path)} --out {table} --verify 40\n" in head
+    assert f"#   python scripts/run_search.py {name_of(path)} --out runs/{path.stem}\n" in head

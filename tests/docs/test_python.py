@@ -1,0 +1,21 @@
+"""docs/extending/python.md: its program runs as it stands, in a process of its own."""
+
+import subprocess
+import sys
+
+from engine.config import load_config, validate
+from search.config import SearchFile
+from supernet.space import Space
+
+
+def test_it_runs(checkout, shell, tmp_path, tiny_search, write_yaml, formula_table):
+    path = write_yaml(tmp_path / "search.yaml", tiny_search)
+    config = validate(SearchFile, load_config(path), str(path))
+    formula_table(Space(config.space)).save(tmp_path / "table.yaml")
+    program = checkout / "docs" / "examples" / "from_python.py"
+    command = [sys.executable, program, path, "run", "run.seed=1"]
+    ended = subprocess.run(command, cwd=tmp_path, env=shell, capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert "3 edges: " in ended.stdout
+    assert "logits: (2, 2)" in ended.stdout
+    assert load_config(tmp_path / "run" / "config.yaml")["run"]["seed"] == 1
