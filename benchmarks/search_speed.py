@@ -43,18 +43,19 @@ import torch
 from PIL import Image
 
 from engine.config import load_config, validate
-from engine.data import BatchStream, open_images, stratified_split, subset
+from engine.data import BatchStream
 from engine.distributed import ALONE, GradientReduction, Group
 from engine.job import open_group
 from engine.progress import Progress
-from engine.seeding import generator, mix
+from engine.seeding import generator
 from engine.training import autocast, memory_format, prepare_device
 from latency.device import this_device
 from search.config import Lagrangian, SearchFile
 from search.gradient import architecture_step, weights_step
 from search.limits import resolve
-from search.loop import ARCHITECTURE_PATHS, SPLIT, WEIGHTS_PATHS, Plan, Search
-from search.state import SearchState
+from search.loop import Plan, Search
+from search.scoring import open_parts
+from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
 from supernet.alpha import sample_paths
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,12 +119,7 @@ def plan_of(case: Case, threads: int | None, group: Group = ALONE) -> Plan:
     resolved = resolve(validate(SearchFile, load_config(case.config, changes), case.name), case.config, changes)
     config = resolved.config
     device = prepare_device(config.run, group)
-    space = config.space
-    images = open_images(
-        config.data, input_size=space.input_size, channels=space.input_channels, classes=space.classes
-    ).train
-    kept, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
-    return Plan(config, resolved.space, resolved.limits, device, subset(images, kept), subset(images, held_out))
+    return Plan(config, resolved.space, resolved.limits, device, *open_parts(config))
 
 
 def synchronise(device: torch.device) -> None:
