@@ -72,14 +72,18 @@ def test_they_get_into_a_table_and_into_a_search(checkout, door, tmp_path, monke
     little += ["measure.calibration_networks=0"]
     ended = door("measure_latency", path, "--out", "tables/ghost_cpu.yaml", *little)
     assert ended.status == 0, ended.err
-    entries = LatencyTable.load(tmp_path / "tables" / "ghost_cpu.yaml").entries
+    table = LatencyTable.load(tmp_path / "tables" / "ghost_cpu.yaml")
+    entries = table.entries
     assert entries["ghost_k3_e3+residual 8x8x24->24 s1"].median_ms > 0
     assert entries["ghost_k5_e6 4x4x48->96 s1"].median_ms > 0
 
+    # as if of another device: so few timings on a busy machine need not agree with the ones that the search would make
+    elsewhere = table.device.model_copy(update={"fingerprint": "another"})
+    table.model_copy(update={"device": elsewhere}).save(tmp_path / "tables" / "ghost_cpu.yaml")
     shorter = ["data={name: fake, fake_images: 32, validation: 0.5}", "search.batch_size=4", "search.warmup_epochs=0"]
     shorter += ["search.epochs=1", "search.bn_batches=1", "search.derive=argmax", "run.threads=1"]
     ended = door("run_search", path, "--out", "run", *little, *shorter)
-    assert ended.status in (0, 3), ended.err  # argmax does not look at the bound
+    assert ended.status == 0, ended.err
     record = json.loads((tmp_path / "run" / "architecture.json").read_text())
     assert record["space"]["candidate_modules"] == ["docs/examples/ghost.py"]
     assert len(record["paths"]) == 8
