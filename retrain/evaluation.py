@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.config import naming
-from engine.data import evaluation_batches, open_images, statistics_batches
+from engine.data import evaluation_batches, statistics_batches
 from engine.training import Evaluation, evaluate, memory_format, prepare_device, recalibrate_bn
 from retrain.config import RetrainFile
+from retrain.data import images_for
 from retrain.weights import SPACE_KEYS, load_architecture, load_weights
-from supernet import user_modules
 
 BN_BATCHES = 20
 
@@ -22,15 +22,8 @@ def evaluate_checkpoint(config: RetrainFile, architecture_path: Path, checkpoint
     """
     device = prepare_device(config.run)
     architecture = load_architecture(architecture_path)
-    space = architecture.space.config
     with naming(architecture_path, SPACE_KEYS):
-        images = open_images(
-            config.data,
-            input_size=space.input_size,
-            channels=space.input_channels,
-            classes=space.classes,
-            call=user_modules.call,
-        )
+        images = images_for(architecture, config.data)
     network, needs_statistics = load_weights(architecture, checkpoint)
     network.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
     size, workers = config.retrain.batch_size, config.data.workers

@@ -17,7 +17,7 @@ from torch import nn
 
 from engine.checkpoints import Checkpoints, misfit
 from engine.config import config_text, keys_of, load_config, naming, validate
-from engine.data import Batch, BatchStream, Splits, evaluation_batches, open_images
+from engine.data import Batch, BatchStream, Splits, evaluation_batches
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError
 from engine.metrics import MetricsLog
@@ -37,8 +37,8 @@ from engine.training import (
     split_decay,
 )
 from retrain.config import RetrainFile
+from retrain.data import images_for
 from retrain.weights import SPACE_KEYS, load_architecture, load_weights
-from supernet import user_modules
 from supernet.architecture import Architecture
 from supernet.network import Network
 
@@ -77,18 +77,11 @@ def retrain(
     config: RetrainFile, architecture: Architecture, out: Path, *, resume: bool = False, group: Group = ALONE
 ) -> RetrainResult:
     """As run_retrain, from objects."""
-    space = architecture.space.config
     group.share_of(config.retrain.batch_size, "retrain.batch_size")
     device = prepare_device(config.run, group)
     group = group.on(device)
     with group.in_turn() if config.data.download else nullcontext():
-        images = open_images(
-            config.data,
-            input_size=space.input_size,
-            channels=space.input_channels,
-            classes=space.classes,
-            call=user_modules.call,
-        )
+        images = images_for(architecture, config.data)
     resolved = config.model_dump(mode="json", exclude_none=True)
     resolved["architecture"] = json.loads(architecture.to_json())  # a resume with another architecture is refused
     group.check_same(resolved, "the config")

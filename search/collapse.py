@@ -18,6 +18,9 @@ UNDECIDED = 0.05
 OUT_OF_BALANCE = 100.0
 """Factor between the gradients of cross entropy and of the limits beyond which one of them alone steers alpha."""
 
+MISSED = 0.05
+"""Share of the bound by which expected cost is off the target (`at`) or above it (`below`)."""
+
 
 def skip_rates(p: Tensor, space: Space) -> dict[str, float]:
     """For each stage with skip among its candidates: its mean probability over the edges that have it. p (E, N)."""
@@ -42,12 +45,18 @@ class CollapseAlarm:
     told: set[str] = field(default_factory=set)
 
     def look(
-        self, skip: dict[str, float], entropy: float, ce_gradient: float, limits_gradient: float, progress: float
+        self,
+        skip: dict[str, float],
+        entropy: float,
+        ce_gradient: float,
+        limits_gradient: float,
+        missed: float,
+        progress: float,
     ) -> list[str]:
         """What has newly gone wrong, each with what to do.
 
-        entropy: relative; gradients: norms of the two shares of alpha's gradient, averaged over steps; progress: of
-        the search, in [0, 1].
+        entropy: relative; gradients: norms of the two shares of alpha's gradient, averaged over steps; missed: by how
+        much the limit that is missed most is, as a share of its bound; progress: of the search, in [0, 1].
         """
         found: dict[str, str] = {}
         if skip and all(rate > MOSTLY_SKIP for rate in skip.values()):
@@ -67,7 +76,7 @@ class CollapseAlarm:
                     f"the limits' gradient is {1 / ratio:.3g} times that of the cross entropy: alpha follows latency "
                     "alone; lower search.loss.weight, or use the lagrangian form"
                 )
-            elif ratio > OUT_OF_BALANCE:
+            elif ratio > OUT_OF_BALANCE and missed > MISSED:  # at its target, a limit has no gradient
                 found["accuracy alone"] = (
                     f"the cross entropy's gradient is {ratio:.3g} times that of the limits: alpha ignores them; raise "
                     "search.loss.weight, or use the lagrangian form"

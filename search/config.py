@@ -196,9 +196,18 @@ class ReinforceConfig(Section):
     exponent: float = Field(0.1, ge=0)
     """w in the reward accuracy * (T / latency)^w."""
     baseline: Literal["moving_average", "leave_one_out"] = "moving_average"
+    limits: Literal["reward", "lagrangian"] = "reward"
+    """How limits enter. reward: by the published factor, which pulls towards cheaper networks whatever T is.
+    lagrangian: the reward is the accuracy alone, and E, whose gradient needs no sampling, is brought to T as in the
+    gradient modes."""
     reward: str | None = None
     """path/to/file.py:name of a function of a `Sampled` network (search/reinforce.py) that returns its reward, in place
     of the above one; `exponent` is not used then."""
+
+    @property
+    def weight_of_costs(self) -> float:
+        """w, or 0 where limits enter by themselves."""
+        return self.exponent if self.limits == "reward" else 0.0
 
     @model_validator(mode="after")
     def leave_one_out_needs_two(self) -> Self:

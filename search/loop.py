@@ -34,11 +34,11 @@ from engine.training import (
 from search.check import data_checks, judge, report
 from search.closing import MeasuredDerivation, derive_measured
 from search.collapse import CollapseAlarm, Settled, mean_ratio, relative_entropy, skip_rates
-from search.config import Lagrangian, ReinforceConfig, SearchFile
+from search.config import Lagrangian, Loss, ReinforceConfig, SearchFile
 from search.derivation import derive
 from search.gradient import architecture_step, weights_step
 from search.limits import Limit, resolve
-from search.objective import expected_cost, movable
+from search.objective import Dual, expected_cost, movable
 from search.peak import PeakLimit
 from search.reinforce import reinforce_step, user_reward
 from search.report import architecture_scalars, limit_names, log_picture
@@ -271,7 +271,9 @@ class Search:
         if ce > 0 and limits > 0:
             values["arch/ce_over_limits"] = ce / limits
         if state.step > plan.warmup_steps:
-            for text in self.alarm.look(skip, undecided, ce, limits, plan.progress(state.step)):
+            off = [float(expected_cost(p, limit.cost)) / limit.bound - 1 for limit in plan.limits]
+            missed = max((abs(c) if limit.at else c for c, limit in zip(off, plan.limits, strict=True)), default=0.0)
+            for text in self.alarm.look(skip, undecided, ce, limits, missed, plan.progress(state.step)):
                 log.warning("step %d: %s", state.step, text)
         return values
 
@@ -311,13 +313,15 @@ class Search:
             p = probabilities(state.alpha.detach(), self.mask)
             figures["arch/terms"], d_terms = terms_gradient(self.terms, p, plan.progress(state.step))
         if s.arch_update == "reinforce":
+            settings = s.reinforce or ReinforceConfig()
             found = reinforce_step(
-                state.net, batch.images, batch.labels, state.alpha, self.mask, plan.limits,
-                s.reinforce or ReinforceConfig(), state.baseline, state.arch_optimizer, draws, self.autocast,
-                d_terms, self.own_reward, self.group,
+                state.net, batch.images, batch.labels, state.alpha, self.mask, plan.limits, settings, state.baseline,
+                state.arch_optimizer, draws, self.autocast, d_terms, self.own_reward, state.duals, self.group,
             )  # fmt: skip
             check_finite(found.ce, state.step + 1)
             state.baseline = found.baseline
+            if settings.limits == "lagrangian" and found.gradient:
+                self._follow(found.duals, Lagrangian(), found.gradient, found.limits_gradient)
             figures |= {"arch/ce": found.ce, "arch/reward": found.reward, "arch/gradient": found.gradient}
             return figures | {"arch/top1": 100 * found.accuracy}
         loss = s.loss or Lagrangian()
@@ -326,16 +330,21 @@ class Search:
             state.duals, state.arch_optimizer, draws, self.autocast, d_terms, self.group,
         )  # fmt: skip
         check_finite(done.ce, state.step + 1)
-        self.gradients.append((done.ce_gradient, done.limits_gradient))
-        state.duals = done.duals
+        self._follow(done.duals, loss, done.ce_gradient, done.limits_gradient)
+        return figures | {"arch/ce": done.ce}
+
+    def _follow(self, duals: tuple[Dual, ...], loss: Loss, ce_gradient: float, limits_gradient: float) -> None:
+        """After alpha has moved: the multipliers of the lagrangian, and what the signs of a collapse look at."""
+        plan, state = self.plan, self.state
+        self.gradients.append((ce_gradient, limits_gradient))
+        state.duals = duals
         if isinstance(loss, Lagrangian):
             p = probabilities(state.alpha.detach(), self.mask)
-            free = movable(p)
+            free, arch_lr = movable(p), plan.config.search.arch_lr
             state.duals = tuple(
-                dual.step(float(expected_cost(p, limit.cost)) / limit.bound - 1, free, loss, s.arch_lr, at=limit.at)
-                for dual, limit in zip(done.duals, plan.limits, strict=True)
+                dual.step(float(expected_cost(p, limit.cost)) / limit.bound - 1, free, loss, arch_lr, at=limit.at)
+                for dual, limit in zip(duals, plan.limits, strict=True)
             )
-        return figures | {"arch/ce": done.ce}
 
     def _headline(self, scalars: dict[str, float]) -> dict[str, float | str]:
         """The few figures that the progress line shows."""

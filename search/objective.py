@@ -163,15 +163,34 @@ def alpha_gradient(
     p = probabilities(alpha, mask)
     expected = [float(expected_cost(p, limit.cost)) for limit in limits]
     d_gates = ce_factor(loss, limits, expected) * d_ce.double()
-    d_limits = torch.zeros_like(d_gates)
+    if d_terms is not None:
+        d_gates = d_gates + d_terms
+    from_ce = jacobian(ce_factor(loss, limits, expected) * d_ce.double())
+    d_limits, observed = limits_gradient(from_ce, ce, p, limits, loss, duals, jacobian)
+    from_limits = jacobian(d_limits)
+    return AlphaGradient(jacobian(d_gates + d_limits), observed, float(from_ce.norm()), float(from_limits.norm()))
+
+
+def limits_gradient(
+    from_ce: Tensor,
+    ce: float,
+    p: Tensor,
+    limits: Sequence[Limit],
+    loss: Loss,
+    duals: Sequence[Dual],
+    jacobian: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, tuple[Dual, ...]]:
+    """(sum over limits of dL/dE F, (E, N) float64, still to go through the mode's Jacobian; the duals with their norms
+    updated).
+
+    from_ce (E, N): what else moves alpha, that r compares c's gradient with: that of CE, or REINFORCE's estimate.
+    """
+    d_limits = torch.zeros_like(p)
     observed = []
-    from_ce = jacobian(d_gates)
-    for limit, E, dual in zip(limits, expected, duals, strict=True):
+    for limit, dual in zip(limits, duals, strict=True):
         F = cost_slopes(p, limit.cost)
         if isinstance(loss, Lagrangian):
             dual = dual.observe(from_ce, jacobian(F / limit.bound))
-        d_limits = d_limits + slope(loss, limit, E, ce, dual) * F
+        d_limits = d_limits + slope(loss, limit, float(expected_cost(p, limit.cost)), ce, dual) * F
         observed.append(dual)
-    total = d_gates + d_limits if d_terms is None else d_gates + d_limits + d_terms
-    from_limits = jacobian(d_limits)
-    return AlphaGradient(jacobian(total), tuple(observed), float(from_ce.norm()), float(from_limits.norm()))
+    return d_limits, tuple(observed)

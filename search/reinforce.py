@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from engine.distributed import ALONE, Group
 from engine.errors import UserError
-from search.config import ReinforceConfig
+from search.config import Lagrangian, ReinforceConfig
 from search.gradient import Autocast, softmax_jacobian
 from search.limits import Limit
+from search.objective import Dual, limits_gradient
 from search.own import own_function
 from supernet.alpha import probabilities, sample_paths
 from supernet.architecture import Architecture
@@ -107,6 +109,10 @@ class ReinforceStep:
     """The next one."""
     gradient: float
     """Norm of the policy gradient in alpha; 0 in the first step of a moving average, which leaves alpha."""
+    duals: tuple[Dual, ...] = ()
+    """With their norms updated, where the limits enter by the lagrangian."""
+    limits_gradient: float = 0.0
+    """Norm of the limits' share of the gradient, where they enter by the lagrangian."""
 
 
 def reinforce_step(
@@ -123,12 +129,14 @@ def reinforce_step(
     autocast: Autocast,
     d_terms: Tensor | None = None,
     own_reward: Reward | None = None,
+    duals: Sequence[Dual] = (),
     group: Group = ALONE,
 ) -> ReinforceStep:
     """M sampled networks on one validation batch, which the processes of `group` share.
 
-    own_reward: in place of `reward`; of several processes, each gives it what it has of the batch, and the mean counts.
-    d_terms (E, N): the gradient in p of further terms of the loss, if there are any.
+    duals: of the limits, read with config.limits lagrangian. own_reward: in place of `reward`; of several processes,
+    each gives it what it has of the batch, and the mean counts. d_terms (E, N): the gradient in p of further terms of
+    the loss, if there are any.
     """
     samples = [sample_paths(alpha, mask, generator) for _ in range(config.samples)]
     with torch.no_grad():
@@ -143,22 +151,32 @@ def reinforce_step(
     accuracies = figures[:-1].tolist()
     if own_reward is None:
         scored = zip(accuracies, samples, strict=True)
-        values = [reward(a, paths, limits, config.exponent) for a, paths in scored]
+        values = [reward(a, paths, limits, config.weight_of_costs) for a, paths in scored]
     else:
         values = _own_rewards(own_reward, net, samples, correct.tolist(), logits.cpu(), labels.cpu(), limits)
         values = group.sum_of(torch.tensor(values, dtype=torch.float64)).div(group.world_size).tolist()
     rewards = torch.tensor(values, dtype=torch.float64)
     advantage, following = advantages(rewards, config, baseline)
-    norm = 0.0
+    norm = limits_norm = 0.0
+    observed = tuple(duals)
     if advantage is not None:
         p = probabilities(alpha.detach(), mask)
         gradient = policy_gradient(p, samples, advantage)
         norm = float(gradient.norm())
+        if config.limits == "lagrangian":
+            jacobian = partial(softmax_jacobian, p=p)
+            d_limits, observed = limits_gradient(gradient, float(figures[-1]), p, limits, Lagrangian(), duals, jacobian)
+            from_limits = jacobian(d_limits)
+            limits_norm = float(from_limits.norm())
+            gradient = gradient + from_limits
         if d_terms is not None:
             gradient = gradient + softmax_jacobian(d_terms, p)
         alpha.grad = gradient.to(alpha.dtype)
         optimizer.step()
-    return ReinforceStep(float(figures[-1]), float(figures[:-1].mean()), float(rewards.mean()), following, norm)
+    return ReinforceStep(
+        ce=float(figures[-1]), accuracy=float(figures[:-1].mean()), reward=float(rewards.mean()), baseline=following,
+        gradient=norm, duals=observed, limits_gradient=limits_norm,
+    )  # fmt: skip
 
 
 def _own_rewards(

@@ -17,7 +17,6 @@ from supernet.ops import OpSettings
 from supernet.space import Layer
 
 GHOSTS = [f"ghost_k{k}_e{e}" for k in (3, 5) for e in (3, 6)]
-SHAPES = [(16, 16, 8, 1), (16, 24, 7, 2), (7, 9, 9, 1), (5, 5, 7, 2), (24, 16, 1, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +26,9 @@ def config(checkout) -> SearchFile:
 
 
 @pytest.mark.parametrize("name", GHOSTS)
-def test_the_formula_equals_hooks(name, count):
+def test_the_formula_equals_hooks(name, keeps_its_word):
     import_candidates("docs/examples/ghost.py")
-    for c_in, c_out, size, stride in SHAPES:
-        layer = Layer(CANDIDATES[name], c_in, c_out, size, stride)
-        op = build_op(layer, OpSettings("relu"))
-        x = torch.randn(2, c_in, size, size)
-        before = x.clone()
-        assert layer.complexity == count(op, x), layer
-        assert op(x).shape == (2, c_out, layer.size_out, layer.size_out)
-        assert torch.equal(x, before)
+    keeps_its_word(name)
 
 
 def test_half_of_a_ghost_convolution_is_made_from_the_other_half():

@@ -13,7 +13,14 @@ from search.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates
 from search.loop import run_search
 from supernet.alpha import initial_alpha, mask_of, probabilities
 
-FINE = {"skip": {"stage0": 0.2}, "entropy": 0.8, "ce_gradient": 1.0, "limits_gradient": 1.0, "progress": 0.3}
+FINE = {
+    "skip": {"stage0": 0.2},
+    "entropy": 0.8,
+    "ce_gradient": 1.0,
+    "limits_gradient": 1.0,
+    "missed": 0.1,
+    "progress": 0.3,
+}
 
 
 def test_skip_rates_are_means_over_a_stages_edges_that_have_it(space):
@@ -53,6 +60,7 @@ def test_each_alarm_is_told_once(change, word):
         {"skip": {"stage0": 0.99, "stage1": 0.5}},  # one shallow stage is no collapse
         {"skip": {}},
         {"entropy": 0.01, "progress": 0.9},  # late decisions are what a search is for
+        {"ce_gradient": 1e3, "missed": 0.01},  # at its target, a limit has no gradient
         {"ce_gradient": 0.0, "limits_gradient": 0.0},  # reinforce has no such shares
     ],
 )

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from search.config import ReinforceConfig
+from search.config import Lagrangian, ReinforceConfig
+from search.objective import Dual, expected_cost, movable
 from search.reinforce import advantages, policy_gradient, reinforce_step, reward, user_reward
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.supernet import Supernet
@@ -135,3 +136,38 @@ def test_a_users_reward_takes_the_place_of_the_published_one(space, make_cost, m
     assert done.ce > 0
     with pytest.raises(UserError, match="returned nan, expected a finite number"):
         step("nothing")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_the_lagrangian_brings_the_expectation_to_the_target_beside_a_reward(space, make_cost, make_limit, share):
+    """The reward prefers the first candidate, with noise as large as that; E ends within 1 % of T all the same."""
+    cost = make_cost(space, 0)
+    limit = make_limit(cost, share)
+    mask, alpha = mask_of(space), initial_alpha(space).requires_grad_()
+    optimizer = torch.optim.Adam([alpha], lr=0.01, betas=(0.0, 0.999))
+    config = ReinforceConfig(samples=4, baseline="leave_one_out", limits="lagrangian")
+    draws = torch.Generator().manual_seed(1)
+    duals: tuple[Dual, ...] = (Dual(),)
+
+    def noisy(sample):
+        return float(sample.architecture.paths[0] == 0) + float(torch.randn((), generator=draws))
+
+    net = Supernet(space)
+    images, labels = torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)
+    errors = []
+    for _ in range(600):
+        done = reinforce_step(
+            net, images, labels, alpha, mask, [limit], config, None, optimizer, draws, contextlib.nullcontext,
+            own_reward=noisy, duals=duals,
+        )  # fmt: skip
+        p = probabilities(alpha.detach(), mask)
+        c = float(expected_cost(p, cost)) / limit.bound - 1
+        duals = tuple(dual.step(c, movable(p), Lagrangian(), 0.01, at=True) for dual in done.duals)
+        errors.append(abs(c))
+    assert np.mean(errors[-120:]) < 0.01
+    assert duals[0].ce_norm > 0
+
+
+def test_the_reward_is_the_accuracy_alone_where_the_limits_enter_by_themselves():
+    assert ReinforceConfig(limits="lagrangian").weight_of_costs == 0
+    assert ReinforceConfig().weight_of_costs == 0.1
