@@ -231,7 +231,7 @@ def test_without_a_gpu_a_search_for_one_says_so_itself(tmp_path, tiny_search, en
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
     (outcome,) = run_sweep([tmp_path / "a.yaml"], tmp_path / "out").outcomes
     assert outcome.status == "failed"
-    assert outcome.error.startswith("run.device: got 'cuda'")
+    assert "a.yaml: run.device: got 'cuda'" in outcome.error
 
 
 # --- the summary -----------------------------------------------------------------------------------------------------
