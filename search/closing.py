@@ -68,7 +68,7 @@ def derive_measured(
     limits: Sequence[Limit],
     method: str,
     among: int = 1,
-    accuracy: Callable[[tuple[int, ...]], float] | None = None,
+    loss: Callable[[tuple[int, ...]], float] | None = None,
     timer: Callable[[Architecture, MeasureConfig], Timing] = time_architecture,
 ) -> MeasuredDerivation:
     """Derive (see derivation.derive); where the table's device is this one, measure and correct, at most MOST_TRIES
@@ -80,7 +80,7 @@ def derive_measured(
     """
     index = local_latency_limit(limits)
     if index is None:
-        return MeasuredDerivation(derive(alpha, mask, limits, method, among, accuracy), (), met=True)
+        return MeasuredDerivation(derive(alpha, mask, limits, method, among, loss), (), met=True)
     limit = limits[index]
     assert limit.source is not None
     measure = limit.source.measure
@@ -91,7 +91,7 @@ def derive_measured(
     for _ in range(MOST_TRIES if method == "constrained" else 1):
         moved = [replace(other, bound=asked) if i == index else other for i, other in enumerate(limits)]
         try:
-            found = derive(alpha, mask, moved, method, among, accuracy)
+            found = derive(alpha, mask, moved, method, among, loss)
         except InfeasibleError:
             if not tries:
                 raise

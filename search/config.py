@@ -276,8 +276,8 @@ class SearchConfig(Section):
     """One architecture step per this many weights steps."""
     derive: Literal["constrained", "argmax"] = "constrained"
     derive_among: int = Field(1, ge=1)
-    """With derive constrained: of so many likeliest architectures that meet the limits, the one whose accuracy with the
-    supernet's weights is best. 1 takes the likeliest."""
+    """With derive constrained: of so many likeliest architectures that meet the limits, the one with the smallest
+    validation loss with the supernet's weights. 1 takes the likeliest."""
     evaluation_images: int | None = Field(None, ge=1)
     """Validation images that score the derived network during the search; null takes all."""
     bn_batches: int = Field(20, ge=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -120,17 +121,23 @@ def derive(
     limits: Sequence[Limit],
     method: str,
     among: int = 1,
-    accuracy: Callable[[tuple[int, ...]], float] | None = None,
+    loss: Callable[[tuple[int, ...]], float] | None = None,
 ) -> Derivation:
-    """method: argmax or constrained; of the `among` likeliest that meet the limits, the one with the best `accuracy`.
+    """method: argmax or constrained; of the `among` likeliest that meet the limits, the one with the smallest `loss`.
 
-    A path probability is learned from a linear estimate of the loss, edge by edge; an accuracy is of a whole network.
+    A path probability is learned from a linear estimate of the loss, edge by edge; this loss is of a whole network. One
+    that is not a number counts as infinite.
     """
     if method == "argmax":
         return argmax(alpha, mask)
-    if among == 1 or accuracy is None:
+    if among == 1 or loss is None:
         return constrained(alpha, mask, limits)
-    return max(likeliest(alpha, mask, limits, among), key=lambda found: accuracy(found.paths))  # ties: the likelier
+
+    def order(found: Derivation) -> float:
+        value = loss(found.paths)
+        return math.inf if math.isnan(value) else value
+
+    return min(likeliest(alpha, mask, limits, among), key=order)  # ties: the likelier
 
 
 def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:

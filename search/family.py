@@ -212,8 +212,8 @@ def _member(
         limits, suffix = (replace(limits[0], bound=bound), *limits[1:]), f"{suffix}-{_slug(text)}"
     try:
         s = resolved.config.search
-        accuracy = (lambda paths: scorer.score(paths).top1) if scorer else None
-        derivation = derive(alpha, mask_of(space), limits, method or s.derive, s.derive_among, accuracy)
+        loss = (lambda paths: scorer.score(paths).loss) if scorer else None
+        derivation = derive(alpha, mask_of(space), limits, method or s.derive, s.derive_among, loss)
     except InfeasibleError:
         if text is None:
             raise

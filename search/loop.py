@@ -381,15 +381,15 @@ class Search:
         plan, state, s = self.plan, self.state, self.plan.config.search
         known: dict[tuple[int, ...], float] = {}  # a corrected bound meets some of the same networks again
 
-        def top1(paths: tuple[int, ...]) -> float:  # called by process 0 alone
+        def loss(paths: tuple[int, ...]) -> float:  # called by process 0 alone
             if paths not in known:
                 architecture = Architecture(plan.space, paths)
                 args = (plan.config, plan.training, plan.validation, plan.device)
-                known[paths] = score(state.net, architecture, *args).top1
+                known[paths] = score(state.net, architecture, *args).loss
             return known[paths]
 
         measured = self.group.from_first(
-            lambda: derive_measured(state.alpha, self.mask, plan.space, plan.limits, s.derive, s.derive_among, top1)
+            lambda: derive_measured(state.alpha, self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss)
         )
         for note in measured.derivation.notes:
             log.warning(note)

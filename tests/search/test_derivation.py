@@ -148,18 +148,20 @@ def test_the_likeliest_are_those_of_brute_force_in_order(space, make_cost, make_
     assert {d.paths for d in everything} == set(allowed)  # and no more than there are
 
 
-def test_derive_among_takes_the_most_accurate_of_the_likeliest(space, make_cost, make_limit):
+def test_derive_among_takes_the_smallest_loss_of_the_likeliest(space, make_cost, make_limit):
     alpha, mask = random_alpha(space, 2), mask_of(space)
     limit = make_limit(make_cost(space, 2), 0.8, at=False)
     best = likeliest(alpha, mask, [limit], 4)
     asked = []
 
-    def accuracy(paths):
+    def loss(paths):
         asked.append(paths)
-        return 50.0 + (paths == best[2].paths)
+        return 0.5 - 0.1 * (paths == best[2].paths)
 
-    assert derive(alpha, mask, [limit], "constrained", 4, accuracy).paths == best[2].paths
+    assert derive(alpha, mask, [limit], "constrained", 4, loss).paths == best[2].paths
     assert asked == [d.paths for d in best]
-    assert derive(alpha, mask, [limit], "constrained", 2, accuracy).paths == best[0].paths  # a tie: the likelier
+    assert derive(alpha, mask, [limit], "constrained", 2, loss).paths == best[0].paths  # a tie: the likelier
     assert derive(alpha, mask, [limit], "constrained").paths == best[0].paths
-    assert derive(alpha, mask, [limit], "argmax", 4, accuracy).paths == argmax(alpha, mask).paths
+    assert derive(alpha, mask, [limit], "argmax", 4, loss).paths == argmax(alpha, mask).paths
+    ruined = {best[0].paths: float("nan"), best[1].paths: float("inf"), best[2].paths: 3.0, best[3].paths: 2.0}
+    assert derive(alpha, mask, [limit], "constrained", 4, ruined.__getitem__).paths == best[3].paths

@@ -1,0 +1,217 @@
+"""Is the found network better than others of equal latency?  python benchmarks/search_results.py --jobs 2
+
+Searches as a YAML says, then retrains, all alike and with each seed: the derived network, random networks of the same
+predicted latency, and the widest uniform network (one op wherever it is legal, equally many layers kept in every stage,
+the most MACs) that is predicted to be no slower. Every finished part is kept below --out and used by the next call, so
+a stopped run continues.
+
+Prints a table in Markdown and one line of JSON: for each of `networks` name, predicted_ms, measured_ms and noise_ms
+(timed one after the other when all are trained), top1 (one for each seed), params, macs, seconds; rank, the derived
+network's place by mean top-1 among the random ones and itself; search_seconds, retrain_seconds.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.config import load_config, validate
+from engine.errors import ConfigError, run_door
+from engine.progress import set_up_logging
+from engine.runs import write_atomically
+from latency.device import this_device
+from latency.measure import time_architecture
+from retrain.config import RetrainFile
+from retrain.loop import retrain
+from search.baseline import random_architectures
+from search.config import SearchFile
+from search.derivation import ROUNDING
+from search.limits import Limit, resolve
+from search.loop import run_search
+from search.result import load_result
+from supernet.architecture import Architecture, load_architecture
+from supernet.space import Space
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+TOLERANCE = 0.02
+"""Random networks cost between (1 - TOLERANCE) of what the derived one is predicted to cost, and as much."""
+
+log = logging.getLogger("benchmark")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training from scratch."""
+
+    architecture: Architecture
+    seed: int
+    out: Path
+
+
+def uniform_architectures(space: Space) -> list[tuple[int, ...]]:
+    """One op on every edge that has it and, where edges may be skipped, 1, 2, ... layers kept in every stage."""
+    names = dict.fromkeys(name for edge in space.searchable for name in edge.candidates if name != "skip")
+    depth = max(len(stage) for stage in stages(space))
+    found: dict[tuple[int, ...], None] = {}
+    for name in names:
+        for kept in range(1, depth + 1):
+            paths = []
+            for stage in stages(space):
+                for place, edge in enumerate(stage):
+                    wanted = "skip" if place >= kept and "skip" in edge.candidates else name
+                    paths.append(edge.candidates.index(wanted) if wanted in edge.candidates else 0)
+            found[tuple(paths)] = None
+    return list(found)
+
+
+def stages(space: Space) -> list[list[Any]]:
+    """The searchable edges of each stage, in order."""
+    grouped: dict[str, list[Any]] = {}
+    for edge in space.searchable:
+        grouped.setdefault(edge.name.split(".")[0], []).append(edge)
+    return list(grouped.values())
+
+
+def widest_uniform(space: Space, limit: Limit) -> Architecture:
+    """The uniform network with the most MACs whose cost is at most the bound."""
+    feasible = [p for p in uniform_architectures(space) if limit.cost.of(p) <= limit.bound * (1 + ROUNDING)]
+    if not feasible:
+        raise ConfigError(f"no uniform network takes at most {limit.bound:.4g} {limit.unit}: choose a larger limit")
+    return Architecture(space, max(feasible, key=lambda paths: space.complexity(paths).macs), "uniform")
+
+
+def searched(path: Path, out: Path, overrides: Sequence[str]) -> None:
+    """Run, continue or do nothing."""
+    if load_result(out) is None:
+        run_search(path, out, resume=(out / "config.yaml").exists(), overrides=overrides)
+
+
+def trained(path: Path, overrides: Sequence[str], job: Job) -> tuple[float, float]:
+    """(top-1 on the test images, seconds); of an earlier call where it has finished."""
+    record = job.out / "training.json"
+    if not record.exists():
+        config = validate(RetrainFile, load_config(path, [f"run.seed={job.seed}", *overrides]), str(path))
+        began = time.monotonic()
+        result = retrain(config, job.architecture, job.out, resume=(job.out / "config.yaml").exists())
+        values = {"top1": result.test.top1, "seconds": time.monotonic() - began}
+        write_atomically(record, json.dumps(values) + "\n")
+    values = json.loads(record.read_text())
+    return values["top1"], values["seconds"]
+
+
+def quiet() -> None:
+    """A process that shares the terminal with others shows no progress."""
+    logging.disable(logging.INFO)
+    torch.set_num_threads(1)
+
+
+def run(args: argparse.Namespace) -> int:
+    searched(args.search, args.out / "search", args.override)
+    result = load_result(args.out / "search")
+    assert result is not None  # the search has just ended, or had
+    derived = load_architecture(args.out / "search" / "architecture.json")
+    space = derived.space
+    config = validate(SearchFile, load_config(args.search, args.override), str(args.search))
+    limit = resolve(config, args.search, args.override).limits[0]
+    same = replace(limit, bound=limit.cost.of(derived.paths), at=True)
+    drawn = random_architectures(space, [same], args.random, seed=0, tolerance=TOLERANCE)
+    networks = {
+        "derived": derived,
+        "uniform": widest_uniform(space, limit),
+        **{f"random{i + 1:02d}": Architecture(space, paths) for i, paths in enumerate(drawn)},
+    }
+    overrides = [f"retrain.epochs={args.epochs}", "run.threads=1", *(o for o in args.override if o.startswith("data."))]
+    jobs = [
+        Job(architecture, seed, args.out / f"{name}-seed{seed}")
+        for seed in range(args.seeds)
+        for name, architecture in networks.items()
+    ]
+    done: dict[Path, tuple[float, float]] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=quiet) as pool:
+        futures = {pool.submit(trained, args.retrain, overrides, job): job for job in jobs}
+        for future in as_completed(futures):
+            job = futures[future]
+            done[job.out] = future.result()
+            log.info("%d of %d: %s %.2f %%, %.0f s", len(done), len(jobs), job.out.name, *done[job.out])
+    source = limit.source
+    timings = {name: time_architecture(a, source.measure) for name, a in networks.items()} if source else {}
+    rows = []
+    for name, architecture in networks.items():
+        found = [done[args.out / f"{name}-seed{seed}"] for seed in range(args.seeds)]
+        c = architecture.complexity
+        rows.append(
+            {
+                "name": name, "predicted_ms": limit.cost.of(architecture.paths),
+                "measured_ms": timings[name].median_ms if timings else None,
+                "noise_ms": timings[name].noise_ms if timings else None,
+                "top1": [top1 for top1, _ in found], "seconds": statistics.fmean(s for _, s in found),
+                "params": c.params, "macs": c.macs, "names": list(architecture.names),
+            }
+        )  # fmt: skip
+    report(args, rows, limit, result.seconds, sum(seconds for _, seconds in done.values()))
+    return 0
+
+
+def report(
+    args: argparse.Namespace, rows: list[dict[str, Any]], limit: Limit, search_seconds: float, retrain_seconds: float
+) -> None:
+    mean = {row["name"]: statistics.fmean(row["top1"]) for row in rows}
+    others = sorted((mean[name] for name in mean if name.startswith("random")), reverse=True)
+    seeds = " | ".join(f"seed {seed}" for seed in range(args.seeds))
+    print(f"| network | predicted ms | measured ms | {seeds} | mean top-1 | MACs | params |")
+    print("|---" * (6 + args.seeds) + "|")
+    for row in sorted(rows, key=lambda r: -mean[r["name"]]):
+        measured = "" if row["measured_ms"] is None else f"{row['measured_ms']:.3f} ± {row['noise_ms']:.3f}"
+        top1 = " | ".join(f"{t:.2f}" for t in row["top1"])
+        print(
+            f"| {row['name']} | {row['predicted_ms']:.3f} | {measured} | {top1} | {mean[row['name']]:.2f} "
+            f"| {row['macs'] / 1e6:.2f} M | {row['params'] / 1e3:.0f} k |"
+        )
+    device = this_device("cpu")
+    record = {
+        "target_ms": limit.bound,
+        "networks": rows,
+        "rank": 1 + sum(other > mean["derived"] for other in others),
+        "random_mean": statistics.fmean(others),
+        "random_std": statistics.stdev(others),
+        "random_best": others[0],
+        "derived": mean["derived"],
+        "uniform": mean["uniform"],
+        "epochs": args.epochs,
+        "search_seconds": search_seconds,
+        "retrain_seconds": retrain_seconds,
+        "device": f"{device.name}, {device.cores} cores",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    print(json.dumps(record))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--search", type=Path, default=CONFIGS / "search" / "fashion_cpu.yaml")
+    parser.add_argument("--retrain", type=Path, default=CONFIGS / "retrain" / "fashion.yaml")
+    parser.add_argument("--epochs", type=int, default=30, help="of every retraining")
+    parser.add_argument("--random", type=int, default=10, help="random networks (at least 2)")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="retrainings at a time, one thread each")
+    parser.add_argument("--out", type=Path, default=Path("runs/results"))
+    parser.add_argument("override", nargs="*", help="of the search's config; those of data also for the retraining")
+    args = parser.parse_intermixed_args()
+    set_up_logging()
+    return run(args)
+
+
+if __name__ == "__main__":
+    run_door(main)
