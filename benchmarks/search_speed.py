@@ -10,6 +10,8 @@ bare; all rounds are of one run.
     iteration_overhead_jpeg       ImageNet space, JPEGs of 500 x 375 px written on the spot, 2 processes read them
     two_process_slowdown          ImageNet space, batch 16 in each process, one thread each, gloo: blocks of 2 processes
                                   over those of one alone
+    side_by_side_slowdown         the same without gloo: two searches that know nothing of each other, over one alone.
+                                  What two busy processes cost on this machine whatever they are
 
 Overhead: median over rounds of loop / mean(bare, bare), plus a checkpoint's share: its seconds (median of 3) over those
 of the steps between two of them. Evaluations, once an epoch, are no part of it. noise_*: |median - 1| of bare / bare
@@ -300,29 +302,40 @@ def two_processes(rounds: int, folder: Path) -> dict[str, object]:
 
 
 def process_of_two(rounds: int, result: Path) -> None:
-    """A round: process 0 alone, both together, process 0 alone. The other one waits without a core meanwhile."""
+    """A round: process 0 alone, both together, both side by side without exchange, process 0 alone. While one is alone
+    the other waits without a core."""
     with open_group() as group:
         case = fake_224("two_processes", 16 * group.world_size)
         plan = plan_of(case, 1, group)
         group = group.on(plan.device)
         together = Loop(plan, case.block, result.parent / "together", group)
-        alone = Loop(plan_of(fake_224("alone", 16), 1), case.block, result.parent / "alone") if group.first else None
+        alone = Loop(plan_of(fake_224("alone", 16), 1), case.block, result.parent / f"alone{group.rank}")
 
         def by_itself() -> float:
-            taken = seconds(alone.run) if alone else 0.0
+            taken = seconds(alone.run) if group.first else 0.0
             group.barrier()
             return taken
 
+        def to_the_last(run: Callable[[], object]) -> float:
+            """Both processes begin at once, and the slower one counts."""
+            group.barrier()
+            start = time.perf_counter()
+            run()
+            group.barrier()
+            return time.perf_counter() - start
+
         by_itself()
         together.run()
-        ratios, twins, together_s, alone_s = [], [], [], []
+        alone.run()
+        ratios, twins, together_s, alone_s, side_ratios = [], [], [], [], []
         for _ in range(rounds):
             before = by_itself()
-            both = seconds(together.run)
-            group.barrier()
+            both = to_the_last(together.run)
+            side = to_the_last(alone.run)
             after = by_itself()
             if group.first:
                 ratios.append(2 * both / (before + after))
+                side_ratios.append(2 * side / (before + after))
                 twins.append(before / after)
                 together_s.append(both)
                 alone_s += [before, after]
@@ -331,6 +344,7 @@ def process_of_two(rounds: int, result: Path) -> None:
             images = case.block + case.block // plan.config.search.arch_every
             found = {
                 "two_process_slowdown": round(statistics.median(ratios), 4),
+                "side_by_side_slowdown": round(statistics.median(side_ratios), 4),
                 "noise_two_processes": round(noise_of(ratios, twins), 4),
                 "images_per_second_one_process": round(16 * images / statistics.median(alone_s), 1),
                 "images_per_second_two_processes": round(32 * images / statistics.median(together_s), 1),
@@ -338,8 +352,7 @@ def process_of_two(rounds: int, result: Path) -> None:
             }
             result.write_text(json.dumps(found))
         for loop in (together, alone):
-            if loop:
-                loop.search.close()
+            loop.search.close()
 
 
 def on_gpu(rounds: int, folder: Path) -> dict[str, object]:
