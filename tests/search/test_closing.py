@@ -13,7 +13,7 @@ from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import Timing
 from latency.table import Entry, LatencyTable, Runtime
-from search.closing import MOST_TRIES, acceptable_error, derive_measured, local_latency_limit
+from search.closing import MOST_TIMINGS, MOST_TRIES, acceptable_error, derive_measured, local_latency_limit
 from search.derivation import derive
 from search.limits import Limit, Source
 from supernet.alpha import mask_of
@@ -76,9 +76,12 @@ def timer_with_error(limit, factor, offset=0.0, noise=1e-4):
     return timer, calls
 
 
+def random_alpha(space):
+    return torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(0))
+
+
 def run(space, limit, timer, method="constrained"):
-    alpha = torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(0))
-    return derive_measured(alpha, mask_of(space), space, [limit], method, timer=timer)
+    return derive_measured(random_alpha(space), mask_of(space), space, [limit], method, timer=timer)
 
 
 @pytest.mark.parametrize("factor", [0.85, 0.95, 1.0, 1.08, 1.2])
@@ -101,6 +104,40 @@ def test_a_hopeless_miss_is_said_after_the_last_try(fine_space):
     result = run(fine_space, limit, timer)
     assert not result.met
     assert 1 <= len(result.tries) <= MOST_TRIES
+
+
+def test_a_timing_that_other_work_disturbs_corrects_nothing(fine_space):
+    """Doubled by what else runs, and as noisy as that: the bound stays, whatever was measured."""
+    limit = limit_at(fine_space, 0.5)
+    timer, calls = timer_with_error(limit, 2.0, noise=0.3 * limit.bound)
+    result = run(fine_space, limit, timer)
+    assert not result.met
+    assert [t.asked for t in result.tries] == [limit.bound]
+    assert (
+        result.derivation.paths == derive(random_alpha(fine_space), mask_of(fine_space), [limit], "constrained").paths
+    )
+    assert calls == [result.derivation.paths] * (2 * MOST_TIMINGS)  # the confirmation's too
+    (note,) = result.derivation.notes
+    assert "other work on this machine disturbs the timing (2x noise is 30 %)" in note
+    assert "--resume" in note
+
+
+def test_a_steady_timing_after_disturbed_ones_decides(fine_space):
+    limit = limit_at(fine_space, 0.5)
+    plain, _ = timer_with_error(limit, 1.2)
+    calls = []
+
+    def timer(architecture, measure):
+        calls.append(architecture.paths)
+        disturbed = len(calls) % 3 != 0
+        return Timing(9 * limit.bound, 5 * limit.bound, 10) if disturbed else plain(architecture, measure)
+
+    result = run(fine_space, limit, timer)
+    assert result.met
+    assert len(result.tries) > 1
+    assert result.derivation.notes == ()
+    assert len(calls) == 3 * (len(result.tries) + 1)
+    assert max(t.timing.median_ms for t in result.tries) < 2 * limit.bound
 
 
 def test_below_accepts_a_fast_network_at_once(fine_space):
