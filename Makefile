@@ -30,6 +30,7 @@ lint: install  ## ruff
 
 types: install  ## mypy
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks/*.py scripts/*.py
 
 unit: install  ## the tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # one thread each: two processes share two cores

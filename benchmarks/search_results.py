@@ -33,13 +33,14 @@ from latency.device import this_device
 from latency.measure import time_architecture
 from retrain.config import RetrainFile
 from retrain.loop import retrain
+from retrain.weights import load_architecture
 from search.baseline import random_architectures
 from search.config import SearchFile
 from search.derivation import ROUNDING
 from search.limits import Limit, resolve
 from search.loop import run_search
 from search.result import load_result
-from supernet.architecture import Architecture, load_architecture
+from supernet.architecture import Architecture
 from supernet.space import Space
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -67,7 +67,8 @@ Step = Callable[[], object]
 
 def imagenet_space(size: int) -> Space:
     keys = ("width", "depth", "stride", "candidates")
-    return Space(SpaceConfig(input_size=size, stages=tuple(dict(zip(keys, stage, strict=True)) for stage in STAGES)))
+    stages = [dict(zip(keys, stage, strict=True)) for stage in STAGES]
+    return Space(SpaceConfig.model_validate({"input_size": size, "stages": stages}, strict=False))
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
             kept.append(storage)
             sizes[storage.data_ptr()] = storage.nbytes()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda _: None):  # type: ignore[arg-type, return-value]
         forward()
     return sum(sizes.values())
 
