@@ -55,7 +55,8 @@ from latency.device import this_device
 from search.config import Lagrangian, SearchFile
 from search.gradient import architecture_step, weights_step
 from search.limits import resolve
-from search.loop import Plan, Search
+from search.loop import Search
+from search.plan import Plan
 from search.scoring import open_parts
 from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
 from supernet.alpha import sample_paths

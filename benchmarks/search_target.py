@@ -37,8 +37,9 @@ from latency.table import LatencyTable
 from search.closing import derive_measured
 from search.config import SearchFile
 from search.limits import Limit, Source
-from search.loop import Plan, Search
+from search.loop import Search
 from search.objective import expected_cost
+from search.plan import Plan
 from supernet.alpha import mask_of, probabilities
 from supernet.architecture import Architecture
 from supernet.space import Space

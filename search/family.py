@@ -25,9 +25,9 @@ from engine.training import Evaluation, RunConfig, prepare_device
 from search.config import LimitConfig, SearchFile
 from search.derivation import Derivation, InfeasibleError, derive, smallest
 from search.limits import Limit, Resolved, resolve, resolve_bound
-from search.loop import predicted_by, write_architecture
 from search.pareto import Panel, Point, draw_fronts, on_front
 from search.peak import PeakLimit
+from search.result import predicted_by, write_architecture
 from search.scoring import open_parts, score
 from supernet.alpha import mask_of
 from supernet.architecture import Architecture

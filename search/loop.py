@@ -15,7 +15,7 @@ import torch
 
 from engine.checkpoints import Checkpoints
 from engine.config import config_text, keys_of, load_config, naming, validate
-from engine.data import Batch, BatchStream, ImageSet
+from engine.data import Batch, BatchStream
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.metrics import MetricsLog
 from engine.progress import Progress
@@ -27,25 +27,23 @@ from engine.training import (
     accuracy,
     autocast,
     check_finite,
-    cosine_lr,
     memory_format,
     prepare_device,
 )
 from search.check import data_checks, judge, report
 from search.closing import MeasuredDerivation, derive_measured
 from search.collapse import CollapseAlarm, Settled, mean_ratio, relative_entropy, skip_rates
-from search.config import Lagrangian, Loss, ReinforceConfig, SearchFile
+from search.config import SearchFile
 from search.derivation import derive
-from search.gradient import architecture_step, weights_step
+from search.gradient import weights_step
 from search.limits import Limit, resolve
-from search.objective import Dual, expected_cost, movable
+from search.objective import expected_cost
 from search.peak import PeakLimit
-from search.reinforce import reinforce_step, user_reward
+from search.plan import Plan
 from search.report import architecture_scalars, limit_names, log_picture
-from search.result import result_of
+from search.result import result_of, write_architecture
 from search.scoring import open_parts, score
 from search.state import (
-    ARCHITECTURE_PATHS,
     DROPOUT,
     TRAINING_ORDER,
     VALIDATION_ORDER,
@@ -53,10 +51,9 @@ from search.state import (
     WEIGHTS_PATHS,
     SearchState,
 )
-from search.terms import build_terms, terms_gradient
+from search.update import ArchitectureUpdate
 from supernet.alpha import balanced_paths, mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
-from supernet.space import Space
 
 log = logging.getLogger("search")
 
@@ -69,47 +66,6 @@ class SearchResult:
     accuracy: Evaluation
     """Of the derived network with the supernet's weights, on the validation part."""
     peak: PeakLimit | None = None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What stays the same during a search."""
-
-    config: SearchFile
-    space: Space
-    limits: tuple[Limit, ...]
-    device: torch.device
-    training: ImageSet
-    validation: ImageSet
-    peak: PeakLimit | None = None
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.training) // self.config.search.batch_size
-
-    @property
-    def warmup_steps(self) -> int:
-        return self.config.search.warmup_epochs * self.steps_per_epoch
-
-    @property
-    def steps(self) -> int:
-        return self.warmup_steps + self.config.search.epochs * self.steps_per_epoch
-
-    def lr(self, step: int) -> float:
-        """Of the weights: two cosines, one for the warm-up and one for the search."""
-        s = self.config.search
-        if step < self.warmup_steps:
-            return cosine_lr(s.warmup_lr, step, self.warmup_steps)
-        return cosine_lr(s.lr, step - self.warmup_steps, self.steps - self.warmup_steps)
-
-    def progress(self, step: int) -> float:
-        """Of the search without its warm-up, in [0, 1]."""
-        return max(0, step - self.warmup_steps) / (self.steps - self.warmup_steps)
-
-    def architecture_step_follows(self, step: int) -> bool:
-        """Whether an architecture step comes after weights step number `step` (from 0)."""
-        done = step + 1 - self.warmup_steps
-        return done > 0 and done % self.config.search.arch_every == 0
 
 
 def run_search(
@@ -176,9 +132,7 @@ class Search:
         self.training.corrupt, self.validation.corrupt = corrupt["training"], corrupt["validation"]
         self.autocast = partial(autocast, config.run, plan.device)
         self.mask = mask_of(plan.space)
-        s = config.search
-        self.terms = build_terms(s.entropy, s.terms, plan.space)
-        self.own_reward = user_reward(s.reinforce) if s.reinforce else None
+        self.update = ArchitectureUpdate(plan, group)
         self.alarm = CollapseAlarm()
         self.gradients: list[tuple[float, float]] = []  # (CE's, the limits') norms since the last point of the curves
         self.throughput = Throughput()
@@ -223,7 +177,7 @@ class Search:
             group.check_same(state.alpha.tolist(), f"alpha at step {state.step}")
             means = group.mean_of(torch.stack([loss, *accuracy(logits, batch.labels)]))
             scalars = dict(zip(("train/loss", "train/top1", "train/top5"), means.tolist(), strict=True))
-            scalars |= {"lr/weights": plan.lr(step), "lr/arch": self._arch_lr(step)}
+            scalars |= {"lr/weights": plan.lr(step), "lr/arch": plan.arch_lr(step)}
             scalars |= {"speed/images_per_second": self.throughput.per_second()}
             scalars |= figures | architecture_scalars(state, plan.limits) | self._signs()
             check_finite(scalars["train/loss"], state.step)
@@ -297,54 +251,14 @@ class Search:
         images = batch.images.to(device, memory_format=memory_format(run), non_blocking=True)
         return batch._replace(images=images, labels=batch.labels.to(device, non_blocking=True))
 
-    def _arch_lr(self, step: int) -> float:
-        return 0.0 if step < self.plan.warmup_steps else self.plan.config.search.arch_lr
-
     def _architecture_step(self) -> dict[str, float]:
         """One update of alpha; returns figures for the curves."""
-        plan, state, s = self.plan, self.state, self.plan.config.search
         batch = self._on_device(next(self.validation))
-        draws = generator(plan.config.run.seed, ARCHITECTURE_PATHS, state.arch_steps)
-        state.arch_steps += 1
         self.throughput.add(len(batch.labels) * self.group.world_size)
-        figures: dict[str, float] = {}
-        d_terms = None
-        if self.terms:
-            p = probabilities(state.alpha.detach(), self.mask)
-            figures["arch/terms"], d_terms = terms_gradient(self.terms, p, plan.progress(state.step))
-        if s.arch_update == "reinforce":
-            settings = s.reinforce or ReinforceConfig()
-            found = reinforce_step(
-                state.net, batch.images, batch.labels, state.alpha, self.mask, plan.limits, settings, state.baseline,
-                state.arch_optimizer, draws, self.autocast, d_terms, self.own_reward, state.duals, self.group,
-            )  # fmt: skip
-            check_finite(found.ce, state.step + 1)
-            state.baseline = found.baseline
-            if settings.limits == "lagrangian" and found.gradient:
-                self._follow(found.duals, Lagrangian(), found.gradient, found.limits_gradient)
-            figures |= {"arch/ce": found.ce, "arch/reward": found.reward, "arch/gradient": found.gradient}
-            return figures | {"arch/top1": 100 * found.accuracy}
-        loss = s.loss or Lagrangian()
-        done = architecture_step(
-            state.net, batch.images, batch.labels, state.alpha, self.mask, s.arch_update, plan.limits, loss,
-            state.duals, state.arch_optimizer, draws, self.autocast, d_terms, self.group,
-        )  # fmt: skip
-        check_finite(done.ce, state.step + 1)
-        self._follow(done.duals, loss, done.ce_gradient, done.limits_gradient)
-        return figures | {"arch/ce": done.ce}
-
-    def _follow(self, duals: tuple[Dual, ...], loss: Loss, ce_gradient: float, limits_gradient: float) -> None:
-        """After alpha has moved: the multipliers of the lagrangian, and what the signs of a collapse look at."""
-        plan, state = self.plan, self.state
-        self.gradients.append((ce_gradient, limits_gradient))
-        state.duals = duals
-        if isinstance(loss, Lagrangian):
-            p = probabilities(state.alpha.detach(), self.mask)
-            free, arch_lr = movable(p), plan.config.search.arch_lr
-            state.duals = tuple(
-                dual.step(float(expected_cost(p, limit.cost)) / limit.bound - 1, free, loss, arch_lr, at=limit.at)
-                for dual, limit in zip(duals, plan.limits, strict=True)
-            )
+        update = self.update.step(self.state, batch)
+        if update.norms:
+            self.gradients.append(update.norms)
+        return update.figures
 
     def _headline(self, scalars: dict[str, float]) -> dict[str, float | str]:
         """The few figures that the progress line shows."""
@@ -408,18 +322,3 @@ class Search:
         )  # fmt: skip
         # last: where it exists, the search has ended
         write_atomically(self.out / "result.json", figures.model_dump_json(indent=2) + "\n")
-
-
-def write_architecture(
-    path: Path, architecture: Architecture, limits: Sequence[Limit], peak: PeakLimit | None = None
-) -> None:
-    """Atomically; with what each limit's metric is for it."""
-    write_atomically(path, architecture.to_json(predicted_by(architecture, limits, peak)))
-
-
-def predicted_by(
-    architecture: Architecture, limits: Sequence[Limit], peak: PeakLimit | None
-) -> list[dict[str, object]]:
-    """What each limit's metric is for an architecture: a record of architecture.json for each."""
-    predicted = [limit.predicted(architecture.paths) for limit in limits]
-    return [*predicted, peak.predicted(architecture.paths)] if peak else predicted

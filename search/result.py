@@ -1,4 +1,4 @@
-"""`result.json` in a search's folder: what the search found, in numbers that other programs can read."""
+"""`result.json` and `architecture.json` in a search's folder: what it found, for people and other programs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from engine.config import Section
 from engine.errors import ConfigError
+from engine.runs import write_atomically
 from engine.training import Evaluation
 from search.closing import MeasuredDerivation
 from search.limits import Limit
@@ -148,3 +149,18 @@ def load_result(folder: Path) -> ResultFile | None:
             f"{path}: is no result of a search ({f'{where}: ' if where else ''}{first['msg']}); delete it and resume "
             "the search, which writes it again"
         ) from None
+
+
+def write_architecture(
+    path: Path, architecture: Architecture, limits: Sequence[Limit], peak: PeakLimit | None = None
+) -> None:
+    """Atomically; with what each limit's metric is for it."""
+    write_atomically(path, architecture.to_json(predicted_by(architecture, limits, peak)))
+
+
+def predicted_by(
+    architecture: Architecture, limits: Sequence[Limit], peak: PeakLimit | None
+) -> list[dict[str, object]]:
+    """What each limit's metric is for an architecture: a record of architecture.json for each."""
+    predicted = [limit.predicted(architecture.paths) for limit in limits]
+    return [*predicted, peak.predicted(architecture.paths)] if peak else predicted

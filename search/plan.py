@@ -1,0 +1,56 @@
+"""What stays the same during a search: the resolved config, the data, and when what is due."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.data import ImageSet
+from engine.training import cosine_lr
+from search.config import SearchFile
+from search.limits import Limit
+from search.peak import PeakLimit
+from supernet.space import Space
+
+
+@dataclass(frozen=True)
+class Plan:
+    config: SearchFile
+    space: Space
+    limits: tuple[Limit, ...]
+    device: torch.device
+    training: ImageSet
+    validation: ImageSet
+    peak: PeakLimit | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.training) // self.config.search.batch_size
+
+    @property
+    def warmup_steps(self) -> int:
+        return self.config.search.warmup_epochs * self.steps_per_epoch
+
+    @property
+    def steps(self) -> int:
+        return self.warmup_steps + self.config.search.epochs * self.steps_per_epoch
+
+    def lr(self, step: int) -> float:
+        """Of the weights: two cosines, one for the warm-up and one for the search."""
+        s = self.config.search
+        if step < self.warmup_steps:
+            return cosine_lr(s.warmup_lr, step, self.warmup_steps)
+        return cosine_lr(s.lr, step - self.warmup_steps, self.steps - self.warmup_steps)
+
+    def progress(self, step: int) -> float:
+        """Of the search without its warm-up, in [0, 1]."""
+        return max(0, step - self.warmup_steps) / (self.steps - self.warmup_steps)
+
+    def architecture_step_follows(self, step: int) -> bool:
+        """Whether an architecture step comes after weights step number `step` (from 0)."""
+        done = step + 1 - self.warmup_steps
+        return done > 0 and done % self.config.search.arch_every == 0
+
+    def arch_lr(self, step: int) -> float:
+        return 0.0 if step < self.warmup_steps else self.config.search.arch_lr

@@ -1,0 +1,75 @@
+"""What benchmarks/search_quality.py and search_results.py compute from accuracies: identities on made-up ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from benchmarks.search_quality import BAND, Band, Truth
+from benchmarks.search_results import uniform_architectures, widest_uniform
+from engine.errors import ConfigError
+
+
+@pytest.fixture
+def band():
+    """Costs 1 to 20; T is 10, so the band is [9, 10] with three networks, one of them at each end."""
+    costs = np.array([1.0, 10.0, 9.0, 9.5, 10.1, 8.9, 20.0])
+    accuracy = np.array([99.0, 70.0, 80.0, 90.0, 98.0, 97.0, 96.0])
+    return Band.of(10.0, costs, accuracy), costs, accuracy
+
+
+def test_a_band_holds_the_networks_just_below_the_target(band):
+    found, costs, accuracy = band
+    assert found.indices.tolist() == [1, 2, 3]
+    assert all(BAND * 10 <= costs[i] <= 10 for i in found.indices)
+    assert found.accuracies.tolist() == accuracy[found.indices].tolist()
+    assert found.middle(costs) == 3
+
+
+def test_percentile_and_gap_are_0_and_1_where_they_should_be(band):
+    found, _, accuracy = band
+    assert [found.percentile(i, accuracy[i]) for i in (1, 2, 3)] == [0, 50, 100]
+    assert found.percentile(6, 96.0) == 100  # outside the band all of its networks are others
+    assert found.gap(90.0) == 0
+    assert found.gap(80.0) == pytest.approx(1)  # the mean of 70, 80 and 90
+    tied = Band(10.0, np.array([0, 1, 2]), np.array([50.0, 50.0, 40.0]))
+    assert tied.percentile(0, 50.0) == 75  # better than one, equal to one
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_random_search_is_the_mean_over_all_draws(count):
+    accuracies = np.random.default_rng(0).normal(80, 2, 7)
+    band = Band(1.0, np.arange(7), accuracies)
+    best = [max(draw) for draw in combinations(accuracies, min(count, 7))]
+    percentile, gap = band.random_search(count)
+    assert gap == pytest.approx(np.mean([band.gap(a) for a in best]))
+    of_draws = [band.percentile(int(np.argmax(accuracies == a)), a) for a in best]
+    assert percentile == pytest.approx(np.mean(of_draws))
+
+
+def test_the_seed_noise_is_that_of_one_training():
+    top1 = np.random.default_rng(1).normal(0, 0.5, (4000, 2)) + np.linspace(70, 90, 4000)[:, None]
+    truth = Truth([], top1, {})
+    assert truth.seed_noise == pytest.approx(0.5, rel=0.05)
+    assert truth.noise == pytest.approx(truth.seed_noise / 2**0.5)
+    assert truth.accuracy.shape == (4000,)
+
+
+def test_the_widest_uniform_network_is_the_largest_below_the_bound(space, make_cost, make_limit):
+    every = uniform_architectures(space)
+    assert len(set(every)) == len(every) > 3
+    for paths in every:
+        space.check_paths(paths)
+    cost = make_cost(space, 0)
+    costs = sorted(cost.of(paths) for paths in every)
+    limit = replace(make_limit(cost, 0.5), bound=costs[len(costs) // 2])
+    chosen = widest_uniform(space, limit)
+    feasible = [p for p in every if cost.of(p) <= limit.bound * (1 + 1e-9)]
+    assert 0 < len(feasible) < len(every)
+    assert chosen.paths in feasible
+    assert chosen.complexity.macs == max(space.complexity(p).macs for p in feasible)
+    with pytest.raises(ConfigError, match="choose a larger limit"):
+        widest_uniform(space, replace(limit, bound=0.9 * costs[0]))
