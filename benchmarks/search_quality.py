@@ -12,10 +12,13 @@ exits with status 1 where they do not. The bands' networks say how long a traini
 Prints tables in Markdown and one line of JSON. For each algorithm: percentile (share of the other networks of the band
 that are worse; ties count half; random is 50), gap ((best - derived) / (best - mean of the band)), met_target (share of
 searches that meet T on the table), met_measured (share whose fresh timing, after all searches and not used for
-acceptance, is within max(2 %, 2x noise) of T or below), seconds; `random` is random search with
-floor(search seconds / training seconds) networks of the band, by exact expectation. kendall: of the supernet's
-accuracies with the truth, over all networks. spread_over_noise: standard deviation of true accuracy within a band, over
-that of the truth's seed noise.
+acceptance, is within max(2 %, 2x noise) of T or below), seconds; likeliest_percentile and likeliest_gap are of the
+network that the search's alpha alone would have chosen (derive_among 1). `random` is random search with
+floor(search seconds / training seconds) networks of the band (at least one), by exact expectation; it trains each once
+and yet chooses by the mean over seeds that it is judged by, which flatters it. `control` is what the supernet alone is
+worth: derive_among networks of the band at random, of which its loss chooses. kendall: of the supernet's accuracies
+with the truth, over all networks. spread_over_noise: standard deviation of true accuracy within a band, what seeds add
+to it taken out, over the truth's seed noise.
 """
 
 import argparse
@@ -50,8 +53,10 @@ from retrain.config import RetrainFile
 from retrain.loop import retrain
 from search.closing import acceptable_error
 from search.config import SearchFile
+from search.derivation import constrained
 from search.loop import SearchResult, run_search
 from search.scoring import open_parts, score
+from supernet.alpha import mask_of
 from supernet.architecture import Architecture
 from supernet.cost import Cost
 from supernet.space import Space
@@ -202,13 +207,19 @@ class Band:
         best = float(self.accuracies.max())
         return (best - accuracy) / (best - float(self.accuracies.mean()))
 
+    def chosen_by(self, losses: np.ndarray, count: int) -> tuple[float, float]:
+        """(percentile, gap) of the one with the smallest loss among `count` networks of the band drawn without
+        replacement: their exact expectations. losses: (len(indices),)."""
+        order = np.argsort(losses)
+        n, count = len(order), min(count, len(order))
+        chances = np.array([math.comb(n - 1 - i, count - 1) / math.comb(n, count) for i in range(n)])
+        ranks = np.array([self.percentile(int(self.indices[i]), float(self.accuracies[i])) for i in order])
+        return float(chances @ ranks), float(chances @ np.array([self.gap(float(self.accuracies[i])) for i in order]))
+
     def random_search(self, count: int) -> tuple[float, float]:
         """(percentile, gap) of the best of `count` networks drawn without replacement: their exact expectations."""
-        order = np.sort(self.accuracies)
-        n, count = len(order), min(count, len(order))
-        chances = np.array([math.comb(i, count - 1) / math.comb(n, count) for i in range(n)])  # i is the best's rank
-        ranks = 100 * np.arange(n) / max(1, n - 1)
-        return float(chances @ ranks), float(chances @ np.array([self.gap(a) for a in order]))
+        # the most accurate is the one with the smallest "loss"; it has to return a network, so it trains one or more
+        return self.chosen_by(-self.accuracies, max(1, count))
 
 
 # --- the searches ----------------------------------------------------------------------------------------------------
@@ -254,19 +265,31 @@ def timed(result: SearchResult, target: float) -> dict[str, Any]:
     }
 
 
-def supernet_ranking(run: Path, truth: Truth, space: Space, data: Sequence[str]) -> float:
-    """Kendall's tau between the supernet's accuracies and the truth, over all networks."""
+def checkpoint_of(run: Path) -> dict[str, Any]:
+    newest = Checkpoints(run / "checkpoints").newest()
+    assert newest is not None  # the search has ended
+    found: dict[str, Any] = newest[1]["search"]
+    return found
+
+
+def likeliest_row(run: Path, result: SearchResult, band: Band, truth: Truth) -> dict[str, Any]:
+    """What derive_among adds: a row's columns for the network that alpha alone would have chosen."""
+    mask = mask_of(result.architecture.space)
+    index = truth.paths.index(constrained(checkpoint_of(run)["alpha"], mask, result.limits).paths)
+    accuracy = float(truth.accuracy[index])
+    return {"likeliest_percentile": band.percentile(index, accuracy), "likeliest_gap": band.gap(accuracy)}
+
+
+def supernet_losses(run: Path, truth: Truth, space: Space, data: Sequence[str]) -> np.ndarray:
+    """(networks,): validation loss of every network with a search's weights."""
     config = validate(SearchFile, load_config(run / "config.yaml", data), str(run))
     training, validation = open_parts(config)
-    newest = Checkpoints(run / "checkpoints").newest()
-    assert newest is not None  # the search has just ended
     net = Supernet(space)
-    net.load_state_dict(newest[1]["search"]["net"])
-    top1 = [
-        score(net, Architecture(space, paths), config, training, validation, torch.device("cpu")).top1
-        for paths in truth.paths
-    ]
-    return float(kendalltau(top1, truth.accuracy).statistic)
+    net.load_state_dict(checkpoint_of(run)["net"])
+    device = torch.device("cpu")
+    return np.array(
+        [score(net, Architecture(space, paths), config, training, validation, device).loss for paths in truth.paths]
+    )
 
 
 def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
@@ -275,7 +298,8 @@ def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = {"percentile": "percentile", "gap": "gap", "met_target": "met", "met_measured": "met_measured"}
-    return {name: mean(rows, column) for name, column in names.items()} | {"seconds": mean(rows, "seconds")}
+    same = ("likeliest_percentile", "likeliest_gap", "seconds")
+    return {name: mean(rows, column) for name, column in (names | {name: name for name in same}).items()}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -288,6 +312,7 @@ def run(args: argparse.Namespace) -> int:
     rows: dict[str, list[dict[str, Any]]] = {algorithm: [] for algorithm in args.algorithms}
     found: list[tuple[SearchResult, dict[str, Any]]] = []
     kendall: list[float] = []
+    control: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if args.table is None:
@@ -308,19 +333,21 @@ def run(args: argparse.Namespace) -> int:
                 for algorithm in args.algorithms:
                     out = folder / f"{algorithm}-{b}-{seed}"
                     result, seconds = one_search(algorithm, band.target, seed, folder / "table.yaml", out, args.data)
-                    row = judged(result, seconds, band, truth, cost)
+                    row = judged(result, seconds, band, truth, cost) | likeliest_row(out, result, band, truth)
                     rows[algorithm].append(row)
                     found.append((result, row))
                     log.info("%s, T %.3f ms, seed %d: %s", algorithm, band.target, seed, row)
                     if seed == FIRST_SEED and algorithm == args.algorithms[0]:
-                        kendall.append(supernet_ranking(out, truth, space, args.data))
+                        losses = supernet_losses(out, truth, space, args.data)
+                        kendall.append(float(kendalltau(-losses, truth.accuracy).statistic))
+                        control.append(band.chosen_by(losses[band.indices], config.search.derive_among))
         for result, row in found:
             row |= timed(result, row["target_ms"])
     report = {algorithm: summary(found) for algorithm, found in rows.items()}
     budget = min(int(found["seconds"] / training_seconds) for found in report.values())
     largest = max(int(found["seconds"] / training_seconds) for found in report.values())
     chance = [band.random_search(largest) for band in bands]
-    spread = [float(band.accuracies.std(ddof=1)) for band in bands]
+    spread = [math.sqrt(max(0.0, float(band.accuracies.var(ddof=1)) - truth.noise**2)) for band in bands]
     record = report | {
         "random": {
             "networks": largest,
@@ -329,9 +356,13 @@ def run(args: argparse.Namespace) -> int:
             "met_target": 1.0,
             "seconds": largest * training_seconds,
         },
+        "control": {
+            "networks": config.search.derive_among,
+            "percentile": statistics.fmean(p for p, _ in control),
+            "gap": statistics.fmean(g for _, g in control),
+        },
         "kendall": statistics.fmean(kendall),
         "spread_over_noise": statistics.fmean(spread) / truth.seed_noise,
-        "spread_over_noise_of_mean": statistics.fmean(spread) / truth.noise,
         "spread": spread,
         "seed_noise": truth.seed_noise,
         "networks_in_bands": [len(band.indices) for band in bands],
@@ -347,18 +378,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(record: dict[str, Any], algorithms: Sequence[str]) -> None:
-    print("| algorithm | percentile | gap | meets T, table | meets T, measured | seconds |\n|---|---|---|---|---|---|")
+    print("| search | percentile | gap | by alpha alone | meets T, table | meets T, measured | seconds |")
+    print("|---|---|---|---|---|---|---|")
     for name in algorithms:
         r = record[name]
         print(
-            f"| {name} | {r['percentile']:.0f} | {r['gap']:.2f} | {100 * r['met_target']:.0f} % "
-            f"| {100 * r['met_measured']:.0f} % | {r['seconds']:.0f} |"
+            f"| {name} | {r['percentile']:.0f} | {r['gap']:.2f} | {r['likeliest_percentile']:.0f} / "
+            f"{r['likeliest_gap']:.2f} | {100 * r['met_target']:.0f} % | {100 * r['met_measured']:.0f} % "
+            f"| {r['seconds']:.0f} |"
         )
-    r = record["random"]
-    print(f"| random, {r['networks']} networks | {r['percentile']:.0f} | {r['gap']:.2f} | | | {r['seconds']:.0f} |")
+    r, c = record["random"], record["control"]
+    print(f"| random, {r['networks']} networks | {r['percentile']:.0f} | {r['gap']:.2f} | | | | {r['seconds']:.0f} |")
+    print(f"| control, {c['networks']} networks | {c['percentile']:.0f} | {c['gap']:.2f} | | | | |")
     print(
-        f"\nspread of true accuracy in the bands {', '.join(f'{s:.2f}' for s in record['spread'])} points, seed noise "
-        f"{record['seed_noise']:.2f}; Kendall of the supernet {record['kendall']:.2f}"
+        f"\nnetworks in the bands {record['networks_in_bands']}; spread of true accuracy in them "
+        f"{', '.join(f'{s:.2f}' for s in record['spread'])} points, seed noise {record['seed_noise']:.2f}; Kendall of "
+        f"the supernet {record['kendall']:.2f}"
     )
 
 

@@ -3,7 +3,7 @@
 Searches as a YAML says, then retrains, all alike and with each seed: the derived network, random networks of the same
 predicted latency, and the widest uniform network (one op wherever it is legal, equally many layers kept in every stage,
 the most MACs) that is predicted to be no slower. Every finished part is kept below --out and used by the next call, so
-a stopped run continues.
+a stopped run continues; what was made with other settings is refused.
 
 Prints a table in Markdown and one line of JSON: for each of `networks` name, predicted_ms, measured_ms and noise_ms
 (timed one after the other when all are trained), top1 (one for each seed), params, macs, seconds; rank, the derived
@@ -28,11 +28,11 @@ import torch
 from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
 from engine.progress import set_up_logging
-from engine.runs import write_atomically
+from engine.runs import refuse_changes, run_begun, write_atomically
 from latency.device import this_device
 from latency.measure import time_architecture
 from retrain.config import RetrainFile
-from retrain.loop import retrain
+from retrain.loop import resolved_training, retrain
 from retrain.weights import load_architecture
 from search.baseline import random_architectures
 from search.config import SearchFile
@@ -92,20 +92,25 @@ def widest_uniform(space: Space, limit: Limit) -> Architecture:
 
 
 def searched(path: Path, out: Path, overrides: Sequence[str]) -> None:
-    """Run, continue or do nothing."""
+    """Run, continue or do nothing. ConfigError where the folder holds another search."""
     if load_result(out) is None:
-        run_search(path, out, resume=(out / "config.yaml").exists(), overrides=overrides)
+        run_search(path, out, resume=run_begun(out), overrides=overrides)
+    else:
+        config = validate(SearchFile, load_config(path, overrides), str(path))
+        refuse_changes(out, resolve(config, path, overrides).record)
 
 
 def trained(path: Path, overrides: Sequence[str], job: Job) -> tuple[float, float]:
-    """(top-1 on the test images, seconds); of an earlier call where it has finished."""
+    """(top-1 on the test images, seconds); of an earlier call where it has finished. A resumed training's seconds are
+    of its last piece. ConfigError where the folder holds another training."""
     record = job.out / "training.json"
+    config = validate(RetrainFile, load_config(path, [f"run.seed={job.seed}", *overrides]), str(path))
     if not record.exists():
-        config = validate(RetrainFile, load_config(path, [f"run.seed={job.seed}", *overrides]), str(path))
         began = time.monotonic()
-        result = retrain(config, job.architecture, job.out, resume=(job.out / "config.yaml").exists())
+        result = retrain(config, job.architecture, job.out, resume=run_begun(job.out))
         values = {"top1": result.test.top1, "seconds": time.monotonic() - began}
         write_atomically(record, json.dumps(values) + "\n")
+    refuse_changes(job.out, resolved_training(config, job.architecture))
     values = json.loads(record.read_text())
     return values["top1"], values["seconds"]
 

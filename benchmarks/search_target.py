@@ -9,8 +9,8 @@ Prints a table in Markdown and one line of JSON. For each of `targets`: target_m
 |E - T| / T over the last 10 % of steps, before any derivation; predicted_ms of the derived network (predicted_first_ms:
 before the closed loop moved the bound, where it did); measured_ms, in a fresh timing that did not decide its
 acceptance; error, measured / target - 1; noise, of the timing, as a share of the target; holds, whether the bars are
-met: expected error 1 %, predicted (first) in [0.98 T, T], measured within max(2 %, 2x noise) of T; loss, of the weights
-steps over the last 10 % (2.30 is chance).
+met: expected error 1 %, predicted (first) in [0.98 T, T], measured within max(2 %, 2x noise) of T; loss, mean over the
+batches of the curves' last points (a batch every run.log_every steps; 2.30 is chance).
 """
 
 import argparse

@@ -82,12 +82,16 @@ def retrain(
     group = group.on(device)
     with group.in_turn() if config.data.download else nullcontext():
         images = images_for(architecture, config.data)
-    resolved = config.model_dump(mode="json", exclude_none=True)
-    resolved["architecture"] = json.loads(architecture.to_json())  # a resume with another architecture is refused
+    resolved = resolved_training(config, architecture)
     group.check_same(resolved, "the config")
     group.check_same([len(images.train), zlib.crc32(images.train.labels.tobytes())], "the images of data.root")
     group.from_first(lambda: open_run(out, resolved, resume=resume))
     return _Retrain(config, architecture, images, device, out, resume, group).run()
+
+
+def resolved_training(config: RetrainFile, architecture: Architecture) -> dict[str, Any]:
+    """What config.yaml of a run holds: with the architecture, so that a resume with another one is refused."""
+    return config.model_dump(mode="json", exclude_none=True) | {"architecture": json.loads(architecture.to_json())}
 
 
 class _Retrain:

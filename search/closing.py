@@ -40,8 +40,10 @@ class Try:
 class MeasuredDerivation:
     derivation: Derivation
     tries: tuple[Try, ...]
-    """In order; the accepted one is last where `met`. Empty where the table's device is not this machine."""
+    """In order. Empty where the table's device is not this machine."""
     met: bool
+    chosen: int = 0
+    """The index of the try whose derivation this is."""
     confirmation: Timing | None = None
     """A second timing, independent of the one that decided."""
 
@@ -86,8 +88,8 @@ def derive_measured(
 
     A limit is met if measured <= T (1 + acceptable_error). With `at`, a network that is faster than
     T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is corrected too while tries
-    last; the try closest to T from below wins. `argmax` ignores limits: it is timed once and never corrected. Timings
-    that are not steady after MOST_TIMINGS correct nothing: the tries end, and a note says so.
+    last; the try closest to T from below wins. `argmax` ignores limits: it is timed once and never corrected. A
+    timing that is not steady after MOST_TIMINGS corrects nothing: the tries end, and a note says so.
     """
     index = local_latency_limit(limits)
     if index is None:
@@ -113,12 +115,6 @@ def derive_measured(
         if _within(timing, limit) and not (limit.at and _unused(timing, limit)):
             break
         if not steady(timing):
-            noise = 200 * timing.noise_ms / timing.median_ms
-            note = (
-                f"{limit.metric}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so the "
-                "bound was not corrected by it; when it is idle, give the same command with --resume"
-            )
-            derivations[-1] = replace(found, notes=(*found.notes, note))
             break
         asked = min(high, max(low, limit.bound - (timing.median_ms - tries[-1].predicted)))
         if any(asked == t.asked for t in tries):
@@ -129,9 +125,20 @@ def derive_measured(
         if kept
         else min(range(len(tries)), key=lambda i: tries[i].timing.median_ms)
     )
-    ordered = (*tries[:best], *tries[best + 1 :], tries[best])
     confirmation = _timed(Architecture(space, derivations[best].paths), measure, timer)
-    return MeasuredDerivation(derivations[best], ordered, met=bool(kept), confirmation=confirmation)
+    chosen = replace(derivations[best], notes=(*derivations[best].notes, *_disturbed(tries[-1].timing, limit)))
+    return MeasuredDerivation(chosen, tuple(tries), met=bool(kept), chosen=best, confirmation=confirmation)
+
+
+def _disturbed(last: Timing, limit: Limit) -> tuple[str, ...]:
+    """What to say of the timing that ended the tries, if it was not steady."""
+    if steady(last):
+        return ()
+    noise = 200 * last.noise_ms / last.median_ms
+    return (
+        f"{limit.metric}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so it corrected "
+        "nothing and proves little; when the machine is idle, scripts/run_search.py with --resume times again",
+    )
 
 
 def _timed(

@@ -214,6 +214,9 @@ def _member(
         s = resolved.config.search
         loss = (lambda paths: scorer.score(paths).loss) if scorer else None
         derivation = derive(alpha, mask_of(space), limits, method or s.derive, s.derive_among, loss)
+        if loss is None and s.derive_among > 1 and (method or s.derive) == "constrained":
+            note = f"the likeliest network: without scores, search.derive_among: {s.derive_among} cannot choose"
+            derivation = replace(derivation, notes=(*derivation.notes, note))
     except InfeasibleError:
         if text is None:
             raise

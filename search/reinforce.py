@@ -108,7 +108,9 @@ class ReinforceStep:
     baseline: float | None
     """The next one."""
     gradient: float
-    """Norm of the policy gradient in alpha; 0 in the first step of a moving average, which leaves alpha."""
+    """Norm of the policy gradient in alpha."""
+    moved: bool
+    """False in the first step of a moving average, which leaves alpha as it is."""
     duals: tuple[Dual, ...] = ()
     """With their norms updated, where the limits enter by the lagrangian."""
     limits_gradient: float = 0.0
@@ -175,7 +177,7 @@ def reinforce_step(
         optimizer.step()
     return ReinforceStep(
         ce=float(figures[-1]), accuracy=float(figures[:-1].mean()), reward=float(rewards.mean()), baseline=following,
-        gradient=norm, duals=observed, limits_gradient=limits_norm,
+        gradient=norm, moved=advantage is not None, duals=observed, limits_gradient=limits_norm,
     )  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def result_of(
         figures.append(LimitFigures(metric=peak.metric, unit=peak.unit, predicted=value, below=float(peak.bound)))
     timed = None
     if measured.confirmation:
-        accepted, again = measured.tries[-1].timing, measured.confirmation
+        accepted, again = measured.tries[measured.chosen].timing, measured.confirmation
         timed = MeasuredFigures(
             median_ms=accepted.median_ms, noise_ms=accepted.noise_ms, confirmation_ms=again.median_ms,
             confirmation_noise_ms=again.noise_ms, tries=len(measured.tries),

@@ -59,7 +59,7 @@ class ArchitectureUpdate:
             state.baseline = found.baseline
             figures |= {"arch/ce": found.ce, "arch/reward": found.reward, "arch/gradient": found.gradient}
             figures |= {"arch/top1": 100 * found.accuracy}
-            if settings.limits != "lagrangian" or not found.gradient:
+            if settings.limits != "lagrangian" or not found.moved:
                 return Update(figures, None)
             self._follow(state, found.duals, Lagrangian())
             return Update(figures, (found.gradient, found.limits_gradient))

@@ -324,6 +324,9 @@ def test_a_search_and_its_family_choose_the_same_network_among_the_likeliest(run
     one = {p: _score_of(tmp_path / "among", p) for p in allowed}
     assert min(one.values()) == member.accuracy.loss
     assert len(set(one.values())) > 1
+    assert member.derivation.notes == ()
+    (likeliest,) = derive_family(tmp_path / "among", scored=False)
+    assert "search.derive_among: 50 cannot choose" in likeliest.derivation.notes[-1]
 
 
 def _score_of(run, paths):

@@ -50,6 +50,18 @@ def test_random_search_is_the_mean_over_all_draws(count):
     assert percentile == pytest.approx(np.mean(of_draws))
 
 
+def test_the_control_is_the_mean_over_all_draws_of_what_the_loss_chooses():
+    random = np.random.default_rng(2)
+    accuracies, losses = random.normal(80, 2, 6), random.normal(0, 1, 6)
+    band = Band(1.0, np.arange(6), accuracies)
+    draws = [min(draw, key=lambda i: losses[i]) for draw in combinations(range(6), 3)]
+    percentile, gap = band.chosen_by(losses, 3)
+    assert gap == pytest.approx(np.mean([band.gap(accuracies[i]) for i in draws]))
+    assert percentile == pytest.approx(np.mean([band.percentile(i, accuracies[i]) for i in draws]))
+    assert band.random_search(0) == band.random_search(1)  # it has to return a network
+    assert band.random_search(1)[0] == pytest.approx(50)
+
+
 def test_the_seed_noise_is_that_of_one_training():
     top1 = np.random.default_rng(1).normal(0, 0.5, (4000, 2)) + np.linspace(70, 90, 4000)[:, None]
     truth = Truth([], top1, {})
