@@ -8,17 +8,14 @@ standard deviation, best) and percentile (share of the random networks that the 
 
 import argparse
 import json
-import platform
 import runpy
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.progress import set_up_logging
-from latency.device import this_device
+from latency.device import made_on
 
 DOOR = Path(__file__).resolve().parent.parent / "scripts" / "quickstart.py"
 
@@ -78,17 +75,7 @@ def main() -> None:
             f"| {row['noise_ms']:.3f} | {row['top1']:.2f} | {others['mean']:.2f} ± {others['std']:.2f}, best "
             f"{others['best']:.2f} | {row['percentile']:.0f} % |"
         )
-    device = this_device("cpu")
-    print(
-        json.dumps(
-            {
-                "device": f"{device.name}, {device.cores} cores",
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "seeds": rows,
-            }
-        )
-    )
+    print(json.dumps(made_on() | {"seeds": rows}))
 
 
 if __name__ == "__main__":

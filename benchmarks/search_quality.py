@@ -25,7 +25,6 @@ import argparse
 import json
 import logging
 import math
-import platform
 import statistics
 import tempfile
 import time
@@ -46,14 +45,14 @@ from engine.errors import UserError, run_door
 from engine.progress import set_up_logging
 from engine.runs import write_atomically
 from latency.config import LatencyConfig, latency_part
-from latency.device import this_device
+from latency.device import made_on
 from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable
 from retrain.config import RetrainFile
 from retrain.loop import retrain
 from search.closing import acceptable_error
 from search.config import SearchFile
-from search.derivation import constrained
+from search.derivation import ROUNDING, constrained
 from search.loop import SearchResult, run_search
 from search.scoring import open_parts, score
 from supernet.alpha import mask_of
@@ -94,15 +93,6 @@ def train_from_scratch(space: Space, paths: tuple[int, ...], seed: int, data: Se
         began = time.monotonic()
         result = retrain(config, Architecture(space, paths), Path(folder))
         return round(result.test.top1, 4), time.monotonic() - began
-
-
-def made_on() -> dict[str, object]:
-    device = this_device("cpu")
-    return {
-        "device": f"{device.name}, {device.cores} cores",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def make_truth(space: Space, seeds: int, data: Sequence[str]) -> None:
@@ -190,7 +180,7 @@ class Band:
 
     @classmethod
     def of(cls, target: float, costs: np.ndarray, accuracy: np.ndarray) -> "Band":
-        inside = np.nonzero((costs <= target * (1 + 1e-9)) & (costs >= BAND * target))[0]
+        inside = np.nonzero((costs <= target * (1 + ROUNDING)) & (costs >= BAND * target))[0]
         return cls(target, inside, accuracy[inside])
 
     def middle(self, costs: np.ndarray) -> int:
@@ -248,7 +238,7 @@ def judged(result: SearchResult, seconds: float, band: Band, truth: Truth, cost:
         "percentile": band.percentile(index, accuracy),
         "gap": band.gap(accuracy),
         "predicted_ms": cost.of(paths),
-        "met": cost.of(paths) <= band.target * (1 + 1e-9),
+        "met": cost.of(paths) <= band.target * (1 + ROUNDING),
         "seconds": seconds,
     }
 

@@ -14,12 +14,12 @@ import argparse
 import json
 import logging
 import multiprocessing
-import platform
 import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
 from engine.progress import set_up_logging
 from engine.runs import refuse_changes, run_begun, write_atomically
-from latency.device import this_device
+from latency.device import made_on
 from latency.measure import time_architecture
 from retrain.config import RetrainFile
 from retrain.loop import resolved_training, retrain
@@ -62,25 +62,18 @@ class Job:
 def uniform_architectures(space: Space) -> list[tuple[int, ...]]:
     """One op on every edge that has it and, where edges may be skipped, 1, 2, ... layers kept in every stage."""
     names = dict.fromkeys(name for edge in space.searchable for name in edge.candidates if name != "skip")
-    depth = max(len(stage) for stage in stages(space))
+    stages = [list(edges) for _, edges in groupby(space.searchable, key=lambda edge: edge.stage)]
+    depth = max(map(len, stages))
     found: dict[tuple[int, ...], None] = {}
     for name in names:
         for kept in range(1, depth + 1):
             paths = []
-            for stage in stages(space):
+            for stage in stages:
                 for place, edge in enumerate(stage):
                     wanted = "skip" if place >= kept and "skip" in edge.candidates else name
                     paths.append(edge.candidates.index(wanted) if wanted in edge.candidates else 0)
             found[tuple(paths)] = None
     return list(found)
-
-
-def stages(space: Space) -> list[list[Any]]:
-    """The searchable edges of each stage, in order."""
-    grouped: dict[str, list[Any]] = {}
-    for edge in space.searchable:
-        grouped.setdefault(edge.name.split(".")[0], []).append(edge)
-    return list(grouped.values())
 
 
 def widest_uniform(space: Space, limit: Limit) -> Architecture:
@@ -184,7 +177,6 @@ def report(
             f"| {row['name']} | {row['predicted_ms']:.3f} | {measured} | {top1} | {mean[row['name']]:.2f} "
             f"| {row['macs'] / 1e6:.2f} M | {row['params'] / 1e3:.0f} k |"
         )
-    device = this_device("cpu")
     record = {
         "target_ms": limit.bound,
         "networks": rows,
@@ -197,9 +189,7 @@ def report(
         "epochs": args.epochs,
         "search_seconds": search_seconds,
         "retrain_seconds": retrain_seconds,
-        "device": f"{device.name}, {device.cores} cores",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **made_on(),
     }
     print(json.dumps(record))
 

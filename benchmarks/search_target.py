@@ -16,14 +16,11 @@ batches of the curves' last points (a batch every run.log_every steps; 2.30 is c
 import argparse
 import json
 import logging
-import platform
 import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from engine.config import load_config, validate
 from engine.data import open_images, stratified_split, subset
@@ -31,7 +28,7 @@ from engine.distributed import ALONE
 from engine.errors import run_door
 from engine.progress import Progress, Stages, set_up_logging
 from engine.training import prepare_device
-from latency.device import this_device
+from latency.device import made_on
 from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable
 from search.closing import derive_measured
@@ -156,15 +153,12 @@ def run(args: argparse.Namespace) -> int:
             f"| {r['target_ms']:.2f} | {100 * r['expected_error']:.2f} % | {r['predicted_ms']:.2f} "
             f"| {r['measured_ms']:.2f} | {100 * r['error']:+.1f} % | {100 * r['noise']:.1f} % | {r['tries']} |"
         )
-    device = this_device("cpu")
     record = {
         "targets": rows,
         "steps": args.steps,
         "warmup_steps": plan.warmup_steps,
         "table_error_percent": table.verification.table.mape_percent if table.verification else None,
-        "device": f"{device.name}, {device.cores} cores",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **made_on(),
     }
     print(json.dumps(record))
     return 0

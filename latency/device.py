@@ -38,6 +38,16 @@ def this_device(device: Literal["cpu", "cuda"]) -> Device:
     return named_device(kind, name, cores, platform.machine())
 
 
+def made_on() -> dict[str, str]:
+    """What figures depend on: the device (its CPU and cores), torch and Python of this process."""
+    device = this_device("cpu")
+    return {
+        "device": f"{device.name}, {device.cores} cores",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
 def named_device(kind: Kind, name: str, cores: int | None, machine: str) -> Device:
     """A device with its fingerprint. machine: its instruction set, as platform.machine() says it."""
     identity = f"{kind}|{name}|{cores}|{machine}"

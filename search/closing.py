@@ -112,9 +112,8 @@ def derive_measured(
         timing = _timed(Architecture(space, found.paths), measure, timer)
         tries.append(Try(asked, limit.cost.of(found.paths), timing))
         derivations.append(found)
-        if _within(timing, limit) and not (limit.at and _unused(timing, limit)):
-            break
-        if not steady(timing):
+        good = _within(timing, limit) and not (limit.at and _unused(timing, limit))
+        if good or not steady(timing):
             break
         asked = min(high, max(low, limit.bound - (timing.median_ms - tries[-1].predicted)))
         if any(asked == t.asked for t in tries):

@@ -28,7 +28,7 @@ def skip_rates(p: Tensor, space: Space) -> dict[str, float]:
     for row, edge in zip(p.tolist(), space.searchable, strict=True):
         for value, name in zip(row, edge.candidates, strict=False):  # rows are padded
             if isinstance(CANDIDATES[name], SkipSpec):
-                of_stage.setdefault(edge.name.partition(".")[0], []).append(value)
+                of_stage.setdefault(edge.stage, []).append(value)
     return {stage: sum(values) / len(values) for stage, values in of_stage.items()}
 
 

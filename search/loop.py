@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -293,14 +293,11 @@ class Search:
     def _finish(self) -> SearchResult:
         """Derive, measure where the table's device is this one, and write architecture.json and result.json."""
         plan, state, s = self.plan, self.state, self.plan.config.search
-        known: dict[tuple[int, ...], float] = {}  # a corrected bound meets some of the same networks again
 
+        @cache  # a corrected bound meets some of the same networks again
         def loss(paths: tuple[int, ...]) -> float:  # called by process 0 alone
-            if paths not in known:
-                architecture = Architecture(plan.space, paths)
-                args = (plan.config, plan.training, plan.validation, plan.device)
-                known[paths] = score(state.net, architecture, *args).loss
-            return known[paths]
+            architecture = Architecture(plan.space, paths)
+            return score(state.net, architecture, plan.config, plan.training, plan.validation, plan.device).loss
 
         measured = self.group.from_first(
             lambda: derive_measured(state.alpha, self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss)

@@ -146,6 +146,11 @@ class Edge:
     residual: bool
 
     @property
+    def stage(self) -> str:
+        """What comes before the dot of its name: `stage0` of `stage0.1`."""
+        return self.name.partition(".")[0]
+
+    @property
     def searchable(self) -> bool:
         return len(self.candidates) > 1
 
