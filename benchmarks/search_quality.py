@@ -9,6 +9,9 @@ Every call retrains two random networks and, of each target's band, the one of m
 the truth: to the bit on the device and torch that made it, elsewhere within 4 standard deviations of the seed noise. It
 exits with status 1 where they do not. The bands' networks say how long a training takes.
 
+The table and every finished search are kept below --out and used by the next call, so a stopped run goes on; what was
+made with other settings is refused.
+
 Prints tables in Markdown and one line of JSON. For each algorithm: percentile (share of the other networks of the band
 that are worse; ties count half; random is 50), gap ((best - derived) / (best - mean of the band)), met_target (share of
 searches that meet T on the table), met_measured (share whose fresh timing, after all searches and not used for
@@ -44,16 +47,19 @@ from engine.config import load_config, validate
 from engine.errors import UserError, run_door
 from engine.progress import set_up_logging
 from engine.runs import write_atomically
-from latency.config import LatencyConfig, latency_part
+from latency.config import LatencyConfig, MeasureConfig, latency_part
 from latency.device import made_on
 from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable
 from retrain.config import RetrainFile
 from retrain.loop import retrain
+from retrain.weights import load_architecture
 from search.closing import acceptable_error
 from search.config import SearchFile
 from search.derivation import ROUNDING, constrained
-from search.loop import SearchResult, run_search
+from search.limits import Limit
+from search.loop import finish_search
+from search.result import ResultFile
 from search.scoring import open_parts, score
 from supernet.alpha import mask_of
 from supernet.architecture import Architecture
@@ -217,23 +223,23 @@ class Band:
 
 def one_search(
     algorithm: str, target: float, seed: int, table: Path, out: Path, data: Sequence[str]
-) -> tuple[SearchResult, float]:
-    """(result, seconds), the timing of the derived network included."""
+) -> tuple[ResultFile, Architecture]:
+    """A search that an earlier call has finished is not run again."""
     overrides = [f"limits.0.table={table}", f"limits.0.at={target}", f"run.seed={seed}", *data]
-    began = time.monotonic()
     own = HERE / f"{algorithm}.yaml"
-    result = run_search(own if own.exists() else SEARCH, out, overrides=[f"search.arch_update={algorithm}", *overrides])
-    return result, time.monotonic() - began
+    config = own if own.exists() else SEARCH
+    result = finish_search(config, out, overrides=[f"search.arch_update={algorithm}", *overrides])
+    return result, load_architecture(out / "architecture.json")
 
 
-def judged(result: SearchResult, seconds: float, band: Band, truth: Truth, cost: Cost) -> dict[str, Any]:
+def judged(architecture: Architecture, seconds: float, band: Band, truth: Truth, cost: Cost) -> dict[str, Any]:
     """One search's row."""
-    paths = result.architecture.paths
+    paths = architecture.paths
     index = truth.paths.index(paths)
     accuracy = float(truth.accuracy[index])
     return {
         "target_ms": band.target,
-        "network": " ".join(result.architecture.names),
+        "network": " ".join(architecture.names),
         "top1": accuracy,
         "percentile": band.percentile(index, accuracy),
         "gap": band.gap(accuracy),
@@ -243,11 +249,9 @@ def judged(result: SearchResult, seconds: float, band: Band, truth: Truth, cost:
     }
 
 
-def timed(result: SearchResult, target: float) -> dict[str, Any]:
+def timed(architecture: Architecture, measure: MeasureConfig, target: float) -> dict[str, Any]:
     """What a fresh timing adds to a row."""
-    source = result.limits[0].source
-    assert source is not None
-    timing = time_architecture(result.architecture, source.measure)
+    timing = time_architecture(architecture, measure)
     return {
         "measured_ms": timing.median_ms,
         "noise_ms": timing.noise_ms,
@@ -262,10 +266,9 @@ def checkpoint_of(run: Path) -> dict[str, Any]:
     return found
 
 
-def likeliest_row(run: Path, result: SearchResult, band: Band, truth: Truth) -> dict[str, Any]:
+def likeliest_row(run: Path, space: Space, limit: Limit, band: Band, truth: Truth) -> dict[str, Any]:
     """What derive_among adds: a row's columns for the network that alpha alone would have chosen."""
-    mask = mask_of(result.architecture.space)
-    index = truth.paths.index(constrained(checkpoint_of(run)["alpha"], mask, result.limits).paths)
+    index = truth.paths.index(constrained(checkpoint_of(run)["alpha"], mask_of(space), [limit]).paths)
     accuracy = float(truth.accuracy[index])
     return {"likeliest_percentile": band.percentile(index, accuracy), "likeliest_gap": band.gap(accuracy)}
 
@@ -300,39 +303,40 @@ def run(args: argparse.Namespace) -> int:
         return 0
     truth = Truth.load(space)
     rows: dict[str, list[dict[str, Any]]] = {algorithm: [] for algorithm in args.algorithms}
-    found: list[tuple[SearchResult, dict[str, Any]]] = []
+    found: list[tuple[Architecture, dict[str, Any]]] = []
     kendall: list[float] = []
     control: list[tuple[float, float]] = []
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        if args.table is None:
-            measured = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH))
-            table = measure_table(space, measured.measure, seed=0, verify=VERIFIED)
-        else:
-            table = LatencyTable.load(args.table)
-        table.save(folder / "table.yaml")
-        cost = table.cost(space)
-        costs = np.array([cost.of(paths) for paths in truth.paths])
-        low, high = cost.reachable
-        bands = [Band.of(low + share * (high - low), costs, truth.accuracy) for share in SHARES]
-        anywhere = np.random.default_rng().choice(len(truth.paths), 2, replace=False).tolist()
-        reproduced = truth.reproduced(space, args.data, [*anywhere, *(band.middle(costs) for band in bands)])
-        training_seconds = mean(reproduced[len(anywhere) :], "seconds")
-        for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
-            for b, band in enumerate(bands):
-                for algorithm in args.algorithms:
-                    out = folder / f"{algorithm}-{b}-{seed}"
-                    result, seconds = one_search(algorithm, band.target, seed, folder / "table.yaml", out, args.data)
-                    row = judged(result, seconds, band, truth, cost) | likeliest_row(out, result, band, truth)
-                    rows[algorithm].append(row)
-                    found.append((result, row))
-                    log.info("%s, T %.3f ms, seed %d: %s", algorithm, band.target, seed, row)
-                    if seed == FIRST_SEED and algorithm == args.algorithms[0]:
-                        losses = supernet_losses(out, truth, space, args.data)
-                        kendall.append(float(kendalltau(-losses, truth.accuracy).statistic))
-                        control.append(band.chosen_by(losses[band.indices], config.search.derive_among))
-        for result, row in found:
-            row |= timed(result, row["target_ms"])
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "table.yaml"
+    measure = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH)).measure
+    if not path.exists():
+        chosen = LatencyTable.load(args.table) if args.table else measure_table(space, measure, verify=VERIFIED)
+        chosen.save(path)
+    table = LatencyTable.load(path)
+    cost = table.cost(space)
+    costs = np.array([cost.of(paths) for paths in truth.paths])
+    low, high = cost.reachable
+    bands = [Band.of(low + share * (high - low), costs, truth.accuracy) for share in SHARES]
+    anywhere = np.random.default_rng().choice(len(truth.paths), 2, replace=False).tolist()
+    reproduced = truth.reproduced(space, args.data, [*anywhere, *(band.middle(costs) for band in bands)])
+    training_seconds = mean(reproduced[len(anywhere) :], "seconds")
+    for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
+        for b, band in enumerate(bands):
+            limit = Limit("latency", band.target, True, config.limits[0].tolerance, cost)
+            for algorithm in args.algorithms:
+                out = args.out / f"{algorithm}-{b}-{seed}"
+                result, architecture = one_search(algorithm, band.target, seed, path, out, args.data)
+                row = judged(architecture, result.seconds, band, truth, cost)
+                row |= likeliest_row(out, space, limit, band, truth)
+                rows[algorithm].append(row)
+                found.append((architecture, row))
+                log.info("%s, T %.3f ms, seed %d: %s", algorithm, band.target, seed, row)
+                if seed == FIRST_SEED and algorithm == args.algorithms[0]:
+                    losses = supernet_losses(out, truth, space, args.data)
+                    kendall.append(float(kendalltau(-losses, truth.accuracy).statistic))
+                    control.append(band.chosen_by(losses[band.indices], config.search.derive_among))
+    for architecture, row in found:
+        row |= timed(architecture, measure, row["target_ms"])
     report = {algorithm: summary(found) for algorithm, found in rows.items()}
     budget = min(int(found["seconds"] / training_seconds) for found in report.values())
     largest = max(int(found["seconds"] / training_seconds) for found in report.values())
@@ -394,6 +398,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=5, help="searches per target and algorithm")
     parser.add_argument("--algorithms", nargs="+", default=list(ALGORITHMS), choices=ALGORITHMS)
     parser.add_argument("--table", type=Path, help="one that was measured on this machine; default: measure it now")
+    parser.add_argument("--out", type=Path, default=Path("runs/search_quality"), help="what is done is kept here")
     parser.add_argument("data", nargs="*", help="overrides of the data section, e.g. data.root=/data")
     args = parser.parse_intermixed_args()
     set_up_logging()

@@ -38,8 +38,7 @@ from search.baseline import random_architectures
 from search.config import SearchFile
 from search.derivation import ROUNDING
 from search.limits import Limit, resolve
-from search.loop import run_search
-from search.result import load_result
+from search.loop import finish_search
 from supernet.architecture import Architecture
 from supernet.space import Space
 
@@ -84,15 +83,6 @@ def widest_uniform(space: Space, limit: Limit) -> Architecture:
     return Architecture(space, max(feasible, key=lambda paths: space.complexity(paths).macs), "uniform")
 
 
-def searched(path: Path, out: Path, overrides: Sequence[str]) -> None:
-    """Run, continue or do nothing. ConfigError where the folder holds another search."""
-    if load_result(out) is None:
-        run_search(path, out, resume=run_begun(out), overrides=overrides)
-    else:
-        config = validate(SearchFile, load_config(path, overrides), str(path))
-        refuse_changes(out, resolve(config, path, overrides).record)
-
-
 def trained(path: Path, overrides: Sequence[str], job: Job) -> tuple[float, float]:
     """(top-1 on the test images, seconds); of an earlier call where it has finished. A resumed training's seconds are
     of its last piece. ConfigError where the folder holds another training."""
@@ -115,9 +105,7 @@ def quiet() -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    searched(args.search, args.out / "search", args.override)
-    result = load_result(args.out / "search")
-    assert result is not None  # the search has just ended, or had
+    result = finish_search(args.search, args.out / "search", overrides=args.override)
     derived = load_architecture(args.out / "search" / "architecture.json")
     space = derived.space
     config = validate(SearchFile, load_config(args.search, args.override), str(args.search))

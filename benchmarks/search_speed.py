@@ -51,7 +51,7 @@ from engine.job import open_group
 from engine.progress import Progress
 from engine.seeding import generator
 from engine.training import autocast, memory_format, prepare_device
-from latency.device import this_device
+from latency.device import made_on
 from search.config import Lagrangian, SearchFile
 from search.gradient import architecture_step, weights_step
 from search.limits import resolve
@@ -406,9 +406,8 @@ def main() -> None:
         "bars": BARS,
         "rounds": args.rounds,
         "threads": args.threads,
-        "torch": torch.__version__,
-        "device": this_device("cpu").name,
         "elapsed_s": round(time.perf_counter() - start, 1),
+        **made_on(),
     }
     line = json.dumps(record)
     if args.json:

@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.training import keep_freed_memory
-from latency.device import this_device
+from latency.device import made_on
 from supernet import Architecture, Network, Space, SpaceConfig, Supernet
 from supernet.alpha import PairSample, initial_alpha, mask_of, sample_pairs
 
@@ -306,10 +306,9 @@ def main() -> None:
         "skips": [draw.skips for draw in draws],
         "seed": args.seed,
         "threads": args.threads,
-        "torch": torch.__version__,
-        "device": this_device("cpu").name,
         "machine": platform.machine(),
         "elapsed_s": round(time.perf_counter() - start, 1),
+        **made_on(),
     }
     line = json.dumps(record)
     if args.json:

@@ -19,7 +19,7 @@ from engine.data import Batch, BatchStream
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.metrics import MetricsLog
 from engine.progress import Progress
-from engine.runs import open_run, write_atomically
+from engine.runs import open_run, refuse_changes, run_begun, write_atomically
 from engine.seeding import generator, mix
 from engine.training import (
     Evaluation,
@@ -41,7 +41,7 @@ from search.objective import expected_cost
 from search.peak import PeakLimit
 from search.plan import Plan
 from search.report import architecture_scalars, limit_names, log_picture
-from search.result import result_of, write_architecture
+from search.result import ResultFile, load_result, result_of, write_architecture
 from search.scoring import open_parts, score
 from search.state import (
     DROPOUT,
@@ -103,6 +103,23 @@ def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[
     return Search(plan, out, resume, group).run()
 
 
+def finish_search(config_path: Path, out: Path, *, overrides: Sequence[str] = ()) -> ResultFile:
+    """The result of the search in `out`, which is begun, continued or left as it is, whichever the folder calls for.
+
+    Raises what run_search does, and ConfigError where the folder holds another search.
+    """
+    result = load_result(out)
+    if result is None:
+        run_search(config_path, out, resume=run_begun(out), overrides=overrides)
+        result = load_result(out)
+        assert result is not None  # the search has ended
+        return result
+    with naming(config_path, keys_of(SearchFile)):
+        config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
+        refuse_changes(out, resolve(config, config_path, overrides).record)
+    return result
+
+
 class Search:
     """One process's work on a run: opens what has to be closed again."""
 
@@ -116,6 +133,7 @@ class Search:
         if newest:
             self.state.restore(newest[1]["search"])
             corrupt = newest[1]["corrupt"]
+            self.began -= newest[1].get("seconds", 0.0)  # what earlier processes took; old checkpoints do not say
         self.resumed_at = self.state.step
         group.broadcast(self.state.net.parameters())
         self.reduction = reduce_gradients(list(self.state.net.parameters()), group)
@@ -244,7 +262,9 @@ class Search:
             if self.metrics:
                 self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
                 corrupt = {"training": sorted(self.training.corrupt), "validation": sorted(self.validation.corrupt)}
-                self.checkpoints.save(step, {"search": self.state.to_checkpoint(), "corrupt": corrupt})
+                seconds = time.monotonic() - self.began
+                kept = {"search": self.state.to_checkpoint(), "corrupt": corrupt, "seconds": seconds}
+                self.checkpoints.save(step, kept)
 
     def _on_device(self, batch: Batch) -> Batch:
         run, device = self.plan.config.run, self.plan.device

@@ -85,8 +85,9 @@ class ResultFile(Section):
     steps: int
     """Weights steps, warm-up included."""
     seconds: float
-    """Wall-clock, of the process that ended the search; a resumed one has done the steps after `resumed_at` alone."""
+    """Wall-clock, of every process that worked on the search: of a stopped one, up to its last checkpoint."""
     resumed_at: int
+    """The step after which the process that ended the search began; 0 where one process did all."""
 
 
 def result_of(

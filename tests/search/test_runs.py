@@ -17,9 +17,10 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.checkpoints import Checkpoints
-from engine.errors import UserError
+from engine.errors import ConfigError, UserError
 from search.family import derive_family
-from search.loop import run_search
+from search.loop import finish_search, run_search
+from search.result import load_result
 from supernet.architecture import Architecture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,11 +49,13 @@ def final_state(run):
 
 
 def flattened(state, prefix=""):
-    """Every leaf of a nested checkpoint by its path."""
+    """Every leaf of a nested checkpoint by its path, but the time it took."""
     items = state.items() if isinstance(state, dict) else enumerate(state)
     leaves = {}
     for key, value in items:
         name = f"{prefix}/{key}"
+        if name == "/seconds":
+            continue
         leaves |= flattened(value, name) if isinstance(value, dict | list | tuple) else {name: value}
     return leaves
 
@@ -106,6 +109,24 @@ def test_killed_at_several_steps_and_resumed_equals_uninterrupted(config_file, t
         steps = [point.step for point in curves.Scalars(tag)]
         assert steps == sorted(set(steps)), tag
     assert [point.step for point in curves.Scalars("train/loss")] == list(range(1, 25))
+
+
+def test_a_search_is_finished_whatever_its_folder_holds(config_file, tmp_path):
+    overrides = ["search.arch_update=two_path"]
+    out, broken = tmp_path / "out", tmp_path / "broken"
+    result = finish_search(config_file, out, overrides=overrides)
+    assert result == load_result(out)
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert finish_search(config_file, out, overrides=overrides) == result
+    assert files == {path: path.stat().st_mtime_ns for path in out.rglob("*")}  # nothing was run again
+    with pytest.raises(ConfigError, match="arch_lr"):
+        finish_search(config_file, out, overrides=[*overrides, "search.arch_lr=0.5"])
+    run_until_killed(config_file, broken, 17, *overrides)
+    earlier = final_state(broken)[1]["seconds"]
+    continued = finish_search(config_file, broken, overrides=overrides)
+    assert_identical(final_state(out)[1], final_state(broken)[1])
+    assert (result.resumed_at, continued.resumed_at) == (0, 15)
+    assert continued.seconds > final_state(broken)[1]["seconds"] > earlier > 0  # the killed process counts, too
 
 
 def test_how_often_one_evaluates_never_changes_the_run(config_file, tmp_path):
