@@ -3,7 +3,9 @@
 The ImageNet space with a latency table measured on this CPU at 224 px, batch 1, one thread. The supernet is trained on
 real images (Fashion-MNIST) at 48 px, which changes nothing that latency depends on: alpha, its costs and the derivation
 are of the 224 px networks. Targets are 25, 50 and 75 % of the reachable range; the settings are the same for all
-(benchmarks/target/search.yaml), and the warm-up, which does not depend on the target, is run once.
+(benchmarks/target/search.yaml), and the warm-up, which does not depend on the target, is run once. All searches come
+first; then each network is derived and timed. The table, the warm-up and every finished search are kept below --out and
+used by the next call; what was made with other settings is refused.
 
 Prints a table in Markdown and one line of JSON. For each of `targets`: target_ms; expected_error, the mean of
 |E - T| / T over the last 10 % of steps, before any derivation; predicted_ms of the derived network (predicted_first_ms:
@@ -15,28 +17,31 @@ batches of the curves' last points (a batch every run.log_every steps; 2.30 is c
 
 import argparse
 import json
-import logging
 import shutil
-import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.config import load_config, validate
+from engine.checkpoints import Checkpoints
+from engine.config import differences, load_config, validate
 from engine.data import open_images, stratified_split, subset
 from engine.distributed import ALONE
-from engine.errors import run_door
+from engine.errors import ConfigError, run_door
 from engine.progress import Progress, Stages, set_up_logging
+from engine.runs import write_atomically
 from engine.training import prepare_device
 from latency.device import made_on
 from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable
 from search.closing import derive_measured
 from search.config import SearchFile
+from search.derivation import ROUNDING
 from search.limits import Limit, Source
 from search.loop import Search
 from search.objective import expected_cost
 from search.plan import Plan
+from search.state import SearchState
 from supernet.alpha import mask_of, probabilities
 from supernet.architecture import Architecture
 from supernet.space import Space
@@ -46,10 +51,9 @@ SHARES = (0.25, 0.5, 0.75)
 PIXELS = 48
 """That the supernet is trained at."""
 VERIFIED = 20
+RECORD = "found.json"
 LAST = 0.1
 """Of the steps: where the expected latency has to be at its target."""
-
-log = logging.getLogger("benchmark")
 
 
 def plan_of(config: SearchFile, limit: Limit, steps: int) -> Plan:
@@ -74,78 +78,130 @@ def limit_at(share: float, table: LatencyTable, path: Path, config: SearchFile, 
     return Limit("latency", target, True, 0.02, cost, (Source(path, table, cost, config.measure),))
 
 
-def warm_up(plan: Plan, out: Path) -> None:
-    """Leaves a checkpoint of the end of the warm-up below `out`."""
-    with Progress(plan.warmup_steps, 0, "warm-up") as progress:
-        search = Search(plan, out, False, ALONE)
-        try:
-            while search.state.step < plan.warmup_steps:
+def advance(search: Search, steps: int, what: str, after: Callable[[SearchState], None] = lambda state: None) -> None:
+    """To `steps` weights steps, warm-up included; `after` sees the state after each."""
+    try:
+        with Progress(steps, search.state.step, what) as progress:
+            while search.state.step < steps:
                 search.step(progress)
-        finally:
-            search.close()
+                after(search.state)
+    finally:
+        search.close()
 
 
-def one_target(config: SearchFile, space: Space, limit: Limit, warm: Path, share: float, steps: int) -> dict[str, Any]:
-    cost, target = limit.cost, limit.bound
-    plan = plan_of(config, limit, steps)
-    mask = mask_of(space)
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """What a warm-up depends on, besides the program; a search also on its target."""
+    return plan.config.model_dump(mode="json", exclude={"limits"})
+
+
+def warm_up(plan: Plan, out: Path) -> None:
+    """Leaves a checkpoint of the end of the warm-up in `out`, where no earlier call has."""
+    if kept(out, settings_of(plan)) is None:
+        shutil.rmtree(out, ignore_errors=True)  # half a warm-up: it has no checkpoint before its end
+        out.mkdir()
+        advance(Search(plan, out, False, ALONE), plan.warmup_steps, "warm-up")
+        keep(out, settings_of(plan), {})
+
+
+def searched(plan: Plan, warm: Path, out: Path, steps: int) -> dict[str, Any]:
+    """expected_error, loss and seconds of the search in `out`, which is run where no earlier call has."""
+    (limit,), mask = plan.limits, mask_of(plan.space)
+    settings = settings_of(plan) | {"target_ms": limit.bound}
+    known = kept(out, settings)
+    if known is not None:
+        return known
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(warm, out)
+    (out / RECORD).unlink()  # the warm-up's
     errors: list[float] = []
+
+    def observe(state: SearchState) -> None:
+        p = probabilities(state.alpha.detach(), mask)
+        errors.append(abs(float(expected_cost(p, limit.cost)) / limit.bound - 1))
+
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "search"
-        shutil.copytree(warm, out)
-        search = Search(plan, out, True, ALONE)
-        with Progress(plan.steps, search.state.step, f"search at {target:.3g} ms") as progress:
-            try:
-                while search.state.step < plan.steps:
-                    search.step(progress)
-                    p = probabilities(search.state.alpha.detach(), mask)
-                    errors.append(abs(float(expected_cost(p, cost)) / target - 1))
-            finally:
-                search.close()
-        alpha = search.state.alpha.detach().clone()
-        curves = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    advance(Search(plan, out, True, ALONE), plan.steps, f"search at {limit.bound:.3g} ms", observe)
+    curves = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [c["train/loss"] for c in curves if c["step"] > plan.steps - LAST * steps and "train/loss" in c]
-    seconds = time.monotonic() - began
-    found = derive_measured(alpha, mask, space, (limit,), "constrained")
+    last = errors[-max(1, round(LAST * steps)) :]
+    found = {
+        "expected_error": sum(last) / len(last),
+        "loss": sum(losses) / len(losses),
+        "seconds": time.monotonic() - began,
+    }
+    keep(out, settings, found)
+    return found
+
+
+def kept(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What `keep` has left in `folder`; None where it has not. ConfigError where the settings were others."""
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    changed = differences(record["settings"], settings)
+    if changed:
+        raise ConfigError(f"{path}: was made with other settings ({'; '.join(changed)}); choose another --out")
+    found: dict[str, Any] = record["found"]
+    return found
+
+
+def keep(folder: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
+    write_atomically(folder / RECORD, json.dumps({"settings": settings, "found": found}, indent=1) + "\n")
+
+
+def derived(config: SearchFile, space: Space, limit: Limit, out: Path) -> dict[str, Any]:
+    """The network of the search in `out`, accepted by its measured latency and then timed afresh."""
+    newest = Checkpoints(out / "checkpoints").newest()
+    assert newest is not None  # the search has ended
+    found = derive_measured(newest[1]["search"]["alpha"], mask_of(space), space, (limit,), "constrained")
     paths = found.derivation.paths
     timing = time_architecture(Architecture(space, paths), config.measure)
-    last = errors[-max(1, round(LAST * steps)) :]
-    expected = sum(last) / len(last)
-    predicted, error, noise = cost.of(paths), timing.median_ms / target - 1, timing.noise_ms / target
-    first = found.tries[0].predicted if found.tries else predicted
+    predicted = limit.cost.of(paths)
     return {
-        "share": share,
-        "target_ms": target,
-        "expected_error": expected,
         "predicted_ms": predicted,
         "measured_ms": timing.median_ms,
-        "error": error,
-        "noise": noise,
+        "error": timing.median_ms / limit.bound - 1,
+        "noise": timing.noise_ms / limit.bound,
         "tries": len(found.tries),
-        "predicted_first_ms": first,
-        "seconds": seconds,
-        "loss": sum(losses) / len(losses),
-        "holds": expected <= 0.01
-        and 0.98 * target <= first * (1 + 1e-9) <= target * (1 + 2e-9)
-        and abs(error) <= max(0.02, 2 * noise),
+        "predicted_first_ms": found.tries[0].predicted if found.tries else predicted,
     }
+
+
+def holds(row: dict[str, Any]) -> bool:
+    """Whether the bars are met."""
+    target, first = row["target_ms"], row["predicted_first_ms"]
+    return bool(
+        row["expected_error"] <= 0.01
+        and 0.98 * target <= first * (1 + ROUNDING)
+        and first <= target * (1 + ROUNDING)
+        and abs(row["error"]) <= max(0.02, 2 * row["noise"])
+    )
+
+
+def out_of(folder: Path, share: float) -> Path:
+    return folder / f"search-{round(100 * share)}"
 
 
 def run(args: argparse.Namespace) -> int:
     config = validate(SearchFile, load_config(SEARCH, args.data), str(SEARCH))
     space = Space(config.space)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "table.yaml"
+    args.out.mkdir(parents=True, exist_ok=True)
+    path, warm = args.out / "table.yaml", args.out / "warm-up"
+    if not path.exists():
         with Stages() as stages:
-            table = measure_table(space, config.measure, seed=0, verify=VERIFIED, progress=stages)
-        table.save(path)
-        limits = {share: limit_at(share, table, path, config, space) for share in SHARES}
-        warm = Path(folder) / "warm"
-        warm.mkdir()
-        plan = plan_of(config, limits[SHARES[0]], args.steps)
-        warm_up(plan, warm)
-        rows = [one_target(config, space, limit, warm, share, args.steps) for share, limit in limits.items()]
+            measure_table(space, config.measure, seed=0, verify=VERIFIED, progress=stages).save(path)
+    table = LatencyTable.load(path)
+    plans = {share: plan_of(config, limit_at(share, table, path, config, space), args.steps) for share in SHARES}
+    first = plans[SHARES[0]]
+    warm_up(first, warm)
+    rows = [
+        {"share": share, "target_ms": plan.limits[0].bound} | searched(plan, warm, out_of(args.out, share), args.steps)
+        for share, plan in plans.items()
+    ]
+    for row, plan in zip(rows, plans.values(), strict=True):
+        row |= derived(config, space, plan.limits[0], out_of(args.out, row["share"]))
+        row["holds"] = holds(row)
     print("| target ms | expected error | predicted ms | measured ms | error | noise | tries |")
     print("|---|---|---|---|---|---|---|")
     for r in rows:
@@ -156,7 +212,7 @@ def run(args: argparse.Namespace) -> int:
     record = {
         "targets": rows,
         "steps": args.steps,
-        "warmup_steps": plan.warmup_steps,
+        "warmup_steps": first.warmup_steps,
         "table_error_percent": table.verification.table.mape_percent if table.verification else None,
         **made_on(),
     }
@@ -169,6 +225,7 @@ def main() -> int:
     parser.add_argument(
         "--steps", type=int, default=500, help="weights steps of each search, an architecture step each"
     )
+    parser.add_argument("--out", type=Path, default=Path("runs/search_target"), help="what is done is kept here")
     parser.add_argument("data", nargs="*", help="overrides of the data section, e.g. data.root=/data")
     args = parser.parse_intermixed_args()
     set_up_logging()
