@@ -8,6 +8,8 @@ bare; all rounds are of one run.
     iteration_overhead_fake_224   ImageNet space, 224 px noise in memory, batch 16
     iteration_overhead_memory_28  Fashion-MNIST's space and images (noise of that size if the files are not in data/)
     iteration_overhead_jpeg       ImageNet space, JPEGs of 500 x 375 px written on the spot, 2 processes read them
+    compile_ratio                 a bare block with search.compile over one without, Fashion-MNIST's space; on a GPU the
+                                  ImageNet space, once for each precision
     two_process_slowdown          ImageNet space, batch 16 in each process, one thread each, gloo: blocks of 2 processes
                                   over those of one alone
     side_by_side_slowdown         the same without gloo: two searches that know nothing of each other, over one alone.
@@ -36,6 +38,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -60,6 +63,7 @@ from search.plan import Plan
 from search.scoring import open_parts
 from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
 from supernet.alpha import sample_paths
+from supernet.compiled import compile_candidates, mixed_edges
 
 ROOT = Path(__file__).resolve().parents[1]
 BARS = {"fake_224": 1.03, "memory_28": 1.15, "two_processes": 1.10}
@@ -91,7 +95,8 @@ def memory_28() -> tuple[Case, bool]:
     """The case, and whether Fashion-MNIST's own files are there."""
     real = (ROOT / "data/FashionMNIST/raw").is_dir()
     data = f"data.root={ROOT / 'data'}" if real else "data={name: fake, fake_images: 10000, validation: 0.2}"
-    return Case("memory_28", ROOT / "configs/search/fashion_cpu.yaml", (data,), block=10), real
+    changes = ("search.arch_update=two_path", "search.reinforce=null", "search.batch_size=128", data)
+    return Case("memory_28", ROOT / "configs/search/fashion_cpu.yaml", changes, block=10), real
 
 
 def jpeg(folder: Path) -> Case:
@@ -291,6 +296,42 @@ def overhead(case: Case, rounds: int, folder: Path, threads: int | None) -> dict
     return found
 
 
+def compiled(case: Case, rounds: int, folder: Path, threads: int | None) -> dict[str, object]:
+    """What search.compile gains in steps, and what it costs before them."""
+    plan = plan_of(case, threads)
+    loop = Loop(plan, case.block, folder / f"compile_{case.name}")
+    try:
+        bare = Bare(loop)
+        began = time.perf_counter()
+        trials = compile_candidates(bare.state.net, bare.images, partial(autocast, plan.config.run, plan.device))
+        compile_s = time.perf_counter() - began
+        edges = mixed_edges(bare.state.net)
+        programs = [edge.compiled for edge in edges]
+
+        def block(compiled: bool) -> float:
+            for edge, found in zip(edges, programs, strict=True):
+                edge.compiled = found if compiled else {}
+            return seconds(bare.steps())
+
+        block(True), block(False)
+        ratios, twins = [], []
+        for _ in range(rounds):
+            loop.run()  # to the next paths
+            before, fast, after = block(False), block(True), block(False)
+            ratios.append(2 * fast / (before + after))
+            twins.append(before / after)
+    finally:
+        loop.search.close()
+    found: dict[str, object] = {
+        f"compile_ratio_{case.name}": round(statistics.median(ratios), 4),
+        f"noise_compile_{case.name}": round(noise_of(ratios, twins), 4),
+        f"compile_seconds_{case.name}": round(compile_s, 1),
+        f"compile_kept_{case.name}": f"{sum(trial.kept for trial in trials)} of {len(trials)}",
+    }
+    print("\n".join(f"{key:34} {value}" for key, value in found.items()), flush=True)
+    return found
+
+
 def two_processes(rounds: int, folder: Path) -> dict[str, object]:
     """torchrun starts this file twice, as `process_of_two`; the first process writes what it found."""
     result = folder / "two_processes.json"
@@ -368,13 +409,13 @@ def on_gpu(rounds: int, folder: Path) -> dict[str, object]:
     for name, amp in (("gpu_fp32", "none"), ("gpu_bf16", "bf16")):
         case = fake_224(name, 256)
         case = replace(case, changes=(*case.changes, "run.device=cuda", f"run.amp={amp}"))
-        found |= overhead(case, rounds, folder, None)
+        found |= overhead(case, rounds, folder, None) | compiled(case, rounds, folder, None)
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ("fake_224", "memory_28", "jpeg", "two_processes", "gpu")
+    names = ("fake_224", "memory_28", "jpeg", "compile", "two_processes", "gpu")
     parser.add_argument("--rounds", type=int, default=9, help="bare, loop, bare; of each case")
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -398,6 +439,8 @@ def main() -> None:
             record |= overhead(case, args.rounds, folder, args.threads)
         if "jpeg" in args.only:
             record |= overhead(jpeg(folder / "images"), max(1, args.rounds // 3), folder, args.threads)
+        if "compile" in args.only:
+            record |= compiled(memory_28()[0], args.rounds, folder, args.threads)
         if "two_processes" in args.only:
             record |= two_processes(args.rounds, folder)
         if "gpu" in args.only:

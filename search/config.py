@@ -282,6 +282,9 @@ class SearchConfig(Section):
     """Validation images that score the derived network during the search; null takes all."""
     bn_batches: int = Field(20, ge=1)
     """Training batches that collect a derived network's BN statistics."""
+    compile: bool = False
+    """Run each distinct candidate through torch.compile and keep the programs that are faster here. Costs minutes at
+    the start, and a resumed search then equals an uninterrupted one up to rounding, no longer bit for bit."""
 
     @field_validator("arch_betas")
     @classmethod

@@ -33,6 +33,7 @@ from engine.training import (
 from search.check import data_checks, judge, report
 from search.closing import MeasuredDerivation, derive_measured
 from search.collapse import CollapseAlarm, Settled, mean_ratio, relative_entropy, skip_rates
+from search.compilation import compile_supernet
 from search.config import SearchFile
 from search.derivation import derive
 from search.gradient import weights_step
@@ -136,6 +137,8 @@ class Search:
             self.began -= newest[1].get("seconds", 0.0)  # what earlier processes took; old checkpoints do not say
         self.resumed_at = self.state.step
         group.broadcast(self.state.net.parameters())
+        if config.search.compile:
+            compile_supernet(self.state.net, plan, group)
         self.reduction = reduce_gradients(list(self.state.net.parameters()), group)
         stream = partial(
             BatchStream, batch_size=config.search.batch_size, workers=config.data.workers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from supernet.gates import GateGradient
 from supernet.ops import OpSettings, Zero
 from supernet.space import Edge, Layer, Space
+
+Call = Callable[[nn.Module, Tensor], Tensor]
+"""Runs an op on its input."""
 
 
 def build_op(layer: Layer, settings: OpSettings) -> nn.Module:
@@ -38,6 +41,8 @@ class MixedEdge(nn.Module):
         super().__init__()
         self.ops = nn.ModuleList(build_op(layer, settings) for layer in edge.layers)
         self.residual = edge.residual
+        self.compiled: dict[int, Call] = {}
+        """What runs a candidate in place of its module where a graph is kept (supernet/compiled.py)."""
 
     def forward(self, x: Tensor, path: int) -> Tensor:
         """Only the sampled candidate runs."""
@@ -64,7 +69,8 @@ class MixedEdge(nn.Module):
         op = self.ops[path]
         if isinstance(op, Zero):
             return x, None
-        o = op(x)
+        call = self.compiled.get(path) if torch.is_grad_enabled() else None
+        o = op(x) if call is None else call(op, x)
         return (x + o if self.residual else o), o
 
 

@@ -98,7 +98,7 @@ class PyTorchCompile(PyTorch):
             try:
                 self.open(job).run(1)
             except torch._dynamo.exc.BackendCompilerFailed as error:
-                reason = str(error).strip().splitlines()[0]
+                reason = str(error.inner_exception).strip().partition("\n")[0]
                 raise UserError(
                     f"measure.runtime: pytorch_compile failed ({reason}); on a CPU it needs a C++ compiler (g++), or "
                     "set measure.runtime=pytorch"

@@ -1,0 +1,152 @@
+"""Compiled candidates compute what their modules do, once for each distinct shape, and only where it is faster."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import warnings
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._dynamo.utils import counters
+
+from supernet import Space, Supernet, compiled
+from supernet.compiled import CompileError, compile_candidates, distinct_candidates
+
+CANDIDATES = ["skip", "conv_k3", "sepconv_k3"]
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++)")
+
+
+@pytest.fixture
+def space(make_space) -> Space:
+    """Two searchable edges of the same shape: 6 candidates, 2 distinct layers that compute something."""
+    stage = {"width": 6, "depth": 2, "candidates": CANDIDATES}
+    return make_space(stage, input_size=8, classes=4, stem={"width": 6, "stride": 1}, feature_mix=8)
+
+
+@pytest.fixture
+def net(space) -> Supernet:
+    return Supernet(space, seed=1).double().to(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return images.to(memory_format=torch.channels_last), torch.tensor([0, 1, 2, 3])
+
+
+@pytest.fixture
+def stands_in(monkeypatch):
+    """torch.compile gives back what `make` makes of the function: nothing is compiled."""
+
+    def replace(make) -> None:
+        monkeypatch.setattr(torch, "compile", lambda function, **_: make(function))
+
+    return replace
+
+
+def gradients(net: Supernet, batch: tuple[Tensor, Tensor], paths: tuple[int, ...]) -> list[Tensor | None]:
+    """Loss, dL/dg of all candidates, dL/dw."""
+    gates = F.one_hot(torch.tensor(paths), len(CANDIDATES)).double().requires_grad_()
+    net.zero_grad(set_to_none=True)
+    loss = F.cross_entropy(net(batch[0], paths, gates), batch[1])
+    loss.backward()
+    return [loss.detach(), gates.grad, *(p.grad for p in net.parameters())]
+
+
+@needs_compiler
+def test_compiled_and_eager_candidates_compute_the_same(net, batch):
+    eager = copy.deepcopy(net)
+    before = counters["stats"]["unique_graphs"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trials = compile_candidates(net, batch[0], faster=float("inf"))
+    assert [str(trial.layer.spec) for trial in trials] == ["conv_k3", "sepconv_k3"]
+    assert all(trial.kept and trial.ratio > 0 for trial in trials)
+    assert all(p.grad is None and torch.equal(p, q) for p, q in zip(net.parameters(), eager.parameters(), strict=True))
+    for paths in product(range(3), repeat=2):
+        for ours, theirs in zip(gradients(net, batch, paths), gradients(eager, batch, paths), strict=True):
+            assert (ours is None) == (theirs is None)
+            if ours is not None:
+                torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    # both edges share the programs, and no path compiled anything more
+    assert counters["stats"]["unique_graphs"] - before == len(trials) == len(distinct_candidates(net))
+
+
+def test_programs_run_where_a_graph_is_kept_and_nowhere_else(net, batch, stands_in):
+    ran = []
+
+    def counted(function):
+        def call(op: nn.Module, x: Tensor) -> Tensor:
+            ran.append(type(op).__name__)
+            return function(op, x)
+
+        return call
+
+    stands_in(counted)
+    compile_candidates(net, batch[0], faster=float("inf"))
+    ran.clear()
+    net(batch[0], (1, 2))
+    assert ran == ["ConvBNAct", "SepConv"]
+    with torch.no_grad():
+        net(batch[0], (1, 2))
+    gradients(net, batch, (0, 1))  # the gates of the others are evaluated without a graph
+    assert ran == ["ConvBNAct", "SepConv", "ConvBNAct"]
+
+
+def test_only_what_is_faster_is_kept(net, batch, stands_in, monkeypatch):
+    stands_in(lambda function: function)
+    ratios = iter([0.9, 0.99])
+    monkeypatch.setattr(compiled, "compared", lambda *_: next(ratios))
+    assert [trial.kept for trial in compile_candidates(net, batch[0])] == [True, False]
+    assert [sorted(edge.compiled) for edge in compiled.mixed_edges(net)] == [[1], [1]]
+    ratios = iter([0.98, 0.98])
+    assert not any(trial.kept for trial in compile_candidates(net, batch[0]))
+    assert [edge.compiled for edge in compiled.mixed_edges(net)] == [{}, {}]  # nothing is left of the first time
+
+
+def test_all_processes_keep_the_same(net, batch, stands_in, monkeypatch):
+    stands_in(lambda function: function)
+    monkeypatch.setattr(compiled, "compared", lambda *_: 0.5)
+    trials = compile_candidates(net, batch[0], agree=lambda kept: [not kept[0], kept[1]])
+    assert [trial.kept for trial in trials] == [False, True]
+    assert [sorted(edge.compiled) for edge in compiled.mixed_edges(net)] == [[2], [2]]
+
+
+def test_a_slow_program_is_found_to_be_slow(net, batch, stands_in):
+    def twice(function):
+        return lambda op, x: (function(op, x), function(op, x), function(op, x), function(op, x))[0]
+
+    stands_in(twice)
+    images = torch.randn(64, 3, 8, 8, dtype=torch.float64)
+    assert all(trial.ratio > 1 and not trial.kept for trial in compile_candidates(net, images))
+
+
+@needs_compiler
+def test_what_torch_cannot_translate_runs_as_it_is(net, batch):
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if float(x.sum()) > 0 else -x
+
+    for edge in compiled.mixed_edges(net):
+        edge.ops[1] = Branching()
+    trials = compile_candidates(net, batch[0], faster=float("inf"))
+    assert [(trial.ratio is None, trial.kept) for trial in trials] == [(True, False), (False, True)]
+    net(batch[0], (1, 1))
+
+
+def test_without_a_compiler_there_is_one_line(net, batch, stands_in):
+    def broken(function):
+        def call(op: nn.Module, x: Tensor) -> Tensor:
+            raise BackendCompilerFailed(function, RuntimeError("no g++\nand much more"), None)
+
+        return call
+
+    stands_in(broken)
+    with pytest.raises(CompileError, match=r"no g\+\+$"):
+        compile_candidates(net, batch[0])
