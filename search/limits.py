@@ -14,7 +14,7 @@ from latency.table import LatencyTable, TableError, file_hash
 from search.combine import WorstCase, scaled, weighted_sum
 from search.config import LimitConfig, MulLog, SearchFile, metric_hint
 from search.peak import PeakLimit, restrict
-from search.trust import Note, completed, trust
+from search.trust import Note, completed, of_this_runtime, trust
 from supernet.catalogue import FeatureMixSpec, PoolClassifierSpec, StemSpec
 from supernet.cost import Cost, macs_cost, params_cost
 from supernet.space import Space
@@ -219,9 +219,9 @@ def _source(
             f"{where}.metric: got '{limit.metric}', {metric_hint(limit.metric, list(table.columns))}; the columns of "
             f"{path} beside latency: {', '.join(table.columns) or 'none'}"
         )
-    notes = []
+    notes = [] if external else of_this_runtime(table, path, command)
     if limit.metric == "latency":  # before interpolation, whose table has no verification any more
-        notes = trust(table, path, limit.largest_error, f"{where}.largest_error", command, external=external)
+        notes += trust(table, path, limit.largest_error, f"{where}.largest_error", command, external=external)
     try:
         table.check(space, measure, str(path), make)
     except TableError as error:

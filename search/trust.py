@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import torch
+
+from latency.device import this_device
 from latency.interpolation import interpolate
+from latency.runtimes import version_here
 from latency.table import LatencyTable, TableError
 from supernet.space import Space
 
@@ -32,6 +37,20 @@ def completed(table: LatencyTable, path: Path, space: Space) -> tuple[LatencyTab
     entries = "1 entry is" if count == 1 else f"{count} entries are"
     text = f"{path}: {entries} interpolated, not measured: {interpolation}"
     return table, Note(text, "measure a table for this space where that error is too large")
+
+
+def of_this_runtime(table: LatencyTable, path: Path, command: Callable[..., str]) -> list[Note]:
+    """A note on a table of this very machine whose runtime has another version by now. command: as in `trust`."""
+    kind: Literal["cpu", "cuda"] = "cuda" if table.device.kind == "gpu" else "cpu"
+    if kind == "cuda" and not torch.cuda.is_available():
+        return []
+    if table.device.fingerprint != this_device(kind).fingerprint:
+        return []
+    here = version_here(table.runtime.name)
+    if here in (None, table.runtime.version):
+        return []
+    text = f"{path}: was measured with {table.runtime.name} {table.runtime.version}, this is {here}"
+    return [Note(text, f"see whether it still holds: {command('--verify', '40')}")]
 
 
 def trust(

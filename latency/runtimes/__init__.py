@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from engine.errors import ConfigError
+from latency import bench
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.runtimes.base import Opened, Runtime
@@ -12,7 +15,7 @@ from latency.runtimes.exported import Exported
 from latency.runtimes.pytorch import PyTorch, PyTorchCompile
 from supernet.space import Space
 
-__all__ = ["RUNTIMES", "Opened", "Runtime", "open_runtime"]
+__all__ = ["RUNTIMES", "Opened", "Runtime", "open_runtime", "version_here"]
 
 RUNTIMES: dict[str, Callable[[Space, MeasureConfig], Runtime]] = {
     "pytorch": PyTorch,
@@ -21,6 +24,18 @@ RUNTIMES: dict[str, Callable[[Space, MeasureConfig], Runtime]] = {
     "litert": Exported,
 }
 """By the name that `measure.runtime` and a table's header have for it."""
+
+
+def version_here(runtime: str) -> str | None:
+    """Of the runtime of that name on this machine; None where it is not installed, or is none of RUNTIMES."""
+    if runtime in ("pytorch", "pytorch_compile"):
+        return torch.__version__
+    if runtime not in RUNTIMES:
+        return None
+    try:
+        return bench.runtime_version(runtime)
+    except bench.KitError:
+        return None
 
 
 def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from unittest import mock
 
 import pytest
 import torch
 
 from engine.config import config_text
 from engine.errors import ConfigError, UserError
+from latency import bench
+from latency.config import MeasureConfig
 from latency.device import this_device
-from latency.table import Calibration, TableError
+from latency.table import Calibration, TableError, memory_format_name
 from search.closing import local_latency_limit
 from search.family import derive_family
 from search.limits import resolve
@@ -196,6 +199,32 @@ def resolved_with(make_search_file, path, measure=None, **limit):
 
 def test_a_verified_table_needs_no_words(table_file, make_search_file):
     assert resolved_with(make_search_file, table_file).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version", "said"),
+    [
+        ("pytorch", "1.0", f"was measured with pytorch 1.0, this is {torch.__version__}; see whether it still holds: "),
+        ("pytorch", torch.__version__, None),
+        ("litert", "never installed", None),
+    ],
+)
+def test_a_table_of_this_machine_and_another_runtime_version_is_noted(
+    runtime, version, said, space, tmp_path, make_table, make_search_file, make_verification, monkeypatch
+):
+    monkeypatch.setattr(bench, "litert", mock.Mock(side_effect=bench.KitError("litert is not installed")))
+    path = tmp_path / "t.yaml"
+    measure = {"device": "cpu", "runtime": runtime}
+    for device, words in ((this_device("cpu").model_dump(), said), (CPU, None)):
+        table = make_table(space, path, device=device, verification=make_verification(1.0, holds=True))
+        header = table.runtime.model_copy(update={"name": runtime, "version": version})
+        layout = memory_format_name(MeasureConfig.model_validate(measure))
+        table.model_copy(update={"runtime": header, "memory_format": layout}).save(path)
+        notes = [str(note) for note in resolved_with(make_search_file, path, measure).notes]
+        assert len(notes) == (0 if words is None else 1)
+        for note in notes:
+            assert words in note
+            assert f"--out {path} --verify 40" in note
 
 
 CPU = {"kind": "cpu", "name": "made up", "fingerprint": "none"}
