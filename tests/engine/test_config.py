@@ -4,36 +4,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, field_validator
 
-from engine.config import Section, config_text, differences, keys_of, load_config, naming, validate
+from engine.config import Section, differences, keys_of, load_config, naming, validate
 from engine.errors import CheckpointError, ConfigError
 from search.config import SearchFile
+from tests.engine.config_files import loaded, message_of, written
 
 BASE = Path("configs/search/quickstart_cpu.yaml")
 ROOT = Path(__file__).parents[2]
-
-
-def written(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def loaded(tmp_path: Path, text: str, *overrides: str) -> dict[str, Any]:
-    return load_config(written(tmp_path / "a.yaml", text), overrides)
-
-
-def message_of(call: Any, *arguments: Any) -> str:
-    with pytest.raises(ConfigError) as error:
-        call(*arguments)
-    message = str(error.value)
-    assert "\n" not in message
-    assert len(message) < 500
-    return message
 
 
 # extends and merging
@@ -153,127 +135,6 @@ def test_a_bad_override_is_quoted_in_the_error(tmp_path, override, words):
     assert words in message
 
 
-# YAML
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1e-3", 1e-3),
-        ("300e6", 300e6),
-        ("-2.5E+4", -2.5e4),
-        ("+1e3", 1e3),
-        (".5e1", 5.0),
-        ("4.", 4.0),
-        ("0.1", 0.1),
-        ("12", 12),
-        ("-3", -3),
-        ("1.2.3", "1.2.3"),
-        ("1e", "1e"),
-        ("e3", "e3"),
-        ("1e3x", "1e3x"),
-        ("50%", "50%"),
-        ("'1e-3'", "1e-3"),
-        ("cpu-1e-3", "cpu-1e-3"),
-    ],
-)
-def test_numbers_are_those_of_yaml_1_2(tmp_path, text, value):
-    found = loaded(tmp_path, f"a: {text}\n")["a"]
-    assert found == value
-    assert type(found) is type(value)
-
-
-def test_a_merge_key_takes_over_what_the_section_does_not_say(tmp_path):
-    text = "base: &base {a: 1, b: 2}\nown:\n  <<: *base\n  b: 3\n"
-    assert loaded(tmp_path, text)["own"] == {"a": 1, "b": 3}
-
-
-@pytest.mark.parametrize(
-    ("text", "place", "words"),
-    [
-        ("a: 1\nb: 2\na: 3\n", ":3:1", "key 'a' is given twice"),
-        ("s:\n  a: 1\n  b: {c: 1, c: 2}\n", ":3:13", "key 'c' is given twice"),
-        ("l:\n  - {x: 1}\n  - x: 1\n    x: 2\n", ":4:5", "key 'x' is given twice"),
-        ("a: 1\n2: 3\n", ":2:1", "key '2' is not text; put it in quotes"),
-        ("s: {on: 3}\n", ":1:5", "key 'on' is not text; put it in quotes"),
-        ("s: {null: 3}\n", ":1:5", "key 'null' is not text"),
-        ("? [a, b]\n: 3\n", ":1:3", "is not text"),
-        ("a: b: c\n", ":1:5", "mapping values are not allowed here; check the indentation, colons"),
-        ("a: 1\n  b: 2\n", ":2:4", "mapping values are not allowed here"),
-        ("a:\n\tb: 1\n", ":2:1", "indent with spaces"),
-        ("a: [1, 2\nb: 3\n", ":2:2", "flow sequence that begins in line 1"),
-        ("a: 'text\nb: 3\n", ":3:1", "quoted scalar that begins in line 1"),
-        ("a: 1\n b\n- c\n", ":3:1", ""),
-        ("a: *nowhere\n", ":1:4", "undefined alias"),
-        ("a: !!python/name:os.system x\n", ":1:4", "could not determine a constructor"),
-        ("a: &x [*x]\n", "", "recursive"),
-        ("a: 1\n---\nb: 2\n", ":2:1", "document"),
-    ],
-)
-def test_a_mistake_in_yaml_is_named_with_line_and_column(tmp_path, text, place, words):
-    message = message_of(loaded, tmp_path, text)
-    assert message.startswith(f"{tmp_path / 'a.yaml'}{place}")
-    assert words in message
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "is empty, expected a mapping of sections"),
-        ("# nothing but a comment\n", "is empty, expected a mapping"),
-        ("just text\n", "got 'just text', expected a mapping"),
-        ("- a\n- b\n", "got [a, b], expected a mapping"),
-        ("3\n", "got 3, expected a mapping"),
-        ("a: 2026-13-45\n", "not YAML: month must be in 1..12"),
-    ],
-)
-def test_a_file_without_sections_is_an_error(tmp_path, text, words):
-    message = message_of(loaded, tmp_path, text)
-    assert message.startswith(f"{tmp_path / 'a.yaml'}: {words}")
-
-
-def test_files_that_cannot_be_read_say_why(tmp_path):
-    binary = tmp_path / "b.yaml"
-    binary.write_bytes(b"\x89PNG\xff\xfe\x00")
-    assert message_of(load_config, tmp_path / "no.yaml").endswith("no.yaml: no such file; expected a YAML file")
-    assert message_of(load_config, tmp_path) == f"{tmp_path}: is a folder; expected a YAML file"
-    assert message_of(load_config, binary) == f"{binary}: is not UTF-8 text; expected a YAML file"
-    binary.write_bytes(b"a: \x00\n")
-    assert message_of(load_config, binary).startswith(f"{binary}: not YAML: unacceptable character")
-    assert "cannot be read" in message_of(load_config, written(tmp_path / "file", "") / "below.yaml")
-
-
-def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
-    assert loaded(tmp_path, "\ufeffa: 1\n") == {"a": 1}
-
-
-def test_config_text_reads_back_to_the_same_values(tmp_path):
-    shared = [0.1, 1e-3]
-    config = {
-        "floats": [1e-3, 4e-05, 0.1 + 0.2, 3e8, 1e22, 5e-324, 300.0],
-        "texts": ["1e-3", "50%", "1.2.3", "yes", "null", "", "12", "a: b", "é ü 日", "2026-01-31", " x ", "#"],
-        "rest": {"none": None, "yes": True, "empty": {}, "list": [], "one": shared, "two": shared},
-        "long": "word " * 60 + "end",
-    }
-    text = config_text(config)
-    assert loaded(tmp_path, text) == config
-    assert "&id" not in text
-
-
-def test_config_text_takes_models_paths_and_tuples(tmp_path):
-    values = {"items": ({"width": 2, "name": "1e-3"},), "where": Path("a/b")}
-    expected = {"items": [{"width": 2, "name": "1e-3"}], "where": "a/b"}
-    assert loaded(tmp_path, config_text(values)) == expected
-    small = validate(Small, values | {"where": "a/b"}, "f.yaml")
-    assert validate(Small, loaded(tmp_path, config_text(small)), "f.yaml") == small
-
-
-@pytest.mark.parametrize("text", ["a: " + "[" * 5000 + "]" * 5000, "a: " + "{b: " * 5000 + "1" + "}" * 5000])
-def test_endless_nesting_is_an_error_not_a_traceback(tmp_path, text):
-    assert message_of(loaded, tmp_path, text).endswith("has too many brackets or sections inside each other")
-    assert message_of(loaded, tmp_path, "b: 1", text.replace(": ", "=", 1)).endswith("is not a YAML value")
-
-
 # validate, on a small model
 
 
@@ -302,6 +163,11 @@ class Small(Section):
     pair: tuple[float, float] = (0.0, 1.0)
     where: Path | None = None
     count: int | Literal["auto"] = 1
+
+
+def test_config_text_of_a_model_reads_back_to_it(tmp_path):
+    small = validate(Small, {"items": ({"width": 2, "name": "1e-3"},), "where": "a/b"}, "f.yaml")
+    assert validate(Small, loaded(tmp_path, config_text(small)), "f.yaml") == small
 
 
 def test_json_like_values_become_the_models_types():
@@ -388,115 +254,6 @@ def test_half_a_surrogate_pair_is_an_error_in_words():
 
 def test_a_value_that_json_lacks_is_an_error_too():
     assert message_of(validate, Small, {"where": {1, 2}}, "f.yaml").startswith("f.yaml: a value of type set")
-
-
-# validate, on a real configuration
-
-
-@pytest.fixture
-def search_message(monkeypatch):
-    """The error of quickstart_cpu.yaml with overrides, without the file's name."""
-    monkeypatch.chdir(ROOT)
-
-    def message(*overrides: str) -> str:
-        text = message_of(validate, SearchFile, load_config(BASE, overrides), str(BASE))
-        assert text.startswith(f"{BASE}: ")
-        return text.removeprefix(f"{BASE}: ")
-
-    return message
-
-
-def test_the_quick_start_is_accepted(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    validate(SearchFile, load_config(BASE), str(BASE))
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("search.epochs='3'", "search.epochs: got '3', expected a whole number; remove the quotes"),
-        ("search.epochs=true", "search.epochs: got true, expected a whole number"),
-        ("search.epochs=1.5", "search.epochs: got 1.5, expected a whole number"),
-        ("search.epochs=1e3", "search.epochs: got 1000.0, expected a whole number; write 1000"),
-        ("search.epochs=0", "search.epochs: got 0, expected at least 1"),
-        ("search.epochs=", "search.epochs: is empty, expected a whole number"),
-        ("search.lr=.nan", "search.lr: got .nan, expected a finite number"),
-        ("search.lr=.inf", "search.lr: got .inf, expected a finite number"),
-        ("data.validation=true", "data.validation: got true, expected a number"),
-        ("search.lr=fast", "search.lr: got 'fast', expected a number"),
-        ("search.lr=0", "search.lr: got 0, expected a number above 0"),
-        ("search.momentum=1", "search.momentum: got 1, expected a number below 1"),
-        ("search.lr=2026-01-31", "search.lr: got '2026-01-31', expected a number"),
-        ("run.channels_last=1", "run.channels_last: got 1, expected true or false"),
-        ("run.device=gpu", "run.device: got 'gpu', expected 'cpu' or 'cuda'. Did you mean 'cpu'?"),
-        ("run.amp=true", "run.amp: got true, expected 'none' or 'bf16'"),
-        ("search.arch_betas=0.5", "search.arch_betas: got 0.5, expected a list"),
-        ("search.arch_betas=[0.5, 1]", "search.arch_betas: got [0.5, 1.0], expected two numbers in [0, 1)"),
-        ("search.arch_update=two-path", "search.arch_update: got 'two-path', expected 'full', 'full_v2', 'two_path' or 'reinforce'. Did you mean 'two_path'?"),
-        ("search.loss={form: hinge, wieght: 3}", "search.loss.wieght: unknown key; accepted here: form, weight. Did you mean 'weight'?"),
-        ("search.loss.form=lagrange", "search.loss.form: got 'lagrange', expected 'add_linear', 'hinge', 'mul_log' or 'lagrangian'. Did you mean 'lagrangian'?"),
-        ("search.loss=hinge", "search.loss: got 'hinge', expected a section with `form`: 'add_linear', 'hinge', 'mul_log' or 'lagrangian'"),
-        ("search.reinforce={samples: 3}", "search.reinforce: arch_update is two_path; remove it or set arch_update: reinforce"),
-        ("space.stem.width=wide", "space.stem.width: got 'wide', expected a whole number or a section (keys: exact)"),
-        ("space.stem=8", "space.stem: got 8, expected a section (keys: kernel, stride, width)"),
-        ("space.stages.1.dept=3", "space.stages.1.dept: unknown key; accepted here: candidates, depth, first, residual, stride, width. Did you mean 'depth'?"),
-        ("limits=[]", "limits: got [], expected at least 1 entry"),
-        ("limits.0.at=50 ms", "limits.0.at: got '50 ms', expected a number in the metric's unit, or 0% to 100%, such as 50%"),
-        ("limits.0.at=[1]", "limits.0.at: got [1], expected a number or text"),
-        ("limits.0.table=null", "limits.0.table: is missing; a latency limit reads its milliseconds from a latency table"),
-        ("limits.0.below=3", "limits.0: expected exactly one of `at` (use the budget) and `below` (an upper bound)"),
-        ("measure.dtype=float16", "measure.dtype: got 'float16' with device cpu, expected float32 or bfloat16 there"),
-        ("data.name=CIFAR10", "data.name: got 'CIFAR10', expected 'digits', 'fashion_mnist', 'cifar10', 'imagenet', 'folder' or 'fake'. Did you mean 'cifar10'?"),
-        ("sarch.epochs=3", "sarch: unknown key; accepted here: data, limits, measure, run, search, space. Did you mean 'search'?"),
-        ("epochs=3", "epochs: unknown key; accepted here: data, limits, measure, run, search, space. Did you mean 'search.epochs'?"),
-    ],
-)  # fmt: skip
-def test_a_mistake_in_a_search_config_gets_one_readable_line(search_message, override, message):
-    assert search_message(override) == message
-
-
-def test_an_unknown_key_lists_what_is_accepted(search_message):
-    message = search_message("search.epoch=3")
-    assert message.startswith("search.epoch: unknown key; accepted here: arch_betas, ")
-    assert message.endswith(". Did you mean 'epochs'?")
-
-
-def test_a_key_of_another_section_is_sent_there(search_message):
-    assert search_message("search.seed=3").endswith(". Did you mean 'run.seed'?")
-    assert search_message("search.threads=3").endswith(". Did you mean 'measure.threads' or 'run.threads'?")
-
-
-def test_an_empty_section_says_what_belongs_there(search_message):
-    message = search_message("run=")
-    assert message.startswith("run: is empty, expected a section (keys: seed, device, ")
-    assert message.endswith("; fill it or remove it")
-
-
-def test_further_errors_are_counted_by_place(search_message):
-    assert search_message("search.epochs=x", "run.seed=x", "space.stem.width=x").endswith(" (+2 more)")
-
-
-@pytest.mark.parametrize("section", ["space", "data", "limits"])
-def test_a_missing_section_is_named_with_those_that_are_there(section, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    config = load_config(BASE)
-    del config[section]
-    message = message_of(validate, SearchFile, config, "f.yaml")
-    assert message.startswith(f"f.yaml: {section}: is missing, expected a ")
-    assert message.endswith(f"; the file has {', '.join(config)}")
-
-
-def test_a_mistyped_key_is_named_before_the_one_that_is_missing_for_it(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    config = load_config(BASE)
-    config["spce"] = config.pop("space")
-    message = message_of(validate, SearchFile, config, "f.yaml")
-    assert message.startswith("f.yaml: spce: unknown key; ")
-    assert message.endswith(". Did you mean 'space'? (+1 more)")
-
-
-def test_a_seed_beyond_64_bits_is_refused(search_message):
-    assert search_message(f"run.seed={10**25}").startswith("run.seed: got 10000000000000000000000000, expected ")
 
 
 # differences
