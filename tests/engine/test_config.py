@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, field_validator
 
-from engine.config import Section, differences, keys_of, load_config, naming, validate
+from engine.config import Section, config_text, differences, keys_of, load_config, naming, validate
 from engine.errors import CheckpointError, ConfigError
 from search.config import SearchFile
 from tests.engine.config_files import loaded, message_of, written
