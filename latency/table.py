@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -150,6 +151,12 @@ class LatencyTable(Section):
             raise ValueError("calibration: must be present exactly where entries have calibrated_ms; measure again")
         return self
 
+    @property
+    def sha256(self) -> str:
+        """Identity of the numbers, in a run's config.yaml: everything but what a verification found."""
+        numbers = self.model_dump(mode="json", exclude={"verification"})
+        return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
+
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
         """Raises ConfigError with the key at fault; the file's owner measured or imported it."""
@@ -292,11 +299,6 @@ def memory_format_name(measure: MeasureConfig) -> str:
     if measure.runtime in EXPORTED:
         return "chosen by the runtime"
     return "channels_last" if measure.channels_last else "contiguous"
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a table file: its identity in a run's config.yaml."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _number(value: float) -> str:

@@ -30,6 +30,8 @@ from search.gradient import softmax_jacobian
 from search.limits import Limit, Resolved, Source, resolve_limit
 from search.peak import restrict
 from search.plausible import doubts
+from search.reinforce import sampled, user_reward
+from search.terms import build_terms, terms_gradient
 from search.trust import Note
 from supernet import user_modules
 from supernet.alpha import initial_alpha, mask_of, probabilities
@@ -105,6 +107,7 @@ def judge(resolved: Resolved, out: Path | None = None) -> list[Check]:
     complete = len(resolved.limits) == len(resolved.config.additive) > 0
     if complete and resolved.config.search.derive == "constrained":  # argmax looks at no limit
         checks += _caught("limits together", lambda: _together(resolved))
+    checks += _caught("own functions", lambda: _own_functions(resolved))
     checks += _tables(resolved)
     if out is not None:
         checks.append(_disk(resolved.space, out))
@@ -170,6 +173,29 @@ def _together(resolved: Resolved) -> list[Check]:
     return [Check("ok", "limits together", "an architecture meets all of them")]
 
 
+def _own_functions(resolved: Resolved) -> list[Check]:
+    """Terms and rewards of the user's own, called once: at the first architecture step a mistake would cost a warm-up.
+    A reward gets a made-up sample, which knows nothing."""
+    s, space = resolved.config.search, resolved.space
+    checks = []
+    if s.terms:
+        p = probabilities(initial_alpha(space), mask_of(space))
+        value, gradient = terms_gradient(build_terms(None, s.terms, space), p, 0.0)
+        if not math.isfinite(value) or not bool(gradient.isfinite().all()):
+            text = f"search.terms: the sum is {value:g} at equal probabilities, or its gradient is not finite"
+            return [Check("FAIL", "own functions", text, "correct the function")]
+        checks.append(Check("ok", "own functions", f"search.terms add {value:.4g} at equal probabilities"))
+    if s.reinforce and (reward := user_reward(s.reinforce)):
+        paths = tuple(0 for _ in space.searchable)
+        labels = torch.arange(s.batch_size) % space.config.classes
+        logits = torch.zeros(s.batch_size, space.config.classes)
+        sample = sampled(Architecture(space, paths), 1 / space.config.classes, logits, labels, resolved.limits)
+        checks.append(
+            Check("ok", "own functions", f"search.reinforce.reward gives {reward(sample):.4g} without training")
+        )
+    return checks
+
+
 def _tables(resolved: Resolved) -> list[Check]:
     checks = [Check("warn", "table", note.text, note.remedy) for note in resolved.notes]
     measured = [source for limit in resolved.limits if limit.metric == "latency" for source in limit.sources]
@@ -190,13 +216,14 @@ def _tables(resolved: Resolved) -> list[Check]:
     return checks
 
 
+DECISIVE = 2.0
+"""What an entry of alpha has to be able to move by: Adam's steps are about arch_lr each; e^2, 7, is a ratio of p."""
 FAR_OFF, OFF = 3.0, 1.25
 """Factors between a measured and a predicted network: no noise makes the first, a busy machine may make the second."""
 
 
 def _timing(resolved: Resolved, measured: Sequence[Source]) -> Check:
     """Whether the derived network will be timed; if so, one network of the middle of the range is, now."""
-    measure = resolved.config.measure
     names = ", ".join(source.table.device.name for source in measured)
     index = local_latency_limit(resolved.limits)
     if index is not None:
@@ -214,8 +241,8 @@ def _timing(resolved: Resolved, measured: Sequence[Source]) -> Check:
         if max(ratio, 1 / ratio) > OFF:
             return Check("warn", "timing", text, "verify the table, or wait until the machine is idle")
         return Check("ok", "timing", f"{text}; the derived network will be timed and corrected")
-    if measure.device == "external":
-        return Check("ok", "timing", "measure.device is external, so a derived network will not be timed")
+    if all(source.measure.device == "external" for source in measured):  # those of several tables count as such
+        return Check("ok", "timing", "every table is of an external device, so a derived network will not be timed")
     text = f"the table's device ({names}) is not this one, so a derived network will not be timed"
     return Check("warn", "timing", text, "measure a table here, or set measure.device: external if that is meant")
 
@@ -264,6 +291,13 @@ def data_checks(config: SearchFile, training: int, validation: int) -> list[Chec
     if steps * s.epochs < s.arch_every:
         text += f", {steps * s.epochs} after the warm-up, so alpha never learns"
         return [Check("warn", "data", text, f"search.epochs above {s.arch_every // steps}, or a smaller arch_every")]
+    arch_steps = steps * s.epochs // s.arch_every
+    if arch_steps * s.arch_lr < DECISIVE:
+        text += (
+            f"; {arch_steps} architecture steps of arch_lr {s.arch_lr:g} move an entry of alpha by about "
+            f"{arch_steps * s.arch_lr:.2g} at most, too little to decide"
+        )
+        return [Check("warn", "data", text, "raise search.arch_lr or search.epochs, or lower search.arch_every")]
     return [Check("ok", "data", text)]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import Timing, time_architecture
-from search.derivation import Derivation, InfeasibleError, derive
+from search.derivation import ROUNDING, Derivation, InfeasibleError, derive
 from search.limits import Limit
 from supernet.architecture import Architecture
 from supernet.space import Space
@@ -86,14 +86,15 @@ def derive_measured(
     """Derive (see derivation.derive); where the table's device is this one, measure and correct, at most MOST_TRIES
     times.
 
-    A limit is met if measured <= T (1 + acceptable_error). With `at`, a network that is faster than
-    T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is corrected too while tries
-    last; the try closest to T from below wins. `argmax` ignores limits: it is timed once and never corrected. A
-    timing that is not steady after MOST_TIMINGS corrects nothing: the tries end, and a note says so.
+    A limit is met if measured <= T (1 + acceptable_error); one that is not timed, if it is predicted so. With `at`, a
+    network that is faster than T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is
+    corrected too while tries last; the try closest to T from below wins. `argmax` ignores limits: it is timed once and
+    never corrected. A timing that is not steady after MOST_TIMINGS corrects nothing: the tries end, and a note says so.
     """
     index = local_latency_limit(limits)
     if index is None:
-        return MeasuredDerivation(derive(alpha, mask, limits, method, among, loss), (), met=True)
+        found = derive(alpha, mask, limits, method, among, loss)
+        return MeasuredDerivation(found, (), met=_predicted_within(found.paths, limits))
     limit = limits[index]
     assert limit.source is not None
     measure = limit.source.measure
@@ -126,7 +127,14 @@ def derive_measured(
     )
     confirmation = _timed(Architecture(space, derivations[best].paths), measure, timer)
     chosen = replace(derivations[best], notes=(*derivations[best].notes, *_disturbed(tries[-1].timing, limit)))
-    return MeasuredDerivation(chosen, tuple(tries), met=bool(kept), chosen=best, confirmation=confirmation)
+    others = [other for other in limits if other is not limit]
+    met = bool(kept) and _predicted_within(chosen.paths, others)
+    return MeasuredDerivation(chosen, tuple(tries), met=met, chosen=best, confirmation=confirmation)
+
+
+def _predicted_within(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
+    """Always of a constrained derivation; argmax looks at no limit."""
+    return all(limit.cost.of(paths) <= limit.bound * (1 + ROUNDING) for limit in limits)
 
 
 def _disturbed(last: Timing, limit: Limit) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ from supernet.space import Space
 
 MOSTLY_SKIP = 0.9
 """Mean probability of skip over a stage's edges that have it."""
-UNDECIDED = 0.05
+DECIDED = 0.05
 """Share of the largest entropy below which alpha has decided; alarming in the first half of a search."""
+UNDECIDED = 0.9
+"""Share above which it has not, at the end of a search."""
 OUT_OF_BALANCE = 100.0
 """Factor between the gradients of cross entropy and of the limits beyond which one of them alone steers alpha."""
 
@@ -42,7 +44,10 @@ def relative_entropy(p: Tensor, mask: Tensor) -> float:
 class CollapseAlarm:
     """Finds what is worth a warning; each kind is told once."""
 
-    told: set[str] = field(default_factory=set)
+    weighted: bool
+    """Whether search.loss has a weight that can be changed; otherwise multipliers bring limits to their targets."""
+    told: dict[str, str] = field(default_factory=dict)
+    """Kind of alarm -> what was said. The search keeps it in its state, so that a resumed one tells nothing twice."""
 
     def look(
         self,
@@ -64,7 +69,7 @@ class CollapseAlarm:
                 f"skip has more than {MOSTLY_SKIP:.0%} of the probability in every stage that has it: the search may "
                 "be collapsing onto skip; look at the target, use `at` in place of `below`, or lengthen the warm-up"
             )
-        if entropy < UNDECIDED and progress < 0.5:
+        if entropy < DECIDED and progress < 0.5:
             found["entropy"] = (
                 f"alpha has decided (entropy {entropy:.1%} of the largest) in the first half of the search; lower "
                 "search.arch_lr, or keep it undecided for longer with search.entropy"
@@ -74,16 +79,36 @@ class CollapseAlarm:
             if ratio < 1 / OUT_OF_BALANCE:
                 found["limits alone"] = (
                     f"the limits' gradient is {1 / ratio:.3g} times that of the cross entropy: alpha follows latency "
-                    "alone; lower search.loss.weight, or use the lagrangian form"
+                    "alone; "
+                    + (
+                        "lower search.loss.weight, or use the lagrangian form"
+                        if self.weighted
+                        else "lengthen the warm-up, or choose a target nearer to the middle of the reachable range"
+                    )
                 )
             elif ratio > OUT_OF_BALANCE and missed > MISSED:  # at its target, a limit has no gradient
                 found["accuracy alone"] = (
-                    f"the cross entropy's gradient is {ratio:.3g} times that of the limits: alpha ignores them; raise "
-                    "search.loss.weight, or use the lagrangian form"
+                    f"the cross entropy's gradient is {ratio:.3g} times that of the limits: alpha ignores them; "
+                    + (
+                        "raise search.loss.weight, or use the lagrangian form"
+                        if self.weighted
+                        else "give the multipliers more steps: more search.epochs, or a smaller search.arch_every"
+                    )
                 )
-        new = [text for kind, text in found.items() if kind not in self.told]
-        self.told |= found.keys()
-        return new
+        new = {kind: text for kind, text in found.items() if kind not in self.told}
+        self.told |= new
+        return list(new.values())
+
+
+def undecided(p: Tensor, mask: Tensor) -> str | None:
+    """What to say at the end of a search whose alpha has hardly moved; None where it has."""
+    share = relative_entropy(p, mask)
+    if share <= UNDECIDED:
+        return None
+    return (
+        f"alpha is undecided (entropy {share:.0%} of the largest), so the likeliest networks are hardly better than "
+        "random ones that meet the limits; raise search.arch_lr or search.epochs, or lower search.arch_every"
+    )
 
 
 @dataclass(frozen=True)

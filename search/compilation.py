@@ -48,4 +48,4 @@ def compile_supernet(net: Supernet, plan: Plan, group: Group) -> None:
     )  # fmt: skip
     for trial in trials:
         if trial.ratio is None:
-            log.warning("search.compile: torch.compile cannot translate %s; it runs as it is", trial.layer)
+            log.warning("search.compile: torch.compile cannot do %s; it runs as it is", trial.layer)

@@ -48,7 +48,8 @@ class LimitConfig(Section):
     table: Path | None = None
     """Latency table; for latency and for columns."""
     table_sha256: str | None = None
-    """Filled in at start, so that a run cannot be resumed with another table. Checked where given."""
+    """LatencyTable.sha256, filled in at start, so that a run cannot be resumed with other numbers. Verifying a table
+    changes none of them. Checked where given."""
     tables: tuple[Path, ...] = ()
     """In place of `table`: one per device, for one limit on all of them."""
     tables_sha256: tuple[str, ...] = ()
@@ -59,7 +60,8 @@ class LimitConfig(Section):
     """w_k, one per entry of `tables`. Absent: 1/k each in a weighted sum (the mean), 1 each in a worst case."""
     measure: MeasureConfig | None = None
     """How this limit's table was measured, where that is not what the search's `measure` says: a limit on a second
-    device. Tables of `tables` are compared in what a search with measure.device `external` compares."""
+    device. What it does not set is as there. Tables of `tables` are compared in what a search with measure.device
+    `external` compares."""
     at: float | str | None = None
     """Use the budget: derive within `tolerance` below it. In the metric's unit, or N% of the reachable range."""
     below: float | str | None = None

@@ -27,7 +27,7 @@ from search.derivation import Derivation, InfeasibleError, derive, smallest
 from search.limits import Limit, Resolved, resolve, resolve_bound
 from search.pareto import Panel, Point, draw_fronts, on_front
 from search.peak import PeakLimit
-from search.result import predicted_by, write_architecture
+from search.result import load_result, predicted_by, write_architecture
 from search.scoring import open_parts, score
 from supernet.alpha import mask_of
 from supernet.architecture import Architecture
@@ -97,8 +97,8 @@ def derive_family(
     scored: with the accuracy of each network, which needs the run's data. device: where they are scored, in place of
     run.device; cpu means without amp too. The run may still be running: its own files are only read.
 
-    Writes architecture-<bound>.json (architecture.json without bounds) into the run folder, and for scored bounds
-    pareto.json and pareto.png; with a table, all names begin with architecture-<table> and pareto-<table>.
+    Writes architecture-<bound>.json into the run folder (without bounds architecture.json, or architecture-derived.json
+    where the search has ended and written its own), and for scored bounds pareto.json and pareto.png; with a table, all names begin with architecture-<table> and pareto-<table>.
     A bound that no architecture meets does not keep the others from being derived, see
     Family.refused. Raises ConfigError or CheckpointError.
     """
@@ -210,6 +210,8 @@ def _member(
     if text is not None:
         bound = resolve_bound(text if text.endswith("%") else float(text), limits[0].cost, "--at", limits[0].unit)
         limits, suffix = (replace(limits[0], bound=bound), *limits[1:]), f"{suffix}-{_slug(text)}"
+    elif load_result(run) is not None:
+        suffix = "-derived"  # architecture.json is what the search itself has written, after a timing where it could
     try:
         s = resolved.config.search
         loss = (lambda paths: scorer.score(paths).loss) if scorer else None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
+from engine.config import validate
 from engine.errors import ConfigError
 from latency.config import MeasureConfig
-from latency.table import LatencyTable, TableError, file_hash
+from latency.table import LatencyTable, TableError
 from search.combine import WorstCase, scaled, weighted_sum
 from search.config import LimitConfig, MulLog, SearchFile, metric_hint
 from search.peak import PeakLimit, restrict
@@ -34,6 +36,8 @@ class Source:
     measure: MeasureConfig
     """How networks are timed on its device, if that is this one."""
     weight: float = 1.0
+    sha256: str = ""
+    """Of the table as its file has it, without what was interpolated."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,10 @@ class Limit:
         record: dict[str, object] = {"metric": self.metric, "value": self.cost.of(paths), "unit": self.unit}
         record |= {"at" if self.at else "below": self.bound}
         if self.source:
-            return record | {"table": str(self.source.path), "table_sha256": file_hash(self.source.path)}
+            return record | {"table": str(self.source.path), "table_sha256": self.source.sha256}
         if self.sources:
             each = [
-                {"table": str(s.path), "table_sha256": file_hash(s.path), "weight": s.weight, "value": s.cost.of(paths)}
+                {"table": str(s.path), "table_sha256": s.sha256, "weight": s.weight, "value": s.cost.of(paths)}
                 for s in self.sources
             ]
             record |= {"combine": self.combined, "tables": each}
@@ -91,12 +95,22 @@ def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: 
 
 
 def measure_command(
-    config_path: Path | str, table: Path, overrides: Sequence[str] = (), *more: str, external: bool = False
+    config_path: Path | str,
+    table: Path,
+    overrides: Sequence[str] = (),
+    *more: str,
+    external: bool = False,
+    own: Mapping[str, object] = MappingProxyType({}),
 ) -> str:
-    """The command that makes a config's table. more: further arguments, e.g. `--verify 40`."""
+    """The command that makes a config's table. more: further arguments, e.g. `--verify 40`. own: what a limit's own
+    `measure` sets."""
     if external:
-        return f"python scripts/import_latency.py SOURCE --out {table}"
+        return (
+            f"python scripts/import_latency.py SOURCE --out {table}, scripts/device_kit.py or scripts/fit_latency.py, "
+            "whichever fits the device (docs/latency.md)"
+        )
     shaping = [o for o in overrides if o.startswith(("space.", "measure."))]
+    shaping += [f"measure.{key}={'null' if value is None else value}" for key, value in own.items()]
     return shlex.join(["python", "scripts/measure_latency.py", str(config_path), "--out", str(table), *more, *shaping])
 
 
@@ -119,7 +133,9 @@ class Resolved:
         record = self.config.model_dump(mode="json", exclude_none=True)
         for i, limit in zip(self.config.additive, self.limits, strict=True):
             record["limits"][i]["at" if limit.at else "below"] = limit.bound
-            hashes = [file_hash(source.path) for source in limit.sources]
+            hashes = [source.sha256 for source in limit.sources]
+            if limit.source and self.config.limits[i].measure:  # with what it takes from the file's `measure`
+                record["limits"][i]["measure"] = limit.source.measure.model_dump(mode="json", exclude_none=True)
             if limit.source:
                 record["limits"][i]["table_sha256"] = hashes[0]
             elif hashes:
@@ -207,13 +223,15 @@ def _source(
 ) -> tuple[Source, list[Note]]:
     """A limit's table number `k`, checked against the space."""
     path = limit.files[k]
-    measure = limit.measure or config.measure
+    own = limit.measure.model_dump(mode="json", exclude_unset=True) if limit.measure else {}
+    measure = validate(MeasureConfig, config.measure.model_dump(mode="json") | own, f"{where}.measure")
     if limit.combine is not None:  # tables of several devices: what one `measure` says cannot hold for all of them
         measure = measure.model_copy(update={"device": "external"})
     external = measure.device == "external"
-    command = partial(measure_command, source, path, overrides)
+    command = partial(measure_command, source, path, overrides, own=own)
     make = command(external=external)
     table = _load_table(limit, k, where, make)
+    sha256 = table.sha256
     if limit.metric != "latency" and limit.metric not in table.columns:
         raise ConfigError(
             f"{where}.metric: got '{limit.metric}', {metric_hint(limit.metric, list(table.columns))}; the columns of "
@@ -235,7 +253,7 @@ def _source(
         notes.append(note)
         table.check(space, measure, str(path), make)
     cost = table.cost(space) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(path))
-    return Source(path, table, cost, measure, limit.shares[k]), notes
+    return Source(path, table, cost, measure, limit.shares[k], sha256), notes
 
 
 def _load_table(limit: LimitConfig, k: int, where: str, command: str) -> LatencyTable:
@@ -244,9 +262,10 @@ def _load_table(limit: LimitConfig, k: int, where: str, command: str) -> Latency
     if not path.exists():
         raise ConfigError(f"{key}: no file {path}; make it with: {command}")
     hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
-    if hashes and hashes[k] is not None and hashes[k] != file_hash(path):
+    table = LatencyTable.load(path)
+    if hashes and hashes[k] is not None and hashes[k] != table.sha256:
         raise ConfigError(
             f"{key}: {path} is not the table of this run (its sha256 differs from table_sha256); "
             "put the old table back, or start a new run in another folder"
         )
-    return LatencyTable.load(path)
+    return table

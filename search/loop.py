@@ -32,9 +32,9 @@ from engine.training import (
 )
 from search.check import data_checks, judge, report
 from search.closing import MeasuredDerivation, derive_measured
-from search.collapse import CollapseAlarm, Settled, mean_ratio, relative_entropy, skip_rates
+from search.collapse import CollapseAlarm, Settled, mean_ratio, relative_entropy, skip_rates, undecided
 from search.compilation import compile_supernet
-from search.config import SearchFile
+from search.config import Lagrangian, SearchFile
 from search.derivation import derive
 from search.gradient import weights_step
 from search.limits import Limit, resolve
@@ -137,7 +137,7 @@ class Search:
             self.began -= newest[1].get("seconds", 0.0)  # what earlier processes took; old checkpoints do not say
         self.resumed_at = self.state.step
         group.broadcast(self.state.net.parameters())
-        if config.search.compile:
+        if config.search.compile and not self._ended:
             compile_supernet(self.state.net, plan, group)
         self.reduction = reduce_gradients(list(self.state.net.parameters()), group)
         stream = partial(
@@ -154,7 +154,8 @@ class Search:
         self.autocast = partial(autocast, config.run, plan.device)
         self.mask = mask_of(plan.space)
         self.update = ArchitectureUpdate(plan, group)
-        self.alarm = CollapseAlarm()
+        weighted = config.search.loss is not None and not isinstance(config.search.loss, Lagrangian)
+        self.alarm = CollapseAlarm(weighted, self.state.told)
         self.gradients: list[tuple[float, float]] = []  # (CE's, the limits') norms since the last point of the curves
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
@@ -239,16 +240,16 @@ class Search:
         """Curves of what a collapse looks like; warns once where it looks like one."""
         plan, state = self.plan, self.state
         p = probabilities(state.alpha.detach(), self.mask)
-        skip, undecided = skip_rates(p, plan.space), relative_entropy(p, self.mask)
+        skip, share = skip_rates(p, plan.space), relative_entropy(p, self.mask)
         ce, limits = mean_ratio(self.gradients)
         self.gradients.clear()
-        values = {f"skip/{stage}": rate for stage, rate in skip.items()}
+        values = {f"skip/{stage}": rate for stage, rate in skip.items()} | {"arch/relative_entropy": share}
         if ce > 0 and limits > 0:
             values["arch/ce_over_limits"] = ce / limits
         if state.step > plan.warmup_steps:
             off = [float(expected_cost(p, limit.cost)) / limit.bound - 1 for limit in plan.limits]
             missed = max((abs(c) if limit.at else c for c, limit in zip(off, plan.limits, strict=True)), default=0.0)
-            for text in self.alarm.look(skip, undecided, ce, limits, missed, plan.progress(state.step)):
+            for text in self.alarm.look(skip, share, ce, limits, missed, plan.progress(state.step)):
                 log.warning("step %d: %s", state.step, text)
         return values
 
@@ -325,19 +326,23 @@ class Search:
         measured = self.group.from_first(
             lambda: derive_measured(state.alpha, self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss)
         )
-        for note in measured.derivation.notes:
+        hesitation = undecided(probabilities(state.alpha.detach(), self.mask), self.mask)
+        notes = (*filter(None, [hesitation]), *measured.derivation.notes)
+        for note in notes:
             log.warning(note)
         architecture = Architecture(plan.space, measured.derivation.paths, self.out.name)
         scored = self.score(architecture)
         if self.group.first:
-            self._write(architecture, measured, scored)
+            self._write(architecture, measured, scored, (*state.told.values(), *notes))
         return SearchResult(architecture, plan.limits, measured, scored, plan.peak)
 
-    def _write(self, architecture: Architecture, measured: MeasuredDerivation, scored: Evaluation) -> None:
+    def _write(
+        self, architecture: Architecture, measured: MeasuredDerivation, scored: Evaluation, notes: Sequence[str]
+    ) -> None:
         plan, state = self.plan, self.state
         write_architecture(self.out / "architecture.json", architecture, plan.limits, plan.peak)
         figures = result_of(
-            architecture, plan.limits, plan.peak, state.alpha, measured, scored, seed=plan.config.run.seed,
+            architecture, plan.limits, plan.peak, state.alpha, measured, scored, notes=notes, seed=plan.config.run.seed,
             steps=state.step, seconds=time.monotonic() - self.began, resumed_at=self.resumed_at,
         )  # fmt: skip
         # last: where it exists, the search has ended

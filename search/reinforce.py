@@ -73,6 +73,13 @@ class Sampled:
     """By metric, what each limit's cost is for this network; of equal metrics the first limit's."""
 
 
+def sampled(
+    architecture: Architecture, accuracy: float, logits: Tensor, labels: Tensor, limits: Sequence[Limit]
+) -> Sampled:
+    costs = {limit.metric: limit.cost.of(architecture.paths) for limit in reversed(limits)}
+    return Sampled(architecture, accuracy, logits, labels, costs)
+
+
 Reward = Callable[[Sampled], float]
 
 
@@ -192,6 +199,5 @@ def _own_rewards(
 ) -> list[float]:
     values = []
     for paths, accuracy, own in zip(samples, accuracies, logits, strict=True):
-        costs = {limit.metric: limit.cost.of(paths) for limit in reversed(limits)}
-        values.append(own_reward(Sampled(Architecture(net.space, paths), accuracy, own, labels, costs)))
+        values.append(own_reward(sampled(Architecture(net.space, paths), accuracy, own, labels, limits)))
     return values

@@ -82,6 +82,7 @@ class ResultFile(Section):
     log_probability: float
     """Of the derived network under the last alpha."""
     notes: tuple[str, ...]
+    """What went wrong or deserves doubt: alarms during the search, notes on alpha and on the derivation."""
     steps: int
     """Weights steps, warm-up included."""
     seconds: float
@@ -98,6 +99,7 @@ def result_of(
     measured: MeasuredDerivation,
     accuracy: Evaluation,
     *,
+    notes: Sequence[str],
     seed: int,
     steps: int,
     seconds: float,
@@ -131,7 +133,7 @@ def result_of(
         architecture=architecture.name, seed=seed, top1=accuracy.top1, top5=accuracy.top5,
         loss=accuracy.loss if math.isfinite(accuracy.loss) else None,
         images=accuracy.images, limits=tuple(figures), measured=timed, met=measured.met, params=c.params, macs=c.macs,
-        log_probability=measured.derivation.log_probability, notes=measured.derivation.notes, steps=steps,
+        log_probability=measured.derivation.log_probability, notes=tuple(notes), steps=steps,
         seconds=seconds, resumed_at=resumed_at,
     )  # fmt: skip
 

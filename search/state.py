@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -63,6 +63,8 @@ class SearchState:
     """Architecture steps done: also the position in the validation data."""
     settled: Settled | None = None
     """What the early stop compares with; None before the search, or without an early stop."""
+    told: dict[str, str] = field(default_factory=dict)
+    """The alarms so far, see CollapseAlarm."""
 
     @classmethod
     def fresh(cls, config: SearchFile, space: Space, device: torch.device) -> SearchState:
@@ -89,6 +91,7 @@ class SearchState:
             "step": self.step,
             "arch_steps": self.arch_steps,
             "settled": asdict(self.settled) if self.settled else None,
+            "told": dict(self.told),
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -104,5 +107,6 @@ class SearchState:
             self.arch_steps = checkpoint["arch_steps"]
             settled = checkpoint["settled"]
             self.settled = Settled(**settled) if settled else None
+            self.told = dict(checkpoint["told"])
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error

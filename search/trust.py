@@ -15,6 +15,9 @@ from latency.runtimes import version_here
 from latency.table import LatencyTable, TableError
 from supernet.space import Space
 
+NOISY = 5.0
+"""Percent by which the repeated measurement of a verification may differ before its verdict means little."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -61,6 +64,10 @@ def trust(
     largest_error: in percent; where: its place in its file. command: gives the measuring command with further
     arguments.
     """
+
+    def again(*arguments: str) -> str:
+        return "the kit of scripts/device_kit.py" if external else command(*arguments)
+
     found = table.verification
     if found is None and table.method in ("whole_networks", "imported"):
         text = f"{path}: comes from elsewhere and was never verified on whole networks"
@@ -68,14 +75,14 @@ def trust(
             text += f" (error on networks left out of its fit: {table.calibration.cross_validation_percent:.2g} %)"
         return [Note(text, "time the derived network on the device before you believe its latency")]
     if found is None:
-        how = "the kit of scripts/device_kit.py" if external else command("--verify", "40")
-        return [Note(f"{path}: never verified on whole networks, so its error is unknown", f"verify it: {how}")]
+        text = f"{path}: never verified on whole networks, so its error is unknown"
+        return [Note(text, f"verify it: {again('--verify', '40')}")]
     error = found.table.mape_percent
     if error > largest_error:
-        again = "the kit of scripts/device_kit.py" if external else command("--recalibrate")
         raise TableError(
             f"{where}: {path} predicts whole networks with an error of {error:.3g} %, above "
-            f"{largest_error:g} %; recalibrate it ({again}), measure again on an idle device, or raise this bound"
+            f"{largest_error:g} %; recalibrate it ({again('--recalibrate')}), measure again on an idle device, or "
+            "raise this bound"
         )
     if not found.holds:
         text = (
@@ -83,4 +90,10 @@ def trust(
             f"({found.noise_mape_percent:.2g} %), overall or in a third of the range"
         )
         return [Note(text, "measure again on an idle device")]
+    if found.noise_mape_percent > NOISY:
+        text = (
+            f"{path}: its verification was disturbed (a repeated measurement differed by "
+            f"{found.noise_mape_percent:.2g} %), so it proves little"
+        )
+        return [Note(text, f"verify again on an idle device: {again('--verify', '40')}")]
     return []

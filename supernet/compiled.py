@@ -25,7 +25,7 @@ WARM_UP, PAIRS = 3, 15
 
 
 class CompileError(RuntimeError):
-    """torch.compile does not work here at all."""
+    """torch.compile works for no candidate here."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Trial:
 
     layer: Layer
     ratio: float | None
-    """Time of forward and backward, compiled over eager; None where torch.compile cannot translate the op."""
+    """Time of forward and backward, compiled over eager; None where torch.compile cannot do this op."""
     kept: bool
 
 
@@ -59,11 +59,15 @@ def compile_candidates(
     programs = {
         layer: torch.compile(own_code(f"candidate{i}"), fullgraph=True, dynamic=False) for i, layer in enumerate(places)
     }
-    ratios = []
+    found: list[float | str] = []
     for done, (layer, (e, i)) in enumerate(places.items()):
-        ratios.append(compared(programs[layer], copy.deepcopy(mixed_edges(net)[e].ops[i]), inputs[e], precision))
+        found.append(compared(programs[layer], copy.deepcopy(mixed_edges(net)[e].ops[i]), inputs[e], precision))
         if progress:
             progress(done + 1, len(places))
+    reasons = [reason for reason in found if isinstance(reason, str)]
+    if len(reasons) == len(found) > 0:
+        raise CompileError(reasons[0])
+    ratios = [None if isinstance(value, str) else value for value in found]
     kept = agree([ratio is not None and ratio <= faster for ratio in ratios])
     trials = [Trial(*values) for values in zip(places, ratios, kept, strict=True)]
     chosen = {trial.layer: programs[trial.layer] for trial in trials if trial.kept}
@@ -112,8 +116,8 @@ def own_code(name: str) -> Call:
 
 def compared(
     program: Call, op: nn.Module, x: Tensor, precision: Callable[[], AbstractContextManager[object]]
-) -> float | None:
-    """Median ratio of `program` to eager for a forward and backward pass; None where torch cannot translate the op."""
+) -> float | str:
+    """Median ratio of `program` to eager, forward and backward; the reason where torch.compile cannot do it."""
     weights = [p for p in op.parameters() if p.requires_grad]
 
     def seconds(call: Call) -> float:
@@ -131,7 +135,7 @@ def compared(
         for _ in range(WARM_UP):
             seconds(program), seconds(run_op)
     except torch._dynamo.exc.BackendCompilerFailed as error:
-        raise CompileError(str(error.inner_exception).strip().partition("\n")[0]) from error
-    except torch._dynamo.exc.TorchDynamoException:
-        return None
+        return str(error.inner_exception).strip().partition("\n")[0]
+    except torch._dynamo.exc.TorchDynamoException as error:
+        return str(error).strip().partition("\n")[0]
     return statistics.median(seconds(program) / seconds(run_op) for _ in range(PAIRS))

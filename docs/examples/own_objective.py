@@ -2,7 +2,6 @@
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from search.reinforce import Sampled
@@ -14,14 +13,14 @@ def changes(p: Tensor, space: Space, progress: float) -> Tensor:
 
     p (E, N) float64, padding 0; progress of the search in [0, 1]. Of a decided alpha it is that number itself.
     """
-    total = torch.zeros((), dtype=p.dtype)
+    total = 0 * p.sum()  # where no edge has a neighbour in its stage, too, the term is a function of p
     edges = space.searchable
     for e, (first, second) in enumerate(pairwise(edges)):
         same_stage = first.name.partition(".")[0] == second.name.partition(".")[0]
         if same_stage:
             agree = [p[e, first.candidates.index(n)] * p[e + 1, i] for i, n in enumerate(second.candidates)
                      if n in first.candidates]  # fmt: skip
-            total = total + 1 - torch.stack(agree).sum()
+            total = total + 1 - sum(agree)  # 1 where they have no op in common
     return total
 
 

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from latency.config import MeasureConfig
-from latency.table import Calibration, Column, Entry, LatencyTable, Runtime, Scores, TableError, Verification, file_hash
+from latency.table import Calibration, Column, Entry, LatencyTable, Runtime, Scores, TableError, Verification
 from supernet.space import Layer, Space
 
 SPACE: dict[str, Any] = {
@@ -152,14 +152,18 @@ def test_an_entry_counts_as_calibrated_where_it_is(table):
     assert Entry(median_ms=2.0, calibrated_ms=0.0).ms == 0.0  # a correction may remove an op's whole cost
 
 
-def test_saving_again_replaces_the_file_and_its_hash(table, tmp_path):
+def test_the_identity_is_that_of_the_numbers_and_survives_a_file_and_a_verification(table, tmp_path):
     path = tmp_path / "t.yaml"
     table.save(path)
-    before = file_hash(path)
-    table.save(path)
-    assert file_hash(path) == before
-    table.model_copy(update={"batch": 2}).save(path)
-    assert file_hash(path) != before
+    kept = LatencyTable.load(path)
+    kept.save(path)
+    assert LatencyTable.load(path).sha256 == kept.sha256
+    assert kept.model_copy(update={"verification": None}).sha256 == kept.sha256
+    entries = dict(kept.entries)
+    first = next(iter(entries))
+    entries[first] = entries[first].model_copy(update={"median_ms": entries[first].median_ms * 1.01})
+    for changed in ({"batch": 2}, {"constant_ms": 1.0}, {"entries": entries}):
+        assert kept.model_copy(update=changed).sha256 != kept.sha256
 
 
 @pytest.mark.parametrize("place", ["", "t.yaml/below"])

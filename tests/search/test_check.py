@@ -49,7 +49,7 @@ CPU = {"kind": "cpu", "name": "made up", "fingerprint": "none"}
 def test_a_good_search_is_ok_in_every_respect(checked, space, tmp_path, make_table, make_verification):
     make_table(space, tmp_path / "table.yaml", verification=make_verification())
     limits = [LATENCY, {"metric": "params", "below": "90%"}, {"metric": "peak_activation_bytes", "below": "100%"}]
-    lines = checked(limits, out=tmp_path / "runs" / "a", measure=EXTERNAL)
+    lines = checked(limits, "search.arch_lr=1", out=tmp_path / "runs" / "a", measure=EXTERNAL)
     assert {level for found in levels(lines).values() for level in found} == {"ok"}, lines
     expected = ["config", "space", "peak", "limit latency", "gradient of latency", "limit params", "gradient of params"]
     assert list(lines) == [*expected, "limits together", "table", "units", "timing", "disk", "data", "run"]
@@ -169,7 +169,7 @@ def test_an_empty_window_is_a_warning(checked):
     ("measure", "level", "words"),
     [
         ({"device": "cpu"}, "warn", "made up) is not this one, so a derived network will not be timed"),
-        (EXTERNAL, "ok", "measure.device is external, so a derived network will not be timed"),
+        (EXTERNAL, "ok", "every table is of an external device, so a derived network will not be timed"),
     ],
 )
 def test_a_network_that_will_not_be_timed_is_told_of(measure, level, words, checked, space, tmp_path, make_table):
@@ -178,6 +178,51 @@ def test_a_network_that_will_not_be_timed_is_told_of(measure, level, words, chec
     assert [line.level for line in lines["timing"]] == [level]
     assert words in lines["timing"][0].text
     assert levels(lines)["table"] == ["warn"]  # never verified
+
+
+def test_a_limit_says_itself_whether_its_device_is_here(checked, space, tmp_path, make_table):
+    """The file's own `measure` is of this CPU, and no table is."""
+    make_table(space, tmp_path / "table.yaml", device=CPU)
+    make_table(space, tmp_path / "other.yaml", device=CPU)
+    combined = {"metric": "latency", "tables": ["table.yaml", "other.yaml"], "combine": "worst_case", "at": "50%"}
+    for limit in (LATENCY | {"measure": EXTERNAL}, combined | {"tolerance": 0.5}):
+        (line,) = checked([limit], measure={"device": "cpu"})["timing"]
+        assert line.level == "ok"
+
+
+OWN = """
+import torch
+def term(p, space, progress): return p[0, 0]
+def constant(p, space, progress): return torch.zeros(())
+def broken(p, space, progress): return p[99, 99]
+def infinite(p, space, progress): return p[0, 0] / 0
+def reward(sample): return sample.accuracy - sample.costs["macs"] / 1e9 + len(sample.labels) - len(sample.logits)
+def wrong(sample): return sample.costs["energy"]
+def text(sample): return "good"
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "words"),
+    [
+        ("term", "ok", "search.terms add 0.3333"),
+        ("constant", "FAIL", "expected a 0-dim tensor computed from p"),
+        ("broken", "FAIL", "search.terms.function"),
+        ("infinite", "FAIL", "the sum is inf"),
+        ("reward", "ok", "search.reinforce.reward gives 0.25"),
+        ("wrong", "FAIL", "search.reinforce.reward"),
+        ("text", "FAIL", "returned 'good', expected a finite number"),
+    ],
+)
+def test_own_functions_are_called_once_before_the_warm_up(name, level, words, checked, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    if name in ("reward", "wrong", "text"):
+        overrides = ["search.arch_update=reinforce", f"search.reinforce={{reward: 'own.py:{name}'}}"]
+    else:
+        overrides = [f"search.terms=[{{function: 'own.py:{name}'}}]"]
+    (line,) = checked([MACS], *overrides)["own functions"]
+    assert line.level == level
+    assert words in line.text
 
 
 @pytest.mark.parametrize(
@@ -215,7 +260,9 @@ def test_a_table_of_this_device_is_tried_on_one_network(
             "is not in 'nowhere' yet",
         ),
         (["search.arch_every=7"], "warn", "6 after the warm-up, so alpha never learns"),
-        (["search.arch_every=6"], "ok", "6 steps an epoch"),
+        (["search.arch_every=6", "search.arch_lr=2"], "ok", "6 steps an epoch"),
+        (["search.arch_lr=0.6"], "warn", "3 architecture steps of arch_lr 0.6 move an entry of alpha by about 1.8 at"),
+        (["search.arch_lr=0.7"], "ok", "6 steps an epoch"),
     ],
 )
 def test_data_are_found_and_enough(overrides, level, words, checked, tmp_path):

@@ -199,6 +199,26 @@ def test_argmax_is_timed_once_and_never_corrected(fine_space):
     assert len(result.tries) == 1
 
 
+def test_argmax_meets_only_what_it_happens_to_meet(fine_space):
+    """Nothing is timed, so the prediction decides; the largest network is the likeliest."""
+    limit = limit_at(fine_space, 0.2, fingerprint="another device")
+    alpha = torch.as_tensor(limit.cost.table).float()
+    for method, met in (("argmax", False), ("constrained", True)):
+        found = derive_measured(alpha, mask_of(fine_space), fine_space, [limit], method)
+        assert (found.tries, found.met) == ((), met)
+
+
+def test_a_timed_limit_does_not_stand_for_the_others(fine_space):
+    """argmax again: the first limit is measured and holds, the second is of another device and does not."""
+    here, there = limit_at(fine_space, 1.0), limit_at(fine_space, 0.2, fingerprint="another device")
+    timer, _ = timer_with_error(here, 0.9)
+    alpha = torch.as_tensor(here.cost.table).float()
+    for limits, met in (([here], True), ([here, there], False)):
+        found = derive_measured(alpha, mask_of(fine_space), fine_space, limits, "argmax", timer=timer)
+        assert len(found.tries) == 1
+        assert found.met == met
+
+
 def test_acceptable_error_is_twice_the_noise_within_two_and_ten_percent():
     assert acceptable_error(Timing(10.0, 0.01, 5)) == 0.02
     assert acceptable_error(Timing(10.0, 0.3, 5)) == pytest.approx(0.06)

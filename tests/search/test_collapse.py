@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from search.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates
+from search.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates, undecided
 from search.loop import run_search
 from supernet.alpha import initial_alpha, mask_of, probabilities
 
@@ -47,11 +47,29 @@ def test_relative_entropy_is_one_where_nothing_is_decided_and_zero_at_the_end(sp
     ],
 )
 def test_each_alarm_is_told_once(change, word):
-    alarm = CollapseAlarm()
+    alarm = CollapseAlarm(weighted=True)
     assert alarm.look(**FINE) == []
     (text,) = alarm.look(**FINE | change)
     assert word in text
     assert alarm.look(**FINE | change) == []
+    resumed = CollapseAlarm(weighted=True, told=dict(alarm.told))
+    assert resumed.look(**FINE | change) == []
+
+
+@pytest.mark.parametrize("change", [{"ce_gradient": 1e-3}, {"ce_gradient": 1e3}])
+def test_remedies_name_the_weight_only_where_there_is_one(change):
+    (text,) = CollapseAlarm(weighted=True).look(**FINE | change)
+    assert "search.loss.weight" in text
+    (text,) = CollapseAlarm(weighted=False).look(**FINE | change)
+    assert "search.loss" not in text
+
+
+def test_an_alpha_that_has_hardly_moved_is_said_at_the_end(space):
+    mask = mask_of(space)
+    alpha = initial_alpha(space)
+    assert "entropy 100% of the largest" in str(undecided(probabilities(alpha, mask), mask))
+    alpha[:, 0] += 3.0
+    assert undecided(probabilities(alpha, mask), mask) is None
 
 
 @pytest.mark.parametrize(
@@ -65,7 +83,7 @@ def test_each_alarm_is_told_once(change, word):
     ],
 )
 def test_no_false_alarm(change):
-    assert CollapseAlarm().look(**FINE | change) == []
+    assert CollapseAlarm(weighted=True).look(**FINE | change) == []
 
 
 def test_settled_compares_with_the_anchor_so_that_slow_drift_counts():

@@ -170,3 +170,24 @@ def test_a_limit_may_say_how_its_own_table_was_measured(space, make_search_file,
         resolve(make_search_file([entry]), "search.yaml")
     resolved = resolve(make_search_file([entry | {"measure": {"device": "external", "batch": 8}}]), "search.yaml")
     assert resolved.limits[0].source.measure.batch == 8
+
+
+def test_what_a_limits_own_measure_does_not_set_is_as_in_the_files(space, make_search_file, make_table, tmp_path):
+    entry = {"metric": "latency", "table": str(tmp_path / "t.yaml"), "at": "50%"}
+    make_table(space, tmp_path / "t.yaml", batch=8)
+    config = make_search_file([entry | {"measure": {"device": "external"}}], measure={"batch": 8, "threads": 2})
+    resolved = resolve(config, "search.yaml")
+    measure = resolved.limits[0].source.measure
+    assert (measure.device, measure.batch, measure.threads) == ("external", 8, 2)
+    kept = resolved.record["limits"][0]["measure"]  # complete, so that a change of the file's would show
+    assert (kept["device"], kept["batch"], kept["threads"]) == ("external", 8, 2)
+
+
+def test_the_command_for_a_limits_table_has_its_own_measure(space, make_search_file, tmp_path):
+    path = tmp_path / "none.yaml"
+    own = {"runtime": "onnxruntime", "threads": 2}
+    config = make_search_file([{"metric": "latency", "table": str(path), "measure": own, "at": "50%"}])
+    with pytest.raises(
+        ConfigError, match=r"measure_latency.py a.yaml .* measure.runtime=onnxruntime measure.threads=2"
+    ):
+        resolve(config, "a.yaml")

@@ -67,13 +67,24 @@ def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make
     accuracy = Evaluation(float("inf"), 50.0, 90.0, 8)
     architecture = Architecture(space, found.paths, "a")
     result = result_of(
-        architecture, [limit], None, alpha, measured, accuracy, seed=0, steps=1, seconds=0.0, resumed_at=0
+        architecture,
+        [limit],
+        None,
+        alpha,
+        measured,
+        accuracy,
+        notes=["a", "b"],
+        seed=0,
+        steps=1,
+        seconds=0.0,
+        resumed_at=0,
     )
     timed = result.measured
     assert (timed.median_ms, timed.noise_ms, timed.confirmation_ms, timed.confirmation_noise_ms, timed.tries) == (
         4.0, 0.2, 4.5, 0.3, 3,
     )  # fmt: skip
     assert not result.met
+    assert result.notes == ("a", "b")
     assert result.loss is None
     assert ResultFile.model_validate_json(result.model_dump_json()) == result
 

@@ -199,6 +199,11 @@ def test_a_family_is_derived_from_a_running_or_stopped_search(config_file, tmp_p
         assert member.limits[0].cost.of(loaded.paths) <= member.limits[0].bound
     (own,) = derive_family(out)
     assert own.path == out / "architecture.json"
+    finish_search(config_file, out)
+    written = (out / "architecture.json").read_bytes()
+    (own,) = derive_family(out)
+    assert own.path == out / "architecture-derived.json"
+    assert (out / "architecture.json").read_bytes() == written
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "uniform"])

@@ -245,7 +245,7 @@ def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.ya
     measured = MeasuredDerivation(Derivation(paths, -1.0), tries, met=met, confirmation=timing)
     result = result_of(
         Architecture(space, paths, name), [], None, initial_alpha(space), measured, Evaluation(1.0, top1, 90.0, 8),
-        seed=0, steps=1, seconds=5.0, resumed_at=0,
+        notes=(), seed=0, steps=1, seconds=5.0, resumed_at=0,
     )  # fmt: skip
     limit = LimitFigures(metric="latency", unit="ms", at=9.0, predicted=8.0, expected=8.5, table=table)
     status = "finished" if met else "missed"

@@ -140,6 +140,20 @@ def test_what_torch_cannot_translate_runs_as_it_is(net, batch):
     net(batch[0], (1, 1))
 
 
+def test_one_op_that_cannot_be_compiled_does_not_end_the_search(net, batch, stands_in):
+    def picky(function):
+        def call(op: nn.Module, x: Tensor) -> Tensor:
+            if type(op).__name__ == "SepConv":
+                raise BackendCompilerFailed(function, RuntimeError("no lowering"), None)
+            return function(op, x)
+
+        return call
+
+    stands_in(picky)
+    trials = compile_candidates(net, batch[0], faster=float("inf"))
+    assert [(trial.ratio is None, trial.kept) for trial in trials] == [(False, True), (True, False)]
+
+
 def test_without_a_compiler_there_is_one_line(net, batch, stands_in):
     def broken(function):
         def call(op: nn.Module, x: Tensor) -> Tensor:
