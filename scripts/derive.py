@@ -7,8 +7,9 @@
 
 Reads the newest good checkpoint; writes architecture-<bound>.json for each --at, without it architecture.json, or
 architecture-derived.json where the search has ended and written its own. By the table alone: nothing is timed. Each
-network is scored with the supernet's weights on the search's validation images; with --at, pareto.json and pareto.png hold the
-accuracies over the costs. A bound that no architecture meets is named, the others are derived; the exit status is 2.
+network is scored with the supernet's weights on the search's validation images; with --at, pareto.json and pareto.png
+hold the accuracies over the costs. A bound that no architecture meets is named, the others are derived; the exit status
+is 2.
 """
 
 import argparse

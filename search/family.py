@@ -98,8 +98,9 @@ def derive_family(
     run.device; cpu means without amp too. The run may still be running: its own files are only read.
 
     Writes architecture-<bound>.json into the run folder (without bounds architecture.json, or architecture-derived.json
-    where the search has ended and written its own), and for scored bounds pareto.json and pareto.png; with a table, all names begin with architecture-<table> and pareto-<table>.
-    A bound that no architecture meets does not keep the others from being derived, see
+    where the search has ended and written its own), and for scored bounds pareto.json and pareto.png; with a table, all
+    names begin with architecture-<table> and pareto-<table>. A bound that no architecture meets does not keep the
+    others from being derived, see
     Family.refused. Raises ConfigError or CheckpointError.
     """
     config_file = run / "config.yaml"
