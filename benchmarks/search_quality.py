@@ -313,6 +313,8 @@ def run(args: argparse.Namespace) -> int:
         chosen = LatencyTable.load(args.table) if args.table else measure_table(space, measure, verify=VERIFIED)
         chosen.save(path)
     table = LatencyTable.load(path)
+    if args.table and LatencyTable.load(args.table).sha256 != table.sha256:
+        raise UserError(f"--table: {path} is another one than {args.table}; choose another --out, or leave it away")
     cost = table.cost(space)
     costs = np.array([cost.of(paths) for paths in truth.paths])
     low, high = cost.reachable

@@ -2,8 +2,8 @@
 
 Searches as a YAML says, then retrains, all alike and with each seed: the derived network, random networks of the same
 predicted latency, and the widest uniform network (one op wherever it is legal, equally many layers kept in every stage,
-the most MACs) that is predicted to be no slower. Every finished part is kept below --out and used by the next call, so
-a stopped run continues; what was made with other settings is refused.
+the most MACs) that is predicted to be no slower than the derived one. Every finished part is kept below --out and used
+by the next call, so a stopped run continues; what was made with other settings is refused.
 
 Prints a table in Markdown and one line of JSON: for each of `networks` name, predicted_ms, measured_ms and noise_ms
 (timed one after the other when all are trained), top1 (one for each seed), params, macs, seconds; rank, the derived
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     drawn = random_architectures(space, [same], args.random, seed=0, tolerance=TOLERANCE)
     networks = {
         "derived": derived,
-        "uniform": widest_uniform(space, limit),
+        "uniform": widest_uniform(space, same),
         **{f"random{i + 1:02d}": Architecture(space, paths) for i, paths in enumerate(drawn)},
     }
     overrides = [f"retrain.epochs={args.epochs}", "run.threads=1", *(o for o in args.override if o.startswith("data."))]
@@ -193,6 +193,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/results"))
     parser.add_argument("override", nargs="*", help="of the search's config; those of data also for the retraining")
     args = parser.parse_intermixed_args()
+    if args.random < 2 or args.seeds < 1:
+        parser.error("--random must be 2 or more, --seeds 1 or more")
     set_up_logging()
     return run(args)
 
