@@ -107,14 +107,27 @@ def time_architecture(architecture: Architecture, measure: MeasureConfig, *, rou
 
     Raises ConfigError where the device or the runtime is absent.
     """
-    job = network_job(architecture.space, "network", "verification", architecture.paths)
-    with open_runtime(architecture.space, measure) as runner:
-        runner.prepare([job])
+    return time_architectures([architecture], measure, rounds=rounds)[0]
+
+
+def time_architectures(
+    architectures: Sequence[Architecture], measure: MeasureConfig, *, rounds: int = TIMING_ROUNDS
+) -> list[Timing]:
+    """As time_architecture, of several networks of one space in turn, so that what disturbs one disturbs all."""
+    space = architectures[0].space
+    jobs = [network_job(space, f"network{i}", "verification", a.paths) for i, a in enumerate(architectures)]
+    of_id = {job.id: job for job in jobs}
+    with open_runtime(space, measure) as runner:
+        runner.prepare(jobs)
         samples, _ = timed_rounds(
-            [[job.id]] * rounds, lambda _: runner.open(job), passes=5 * measure.passes, warmup=10, seed=0
+            [list(of_id)] * rounds, lambda name: runner.open(of_id[name]), passes=5 * measure.passes, warmup=10, seed=0
         )
-    medians = np.median(samples[job.id], axis=1)
-    return Timing(float(np.median(samples[job.id])), float(np.std(medians, ddof=1)), int(np.size(samples[job.id])))
+    found = []
+    for job in jobs:
+        medians = np.median(samples[job.id], axis=1)
+        spread = float(np.std(medians, ddof=1))
+        found.append(Timing(float(np.median(samples[job.id])), spread, int(np.size(samples[job.id]))))
+    return found
 
 
 def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:

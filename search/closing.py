@@ -2,6 +2,10 @@
 
 A table's sum is a prediction. Where the search runs on the table's own device, the prediction is checked, and if it
 misses, the bound given to the derivation is moved by the miss and the derivation repeated.
+
+A machine that is slower than usual would move it, too, and to a much worse network. So each network is timed in turn
+with a reference, a network of the middle of the range: where that is off by more than a table may be, it is the machine
+that is off, and nothing is moved.
 """
 
 from __future__ import annotations
@@ -9,21 +13,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import Tensor
 
 from latency.config import MeasureConfig
 from latency.device import this_device
-from latency.measure import Timing, time_architecture
+from latency.measure import Timing, time_architectures
+from latency.plan import spread_networks
 from search.derivation import ROUNDING, Derivation, InfeasibleError, derive
 from search.limits import Limit
 from supernet.architecture import Architecture
+from supernet.cost import Cost
 from supernet.space import Space
 
 MOST_TRIES = 5
 MOST_TIMINGS = 5
-"""Of one network, until one is steady."""
+"""Of one network, until one can be believed."""
 LARGEST_ERROR = 0.10
-"""Of a measurement's distance from the bound that is accepted, and of 2x noise that a decision can be based on."""
+"""Of a measurement's distance from the bound that is accepted; and of what a decision can be based on, 2x noise and the
+reference's distance from its prediction."""
+Timer = Callable[[Sequence[Architecture], MeasureConfig], Sequence[Timing]]
+"""Times networks in turn."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,14 @@ class Try:
     """The bound given to the derivation."""
     predicted: float
     timing: Timing
+    drift: float = 1.0
+    """Of the reference, timed in turn with it: measured over predicted."""
+
+    @property
+    def believed(self) -> bool:
+        """Whether a correction may follow from it. On a busy machine a median can be 40 % off, and a bound that is
+        moved by as much gives another, worse network."""
+        return steady(self.timing) and abs(self.drift - 1) <= LARGEST_ERROR
 
 
 @dataclass(frozen=True)
@@ -68,8 +86,7 @@ def acceptable_error(timing: Timing) -> float:
 
 
 def steady(timing: Timing) -> bool:
-    """Whether a correction may follow from it. On a busy machine a median can be 40 % off, and a bound that is moved by
-    as much gives another, worse network."""
+    """Whether other work has left it alone."""
     return 2 * timing.noise_ms <= LARGEST_ERROR * timing.median_ms
 
 
@@ -81,7 +98,7 @@ def derive_measured(
     method: str,
     among: int = 1,
     loss: Callable[[tuple[int, ...]], float] | None = None,
-    timer: Callable[[Architecture, MeasureConfig], Timing] = time_architecture,
+    timer: Timer = time_architectures,
 ) -> MeasuredDerivation:
     """Derive (see derivation.derive); where the table's device is this one, measure and correct, at most MOST_TRIES
     times.
@@ -89,7 +106,8 @@ def derive_measured(
     A limit is met if measured <= T (1 + acceptable_error); one that is not timed, if it is predicted so. With `at`, a
     network that is faster than T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is
     corrected too while tries last; the try closest to T from below wins. `argmax` ignores limits: it is timed once and
-    never corrected. A timing that is not steady after MOST_TIMINGS corrects nothing: the tries end, and a note says so.
+    never corrected. A timing that cannot be believed after MOST_TIMINGS corrects nothing: the tries end, and a note
+    says so.
     """
     index = local_latency_limit(limits)
     if index is None:
@@ -97,7 +115,7 @@ def derive_measured(
         return MeasuredDerivation(found, (), met=_predicted_within(found.paths, limits))
     limit = limits[index]
     assert limit.source is not None
-    measure = limit.source.measure
+    clock = _Clock.of(space, limit, limit.source.measure, timer)
     low, high = limit.cost.reachable
     asked = limit.bound
     tries: list[Try] = []
@@ -110,11 +128,11 @@ def derive_measured(
             if not tries:
                 raise
             break  # the corrected bound and the other limits exclude each other; the tries so far decide
-        timing = _timed(Architecture(space, found.paths), measure, timer)
-        tries.append(Try(asked, limit.cost.of(found.paths), timing))
+        tries.append(clock.timed(found.paths, asked))
+        timing = tries[-1].timing
         derivations.append(found)
         good = _within(timing, limit) and not (limit.at and _unused(timing, limit))
-        if good or not steady(timing):
+        if good or not tries[-1].believed:
             break
         asked = min(high, max(low, limit.bound - (timing.median_ms - tries[-1].predicted)))
         if any(asked == t.asked for t in tries):
@@ -125,8 +143,8 @@ def derive_measured(
         if kept
         else min(range(len(tries)), key=lambda i: tries[i].timing.median_ms)
     )
-    confirmation = _timed(Architecture(space, derivations[best].paths), measure, timer)
-    chosen = replace(derivations[best], notes=(*derivations[best].notes, *_disturbed(tries[-1].timing, limit)))
+    confirmation = clock.timed(derivations[best].paths, tries[best].asked).timing
+    chosen = replace(derivations[best], notes=(*derivations[best].notes, *_disturbed(tries[-1], limit)))
     others = [other for other in limits if other is not limit]
     met = bool(kept) and _predicted_within(chosen.paths, others)
     return MeasuredDerivation(chosen, tuple(tries), met=met, chosen=best, confirmation=confirmation)
@@ -137,25 +155,52 @@ def _predicted_within(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
     return all(limit.cost.of(paths) <= limit.bound * (1 + ROUNDING) for limit in limits)
 
 
-def _disturbed(last: Timing, limit: Limit) -> tuple[str, ...]:
-    """What to say of the timing that ended the tries, if it was not steady."""
-    if steady(last):
+def _disturbed(last: Try, limit: Limit) -> tuple[str, ...]:
+    """What to say of the timing that ended the tries, if it cannot be believed."""
+    if last.believed:
         return ()
-    noise = 200 * last.noise_ms / last.median_ms
+    again = "when the machine is idle, scripts/run_search.py with --resume times again"
+    if not steady(last.timing):
+        noise = 200 * last.timing.noise_ms / last.timing.median_ms
+        return (
+            f"{limit.metric}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so it "
+            f"corrected nothing and proves little; {again}",
+        )
     return (
-        f"{limit.metric}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so it corrected "
-        "nothing and proves little; when the machine is idle, scripts/run_search.py with --resume times again",
+        f"{limit.metric}: a network of the middle of the range takes {last.drift:.2f} times what the table says, so "
+        f"it is the machine that is off, and nothing was corrected; {again}, or recalibrate the table if that stays",
     )
 
 
-def _timed(
-    architecture: Architecture, measure: MeasureConfig, timer: Callable[[Architecture, MeasureConfig], Timing]
-) -> Timing:
-    """The first steady timing, or of MOST_TIMINGS the one with the least noise."""
-    found: list[Timing] = []
-    while len(found) < MOST_TIMINGS and not (found and steady(found[-1])):
-        found.append(timer(architecture, measure))
-    return min(found, key=lambda timing: timing.noise_ms / timing.median_ms)
+@dataclass(frozen=True)
+class _Clock:
+    """Times networks beside a reference."""
+
+    cost: Cost
+    measure: MeasureConfig
+    timer: Timer
+    space: Space
+    reference: tuple[int, ...]
+
+    @classmethod
+    def of(cls, space: Space, limit: Limit, measure: MeasureConfig, timer: Timer) -> _Clock:
+        assert isinstance(limit.cost, Cost)  # of one table
+        (reference,) = spread_networks(space, limit.cost, 1, np.random.default_rng(0))
+        return cls(limit.cost, measure, timer, space, reference)
+
+    def timed(self, paths: tuple[int, ...], asked: float) -> Try:
+        """The first that can be believed, or of MOST_TIMINGS the one that comes closest to it."""
+        found: list[Try] = []
+        networks = [Architecture(self.space, paths), Architecture(self.space, self.reference)]
+        while len(found) < MOST_TIMINGS and not (found and found[-1].believed):
+            timing, reference = self.timer(networks, self.measure)
+            drift = reference.median_ms / self.cost.of(self.reference)
+            found.append(Try(asked, self.cost.of(paths), timing, drift))
+        return found[-1] if found[-1].believed else min(found, key=_doubt)
+
+
+def _doubt(attempt: Try) -> float:
+    return max(2 * attempt.timing.noise_ms / attempt.timing.median_ms, abs(attempt.drift - 1))
 
 
 def _within(timing: Timing, limit: Limit) -> bool:

@@ -12,7 +12,14 @@ from engine.errors import ConfigError
 from latency import measure as measuring
 from latency.config import MeasureConfig
 from latency.device import this_device
-from latency.measure import measure_table, recalibrate_table, time_architecture, used_networks, verify_table
+from latency.measure import (
+    measure_table,
+    recalibrate_table,
+    time_architecture,
+    time_architectures,
+    used_networks,
+    verify_table,
+)
 from latency.plan import calibration_networks, verification_networks
 from latency.table import LatencyTable, TableError
 from supernet.architecture import Architecture
@@ -139,6 +146,24 @@ def test_a_network_takes_at_least_what_its_layers_take(small_space, quick, monke
     sleeping = sum(isinstance(module, ConvBNAct) for module in Network(architecture).modules())
     assert sleeping >= 2
     assert time_architecture(architecture, quick).median_ms >= 20 * sleeping
+
+
+def test_networks_are_timed_in_turn_and_told_in_order(small_space, quick, monkeypatch):
+    seen = []
+
+    def rounds_of(rounds, opened, **_):
+        seen.append([list(names) for names in rounds])
+        count = {name: sum(p.numel() for m in opened(name).modules for p in m.parameters()) for name in rounds[0]}
+        return {name: np.full((len(rounds), 2), float(n)) for name, n in count.items()}, None
+
+    monkeypatch.setattr("latency.measure.timed_rounds", rounds_of)
+    pair = [Architecture(small_space, paths) for paths in ((0, 0, 0), (1, 1, 1))]
+    first, second = time_architectures(pair, quick, rounds=3)
+    other, again = time_architectures(pair[::-1], quick, rounds=3)
+    assert (first, second) == (again, other)
+    assert first.median_ms != second.median_ms  # the made-up time of a network is its number of parameters
+    assert all(len(names) == 2 for names in seen[0])
+    assert len(seen[0]) == 3
 
 
 def test_timing_counts_its_passes(small_space, quick):

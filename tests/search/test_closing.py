@@ -66,13 +66,17 @@ def limit_at(space, share, *, at=True, fingerprint=None):
     )
 
 
-def timer_with_error(limit, factor, offset=0.0, noise=1e-4):
-    """A device on which everything takes factor * table + offset."""
+def timer_with_error(limit, factor, offset=0.0, noise=1e-4, drift=1.0):
+    """A device on which the derived networks take factor * table + offset, and the reference drift * table."""
     calls = []
 
-    def timer(architecture, measure):
-        calls.append(architecture.paths)
-        return Timing(factor * limit.cost.of(architecture.paths) + offset, noise, 10)
+    def timer(architectures, measure):
+        network, reference = architectures
+        calls.append(network.paths)
+        return [
+            Timing(factor * limit.cost.of(network.paths) + offset, noise, 10),
+            Timing(drift * limit.cost.of(reference.paths), 1e-4, 10),
+        ]
 
     return timer, calls
 
@@ -123,16 +127,44 @@ def test_a_timing_that_other_work_disturbs_corrects_nothing(fine_space):
     assert "--resume" in note
 
 
+@pytest.mark.parametrize("drift", [0.85, 1.15, 1.6])
+def test_a_machine_that_is_off_as_a_whole_corrects_nothing(fine_space, drift):
+    """Steady, but a network that the table knows well is off as much: a correction would give half the budget away."""
+    limit = limit_at(fine_space, 0.5)
+    timer, calls = timer_with_error(limit, drift, drift=drift)
+    result = run(fine_space, limit, timer)
+    assert result.met == (drift < 1)
+    assert [t.asked for t in result.tries] == [limit.bound]
+    own = derive(random_alpha(fine_space), mask_of(fine_space), [limit], "constrained").paths
+    assert result.derivation.paths == own
+    assert calls == [own] * (2 * MOST_TIMINGS)
+    (note,) = result.derivation.notes
+    assert f"takes {drift:.2f} times what the table says" in note
+    assert "recalibrate" in note
+
+
+@pytest.mark.parametrize("drift", [0.92, 1.08])
+def test_a_machine_that_is_off_by_what_a_table_may_be_is_corrected(fine_space, drift):
+    limit = limit_at(fine_space, 0.5)
+    timer, _ = timer_with_error(limit, drift, drift=drift)
+    result = run(fine_space, limit, timer)
+    assert result.met
+    assert len(result.tries) > 1
+    assert result.derivation.notes == ()
+    assert limit.bound * 0.95 <= result.tries[result.chosen].timing.median_ms <= limit.bound * 1.02
+
+
 def test_a_disturbed_timing_is_said_whichever_try_wins(fine_space):
     """The first network is faster than needed; the second one's timing is worth nothing. The first one stays."""
     limit = limit_at(fine_space, 0.5)
     calls = []
+    exact, _ = timer_with_error(limit, 1.0)
 
-    def timer(architecture, measure):
-        calls.append(architecture.paths)
-        first = architecture.paths == calls[0]
+    def timer(architectures, measure):
+        calls.append(architectures[0].paths)
+        first = architectures[0].paths == calls[0]
         factor, noise = (0.8, 0.001) if first else (1.3, 0.5)
-        return Timing(factor * limit.bound, noise * limit.bound, 10)
+        return [Timing(factor * limit.bound, noise * limit.bound, 10), exact(architectures, measure)[1]]
 
     result = run(fine_space, limit, timer)
     assert result.met
@@ -160,10 +192,12 @@ def test_a_steady_timing_after_disturbed_ones_decides(fine_space):
     plain, _ = timer_with_error(limit, 1.2)
     calls = []
 
-    def timer(architecture, measure):
-        calls.append(architecture.paths)
-        disturbed = len(calls) % 3 != 0
-        return Timing(9 * limit.bound, 5 * limit.bound, 10) if disturbed else plain(architecture, measure)
+    def timer(architectures, measure):
+        calls.append(architectures[0].paths)
+        network, reference = plain(architectures, measure)
+        noisy = [Timing(9 * limit.bound, 5 * limit.bound, 10), reference]
+        drifted = [network, Timing(1.5 * reference.median_ms, 1e-4, 10)]
+        return (noisy, drifted, [network, reference])[(len(calls) - 1) % 3]
 
     result = run(fine_space, limit, timer)
     assert result.met

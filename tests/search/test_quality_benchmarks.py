@@ -1,4 +1,4 @@
-"""What benchmarks/search_quality.py and search_results.py compute from accuracies: identities on made-up ones."""
+"""What benchmarks/search_quality.py, search_results.py and search_target.py compute: identities on made-up figures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.search_quality import BAND, Band, Truth
 from benchmarks.search_results import uniform_architectures, widest_uniform
+from benchmarks.search_target import holds, keep, kept
 from engine.errors import ConfigError
 
 
@@ -85,3 +86,37 @@ def test_the_widest_uniform_network_is_the_largest_below_the_bound(space, make_c
     assert chosen.complexity.macs == max(space.complexity(p).macs for p in feasible)
     with pytest.raises(ConfigError, match="choose a larger limit"):
         widest_uniform(space, replace(limit, bound=0.9 * costs[0]))
+
+
+GOOD = {
+    "target_ms": 10.0,
+    "expected_error": 0.009,
+    "predicted_first_ms": 9.9,
+    "error": 0.019,
+    "noise": 0.002,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "met"),
+    [
+        ({}, True),
+        ({"expected_error": 0.011}, False),
+        ({"predicted_first_ms": 9.79}, False),
+        ({"predicted_first_ms": 10.01}, False),
+        ({"predicted_first_ms": 10.0}, True),
+        ({"error": -0.021}, False),
+        ({"error": 0.021}, False),
+        ({"error": 0.021, "noise": 0.0106}, True),
+    ],
+)
+def test_a_target_holds_where_every_bar_is_met(change, met):
+    assert holds(GOOD | change) is met
+
+
+def test_what_was_kept_is_used_with_the_same_settings_alone(tmp_path):
+    assert kept(tmp_path, {"lr": 0.1}) is None
+    keep(tmp_path, {"lr": 0.1}, {"seconds": 5.0})
+    assert kept(tmp_path, {"lr": 0.1}) == {"seconds": 5.0}
+    with pytest.raises(ConfigError, match=r"other settings \(lr: 0.1 -> 0.2\); choose another --out"):
+        kept(tmp_path, {"lr": 0.2})
