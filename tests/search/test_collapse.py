@@ -131,6 +131,17 @@ def test_a_search_whose_alpha_moves_goes_on_to_its_end(resting, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 6 * 5
 
 
+def test_what_was_told_is_in_the_result(resting, tmp_path):
+    """An alpha that rests is undecided at the end, and a hinge that ignores its limit was said on the way."""
+    changes = ["search.epochs=1", "search.loss={form: hinge, weight: 1e-6}", "limits.0.below=20%", "run.log_every=1"]
+    run_search(resting, tmp_path / "run", overrides=changes)
+    notes = json.loads((tmp_path / "run" / "result.json").read_text())["notes"]
+    assert [("alpha ignores them" in note, "alpha is undecided" in note) for note in notes] == [
+        (True, False),
+        (False, True),
+    ]
+
+
 def test_the_signs_are_curves(resting, tmp_path):
     run_search(
         resting,
@@ -138,4 +149,4 @@ def test_the_signs_are_curves(resting, tmp_path):
         overrides=["search.epochs=1", "search.loss.form=hinge", "limits.0.below=20%", "run.log_every=1"],
     )
     names = {key for point in points(tmp_path / "run") for key in point}
-    assert {"skip/stage0", "skip/stage1", "arch/ce_over_limits", "arch/entropy"} <= names
+    assert {"skip/stage0", "skip/stage1", "arch/ce_over_limits", "arch/entropy", "arch/relative_entropy"} <= names

@@ -1,15 +1,18 @@
-"""The weights' optimizer: SGD as torch's loop computes it, on the sampled paths and nowhere else."""
+"""The state of a search survives a checkpoint; its optimizer is SGD as torch's loop computes it, on sampled paths."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import fields
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from search.collapse import Settled
 from search.config import SearchConfig
-from search.state import weights_optimizer
+from search.objective import Dual
+from search.state import SearchState, weights_optimizer
 from supernet.supernet import Supernet
 
 DEVICES = [
@@ -70,3 +73,26 @@ def test_the_optimizer_is_torchs_loop_over_sampled_paths(space, device, momentum
         moved = max(moved, float((p.detach().cpu() - start.detach()).abs().max()))
     assert moved > 0.01
     assert (len(optimizer.state_dict()["state"]) > 0) == (momentum > 0)
+
+
+def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file):
+    """Every field that is no module or optimizer is set to another value, saved, and restored into a fresh state."""
+    config = make_search_file([{"metric": "macs", "at": "50%"}])
+    state, fresh = (SearchState.fresh(config, space, torch.device("cpu")) for _ in range(2))
+    with torch.no_grad():
+        state.alpha.add_(1.0)
+    changed = {
+        "duals": (Dual(multiplier=2.5),),
+        "baseline": 0.25,
+        "step": 7,
+        "arch_steps": 3,
+        "settled": Settled(((0.5, 0.5),), 5),
+        "told": {"skip": "collapsing"},
+    }
+    for name, value in changed.items():
+        assert getattr(fresh, name) != value
+        setattr(state, name, value)
+    fresh.restore(state.to_checkpoint())
+    assert {name: getattr(fresh, name) for name in changed} == changed
+    assert torch.equal(fresh.alpha, state.alpha)
+    assert {f.name for f in fields(SearchState)} == {"net", "optimizer", "alpha", "arch_optimizer", *changed}
