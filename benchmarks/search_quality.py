@@ -7,7 +7,8 @@ algorithm searches, and its network's true accuracy is compared with those of al
 
 Every call retrains two random networks and, of each target's band, the one of median latency; they have to reproduce
 the truth: to the bit on the device and torch that made it, elsewhere within 4 standard deviations of the seed noise. It
-exits with status 1 where they do not. The bands' networks say how long a training takes.
+exits with status 1 where they do not. What a search costs in trainings is measured, too: of each algorithm one fresh
+search between two trainings, so that whatever else runs slows both alike.
 
 The table and every finished search are kept below --out and used by the next call, so a stopped run goes on; what was
 made with other settings is refused.
@@ -15,9 +16,10 @@ made with other settings is refused.
 Prints tables in Markdown and one line of JSON. For each algorithm: percentile (share of the other networks of the band
 that are worse; ties count half; random is 50), gap ((best - derived) / (best - mean of the band)), met_target (share of
 searches that meet T on the table), met_measured (share whose fresh timing, after all searches and not used for
-acceptance, is within max(2 %, 2x noise) of T or below), seconds; likeliest_percentile and likeliest_gap are of the
+acceptance, is within max(2 %, 2x noise) of T or below), seconds and trainings (of the fresh search: its time, and the
+same over that of a training); likeliest_percentile and likeliest_gap are of the
 network that the search's alpha alone would have chosen (derive_among 1). `random` is random search with
-floor(search seconds / training seconds) networks of the band (at least one), by exact expectation; it trains each once
+floor(trainings) networks of the band, of the algorithm that costs most, by exact expectation; it trains each once
 and yet chooses by the mean over seeds that it is judged by, which flatters it. `control` is what the supernet alone is
 worth: derive_among networks of the band at random, of which its loss chooses. kendall: of the supernet's accuracies
 with the truth, over all networks. spread_over_noise: standard deviation of true accuracy within a band, what seeds add
@@ -232,6 +234,17 @@ def one_search(
     return result, load_architecture(out / "architecture.json")
 
 
+def price(
+    algorithm: str, target: float, network: tuple[int, ...], space: Space, table: Path, data: Sequence[str]
+) -> tuple[float, float]:
+    """Seconds of a fresh search, and of a training: the mean of one before it and one after it."""
+    _, before = train_from_scratch(space, network, 0, data)
+    with tempfile.TemporaryDirectory() as folder:
+        result, _ = one_search(algorithm, target, 0, table.absolute(), Path(folder) / "search", data)
+    _, after = train_from_scratch(space, network, 0, data)
+    return result.seconds, (before + after) / 2
+
+
 def judged(architecture: Architecture, seconds: float, band: Band, truth: Truth, cost: Cost) -> dict[str, Any]:
     """One search's row."""
     paths = architecture.paths
@@ -291,8 +304,56 @@ def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = {"percentile": "percentile", "gap": "gap", "met_target": "met", "met_measured": "met_measured"}
-    same = ("likeliest_percentile", "likeliest_gap", "seconds")
+    same = ("likeliest_percentile", "likeliest_gap")
     return {name: mean(rows, column) for name, column in (names | {name: name for name in same}).items()}
+
+
+def opened_table(out: Path, given: Path | None, space: Space, measure: MeasureConfig) -> tuple[Path, LatencyTable]:
+    """The table below `out`, which an earlier call has left, or `given`, or measured now."""
+    path = out / "table.yaml"
+    if not path.exists():
+        chosen = LatencyTable.load(given) if given else measure_table(space, measure, verify=VERIFIED)
+        chosen.save(path)
+    table = LatencyTable.load(path)
+    if given and LatencyTable.load(given).sha256 != table.sha256:
+        raise UserError(f"--table: {path} is another one than {given}; choose another --out, or leave it away")
+    return path, table
+
+
+@dataclass
+class Found:
+    """What all searches have given."""
+
+    rows: dict[str, list[dict[str, Any]]]
+    """By algorithm."""
+    architectures: list[tuple[Architecture, dict[str, Any]]]
+    """Each derived network with its row."""
+    kendall: list[float]
+    control: list[tuple[float, float]]
+    """Percentile and gap, of the first algorithm's first search at each target."""
+
+
+def all_searches(
+    args: argparse.Namespace, config: SearchFile, table: Path, bands: Sequence[Band], truth: Truth, cost: Cost
+) -> Found:
+    found = Found({algorithm: [] for algorithm in args.algorithms}, [], [], [])
+    space = Space(config.space)
+    for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
+        for b, band in enumerate(bands):
+            limit = Limit("latency", band.target, True, config.limits[0].tolerance, cost)
+            for algorithm in args.algorithms:
+                out = args.out / f"{algorithm}-{b}-{seed}"
+                result, architecture = one_search(algorithm, band.target, seed, table, out, args.data)
+                row = judged(architecture, result.seconds, band, truth, cost)
+                row |= likeliest_row(out, space, limit, band, truth)
+                found.rows[algorithm].append(row)
+                found.architectures.append((architecture, row))
+                log.info("%s, T %.3f ms, seed %d: %s", algorithm, band.target, seed, row)
+                if seed == FIRST_SEED and algorithm == args.algorithms[0]:
+                    losses = supernet_losses(out, truth, space, args.data)
+                    found.kendall.append(float(kendalltau(-losses, truth.accuracy).statistic))
+                    found.control.append(band.chosen_by(losses[band.indices], config.search.derive_among))
+    return found
 
 
 def run(args: argparse.Namespace) -> int:
@@ -302,46 +363,28 @@ def run(args: argparse.Namespace) -> int:
         make_truth(space, args.truth_seeds, args.data)
         return 0
     truth = Truth.load(space)
-    rows: dict[str, list[dict[str, Any]]] = {algorithm: [] for algorithm in args.algorithms}
-    found: list[tuple[Architecture, dict[str, Any]]] = []
-    kendall: list[float] = []
-    control: list[tuple[float, float]] = []
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "table.yaml"
     measure = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH)).measure
-    if not path.exists():
-        chosen = LatencyTable.load(args.table) if args.table else measure_table(space, measure, verify=VERIFIED)
-        chosen.save(path)
-    table = LatencyTable.load(path)
-    if args.table and LatencyTable.load(args.table).sha256 != table.sha256:
-        raise UserError(f"--table: {path} is another one than {args.table}; choose another --out, or leave it away")
+    path, table = opened_table(args.out, args.table, space, measure)
     cost = table.cost(space)
     costs = np.array([cost.of(paths) for paths in truth.paths])
     low, high = cost.reachable
     bands = [Band.of(low + share * (high - low), costs, truth.accuracy) for share in SHARES]
     anywhere = np.random.default_rng().choice(len(truth.paths), 2, replace=False).tolist()
     reproduced = truth.reproduced(space, args.data, [*anywhere, *(band.middle(costs) for band in bands)])
-    training_seconds = mean(reproduced[len(anywhere) :], "seconds")
-    for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
-        for b, band in enumerate(bands):
-            limit = Limit("latency", band.target, True, config.limits[0].tolerance, cost)
-            for algorithm in args.algorithms:
-                out = args.out / f"{algorithm}-{b}-{seed}"
-                result, architecture = one_search(algorithm, band.target, seed, path, out, args.data)
-                row = judged(architecture, result.seconds, band, truth, cost)
-                row |= likeliest_row(out, space, limit, band, truth)
-                rows[algorithm].append(row)
-                found.append((architecture, row))
-                log.info("%s, T %.3f ms, seed %d: %s", algorithm, band.target, seed, row)
-                if seed == FIRST_SEED and algorithm == args.algorithms[0]:
-                    losses = supernet_losses(out, truth, space, args.data)
-                    kendall.append(float(kendalltau(-losses, truth.accuracy).statistic))
-                    control.append(band.chosen_by(losses[band.indices], config.search.derive_among))
-    for architecture, row in found:
+    found = all_searches(args, config, path, bands, truth, cost)
+    for architecture, row in found.architectures:
         row |= timed(architecture, measure, row["target_ms"])
-    report = {algorithm: summary(found) for algorithm, found in rows.items()}
-    budget = min(int(found["seconds"] / training_seconds) for found in report.values())
-    largest = max(int(found["seconds"] / training_seconds) for found in report.values())
+    middle = bands[len(bands) // 2]
+    network = truth.paths[middle.middle(costs)]
+    prices = {a: price(a, middle.target, network, space, path, args.data) for a in args.algorithms}
+    report = {
+        algorithm: summary(rows)
+        | {"seconds": prices[algorithm][0], "trainings": prices[algorithm][0] / prices[algorithm][1]}
+        for algorithm, rows in found.rows.items()
+    }
+    largest = max(int(entry["trainings"]) for entry in report.values())
+    training_seconds = statistics.fmean(training for _, training in prices.values())
     chance = [band.random_search(largest) for band in bands]
     spread = [math.sqrt(max(0.0, float(band.accuracies.var(ddof=1)) - truth.noise**2)) for band in bands]
     record = report | {
@@ -354,38 +397,37 @@ def run(args: argparse.Namespace) -> int:
         },
         "control": {
             "networks": config.search.derive_among,
-            "percentile": statistics.fmean(p for p, _ in control),
-            "gap": statistics.fmean(g for _, g in control),
+            "percentile": statistics.fmean(p for p, _ in found.control),
+            "gap": statistics.fmean(g for _, g in found.control),
         },
-        "kendall": statistics.fmean(kendall),
+        "kendall": statistics.fmean(found.kendall),
         "spread_over_noise": statistics.fmean(spread) / truth.seed_noise,
         "spread": spread,
         "seed_noise": truth.seed_noise,
         "networks_in_bands": [len(band.indices) for band in bands],
         "training_seconds": training_seconds,
-        "smallest_budget": budget,
         "reproduced": reproduced,
         "table_error_percent": table.verification.table.mape_percent if table.verification else None,
         **made_on(),
     }
     _print(record, args.algorithms)
-    print(json.dumps(record | {"searches": rows}))
+    print(json.dumps(record | {"searches": found.rows}))
     return 0 if all(entry["holds"] for entry in reproduced) else 1
 
 
 def _print(record: dict[str, Any], algorithms: Sequence[str]) -> None:
-    print("| search | percentile | gap | by alpha alone | meets T, table | meets T, measured | seconds |")
-    print("|---|---|---|---|---|---|---|")
+    print("| search | percentile | gap | by alpha alone | meets T, table | meets T, measured | seconds | trainings |")
+    print("|---|---|---|---|---|---|---|---|")
     for name in algorithms:
         r = record[name]
         print(
             f"| {name} | {r['percentile']:.0f} | {r['gap']:.2f} | {r['likeliest_percentile']:.0f} / "
             f"{r['likeliest_gap']:.2f} | {100 * r['met_target']:.0f} % | {100 * r['met_measured']:.0f} % "
-            f"| {r['seconds']:.0f} |"
+            f"| {r['seconds']:.0f} | {r['trainings']:.1f} |"
         )
     r, c = record["random"], record["control"]
-    print(f"| random, {r['networks']} networks | {r['percentile']:.0f} | {r['gap']:.2f} | | | | {r['seconds']:.0f} |")
-    print(f"| control, {c['networks']} networks | {c['percentile']:.0f} | {c['gap']:.2f} | | | | |")
+    print(f"| random, {r['networks']} networks | {r['percentile']:.0f} | {r['gap']:.2f} | | | | {r['seconds']:.0f} | |")
+    print(f"| control, {c['networks']} networks | {c['percentile']:.0f} | {c['gap']:.2f} | | | | | |")
     print(
         f"\nnetworks in the bands {record['networks_in_bands']}; spread of true accuracy in them "
         f"{', '.join(f'{s:.2f}' for s in record['spread'])} points, seed noise {record['seed_noise']:.2f}; Kendall of "
