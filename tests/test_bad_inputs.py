@@ -475,7 +475,9 @@ def resume_with_another_table(folder: Path, files: Files) -> None:
 
 @spoiled(DERIVE, says=("run/config.yaml: limits.0.table: table.yaml is not the table of this run", "put the old table"))
 def derive_with_another_table(folder: Path, files: Files) -> None:
-    (folder / "table.yaml").write_text((folder / "table.yaml").read_text() + "\n")
+    table = files["table.yaml"]
+    next(iter(table["entries"].values()))["median_ms"] += 1
+    save(folder, "table.yaml", table)
 
 
 @spoiled(RESUME, says=("run", "checkpoints", "config.yaml"))

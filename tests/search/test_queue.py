@@ -160,19 +160,21 @@ def test_an_interrupted_queue_stops_what_runs_and_starts_no_more(manner, signals
 
 
 def test_no_process_outlives_a_queue_that_breaks():
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, "polite"], stdout=subprocess.PIPE, start_new_session=True
-    )
+    started = []
 
-    def start(job, slot):
+    def start(
+        job, slot
+    ):  # in the queue, whose children do not ignore SIGINT even where these tests run in the background
         if job.name == "bad":
-            process.stdout.readline()
+            started[0].stdout.readline()
             raise OSError("no space left")
-        return process
+        command = [sys.executable, "-c", SLEEPER, "polite"]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True))
+        return started[0]
 
     with pytest.raises(OSError, match="no space"):
         run_queue(
             [MadeUpJob("good", "cpu", 0), MadeUpJob("bad", "cpu", 0)], cpu_slots(2), start, lambda *_: None, pause=0
         )
-    assert process.wait(timeout=60) == 130
-    process.stdout.close()
+    assert started[0].wait(timeout=60) == 130
+    started[0].stdout.close()
