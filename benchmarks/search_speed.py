@@ -151,9 +151,7 @@ class Loop:
 
     def checkpoint(self) -> None:
         assert self.search.metrics is not None  # the first process writes
-        self.search.metrics.flush()
-        state = {"search": self.search.state.to_checkpoint(), "corrupt": {"training": [], "validation": []}}
-        self.search.checkpoints.save(self.search.state.step, state)
+        self.search.save_checkpoint(self.search.metrics)
 
 
 class Bare:

@@ -80,14 +80,19 @@ def local_latency_limit(limits: Sequence[Limit]) -> int | None:
     return None
 
 
+def twice_noise(timing: Timing) -> float:
+    """As a share of the measurement."""
+    return 2 * timing.noise_ms / timing.median_ms
+
+
 def acceptable_error(timing: Timing) -> float:
     """How far a measurement may lie from the bound, as a share: twice the timer's noise, within 2 % and 10 %."""
-    return min(LARGEST_ERROR, max(0.02, 2 * timing.noise_ms / timing.median_ms))
+    return min(LARGEST_ERROR, max(0.02, twice_noise(timing)))
 
 
 def steady(timing: Timing) -> bool:
     """Whether other work has left it alone."""
-    return 2 * timing.noise_ms <= LARGEST_ERROR * timing.median_ms
+    return twice_noise(timing) <= LARGEST_ERROR
 
 
 def derive_measured(
@@ -161,7 +166,7 @@ def _disturbed(last: Try, limit: Limit) -> tuple[str, ...]:
         return ()
     again = "when the machine is idle, scripts/run_search.py with --resume times again"
     if not steady(last.timing):
-        noise = 200 * last.timing.noise_ms / last.timing.median_ms
+        noise = 100 * twice_noise(last.timing)
         return (
             f"{limit.metric}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so it "
             f"corrected nothing and proves little; {again}",
@@ -200,7 +205,7 @@ class _Clock:
 
 
 def _doubt(attempt: Try) -> float:
-    return max(2 * attempt.timing.noise_ms / attempt.timing.median_ms, abs(attempt.drift - 1))
+    return max(twice_noise(attempt.timing), abs(attempt.drift - 1))
 
 
 def _within(timing: Timing, limit: Limit) -> bool:

@@ -264,11 +264,15 @@ class Search:
             for stream in (self.training, self.validation):  # what one process has met, all know from now on
                 stream.corrupt = frozenset().union(*self.group.gathered(stream.corrupt))
             if self.metrics:
-                self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
-                corrupt = {"training": sorted(self.training.corrupt), "validation": sorted(self.validation.corrupt)}
-                seconds = time.monotonic() - self.began
-                kept = {"search": self.state.to_checkpoint(), "corrupt": corrupt, "seconds": seconds}
-                self.checkpoints.save(step, kept)
+                self.save_checkpoint(self.metrics)
+
+    def save_checkpoint(self, metrics: MetricsLog) -> None:
+        """Of the first process, which has the curves."""
+        metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
+        corrupt = {"training": sorted(self.training.corrupt), "validation": sorted(self.validation.corrupt)}
+        seconds = time.monotonic() - self.began
+        kept = {"search": self.state.to_checkpoint(), "corrupt": corrupt, "seconds": seconds}
+        self.checkpoints.save(self.state.step, kept)
 
     def _on_device(self, batch: Batch) -> Batch:
         run, device = self.plan.config.run, self.plan.device

@@ -114,6 +114,12 @@ def own_code(name: str) -> Call:
     return FunctionType(run_op.__code__.replace(co_name=name), run_op.__globals__)
 
 
+def reason_of(error: torch._dynamo.exc.TorchDynamoException) -> str:
+    """Why torch.compile has failed, in a line."""
+    cause = error.inner_exception if isinstance(error, torch._dynamo.exc.BackendCompilerFailed) else error
+    return str(cause).strip().partition("\n")[0]
+
+
 def compared(
     program: Call, op: nn.Module, x: Tensor, precision: Callable[[], AbstractContextManager[object]]
 ) -> float | str:
@@ -134,8 +140,6 @@ def compared(
     try:
         for _ in range(WARM_UP):
             seconds(program), seconds(run_op)
-    except torch._dynamo.exc.BackendCompilerFailed as error:
-        return str(error.inner_exception).strip().partition("\n")[0]
     except torch._dynamo.exc.TorchDynamoException as error:
-        return str(error).strip().partition("\n")[0]
+        return reason_of(error)
     return statistics.median(seconds(program) / seconds(run_op) for _ in range(PAIRS))

@@ -18,6 +18,7 @@ from latency.config import MeasureConfig
 from latency.plan import Job
 from latency.runtimes.base import Runtime, random_images, timing_module
 from supernet.blocks import isolated_rng
+from supernet.compiled import reason_of
 from supernet.space import Layer, Space
 
 
@@ -98,10 +99,9 @@ class PyTorchCompile(PyTorch):
             try:
                 self.open(job).run(1)
             except torch._dynamo.exc.BackendCompilerFailed as error:
-                reason = str(error.inner_exception).strip().partition("\n")[0]
                 raise UserError(
-                    f"measure.runtime: pytorch_compile failed ({reason}); on a CPU it needs a C++ compiler (g++), or "
-                    "set measure.runtime=pytorch"
+                    f"measure.runtime: pytorch_compile failed ({reason_of(error)}); on a CPU it needs a C++ compiler "
+                    "(g++), or set measure.runtime=pytorch"
                 ) from None
             if progress:
                 progress(done + 1, len(jobs))
