@@ -244,11 +244,18 @@ class SettledConfig(Section):
     """... for so many epochs of the search."""
 
 
+GateGradient = Literal["first_order", "second_order"]
+
+
 class SearchConfig(Section):
     """YAML section `search`. Defaults are the published settings (arXiv 1812.00332, Sec. 4)."""
 
     arch_update: Literal["full", "full_v2", "two_path", "reinforce"] = "two_path"
     """full, full_v2 and two_path follow Eq. 4 (Sec. 3.2); reinforce follows Sec. 3.3.2."""
+    gate_gradient: GateGradient | None = None
+    """How a gradient mode comes from dL/dg to CE's gradient in alpha. first_order, where absent: as published (Eq. 4).
+    second_order: without the error of half the curvature between two candidates, which keeps alpha undecided
+    (ReinMax, arXiv 2304.08612; docs/design.md). The cost is the same."""
     loss: Loss | None = None
     """How limits enter the gradient modes; lagrangian where absent. REINFORCE has a reward instead."""
     reinforce: ReinforceConfig | None = None
@@ -299,6 +306,11 @@ class SearchConfig(Section):
     def update_and_loss_agree(self) -> Self:
         if self.arch_update == "reinforce" and self.loss is not None:
             raise ValueError("loss: reinforce has a reward, not a loss; remove it or choose a gradient arch_update")
+        if self.arch_update == "reinforce" and self.gate_gradient is not None:
+            raise ValueError(
+                "gate_gradient: reinforce differentiates no gates; remove it (or set it to null) or choose a gradient "
+                "arch_update"
+            )
         if self.arch_update != "reinforce" and self.reinforce is not None:
             raise ValueError(f"reinforce: arch_update is {self.arch_update}; remove it or set arch_update: reinforce")
         return self

@@ -18,6 +18,9 @@ from search.limits import Limit
 from supernet.alpha import probabilities
 from supernet.cost import Cost
 
+Jacobian = Callable[[Tensor], Tensor]
+"""From a gradient in the gates or in p, (E, N) float64, to one in alpha: a linear map, another in each mode."""
+
 
 def expected_cost(p: Tensor, cost: Cost | WorstCase) -> Tensor:
     """E = fixed + sum_e sum_i p[e, i] F[e, i], differentiable in p (E, N) float64: 0-dim float64.
@@ -145,30 +148,30 @@ class AlphaGradient:
 
 
 def alpha_gradient(
-    d_ce: Tensor,
+    from_ce: Tensor,
     ce: float,
     alpha: Tensor,
     mask: Tensor,
     limits: Sequence[Limit],
     loss: Loss,
     duals: Sequence[Dual],
-    jacobian: Callable[[Tensor], Tensor],
+    jacobian: Jacobian,
     d_terms: Tensor | None = None,
 ) -> AlphaGradient:
-    """From CE's gate gradient `d_ce` (E, N) to dL/dalpha.
+    """From CE's own gradient in alpha, `from_ce` (E, N), to that of the whole loss.
 
-    All terms of dL/dg_i = d_ce_i + (dL/dE) F_i + d_terms_i go through the mode's Jacobian together; E is the
-    expectation over all candidates in every mode. d_terms (E, N): the gradient of further terms in p (search/terms.py).
+    Limits and terms are functions of p: (dL/dE) F_i + d_terms_i goes through the mode's Jacobian; E is the expectation
+    over all candidates in every mode. d_terms (E, N): the gradient of further terms in p (search/terms.py).
     """
     p = probabilities(alpha, mask)
     expected = [float(expected_cost(p, limit.cost)) for limit in limits]
-    d_gates = ce_factor(loss, limits, expected) * d_ce.double()
-    if d_terms is not None:
-        d_gates = d_gates + d_terms
-    from_ce = jacobian(ce_factor(loss, limits, expected) * d_ce.double())
+    from_ce = ce_factor(loss, limits, expected) * from_ce
     d_limits, observed = limits_gradient(from_ce, ce, p, limits, loss, duals, jacobian)
     from_limits = jacobian(d_limits)
-    return AlphaGradient(jacobian(d_gates + d_limits), observed, float(from_ce.norm()), float(from_limits.norm()))
+    gradient = from_ce + from_limits
+    if d_terms is not None:
+        gradient = gradient + jacobian(d_terms)
+    return AlphaGradient(gradient, observed, float(from_ce.norm()), float(from_limits.norm()))
 
 
 def limits_gradient(
@@ -178,7 +181,7 @@ def limits_gradient(
     limits: Sequence[Limit],
     loss: Loss,
     duals: Sequence[Dual],
-    jacobian: Callable[[Tensor], Tensor],
+    jacobian: Jacobian,
 ) -> tuple[Tensor, tuple[Dual, ...]]:
     """(sum over limits of dL/dE F, (E, N) float64, still to go through the mode's Jacobian; the duals with their norms
     updated).

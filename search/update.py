@@ -63,10 +63,10 @@ class ArchitectureUpdate:
                 return Update(figures, None)
             self._follow(state, found.duals, Lagrangian())
             return Update(figures, (found.gradient, found.limits_gradient))
-        loss = s.loss or Lagrangian()
+        loss, order = s.loss or Lagrangian(), s.gate_gradient or "first_order"
         done = architecture_step(
-            state.net, batch.images, batch.labels, state.alpha, self.mask, s.arch_update, plan.limits, loss,
-            state.duals, state.arch_optimizer, draws, self.autocast, d_terms, self.group,
+            state.net, batch.images, batch.labels, state.alpha, self.mask, s.arch_update, order, plan.limits,
+            loss, state.duals, state.arch_optimizer, draws, self.autocast, d_terms, self.group,
         )  # fmt: skip
         check_finite(done.ce, state.step + 1)
         self._follow(state, done.duals, loss)

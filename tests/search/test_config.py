@@ -55,6 +55,8 @@ def test_the_quick_start_is_accepted(monkeypatch):
         ("search.arch_betas=0.5", "search.arch_betas: got 0.5, expected a list"),
         ("search.arch_betas=[0.5, 1]", "search.arch_betas: got [0.5, 1.0], expected two numbers in [0, 1)"),
         ("search.arch_update=two-path", "search.arch_update: got 'two-path', expected 'full', 'full_v2', 'two_path' or 'reinforce'. Did you mean 'two_path'?"),
+        ("search={arch_update: reinforce, gate_gradient: second_order}", "search.gate_gradient: reinforce differentiates no gates; remove it (or set it to null) or choose a gradient arch_update"),
+        ("search.gate_gradient=second", "search.gate_gradient: got 'second', expected 'first_order' or 'second_order'. Did you mean 'second_order'?"),
         ("search.loss={form: hinge, wieght: 3}", "search.loss.wieght: unknown key; accepted here: form, weight. Did you mean 'weight'?"),
         ("search.loss.form=lagrange", "search.loss.form: got 'lagrange', expected 'add_linear', 'hinge', 'mul_log' or 'lagrangian'. Did you mean 'lagrangian'?"),
         ("search.loss=hinge", "search.loss: got 'hinge', expected a section with `form`: 'add_linear', 'hinge', 'mul_log' or 'lagrangian'"),

@@ -84,8 +84,8 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
             value, baseline = update.reward, update.baseline
         else:
             done = architecture_step(
-                net, images, labels, alpha, mask, mode, [limit], Lagrangian(), duals, arch_optimizer, random, plain,
-                group=group,
+                net, images, labels, alpha, mask, mode, "second_order", [limit], Lagrangian(), duals, arch_optimizer,
+                random, plain, group=group,
             )  # fmt: skip
             value, duals = done.ce, done.duals
         values.append(value)

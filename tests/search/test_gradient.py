@@ -5,13 +5,23 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from search.config import AddLinear
-from search.gradient import architecture_step, one_hot, pair_jacobian, softmax_jacobian, weights_step
+from search.gradient import (
+    architecture_step,
+    one_hot,
+    pair_jacobian,
+    second_order,
+    second_order_pair,
+    softmax_jacobian,
+    weights_step,
+)
 from search.objective import Dual, expected_cost
 from supernet.alpha import initial_alpha, mask_of, probabilities, sample_pairs, sample_paths
 from supernet.supernet import Supernet
@@ -38,6 +48,96 @@ def test_pair_jacobian_is_autograds_through_the_pairs_softmax(space):
     torch.testing.assert_close(pair_jacobian(d_gates, sample), expected, rtol=1e-12, atol=1e-14)
 
 
+class QuadraticLoss:
+    """A loss quadratic in the gates of three edges together: curvature within an edge and between edges."""
+
+    def __init__(self):
+        draws = torch.Generator().manual_seed(7)
+        self.mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])
+        self.alpha = torch.randn(3, 3, dtype=torch.float64, generator=draws)
+        self.linear = torch.randn(9, dtype=torch.float64, generator=draws)
+        half = torch.randn(9, 9, dtype=torch.float64, generator=draws)
+        self.curvature = half @ half.T
+
+    def at(self, gates):
+        flat = gates.reshape(9)
+        return self.linear @ flat + flat @ self.curvature @ flat / 2
+
+    def expectation(self, p, estimate):
+        """The estimate from dL/dg at a path, over all paths drawn from p (3, N); and the gradient of E[L] in p."""
+        total, value, p = torch.zeros_like(self.alpha), 0.0, p.detach().requires_grad_()
+        for paths in product(*(torch.nonzero(row > 0)[:, 0].tolist() for row in p)):
+            gates = one_hot(paths, 3, torch.device("cpu"), torch.float64)
+            (d_gates,) = torch.autograd.grad(self.at(gates), [gates])
+            chance = p.gather(1, torch.tensor(paths)[:, None]).prod()
+            total += chance.detach() * estimate(d_gates * self.mask, torch.tensor(paths))
+            value = value + chance * self.at(gates).detach()
+        return total, torch.autograd.grad(value, [p])[0]
+
+
+def test_second_order_is_the_exact_gradient_in_expectation_where_the_loss_is_quadratic():
+    loss = QuadraticLoss()
+    p = probabilities(loss.alpha, loss.mask)
+    found, d_p = loss.expectation(p, lambda d_gates, active: second_order(d_gates, p, active))
+    exact = softmax_jacobian(d_p * loss.mask, p)
+    torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-12)
+    first, _ = loss.expectation(p, lambda d_gates, active: softmax_jacobian(d_gates, p))
+    assert (first - exact).abs().max() > 0.01 * exact.abs().max()  # what second_order is for
+
+
+def test_second_order_of_a_pair_is_exact_in_expectation_over_which_of_them_runs():
+    loss = QuadraticLoss()
+    drawn = sample_pairs(loss.alpha, loss.mask, torch.Generator().manual_seed(0))
+    q = torch.zeros_like(loss.alpha).scatter(1, drawn.pairs, drawn.q)
+
+    def estimate(d_gates, active):
+        return second_order_pair(d_gates, replace(drawn, paths=tuple(active.tolist())))
+
+    found, d_q = loss.expectation(q, estimate)
+    torch.testing.assert_close(found, softmax_jacobian(d_q, q), rtol=1e-10, atol=1e-12)
+    assert not (found * (q == 0)).any()
+
+
+def test_second_order_equals_reinmaxs_formula(space):
+    mask = mask_of(space)
+    p = probabilities(random_alpha(space), mask)
+    active = torch.tensor(sample_paths(random_alpha(space), mask, torch.Generator().manual_seed(2)))
+    d_gates = torch.randn(mask.shape, dtype=torch.float64) * mask
+    halfway = (p + F.one_hot(active, mask.shape[1])) / 2
+    expected = 2 * softmax_jacobian(d_gates, halfway) - softmax_jacobian(d_gates, p) / 2
+    torch.testing.assert_close(second_order(d_gates, p, active), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
+def test_second_order_changes_the_share_of_ce_alone(space, make_cost, make_limit, mode):
+    """Limits have an exact gradient in p. A pair's CE share is the published one over twice the active q."""
+    limit, free = make_limit(make_cost(space, 0), 0.3), AddLinear(form="add_linear", weight=0.0)
+    gradients = {}
+    for name, loss, ce_scale in (("limits", AddLinear(form="add_linear", weight=1.0), 0), ("ce", free, 1)):
+        for order in ("first_order", "second_order"):
+            fixture = Fixture(space, random_alpha(space))
+            fixture.alpha.data = fixture.alpha.data.double()
+            fixture.optimizer = torch.optim.Adam([fixture.alpha], lr=0.05)
+            fixture.step(mode, [limit], loss, ce_scale=ce_scale, gate_gradient=order)
+            gradients[name, order] = fixture.alpha.grad.clone()
+    torch.testing.assert_close(gradients["limits", "first_order"], gradients["limits", "second_order"])
+    if mode == "two_path":
+        pair = sample_pairs(random_alpha(space), fixture.mask, torch.Generator().manual_seed(0))
+        active = pair.q[pair.pairs == torch.tensor(pair.paths)[:, None]][:, None]
+        expected = gradients["ce", "first_order"] / (2 * active)
+    else:
+        p = probabilities(random_alpha(space), fixture.mask)
+        paths = torch.tensor(sample_paths(random_alpha(space), fixture.mask, torch.Generator().manual_seed(0)))
+        first, hot = gradients["ce", "first_order"], F.one_hot(paths, fixture.mask.shape[1])
+        relative = first / p.clamp_min(
+            1e-300
+        )  # dL/dg_i less the mean over p: its difference to the active one is known
+        expected = p / 2 * (relative - (relative * hot).sum(dim=1, keepdim=True))
+        expected = torch.where(hot.bool(), -expected.sum(dim=1, keepdim=True), expected)
+    torch.testing.assert_close(gradients["ce", "second_order"], expected, rtol=1e-6, atol=1e-10)
+    assert gradients["ce", "second_order"].abs().max() > 0
+
+
 class Fixture:
     """A float64 supernet, a batch, and alpha with its optimizer; equal for equal seeds."""
 
@@ -50,15 +150,15 @@ class Fixture:
         self.alpha = alpha.clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.alpha], lr=0.05, betas=betas)
 
-    def step(self, mode, limits, loss, seed=0, ce_scale=1.0):
+    def step(self, mode, limits, loss, seed=0, ce_scale=1.0, gate_gradient="first_order"):
         """With ce_scale 0, every image is scored alike by a network whose classifier is zero: CE has no gradient."""
         if ce_scale == 0:
             torch.nn.init.zeros_(self.net.classifier.linear.weight)
         duals = tuple(Dual() for _ in limits)
         draws = torch.Generator().manual_seed(seed)
         return architecture_step(
-            self.net, self.images, self.labels, self.alpha, self.mask, mode, limits, loss, duals, self.optimizer, draws,
-            contextlib.nullcontext,
+            self.net, self.images, self.labels, self.alpha, self.mask, mode, gate_gradient, limits, loss, duals,
+            self.optimizer, draws, contextlib.nullcontext,
         )  # fmt: skip
 
 

@@ -108,7 +108,9 @@ def test_controller_meets_every_target_whatever_the_scale_of_ce(mode, share, sca
         else:
             jacobian = partial(softmax_jacobian, p=probabilities(alpha.detach(), mask))
         d_ce = preference + scale * torch.randn(mask.shape, generator=draws)  # the noise of a minibatch
-        found = alpha_gradient(d_ce * mask, 1.0, alpha.detach(), mask, [limit], loss, duals, jacobian)
+        found = alpha_gradient(
+            jacobian((d_ce * mask).double()), 1.0, alpha.detach(), mask, [limit], loss, duals, jacobian
+        )
         gradient, duals = found.gradient, found.duals
         before = alpha.detach().clone()
         alpha.grad = gradient.float()
@@ -137,5 +139,7 @@ def test_alpha_gradient_is_autograds_gradient_of_the_whole_loss(space, make_cost
         value = ce + loss.weight * (c.clamp_min(0) if loss.form == "hinge" else c)
     (expected,) = torch.autograd.grad(value, [alpha])
     jacobian = partial(softmax_jacobian, p=p.detach())
-    found = alpha_gradient(slopes, ce.item(), alpha.detach(), mask, [limit], loss, (Dual(),), jacobian).gradient
+    found = alpha_gradient(
+        jacobian(slopes), ce.item(), alpha.detach(), mask, [limit], loss, (Dual(),), jacobian
+    ).gradient
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -54,7 +54,7 @@ def test_a_term_goes_through_the_jacobian_with_the_others(space, make_cost, make
     def jacobian(d):
         return softmax_jacobian(d, p)
 
-    args = (d_ce, 1.0, alpha, mask, [limit], Lagrangian(), (Dual(),), jacobian)
+    args = (jacobian(d_ce), 1.0, alpha, mask, [limit], Lagrangian(), (Dual(),), jacobian)
     difference = alpha_gradient(*args, d_terms).gradient - alpha_gradient(*args).gradient
     torch.testing.assert_close(difference, jacobian(d_terms), rtol=1e-9, atol=1e-12)
 

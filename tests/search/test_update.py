@@ -59,6 +59,20 @@ def test_multipliers_follow_the_alpha_that_has_moved(plan_of, search):
     assert state.duals[0].multiplier != 0
 
 
+@pytest.mark.parametrize("mode", ["two_path", "full_v2"])
+def test_gate_gradient_is_of_the_steps_own_and_absent_is_the_published_one(plan_of, mode):
+    """The same draws and the same batch; alpha after two steps, for Adam's first is of the gradient's sign alone."""
+    alphas = {}
+    for order in (None, "first_order", "second_order"):
+        plan = plan_of(arch_update=mode, gate_gradient=order, arch_lr=0.05)
+        state, update = SearchState.fresh(plan.config, plan.space, plan.device), ArchitectureUpdate(plan, ALONE)
+        for i in range(3):
+            update.step(state, batch(plan.space, i))
+        alphas[order] = state.alpha.detach()
+    assert torch.equal(alphas[None], alphas["first_order"])
+    assert not torch.equal(alphas["first_order"], alphas["second_order"])
+
+
 def test_the_same_step_draws_the_same(plan_of):
     plan = plan_of(arch_update="two_path")
     update = ArchitectureUpdate(plan, ALONE)
