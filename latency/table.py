@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from engine.config import Section, load_config, validate
-from engine.errors import UserError
+from engine.errors import ConfigError, UserError
 from engine.runs import write_atomically
 from latency.config import EXPORTED, MeasureConfig
 from latency.device import Device
@@ -160,7 +160,14 @@ class LatencyTable(Section):
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
         """Raises ConfigError with the key at fault; the file's owner measured or imported it."""
-        return validate(cls, load_config(path), str(path))
+        content = load_config(path)
+        known, found = cls.model_fields["format"].default, content.get("format")
+        if isinstance(found, str) and found.startswith(known.split("@")[0]) and found != known:
+            raise ConfigError(
+                f"{path}: format: got {found!r}, which another version wrote; this one reads {known!r}; measure the "
+                "table again with scripts/measure_latency.py, or import it again"
+            )
+        return validate(cls, content, str(path))
 
     def save(self, path: Path) -> None:
         """Write atomically; creates the folder. TableError where that is impossible."""

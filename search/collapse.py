@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from search.config import AddLinear, Hinge, Loss, MulLog
 from supernet.catalogue import CANDIDATES, SkipSpec
 from supernet.space import Space
 
@@ -40,12 +41,19 @@ def relative_entropy(p: Tensor, mask: Tensor) -> float:
     return float((torch.special.entr(p).sum(dim=1) / largest).mean())
 
 
+def strength_of(loss: Loss | None) -> str | None:
+    """The key of search.loss that sets how strongly limits pull beside CE."""
+    if isinstance(loss, MulLog):
+        return "search.loss.power"  # scale multiplies CE's gradient and the limit's alike
+    return "search.loss.weight" if isinstance(loss, AddLinear | Hinge) else None
+
+
 @dataclass
 class CollapseAlarm:
     """Finds what is worth a warning; each kind is told once."""
 
-    weighted: bool
-    """Whether search.loss has a weight that can be changed; otherwise multipliers bring limits to their targets."""
+    strength: str | None
+    """The key that sets how strongly limits pull; None where multipliers see to that (`strength_of`)."""
     told: dict[str, str] = field(default_factory=dict)
     """Kind of alarm -> what was said. The search keeps it in its state, so that a resumed one tells nothing twice."""
 
@@ -81,8 +89,8 @@ class CollapseAlarm:
                     f"the limits' gradient is {1 / ratio:.3g} times that of the cross entropy: alpha follows latency "
                     "alone; "
                     + (
-                        "lower search.loss.weight, or use the lagrangian form"
-                        if self.weighted
+                        f"lower {self.strength}, or use the lagrangian form"
+                        if self.strength
                         else "lengthen the warm-up, or choose a target nearer to the middle of the reachable range"
                     )
                 )
@@ -90,8 +98,8 @@ class CollapseAlarm:
                 found["accuracy alone"] = (
                     f"the cross entropy's gradient is {ratio:.3g} times that of the limits: alpha ignores them; "
                     + (
-                        "raise search.loss.weight, or use the lagrangian form"
-                        if self.weighted
+                        f"raise {self.strength}, or use the lagrangian form"
+                        if self.strength
                         else "give the multipliers more steps: more search.epochs, or a smaller search.arch_every"
                     )
                 )

@@ -32,9 +32,9 @@ from engine.training import (
 )
 from search.check import data_checks, judge, report
 from search.closing import MeasuredDerivation, derive_measured
-from search.collapse import CollapseAlarm, Settled, mean_ratio, relative_entropy, skip_rates, undecided
+from search.collapse import CollapseAlarm, Settled, mean_ratio, relative_entropy, skip_rates, strength_of, undecided
 from search.compilation import compile_supernet
-from search.config import Lagrangian, SearchFile
+from search.config import SearchFile
 from search.derivation import derive
 from search.gradient import weights_step
 from search.limits import Limit, resolve
@@ -154,8 +154,7 @@ class Search:
         self.autocast = partial(autocast, config.run, plan.device)
         self.mask = mask_of(plan.space)
         self.update = ArchitectureUpdate(plan, group)
-        weighted = config.search.loss is not None and not isinstance(config.search.loss, Lagrangian)
-        self.alarm = CollapseAlarm(weighted, self.state.told)
+        self.alarm = CollapseAlarm(strength_of(config.search.loss), self.state.told)
         self.gradients: list[tuple[float, float]] = []  # (CE's, the limits') norms since the last point of the curves
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run

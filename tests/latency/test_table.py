@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from engine.errors import ConfigError
 from latency.config import MeasureConfig
 from latency.table import Calibration, Column, Entry, LatencyTable, Runtime, Scores, TableError, Verification
 from supernet.space import Layer, Space
@@ -75,6 +76,14 @@ def full(table: LatencyTable) -> LatencyTable:
             "columns": {"energy_mj": energy},
         }
     )
+
+
+def test_a_table_of_another_versions_format_says_so(table, tmp_path):
+    path = tmp_path / "table.yaml"
+    table.save(path)
+    path.write_text(path.read_text().replace("latency-table@1", "latency-table@7"))
+    with pytest.raises(ConfigError, match=r"got 'proxylessnas/latency-table@7', which another version wrote.*again"):
+        LatencyTable.load(path)
 
 
 def test_a_saved_table_loads_as_it_was(table, tmp_path):

@@ -8,11 +8,14 @@ import logging
 import pytest
 import torch
 import yaml
+from pydantic import TypeAdapter
 
-from search.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates, undecided
+from search.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates, strength_of, undecided
+from search.config import Lagrangian, Loss
 from search.loop import run_search
 from supernet.alpha import initial_alpha, mask_of, probabilities
 
+WEIGHT = "search.loss.weight"
 FINE = {
     "skip": {"stage0": 0.2},
     "entropy": 0.8,
@@ -47,21 +50,24 @@ def test_relative_entropy_is_one_where_nothing_is_decided_and_zero_at_the_end(sp
     ],
 )
 def test_each_alarm_is_told_once(change, word):
-    alarm = CollapseAlarm(weighted=True)
+    alarm = CollapseAlarm(WEIGHT)
     assert alarm.look(**FINE) == []
     (text,) = alarm.look(**FINE | change)
     assert word in text
     assert alarm.look(**FINE | change) == []
-    resumed = CollapseAlarm(weighted=True, told=dict(alarm.told))
+    resumed = CollapseAlarm(WEIGHT, told=dict(alarm.told))
     assert resumed.look(**FINE | change) == []
 
 
 @pytest.mark.parametrize("change", [{"ce_gradient": 1e-3}, {"ce_gradient": 1e3}])
-def test_remedies_name_the_weight_only_where_there_is_one(change):
-    (text,) = CollapseAlarm(weighted=True).look(**FINE | change)
-    assert "search.loss.weight" in text
-    (text,) = CollapseAlarm(weighted=False).look(**FINE | change)
-    assert "search.loss" not in text
+def test_remedies_name_the_key_that_sets_the_forms_strength_and_none_where_multipliers_do(change):
+    keys = {"add_linear": "search.loss.weight", "hinge": "search.loss.weight", "mul_log": "search.loss.power"}
+    for form, key in keys.items():
+        (text,) = CollapseAlarm(strength_of(TypeAdapter(Loss).validate_python({"form": form}))).look(**FINE | change)
+        assert f"{key}, or use the lagrangian form" in text
+    for multipliers in (None, Lagrangian()):
+        (text,) = CollapseAlarm(strength_of(multipliers)).look(**FINE | change)
+        assert "search.loss" not in text
 
 
 def test_an_alpha_that_has_hardly_moved_is_said_at_the_end(space):
@@ -83,7 +89,7 @@ def test_an_alpha_that_has_hardly_moved_is_said_at_the_end(space):
     ],
 )
 def test_no_false_alarm(change):
-    assert CollapseAlarm(weighted=True).look(**FINE | change) == []
+    assert CollapseAlarm(WEIGHT).look(**FINE | change) == []
 
 
 def test_settled_compares_with_the_anchor_so_that_slow_drift_counts():
