@@ -185,7 +185,7 @@ class Bare:
                 if arch:
                     architecture_step(
                         state.net, self.images, self.labels, state.alpha, mask, s.arch_update,
-                        s.gate_gradient or "first_order",
+                        s.gate_order,
                         plan.limits, s.loss or Lagrangian(), state.duals, state.arch_optimizer, next(random), precision,
                     )  # fmt: skip
             synchronise(device)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from search.config import AddLinear, Hinge, Loss, MulLog
+from search.config import AddLinear, Hinge, Loss, MulLog, SearchConfig
 from supernet.catalogue import CANDIDATES, SkipSpec
 from supernet.space import Space
 
@@ -108,14 +108,16 @@ class CollapseAlarm:
         return list(new.values())
 
 
-def undecided(p: Tensor, mask: Tensor) -> str | None:
+def undecided(p: Tensor, mask: Tensor, settings: SearchConfig) -> str | None:
     """What to say at the end of a search whose alpha has hardly moved; None where it has."""
     share = relative_entropy(p, mask)
     if share <= UNDECIDED:
         return None
+    gates = settings.arch_update != "reinforce" and settings.gate_order == "first_order"
     return (
         f"alpha is undecided (entropy {share:.0%} of the largest), so the likeliest networks are hardly better than "
-        "random ones that meet the limits; raise search.arch_lr or search.epochs, or lower search.arch_every"
+        f"random ones that meet the limits; {'set search.gate_gradient: second_order, ' if gates else ''}raise "
+        "search.arch_lr or search.epochs, or lower search.arch_every"
     )
 
 

@@ -244,7 +244,7 @@ class SettledConfig(Section):
     """... for so many epochs of the search."""
 
 
-GateGradient = Literal["first_order", "second_order"]
+GateOrder = Literal["first_order", "second_order"]
 
 
 class SearchConfig(Section):
@@ -252,10 +252,10 @@ class SearchConfig(Section):
 
     arch_update: Literal["full", "full_v2", "two_path", "reinforce"] = "two_path"
     """full, full_v2 and two_path follow Eq. 4 (Sec. 3.2); reinforce follows Sec. 3.3.2."""
-    gate_gradient: GateGradient | None = None
+    gate_gradient: GateOrder | None = None
     """How a gradient mode comes from dL/dg to CE's gradient in alpha. first_order, where absent: as published (Eq. 4).
-    second_order: without the error of half the curvature between two candidates, which keeps alpha undecided
-    (ReinMax, arXiv 2304.08612; docs/design.md). The cost is the same."""
+    second_order: without the error of half the curvature between two candidates, which keeps alpha undecided in a
+    trained supernet (ReinMax, arXiv 2304.08612; docs/design.md). A step takes the same time."""
     loss: Loss | None = None
     """How limits enter the gradient modes; lagrangian where absent. REINFORCE has a reward instead."""
     reinforce: ReinforceConfig | None = None
@@ -294,6 +294,11 @@ class SearchConfig(Section):
     compile: bool = False
     """Run each distinct candidate through torch.compile and keep the programs that are faster here. Costs minutes at
     the start, and a resumed search then equals an uninterrupted one up to rounding, no longer bit for bit."""
+
+    @property
+    def gate_order(self) -> GateOrder:
+        """`gate_gradient`, or what holds where it is absent."""
+        return self.gate_gradient or "first_order"
 
     @field_validator("arch_betas")
     @classmethod

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.distributed import ALONE, Group
-from search.config import GateGradient, Loss
+from search.config import GateOrder, Loss
 from search.limits import Limit
 from search.objective import Dual, Jacobian, alpha_gradient
 from supernet.alpha import PairSample, probabilities, sample_pairs, sample_paths
@@ -49,7 +49,8 @@ def second_order(d_gates: Tensor, p: Tensor, active: Tensor) -> Tensor:
 
 
 def second_order_pair(d_gates: Tensor, sample: PairSample) -> Tensor:
-    """`second_order` in mode two_path: among the pair, with its q. Zero elsewhere."""
+    """`second_order` in mode two_path: among the pair, with its q; exact in the same way for a pair that is drawn. Zero
+    elsewhere."""
     active = (sample.pairs[:, 1] == torch.tensor(sample.paths)).long()
     return torch.zeros_like(d_gates).scatter(
         1, sample.pairs, second_order(d_gates.gather(1, sample.pairs), sample.q, active)
@@ -119,7 +120,7 @@ def architecture_step(
     alpha: Tensor,
     mask: Tensor,
     mode: str,
-    gate_gradient: GateGradient,
+    gate_gradient: GateOrder,
     limits: Sequence[Limit],
     loss: Loss,
     duals: Sequence[Dual],

@@ -329,7 +329,7 @@ class Search:
         measured = self.group.from_first(
             lambda: derive_measured(state.alpha, self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss)
         )
-        hesitation = undecided(probabilities(state.alpha.detach(), self.mask), self.mask)
+        hesitation = undecided(probabilities(state.alpha.detach(), self.mask), self.mask, plan.config.search)
         notes = (*filter(None, [hesitation]), *measured.derivation.notes)
         for note in notes:
             log.warning(note)

@@ -51,7 +51,7 @@ class Dual:
     LEAST_RATIO = 1e-3
 
     def observe(self, ce_gradient: Tensor, cost_gradient: Tensor) -> Dual:
-        """Take in both gradients of one architecture step, (E, N) each, after the mode's Jacobian."""
+        """Take in both gradients in alpha of one architecture step, (E, N) each: CE's, c's by the mode's Jacobian."""
         d = self.NORM_DECAY
         return replace(
             self,

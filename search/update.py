@@ -63,9 +63,9 @@ class ArchitectureUpdate:
                 return Update(figures, None)
             self._follow(state, found.duals, Lagrangian())
             return Update(figures, (found.gradient, found.limits_gradient))
-        loss, order = s.loss or Lagrangian(), s.gate_gradient or "first_order"
+        loss = s.loss or Lagrangian()
         done = architecture_step(
-            state.net, batch.images, batch.labels, state.alpha, self.mask, s.arch_update, order, plan.limits,
+            state.net, batch.images, batch.labels, state.alpha, self.mask, s.arch_update, s.gate_order, plan.limits,
             loss, state.duals, state.arch_optimizer, draws, self.autocast, d_terms, self.group,
         )  # fmt: skip
         check_finite(done.ce, state.step + 1)

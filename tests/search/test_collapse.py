@@ -11,7 +11,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from search.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates, strength_of, undecided
-from search.config import Lagrangian, Loss
+from search.config import Lagrangian, Loss, SearchConfig
 from search.loop import run_search
 from supernet.alpha import initial_alpha, mask_of, probabilities
 
@@ -73,9 +73,13 @@ def test_remedies_name_the_key_that_sets_the_forms_strength_and_none_where_multi
 def test_an_alpha_that_has_hardly_moved_is_said_at_the_end(space):
     mask = mask_of(space)
     alpha = initial_alpha(space)
-    assert "entropy 100% of the largest" in str(undecided(probabilities(alpha, mask), mask))
+    p = probabilities(alpha, mask)
+    assert "entropy 100% of the largest" in str(undecided(p, mask, SearchConfig()))
+    assert "set search.gate_gradient: second_order, raise" in str(undecided(p, mask, SearchConfig()))
+    for without in (SearchConfig(gate_gradient="second_order"), SearchConfig(arch_update="reinforce")):
+        assert "; raise search.arch_lr" in str(undecided(p, mask, without))
     alpha[:, 0] += 3.0
-    assert undecided(probabilities(alpha, mask), mask) is None
+    assert undecided(probabilities(alpha, mask), mask, SearchConfig()) is None
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from supernet.space import Space, SpaceConfig
 from supernet.supernet import Supernet
 from tests.processes import together
 
-MODES = ["full", "full_v2", "two_path", "reinforce"]
+MODES = ["full", "full_v2", "two_path", "two_path second_order", "reinforce"]
 CPU = torch.device("cpu")
 
 
@@ -83,9 +83,10 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
             )  # fmt: skip
             value, baseline = update.reward, update.baseline
         else:
+            arch_update, _, order = mode.partition(" ")
             done = architecture_step(
-                net, images, labels, alpha, mask, mode, "second_order", [limit], Lagrangian(), duals, arch_optimizer,
-                random, plain, group=group,
+                net, images, labels, alpha, mask, arch_update, order or "first_order", [limit], Lagrangian(), duals,
+                arch_optimizer, random, plain, group=group,
             )  # fmt: skip
             value, duals = done.ce, done.duals
         values.append(value)

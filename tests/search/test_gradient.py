@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search.config import AddLinear
+from search.config import AddLinear, Lagrangian, MulLog
 from search.gradient import (
     architecture_step,
     one_hot,
@@ -22,7 +22,7 @@ from search.gradient import (
     softmax_jacobian,
     weights_step,
 )
-from search.objective import Dual, expected_cost
+from search.objective import Dual, ce_factor, expected_cost
 from supernet.alpha import initial_alpha, mask_of, probabilities, sample_pairs, sample_paths
 from supernet.supernet import Supernet
 
@@ -108,36 +108,6 @@ def test_second_order_equals_reinmaxs_formula(space):
     torch.testing.assert_close(second_order(d_gates, p, active), expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
-def test_second_order_changes_the_share_of_ce_alone(space, make_cost, make_limit, mode):
-    """Limits have an exact gradient in p. A pair's CE share is the published one over twice the active q."""
-    limit, free = make_limit(make_cost(space, 0), 0.3), AddLinear(form="add_linear", weight=0.0)
-    gradients = {}
-    for name, loss, ce_scale in (("limits", AddLinear(form="add_linear", weight=1.0), 0), ("ce", free, 1)):
-        for order in ("first_order", "second_order"):
-            fixture = Fixture(space, random_alpha(space))
-            fixture.alpha.data = fixture.alpha.data.double()
-            fixture.optimizer = torch.optim.Adam([fixture.alpha], lr=0.05)
-            fixture.step(mode, [limit], loss, ce_scale=ce_scale, gate_gradient=order)
-            gradients[name, order] = fixture.alpha.grad.clone()
-    torch.testing.assert_close(gradients["limits", "first_order"], gradients["limits", "second_order"])
-    if mode == "two_path":
-        pair = sample_pairs(random_alpha(space), fixture.mask, torch.Generator().manual_seed(0))
-        active = pair.q[pair.pairs == torch.tensor(pair.paths)[:, None]][:, None]
-        expected = gradients["ce", "first_order"] / (2 * active)
-    else:
-        p = probabilities(random_alpha(space), fixture.mask)
-        paths = torch.tensor(sample_paths(random_alpha(space), fixture.mask, torch.Generator().manual_seed(0)))
-        first, hot = gradients["ce", "first_order"], F.one_hot(paths, fixture.mask.shape[1])
-        relative = first / p.clamp_min(
-            1e-300
-        )  # dL/dg_i less the mean over p: its difference to the active one is known
-        expected = p / 2 * (relative - (relative * hot).sum(dim=1, keepdim=True))
-        expected = torch.where(hot.bool(), -expected.sum(dim=1, keepdim=True), expected)
-    torch.testing.assert_close(gradients["ce", "second_order"], expected, rtol=1e-6, atol=1e-10)
-    assert gradients["ce", "second_order"].abs().max() > 0
-
-
 class Fixture:
     """A float64 supernet, a batch, and alpha with its optimizer; equal for equal seeds."""
 
@@ -160,6 +130,45 @@ class Fixture:
             self.net, self.images, self.labels, self.alpha, self.mask, mode, gate_gradient, limits, loss, duals,
             self.optimizer, draws, contextlib.nullcontext,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", [AddLinear(form="add_linear", weight=1.0), MulLog(form="mul_log")], ids=str)
+@pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
+def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alone(
+    space, make_cost, make_limit, mode, loss
+):
+    limit, mask, alpha = make_limit(make_cost(space, 0), 0.3), mask_of(space), random_alpha(space).double()
+    p, seed = probabilities(alpha, mask), 4
+    pair = sample_pairs(alpha, mask, torch.Generator().manual_seed(seed))
+    paths = pair.paths if mode == "two_path" else sample_paths(alpha, mask, torch.Generator().manual_seed(seed))
+    fixture = Fixture(space, alpha)
+    gates = one_hot(paths, mask.shape[1], torch.device("cpu"))
+    ce = F.cross_entropy(fixture.net(fixture.images, paths, gates), fixture.labels)
+    d = torch.autograd.grad(ce, [gates])[0].double()
+    if mode == "two_path":
+        first, second = pair_jacobian(d, pair), second_order_pair(d, pair)
+    else:
+        first, second = softmax_jacobian(d, p), second_order(d, p, torch.tensor(paths))
+    factor = ce_factor(loss, [limit], [float(expected_cost(p, limit.cost))])
+
+    steps = {}
+    for order in ("first_order", "second_order"):
+        fixture = Fixture(space, alpha)
+        done = fixture.step(mode, [limit], loss, seed=seed, gate_gradient=order)
+        steps[order] = (fixture.alpha.grad, done)
+    difference = steps["second_order"][0] - steps["first_order"][0]
+    torch.testing.assert_close(difference, factor * (second - first), rtol=1e-5, atol=1e-9)
+    assert difference.abs().max() > 1e-4
+    assert steps["second_order"][1].limits_gradient == steps["first_order"][1].limits_gradient > 0
+    assert steps["second_order"][1].ce_gradient == pytest.approx(float((factor * second).norm()), rel=1e-5)
+    assert steps["first_order"][1].ce_gradient == pytest.approx(float((factor * first).norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("order", ["first_order", "second_order"])
+def test_r_of_the_lagrangian_compares_the_gradient_that_moves_alpha(space, make_cost, make_limit, order):
+    fixture = Fixture(space, random_alpha(space))
+    done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], Lagrangian(), gate_gradient=order)
+    assert done.duals[0].ce_norm == pytest.approx((1 - Dual.NORM_DECAY) * done.ce_gradient, rel=1e-12)
 
 
 def test_full_equals_full_v2(space, make_cost, make_limit):

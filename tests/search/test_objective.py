@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from search.config import AddLinear, Hinge, Lagrangian, MulLog
-from search.gradient import pair_jacobian, restore_unsampled, softmax_jacobian
+from search.gradient import pair_jacobian, restore_unsampled, second_order, second_order_pair, softmax_jacobian
 from search.limits import Limit
 from search.objective import Dual, alpha_gradient, expected_cost, loss_value, movable, slope
-from supernet.alpha import mask_of, probabilities, sample_pairs
+from supernet.alpha import mask_of, probabilities, sample_pairs, sample_paths
 from supernet.cost import Cost
 
 LOSSES = [AddLinear(form="add_linear"), Hinge(form="hinge"), MulLog(form="mul_log"), Lagrangian(form="lagrangian")]
@@ -86,11 +86,12 @@ def mobile_like_cost() -> Cost:
 
 SCALES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 TARGETS = [(0.05 + 0.9 * i / 19, SCALES[i % 5]) for i in range(20)]
+CASES = [*((*case, "first_order") for case in TARGETS), *((*case, "second_order") for case in TARGETS[::3])]
 
 
 @pytest.mark.parametrize("mode", ["two_path", "full_v2"])
-@pytest.mark.parametrize(("share", "scale"), TARGETS)
-def test_controller_meets_every_target_whatever_the_scale_of_ce(mode, share, scale):
+@pytest.mark.parametrize(("share", "scale", "order"), CASES)
+def test_controller_meets_every_target_whatever_the_scale_of_ce(mode, share, scale, order):
     """|E - T| / T <= 1 %, mean of the last 20 % of steps, same settings for 20 targets and CE scales of 1e-3 to 10."""
     cost, loss, arch_lr, steps = mobile_like_cost(), Lagrangian(), 0.01, 2000
     low, high = cost.reachable
@@ -103,14 +104,15 @@ def test_controller_meets_every_target_whatever_the_scale_of_ce(mode, share, sca
     duals, errors = (Dual(),), []
     for _ in range(steps):
         pair = sample_pairs(alpha, mask, draws)
+        p = probabilities(alpha.detach(), mask)
         if mode == "two_path":
-            jacobian = partial(pair_jacobian, sample=pair)
+            jacobian, second = partial(pair_jacobian, sample=pair), partial(second_order_pair, sample=pair)
         else:
-            jacobian = partial(softmax_jacobian, p=probabilities(alpha.detach(), mask))
-        d_ce = preference + scale * torch.randn(mask.shape, generator=draws)  # the noise of a minibatch
-        found = alpha_gradient(
-            jacobian((d_ce * mask).double()), 1.0, alpha.detach(), mask, [limit], loss, duals, jacobian
-        )
+            active = torch.tensor(sample_paths(alpha.detach(), mask, draws))
+            jacobian, second = partial(softmax_jacobian, p=p), partial(second_order, p=p, active=active)
+        d_ce = (preference + scale * torch.randn(mask.shape, generator=draws)) * mask  # with a minibatch's noise
+        from_ce = (jacobian if order == "first_order" else second)(d_ce.double())
+        found = alpha_gradient(from_ce, 1.0, alpha.detach(), mask, [limit], loss, duals, jacobian)
         gradient, duals = found.gradient, found.duals
         before = alpha.detach().clone()
         alpha.grad = gradient.float()

@@ -61,7 +61,7 @@ def test_multipliers_follow_the_alpha_that_has_moved(plan_of, search):
 
 @pytest.mark.parametrize("mode", ["two_path", "full_v2"])
 def test_gate_gradient_is_of_the_steps_own_and_absent_is_the_published_one(plan_of, mode):
-    """The same draws and the same batch; alpha after two steps, for Adam's first is of the gradient's sign alone."""
+    """The same draws and the same batch; alpha after three steps, for Adam's first is of the gradient's sign alone."""
     alphas = {}
     for order in (None, "first_order", "second_order"):
         plan = plan_of(arch_update=mode, gate_gradient=order, arch_lr=0.05)
