@@ -1,9 +1,8 @@
 """How fast a search runs, and what its loop adds to the steps themselves:  python benchmarks/search_speed.py
 
-Timed is a block of the REAL loop (search/loop.py): reading and augmenting batches, drawing paths, weights steps (5 to
-an architecture step in the ImageNet space, 2 in Fashion-MNIST's), architecture steps (two_path), and one point of the
-curves. Beside it runs a bare block: the same steps on the same paths, called on fixed tensors. A round is bare, loop,
-bare; all rounds are of one run.
+Timed is a block of the REAL loop (search/loop.py): reading and augmenting batches, drawing paths, weights steps and,
+after every fifth, an architecture step (two_path), and one point of the curves. Beside it runs a bare block: the same
+steps on the same paths, called on fixed tensors. A round is bare, loop, bare; all rounds are of one run.
 
     iteration_overhead_fake_224   ImageNet space, 224 px noise in memory, batch 16
     iteration_overhead_memory_28  Fashion-MNIST's space and images (noise of that size if the files are not in data/)
@@ -14,6 +13,8 @@ bare; all rounds are of one run.
                                   over those of one alone
     side_by_side_slowdown         the same without gloo: two searches that know nothing of each other, over one alone.
                                   What two busy processes cost on this machine whatever they are
+    side_by_side_cache, _memory   why: two processes beside one, that multiply matrices which stay in the cache, and
+                                  that copy an array which does not fit into it
 
 Overhead: median over rounds of loop / mean(bare, bare), plus a checkpoint's share: its seconds (median of 3) over those
 of the steps between two of them. Evaluations, once an epoch, are no part of it. noise_*: |median - 1| of bare / bare
@@ -21,6 +22,8 @@ plus the bootstrap standard error of the median overhead. alpha's learning rate 
 same paths; they are drawn in advance for the bare weights steps. images_per_second: of the loop, architecture steps'
 images included. shares: of the loop's time, measured in blocks of their own; on a GPU with a synchronisation at each
 boundary; `reduce` is what remains of the exchange of gradients after backward has ended, `other` all the rest.
+
+`verdicts` compares with the aims: met or missed where that holds whatever the noise, else undecided.
 
 With a GPU also batch 256 in float32 and bfloat16. Prints a table, then one line of JSON.
 """
@@ -95,7 +98,8 @@ def memory_28() -> tuple[Case, bool]:
     """The case, and whether Fashion-MNIST's own files are there."""
     real = (ROOT / "data/FashionMNIST/raw").is_dir()
     data = f"data.root={ROOT / 'data'}" if real else "data={name: fake, fake_images: 10000, validation: 0.2}"
-    changes = ("search.arch_update=two_path", "search.reinforce=null", "search.batch_size=128", data)
+    update = ("search.arch_update=two_path", "search.reinforce=null", "search.arch_every=5")
+    changes = (*update, "search.batch_size=128", data)
     return Case("memory_28", ROOT / "configs/search/fashion_cpu.yaml", changes, block=10), real
 
 
@@ -343,6 +347,28 @@ def two_processes(rounds: int, folder: Path) -> dict[str, object]:
     return found
 
 
+def in_cache() -> Callable[[], object]:
+    """Arithmetic on 110 KB."""
+    a, b, out = torch.ones(96, 96), torch.ones(96, 96), torch.empty(96, 96)
+
+    def run() -> None:
+        for _ in range(5000):
+            torch.mm(a, b, out=out)
+
+    return run
+
+
+def in_memory() -> Callable[[], object]:
+    """Copies of 256 MB."""
+    a, out = torch.ones(1 << 26), torch.empty(1 << 26)
+
+    def run() -> None:
+        for _ in range(4):
+            out.copy_(a)
+
+    return run
+
+
 def process_of_two(rounds: int, result: Path) -> None:
     """A round: process 0 alone, both together, both side by side without exchange, process 0 alone. While one is alone
     the other waits without a core."""
@@ -353,11 +379,11 @@ def process_of_two(rounds: int, result: Path) -> None:
         together = Loop(plan, case.block, result.parent / "together", group)
         alone = Loop(plan_of(fake_224("alone", 16), 1), case.block, result.parent / f"alone{group.rank}")
 
-        def by_itself() -> float:
-            taken = seconds(alone.run) if group.first else 0.0
+        def by_itself(run: Callable[[], object]) -> float:
+            taken = seconds(run) if group.first else 0.0
             group.barrier()
             if not group.first:
-                alone.run()  # untimed: both are to be at the same step, whose paths are the same, when they meet
+                run()  # untimed: both are to be at the same step, whose paths are the same, when they meet
             group.barrier()
             return taken
 
@@ -369,15 +395,21 @@ def process_of_two(rounds: int, result: Path) -> None:
             group.barrier()
             return time.perf_counter() - start
 
-        by_itself()
+        kernels = {"cache": in_cache(), "memory": in_memory()}
+        by_itself(alone.run)
         together.run()
         alone.run()
         ratios, twins, together_s, alone_s, side_ratios = [], [], [], [], []
+        kernel_ratios: dict[str, list[float]] = {name: [] for name in kernels}
         for _ in range(rounds):
-            before = by_itself()
+            before = by_itself(alone.run)
             both = to_the_last(together.run)
             side = to_the_last(alone.run)
-            after = by_itself()
+            after = by_itself(alone.run)
+            for name, kernel in kernels.items():
+                first, beside, last = by_itself(kernel), to_the_last(kernel), by_itself(kernel)
+                if group.first:
+                    kernel_ratios[name].append(2 * beside / (first + last))
             if group.first:
                 ratios.append(2 * both / (before + after))
                 side_ratios.append(2 * side / (before + after))
@@ -390,6 +422,7 @@ def process_of_two(rounds: int, result: Path) -> None:
             found = {
                 "two_process_slowdown": round(statistics.median(ratios), 4),
                 "side_by_side_slowdown": round(statistics.median(side_ratios), 4),
+                **{f"side_by_side_{name}": round(statistics.median(kernel_ratios[name]), 4) for name in kernels},
                 "noise_two_processes": round(noise_of(ratios, twins), 4),
                 "images_per_second_one_process": round(16 * images / statistics.median(alone_s), 1),
                 "images_per_second_two_processes": round(32 * images / statistics.median(together_s), 1),
@@ -409,6 +442,17 @@ def on_gpu(rounds: int, folder: Path) -> dict[str, object]:
         case = fake_224(name, 256)
         case = replace(case, changes=(*case.changes, "run.device=cuda", f"run.amp={amp}"))
         found |= overhead(case, rounds, folder, None) | compiled(case, rounds, folder, None)
+    return found
+
+
+def verdicts(record: dict[str, object]) -> dict[str, str]:
+    """What can be said of each aim that was measured, whatever the noise."""
+    found = {}
+    for name, bar in BARS.items():
+        key = "two_process_slowdown" if name == "two_processes" else f"iteration_overhead_{name}"
+        value, noise = record.get(key), record.get(f"noise_{name}")
+        if isinstance(value, float) and isinstance(noise, float):
+            found[key] = "met" if value + noise <= bar else "missed" if value - noise > bar else "undecided"
     return found
 
 
@@ -444,8 +488,11 @@ def main() -> None:
             record |= two_processes(args.rounds, folder)
         if "gpu" in args.only:
             record |= on_gpu(args.rounds, folder)
+    speed = "images_per_second_"
     record |= {
+        "images_per_second": {k.removeprefix(speed): v for k, v in record.items() if k.startswith(speed)},
         "bars": BARS,
+        "verdicts": verdicts(record),
         "rounds": args.rounds,
         "threads": args.threads,
         "elapsed_s": round(time.perf_counter() - start, 1),

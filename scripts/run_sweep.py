@@ -6,7 +6,7 @@
 Each search has a folder and a log in --out. Searches with run.device: cuda take one visible GPU each, the others share
 the CPU's cores, --jobs of them at a time. One that fails does not stop the others. Ctrl-C stops all; --resume continues
 those that have begun and skips those that have ended. Writes sweep.json, sweep.md and sweep.png. Exit status: 1 if a
-search failed, 3 if a measured latency misses its limit.
+search failed, 3 if one misses a limit.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from engine.errors import ConfigError, UserError
 from engine.training import prepare_device
 from latency.measure import time_architecture
 from latency.plan import spread_networks
-from search.closing import local_latency_limit
+from search.closing import local_latency_limits
 from search.combine import members
 from search.config import SearchFile
 from search.derivation import constrained
@@ -180,10 +180,7 @@ def _own_functions(resolved: Resolved) -> list[Check]:
     checks = []
     if s.terms:
         p = probabilities(initial_alpha(space), mask_of(space))
-        value, gradient = terms_gradient(build_terms(None, s.terms, space), p, 0.0)
-        if not math.isfinite(value) or not bool(gradient.isfinite().all()):
-            text = f"search.terms: the sum is {value:g} at equal probabilities, or its gradient is not finite"
-            return [Check("FAIL", "own functions", text, "correct the function")]
+        value, _ = terms_gradient(build_terms(None, s.terms, space), p, 0.0)
         checks.append(Check("ok", "own functions", f"search.terms add {value:.4g} at equal probabilities"))
     if s.reinforce and (reward := user_reward(s.reinforce)):
         paths = tuple(0 for _ in space.searchable)
@@ -225,9 +222,9 @@ FAR_OFF, OFF = 3.0, 1.25
 def _timing(resolved: Resolved, measured: Sequence[Source]) -> Check:
     """Whether the derived network will be timed; if so, one network of the middle of the range is, now."""
     names = ", ".join(source.table.device.name for source in measured)
-    index = local_latency_limit(resolved.limits)
-    if index is not None:
-        source = resolved.limits[index].source
+    local = local_latency_limits(resolved.limits)
+    if local:
+        source = resolved.limits[local[0]].source
         assert source is not None
         (paths,) = spread_networks(resolved.space, source.cost, 1, np.random.default_rng(0))
         predicted = source.cost.of(paths)

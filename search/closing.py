@@ -59,25 +59,33 @@ class MeasuredDerivation:
     derivation: Derivation
     tries: tuple[Try, ...]
     """In order. Empty where the table's device is not this machine."""
-    met: bool
+    missed: tuple[int, ...] = ()
+    """Indices of the limits that are not met: measured where it was timed, else predicted."""
+    timed: int | None = None
+    """Index of the limit that the timings are of."""
     chosen: int = 0
     """The index of the try whose derivation this is."""
     confirmation: Timing | None = None
     """A second timing, independent of the one that decided."""
 
+    @property
+    def met(self) -> bool:
+        return not self.missed
 
-def local_latency_limit(limits: Sequence[Limit]) -> int | None:
-    """The index of the latency limit whose table was measured on this very device; None where there is none.
+
+def local_latency_limits(limits: Sequence[Limit]) -> list[int]:
+    """The indices of the latency limits whose tables were measured on this very device. The first can be timed.
 
     A limit of several tables is none: what it bounds cannot be timed on one device.
     """
+    found = []
     for i, limit in enumerate(limits):
         source = limit.source
         if limit.metric != "latency" or source is None or source.measure.device == "external":
             continue
         if source.table.device.fingerprint == this_device(source.measure.device).fingerprint:
-            return i
-    return None
+            found.append(i)
+    return found
 
 
 def twice_noise(timing: Timing) -> float:
@@ -114,11 +122,11 @@ def derive_measured(
     never corrected. A timing that cannot be believed after MOST_TIMINGS corrects nothing: the tries end, and a note
     says so.
     """
-    index = local_latency_limit(limits)
-    if index is None:
+    local = local_latency_limits(limits)
+    if not local:
         found = derive(alpha, mask, limits, method, among, loss)
-        return MeasuredDerivation(found, (), met=_predicted_within(found.paths, limits))
-    limit = limits[index]
+        return MeasuredDerivation(found, (), _predicted_above(found.paths, limits))
+    index, limit = local[0], limits[local[0]]
     assert limit.source is not None
     clock = _Clock.of(space, limit, limit.source.measure, timer)
     low, high = limit.cost.reachable
@@ -149,15 +157,23 @@ def derive_measured(
         else min(range(len(tries)), key=lambda i: tries[i].timing.median_ms)
     )
     confirmation = clock.timed(derivations[best].paths, tries[best].asked).timing
-    chosen = replace(derivations[best], notes=(*derivations[best].notes, *_disturbed(tries[-1], limit)))
-    others = [other for other in limits if other is not limit]
-    met = bool(kept) and _predicted_within(chosen.paths, others)
-    return MeasuredDerivation(chosen, tuple(tries), met=met, chosen=best, confirmation=confirmation)
+    notes = (*derivations[best].notes, *_disturbed(tries[-1], limit), *(_untimed(limits[i]) for i in local[1:]))
+    chosen = replace(derivations[best], notes=notes)
+    missed = {i for i in _predicted_above(chosen.paths, limits) if i != index} | (set() if kept else {index})
+    return MeasuredDerivation(chosen, tuple(tries), tuple(sorted(missed)), index, best, confirmation)
 
 
-def _predicted_within(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
-    """Always of a constrained derivation; argmax looks at no limit."""
-    return all(limit.cost.of(paths) <= limit.bound * (1 + ROUNDING) for limit in limits)
+def _predicted_above(paths: tuple[int, ...], limits: Sequence[Limit]) -> tuple[int, ...]:
+    """The limits that a network is predicted to miss: none after a constrained derivation; argmax looks at none."""
+    return tuple(i for i, limit in enumerate(limits) if limit.cost.of(paths) > limit.bound * (1 + ROUNDING))
+
+
+def _untimed(limit: Limit) -> str:
+    assert limit.source is not None
+    return (
+        f"latency of {limit.source.path}: not timed, though the table is of this machine, since only the first such "
+        "limit is; its prediction counts"
+    )
 
 
 def _disturbed(last: Try, limit: Limit) -> tuple[str, ...]:

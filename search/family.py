@@ -108,12 +108,12 @@ def derive_family(
         raise ConfigError(f"{run}: no config.yaml; expected the folder of a search, as given to run_search.py --out")
     config = validate(SearchFile, load_config(config_file), str(config_file))
     resolved = resolve(config, config_file)
-    for note in resolved.notes:
-        log.warning(str(note))
     if table is not None:
         if not bounds:
             raise ConfigError(f"--table {table}: needs --at, such as --at 50%; the run's bound is not of this table")
         resolved = _on_table(resolved, table)
+    for note in resolved.notes:
+        log.warning(str(note))
     if bounds and not resolved.limits:
         raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
     texts: list[str | None] = [*expand_bounds(bounds, resolved.limits[0].unit)] if bounds else [None]

@@ -76,7 +76,7 @@ class ResultFile(Section):
     measured: MeasuredFigures | None
     """null where no limit's table is of this machine."""
     met: bool
-    """Whether the measured latency meets its limit; true where nothing was measured."""
+    """Whether every limit is met: measured where it was timed, else predicted."""
     params: int
     macs: int
     log_probability: float

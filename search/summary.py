@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from search.closing import steady
 from search.family import Family
 from search.loop import SearchResult
 from search.sweep import COLUMNS, Sweep, row_of
@@ -37,13 +36,26 @@ def print_result(result: SearchResult) -> None:
             row = (t.asked, t.predicted, t.timing.median_ms, t.timing.noise_ms)
             tries.add_row(*(f"{value:.4g}" for value in row))
         console.print(tries)
-    if not result.measured.met:
-        believed = all(steady(t.timing) for t in result.measured.tries)
-        console.print(
-            "The measured latency misses the limit: see the tries."
-            + (" Measure the table again on an idle machine." if believed else "")
-        )
+    for text in misses(result):
+        console.print(text, highlight=False)
     console.print("  ".join(result.architecture.names), highlight=False)
+
+
+def misses(result: SearchResult) -> list[str]:
+    """Of each limit that is not met, a line with what to do about it."""
+    found = []
+    for i in result.measured.missed:
+        limit, value = result.limits[i], result.limits[i].cost.of(result.architecture.paths)
+        if i == result.measured.timed:
+            believed = all(t.believed for t in result.measured.tries)
+            then = "measure the table again on an idle machine" if believed else "time it again on an idle machine"
+            found.append(f"{limit.metric}: measured, it misses {limit.bound:.4g} {limit.unit}: see the tries; {then}.")
+        else:
+            found.append(
+                f"{limit.metric}: {value:.4g} {limit.unit} predicted, above {limit.bound:.4g}; argmax looks at no "
+                "limit: scripts/derive.py with --method constrained meets it."
+            )
+    return found
 
 
 def print_family(family: Family) -> None:

@@ -33,7 +33,8 @@ log = logging.getLogger("search")
 FORMAT = "proxylessnas/sweep@1"
 DOOR = Path(__file__).resolve().parents[1] / "scripts" / "run_search.py"
 Status = Literal["finished", "missed", "failed", "interrupted", "waiting"]
-"""missed: the search ended, but the measured latency does not meet its limit. waiting: not begun when interrupted."""
+"""missed: ended, but a limit is not met, measured where it was timed, else predicted. waiting: not begun when
+interrupted."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ class Sweep:
 
     @property
     def exit_status(self) -> int:
-        """0: every search has ended and meets its limits. 3: a measured latency misses its limit. 1: a search has not
-        ended. 130: Ctrl-C."""
+        """0: every search has ended and meets its limits. 3: one misses a limit. 1: one has not ended. 130: Ctrl-C."""
         statuses = {outcome.status for outcome in self.outcomes}
         if self.interrupted:
             return 130

@@ -33,16 +33,26 @@ def entropy_term(config: EntropyConfig) -> Term:
 
 
 def user_term(config: TermConfig, space: Space) -> Term:
-    """weight * function(p, space, progress). Raises ConfigError where the function cannot be had."""
+    """weight * function(p, space, progress). Raises ConfigError where the function cannot be had.
+
+    The term itself raises UserError where its value or its gradient cannot be used: at any step, since a term that is
+    finite at equal probabilities need not be so where one of them has come to 0.
+    """
     function = own_function(config.function, "search.terms.function")
+
+    def refused(text: str, expected: str) -> UserError:
+        return UserError(f"search.terms: {config.function} {text}, expected {expected}; correct it")
 
     def term(p: Tensor, progress: float) -> Tensor:
         value = function(p, space, progress)
         if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
-            raise UserError(
-                f"search.terms: {config.function} returned {_described(value)}, expected a 0-dim tensor computed "
-                "from p; correct it"
-            )
+            raise refused(f"returned {_described(value)}", "a 0-dim tensor computed from p")
+        (gradient,) = torch.autograd.grad(value, [p], retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise refused("returned a tensor that does not depend on p", "a 0-dim tensor computed from p")
+        for what, found in (("value", value), ("gradient in p", gradient)):
+            if not bool(found.isfinite().all()):
+                raise refused(f"has a {what} that is not finite {progress:.0%} into the search", "finite numbers")
         return config.weight * value
 
     return term

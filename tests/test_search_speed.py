@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from unittest.mock import patch
 
@@ -97,3 +98,23 @@ def test_a_weights_step_never_waits_for_its_device(loop):
         assert seen.count == 0
         float(loss)
         assert seen.count == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "noise", "verdict"), [(1.0, 0.02, "met"), (1.02, 0.02, "undecided"), (1.06, 0.02, "missed")]
+)
+def test_a_verdict_holds_whatever_the_noise(value, noise, verdict):
+    """The aim is 1.03."""
+    record = {"iteration_overhead_fake_224": value, "noise_fake_224": noise, "gpu": "skipped"}
+    assert search_speed.verdicts(record) == {"iteration_overhead_fake_224": verdict}
+
+
+def test_the_line_of_json_has_the_speeds_under_one_key(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["search_speed.py", "--only", "memory_28", "--rounds", "1"])
+    found = {"images_per_second_memory_28": 7.0, "iteration_overhead_memory_28": 1.0, "noise_memory_28": 0.3}
+    monkeypatch.setattr(search_speed, "overhead", lambda *_: found)
+    search_speed.main()
+    record = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert record["images_per_second"] == {"memory_28": 7.0}
+    assert record["verdicts"] == {"iteration_overhead_memory_28": "undecided"}
+    assert record["iteration_overhead_memory_28"] == 1.0

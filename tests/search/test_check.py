@@ -208,7 +208,7 @@ def text(sample): return "good"
         ("term", "ok", "search.terms add 0.3333"),
         ("constant", "FAIL", "expected a 0-dim tensor computed from p"),
         ("broken", "FAIL", "search.terms.function"),
-        ("infinite", "FAIL", "the sum is inf"),
+        ("infinite", "FAIL", "has a value that is not finite 0% into the search"),
         ("reward", "ok", "search.reinforce.reward gives 0.25"),
         ("wrong", "FAIL", "search.reinforce.reward"),
         ("text", "FAIL", "returned 'good', expected a finite number"),

@@ -14,7 +14,7 @@ from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import Timing
 from latency.table import Entry, LatencyTable, Runtime
-from search.closing import MOST_TIMINGS, MOST_TRIES, acceptable_error, derive_measured, local_latency_limit
+from search.closing import MOST_TIMINGS, MOST_TRIES, acceptable_error, derive_measured, local_latency_limits
 from search.derivation import derive
 from search.limits import Limit, Source
 from supernet.alpha import mask_of
@@ -222,8 +222,8 @@ def test_a_table_of_another_device_is_not_checked_here(fine_space):
     assert result.met
     assert result.tries == ()
     assert calls == []
-    assert local_latency_limit([limit]) is None
-    assert local_latency_limit([limit_at(fine_space, 0.5)]) == 0
+    assert local_latency_limits([limit]) == []
+    assert local_latency_limits([limit, limit_at(fine_space, 0.5)]) == [1]
 
 
 def test_argmax_is_timed_once_and_never_corrected(fine_space):
@@ -247,10 +247,21 @@ def test_a_timed_limit_does_not_stand_for_the_others(fine_space):
     here, there = limit_at(fine_space, 1.0), limit_at(fine_space, 0.2, fingerprint="another device")
     timer, _ = timer_with_error(here, 0.9)
     alpha = torch.as_tensor(here.cost.table).float()
-    for limits, met in (([here], True), ([here, there], False)):
+    for limits, missed in (([here], ()), ([there, here], (0,))):
         found = derive_measured(alpha, mask_of(fine_space), fine_space, limits, "argmax", timer=timer)
         assert len(found.tries) == 1
-        assert found.met == met
+        assert (found.missed, found.met) == (missed, not missed)
+        assert limits[found.timed] is here
+
+
+def test_of_two_tables_of_this_machine_the_first_is_timed_and_a_note_names_the_other(fine_space):
+    one, two = limit_at(fine_space, 0.5), limit_at(fine_space, 0.6, at=False)
+    timer, _ = timer_with_error(one, 1.0)
+    found = derive_measured(
+        torch.zeros(fine_space.mask.shape), mask_of(fine_space), fine_space, [one, two], "constrained", timer=timer
+    )
+    assert found.timed == 0
+    assert any("only the first such limit is" in note for note in found.derivation.notes)
 
 
 def test_acceptable_error_is_twice_the_noise_within_two_and_ten_percent():

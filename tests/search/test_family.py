@@ -281,13 +281,14 @@ def test_scores_elsewhere_are_without_the_gpus_precision(run):
 # --- another device, the same supernet -------------------------------------------------------------------------------
 
 
-def test_a_table_gives_each_device_its_own_network(run, make_table, tmp_path, monkeypatch):
+def test_a_table_gives_each_device_its_own_network(run, make_table, tmp_path, monkeypatch, caplog):
     """The likeliest network under this table's bound and the run's other limits; scored with the same supernet."""
     monkeypatch.chdir(tmp_path)
     config = yaml.safe_load((run / "config.yaml").read_text())
     space = Space(SpaceConfig.model_validate(config["space"], strict=False))
     cost = make_table(space, tmp_path / "phone.yaml").cost(space)
     family = derive_family(run, ["30%", "70%"], table=Path("phone.yaml"))
+    assert any("phone.yaml" in message and "verif" in message for message in caplog.messages)  # as a search would say
     assert [m.path.name for m in family] == [f"architecture-phone-{n}percent.json" for n in (30, 70)]
     assert json.loads((run / "pareto-phone.json").read_text())["members"][0]["predicted"][0]["table"] == "phone.yaml"
     assert not (run / "pareto.json").exists()

@@ -14,7 +14,7 @@ from latency import bench
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.table import Calibration, TableError, memory_format_name
-from search.closing import local_latency_limit
+from search.closing import local_latency_limits
 from search.family import derive_family
 from search.limits import resolve
 from search.loop import run_search
@@ -354,6 +354,6 @@ def test_only_a_latency_limit_is_timed_on_the_tables_own_device(space, tmp_path,
     """A column of a table measured here is no latency, so no timing may correct its bound."""
     path = tmp_path / "t.yaml"
     make_table(space, path, device=this_device("cpu").model_dump(mode="json"))
-    for metric, index in (("latency", 0), ("energy_mj", None)):
+    for metric, indices in (("latency", [0]), ("energy_mj", [])):
         config = make_search_file([{"metric": metric, "table": str(path), "at": "50%"}])
-        assert local_latency_limit(resolve(config, "search.yaml").limits) == index
+        assert local_latency_limits(resolve(config, "search.yaml").limits) == indices

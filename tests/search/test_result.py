@@ -63,7 +63,7 @@ def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make
     alpha, limit = initial_alpha(space), make_limit(make_cost(space, 0), 0.5)
     found = derive(alpha, mask_of(space), [limit], "constrained")
     tries = (Try(9.0, 8.0, Timing(7.0, 0.1, 3)), Try(6.0, 5.0, Timing(4.0, 0.2, 3)), Try(5.0, 5.0, Timing(3.0, 0.2, 3)))
-    measured = MeasuredDerivation(found, tries, met=False, chosen=1, confirmation=Timing(4.5, 0.3, 3))
+    measured = MeasuredDerivation(found, tries, (0,), 0, chosen=1, confirmation=Timing(4.5, 0.3, 3))
     accuracy = Evaluation(float("inf"), 50.0, 90.0, 8)
     architecture = Architecture(space, found.paths, "a")
     result = result_of(

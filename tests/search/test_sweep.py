@@ -242,7 +242,7 @@ def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.ya
     paths = tuple(0 for _ in space.searchable)
     timing = Timing(measured_ms, 0.25, 3) if measured_ms else None
     tries = (Try(9.0, 8.0, timing),) if timing else ()
-    measured = MeasuredDerivation(Derivation(paths, -1.0), tries, met=met, confirmation=timing)
+    measured = MeasuredDerivation(Derivation(paths, -1.0), tries, () if met else (0,), confirmation=timing)
     result = result_of(
         Architecture(space, paths, name), [], None, initial_alpha(space), measured, Evaluation(1.0, top1, 90.0, 8),
         notes=(), seed=0, steps=1, seconds=5.0, resumed_at=0,

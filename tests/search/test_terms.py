@@ -72,6 +72,15 @@ def broken(p, space, progress):
 
 def last_edge(p, space, progress):
     return p[-1, 0]
+
+def entropy(p, space, progress):
+    return -(p[:, :2] * p[:, :2].log()).sum()
+
+def root(p, space, progress):
+    return p[:, :2].sqrt().sum()
+
+def elsewhere(p, space, progress):
+    return p.new_ones((), requires_grad=True) * 2
 """
 
 
@@ -97,6 +106,7 @@ def test_a_users_term_enters_with_its_weight(space, own, alpha):
     [
         ("{own}:wrong", "returned float, expected a 0-dim tensor computed from p"),
         ("{own}:broken", "broken() failed: own.py, line 10: AttributeError: 'Tensor' object has no attribute"),
+        ("{own}:elsewhere", "returned a tensor that does not depend on p, expected a 0-dim tensor computed from p"),
         ("{own}:missing", "has no function 'missing'"),
         ("{own}", "expected path/to/file.py:name or package.module:name"),
         ("nowhere.py:f", "no such file 'nowhere.py'"),
@@ -112,6 +122,16 @@ def test_what_is_refused_in_one_line(space, own, alpha, reference, message):
         use()
     assert message in str(error.value)
     assert str(error.value).startswith("search.terms")
+
+
+@pytest.mark.parametrize(("name", "what"), [("entropy", "value"), ("root", "gradient in p")])
+def test_a_term_that_is_not_finite_where_a_probability_is_zero_is_refused_there(space, own, alpha, name, what):
+    terms = build_terms(None, [TermConfig(function=f"{own}:{name}")], space)
+    terms_gradient(terms, probabilities(alpha, mask_of(space)), 0.0)
+    decided = torch.zeros_like(alpha)
+    decided[:, 0] = 1e4
+    with pytest.raises(UserError, match=f"{name} has a {what} that is not finite 50% into the search"):
+        terms_gradient(terms, probabilities(decided, mask_of(space)), 0.5)
 
 
 def test_a_module_that_fails_is_named_with_its_line_and_can_be_mended(tmp_path):

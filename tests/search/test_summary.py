@@ -1,0 +1,51 @@
+"""What is said of a search that has ended without meeting its limits."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.training import Evaluation
+from latency.measure import Timing
+from search.closing import MeasuredDerivation, Try
+from search.derivation import Derivation
+from search.loop import SearchResult
+from search.summary import misses, print_result
+from supernet.architecture import Architecture
+
+
+@pytest.fixture
+def ended(space, make_cost, make_limit):
+    """ended(missed, timed, timing): the network of all first candidates under a limit that it meets and one that it
+    does not."""
+    architecture = Architecture(space, tuple(0 for _ in space.searchable), "a")
+    limits = (make_limit(make_cost(space, 0), 1.0), make_limit(make_cost(space, 1), 0.0))
+
+    def make(missed, timed=None, timing=None):
+        tries = (Try(9.0, 8.0, timing),) if timing else ()
+        measured = MeasuredDerivation(Derivation(architecture.paths, -1.0), tries, missed, timed)
+        return SearchResult(architecture, limits, measured, Evaluation(1.0, 50.0, 90.0, 8), None)
+
+    return make
+
+
+def test_nothing_is_said_where_all_limits_are_met(ended):
+    assert misses(ended(())) == []
+
+
+def test_a_limit_that_was_predicted_to_be_missed_is_not_called_measured(ended):
+    (line,) = misses(ended((1,)))
+    assert "predicted, above" in line
+    assert "--method constrained" in line
+    assert "measure" not in line
+
+
+@pytest.mark.parametrize(
+    ("noise", "remedy"), [(0.01, "measure the table again on an idle machine"), (3.0, "time it again")]
+)
+def test_a_measured_miss_says_what_to_do(ended, noise, remedy, capsys):
+    result = ended((0,), 0, Timing(9.5, noise, 3))
+    (line,) = misses(result)
+    assert "measured, it misses" in line
+    assert remedy in line
+    print_result(result)
+    assert "see the tries" in capsys.readouterr().out
