@@ -318,3 +318,22 @@ def test_a_killed_process_ends_the_job_and_resumes_with_as_many_processes_or_one
     assert final_state(fewer)[0] == 24
     before = [record for record in metrics(whole) if record["step"] <= step]
     assert metrics(fewer)[: len(before)] == before
+
+
+def test_a_search_of_one_process_continues_with_two(config_file, tmp_path, shell):
+    """Two share what one did alone: the same paths and images, so the same losses up to the batch statistics of BN,
+    which are of half a batch each."""
+    whole, more = tmp_path / "whole", tmp_path / "more"
+    run_search(config_file, whole)
+    run_until_killed(config_file, more, 8)
+    step, _ = final_state(more)
+    command = [*TORCHRUN, str(config_file), "--out", str(more), "--resume"]
+    done = subprocess.run(command, cwd=ROOT, env=shell, text=True, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert final_state(more)[0] == 24
+    ours, theirs = metrics(more), metrics(whole)
+    assert [record["step"] for record in ours] == [record["step"] for record in theirs]
+    assert [r for r in ours if r["step"] <= step] == [r for r in theirs if r["step"] <= step]
+    first = next(i for i, r in enumerate(theirs) if r["step"] == step + 1)
+    assert ours[first]["train/loss"] == pytest.approx(theirs[first]["train/loss"], rel=0.2)
+    assert ours[first]["train/loss"] != theirs[first]["train/loss"]
