@@ -19,11 +19,25 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(CHECKOUT))
 
 
+def prose_of(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
+def anchors_of(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them: lower case, spaces to hyphens, other punctuation dropped."""
+    headings = re.findall(r"^#+ (.*)$", prose_of(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_lead_to_files(page):
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
-    absent = [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
+def test_links_lead_to_files_and_headings(page):
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(page)) if "://" not in link]
+    absent = []
+    for link in links:
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            absent.append(link)
     assert absent == []
 
 
