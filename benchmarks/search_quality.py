@@ -14,16 +14,16 @@ The table and every finished search are kept below --out and used by the next ca
 made with other settings is refused.
 
 Prints tables in Markdown and one line of JSON. For each algorithm: percentile (share of the other networks of the band
-that are worse; ties count half; random is 50), gap ((best - derived) / (best - mean of the band)), met_target (share of
-searches that meet T on the table), met_measured (share whose fresh timing, after all searches and not used for
+that are worse; ties count half; random is 50), gap ((best - derived) / (best - mean of the band)), met_target (share
+of searches that meet T on the table), met_measured (share whose fresh timing, after all searches and not used for
 acceptance, is within max(2 %, 2x noise) of T or below; steady: share of these timings that other work left alone),
 seconds and trainings (of the fresh search: its time, and the same over that of a training); likeliest_percentile and
-likeliest_gap are of the network that the search's alpha alone would have chosen (derive_among 1). `random` is
-random search with floor(trainings) networks of the band, of the algorithm that costs most, by exact expectation; it
-trains each once and yet chooses by the mean over seeds that it is judged by, which flatters it. `control` is what the supernet alone is
-worth: derive_among networks of the band at random, of which its loss chooses. kendall: of the supernet's accuracies
-with the truth, over all networks. spread_over_noise: standard deviation of true accuracy within a band, what seeds add
-to it taken out, over the truth's seed noise.
+likeliest_gap are of the network that the search's alpha alone would have chosen (derive_among 1). `random` is random
+search with floor(trainings) networks of the band, of the algorithm that costs most, by exact expectation; it trains
+each once and yet chooses by the mean over seeds that it is judged by, which flatters it. `control` is what the
+supernet alone is worth: derive_among networks of the band at random, of which its loss chooses. kendall: of the
+supernet's accuracies with the truth, over all networks. spread_over_noise: standard deviation of true accuracy within
+a band, what seeds add to it taken out, over the truth's seed noise.
 """
 
 import argparse
