@@ -15,15 +15,16 @@ made with other settings is refused.
 
 Prints tables in Markdown and one line of JSON. For each algorithm: percentile (share of the other networks of the band
 that are worse; ties count half; random is 50), gap ((best - derived) / (best - mean of the band)), met_target (share
-of searches that meet T on the table), met_measured (share whose fresh timing, after all searches and not used for
-acceptance, is within max(2 %, 2x noise) of T or below; steady: share of these timings that other work left alone),
-seconds and trainings (of the fresh search: its time, and the same over that of a training); likeliest_percentile and
-likeliest_gap are of the network that the search's alpha alone would have chosen (derive_among 1). `random` is random
-search with floor(trainings) networks of the band, of the algorithm that costs most, by exact expectation; it trains
-each once and yet chooses by the mean over seeds that it is judged by, which flatters it. `control` is what the
-supernet alone is worth: derive_among networks of the band at random, of which its loss chooses. kendall: of the
-supernet's accuracies with the truth, over all networks. spread_over_noise: standard deviation of true accuracy within
-a band, what seeds add to it taken out, over the truth's seed noise.
+of searches that meet T on the table), met_measured (share whose network's fresh timing, after all searches and not
+used for acceptance, is within max(2 %, 2x noise) of T or below; believed: share of these timings that were steady,
+while a reference that was timed in turn took what the table says), seconds and trainings (of the fresh search: its
+time, and the same over that of a training); likeliest_percentile and likeliest_gap are of the network that the
+search's alpha alone would have chosen (derive_among 1). `random` is random search with floor(trainings) networks of
+the band, of the algorithm that costs most, by exact expectation; it trains each once and yet chooses by the mean over
+seeds that it is judged by, which flatters it. `control` is what the supernet alone is worth: derive_among networks of
+the band at random, of which its loss chooses. kendall: of the supernet's accuracies with the truth, over all networks.
+spread_over_noise: standard deviation of true accuracy within a band, what seeds add to it taken out, over the truth's
+seed noise.
 """
 
 import argparse
@@ -51,12 +52,12 @@ from engine.progress import set_up_logging
 from engine.runs import write_atomically
 from latency.config import LatencyConfig, MeasureConfig, latency_part
 from latency.device import made_on
-from latency.measure import measure_table, time_architecture
+from latency.measure import measure_table, time_architectures
 from latency.table import LatencyTable
 from retrain.config import RetrainFile
 from retrain.loop import retrain
 from retrain.weights import load_architecture
-from search.closing import MOST_TIMINGS, acceptable_error, steady
+from search.closing import Clock, Try, acceptable_error
 from search.config import SearchFile
 from search.derivation import ROUNDING, constrained
 from search.limits import Limit
@@ -264,17 +265,14 @@ def judged(architecture: Architecture, seconds: float, band: Band, truth: Truth,
     }
 
 
-def timed(architecture: Architecture, measure: MeasureConfig, target: float) -> dict[str, Any]:
-    """What a fresh timing adds to a row; one that other work disturbs is repeated."""
-    for _ in range(MOST_TIMINGS):
-        timing = time_architecture(architecture, measure)
-        if steady(timing):
-            break
+def timed(found: Try, target: float) -> dict[str, Any]:
+    """What a fresh timing of its network adds to a row."""
     return {
-        "measured_ms": timing.median_ms,
-        "noise_ms": timing.noise_ms,
-        "steady": steady(timing),
-        "met_measured": timing.median_ms <= target * (1 + acceptable_error(timing)),
+        "measured_ms": found.timing.median_ms,
+        "noise_ms": found.timing.noise_ms,
+        "drift": found.drift,
+        "believed": found.believed,
+        "met_measured": found.timing.median_ms <= target * (1 + acceptable_error(found.timing)),
     }
 
 
@@ -310,7 +308,7 @@ def mean(rows: Sequence[dict[str, Any]], name: str) -> float:
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names = {"percentile": "percentile", "gap": "gap", "met_target": "met"}
-    same = ("met_measured", "steady", "likeliest_percentile", "likeliest_gap")
+    same = ("met_measured", "believed", "likeliest_percentile", "likeliest_gap")
     return {name: mean(rows, column) for name, column in (names | {name: name for name in same}).items()}
 
 
@@ -379,8 +377,10 @@ def run(args: argparse.Namespace) -> int:
     anywhere = np.random.default_rng().choice(len(truth.paths), 2, replace=False).tolist()
     reproduced = truth.reproduced(space, args.data, [*anywhere, *(band.middle(costs) for band in bands)])
     found = all_searches(args, config, path, bands, truth, cost)
+    clock = Clock.of(space, Limit("latency", bands[0].target, True, 0.0, cost), measure, time_architectures)
+    timings = {paths: clock.timed(paths, cost.of(paths)) for paths in {a.paths for a, _ in found.architectures}}
     for architecture, row in found.architectures:
-        row |= timed(architecture, measure, row["target_ms"])
+        row |= timed(timings[architecture.paths], row["target_ms"])
     middle = bands[len(bands) // 2]
     network = truth.paths[middle.middle(costs)]
     prices = {a: price(a, middle.target, network, space, path, args.data) for a in args.algorithms}

@@ -128,7 +128,7 @@ def derive_measured(
         return MeasuredDerivation(found, (), _predicted_above(found.paths, limits))
     index, limit = local[0], limits[local[0]]
     assert limit.source is not None
-    clock = _Clock.of(space, limit, limit.source.measure, timer)
+    clock = Clock.of(space, limit, limit.source.measure, timer)
     low, high = limit.cost.reachable
     asked = limit.bound
     tries: list[Try] = []
@@ -194,8 +194,8 @@ def _disturbed(last: Try, limit: Limit) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Clock:
-    """Times networks beside a reference."""
+class Clock:
+    """Times networks in turn with a reference, a network of the middle of the range."""
 
     cost: Cost
     measure: MeasureConfig
@@ -204,7 +204,7 @@ class _Clock:
     reference: tuple[int, ...]
 
     @classmethod
-    def of(cls, space: Space, limit: Limit, measure: MeasureConfig, timer: Timer) -> _Clock:
+    def of(cls, space: Space, limit: Limit, measure: MeasureConfig, timer: Timer) -> Clock:
         assert isinstance(limit.cost, Cost)  # of one table
         (reference,) = spread_networks(space, limit.cost, 1, np.random.default_rng(0))
         return cls(limit.cost, measure, timer, space, reference)
