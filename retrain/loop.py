@@ -20,6 +20,7 @@ from engine.config import config_text, keys_of, load_config, naming, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError
+from engine.interrupts import interrupts_between_steps
 from engine.metrics import MetricsLog
 from engine.progress import Progress
 from engine.runs import open_run, write_atomically
@@ -150,7 +151,10 @@ class _Retrain:
         base_lr = settings.lr * settings.batch_size / 256
         test: Evaluation | None = None
         try:
-            with Progress(self.steps, self.step, "retrain", shown=group.first) as progress:
+            with (
+                Progress(self.steps, self.step, "retrain", shown=group.first) as progress,
+                interrupts_between_steps() as check_interrupt,
+            ):
                 self.network.train()
                 while self.step < self.steps:
                     lr = cosine_lr(base_lr, self.step, self.steps)
@@ -170,6 +174,7 @@ class _Retrain:
                             self.metrics.scalars(self.step, scalars)
                         progress.update(self.step, loss=scalars["train/loss"], top1=scalars["train/top1"])
                     test = self._epoch_end(loss) or test
+                    check_interrupt()
             final = test or self._test()  # a finished run that is resumed has no step left to do
         finally:
             self.stream.close()

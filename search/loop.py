@@ -17,6 +17,7 @@ from engine.checkpoints import Checkpoints
 from engine.config import config_text, keys_of, load_config, naming, validate
 from engine.data import Batch, BatchStream
 from engine.distributed import ALONE, Group, reduce_gradients
+from engine.interrupts import interrupts_between_steps
 from engine.metrics import MetricsLog
 from engine.progress import Progress
 from engine.runs import open_run, refuse_changes, run_begun, write_atomically
@@ -165,11 +166,15 @@ class Search:
     def run(self) -> SearchResult:
         plan, state, group = self.plan, self.state, self.group
         try:
-            with Progress(plan.steps, state.step, "search", shown=group.first) as progress:
+            with (
+                Progress(plan.steps, state.step, "search", shown=group.first) as progress,
+                interrupts_between_steps() as check_interrupt,
+            ):
                 if state.step == 0:
                     self._evaluate(0)
                 while not self._ended:
                     self.step(progress)
+                    check_interrupt()
             if state.step < plan.steps and group.first:
                 log.info("probabilities have settled: the search ends at step %d of %d", state.step, plan.steps)
             return self._finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -156,7 +157,7 @@ def _loaded(
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_as_loaded,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_settle_in,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # the loader draws a seed for its workers: from here, not from the global state
     )
@@ -189,5 +190,6 @@ def _as_loaded(batch: Any) -> Any:
     return batch
 
 
-def _one_thread(worker: int) -> None:
+def _settle_in(worker: int) -> None:
     torch.set_num_threads(1)  # the processes share the cores among themselves
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the step being finished needs its batches
