@@ -52,7 +52,7 @@ from engine.progress import set_up_logging
 from engine.runs import write_atomically
 from latency.config import LatencyConfig, MeasureConfig, latency_part
 from latency.device import made_on
-from latency.measure import measure_table, time_architectures
+from latency.measure import measure_table
 from latency.table import LatencyTable
 from retrain.config import RetrainFile
 from retrain.loop import retrain
@@ -377,7 +377,7 @@ def run(args: argparse.Namespace) -> int:
     anywhere = np.random.default_rng().choice(len(truth.paths), 2, replace=False).tolist()
     reproduced = truth.reproduced(space, args.data, [*anywhere, *(band.middle(costs) for band in bands)])
     found = all_searches(args, config, path, bands, truth, cost)
-    clock = Clock.of(space, Limit("latency", bands[0].target, True, 0.0, cost), measure, time_architectures)
+    clock = Clock.of(space, cost, measure)
     timings = {paths: clock.timed(paths, cost.of(paths)) for paths in {a.paths for a, _ in found.architectures}}
     for architecture, row in found.architectures:
         row |= timed(timings[architecture.paths], row["target_ms"])

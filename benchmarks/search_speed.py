@@ -188,8 +188,7 @@ class Bare:
                 weights_step(state.net, self.images, self.labels, path, state.optimizer, s.label_smoothing, precision)
                 if arch:
                     architecture_step(
-                        state.net, self.images, self.labels, state.alpha, mask, s.arch_update,
-                        s.gate_order,
+                        state.net, self.images, self.labels, state.alpha, mask, s.arch_update, s.gate_order,
                         plan.limits, s.loss or Lagrangian(), state.duals, state.arch_optimizer, next(random), precision,
                     )  # fmt: skip
             synchronise(device)

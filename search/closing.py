@@ -128,7 +128,8 @@ def derive_measured(
         return MeasuredDerivation(found, (), _predicted_above(found.paths, limits))
     index, limit = local[0], limits[local[0]]
     assert limit.source is not None
-    clock = Clock.of(space, limit, limit.source.measure, timer)
+    assert isinstance(limit.cost, Cost)  # of one table
+    clock = Clock.of(space, limit.cost, limit.source.measure, timer)
     low, high = limit.cost.reachable
     asked = limit.bound
     tries: list[Try] = []
@@ -204,10 +205,9 @@ class Clock:
     reference: tuple[int, ...]
 
     @classmethod
-    def of(cls, space: Space, limit: Limit, measure: MeasureConfig, timer: Timer) -> Clock:
-        assert isinstance(limit.cost, Cost)  # of one table
-        (reference,) = spread_networks(space, limit.cost, 1, np.random.default_rng(0))
-        return cls(limit.cost, measure, timer, space, reference)
+    def of(cls, space: Space, cost: Cost, measure: MeasureConfig, timer: Timer = time_architectures) -> Clock:
+        (reference,) = spread_networks(space, cost, 1, np.random.default_rng(0))
+        return cls(cost, measure, timer, space, reference)
 
     def timed(self, paths: tuple[int, ...], asked: float) -> Try:
         """The first that can be believed, or of MOST_TIMINGS the one that comes closest to it."""

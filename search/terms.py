@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,9 +13,35 @@ from search.config import EntropyConfig, TermConfig
 from search.own import own_function
 from supernet.space import Space
 
-Term = Callable[[Tensor, float], Tensor]
-"""(p (E, N) float64 with padding 0, progress of the search in [0, 1]) -> 0-dim tensor, differentiable in p, that is
-added to the loss."""
+
+@dataclass(frozen=True)
+class Term:
+    """What is added to the loss."""
+
+    name: str
+    value: Callable[[Tensor, float], Tensor]
+    """(p (E, N) float64 with padding 0, progress of the search in [0, 1]) -> 0-dim tensor, differentiable in p."""
+    weight: float = 1.0
+
+    def gradient(self, p: Tensor, progress: float) -> tuple[float, Tensor]:
+        """weight * (value, its gradient in p (E, N) float64); p: a leaf that requires grad.
+
+        UserError where one of them cannot be used: at any step, since a term that is finite at equal probabilities need
+        not be so where one of them has come to 0.
+        """
+        value = self.value(p, progress)
+        if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
+            raise self._refused(f"returned {_described(value)}", "a 0-dim tensor computed from p")
+        (gradient,) = torch.autograd.grad(value.double(), [p], allow_unused=True)
+        if gradient is None:
+            raise self._refused("returned a tensor that does not depend on p", "a 0-dim tensor computed from p")
+        for what, found in (("value", value), ("gradient in p", gradient)):
+            if not bool(found.isfinite().all()):
+                raise self._refused(f"has a {what} that is not finite {progress:.0%} into the search", "finite numbers")
+        return self.weight * value.item(), self.weight * gradient
+
+    def _refused(self, text: str, expected: str) -> UserError:
+        return UserError(f"search.terms: {self.name} {text}, expected {expected}; correct it")
 
 
 def mean_entropy(p: Tensor) -> Tensor:
@@ -25,37 +52,17 @@ def mean_entropy(p: Tensor) -> Tensor:
 def entropy_term(config: EntropyConfig) -> Term:
     """-w H(p), w moving in a straight line from `start` to `end`: above 0 alpha stays undecided, below 0 it decides."""
 
-    def term(p: Tensor, progress: float) -> Tensor:
+    def value(p: Tensor, progress: float) -> Tensor:
         weight = config.start + (config.end - config.start) * progress
         return -weight * mean_entropy(p)
 
-    return term
+    return Term("search.entropy", value)
 
 
 def user_term(config: TermConfig, space: Space) -> Term:
-    """weight * function(p, space, progress). Raises ConfigError where the function cannot be had.
-
-    The term itself raises UserError where its value or its gradient cannot be used: at any step, since a term that is
-    finite at equal probabilities need not be so where one of them has come to 0.
-    """
+    """weight * function(p, space, progress). Raises ConfigError where the function cannot be had."""
     function = own_function(config.function, "search.terms.function")
-
-    def refused(text: str, expected: str) -> UserError:
-        return UserError(f"search.terms: {config.function} {text}, expected {expected}; correct it")
-
-    def term(p: Tensor, progress: float) -> Tensor:
-        value = function(p, space, progress)
-        if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
-            raise refused(f"returned {_described(value)}", "a 0-dim tensor computed from p")
-        (gradient,) = torch.autograd.grad(value, [p], retain_graph=True, allow_unused=True)
-        if gradient is None:
-            raise refused("returned a tensor that does not depend on p", "a 0-dim tensor computed from p")
-        for what, found in (("value", value), ("gradient in p", gradient)):
-            if not bool(found.isfinite().all()):
-                raise refused(f"has a {what} that is not finite {progress:.0%} into the search", "finite numbers")
-        return config.weight * value
-
-    return term
+    return Term(config.function, lambda p, progress: function(p, space, progress), config.weight)
 
 
 def build_terms(entropy: EntropyConfig | None, others: Sequence[TermConfig], space: Space) -> tuple[Term, ...]:
@@ -66,9 +73,8 @@ def build_terms(entropy: EntropyConfig | None, others: Sequence[TermConfig], spa
 def terms_gradient(terms: Sequence[Term], p: Tensor, progress: float) -> tuple[float, Tensor]:
     """(value, gradient in p (E, N) float64) of the sum of all terms."""
     p = p.detach().clone().requires_grad_()
-    total = torch.stack([term(p, progress).double() for term in terms]).sum()
-    (gradient,) = torch.autograd.grad(total, [p])
-    return total.item(), gradient
+    values, gradients = zip(*(term.gradient(p, progress) for term in terms), strict=True)
+    return sum(values), torch.stack(gradients).sum(dim=0)
 
 
 def _described(value: object) -> str:
