@@ -57,7 +57,7 @@ from latency.table import LatencyTable
 from retrain.config import RetrainFile
 from retrain.loop import retrain
 from retrain.weights import load_architecture
-from search.closing import Clock, Try, acceptable_error
+from search.clock import Clock, Reading, acceptable_error
 from search.config import SearchFile
 from search.derivation import ROUNDING, constrained
 from search.limits import Limit
@@ -265,15 +265,10 @@ def judged(architecture: Architecture, seconds: float, band: Band, truth: Truth,
     }
 
 
-def timed(found: Try, target: float) -> dict[str, Any]:
+def timed(found: Reading, target: float) -> dict[str, Any]:
     """What a fresh timing of its network adds to a row."""
-    return {
-        "measured_ms": found.timing.median_ms,
-        "noise_ms": found.timing.noise_ms,
-        "drift": found.drift,
-        "believed": found.believed,
-        "met_measured": found.timing.median_ms <= target * (1 + acceptable_error(found.timing)),
-    }
+    met = found.timing.median_ms <= target * (1 + acceptable_error(found.timing))
+    return found.figures() | {"met_measured": met}
 
 
 def checkpoint_of(run: Path) -> dict[str, Any]:
@@ -378,7 +373,7 @@ def run(args: argparse.Namespace) -> int:
     reproduced = truth.reproduced(space, args.data, [*anywhere, *(band.middle(costs) for band in bands)])
     found = all_searches(args, config, path, bands, truth, cost)
     clock = Clock.of(space, cost, measure)
-    timings = {paths: clock.timed(paths, cost.of(paths)) for paths in {a.paths for a, _ in found.architectures}}
+    timings = {paths: clock.timed(paths) for paths in {a.paths for a, _ in found.architectures}}
     for architecture, row in found.architectures:
         row |= timed(timings[architecture.paths], row["target_ms"])
     middle = bands[len(bands) // 2]

@@ -5,9 +5,10 @@ predicted latency, and the widest uniform network (one op wherever it is legal, 
 the most MACs) that is predicted to be no slower than the derived one. Every finished part is kept below --out and used
 by the next call, so a stopped run continues; what was made with other settings is refused.
 
-Prints a table in Markdown and one line of JSON: for each of `networks` name, predicted_ms, measured_ms and noise_ms
-(timed one after the other when all are trained), top1 (one for each seed), params, macs, seconds; rank, the derived
-network's place by mean top-1 among the random ones and itself; search_seconds, retrain_seconds.
+Prints a table in Markdown and one line of JSON: for each of `networks` name, predicted_ms; measured_ms, noise_ms, drift
+and believed, of a timing in turn with a reference when all are trained (search/clock.py); top1 (one for each seed),
+params, macs, seconds; rank, the derived network's place by mean top-1 among the random ones and itself;
+search_seconds, retrain_seconds.
 """
 
 import argparse
@@ -30,11 +31,12 @@ from engine.errors import ConfigError, run_door
 from engine.progress import set_up_logging
 from engine.runs import refuse_changes, run_begun, write_atomically
 from latency.device import made_on
-from latency.measure import time_architecture
 from retrain.config import RetrainFile
 from retrain.loop import resolved_training, retrain
 from retrain.weights import load_architecture
 from search.baseline import random_architectures
+from search.clock import Clock
+from search.closing import local_latency_limits
 from search.config import SearchFile
 from search.derivation import ROUNDING
 from search.limits import Limit, resolve
@@ -131,8 +133,8 @@ def run(args: argparse.Namespace) -> int:
             job = futures[future]
             done[job.out] = future.result()
             log.info("%d of %d: %s %.2f %%, %.0f s", len(done), len(jobs), job.out.name, *done[job.out])
-    source = limit.source
-    timings = {name: time_architecture(a, source.measure) for name, a in networks.items()} if source else {}
+    source = limit.source if local_latency_limits([limit]) else None
+    clock = Clock.of(space, source.cost, source.measure) if source else None
     rows = []
     for name, architecture in networks.items():
         found = [done[args.out / f"{name}-seed{seed}"] for seed in range(args.seeds)]
@@ -140,8 +142,7 @@ def run(args: argparse.Namespace) -> int:
         rows.append(
             {
                 "name": name, "predicted_ms": limit.cost.of(architecture.paths),
-                "measured_ms": timings[name].median_ms if timings else None,
-                "noise_ms": timings[name].noise_ms if timings else None,
+                **(clock.timed(architecture.paths).figures() if clock else {}),
                 "top1": [top1 for top1, _ in found], "seconds": statistics.fmean(s for _, s in found),
                 "params": c.params, "macs": c.macs, "names": list(architecture.names),
             }
@@ -159,7 +160,7 @@ def report(
     print(f"| network | predicted ms | measured ms | {seeds} | mean top-1 | MACs | params |")
     print("|---" * (6 + args.seeds) + "|")
     for row in sorted(rows, key=lambda r: -mean[r["name"]]):
-        measured = "" if row["measured_ms"] is None else f"{row['measured_ms']:.3f} ± {row['noise_ms']:.3f}"
+        measured = f"{row['measured_ms']:.3f} ± {row['noise_ms']:.3f}" if "measured_ms" in row else ""
         top1 = " | ".join(f"{t:.2f}" for t in row["top1"])
         print(
             f"| {row['name']} | {row['predicted_ms']:.3f} | {measured} | {top1} | {mean[row['name']]:.2f} "

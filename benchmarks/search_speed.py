@@ -32,66 +32,42 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from PIL import Image
 
 from engine.config import load_config, validate
-from engine.data import BatchStream
-from engine.distributed import ALONE, GradientReduction, Group
-from engine.job import open_group
-from engine.progress import Progress
 from engine.seeding import generator
-from engine.training import autocast, memory_format, prepare_device
+from engine.training import autocast, memory_format
 from latency.device import made_on
 from search.config import Lagrangian, SearchFile
 from search.gradient import architecture_step, weights_step
-from search.limits import resolve
-from search.loop import Search
-from search.plan import Plan
-from search.scoring import open_parts
 from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
 from supernet.alpha import sample_paths
 from supernet.compiled import compile_candidates, mixed_edges
+from timed_loop import (
+    ROOT,
+    Case,
+    Loop,
+    fake_224,
+    imagenet,
+    noise_of,
+    plan_of,
+    seconds,
+    shares,
+    synchronise,
+)  # fmt: skip
+from two_processes import two_processes
 
-ROOT = Path(__file__).resolve().parents[1]
 BARS = {"fake_224": 1.03, "memory_28": 1.15, "two_processes": 1.10}
-NEVER = 10**6
-PARTS = ("data", "forward", "backward", "reduce", "optimizer", "other")
-
-
-@dataclass(frozen=True)
-class Case:
-    """A search to time: a config, what is changed in it, and weights steps of a block."""
-
-    name: str
-    config: Path
-    changes: tuple[str, ...]
-    block: int
-
-
-def imagenet(name: str, batch: int, *changes: str, block: int = 5) -> Case:
-    run = (f"search.batch_size={batch}", "run.device=cpu", "run.amp=none")
-    return Case(name, ROOT / "configs/search/imagenet_cpu.yaml", (*run, *changes), block)
-
-
-def fake_224(name: str, batch: int, *changes: str) -> Case:
-    data = "data={name: fake, fake_images: 2000, fake_classes: 1000, validation: 0.5}"
-    return imagenet(name, batch, data, *changes)
 
 
 def memory_28() -> tuple[Case, bool]:
@@ -118,44 +94,6 @@ def jpeg(folder: Path) -> Case:
     data = f"data={{name: folder, root: {folder}, validation: 0.5, workers: 2}}"
     # what was read ahead during a bare block, 4 batches, must not carry a block of the loop
     return imagenet("jpeg", 16, "space.classes=20", data, block=20)
-
-
-def plan_of(case: Case, threads: int | None, group: Group = ALONE) -> Plan:
-    """As `run_search` makes it, with limits that need no table and without what a block is not to hold."""
-    changes = [
-        *case.changes,
-        *("limits=[{metric: macs, at: 50%}]", "search.warmup_epochs=0", "search.lr=1e-3", "search.arch_lr=1e-9"),
-        *(f"run.log_every={case.block}", f"run.checkpoint_every={NEVER}", f"run.evaluate_every={NEVER}"),
-        f"run.threads={'null' if threads is None else threads}",
-    ]
-    resolved = resolve(validate(SearchFile, load_config(case.config, changes), case.name), case.config, changes)
-    config = resolved.config
-    device = prepare_device(config.run, group)
-    return Plan(config, resolved.space, resolved.limits, device, *open_parts(config))
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-class Loop:
-    """Blocks of the real loop. Its log goes to a folder that is thrown away, its progress line nowhere."""
-
-    def __init__(self, plan: Plan, block: int, out: Path, group: Group = ALONE):
-        out.mkdir(parents=True, exist_ok=True)
-        self.plan, self.block, self.device = plan, block, plan.device
-        self.search = Search(plan, out, False, group)
-        self.progress = Progress(plan.steps, 0, "search", shown=False)
-
-    def run(self) -> None:
-        for _ in range(self.block):
-            self.search.step(self.progress)
-        synchronise(self.device)
-
-    def checkpoint(self) -> None:
-        assert self.search.metrics is not None  # the first process writes
-        self.search.save_checkpoint(self.search.metrics)
 
 
 class Bare:
@@ -196,73 +134,9 @@ class Bare:
         return run
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-class Clock:
-    """Seconds that the parts of a loop take, by wrapping what they go through. Parts do not overlap."""
-
-    def __init__(self, device: torch.device):
-        self.device = device
-        self.spent = dict.fromkeys(PARTS, 0.0)
-        self._inside = False
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        if self._inside:  # counted by the part around it
-            yield
-            return
-        self._inside = True
-        synchronise(self.device)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            synchronise(self.device)
-            self.spent[name] += time.perf_counter() - start
-            self._inside = False
-
-    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return function(*args, **kwargs)
-
-        return call
-
-
-def shares(loop: Loop, blocks: int) -> dict[str, float]:
-    """What part of the loop's time goes where."""
-    clock, state = Clock(loop.device), loop.search.state
-    places = [
-        ("data", BatchStream, "__next__"),
-        ("data", Search, "_on_device"),
-        ("forward", type(state.net), "forward"),
-        ("backward", torch.Tensor, "backward"),
-        ("backward", torch.autograd, "grad"),
-        ("reduce", GradientReduction, "__exit__"),
-        ("reduce", Group, "mean_of"),
-        ("optimizer", torch.optim.SGD, "step"),
-        ("optimizer", torch.optim.Adam, "step"),
-    ]
-    patches = [patch.object(owner, name, clock.timed(part, getattr(owner, name))) for part, owner, name in places]
-    for p in patches:
-        p.start()
-    try:
-        total = sum(seconds(loop.run) for _ in range(blocks))
-    finally:
-        for p in patches:
-            p.stop()
-    clock.spent["other"] = total - sum(clock.spent.values())
-    return {name: round(spent / total, 4) for name, spent in clock.spent.items()}
-
-
-def noise_of(ratios: list[float], bare: list[float]) -> float:
-    """|median of bare / bare - 1| plus the bootstrap standard error of the median ratio."""
-    medians = np.median(np.random.default_rng(0).choice(ratios, (2000, len(ratios))), axis=1)
-    return abs(statistics.median(bare) - 1) + float(medians.std())
+def printed(found: dict[str, object]) -> dict[str, object]:
+    print("\n".join(f"{key:34} {value}" for key, value in found.items()), flush=True)
+    return found
 
 
 def overhead(case: Case, rounds: int, folder: Path, threads: int | None) -> dict[str, object]:
@@ -294,8 +168,7 @@ def overhead(case: Case, rounds: int, folder: Path, threads: int | None) -> dict
         }
     finally:
         loop.search.close()
-    print("\n".join(f"{key:34} {value}" for key, value in found.items()), flush=True)
-    return found
+    return printed(found)
 
 
 def compiled(case: Case, rounds: int, folder: Path, threads: int | None) -> dict[str, object]:
@@ -330,106 +203,7 @@ def compiled(case: Case, rounds: int, folder: Path, threads: int | None) -> dict
         f"compile_seconds_{case.name}": round(compile_s, 1),
         f"compile_kept_{case.name}": f"{sum(trial.kept for trial in trials)} of {len(trials)}",
     }
-    print("\n".join(f"{key:34} {value}" for key, value in found.items()), flush=True)
-    return found
-
-
-def two_processes(rounds: int, folder: Path) -> dict[str, object]:
-    """torchrun starts this file twice, as `process_of_two`; the first process writes what it found."""
-    result = folder / "two_processes.json"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(Path(__file__).resolve()), "--rounds", str(rounds), "--process-of-two", str(result)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    found: dict[str, object] = json.loads(result.read_text())
-    print("\n".join(f"{key:34} {value}" for key, value in found.items()), flush=True)
-    return found
-
-
-def in_cache() -> Callable[[], object]:
-    """Arithmetic on 110 KB."""
-    a, b, out = torch.ones(96, 96), torch.ones(96, 96), torch.empty(96, 96)
-
-    def run() -> None:
-        for _ in range(5000):
-            torch.mm(a, b, out=out)
-
-    return run
-
-
-def in_memory() -> Callable[[], object]:
-    """Copies of 256 MB."""
-    a, out = torch.ones(1 << 26), torch.empty(1 << 26)
-
-    def run() -> None:
-        for _ in range(4):
-            out.copy_(a)
-
-    return run
-
-
-def process_of_two(rounds: int, result: Path) -> None:
-    """A round: process 0 alone, both together, both side by side without exchange, process 0 alone. While one is alone
-    the other waits without a core."""
-    with open_group() as group:
-        case = fake_224("two_processes", 16 * group.world_size)
-        plan = plan_of(case, 1, group)
-        group = group.on(plan.device)
-        together = Loop(plan, case.block, result.parent / "together", group)
-        alone = Loop(plan_of(fake_224("alone", 16), 1), case.block, result.parent / f"alone{group.rank}")
-
-        def by_itself(run: Callable[[], object]) -> float:
-            taken = seconds(run) if group.first else 0.0
-            group.barrier()
-            if not group.first:
-                run()  # untimed: both are to be at the same step, whose paths are the same, when they meet
-            group.barrier()
-            return taken
-
-        def to_the_last(run: Callable[[], object]) -> float:
-            """Both processes begin at once, and the slower one counts."""
-            group.barrier()
-            start = time.perf_counter()
-            run()
-            group.barrier()
-            return time.perf_counter() - start
-
-        kernels = {"cache": in_cache(), "memory": in_memory()}
-        by_itself(alone.run)
-        together.run()
-        alone.run()
-        ratios, twins, together_s, alone_s, side_ratios = [], [], [], [], []
-        kernel_ratios: dict[str, list[float]] = {name: [] for name in kernels}
-        for _ in range(rounds):
-            before = by_itself(alone.run)
-            both = to_the_last(together.run)
-            side = to_the_last(alone.run)
-            after = by_itself(alone.run)
-            for name, kernel in kernels.items():
-                first, beside, last = by_itself(kernel), to_the_last(kernel), by_itself(kernel)
-                if group.first:
-                    kernel_ratios[name].append(2 * beside / (first + last))
-            if group.first:
-                ratios.append(2 * both / (before + after))
-                side_ratios.append(2 * side / (before + after))
-                twins.append(before / after)
-                together_s.append(both)
-                alone_s += [before, after]
-        where = shares(together, max(1, rounds // 3))
-        if group.first:
-            images = case.block + case.block // plan.config.search.arch_every
-            found = {
-                "two_process_slowdown": round(statistics.median(ratios), 4),
-                "side_by_side_slowdown": round(statistics.median(side_ratios), 4),
-                **{f"side_by_side_{name}": round(statistics.median(kernel_ratios[name]), 4) for name in kernels},
-                "noise_two_processes": round(noise_of(ratios, twins), 4),
-                "images_per_second_one_process": round(16 * images / statistics.median(alone_s), 1),
-                "images_per_second_two_processes": round(32 * images / statistics.median(together_s), 1),
-                "shares_two_processes": where,
-            }
-            result.write_text(json.dumps(found))
-        for loop in (together, alone):
-            loop.search.close()
+    return printed(found)
 
 
 def on_gpu(rounds: int, folder: Path) -> dict[str, object]:
@@ -462,13 +236,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON line here too")
-    parser.add_argument("--process-of-two", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.rounds < 1:
         parser.error("--rounds must be positive")
-    if args.process_of_two:
-        process_of_two(args.rounds, args.process_of_two)
-        return
 
     start = time.perf_counter()
     record: dict[str, object] = {}
@@ -484,7 +254,7 @@ def main() -> None:
         if "compile" in args.only:
             record |= compiled(memory_28()[0], args.rounds, folder, args.threads)
         if "two_processes" in args.only:
-            record |= two_processes(args.rounds, folder)
+            record |= printed(two_processes(args.rounds, folder))
         if "gpu" in args.only:
             record |= on_gpu(args.rounds, folder)
     speed = "images_per_second_"

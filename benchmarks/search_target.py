@@ -164,7 +164,7 @@ def derived(config: SearchFile, space: Space, limit: Limit, out: Path) -> dict[s
         "error": timing.median_ms / limit.bound - 1,
         "noise": timing.noise_ms / limit.bound,
         "tries": len(found.tries),
-        "predicted_first_ms": found.tries[0].predicted if found.tries else predicted,
+        "predicted_first_ms": found.tries[0].readings[0].predicted if found.tries else predicted,
     }
 
 

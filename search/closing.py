@@ -1,11 +1,8 @@
-"""Closing the loop: on the table's own device, the derived network is timed and has to keep its word.
+"""Closing the loop: on its table's own device, the derived network is timed and has to keep its word.
 
-A table's sum is a prediction. Where the search runs on the table's own device, the prediction is checked, and if it
-misses, the bound given to the derivation is moved by the miss and the derivation repeated.
-
-A machine that is slower than usual would move it, too, and to a much worse network. So each network is timed in turn
-with a reference, a network of the middle of the range: where that is off by more than a table may be, it is the machine
-that is off, and nothing is moved.
+A table's sum is a prediction. Where the search runs on the device of a limit's table, the prediction is checked, and if
+it misses, the bound given to the derivation is moved by the miss and the derivation repeated. Several limits may be of
+this machine, of other runtimes or thread counts: each is timed as its table was measured, and has its own bound moved.
 """
 
 from __future__ import annotations
@@ -13,60 +10,42 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from torch import Tensor
 
-from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import Timing, time_architectures
-from latency.plan import spread_networks
+from search.clock import Clock, Reading, Timer, acceptable_error, steady, twice_noise
 from search.derivation import ROUNDING, Derivation, InfeasibleError, derive
-from search.limits import Limit
-from supernet.architecture import Architecture
+from search.limits import Limit, limit_names
 from supernet.cost import Cost
 from supernet.space import Space
 
 MOST_TRIES = 5
-MOST_TIMINGS = 5
-"""Of one network, until one can be believed."""
-LARGEST_ERROR = 0.10
-"""Of a measurement's distance from the bound that is accepted; and of what a decision can be based on, 2x noise and the
-reference's distance from its prediction."""
-Timer = Callable[[Sequence[Architecture], MeasureConfig], Sequence[Timing]]
-"""Times networks in turn."""
 
 
 @dataclass(frozen=True)
 class Try:
-    """One derivation and its timing. All in ms."""
+    """One derivation and its timings; a tuple's entries are of the limits in MeasuredDerivation.timed."""
 
-    asked: float
-    """The bound given to the derivation."""
-    predicted: float
-    timing: Timing
-    drift: float = 1.0
-    """Of the reference, timed in turn with it: measured over predicted."""
-
-    @property
-    def believed(self) -> bool:
-        """Whether a correction may follow from it. On a busy machine a median can be 40 % off, and a bound that is
-        moved by as much gives another, worse network."""
-        return steady(self.timing) and abs(self.drift - 1) <= LARGEST_ERROR
+    derivation: Derivation
+    asked: tuple[float, ...]
+    """The bounds given to the derivation, in ms."""
+    readings: tuple[Reading, ...]
 
 
 @dataclass(frozen=True)
 class MeasuredDerivation:
     derivation: Derivation
-    tries: tuple[Try, ...]
-    """In order. Empty where the table's device is not this machine."""
-    missed: tuple[int, ...] = ()
-    """Indices of the limits that are not met: measured where it was timed, else predicted."""
-    timed: int | None = None
-    """Index of the limit that the timings are of."""
+    missed: tuple[int, ...]
+    """Indices of the limits that are not met: measured where they are timed, else predicted."""
+    timed: tuple[int, ...] = ()
+    """Indices of the limits whose tables are of this machine."""
+    tries: tuple[Try, ...] = ()
+    """In order. Empty where nothing is timed."""
     chosen: int = 0
     """The index of the try whose derivation this is."""
-    confirmation: Timing | None = None
-    """A second timing, independent of the one that decided."""
+    confirmation: tuple[Timing, ...] = ()
+    """Second timings, independent of those that decided; one for each in `timed`."""
 
     @property
     def met(self) -> bool:
@@ -74,7 +53,7 @@ class MeasuredDerivation:
 
 
 def local_latency_limits(limits: Sequence[Limit]) -> list[int]:
-    """The indices of the latency limits whose tables were measured on this very device. The first can be timed.
+    """The indices of the latency limits whose tables were measured on this very device, so that it can time networks.
 
     A limit of several tables is none: what it bounds cannot be timed on one device.
     """
@@ -88,21 +67,6 @@ def local_latency_limits(limits: Sequence[Limit]) -> list[int]:
     return found
 
 
-def twice_noise(timing: Timing) -> float:
-    """As a share of the measurement."""
-    return 2 * timing.noise_ms / timing.median_ms
-
-
-def acceptable_error(timing: Timing) -> float:
-    """How far a measurement may lie from the bound, as a share: twice the timer's noise, within 2 % and 10 %."""
-    return min(LARGEST_ERROR, max(0.02, twice_noise(timing)))
-
-
-def steady(timing: Timing) -> bool:
-    """Whether other work has left it alone."""
-    return twice_noise(timing) <= LARGEST_ERROR
-
-
 def derive_measured(
     alpha: Tensor,
     mask: Tensor,
@@ -113,120 +77,93 @@ def derive_measured(
     loss: Callable[[tuple[int, ...]], float] | None = None,
     timer: Timer = time_architectures,
 ) -> MeasuredDerivation:
-    """Derive (see derivation.derive); where the table's device is this one, measure and correct, at most MOST_TRIES
-    times.
+    """Derive (see derivation.derive); where tables are of this device, measure and correct, at most MOST_TRIES times.
 
     A limit is met if measured <= T (1 + acceptable_error); one that is not timed, if it is predicted so. With `at`, a
     network that is faster than T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is
-    corrected too while tries last; the try closest to T from below wins. `argmax` ignores limits: it is timed once and
-    never corrected. A timing that cannot be believed after MOST_TIMINGS corrects nothing: the tries end, and a note
-    says so.
+    corrected too while tries last; of the tries that meet every timed limit, the one that uses most of them wins.
+    `argmax` ignores limits: it is timed once and never corrected. A timing that cannot be believed (see clock.Reading)
+    moves no bound; where none is moved the tries end, and a note says which timings cannot be believed.
     """
-    local = local_latency_limits(limits)
+    local = tuple(local_latency_limits(limits))
     if not local:
         found = derive(alpha, mask, limits, method, among, loss)
-        return MeasuredDerivation(found, (), _predicted_above(found.paths, limits))
-    index, limit = local[0], limits[local[0]]
-    assert limit.source is not None
-    assert isinstance(limit.cost, Cost)  # of one table
-    clock = Clock.of(space, limit.cost, limit.source.measure, timer)
-    low, high = limit.cost.reachable
-    asked = limit.bound
+        return MeasuredDerivation(found, tuple(_predicted_above(found.paths, limits)))
+    timed = [limits[i] for i in local]
+    clocks = [_clock(limit, space, timer) for limit in timed]
+    asked = tuple(limit.bound for limit in timed)
     tries: list[Try] = []
-    derivations: list[Derivation] = []
     for _ in range(MOST_TRIES if method == "constrained" else 1):
-        moved = [replace(other, bound=asked) if i == index else other for i, other in enumerate(limits)]
+        bounds = dict(zip(local, asked, strict=True))
+        moved = [replace(limit, bound=bounds.get(i, limit.bound)) for i, limit in enumerate(limits)]
         try:
             found = derive(alpha, mask, moved, method, among, loss)
         except InfeasibleError:
             if not tries:
                 raise
-            break  # the corrected bound and the other limits exclude each other; the tries so far decide
-        tries.append(clock.timed(found.paths, asked))
-        timing = tries[-1].timing
-        derivations.append(found)
-        good = _within(timing, limit) and not (limit.at and _unused(timing, limit))
-        if good or not tries[-1].believed:
-            break
-        asked = min(high, max(low, limit.bound - (timing.median_ms - tries[-1].predicted)))
+            break  # the corrected bounds and the other limits exclude each other; the tries so far decide
+        tries.append(Try(found, asked, tuple(clock.timed(found.paths) for clock in clocks)))
+        asked = tuple(map(_corrected, asked, timed, tries[-1].readings))
         if any(asked == t.asked for t in tries):
-            break  # the correction is clamped to the reachable range: deriving again would change nothing
-    kept = [i for i, t in enumerate(tries) if _within(t.timing, limit)]
-    best = (
-        max(kept, key=lambda i: tries[i].timing.median_ms)
-        if kept
-        else min(range(len(tries)), key=lambda i: tries[i].timing.median_ms)
-    )
-    confirmation = clock.timed(derivations[best].paths, tries[best].asked).timing
-    notes = (*derivations[best].notes, *_disturbed(tries[-1], limit), *(_untimed(limits[i]) for i in local[1:]))
-    chosen = replace(derivations[best], notes=notes)
-    missed = {i for i in _predicted_above(chosen.paths, limits) if i != index} | (set() if kept else {index})
-    return MeasuredDerivation(chosen, tuple(tries), tuple(sorted(missed)), index, best, confirmation)
+            break  # all is well, or nothing may be moved, or a bound is clamped to the reachable range
+    chosen = _best(tries, timed)
+    derivation, readings = tries[chosen].derivation, tries[chosen].readings
+    names = limit_names(limits)
+    notes = [_disturbed(names[i], r) for i, r in zip(local, tries[-1].readings, strict=True) if not r.believed]
+    missed = {i for i in _predicted_above(derivation.paths, limits) if i not in local}
+    missed |= {i for i, limit, reading in zip(local, timed, readings, strict=True) if not _within(limit, reading)}
+    return MeasuredDerivation(
+        replace(derivation, notes=(*derivation.notes, *notes)), tuple(sorted(missed)), local, tuple(tries), chosen,
+        confirmation=tuple(clock.timed(derivation.paths).timing for clock in clocks),
+    )  # fmt: skip
 
 
-def _predicted_above(paths: tuple[int, ...], limits: Sequence[Limit]) -> tuple[int, ...]:
-    """The limits that a network is predicted to miss: none after a constrained derivation; argmax looks at none."""
-    return tuple(i for i, limit in enumerate(limits) if limit.cost.of(paths) > limit.bound * (1 + ROUNDING))
-
-
-def _untimed(limit: Limit) -> str:
+def _clock(limit: Limit, space: Space, timer: Timer) -> Clock:
     assert limit.source is not None
-    return (
-        f"latency of {limit.source.path}: not timed, though the table is of this machine, since only the first such "
-        "limit is; its prediction counts"
+    assert isinstance(limit.cost, Cost)  # of one table
+    return Clock.of(space, limit.cost, limit.source.measure, timer)
+
+
+def _corrected(asked: float, limit: Limit, reading: Reading) -> float:
+    """The bound to ask for next: moved by the miss, unless there is none or the reading cannot be believed."""
+    unused = limit.at and reading.timing.median_ms < limit.bound * (
+        1 - limit.tolerance - acceptable_error(reading.timing)
     )
+    if (_within(limit, reading) and not unused) or not reading.believed:
+        return asked
+    low, high = limit.cost.reachable
+    return min(high, max(low, limit.bound - (reading.timing.median_ms - reading.predicted)))
 
 
-def _disturbed(last: Try, limit: Limit) -> tuple[str, ...]:
-    """What to say of the timing that ended the tries, if it cannot be believed."""
-    if last.believed:
-        return ()
+def _best(tries: Sequence[Try], limits: Sequence[Limit]) -> int:
+    """Of the tries that meet every timed limit the one that uses most of them; if none does, the closest to it."""
+
+    def used(i: int) -> list[float]:
+        return [r.timing.median_ms / limit.bound for limit, r in zip(limits, tries[i].readings, strict=True)]
+
+    kept = [i for i, t in enumerate(tries) if all(map(_within, limits, t.readings))]
+    return max(kept, key=lambda i: sum(used(i))) if kept else min(range(len(tries)), key=lambda i: max(used(i)))
+
+
+def _within(limit: Limit, reading: Reading) -> bool:
+    return reading.timing.median_ms <= limit.bound * (1 + acceptable_error(reading.timing))
+
+
+def _predicted_above(paths: tuple[int, ...], limits: Sequence[Limit]) -> list[int]:
+    """The limits that a network is predicted to miss: none after a constrained derivation; argmax looks at none."""
+    return [i for i, limit in enumerate(limits) if limit.cost.of(paths) > limit.bound * (1 + ROUNDING)]
+
+
+def _disturbed(name: str, last: Reading) -> str:
+    """What to say of a reading of the last try that cannot be believed."""
     again = "when the machine is idle, scripts/run_search.py with --resume times again"
     if not steady(last.timing):
         noise = 100 * twice_noise(last.timing)
         return (
-            f"{limit.metric}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so it "
-            f"corrected nothing and proves little; {again}",
+            f"{name}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so it corrected "
+            f"nothing and proves little; {again}"
         )
     return (
-        f"{limit.metric}: a network of the middle of the range takes {last.drift:.2f} times what the table says, so "
-        f"it is the machine that is off, and nothing was corrected; {again}, or recalibrate the table if that stays",
+        f"{name}: a network of the middle of the range takes {last.drift:.2f} times what the table says, so it is the "
+        f"machine that is off, and nothing was corrected; {again}, or recalibrate the table if that stays"
     )
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Times networks in turn with a reference, a network of the middle of the range."""
-
-    cost: Cost
-    measure: MeasureConfig
-    timer: Timer
-    space: Space
-    reference: tuple[int, ...]
-
-    @classmethod
-    def of(cls, space: Space, cost: Cost, measure: MeasureConfig, timer: Timer = time_architectures) -> Clock:
-        (reference,) = spread_networks(space, cost, 1, np.random.default_rng(0))
-        return cls(cost, measure, timer, space, reference)
-
-    def timed(self, paths: tuple[int, ...], asked: float) -> Try:
-        """The first that can be believed, or of MOST_TIMINGS the one that comes closest to it."""
-        found: list[Try] = []
-        networks = [Architecture(self.space, paths), Architecture(self.space, self.reference)]
-        while len(found) < MOST_TIMINGS and not (found and found[-1].believed):
-            timing, reference = self.timer(networks, self.measure)
-            drift = reference.median_ms / self.cost.of(self.reference)
-            found.append(Try(asked, self.cost.of(paths), timing, drift))
-        return found[-1] if found[-1].believed else min(found, key=_doubt)
-
-
-def _doubt(attempt: Try) -> float:
-    return max(twice_noise(attempt.timing), abs(attempt.drift - 1))
-
-
-def _within(timing: Timing, limit: Limit) -> bool:
-    return timing.median_ms <= limit.bound * (1 + acceptable_error(timing))
-
-
-def _unused(timing: Timing, limit: Limit) -> bool:
-    return timing.median_ms < limit.bound * (1 - limit.tolerance - acceptable_error(timing))

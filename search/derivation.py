@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.errors import UserError
 from search.combine import members
-from search.limits import Limit
+from search.limits import Limit, limit_names
 from supernet.alpha import log_probabilities
 from supernet.cost import Cost
 
@@ -61,8 +61,8 @@ def likeliest(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], count: int) 
         used = extended(mask, limits) or []
         paths = _solve(log_p, mask.numpy(), used) if used else None
         windows = ", ".join(
-            f"{limit.metric} [{limit.bound * (1 - limit.tolerance):.6g}, {limit.bound:.6g}] {limit.unit}"
-            for limit in limits
+            f"{name} [{limit.bound * (1 - limit.tolerance):.6g}, {limit.bound:.6g}] {limit.unit}"
+            for name, limit in zip(limit_names(limits), limits, strict=True)
             if limit.at
         )
         if paths is not None:
@@ -70,8 +70,8 @@ def likeliest(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], count: int) 
             notes = (f"no architecture lies in {windows}; derived as near below as possible, at {reached}",)
     if paths is None:
         reach = "; ".join(
-            f"{limit.metric}: bound {limit.bound:.6g}, smallest reachable {limit.cost.reachable[0]:.6g} {limit.unit}"
-            for limit in limits
+            f"{name}: bound {limit.bound:.6g}, smallest reachable {limit.cost.reachable[0]:.6g} {limit.unit}"
+            for name, limit in zip(limit_names(limits), limits, strict=True)
         )
         raise InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
     found = [paths]

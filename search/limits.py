@@ -81,6 +81,16 @@ class Limit:
         return record
 
 
+def limit_names(limits: Sequence[Limit]) -> list[str]:
+    """What curves and messages call each limit: its metric, with its tables' names where several share a metric."""
+    metrics = [limit.metric for limit in limits]
+    return [_long_name(limit) if metrics.count(limit.metric) > 1 else limit.metric for limit in limits]
+
+
+def _long_name(limit: Limit) -> str:
+    return "_".join([limit.metric, *filter(None, [limit.combined]), *(source.path.stem for source in limit.sources)])
+
+
 def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: str) -> float:
     """A number in the cost's unit; `N%` = min + N % of (max - min). ConfigError outside the reachable range."""
     low, high = cost.reachable

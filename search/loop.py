@@ -38,11 +38,11 @@ from search.compilation import compile_supernet
 from search.config import SearchFile
 from search.derivation import derive
 from search.gradient import weights_step
-from search.limits import Limit, resolve
+from search.limits import Limit, limit_names, resolve
 from search.objective import expected_cost
 from search.peak import PeakLimit
 from search.plan import Plan
-from search.report import architecture_scalars, limit_names, log_picture
+from search.report import architecture_scalars, log_picture
 from search.result import ResultFile, load_result, result_of, write_architecture
 from search.scoring import open_parts, score
 from search.state import (

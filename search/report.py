@@ -9,21 +9,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from engine.metrics import MetricsLog
-from search.limits import Limit
+from search.limits import Limit, limit_names
 from search.objective import expected_cost
 from search.state import SearchState
 from supernet.alpha import entropy, mask_of, probabilities
 from supernet.space import Space
-
-
-def limit_names(limits: Sequence[Limit]) -> list[str]:
-    """A tag per limit: its metric, and the table's name where several limits share a metric."""
-    metrics = [limit.metric for limit in limits]
-    return [_tag(limit) if metrics.count(limit.metric) > 1 else limit.metric for limit in limits]
-
-
-def _tag(limit: Limit) -> str:
-    return "_".join([limit.metric, *filter(None, [limit.combined]), *(source.path.stem for source in limit.sources)])
 
 
 def architecture_scalars(state: SearchState, limits: Sequence[Limit]) -> dict[str, float]:

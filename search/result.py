@@ -22,6 +22,17 @@ from supernet.alpha import mask_of, probabilities
 from supernet.architecture import Architecture
 
 
+class MeasuredFigures(Section):
+    """The derived network timed on this machine, in ms."""
+
+    median_ms: float
+    """Of the timing that accepted it."""
+    noise_ms: float
+    confirmation_ms: float
+    """Median of a second timing, independent of the one that decided."""
+    confirmation_noise_ms: float
+
+
 class LimitFigures(Section):
     """One limit: what was asked, what alpha expects, what the derived network is predicted to need. All in `unit`."""
 
@@ -34,6 +45,8 @@ class LimitFigures(Section):
     """Of the derived network: the sum of its table entries."""
     expected: float | None = None
     """Over the networks that the last alpha draws; none for peak_activation_bytes, which is no sum."""
+    measured: MeasuredFigures | None = None
+    """null where its table is not of this machine."""
     table: str | None = None
     tables: tuple[str, ...] = ()
     """Where one limit combines several."""
@@ -43,19 +56,6 @@ class LimitFigures(Section):
         bound = self.below if self.at is None else self.at
         assert bound is not None  # one is given
         return bound
-
-
-class MeasuredFigures(Section):
-    """The derived network timed on this machine, in ms."""
-
-    median_ms: float
-    """Of the timing that accepted it."""
-    noise_ms: float
-    confirmation_ms: float
-    """Median of a second timing, independent of the one that decided."""
-    confirmation_noise_ms: float
-    tries: int
-    """Derivations timed until one was accepted."""
 
 
 class ResultFile(Section):
@@ -73,10 +73,10 @@ class ResultFile(Section):
     images: int
     limits: tuple[LimitFigures, ...]
     """In the order of the config, peak_activation_bytes last."""
-    measured: MeasuredFigures | None
-    """null where no limit's table is of this machine."""
     met: bool
     """Whether every limit is met: measured where it was timed, else predicted."""
+    tries: int
+    """Derivations timed until one was accepted; 0 where no limit's table is of this machine."""
     params: int
     macs: int
     log_probability: float
@@ -107,8 +107,9 @@ def result_of(
 ) -> ResultFile:
     """The figures of a finished search; alpha (E, N): the last one."""
     p = probabilities(alpha.detach(), mask_of(architecture.space))
+    timings = _measured(measured)
     figures = []
-    for limit in limits:
+    for i, limit in enumerate(limits):
         figures.append(
             LimitFigures(
                 metric=limit.metric, unit=limit.unit, predicted=float(limit.cost.of(architecture.paths)),
@@ -116,26 +117,34 @@ def result_of(
                 table=str(limit.source.path) if limit.source else None,
                 tables=() if limit.source else tuple(str(source.path) for source in limit.sources),
                 at=limit.bound if limit.at else None, below=None if limit.at else limit.bound,
+                measured=timings.get(i),
             )
         )  # fmt: skip
     if peak:
         value = float(peak.of(architecture.paths))
         figures.append(LimitFigures(metric=peak.metric, unit=peak.unit, predicted=value, below=float(peak.bound)))
-    timed = None
-    if measured.confirmation:
-        accepted, again = measured.tries[measured.chosen].timing, measured.confirmation
-        timed = MeasuredFigures(
-            median_ms=accepted.median_ms, noise_ms=accepted.noise_ms, confirmation_ms=again.median_ms,
-            confirmation_noise_ms=again.noise_ms, tries=len(measured.tries),
-        )  # fmt: skip
     c = architecture.complexity
     return ResultFile(
         architecture=architecture.name, seed=seed, top1=accuracy.top1, top5=accuracy.top5,
         loss=accuracy.loss if math.isfinite(accuracy.loss) else None,
-        images=accuracy.images, limits=tuple(figures), measured=timed, met=measured.met, params=c.params, macs=c.macs,
-        log_probability=measured.derivation.log_probability, notes=tuple(notes), steps=steps,
-        seconds=seconds, resumed_at=resumed_at,
+        images=accuracy.images, limits=tuple(figures), met=measured.met, tries=len(measured.tries),
+        params=c.params, macs=c.macs, log_probability=measured.derivation.log_probability, notes=tuple(notes),
+        steps=steps, seconds=seconds, resumed_at=resumed_at,
     )  # fmt: skip
+
+
+def _measured(found: MeasuredDerivation) -> dict[int, MeasuredFigures]:
+    """By the limit's index."""
+    if not found.tries:
+        return {}
+    readings = found.tries[found.chosen].readings
+    return {
+        i: MeasuredFigures(
+            median_ms=accepted.timing.median_ms, noise_ms=accepted.timing.noise_ms,
+            confirmation_ms=again.median_ms, confirmation_noise_ms=again.noise_ms,
+        )
+        for i, accepted, again in zip(found.timed, readings, found.confirmation, strict=True)
+    }  # fmt: skip
 
 
 def load_result(folder: Path) -> ResultFile | None:

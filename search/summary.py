@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.family import Family
+from search.limits import limit_names
 from search.loop import SearchResult
 from search.sweep import COLUMNS, Sweep, row_of
 from supernet.complexity import Complexity
@@ -17,23 +18,24 @@ def print_result(result: SearchResult) -> None:
     """The derived network: limits, complexity, accuracy with the supernet's weights, and timings if any."""
     console = Console()
     table = Table(title="derived network", show_header=False)
-    for limit in result.limits:
+    names, found = limit_names(result.limits), result.measured
+    for name, limit in zip(names, result.limits, strict=True):
         word = "at" if limit.at else "below"
         value = f"{limit.cost.of(result.architecture.paths):.4g} {limit.unit}"
-        table.add_row(f"predicted {limit.metric}", value, f"{word} {limit.bound:.4g} {limit.unit}")
+        table.add_row(f"predicted {name}", value, f"{word} {limit.bound:.4g} {limit.unit}")
     if result.peak:
         peak = f"{result.peak.of(result.architecture.paths):.4g} {result.peak.unit}"
         table.add_row(f"predicted {result.peak.metric}", peak, f"below {result.peak.bound:.4g} {result.peak.unit}")
     table.add_row("complexity", complexity_text(result.architecture.complexity))
     table.add_row("top-1 with the supernet's weights", f"{result.accuracy.top1:.2f} %", "on validation images")
-    if result.measured.confirmation:
-        timing = result.measured.confirmation
-        table.add_row("measured latency", f"{timing.median_ms:.4g} ms", f"noise {timing.noise_ms:.2g} ms")
+    for i, timing in zip(found.timed, found.confirmation, strict=True):
+        table.add_row(f"measured {names[i]}", f"{timing.median_ms:.4g} ms", f"noise {timing.noise_ms:.2g} ms")
     console.print(table)
-    if result.measured.tries:
-        tries = Table("asked", "predicted", "measured", "noise", title="tries [ms]")
-        for t in result.measured.tries:
-            row = (t.asked, t.predicted, t.timing.median_ms, t.timing.noise_ms)
+    for k, i in enumerate(found.timed):
+        tries = Table("asked", "predicted", "measured", "noise", title=f"tries, {names[i]} [ms]")
+        for t in found.tries:
+            timing = t.readings[k].timing
+            row = (t.asked[k], t.readings[k].predicted, timing.median_ms, timing.noise_ms)
             tries.add_row(*(f"{value:.4g}" for value in row))
         console.print(tries)
     for text in misses(result):
@@ -43,16 +45,17 @@ def print_result(result: SearchResult) -> None:
 
 def misses(result: SearchResult) -> list[str]:
     """Of each limit that is not met, a line with what to do about it."""
-    found = []
-    for i in result.measured.missed:
+    found, measured, names = [], result.measured, limit_names(result.limits)
+    for i in measured.missed:
         limit, value = result.limits[i], result.limits[i].cost.of(result.architecture.paths)
-        if i == result.measured.timed:
-            believed = all(t.believed for t in result.measured.tries)
+        if i in measured.timed:
+            k = measured.timed.index(i)
+            believed = all(t.readings[k].believed for t in measured.tries)
             then = "measure the table again on an idle machine" if believed else "time it again on an idle machine"
-            found.append(f"{limit.metric}: measured, it misses {limit.bound:.4g} {limit.unit}: see the tries; {then}.")
+            found.append(f"{names[i]}: measured, it misses {limit.bound:.4g} {limit.unit}: see the tries; {then}.")
         else:
             found.append(
-                f"{limit.metric}: {value:.4g} {limit.unit} predicted, above {limit.bound:.4g}; argmax looks at no "
+                f"{names[i]}: {value:.4g} {limit.unit} predicted, above {limit.bound:.4g}; argmax looks at no "
                 "limit: scripts/derive.py with --method constrained meets it."
             )
     return found

@@ -325,7 +325,7 @@ COLUMNS = ["search", "status", "target", "expected", "predicted", "measured", "t
 
 
 def row_of(outcome: Outcome) -> list[str]:
-    """The cells of COLUMNS; target, expected and predicted of the first limit."""
+    """The cells of COLUMNS; target, expected, predicted and measured of the first limit."""
     cells = [""] * 5
     if outcome.result:
         r, first = outcome.result, outcome.result.limits[0]
@@ -333,7 +333,7 @@ def row_of(outcome: Outcome) -> list[str]:
             f"{'below' if first.at is None else 'at'} {first.bound:.4g} {first.unit}",
             "" if first.expected is None else f"{first.expected:.4g}",
             f"{first.predicted:.4g}",
-            "" if r.measured is None else f"{r.measured.median_ms:.4g} ± {r.measured.noise_ms:.2g} ms",
+            "" if first.measured is None else f"{first.measured.median_ms:.4g} ± {first.measured.noise_ms:.2g} ms",
             f"{r.top1:.2f}",
         ]
     return [outcome.search.name, outcome.status, *cells, f"{outcome.seconds:.0f}", outcome.error or ""]
@@ -348,12 +348,13 @@ def panels_of(outcomes: Sequence[Outcome]) -> list[Panel]:
             groups.setdefault((first.metric, first.unit, first.table or ""), []).append((outcome, outcome.result))
     panels = []
     for (metric, unit, table), ended in groups.items():
-        measured = metric == "latency" and all(result.measured for _, result in ended)
+        firsts = [result.limits[0] for _, result in ended]
+        timings = [first.measured for first in firsts]
+        measured = all(timings)
+        costs = [t.median_ms if measured and t else f.predicted for t, f in zip(timings, firsts, strict=True)]
         points = tuple(
-            Point(o.search.name, r.measured.median_ms if measured and r.measured else r.limits[0].predicted, r.top1,
-                  o.search.config.stem)
-            for o, r in ended
-        )  # fmt: skip
+            Point(o.search.name, cost, r.top1, o.search.config.stem) for (o, r), cost in zip(ended, costs, strict=True)
+        )
         label = f"{'measured' if measured else 'predicted'} {metric} [{unit}]"
         panels.append(Panel(Path(table).stem or metric, label, points))
     return panels

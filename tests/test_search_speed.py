@@ -11,10 +11,12 @@ import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import search_speed
-from benchmarks.search_speed import Bare, Case, Loop, plan_of, shares
+import search_speed
+from engine.data import BatchStream
 from search.gradient import weights_step
+from search_speed import Bare
 from supernet.supernet import Supernet
+from timed_loop import PARTS, Case, Loop, plan_of, shares
 
 
 @pytest.fixture
@@ -65,14 +67,14 @@ def test_bare_steps_run_the_paths_of_the_loop(loop):
 
 
 def test_shares_cover_the_time_and_wrap_nothing_for_good(loop):
-    wrapped = (search_speed.BatchStream.__next__, Supernet.forward, torch.Tensor.backward, torch.optim.SGD.step)
+    wrapped = (BatchStream.__next__, Supernet.forward, torch.Tensor.backward, torch.optim.SGD.step)
     found = shares(loop, 2)
-    assert set(found) == set(search_speed.PARTS)
+    assert set(found) == set(PARTS)
     assert sum(found.values()) == pytest.approx(1, abs=1e-3)
     assert min(found[part] for part in ("data", "forward", "backward", "optimizer")) > 0
     assert found["other"] >= 0
     assert wrapped == (
-        search_speed.BatchStream.__next__, Supernet.forward, torch.Tensor.backward, torch.optim.SGD.step
+        BatchStream.__next__, Supernet.forward, torch.Tensor.backward, torch.optim.SGD.step
     )  # fmt: skip
 
 

@@ -241,8 +241,27 @@ def test_a_table_of_this_device_is_tried_on_one_network(
     monkeypatch.setattr("search.check.time_architecture", timed)
     (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]
     assert line.level == level
-    assert "the table's device is this one" in line.text
+    assert "is this one: a network of" in line.text
     assert bool(line.fix) == (level != "ok")
+
+
+def test_each_table_of_this_device_is_tried(checked, space, tmp_path, make_table, monkeypatch):
+    """The second one was made with two threads, and is 1.5 times off."""
+    here = this_device("cpu").model_dump(mode="json")
+    cost = make_table(space, tmp_path / "table.yaml", device=here).cost(space)
+    make_table(space, tmp_path / "two.yaml", device=here, threads=2)
+
+    def timed(architecture, measure, rounds):
+        return Timing((1.5 if measure.threads == 2 else 1.0) * cost.of(architecture.paths), 0.01, 12)
+
+    monkeypatch.setattr("search.check.time_architecture", timed)
+    second = LATENCY | {"table": "two.yaml", "measure": {"threads": 2}}
+    found = checked([LATENCY, second], measure={"device": "cpu"})
+    assert [(line.level, line.text.split()[3]) for line in found["timing"]] == [
+        ("ok", "table.yaml"),
+        ("warn", "two.yaml"),
+    ]
+    assert levels(found)["limit latency_two"] == ["ok"]
 
 
 @pytest.mark.parametrize(

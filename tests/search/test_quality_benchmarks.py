@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from benchmarks.search_quality import BAND, Band, Truth
-from benchmarks.search_results import uniform_architectures, widest_uniform
-from benchmarks.search_target import holds, keep, kept
 from engine.errors import ConfigError
+from search_quality import BAND, Band, Truth
+from search_results import uniform_architectures, widest_uniform
+from search_target import holds, keep, kept
 
 
 @pytest.fixture

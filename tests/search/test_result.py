@@ -10,6 +10,7 @@ import yaml
 from engine.errors import ConfigError
 from engine.training import Evaluation
 from latency.measure import Timing
+from search.clock import Reading
 from search.closing import MeasuredDerivation, Try
 from search.derivation import derive
 from search.loop import run_search
@@ -56,19 +57,24 @@ def test_it_holds_what_the_search_returned(run):
     assert (result.top1, result.loss) == (curves["derived/top1"], curves["derived/loss"])
     assert result.macs == macs.predicted
     assert result.params == params.predicted
-    assert (result.measured, result.met) == (None, True)
+    assert [limit.measured for limit in result.limits] == [None] * 3
+    assert (result.tries, result.met) == (0, True)
 
 
 def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make_cost, make_limit):
-    alpha, limit = initial_alpha(space), make_limit(make_cost(space, 0), 0.5)
-    found = derive(alpha, mask_of(space), [limit], "constrained")
-    tries = (Try(9.0, 8.0, Timing(7.0, 0.1, 3)), Try(6.0, 5.0, Timing(4.0, 0.2, 3)), Try(5.0, 5.0, Timing(3.0, 0.2, 3)))
-    measured = MeasuredDerivation(found, tries, (0,), 0, chosen=1, confirmation=Timing(4.5, 0.3, 3))
+    """The second of two limits was timed, three times."""
+    alpha, limits = initial_alpha(space), [make_limit(make_cost(space, seed), 0.5) for seed in range(2)]
+    found = derive(alpha, mask_of(space), limits, "constrained")
+    tries = [
+        Try(found, (asked,), (Reading(predicted, Timing(median, noise, 3)),))
+        for asked, predicted, median, noise in ((9.0, 8.0, 7.0, 0.1), (6.0, 5.0, 4.0, 0.2), (5.0, 5.0, 3.0, 0.2))
+    ]
+    measured = MeasuredDerivation(found, (1,), (1,), tuple(tries), chosen=1, confirmation=(Timing(4.5, 0.3, 3),))
     accuracy = Evaluation(float("inf"), 50.0, 90.0, 8)
     architecture = Architecture(space, found.paths, "a")
     result = result_of(
         architecture,
-        [limit],
+        limits,
         None,
         alpha,
         measured,
@@ -79,10 +85,11 @@ def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make
         seconds=0.0,
         resumed_at=0,
     )
-    timed = result.measured
-    assert (timed.median_ms, timed.noise_ms, timed.confirmation_ms, timed.confirmation_noise_ms, timed.tries) == (
-        4.0, 0.2, 4.5, 0.3, 3,
-    )  # fmt: skip
+    untimed, timed = (limit.measured for limit in result.limits)
+    assert untimed is None
+    assert (timed.median_ms, timed.noise_ms) == (4.0, 0.2)
+    assert (timed.confirmation_ms, timed.confirmation_noise_ms) == (4.5, 0.3)
+    assert result.tries == 3
     assert not result.met
     assert result.notes == ("a", "b")
     assert result.loss is None

@@ -16,12 +16,11 @@ import yaml
 import search.sweep
 from engine.errors import ConfigError
 from engine.training import Evaluation
-from latency.measure import Timing
-from search.closing import MeasuredDerivation, Try
+from search.closing import MeasuredDerivation
 from search.derivation import Derivation
 from search.loop import run_search
 from search.queue import Slot
-from search.result import LimitFigures, load_result, result_of
+from search.result import LimitFigures, MeasuredFigures, load_result, result_of
 from search.sweep import Outcome, Search, Sweep, panels_of, plan_sweep, row_of, run_sweep, write_sweep
 from supernet.alpha import initial_alpha
 from supernet.architecture import Architecture
@@ -240,14 +239,15 @@ def test_without_a_gpu_a_search_for_one_says_so_itself(tmp_path, tiny_search, en
 def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.yaml", met=True):
     """A search that has ended with made-up figures: predicted 8 of at 9 ms."""
     paths = tuple(0 for _ in space.searchable)
-    timing = Timing(measured_ms, 0.25, 3) if measured_ms else None
-    tries = (Try(9.0, 8.0, timing),) if timing else ()
-    measured = MeasuredDerivation(Derivation(paths, -1.0), tries, () if met else (0,), confirmation=timing)
+    measured = MeasuredDerivation(Derivation(paths, -1.0), () if met else (0,))
     result = result_of(
         Architecture(space, paths, name), [], None, initial_alpha(space), measured, Evaluation(1.0, top1, 90.0, 8),
         notes=(), seed=0, steps=1, seconds=5.0, resumed_at=0,
     )  # fmt: skip
-    limit = LimitFigures(metric="latency", unit="ms", at=9.0, predicted=8.0, expected=8.5, table=table)
+    timing = None
+    if measured_ms:
+        timing = MeasuredFigures(median_ms=measured_ms, noise_ms=0.25, confirmation_ms=9.9, confirmation_noise_ms=0.1)
+    limit = LimitFigures(metric="latency", unit="ms", at=9.0, predicted=8.0, expected=8.5, table=table, measured=timing)
     status = "finished" if met else "missed"
     search_ = Search(name, tmp_path / f"{name}.yaml", (), tmp_path)
     return Outcome(search_, status, 61.4, None, result.model_copy(update={"limits": (limit,)}))
