@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -189,15 +189,25 @@ def _earlier_seconds(out: Path) -> dict[str, float]:
         ) from None
 
 
+def _timed_on_cpu(config: Mapping[str, object]) -> bool:
+    """Whether a limit's networks may be timed on this CPU. The config has not been checked yet."""
+    limits = config.get("limits")
+    for limit in limits if isinstance(limits, list) else []:
+        if isinstance(limit, dict) and limit.get("metric") == "latency":
+            own, common = limit.get("measure"), config.get("measure")
+            measure = {**(common if isinstance(common, dict) else {}), **(own if isinstance(own, dict) else {})}
+            if measure.get("device", "cpu") == "cpu":
+                return True
+    return False
+
+
 def _warn_of_disturbed_timings(searches: Sequence[Search], at_once: int) -> None:
     for search in searches:
         try:
             config = load_config(search.config, search.overrides)
         except ConfigError:
             continue
-        measure, limits = config.get("measure") or {}, config.get("limits") or []
-        timed = any(isinstance(limit, dict) and limit.get("metric") == "latency" for limit in limits)
-        if at_once > 1 and timed and isinstance(measure, dict) and measure.get("device", "cpu") == "cpu":
+        if at_once > 1 and _timed_on_cpu(config):
             log.warning(
                 "%d searches at once share this CPU: where %s times its network here, the others disturb it; "
                 "--jobs 1, or a table of another device, where measured latency counts", at_once, search.name,

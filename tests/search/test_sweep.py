@@ -302,9 +302,11 @@ def test_how_a_process_has_ended(tmp_path, log_text, status, interrupted, expect
 def test_searches_that_disturb_each_others_timings_are_named_once(tmp_path, caplog):
     (tmp_path / "a.yaml").write_text("limits: [{metric: latency, table: t.yaml, at: 50%}]\n")
     (tmp_path / "b.yaml").write_text("limits: [{metric: latency, table: t.yaml, at: 50%}]\nmeasure: {device: external}")
-    a, b = (Search(name, tmp_path / f"{name}.yaml", (), tmp_path) for name in "ab")
+    (tmp_path / "c.yaml").write_text("limits: [{metric: latency, table: t, at: 50%, measure: {device: external}}]")
+    a, b, c = (Search(name, tmp_path / f"{name}.yaml", (), tmp_path) for name in "abc")
     search.sweep._warn_of_disturbed_timings([a, b], 1)
     search.sweep._warn_of_disturbed_timings([b, b], 2)
+    search.sweep._warn_of_disturbed_timings([c, c], 2)
     assert caplog.text == ""
     search.sweep._warn_of_disturbed_timings([a, a, b], 2)
     (record,) = caplog.records
