@@ -18,6 +18,10 @@ class ConfigError(UserError):
     """A setting, a file of settings, or data that does not fit them."""
 
 
+class IncompleteDataError(ConfigError):
+    """Files of a data set that can be downloaded are not all there."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be read or does not fit."""
 

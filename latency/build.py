@@ -15,7 +15,7 @@ import numpy as np
 from latency.calibration import Correction, fit_correction, outliers
 from latency.config import MeasureConfig
 from latency.device import Device
-from latency.plan import Job
+from latency.plan import Job, timed_layers
 from latency.table import Calibration, Column, Entry, LatencyTable, Method, Runtime, memory_format_name
 from latency.verification import verification
 from supernet.space import Space
@@ -186,7 +186,7 @@ def predicted_ms(table: LatencyTable, jobs: Sequence[Job]) -> np.ndarray:
 
 def columns_of(space: Space, measure: MeasureConfig) -> dict[str, Column]:
     """What follows from shapes alone."""
-    layers = [layer for layer in space.all_layers if str(layer.spec) != "skip"]
+    layers = timed_layers(space)
     size = DTYPE_BYTES[measure.dtype]
     how = "from the layer's shapes"
     return {

@@ -54,8 +54,8 @@ def fit_correction(occurrences: np.ndarray, entries: np.ndarray, measured: np.nd
 
 
 def outliers(left_out: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Indices of networks that no fit to the others explains: off by more than 30 %, and by 6 times the median "
-    "error."""
+    """Indices of networks that no fit to the others explains: off by more than 30 %, and by 6 times the
+    median error."""
     errors = np.abs(left_out / measured - 1)
     found: np.ndarray = np.flatnonzero(errors > max(0.3, 6 * float(np.median(errors))))
     return found

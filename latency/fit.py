@@ -186,7 +186,7 @@ def _span_of_space(space: Space, keys: Sequence[str], seen: np.ndarray) -> np.nd
     def vector(layer: Layer) -> np.ndarray | None:
         """None for an entry that was not seen."""
         row = np.zeros(len(keys) + 1)
-        if str(layer.spec) != "skip":
+        if not layer.is_skip:
             if not seen[column[str(layer)]]:
                 return None
             row[column[str(layer)]] = 1

@@ -29,7 +29,7 @@ from latency.build import Origin, build_table
 from latency.config import EXPORTED, LatencyConfig, MeasureConfig
 from latency.device import Kind, named_device
 from latency.plan import Counts, Job, draw_plan, schedule
-from latency.runtimes.exported import EXTRAS, write_models
+from latency.runtimes.exported import FILE_RUNTIMES, write_models
 from latency.table import LatencyTable, Runtime
 from supernet.space import Space
 
@@ -182,17 +182,13 @@ def import_results(folder: Path, path: Path) -> LatencyTable:
     origin = Origin(
         named_device(kind, own.name, own.cores, own.machine),
         Runtime(name=results.runtime.name, version=results.runtime.version),
-        f"device kit, {EXTRA_NAMES[measure.runtime]}{provider}",
+        f"device kit, {FILE_RUNTIMES[measure.runtime].title}{provider}",
         results.date,
     )
     table = build_table(
         kit.space, measure, kit.jobs, results.samples_ms, origin, seed=kit.manifest["seed"], energy=results.energy_mj
     )
     return table.model_copy(update={"source": f"{path.name} sha256 {bench.sha256(path)}"})
-
-
-EXTRA_NAMES = {"onnxruntime": "ONNX Runtime", "litert": "LiteRT with XNNPACK"}
-assert EXTRA_NAMES.keys() == EXTRAS.keys()
 
 
 def read_results(path: Path, kit: Kit) -> Results:

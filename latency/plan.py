@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import brentq
 
-from supernet.catalogue import SkipSpec
 from supernet.cost import Cost, macs_cost
 from supernet.space import Layer, Space
 
@@ -74,13 +73,13 @@ def verification_jobs(space: Space, networks: Sequence[Paths]) -> list[Job]:
 
 
 def network_job(space: Space, name: str, purpose: Purpose, paths: Paths) -> Job:
-    layers = tuple(layer for layer in space.layers(paths) if not isinstance(layer.spec, SkipSpec))
+    layers = tuple(layer for layer in space.layers(paths) if not layer.is_skip)
     return Job(name, purpose, layers, paths)
 
 
 def timed_layers(space: Space) -> list[Layer]:
     """Each distinct layer of the space that a table has an entry for."""
-    return [layer for layer in space.all_layers if not isinstance(layer.spec, SkipSpec)]
+    return [layer for layer in space.all_layers if not layer.is_skip]
 
 
 def covering_networks(space: Space, rng: np.random.Generator) -> list[Paths]:
@@ -100,12 +99,12 @@ def calibration_networks(space: Space, count: int, seed: int) -> list[Paths]:
     """Networks with one op wherever it is legal, for each op (at most a quarter of `count`), and spread ones."""
     uniform = uniform_networks(space)[: count // 4]
     rng = _generator(seed, "calibration")
-    return [*uniform, *spread_networks(space, macs_cost(space), count - len(uniform), rng, avoid=uniform)]
+    return [*uniform, *spread_networks(macs_cost(space), count - len(uniform), rng, avoid=uniform)]
 
 
 def verification_networks(space: Space, count: int, seed: int, *, avoid: Sequence[Paths]) -> list[Paths]:
     """Spread networks, other than those in `avoid` where the space has enough."""
-    return spread_networks(space, macs_cost(space), count, _generator(seed, "verification"), avoid=avoid)
+    return spread_networks(macs_cost(space), count, _generator(seed, "verification"), avoid=avoid)
 
 
 def _generator(seed: int, purpose: Purpose) -> np.random.Generator:
@@ -124,9 +123,7 @@ def uniform_networks(space: Space) -> list[Paths]:
     )
 
 
-def spread_networks(
-    space: Space, cost: Cost, count: int, rng: np.random.Generator, *, avoid: Sequence[Paths] = ()
-) -> list[Paths]:
+def spread_networks(cost: Cost, count: int, rng: np.random.Generator, *, avoid: Sequence[Paths] = ()) -> list[Paths]:
     """`count` random networks whose expected costs are evenly spaced over the reachable range.
 
     Edge e takes candidate i with probability proportional to exp(-tau F_e,i); tau runs from negative (the most

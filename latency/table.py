@@ -17,13 +17,16 @@ from engine.errors import ConfigError, UserError
 from engine.runs import write_atomically
 from latency.config import EXPORTED, MeasureConfig
 from latency.device import Device
-from supernet.catalogue import SkipSpec
 from supernet.cost import Cost
 from supernet.space import Layer, Space
 
 
 class TableError(UserError):
     """A latency table that cannot be used as asked."""
+
+
+class MissingEntryError(TableError):
+    """A table without an entry for a layer of the space."""
 
 
 class Entry(Section):
@@ -190,7 +193,7 @@ class LatencyTable(Section):
 
     def price(self, layer: Layer, place: str = "") -> float:
         """Milliseconds of a layer; `skip` is 0 by definition. KeyError if the table lacks it: see `check` first."""
-        if isinstance(layer.spec, SkipSpec):
+        if layer.is_skip:
             return 0.0
         found = self.entry(layer, place)
         if found is None:
@@ -199,17 +202,13 @@ class LatencyTable(Section):
 
     def missing(self, space: Space) -> list[Layer]:
         """Layers of the space that have no entry, each once."""
-        lacking = (
-            layer
-            for place, layer in space.places
-            if not isinstance(layer.spec, SkipSpec) and self.entry(layer, place) is None
-        )
+        lacking = (layer for place, layer in space.places if not layer.is_skip and self.entry(layer, place) is None)
         return list(dict.fromkeys(lacking))
 
     @property
     def foreign(self) -> bool:
-        """Whether it was not measured by this package on the machine that wrote it: what made it may be out of "
-        "reach."""
+        """Whether it was not measured by this package on the machine that wrote it: what made it may be out
+        of reach."""
         return self.source is not None
 
     def check(self, space: Space, measure: MeasureConfig, where: str, command: str) -> None:
@@ -240,7 +239,7 @@ class LatencyTable(Section):
             first, more = missing[0], f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             near = difflib.get_close_matches(str(first), self.entries, n=1, cutoff=0.75)
             hint = f" The nearest entry is '{near[0]}'." if near else ""
-            raise TableError(
+            raise MissingEntryError(
                 f"{where}: no entry '{first}', the op {first.spec} on a {first.size}x{first.size} input with "
                 f"{first.c_in} channels{more}.{hint} Make a table for this space: {command}"
             )
@@ -257,7 +256,7 @@ class LatencyTable(Section):
             raise TableError(f"{where}: no column '{name}'; it has {has}; choose one of them as metric, or add it")
 
         def price(layer: Layer, place: str) -> float:
-            if isinstance(layer.spec, SkipSpec):
+            if layer.is_skip:
                 return 0.0
             value = column.values.get(f"{layer} @{place}", column.values.get(str(layer)))
             if value is None:
@@ -284,8 +283,8 @@ def prepare_table_file(path: Path) -> None:
 
 
 def refuse_to_replace(path: Path) -> None:
-    """TableError where a file at `path` is anything but a table that was measured on this machine, or can be so "
-    "again."""
+    """TableError where a file at `path` is anything but a table that was measured on this machine, or can be so
+    again."""
     if not path.exists():
         return
     try:

@@ -17,8 +17,7 @@ from torch import Tensor
 from engine.checkpoints import Checkpoints
 from engine.config import load_config, validate
 from engine.data import open_images, stratified_split
-from engine.data.config import DOWNLOADABLE
-from engine.errors import ConfigError, UserError
+from engine.errors import ConfigError, IncompleteDataError, UserError
 from engine.training import prepare_device
 from latency.measure import time_architecture
 from latency.plan import spread_networks
@@ -29,7 +28,7 @@ from search.derivation import constrained
 from search.gradient import softmax_jacobian
 from search.limits import Limit, Resolved, Source, limit_names, resolve_limit
 from search.peak import restrict
-from search.plausible import doubts
+from search.plausible import doubts, implied_speed
 from search.reinforce import sampled, user_reward
 from search.terms import build_terms, terms_gradient
 from search.trust import Note
@@ -204,9 +203,10 @@ def _tables(resolved: Resolved) -> list[Check]:
                 f"noise {verified.noise_mape_percent:.2g} %"
             )
             checks.append(Check("ok", "table", text))
-        found, speed = doubts(resolved.space, source.table, source.cost)
-        checks += [Check("warn", "units", f"{source.path}: {doubt}", fix) for doubt, fix in found]
+        found = doubts(resolved.space, source.table, source.cost)
+        checks += [Check("warn", "units", f"{source.path}: {doubt.text}", doubt.remedy) for doubt in found]
         if not found:
+            speed = implied_speed(resolved.space, source.table, source.cost)
             checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed:.3g} GMAC/s"))
     if measured:
         checks += _caught("timing", lambda: _timing(resolved, measured))
@@ -226,7 +226,7 @@ def _timing(resolved: Resolved, measured: Sequence[Source]) -> list[Check]:
 
 
 def _timed(space: Space, source: Source) -> Check:
-    (paths,) = spread_networks(space, source.cost, 1, np.random.default_rng(0))
+    (paths,) = spread_networks(source.cost, 1, np.random.default_rng(0))
     predicted = source.cost.of(paths)
     timing = time_architecture(Architecture(space, paths), source.measure, rounds=2)
     ratio = timing.median_ms / predicted if predicted > 0 else math.inf
@@ -272,8 +272,8 @@ def _data(config: SearchFile) -> list[Check]:
             classes=space.classes,
             call=user_modules.call,
         ).train
-    except ConfigError as error:
-        if config.data.download and config.data.name in DOWNLOADABLE and "no complete" in str(error):
+    except IncompleteDataError:
+        if config.data.download:
             text = f"'{config.data.name}' is not in '{config.data.root}' yet"
             return [Check("warn", "data", text, "nothing to do: data.download fetches it when the search starts")]
         raise

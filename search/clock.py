@@ -69,7 +69,7 @@ class Clock:
 
     @classmethod
     def of(cls, space: Space, cost: Cost, measure: MeasureConfig, timer: Timer = time_architectures) -> Clock:
-        (reference,) = spread_networks(space, cost, 1, np.random.default_rng(0))
+        (reference,) = spread_networks(cost, 1, np.random.default_rng(0))
         return cls(cost, measure, timer, space, reference)
 
     def timed(self, paths: tuple[int, ...]) -> Reading:

@@ -140,7 +140,7 @@ class Settled:
         return Settled.at(p, step) if moved > change else self
 
 
-def mean_ratio(shares: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def mean_norms(shares: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Means of (ce_gradient, limits_gradient) pairs; (0, 0) without any."""
     if not shares:
         return 0.0, 0.0

@@ -248,7 +248,8 @@ GateOrder = Literal["first_order", "second_order"]
 
 
 class SearchConfig(Section):
-    """YAML section `search`. Defaults are the published settings (arXiv 1812.00332, Sec. 4)."""
+    """YAML section `search`. Schedules and optimizers default to the published settings (arXiv 1812.00332, Sec. 4); the
+    loss, the derivation and the sampling of the warm-up do not (docs/design.md)."""
 
     arch_update: Literal["full", "full_v2", "two_path", "reinforce"] = "two_path"
     """full, full_v2 and two_path follow Eq. 4 (Sec. 3.2); reinforce follows Sec. 3.3.2."""

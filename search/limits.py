@@ -12,7 +12,7 @@ from types import MappingProxyType
 from engine.config import validate
 from engine.errors import ConfigError
 from latency.config import MeasureConfig
-from latency.table import LatencyTable, TableError
+from latency.table import LatencyTable, MissingEntryError, TableError
 from search.combine import WorstCase, scaled, weighted_sum
 from search.config import LimitConfig, MulLog, SearchFile, metric_hint
 from search.peak import PeakLimit, restrict
@@ -252,9 +252,7 @@ def _source(
         notes += trust(table, path, limit.largest_error, f"{where}.largest_error", command, external=external)
     try:
         table.check(space, measure, str(path), make)
-    except TableError as error:
-        if ": no entry '" not in str(error):
-            raise
+    except MissingEntryError as error:
         if limit.missing == "error":
             if any(isinstance(layer.spec, ALONE_OF_THEIR_KIND) for layer in table.missing(space)):
                 raise  # stem and head have no others of their kind to be predicted from

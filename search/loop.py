@@ -33,7 +33,7 @@ from engine.training import (
 )
 from search.check import data_checks, judge, report
 from search.closing import MeasuredDerivation, derive_measured
-from search.collapse import CollapseAlarm, Settled, mean_ratio, relative_entropy, skip_rates, strength_of, undecided
+from search.collapse import CollapseAlarm, Settled, mean_norms, relative_entropy, skip_rates, strength_of, undecided
 from search.compilation import compile_supernet
 from search.config import SearchFile
 from search.derivation import derive
@@ -245,7 +245,7 @@ class Search:
         plan, state = self.plan, self.state
         p = probabilities(state.alpha.detach(), self.mask)
         skip, share = skip_rates(p, plan.space), relative_entropy(p, self.mask)
-        ce, limits = mean_ratio(self.gradients)
+        ce, limits = mean_norms(self.gradients)
         self.gradients.clear()
         values = {f"skip/{stage}": rate for stage, rate in skip.items()} | {"arch/relative_entropy": share}
         if ce > 0 and limits > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from latency.table import LatencyTable
-from supernet.catalogue import SkipSpec
+from search.trust import Note
 from supernet.cost import Cost, macs_cost
 from supernet.space import Space
 
@@ -35,23 +35,21 @@ def plausible_speeds(table: LatencyTable) -> tuple[float, float]:
     return SLOWEST[kind], threads * (FLOAT32_PER_THREAD if table.dtype == "float32" else LOW_PRECISION_PER_THREAD)
 
 
-def doubts(space: Space, table: LatencyTable, cost: Cost) -> tuple[list[tuple[str, str]], float]:
-    """(what looks wrong, what to do) for each doubt, and the implied speed in GMAC/s. cost: of the table, in ms."""
+def doubts(space: Space, table: LatencyTable, cost: Cost) -> list[Note]:
+    """What looks wrong. cost: of the table, in ms."""
     found = []
-    priced = [
-        (layer, table.price(layer, place)) for place, layer in space.places if not isinstance(layer.spec, SkipSpec)
-    ]
+    priced = [(layer, table.price(layer, place)) for place, layer in space.places if not layer.is_skip]
     if zeros := sorted({str(layer) for layer, ms in priced if ms == 0}):
         more = f" and {len(zeros) - 1} more" if len(zeros) > 1 else ""
-        found.append((f"'{zeros[0]}'{more} costs 0 ms", "only skip is free: measure again"))
+        found.append(Note(f"'{zeros[0]}'{more} costs 0 ms", "only skip is free: measure again"))
     layer, longest = max(priced, key=lambda pair: pair[1])
     speed = implied_speed(space, table, cost)
     slowest, fastest = plausible_speeds(table)
     says = f"the largest network runs at {speed:.3g} GMAC/s, where a {table.device.kind} has {slowest:g} to {fastest:g}"
     if longest > LONGEST_MS:
-        found.append((f"'{layer}' takes {longest:.3g} ms; that looks like microseconds", "divide by 1000"))
+        found.append(Note(f"'{layer}' takes {longest:.3g} ms; that looks like microseconds", "divide by 1000"))
     elif speed < slowest:
-        found.append((f"{says}; the numbers look like microseconds", "divide them by 1000 if they are"))
+        found.append(Note(f"{says}; the numbers look like microseconds", "divide them by 1000 if they are"))
     elif speed > fastest:
-        found.append((f"{says}; the numbers look like seconds", "multiply them by 1000 if they are"))
-    return found, speed
+        found.append(Note(f"{says}; the numbers look like seconds", "multiply them by 1000 if they are"))
+    return found

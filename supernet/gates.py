@@ -64,7 +64,7 @@ class GateGradient(torch.autograd.Function):
                     continue  # o = 0, so the inner product is 0; the latency term is added by the caller, as for any op
                 if i == ctx.active:
                     o = active_output
-                elif type(ctx.ops[i]) is MBConv and InputMoments.pay_off(x):  # a subclass may have its own forward
+                elif type(ctx.ops[i]) is MBConv and InputMoments.is_worth_it(x):  # a subclass may have its own forward
                     moments = moments or InputMoments.of(x)
                     o = ctx.ops[i](x, moments)
                 else:

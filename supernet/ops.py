@@ -76,7 +76,7 @@ class InputMoments:
     PIXELS_PER_CHANNEL = 100
 
     @classmethod
-    def pay_off(cls, x: Tensor) -> bool:
+    def is_worth_it(cls, x: Tensor) -> bool:
         """Whether they cost less than the passes they save: on large maps of few channels (measured on a CPU)."""
         return x.shape[0] * x.shape[2] * x.shape[3] >= cls.PIXELS_PER_CHANNEL * x.shape[1]
 

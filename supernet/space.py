@@ -15,6 +15,7 @@ from supernet.catalogue import (
     Candidate,
     FeatureMixSpec,
     PoolClassifierSpec,
+    SkipSpec,
     StemSpec,
     import_candidates,
     make_divisible,
@@ -123,6 +124,11 @@ class Layer:
     def __str__(self) -> str:
         op = f"{self.spec}+residual" if self.residual else str(self.spec)
         return f"{op} {self.size}x{self.size}x{self.c_in}->{self.c_out} s{self.stride}"
+
+    @property
+    def is_skip(self) -> bool:
+        """Nothing runs and nothing is paid."""
+        return isinstance(self.spec, SkipSpec)
 
     @property
     def size_out(self) -> int:

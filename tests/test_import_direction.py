@@ -12,9 +12,8 @@ ALLOWED = {
     "latency": {"supernet", "engine"},
     "search": {"supernet", "latency", "engine"},
     "retrain": {"supernet", "engine"},
-    "proxyless_nas": {"supernet"},
 }
-OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup", "hubconf"}
+OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup"}
 
 
 def imported(source: str, package: str) -> set[str]:

@@ -17,7 +17,7 @@ from engine.data.config import DataConfig
 from engine.data.images import FAKE, Splits
 from engine.data.memory import MemoryImages, Recipe, resized
 from engine.data.order import random_numbers, stratified_split
-from engine.errors import ConfigError
+from engine.errors import ConfigError, IncompleteDataError
 
 DIGITS_TEST_SHARE = 0.2
 DIGITS_SPLIT_SEED = 0
@@ -134,7 +134,7 @@ def _both_parts(
                 f"data.download: could not fetch '{config.name}' into data.root '{root}' ({reason}); check the network "
                 f"and the folder, or put the files there yourself"
             ) from error
-        raise ConfigError(
+        raise IncompleteDataError(
             f"data.root: no complete '{config.name}' in '{root}' ({reason}); put torchvision's files there or set "
             f"data.download: true"
         ) from error

@@ -113,8 +113,8 @@ class Shape:
         return cls(h, c_in, h_out, c_out)
 
     def key(self, op: str, stride: int | None, residual: bool, source: Source, official: str) -> str:
-        """Our key. stride None: the one that the sizes tell. TableError where stride or residual contradict the "
-        "shape."""
+        """Our key. stride None: the one that the sizes tell. TableError where stride or residual contradict
+        the shape."""
         stride = stride if stride is not None else -(-self.size // self.size_out)
         if stride not in (1, 2) or -(-self.size // stride) != self.size_out:
             raise TableError(

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-
 from engine.errors import ConfigError
-from latency import bench
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.runtimes.base import Opened, Runtime
@@ -17,7 +12,7 @@ from supernet.space import Space
 
 __all__ = ["RUNTIMES", "Opened", "Runtime", "open_runtime", "version_here"]
 
-RUNTIMES: dict[str, Callable[[Space, MeasureConfig], Runtime]] = {
+RUNTIMES: dict[str, type[Runtime]] = {
     "pytorch": PyTorch,
     "pytorch_compile": PyTorchCompile,
     "onnxruntime": Exported,
@@ -28,14 +23,7 @@ RUNTIMES: dict[str, Callable[[Space, MeasureConfig], Runtime]] = {
 
 def version_here(runtime: str) -> str | None:
     """Of the runtime of that name on this machine; None where it is not installed, or is none of RUNTIMES."""
-    if runtime in ("pytorch", "pytorch_compile"):
-        return torch.__version__
-    if runtime not in RUNTIMES:
-        return None
-    try:
-        return bench.runtime_version(runtime)
-    except bench.KitError:
-        return None
+    return RUNTIMES[runtime].installed(runtime) if runtime in RUNTIMES else None
 
 
 def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:

@@ -10,10 +10,11 @@ from typing import Any, Protocol, Self
 import torch
 from torch import nn
 
+from latency.config import MeasureConfig
 from latency.plan import Job
 from supernet.blocks import Block, init_weights
 from supernet.ops import OpSettings
-from supernet.space import Layer
+from supernet.space import Layer, Space
 
 
 class Opened(Protocol):
@@ -42,8 +43,15 @@ class Runtime(ABC):
     how: str
     """What runs, for the table's reader."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: Space, measure: MeasureConfig) -> None:
+        self.name = measure.runtime
+        self._space, self._measure = space, measure
         self._undo = ExitStack()
+
+    @classmethod
+    @abstractmethod
+    def installed(cls, name: str) -> str | None:
+        """The version of `name`, a runtime of this class, on this machine; None where it is not installed."""
 
     def __enter__(self) -> Self:
         return self

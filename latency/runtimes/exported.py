@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +19,28 @@ from supernet.space import Space
 
 Progress = Callable[[int, int], None]
 
-EXTRAS = {"onnxruntime": ("onnx", ["onnx", "onnxscript", "onnxruntime"]), "litert": ("litert", ["litert_torch"])}
-"""Runtime -> (extra of this package, modules that exporting and running need)."""
+
+@dataclass(frozen=True)
+class FileRuntime:
+    """A runtime that reads model files."""
+
+    title: str
+    """For a table's reader."""
+    extra: str
+    """Of this package, to be installed."""
+    modules: tuple[str, ...]
+    """That exporting and running need."""
+    sees_inside: bool
+    how: str = ""
+
+
+FILE_RUNTIMES = {
+    "onnxruntime": FileRuntime(
+        "ONNX Runtime", "onnx", ("onnx", "onnxscript", "onnxruntime"), True,
+        "CPU provider, layers told apart by its own profile",
+    ),
+    "litert": FileRuntime("LiteRT with XNNPACK", "litert", ("litert_torch",), False),
+}  # fmt: skip
 
 
 def write_models(
@@ -30,11 +51,11 @@ def write_models(
     Jobs with equal layers share a file. ConfigError where the extra is not installed, UserError where an op cannot be
     exported.
     """
-    extra, modules = EXTRAS[measure.runtime]
-    if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
+    runtime = FILE_RUNTIMES[measure.runtime]
+    if missing := [module for module in runtime.modules if importlib.util.find_spec(module) is None]:
         raise ConfigError(
             f"measure.runtime: {measure.runtime} needs the Python package {missing[0]}, which is not installed; "
-            f'pip install -e ".[{extra}]"'
+            f'pip install -e ".[{runtime.extra}]"'
         )
     if measure.runtime == "litert":
         from latency.runtimes.litert_models import LiteRTWriter as Writer
@@ -65,16 +86,19 @@ class Exported(Runtime):
     """Models written to a temporary folder and run by the functions of a device kit."""
 
     def __init__(self, space: Space, measure: MeasureConfig):
-        super().__init__()
-        self.name = measure.runtime
-        self.sees_inside = measure.runtime == "onnxruntime"
-        self.how = {
-            "onnxruntime": "ONNX Runtime, CPU provider, layers told apart by its own profile",
-            "litert": "LiteRT with XNNPACK",
-        }[measure.runtime]
-        self._space, self._measure = space, measure
+        super().__init__(space, measure)
+        runtime = FILE_RUNTIMES[measure.runtime]
+        self.sees_inside = runtime.sees_inside
+        self.how = ", ".join(filter(None, [runtime.title, runtime.how]))
         self._jobs: dict[str, dict[str, object]] = {}
         self._folder = ""
+
+    @classmethod
+    def installed(cls, name: str) -> str | None:
+        try:
+            return bench.runtime_version(name)
+        except bench.KitError:
+            return None
 
     def __enter__(self) -> Self:
         self._folder = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="latency_models_"))

@@ -33,14 +33,17 @@ class PyTorch(Runtime):
     sees_inside = True
 
     def __init__(self, space: Space, measure: MeasureConfig):
-        super().__init__()
-        self.name, self.version = measure.runtime, torch.__version__
+        super().__init__(space, measure)
+        self.version = torch.__version__
         self.device = torch.device(measure.device)
         self.how = "PyTorch eager, freed memory kept; eval mode, inference mode"
         self._settings = space.op_settings(running_stats=True)
-        self._measure = measure
         self._modules: dict[tuple[int, Layer], nn.Module] = {}
         self._images: dict[tuple[int, int], Tensor] = {}
+
+    @classmethod
+    def installed(cls, name: str) -> str | None:
+        return torch.__version__
 
     def __enter__(self) -> Self:
         self._undo.enter_context(intra_op_threads(self._measure.threads))

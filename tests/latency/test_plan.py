@@ -94,7 +94,7 @@ def test_networks_spread_over_the_whole_range(wide_space):
     """Uniform draws would leave the outer quarters almost empty; these fill every eighth."""
     cost = macs_cost(wide_space)
     low, high = cost.reachable
-    drawn = spread_networks(wide_space, cost, 64, np.random.default_rng(0))
+    drawn = spread_networks(cost, 64, np.random.default_rng(0))
     shares = [(cost.of(paths) - low) / (high - low) for paths in drawn]
     counts, _ = np.histogram(shares, bins=8, range=(0, 1))
     assert counts.min() >= 2
@@ -164,7 +164,7 @@ def test_context_networks_are_in_one_round_and_all_others_in_each(wide_space):
 
 def test_a_space_with_fewer_networks_than_asked_for_ends(small_space):
     """16 networks: repeats are allowed once they run out, nothing hangs."""
-    drawn = spread_networks(small_space, macs_cost(small_space), 60, np.random.default_rng(0))
+    drawn = spread_networks(macs_cost(small_space), 60, np.random.default_rng(0))
     assert len(drawn) == 60
     assert set(drawn) <= set(all_paths(small_space))
 

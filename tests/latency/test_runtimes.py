@@ -17,7 +17,7 @@ from engine.errors import ConfigError, UserError
 from latency import bench
 from latency.config import MeasureConfig
 from latency.plan import Counts, draw_plan, network_job, timed_layers
-from latency.runtimes import RUNTIMES, open_runtime
+from latency.runtimes import RUNTIMES, open_runtime, version_here
 from latency.runtimes.base import random_images, timing_module
 from latency.runtimes.pytorch import PyTorch
 from supernet.architecture import Architecture
@@ -335,3 +335,15 @@ def test_eager_is_the_default_runtime(small_space, quick):
 
 def test_every_runtime_that_a_config_may_name_is_there():
     assert set(RUNTIMES) == set(typing.get_args(MeasureConfig.model_fields["runtime"].annotation))
+
+
+def test_every_runtime_tells_its_own_version(monkeypatch):
+    class Mine(PyTorch):
+        @classmethod
+        def installed(cls, name):
+            return f"{name} 7"
+
+    monkeypatch.setitem(RUNTIMES, "mine", Mine)
+    assert version_here("mine") == "mine 7"
+    assert version_here("pytorch_compile") == torch.__version__
+    assert version_here("unknown") is None
