@@ -45,11 +45,13 @@ import torch
 from PIL import Image
 
 from engine.config import load_config, validate
+from engine.data import Batch
 from engine.seeding import generator
 from engine.training import autocast, memory_format
 from latency.device import made_on
-from search.config import Lagrangian, SearchFile
+from search.config import SearchFile
 from search.gradient import architecture_step, weights_step
+from search.objective import Objective
 from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
 from supernet.alpha import sample_paths
 from supernet.compiled import compile_candidates, mixed_edges
@@ -104,13 +106,15 @@ class Bare:
         self.state = SearchState.fresh(self.plan.config, self.plan.space, self.plan.device)
         space, n = self.plan.config.space, self.plan.config.search.batch_size
         images = torch.randn(n, space.input_channels, space.input_size, space.input_size)
-        self.images = images.to(self.plan.device, memory_format=memory_format(self.plan.config.run))
-        self.labels = (torch.arange(n) % space.classes).to(self.plan.device)
+        images = images.to(self.plan.device, memory_format=memory_format(self.plan.config.run))
+        self.batch = Batch(images, (torch.arange(n) % space.classes).to(self.plan.device))
 
     def steps(self) -> Callable[[], None]:
         """To call for the block that the loop is at."""
         plan, state, mask, position = self.plan, self.state, self.loop.search.mask, self.loop.search.state
         s, seed, device = plan.config.search, plan.config.run.seed, plan.device
+        assert s.arch_update != "reinforce"  # the cases are of gradient modes
+        mode, objective = s.arch_update, Objective(plan.limits, s.resolved_loss, state.duals)
         precision = lambda: autocast(plan.config.run, device)  # noqa: E731
         first, first_arch = position.step, position.arch_steps
         paths = [
@@ -123,11 +127,11 @@ class Bare:
         def run() -> None:
             random = iter(draws)
             for path, arch in zip(paths, follows, strict=True):
-                weights_step(state.net, self.images, self.labels, path, state.optimizer, s.label_smoothing, precision)
+                weights_step(state.net, self.batch, path, state.optimizer, s.label_smoothing, precision)
                 if arch:
                     architecture_step(
-                        state.net, self.images, self.labels, state.alpha, mask, s.arch_update, s.gate_order,
-                        plan.limits, s.loss or Lagrangian(), state.duals, state.arch_optimizer, next(random), precision,
+                        state.net, self.batch, state.alpha, state.arch_optimizer, mode, s.resolved_gate_gradient,
+                        objective, next(random), precision,
                     )  # fmt: skip
             synchronise(device)
 
@@ -178,7 +182,7 @@ def compiled(case: Case, rounds: int, folder: Path, threads: int | None) -> dict
     try:
         bare = Bare(loop)
         began = time.perf_counter()
-        trials = compile_candidates(bare.state.net, bare.images, partial(autocast, plan.config.run, plan.device))
+        trials = compile_candidates(bare.state.net, bare.batch.images, partial(autocast, plan.config.run, plan.device))
         compile_s = time.perf_counter() - began
         edges = mixed_edges(bare.state.net)
         programs = [edge.compiled for edge in edges]

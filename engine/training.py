@@ -65,7 +65,10 @@ def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     if run.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device: got 'cuda', but torch finds no CUDA device; set run.device=cpu")
+        raise ConfigError(
+            "run.device: got 'cuda', but torch finds no CUDA device; set run.device=cpu, and run.amp=none, which is "
+            "faster there"
+        )
     if run.device == "cuda":
         if group.local_rank >= torch.cuda.device_count():
             raise ConfigError(

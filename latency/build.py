@@ -22,7 +22,6 @@ from supernet.space import Space
 
 log = logging.getLogger("latency")
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 Samples = Mapping[str, Sequence[Sequence[Any]]]
 """Job id -> [round][pass], or [round][pass][layer] for a job timed from inside; milliseconds."""
@@ -187,7 +186,7 @@ def predicted_ms(table: LatencyTable, jobs: Sequence[Job]) -> np.ndarray:
 def columns_of(space: Space, measure: MeasureConfig) -> dict[str, Column]:
     """What follows from shapes alone."""
     layers = timed_layers(space)
-    size = DTYPE_BYTES[measure.dtype]
+    size = measure.torch_dtype.itemsize
     how = "from the layer's shapes"
     return {
         "macs": Column(unit="MACs", how=how, values={str(a): float(a.complexity.macs) for a in layers}),

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from latency.fit import Fit, named
 from latency.table import LatencyTable, Verification
-from latency.verification import accepted_percent, draw_picture
+from latency.verification import NOISY_PERCENT, accepted_percent, draw_picture
 
 MOST_LISTED = 6
 
@@ -49,6 +49,11 @@ def print_report(table: LatencyTable, path: Path) -> None:
         picture, {table.device.name: [(table.runtime.name, np.array(found.predicted_ms), np.array(found.measured_ms))]}
     )
     console.print(f"predicted against measured: {picture}")
+    if found.noise_mape_percent > NOISY_PERCENT:
+        console.print(
+            f"the verification was disturbed: a repeated measurement differs by {found.noise_mape_percent:.1f} %, so "
+            "what follows proves little; --verify again on an idle machine"
+        )
     worst = max(found.table.mape_percent, *found.table.mape_percent_thirds)
     accepted = accepted_percent(found.noise_mape_percent)
     if found.holds:

@@ -228,7 +228,9 @@ class LatencyTable(Section):
                 own["threads"] = (self.threads, measure.threads, "measure.threads")
         for key, (found, expected, setting) in own.items():
             if found != expected:
-                remedy = f"make a table for it: {command}"
+                remedy = f"make a table for it (another --out keeps this one): {command}"
+                if setting.startswith("measure."):
+                    remedy = f"if the table is right, correct `measure`, the limit's own or the file's; else {remedy}"
                 if self.foreign and measure.device != "external":
                     remedy = (
                         f"this table comes from elsewhere ({self.source}): to search with it, set measure.device: "

@@ -13,8 +13,8 @@ from latency.table import Scores, TableError, Verification
 
 ACCEPTED_PERCENT = 3.0
 """A table holds if its MAPE is at most this, or twice the noise where that is more, overall and in each third."""
-
-
+NOISY_PERCENT = 5.0
+"""By which the repeated measurement of a verification may differ before its verdict means little."""
 FEWEST_NETWORKS = 6
 """Two in each third of the range."""
 

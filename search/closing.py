@@ -36,8 +36,10 @@ class Try:
 @dataclass(frozen=True)
 class MeasuredDerivation:
     derivation: Derivation
-    missed: tuple[int, ...]
+    missed: tuple[int, ...] = ()
     """Indices of the limits that are not met: measured where they are timed, else predicted."""
+    unsettled: tuple[int, ...] = ()
+    """Indices of the limits whose timing cannot be believed: met or not, nothing was shown."""
     timed: tuple[int, ...] = ()
     """Indices of the limits whose tables are of this machine."""
     tries: tuple[Try, ...] = ()
@@ -48,8 +50,9 @@ class MeasuredDerivation:
     """Second timings, independent of those that decided; one for each in `timed`."""
 
     @property
-    def met(self) -> bool:
-        return not self.missed
+    def met(self) -> bool | None:
+        """Whether every limit is met; None where that is not settled."""
+        return False if self.missed else None if self.unsettled else True
 
 
 def local_latency_limits(limits: Sequence[Limit]) -> list[int]:
@@ -82,8 +85,9 @@ def derive_measured(
     A limit is met if measured <= T (1 + acceptable_error); one that is not timed, if it is predicted so. With `at`, a
     network that is faster than T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is
     corrected too while tries last; of the tries that meet every timed limit, the one that uses most of them wins.
-    `argmax` ignores limits: it is timed once and never corrected. A timing that cannot be believed (see clock.Reading)
-    moves no bound; where none is moved the tries end, and a note says which timings cannot be believed.
+    `argmax` ignores limits: it is timed once and never corrected. A reading that cannot be believed (see clock.Reading)
+    settles nothing: it moves no bound, a try with one wins only if there is no other that meets the limits, and its
+    limit is neither met nor missed. Where no bound is moved the tries end. Notes say what held in the try that won.
     """
     local = tuple(local_latency_limits(limits))
     if not local:
@@ -107,15 +111,51 @@ def derive_measured(
         if any(asked == t.asked for t in tries):
             break  # all is well, or nothing may be moved, or a bound is clamped to the reachable range
     chosen = _best(tries, timed)
-    derivation, readings = tries[chosen].derivation, tries[chosen].readings
-    names = limit_names(limits)
-    notes = [_disturbed(names[i], r) for i, r in zip(local, tries[-1].readings, strict=True) if not r.believed]
+    derivation = tries[chosen].derivation
+    confirmation = tuple(clock.timed(derivation.paths) for clock in clocks)
+    names = [limit_names(limits)[i] for i in local]
+    verdicts = list(map(_verdict, names, timed, tries[chosen].readings, confirmation))
+    moved_notes = [  # what the derivation says of its windows is of these bounds
+        f"{name}: derived at {asked:.6g} ms for {limit.bound:.6g} ms, as the timings asked for"
+        for name, limit, asked in zip(names, timed, tries[chosen].asked, strict=True)
+        if derivation.notes and asked != limit.bound
+    ]
     missed = {i for i in _predicted_above(derivation.paths, limits) if i not in local}
-    missed |= {i for i, limit, reading in zip(local, timed, readings, strict=True) if not _within(limit, reading)}
+    missed |= {i for i, verdict in zip(local, verdicts, strict=True) if verdict.met is False}
     return MeasuredDerivation(
-        replace(derivation, notes=(*derivation.notes, *notes)), tuple(sorted(missed)), local, tuple(tries), chosen,
-        confirmation=tuple(clock.timed(derivation.paths).timing for clock in clocks),
-    )  # fmt: skip
+        replace(derivation, notes=(*derivation.notes, *moved_notes, *(v.note for v in verdicts if v.note))),
+        tuple(sorted(missed)),
+        tuple(i for i, verdict in zip(local, verdicts, strict=True) if verdict.met is None),
+        local,
+        tuple(tries),
+        chosen,
+        tuple(second.timing for second in confirmation),
+    )
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """On one timed limit."""
+
+    met: bool | None
+    """None: not settled."""
+    note: str = ""
+
+
+def _verdict(name: str, limit: Limit, reading: Reading, second: Reading) -> _Verdict:
+    """second: the confirmation."""
+    if not reading.believed:
+        return _Verdict(None, _disturbed(name, reading))
+    if not _within(limit, reading):
+        return _Verdict(False)
+    if second.believed and not _within(limit, second):
+        first_ms, second_ms = reading.timing.median_ms, second.timing.median_ms
+        return _Verdict(
+            True,
+            f"{name}: {first_ms:.4g} ms in the timing that decided, {second_ms:.4g} ms in a second one, which misses "
+            f"{limit.bound:.4g} ms; ask for a little less where the limit is hard",
+        )
+    return _Verdict(True)
 
 
 def _clock(limit: Limit, space: Space, timer: Timer) -> Clock:
@@ -136,13 +176,17 @@ def _corrected(asked: float, limit: Limit, reading: Reading) -> float:
 
 
 def _best(tries: Sequence[Try], limits: Sequence[Limit]) -> int:
-    """Of the tries that meet every timed limit the one that uses most of them; if none does, the closest to it."""
+    """Of the tries that meet every timed limit, in readings that can be believed if there are such tries, the one that
+    uses most of them; if none does, the closest to it, again of those that can be believed."""
 
     def used(i: int) -> list[float]:
         return [r.timing.median_ms / limit.bound for limit, r in zip(limits, tries[i].readings, strict=True)]
 
-    kept = [i for i, t in enumerate(tries) if all(map(_within, limits, t.readings))]
-    return max(kept, key=lambda i: sum(used(i))) if kept else min(range(len(tries)), key=lambda i: max(used(i)))
+    believed = [i for i, t in enumerate(tries) if all(reading.believed for reading in t.readings)]
+    for candidates in (believed, range(len(tries))):
+        if kept := [i for i in candidates if all(map(_within, limits, tries[i].readings))]:
+            return max(kept, key=lambda i: sum(used(i)))
+    return min(believed or range(len(tries)), key=lambda i: max(used(i)))
 
 
 def _within(limit: Limit, reading: Reading) -> bool:
@@ -155,15 +199,15 @@ def _predicted_above(paths: tuple[int, ...], limits: Sequence[Limit]) -> list[in
 
 
 def _disturbed(name: str, last: Reading) -> str:
-    """What to say of a reading of the last try that cannot be believed."""
+    """What to say of a reading that cannot be believed."""
     again = "when the machine is idle, scripts/run_search.py with --resume times again"
     if not steady(last.timing):
         noise = 100 * twice_noise(last.timing)
         return (
-            f"{name}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so it corrected "
-            f"nothing and proves little; {again}"
+            f"{name}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so it corrects "
+            f"nothing and settles nothing; {again}"
         )
     return (
         f"{name}: a network of the middle of the range takes {last.drift:.2f} times what the table says, so it is the "
-        f"machine that is off, and nothing was corrected; {again}, or recalibrate the table if that stays"
+        f"machine that is off, and the timing settles nothing; {again}, or recalibrate the table if that stays"
     )

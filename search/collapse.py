@@ -113,7 +113,7 @@ def undecided(p: Tensor, mask: Tensor, settings: SearchConfig) -> str | None:
     share = relative_entropy(p, mask)
     if share <= UNDECIDED:
         return None
-    gates = settings.arch_update != "reinforce" and settings.gate_order == "first_order"
+    gates = settings.arch_update != "reinforce" and settings.resolved_gate_gradient == "first_order"
     return (
         f"alpha is undecided (entropy {share:.0%} of the largest), so the likeliest networks are hardly better than "
         f"random ones that meet the limits; {'set search.gate_gradient: second_order, ' if gates else ''}raise "

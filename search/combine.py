@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,8 +44,11 @@ def members(cost: Cost | WorstCase) -> tuple[Cost, ...]:
     return cost.members if isinstance(cost, WorstCase) else (cost,)
 
 
-def least_worst(costs: Sequence[Cost]) -> float:
-    """min over architectures of max_k cost_k: minimise t subject to cost_k <= t for every k."""
+def least_worst(costs: Sequence[Cost], below: Sequence[tuple[Cost, float]] = ()) -> float:
+    """min over architectures of max_k cost_k: minimise t subject to cost_k <= t for every k.
+
+    below: further costs, each with what it may be at most. Infinite where no architecture is below all of them.
+    """
     mask = costs[0].mask
     edge, candidate = np.nonzero(mask)
     scale = max(cost.reachable[1] for cost in costs)
@@ -53,6 +57,9 @@ def least_worst(costs: Sequence[Cost]) -> float:
     for cost in costs:
         row = np.append(cost.table[edge, candidate] / scale, -1.0)
         constraints.append(LinearConstraint(row[None], -np.inf, -cost.fixed / scale))
+    for cost, bound in below:
+        row = np.append(cost.table[edge, candidate] / bound, 0.0)
+        constraints.append(LinearConstraint(row[None], -np.inf, 1 - cost.fixed / bound))
     objective = np.append(np.zeros(len(edge)), 1.0)
     found = milp(
         objective,
@@ -61,6 +68,8 @@ def least_worst(costs: Sequence[Cost]) -> float:
         integrality=np.append(np.ones(len(edge)), 0),
         options={"mip_rel_gap": 0},
     )
+    if found.status == 2:
+        return math.inf
     if not found.success:
         raise RuntimeError(f"scipy.optimize.milp: {found.message}")
     # add the chosen entries up again: the solver's own value carries its tolerance

@@ -86,7 +86,9 @@ class LimitConfig(Section):
     @model_validator(mode="after")
     def exactly_one_bound(self) -> Self:
         if (self.at is None) == (self.below is None):
-            raise ValueError("expected exactly one of `at` (use the budget) and `below` (an upper bound)")
+            raise ValueError(
+                "expected exactly one of `at` (use the budget) and `below` (an upper bound); set the other to null"
+            )
         if self.metric == PEAK and self.below is None:
             raise ValueError(f"at: remove it, {PEAK} only has an upper bound; write below: {self.at}")
         return self
@@ -244,7 +246,8 @@ class SettledConfig(Section):
     """... for so many epochs of the search."""
 
 
-GateOrder = Literal["first_order", "second_order"]
+GradientMode = Literal["full", "full_v2", "two_path"]
+GateGradient = Literal["first_order", "second_order"]
 
 
 class SearchConfig(Section):
@@ -253,7 +256,7 @@ class SearchConfig(Section):
 
     arch_update: Literal["full", "full_v2", "two_path", "reinforce"] = "two_path"
     """full, full_v2 and two_path follow Eq. 4 (Sec. 3.2); reinforce follows Sec. 3.3.2."""
-    gate_gradient: GateOrder | None = None
+    gate_gradient: GateGradient | None = None
     """How a gradient mode comes from dL/dg to CE's gradient in alpha. first_order, where absent: as published (Eq. 4).
     second_order: without the error of half the curvature between two candidates, which keeps alpha undecided in a
     trained supernet (ReinMax, arXiv 2304.08612; docs/design.md). A step takes the same time."""
@@ -297,9 +300,17 @@ class SearchConfig(Section):
     the start, and a resumed search then equals an uninterrupted one up to rounding, no longer bit for bit."""
 
     @property
-    def gate_order(self) -> GateOrder:
-        """`gate_gradient`, or what holds where it is absent."""
+    def resolved_gate_gradient(self) -> GateGradient:
+        """`gate_gradient`, or what holds where it is absent. So the next two."""
         return self.gate_gradient or "first_order"
+
+    @property
+    def resolved_loss(self) -> Loss:
+        return self.loss or Lagrangian()
+
+    @property
+    def resolved_reinforce(self) -> ReinforceConfig:
+        return self.reinforce or ReinforceConfig()
 
     @field_validator("arch_betas")
     @classmethod

@@ -13,10 +13,13 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from engine.errors import UserError
-from search.combine import members
+from search.combine import least_worst, members
 from search.limits import Limit, limit_names
 from supernet.alpha import log_probabilities
 from supernet.cost import Cost
+
+ROUNDING = 1e-9
+"""Relative; the sums of two equal sets of entries differ by less than this."""
 
 
 class InfeasibleError(UserError):
@@ -60,24 +63,29 @@ def likeliest(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], count: int) 
     if paths is None and any(limit.at for limit in limits):
         used = extended(mask, limits) or []
         paths = _solve(log_p, mask.numpy(), used) if used else None
-        windows = ", ".join(
-            f"{name} [{limit.bound * (1 - limit.tolerance):.6g}, {limit.bound:.6g}] {limit.unit}"
-            for name, limit in zip(limit_names(limits), limits, strict=True)
-            if limit.at
-        )
-        if paths is not None:
-            reached = ", ".join(f"{a.cost.of(paths):.6g} {a.unit}" for a in limits if a.at)
-            notes = (f"no architecture lies in {windows}; derived as near below as possible, at {reached}",)
+        notes = (f"no architecture lies in {_windows(limits)}; derived in the nearest below, {_windows(used)}",)
     if paths is None:
-        reach = "; ".join(
-            f"{name}: bound {limit.bound:.6g}, smallest reachable {limit.cost.reachable[0]:.6g} {limit.unit}"
-            for name, limit in zip(limit_names(limits), limits, strict=True)
-        )
-        raise InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
+        raise _infeasible(limits)
     found = [paths]
     while len(found) < count and (following := _solve(log_p, mask.numpy(), used, found)) is not None:
         found.append(following)
     return [Derivation(paths, _log_probability(log_p, paths), notes) for paths in found]
+
+
+def _windows(limits: Sequence[Limit]) -> str:
+    return ", ".join(
+        f"{name} [{limit.bound * (1 - limit.tolerance):.6g}, {limit.bound:.6g}] {limit.unit}"
+        for name, limit in zip(limit_names(limits), limits, strict=True)
+        if limit.at
+    )
+
+
+def _infeasible(limits: Sequence[Limit]) -> InfeasibleError:
+    reach = "; ".join(
+        f"{name}: bound {limit.bound:.6g}, smallest reachable {limit.cost.reachable[0]:.6g} {limit.unit}"
+        for name, limit in zip(limit_names(limits), limits, strict=True)
+    )
+    return InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
 
 
 def extended(mask: Tensor, limits: Sequence[Limit]) -> list[Limit] | None:
@@ -101,18 +109,14 @@ def extended(mask: Tensor, limits: Sequence[Limit]) -> list[Limit] | None:
     return found
 
 
-def smallest(limit: Limit, others: Sequence[Limit], mask: Tensor) -> float:
-    """The smallest cost, in the limit's unit, of the architectures below all bounds of `others`. Of a worst case, the
-    cheapest network of each member is looked at.
-
-    Raises InfeasibleError where there is none.
-    """
-    below = [replace(other, at=False) for other in others]
-    # the likeliest architecture under the alpha that is minus the cost is the cheapest one
-    cheapest = [
-        constrained(torch.from_numpy(-cost.table / limit.bound), mask, below).paths for cost in members(limit.cost)
-    ]
-    return min(limit.cost.of(paths) for paths in cheapest)
+def smallest(limit: Limit, others: Sequence[Limit]) -> float:
+    """The smallest cost, in the limit's unit, of the architectures below all bounds of `others`. Raises
+    InfeasibleError where there is none."""
+    below = [(cost, other.bound * (1 + ROUNDING)) for other in others for cost in members(other.cost)]
+    least = least_worst(members(limit.cost), below)
+    if math.isinf(least):
+        raise _infeasible(others)
+    return least
 
 
 def derive(
@@ -144,9 +148,6 @@ def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
     return float(log_p[np.arange(len(paths)), list(paths)].sum())
 
 
-ROUNDING = 1e-9  # relative; the sums of two equal sets of entries differ by less than this
-
-
 def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
     """Whether an architecture meets every limit on the table, an `at` window's lower side included.
 
@@ -164,20 +165,18 @@ def _solve(
 ) -> tuple[int, ...] | None:
     """The integer program over one binary variable per (edge, candidate); None where infeasible.
 
-    excluded: architectures that are no answer; an other one differs from each on at least one edge.
+    excluded: architectures that are no answer; another one differs from each on at least one edge.
 
     A worst case is below a bound exactly if all its members are, and reaches one if any of them does: with `at`, one
     program for each choice of the members that have to, and the likeliest of their answers.
 
-    The solver accepts a constraint violated by 1e-6 and stops at an absolute gap of 1e-6. Rows and objective are scaled
-    so that these stay below ROUNDING of the bound, and negligible in log probability.
+    The solver accepts a constraint violated by 1e-6, variables that are 1e-6 off a whole number, and stops at an
+    absolute gap of 1e-6. Rows are scaled such that the first is less than ROUNDING of the bound, and the objective such
+    that the last is negligible in log probability. So it may return an architecture that is no answer, but never miss
+    one: what it returns is added up again, and what does not meet the limits is excluded and the program solved anew.
     """
-    at = [limit for limit in limits if limit.at]
-    found = [
-        paths
-        for reaching in product(*(members(limit.cost) for limit in at))
-        if (paths := _program(log_p, mask, limits, dict(zip(map(id, at), reaching, strict=True)), excluded)) is not None
-    ]
+    choices = product(*(members(limit.cost) if limit.at else (None,) for limit in limits))
+    found = [paths for reaching in choices if (paths := _program(log_p, mask, limits, reaching, excluded)) is not None]
     return max(found, key=lambda paths: (_log_probability(log_p, paths), [-i for i in paths]), default=None)
 
 
@@ -185,35 +184,38 @@ def _program(
     log_p: np.ndarray,
     mask: np.ndarray,
     limits: Sequence[Limit],
-    reaching: dict[int, Cost],
+    reaching: Sequence[Cost | None],
     excluded: Sequence[tuple[int, ...]],
 ) -> tuple[int, ...] | None:
-    """reaching: for each `at` limit, by its id, the sum that has to reach the lower side of its window."""
+    """reaching: for each limit that is `at`, the sum that has to reach the lower side of its window."""
     edge, candidate = np.nonzero(mask)
+    excluded = list(excluded)
     constraints = [LinearConstraint((edge == np.arange(len(mask))[:, None]).astype(float), 1, 1)]
     scale = 1e-6 / (ROUNDING / 10)
-    for limit in limits:
+    for limit, reached in zip(limits, reaching, strict=True):
         for cost in members(limit.cost):
             row = scale * cost.table[edge, candidate] / limit.bound
             fixed = cost.fixed / limit.bound
-            low = scale * (1 - limit.tolerance - fixed) if reaching.get(id(limit)) is cost else -np.inf
-            constraints.append(LinearConstraint(row[None], low, scale * (1 - fixed)))
-    for paths in excluded:
-        row = (candidate == np.array(paths)[edge]).astype(float)
-        constraints.append(LinearConstraint(row[None], -np.inf, len(paths) - 1))
+            low = 1 - limit.tolerance - ROUNDING - fixed if reached is cost else -np.inf
+            constraints.append(LinearConstraint(row[None], scale * low, scale * (1 + ROUNDING - fixed)))
     regret = (log_p.max(axis=1, keepdims=True) - np.where(mask, log_p, 0.0))[edge, candidate]
     regret = regret * (1e4 / regret.max()) if regret.max() > 0 else regret
     integrality = np.ones(len(regret), dtype=np.int64)
-    found = milp(
-        regret, constraints=constraints, bounds=Bounds(0, 1), integrality=integrality, options={"mip_rel_gap": 0}
-    )
-    if found.status == 2:
-        return None
-    if not found.success:
-        raise RuntimeError(f"scipy.optimize.milp: {found.message}")
-    paths = tuple(
-        int(i) for i in candidate[np.round(found.x).astype(bool)]
-    )  # nonzero() is in row order, so edges are too
-    if not meets(paths, limits):
-        raise RuntimeError("scipy.optimize.milp: the architecture it found does not meet the limits")
-    return paths
+    while True:
+        others = [
+            LinearConstraint((candidate == np.array(paths)[edge]).astype(float)[None], -np.inf, len(paths) - 1)
+            for paths in excluded
+        ]
+        found = milp(
+            regret, constraints=[*constraints, *others], bounds=Bounds(0, 1), integrality=integrality,
+            options={"mip_rel_gap": 0},
+        )  # fmt: skip
+        if found.status == 2:
+            return None
+        if not found.success:
+            raise RuntimeError(f"scipy.optimize.milp: {found.message}")
+        # nonzero() is in row order, so edges are too
+        paths = tuple(int(i) for i in candidate[np.round(found.x).astype(bool)])
+        if meets(paths, limits):
+            return paths
+        excluded.append(paths)

@@ -100,8 +100,7 @@ def derive_family(
     Writes architecture-<bound>.json into the run folder (without bounds architecture.json, or architecture-derived.json
     where the search has ended and written its own), and for scored bounds pareto.json and pareto.png; with a table, all
     names begin with architecture-<table> and pareto-<table>. A bound that no architecture meets does not keep the
-    others from being derived, see
-    Family.refused. Raises ConfigError or CheckpointError.
+    others from being derived, see Family.refused. Raises ConfigError or CheckpointError.
     """
     config_file = run / "config.yaml"
     if not config_file.exists():
@@ -111,7 +110,7 @@ def derive_family(
     if table is not None:
         if not bounds:
             raise ConfigError(f"--table {table}: needs --at, such as --at 50%; the run's bound is not of this table")
-        resolved = _on_table(resolved, table)
+        resolved = _on_table(resolved, table, run / "config.yaml")
     for note in resolved.notes:
         log.warning(str(note))
     if bounds and not resolved.limits:
@@ -179,10 +178,11 @@ def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any]]:
     return step, search
 
 
-def _on_table(resolved: Resolved, table: Path) -> Resolved:
+def _on_table(resolved: Resolved, table: Path, source: Path) -> Resolved:
     """The limits with one on this latency table in place of all others on latency; its bound is still to be set.
 
-    A table of the run is compared with the space as the run did; another one as those of external devices are.
+    A table of the run is compared with the space as the run did; another one as those of external devices are. source:
+    the run's file, for messages.
     """
     own = [limit for limit in resolved.config.limits if limit.metric == "latency"]
     known = next((limit for limit in own if limit.table == table), None)
@@ -193,7 +193,7 @@ def _on_table(resolved: Resolved, table: Path) -> Resolved:
     bound = {"at": "50%"} if like.below is None else {"below": "50%"}
     entry = like.model_copy(update=plain | {"measure": measure, "at": None, "below": None} | bound)
     others = tuple(limit for limit in resolved.config.limits if limit.metric != "latency")
-    return resolve(resolved.config.model_copy(update={"limits": (entry, *others)}), "--table")
+    return resolve(resolved.config.model_copy(update={"limits": (entry, *others)}), source)
 
 
 def _member(
@@ -224,7 +224,7 @@ def _member(
         if text is None:
             raise
         first = limits[0]
-        least = smallest(first, limits[1:], mask_of(space))
+        least = smallest(first, limits[1:])
         raise InfeasibleError(
             f"--at {text}: no architecture with {first.metric} up to {first.bound:.6g} {first.unit} meets the other "
             f"limits; the smallest that does has {least:.6g} {first.unit}"

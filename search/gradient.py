@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.data import Batch
 from engine.distributed import ALONE, Group
-from search.config import GateOrder, Loss
-from search.limits import Limit
-from search.objective import Dual, Jacobian, alpha_gradient
-from supernet.alpha import PairSample, probabilities, sample_pairs, sample_paths
+from search.config import GateGradient, GradientMode
+from search.objective import Dual, Jacobian, Objective, alpha_gradient
+from supernet.alpha import PairSample, mask_of, probabilities, sample_pairs, sample_paths
 from supernet.supernet import Supernet
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -77,8 +78,7 @@ def one_hot(paths: Sequence[int], candidates: int, device: torch.device, dtype: 
 
 def weights_step(
     net: Supernet,
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     paths: Sequence[int],
     optimizer: torch.optim.Optimizer,
     label_smoothing: float,
@@ -90,8 +90,8 @@ def weights_step(
     reduction: what the backward pass runs in where several processes share the batch (engine/distributed.py).
     """
     with autocast():
-        logits = net(images, paths)
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        logits = net(batch.images, paths)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
     optimizer.zero_grad(set_to_none=True)  # paths that were not sampled have no gradient, hence no decay or momentum
     with reduction or nullcontext():
         loss.backward()
@@ -115,53 +115,64 @@ class ArchitectureStep:
 
 def architecture_step(
     net: Supernet,
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     alpha: Tensor,
-    mask: Tensor,
-    mode: str,
-    gate_gradient: GateOrder,
-    limits: Sequence[Limit],
-    loss: Loss,
-    duals: Sequence[Dual],
     optimizer: torch.optim.Optimizer,
+    mode: GradientMode,
+    gate_gradient: GateGradient,
+    objective: Objective,
     generator: torch.Generator,
     autocast: Autocast,
-    d_terms: Tensor | None = None,
     group: Group = ALONE,
 ) -> ArchitectureStep:
     """Weights frozen, alpha (E, N) learns on a validation batch and the limits' cost matrices.
 
-    mode: full, full_v2 or two_path. gate_gradient: how CE's share comes from dL/dg, by the mode's
-    Jacobian or by `second_order`. d_terms (E, N): the gradient in p of further terms of the loss, if there are any.
-    Neither the network's weights nor their gradients are touched. The processes of `group` share the batch, and each
-    makes the same update.
+    gate_gradient: how CE's share comes from dL/dg, by the mode's Jacobian or by `second_order`. generator: draws the
+    paths. Neither the network's weights nor their gradients are touched. The processes of `group` share the batch, and
+    each makes the same update.
     """
+    mask = mask_of(net.space)
     pair = sample_pairs(alpha, mask, generator) if mode == "two_path" else None
     paths = pair.paths if pair else sample_paths(alpha, mask, generator)
-    gates = one_hot(paths, alpha.shape[1], images.device)
-    with autocast():
-        logits = net(images, paths, gates, compared=pair.pairs.tolist() if pair else None, keep_outputs=mode == "full")
-        ce = F.cross_entropy(logits, labels)
-    (d_gates,) = torch.autograd.grad(ce, [gates])
-    means = group.mean_of(torch.cat([d_gates.flatten(), ce.detach().float()[None]]))
-    host = means.cpu()  # the step's only copy to the host
-    d_ce, ce_value = host[:-1].view_as(alpha), float(host[-1])
-    if not torch.isfinite(host).all():
-        return ArchitectureStep(float("nan"), tuple(duals))  # the caller stops; alpha keeps its last good value
+    compared = pair.pairs.tolist() if pair else None
+    d_gates, ce = gate_gradients(net, batch, paths, compared, mode == "full", autocast, group)
+    if not (math.isfinite(ce) and d_gates.isfinite().all()):
+        # the caller stops; alpha keeps its last good value
+        return ArchitectureStep(float("nan"), tuple(objective.duals))
 
     p = probabilities(alpha.detach(), mask)
     jacobian: Jacobian = partial(pair_jacobian, sample=pair) if pair else partial(softmax_jacobian, p=p)
     if gate_gradient == "first_order":
-        from_ce = jacobian(d_ce.double())
+        from_ce = jacobian(d_gates)
     elif pair:
-        from_ce = second_order_pair(d_ce.double(), pair)
+        from_ce = second_order_pair(d_gates, pair)
     else:
-        from_ce = second_order(d_ce.double(), p, torch.tensor(paths))
-    found = alpha_gradient(from_ce, ce_value, alpha.detach(), mask, limits, loss, duals, jacobian, d_terms)
+        from_ce = second_order(d_gates, p, torch.tensor(paths))
+    found = alpha_gradient(from_ce, ce, p, objective, jacobian)
     before = alpha.detach().clone()
     alpha.grad = found.gradient.to(alpha.dtype)
     optimizer.step()
     if pair:
         restore_unsampled(alpha, before, pair.pairs)
-    return ArchitectureStep(ce_value, found.duals, found.ce_norm, found.limits_norm)
+    return ArchitectureStep(ce, found.duals, found.ce_norm, found.limits_norm)
+
+
+def gate_gradients(
+    net: Supernet,
+    batch: Batch,
+    paths: Sequence[int],
+    compared: Sequence[Sequence[int]] | None,
+    keep_outputs: bool,
+    autocast: Autocast,
+    group: Group,
+) -> tuple[Tensor, float]:
+    """(dCE/dg, (E, N) float64 on the CPU; CE), means over the processes of `group`. compared, keep_outputs: as in
+    Supernet.forward."""
+    gates = one_hot(paths, net.space.mask.shape[1], batch.images.device)
+    with autocast():
+        logits = net(batch.images, paths, gates, compared=compared, keep_outputs=keep_outputs)
+        ce = F.cross_entropy(logits, batch.labels)
+    (d_gates,) = torch.autograd.grad(ce, [gates])
+    means = group.mean_of(torch.cat([d_gates.flatten(), ce.detach().float()[None]]))
+    host = means.cpu()  # the step's only copy to the host
+    return host[:-1].view_as(d_gates).double(), float(host[-1])

@@ -13,7 +13,7 @@ from engine.config import validate
 from engine.errors import ConfigError
 from latency.config import MeasureConfig
 from latency.table import LatencyTable, MissingEntryError, TableError
-from search.combine import WorstCase, scaled, weighted_sum
+from search.combine import WorstCase, members, scaled, weighted_sum
 from search.config import LimitConfig, MulLog, SearchFile, metric_hint
 from search.peak import PeakLimit, restrict
 from search.trust import Note, completed, of_this_runtime, trust
@@ -82,9 +82,11 @@ class Limit:
 
 
 def limit_names(limits: Sequence[Limit]) -> list[str]:
-    """What curves and messages call each limit: its metric, with its tables' names where several share a metric."""
+    """What curves and messages call each limit: its metric, with its tables' names where several share a metric,
+    and a number where these are alike."""
     metrics = [limit.metric for limit in limits]
-    return [_long_name(limit) if metrics.count(limit.metric) > 1 else limit.metric for limit in limits]
+    names = [_long_name(limit) if metrics.count(limit.metric) > 1 else limit.metric for limit in limits]
+    return [f"{name}_{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def _long_name(limit: Limit) -> str:
@@ -94,8 +96,8 @@ def _long_name(limit: Limit) -> str:
 def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: str) -> float:
     """A number in the cost's unit; `N%` = min + N % of (max - min). ConfigError outside the reachable range."""
     low, high = cost.reachable
-    if isinstance(bound, str):
-        return low + float(bound.strip().rstrip("% ")) / 100 * (high - low)
+    if isinstance(bound, str):  # 100 % may round to more than `high`, and has to be a bound when it is read again
+        return min(high, low + float(bound.strip().rstrip("% ")) / 100 * (high - low))
     if not low <= bound <= high:
         raise ConfigError(
             f"{where}: got {bound:g} {unit}, but architectures of this space reach {low:g} to {high:g}; choose a bound "
@@ -179,10 +181,12 @@ def resolve_limit(
     cost = _combined(limit, sources) if sources else _computed(config, space, limit.metric)
     unit = _unit(limit, sources, where)
     bound = resolve_bound(limit.bound, cost, f"{where}.{'below' if limit.at is None else 'at'}", unit)
-    if isinstance(config.search.loss, MulLog) and min(bound, cost.reachable[0]) <= 1:
+    # an expectation over networks can be below any network's worst case, but not below any member's own smallest cost
+    least = max(member.reachable[0] for member in members(cost))
+    if isinstance(config.search.loss, MulLog) and min(bound, least) <= 1:
         raise ConfigError(
             f"{where}: loss mul_log takes logarithms, so the bound ({bound:g}) and the smallest reachable value "
-            f"({cost.reachable[0]:g} {unit}) must exceed 1; use lagrangian instead"
+            f"({least:g} {unit}) must exceed 1; use lagrangian instead"
         )
     column_unit = None if limit.metric in UNITS else unit
     resolved = Limit(

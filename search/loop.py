@@ -156,7 +156,6 @@ class Search:
         self.mask = mask_of(plan.space)
         self.update = ArchitectureUpdate(plan, group)
         self.alarm = CollapseAlarm(strength_of(config.search.loss), self.state.told)
-        self.gradients: list[tuple[float, float]] = []  # (CE's, the limits') norms since the last point of the curves
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
         self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None) if group.first else None
@@ -192,8 +191,7 @@ class Search:
         batch = self._on_device(next(self.training))
         paths = self._weights_paths(step)
         loss, logits = weights_step(
-            state.net, batch.images, batch.labels, paths, state.optimizer,
-            plan.config.search.label_smoothing, self.autocast, self.reduction,
+            state.net, batch, paths, state.optimizer, plan.config.search.label_smoothing, self.autocast, self.reduction,
         )  # fmt: skip
         self.throughput.add(len(batch.labels) * group.world_size)
         figures = self._architecture_step() if plan.architecture_step_follows(step) else {}
@@ -245,8 +243,8 @@ class Search:
         plan, state = self.plan, self.state
         p = probabilities(state.alpha.detach(), self.mask)
         skip, share = skip_rates(p, plan.space), relative_entropy(p, self.mask)
-        ce, limits = mean_norms(self.gradients)
-        self.gradients.clear()
+        ce, limits = mean_norms(state.gradients)
+        state.gradients.clear()
         values = {f"skip/{stage}": rate for stage, rate in skip.items()} | {"arch/relative_entropy": share}
         if ce > 0 and limits > 0:
             values["arch/ce_over_limits"] = ce / limits
@@ -289,7 +287,7 @@ class Search:
         self.throughput.add(len(batch.labels) * self.group.world_size)
         update = self.update.step(self.state, batch)
         if update.norms:
-            self.gradients.append(update.norms)
+            self.state.gradients.append(update.norms)
         return update.figures
 
     def _headline(self, scalars: dict[str, float]) -> dict[str, float | str]:

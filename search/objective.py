@@ -15,7 +15,6 @@ from torch import Tensor
 from search.combine import WorstCase, members
 from search.config import AddLinear, Hinge, Lagrangian, Loss, MulLog
 from search.limits import Limit
-from supernet.alpha import probabilities
 from supernet.cost import Cost
 
 Jacobian = Callable[[Tensor], Tensor]
@@ -106,7 +105,7 @@ def ce_factor(loss: Loss, limits: Sequence[Limit], expected: Sequence[float]) ->
 def loss_value(
     loss: Loss, limits: Sequence[Limit], expected: Sequence[float], ce: float, duals: Sequence[Dual]
 ) -> float:
-    """The loss itself, for curves and for the tests that differentiate it."""
+    """The loss itself. A search needs its derivatives alone, `slope` and `ce_factor`; this is what they are of."""
     if isinstance(loss, MulLog):
         return ce_factor(loss, limits, expected) * ce
     total = ce
@@ -134,6 +133,19 @@ def _integrated_pressure(dual: Dual, c: float, loss: Lagrangian, *, at: bool) ->
 
 
 @dataclass(frozen=True)
+class Objective:
+    """What alpha's loss has beside the cross entropy, at one architecture step."""
+
+    limits: Sequence[Limit]
+    loss: Loss
+    """How they enter it."""
+    duals: Sequence[Dual]
+    """One for each limit; read and updated by the lagrangian alone."""
+    d_terms: Tensor | None = None
+    """(E, N) float64: the gradient in p of further terms, if there are any (search/terms.py)."""
+
+
+@dataclass(frozen=True)
 class AlphaGradient:
     """What one architecture step finds before alpha moves."""
 
@@ -147,41 +159,24 @@ class AlphaGradient:
     """Of the share of all limits together."""
 
 
-def alpha_gradient(
-    from_ce: Tensor,
-    ce: float,
-    alpha: Tensor,
-    mask: Tensor,
-    limits: Sequence[Limit],
-    loss: Loss,
-    duals: Sequence[Dual],
-    jacobian: Jacobian,
-    d_terms: Tensor | None = None,
-) -> AlphaGradient:
-    """From CE's own gradient in alpha, `from_ce` (E, N), to that of the whole loss.
+def alpha_gradient(from_ce: Tensor, ce: float, p: Tensor, objective: Objective, jacobian: Jacobian) -> AlphaGradient:
+    """From CE's own gradient in alpha, `from_ce`, to that of the whole loss; both (E, N) float64, like p.
 
     Limits and terms are functions of p: (dL/dE) F_i + d_terms_i goes through the mode's Jacobian; E is the expectation
-    over all candidates in every mode. d_terms (E, N): the gradient of further terms in p (search/terms.py).
+    over all candidates in every mode.
     """
-    p = probabilities(alpha, mask)
-    expected = [float(expected_cost(p, limit.cost)) for limit in limits]
-    from_ce = ce_factor(loss, limits, expected) * from_ce
-    d_limits, observed = limits_gradient(from_ce, ce, p, limits, loss, duals, jacobian)
+    expected = [float(expected_cost(p, limit.cost)) for limit in objective.limits]
+    from_ce = ce_factor(objective.loss, objective.limits, expected) * from_ce
+    d_limits, observed = limits_gradient(from_ce, ce, p, objective, jacobian)
     from_limits = jacobian(d_limits)
     gradient = from_ce + from_limits
-    if d_terms is not None:
-        gradient = gradient + jacobian(d_terms)
+    if objective.d_terms is not None:
+        gradient = gradient + jacobian(objective.d_terms)
     return AlphaGradient(gradient, observed, float(from_ce.norm()), float(from_limits.norm()))
 
 
 def limits_gradient(
-    from_ce: Tensor,
-    ce: float,
-    p: Tensor,
-    limits: Sequence[Limit],
-    loss: Loss,
-    duals: Sequence[Dual],
-    jacobian: Jacobian,
+    from_ce: Tensor, ce: float, p: Tensor, objective: Objective, jacobian: Jacobian
 ) -> tuple[Tensor, tuple[Dual, ...]]:
     """(sum over limits of dL/dE F, (E, N) float64, still to go through the mode's Jacobian; the duals with their norms
     updated).
@@ -190,10 +185,10 @@ def limits_gradient(
     """
     d_limits = torch.zeros_like(p)
     observed = []
-    for limit, dual in zip(limits, duals, strict=True):
+    for limit, dual in zip(objective.limits, objective.duals, strict=True):
         F = cost_slopes(p, limit.cost)
-        if isinstance(loss, Lagrangian):
+        if isinstance(objective.loss, Lagrangian):
             dual = dual.observe(from_ce, jacobian(F / limit.bound))
-        d_limits = d_limits + slope(loss, limit, float(expected_cost(p, limit.cost)), ce, dual) * F
+        d_limits = d_limits + slope(objective.loss, limit, float(expected_cost(p, limit.cost)), ce, dual) * F
         observed.append(dual)
     return d_limits, tuple(observed)

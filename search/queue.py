@@ -81,9 +81,9 @@ def run_queue(
                     waiting.remove(job)
                     running[slot] = (job, start(job, slot))
             if len(signals) > passed_on:
-                passed_on = len(signals)
+                first, passed_on = passed_on == 0, len(signals)  # several at once, as at a logout, count as one
                 for _, process in running.values():
-                    _signal_group(process, signal.SIGINT if passed_on == 1 else signal.SIGKILL)
+                    _signal_group(process, signal.SIGINT if first else signal.SIGKILL)
             time.sleep(pause)
             for slot, (job, process) in list(running.items()):
                 status = process.poll()

@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.data import Batch
 from engine.distributed import ALONE, Group
 from engine.errors import UserError
-from search.config import Lagrangian, ReinforceConfig
+from search.config import ReinforceConfig
 from search.gradient import Autocast, softmax_jacobian
-from search.limits import Limit
-from search.objective import Dual, limits_gradient
+from search.limits import Limit, limit_names
+from search.objective import Dual, Objective, limits_gradient
 from search.own import own_function
-from supernet.alpha import probabilities, sample_paths
+from supernet.alpha import mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
 from supernet.supernet import Supernet
 
@@ -70,13 +71,15 @@ class Sampled:
     labels: Tensor
     """(N,) int64 on the CPU."""
     costs: dict[str, float]
-    """By metric, what each limit's cost is for this network; of equal metrics the first limit's."""
+    """What each limit's cost is for this network, by the limit's name (as in the curves), and by its metric; of equal
+    metrics the first limit's."""
 
 
 def sampled(
     architecture: Architecture, accuracy: float, logits: Tensor, labels: Tensor, limits: Sequence[Limit]
 ) -> Sampled:
     costs = {limit.metric: limit.cost.of(architecture.paths) for limit in reversed(limits)}
+    costs |= {name: limit.cost.of(architecture.paths) for name, limit in zip(limit_names(limits), limits, strict=True)}
     return Sampled(architecture, accuracy, logits, labels, costs)
 
 
@@ -126,78 +129,68 @@ class ReinforceStep:
 
 def reinforce_step(
     net: Supernet,
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     alpha: Tensor,
-    mask: Tensor,
-    limits: Sequence[Limit],
-    config: ReinforceConfig,
-    baseline: float | None,
     optimizer: torch.optim.Optimizer,
+    config: ReinforceConfig,
+    objective: Objective,
+    baseline: float | None,
     generator: torch.Generator,
     autocast: Autocast,
-    d_terms: Tensor | None = None,
     own_reward: Reward | None = None,
-    duals: Sequence[Dual] = (),
     group: Group = ALONE,
 ) -> ReinforceStep:
-    """M sampled networks on one validation batch, which the processes of `group` share.
+    """M sampled networks on one validation batch, which the processes of `group` share; alpha (E, N) learns from their
+    rewards.
 
-    duals: of the limits, read with config.limits lagrangian. own_reward: in place of `reward`; of several processes,
-    each gives it what it has of the batch, and the mean counts. d_terms (E, N): the gradient in p of further terms of
-    the loss, if there are any.
+    objective: its loss and duals are read with config.limits lagrangian alone. own_reward: in place of `reward`; of
+    several processes, each gives it what it has of the batch, and the mean counts.
     """
+    mask = mask_of(net.space)
     samples = [sample_paths(alpha, mask, generator) for _ in range(config.samples)]
-    with torch.no_grad():
-        outputs = []
-        for paths in samples:
-            with autocast():
-                outputs.append(net(images, paths).float())
-        logits = torch.stack(outputs)  # (M, N, classes)
-        correct = (logits.argmax(dim=2) == labels).double().mean(dim=1)
-        ce = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(samples))).double()
+    logits = evaluated(net, batch.images, samples, autocast)
+    correct = (logits.argmax(dim=2) == batch.labels).double().mean(dim=1)
+    ce = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(len(samples))).double()
     figures = group.mean_of(torch.cat([correct, ce[None]])).cpu()  # one copy to the host for the whole step
-    accuracies = figures[:-1].tolist()
     if own_reward is None:
-        scored = zip(accuracies, samples, strict=True)
-        values = [reward(a, paths, limits, config.weight_of_costs) for a, paths in scored]
+        scored = zip(figures[:-1].tolist(), samples, strict=True)
+        values = [reward(a, paths, objective.limits, config.weight_of_costs) for a, paths in scored]
     else:
-        values = _own_rewards(own_reward, net, samples, correct.tolist(), logits.cpu(), labels.cpu(), limits)
+        labels = batch.labels.cpu()
+        values = [
+            own_reward(sampled(Architecture(net.space, paths), accuracy, own, labels, objective.limits))
+            for paths, accuracy, own in zip(samples, correct.tolist(), logits.cpu(), strict=True)
+        ]
         values = group.sum_of(torch.tensor(values, dtype=torch.float64)).div(group.world_size).tolist()
     rewards = torch.tensor(values, dtype=torch.float64)
     advantage, following = advantages(rewards, config, baseline)
     norm = limits_norm = 0.0
-    observed = tuple(duals)
+    duals = tuple(objective.duals)
     if advantage is not None:
         p = probabilities(alpha.detach(), mask)
+        jacobian = partial(softmax_jacobian, p=p)
         gradient = policy_gradient(p, samples, advantage)
         norm = float(gradient.norm())
         if config.limits == "lagrangian":
-            jacobian = partial(softmax_jacobian, p=p)
-            d_limits, observed = limits_gradient(gradient, float(figures[-1]), p, limits, Lagrangian(), duals, jacobian)
+            d_limits, duals = limits_gradient(gradient, float(figures[-1]), p, objective, jacobian)
             from_limits = jacobian(d_limits)
             limits_norm = float(from_limits.norm())
             gradient = gradient + from_limits
-        if d_terms is not None:
-            gradient = gradient + softmax_jacobian(d_terms, p)
+        if objective.d_terms is not None:
+            gradient = gradient + jacobian(objective.d_terms)
         alpha.grad = gradient.to(alpha.dtype)
         optimizer.step()
     return ReinforceStep(
         ce=float(figures[-1]), accuracy=float(figures[:-1].mean()), reward=float(rewards.mean()), baseline=following,
-        gradient=norm, moved=advantage is not None, duals=observed, limits_gradient=limits_norm,
+        gradient=norm, moved=advantage is not None, duals=duals, limits_gradient=limits_norm,
     )  # fmt: skip
 
 
-def _own_rewards(
-    own_reward: Reward,
-    net: Supernet,
-    samples: Sequence[tuple[int, ...]],
-    accuracies: Sequence[float],
-    logits: Tensor,
-    labels: Tensor,
-    limits: Sequence[Limit],
-) -> list[float]:
-    values = []
-    for paths, accuracy, own in zip(samples, accuracies, logits, strict=True):
-        values.append(own_reward(sampled(Architecture(net.space, paths), accuracy, own, labels, limits)))
-    return values
+@torch.no_grad()
+def evaluated(net: Supernet, images: Tensor, samples: Sequence[tuple[int, ...]], autocast: Autocast) -> Tensor:
+    """Logits of each sampled network: (M, N, classes) float32."""
+    outputs = []
+    for paths in samples:
+        with autocast():
+            outputs.append(net(images, paths).float())
+    return torch.stack(outputs)

@@ -15,7 +15,7 @@ from engine.errors import ConfigError
 from engine.runs import write_atomically
 from engine.training import Evaluation
 from search.closing import MeasuredDerivation
-from search.limits import Limit
+from search.limits import Limit, limit_names
 from search.objective import expected_cost
 from search.peak import PeakLimit
 from supernet.alpha import mask_of, probabilities
@@ -26,8 +26,12 @@ class MeasuredFigures(Section):
     """The derived network timed on this machine, in ms."""
 
     median_ms: float
-    """Of the timing that accepted it."""
+    """Of the timing that decided."""
     noise_ms: float
+    drift: float
+    """Of the reference timed in turn with it: measured over predicted."""
+    believed: bool
+    """Whether noise and drift are small enough for the timing to settle anything."""
     confirmation_ms: float
     """Median of a second timing, independent of the one that decided."""
     confirmation_noise_ms: float
@@ -36,6 +40,8 @@ class MeasuredFigures(Section):
 class LimitFigures(Section):
     """One limit: what was asked, what alpha expects, what the derived network is predicted to need. All in `unit`."""
 
+    name: str
+    """As curves and messages have it: the metric, with its table's name where several limits share a metric."""
     metric: str
     unit: str
     at: float | None = None
@@ -49,7 +55,8 @@ class LimitFigures(Section):
     """null where its table is not of this machine."""
     table: str | None = None
     tables: tuple[str, ...] = ()
-    """Where one limit combines several."""
+    """Where one limit combines several, as `combine` says."""
+    combine: str | None = None
 
     @property
     def bound(self) -> float:
@@ -73,8 +80,8 @@ class ResultFile(Section):
     images: int
     limits: tuple[LimitFigures, ...]
     """In the order of the config, peak_activation_bytes last."""
-    met: bool
-    """Whether every limit is met: measured where it was timed, else predicted."""
+    met: bool | None
+    """Whether every limit is met: measured where it was timed, else predicted. null: the timing proves nothing."""
     tries: int
     """Derivations timed until one was accepted; 0 where no limit's table is of this machine."""
     params: int
@@ -109,20 +116,23 @@ def result_of(
     p = probabilities(alpha.detach(), mask_of(architecture.space))
     timings = _measured(measured)
     figures = []
-    for i, limit in enumerate(limits):
+    for i, (name, limit) in enumerate(zip(limit_names(limits), limits, strict=True)):
         figures.append(
             LimitFigures(
-                metric=limit.metric, unit=limit.unit, predicted=float(limit.cost.of(architecture.paths)),
+                name=name, metric=limit.metric, unit=limit.unit, predicted=float(limit.cost.of(architecture.paths)),
                 expected=float(expected_cost(p, limit.cost)),
                 table=str(limit.source.path) if limit.source else None,
                 tables=() if limit.source else tuple(str(source.path) for source in limit.sources),
+                combine=limit.combined,
                 at=limit.bound if limit.at else None, below=None if limit.at else limit.bound,
                 measured=timings.get(i),
             )
         )  # fmt: skip
     if peak:
         value = float(peak.of(architecture.paths))
-        figures.append(LimitFigures(metric=peak.metric, unit=peak.unit, predicted=value, below=float(peak.bound)))
+        figures.append(
+            LimitFigures(name=peak.metric, metric=peak.metric, unit=peak.unit, predicted=value, below=float(peak.bound))
+        )
     c = architecture.complexity
     return ResultFile(
         architecture=architecture.name, seed=seed, top1=accuracy.top1, top5=accuracy.top5,
@@ -140,8 +150,8 @@ def _measured(found: MeasuredDerivation) -> dict[int, MeasuredFigures]:
     readings = found.tries[found.chosen].readings
     return {
         i: MeasuredFigures(
-            median_ms=accepted.timing.median_ms, noise_ms=accepted.timing.noise_ms,
-            confirmation_ms=again.median_ms, confirmation_noise_ms=again.noise_ms,
+            median_ms=accepted.timing.median_ms, noise_ms=accepted.timing.noise_ms, drift=accepted.drift,
+            believed=accepted.believed, confirmation_ms=again.median_ms, confirmation_noise_ms=again.noise_ms,
         )
         for i, accepted, again in zip(found.timed, readings, found.confirmation, strict=True)
     }  # fmt: skip

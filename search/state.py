@@ -65,6 +65,9 @@ class SearchState:
     """What the early stop compares with; None before the search, or without an early stop."""
     told: dict[str, str] = field(default_factory=dict)
     """The alarms so far, see CollapseAlarm."""
+    gradients: list[tuple[float, float]] = field(default_factory=list)
+    """Norms of CE's and the limits' share of alpha's gradient, of each architecture step since the last point
+    of the curves."""
 
     @classmethod
     def fresh(cls, config: SearchFile, space: Space, device: torch.device) -> SearchState:
@@ -92,6 +95,7 @@ class SearchState:
             "arch_steps": self.arch_steps,
             "settled": asdict(self.settled) if self.settled else None,
             "told": dict(self.told),
+            "gradients": list(self.gradients),
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -108,5 +112,6 @@ class SearchState:
             settled = checkpoint["settled"]
             self.settled = Settled(**settled) if settled else None
             self.told = dict(checkpoint["told"])
+            self.gradients = [(ce, limits) for ce, limits in checkpoint["gradients"]]
         except (KeyError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error

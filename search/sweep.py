@@ -32,9 +32,10 @@ log = logging.getLogger("search")
 
 FORMAT = "proxylessnas/sweep@1"
 DOOR = Path(__file__).resolve().parents[1] / "scripts" / "run_search.py"
-Status = Literal["finished", "missed", "failed", "interrupted", "waiting"]
-"""missed: ended, but a limit is not met, measured where it was timed, else predicted. waiting: not begun when
-interrupted."""
+Status = Literal["finished", "missed", "unsettled", "failed", "interrupted", "waiting"]
+"""missed: ended, but a limit is not met, measured where it was timed, else predicted. unsettled: ended, but a timing
+proves nothing. waiting: not begun when interrupted."""
+ENDED = {"finished", "missed", "unsettled"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Sweep:
         statuses = {outcome.status for outcome in self.outcomes}
         if self.interrupted:
             return 130
-        return 1 if statuses - {"finished", "missed"} else 3 if "missed" in statuses else 0
+        return 1 if statuses - ENDED else 3 if statuses - {"finished"} else 0
 
 
 def run_sweep(
@@ -193,7 +194,7 @@ def _timed_on_cpu(config: Mapping[str, object]) -> bool:
     """Whether a limit's networks may be timed on this CPU. The config has not been checked yet."""
     limits = config.get("limits")
     for limit in limits if isinstance(limits, list) else []:
-        if isinstance(limit, dict) and limit.get("metric") == "latency":
+        if isinstance(limit, dict) and limit.get("metric") == "latency" and "tables" not in limit:
             own, common = limit.get("measure"), config.get("measure")
             measure = {**(common if isinstance(common, dict) else {}), **(own if isinstance(own, dict) else {})}
             if measure.get("device", "cpu") == "cpu":
@@ -280,7 +281,8 @@ class _Runner:
 
 
 def _ended_outcome(search: Search, result: ResultFile, seconds: float) -> Outcome:
-    return Outcome(search, "finished" if result.met else "missed", seconds, None, result)
+    ended: dict[bool | None, Status] = {True: "finished", False: "missed", None: "unsettled"}
+    return Outcome(search, ended[result.met], seconds, None, result)
 
 
 def _outcome(search: Search, status: int, interrupted: bool, seconds: float, log_start: int) -> Outcome:
@@ -350,14 +352,16 @@ def row_of(outcome: Outcome) -> list[str]:
 
 
 def panels_of(outcomes: Sequence[Outcome]) -> list[Panel]:
-    """Searches with the same first metric and table are comparable: a panel. Measured costs where all of them are."""
-    groups: dict[tuple[str, str, str], list[tuple[Outcome, ResultFile]]] = {}
+    """Searches with the same first metric and tables are comparable: a panel. Measured costs where all of them are."""
+    groups: dict[tuple[str, ...], list[tuple[Outcome, ResultFile]]] = {}
     for outcome in outcomes:
         if outcome.result:
             first = outcome.result.limits[0]
-            groups.setdefault((first.metric, first.unit, first.table or ""), []).append((outcome, outcome.result))
+            files = (first.table,) if first.table else first.tables
+            key = (first.metric, first.unit, first.combine or "", *files)
+            groups.setdefault(key, []).append((outcome, outcome.result))
     panels = []
-    for (metric, unit, table), ended in groups.items():
+    for (metric, unit, combine, *tables), ended in groups.items():
         firsts = [result.limits[0] for _, result in ended]
         timings = [first.measured for first in firsts]
         measured = all(timings)
@@ -366,5 +370,6 @@ def panels_of(outcomes: Sequence[Outcome]) -> list[Panel]:
             Point(o.search.name, cost, r.top1, o.search.config.stem) for (o, r), cost in zip(ended, costs, strict=True)
         )
         label = f"{'measured' if measured else 'predicted'} {metric} [{unit}]"
-        panels.append(Panel(Path(table).stem or metric, label, points))
+        title = " ".join(filter(None, [combine, *(Path(table).stem for table in tables)]))
+        panels.append(Panel(title or metric, label, points))
     return panels

@@ -13,10 +13,8 @@ from latency.device import this_device
 from latency.interpolation import interpolate
 from latency.runtimes import version_here
 from latency.table import LatencyTable, TableError
+from latency.verification import NOISY_PERCENT
 from supernet.space import Space
-
-NOISY = 5.0
-"""Percent by which the repeated measurement of a verification may differ before its verdict means little."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def trust(
             f"({found.noise_mape_percent:.2g} %), overall or in a third of the range"
         )
         return [Note(text, "measure again on an idle device")]
-    if found.noise_mape_percent > NOISY:
+    if found.noise_mape_percent > NOISY_PERCENT:
         text = (
             f"{path}: its verification was disturbed (a repeated measurement differed by "
             f"{found.noise_mape_percent:.2g} %), so it proves little"

@@ -11,9 +11,9 @@ from engine.data import Batch
 from engine.distributed import Group
 from engine.seeding import generator
 from engine.training import autocast, check_finite
-from search.config import Lagrangian, Loss, ReinforceConfig
+from search.config import Lagrangian, Loss
 from search.gradient import architecture_step
-from search.objective import Dual, expected_cost, movable
+from search.objective import Dual, Objective, expected_cost, movable
 from search.plan import Plan
 from search.reinforce import reinforce_step, user_reward
 from search.state import ARCHITECTURE_PATHS, SearchState
@@ -49,27 +49,26 @@ class ArchitectureUpdate:
         if self.terms:
             p = probabilities(state.alpha.detach(), self.mask)
             figures["arch/terms"], d_terms = terms_gradient(self.terms, p, plan.progress(state.step))
+        objective = Objective(plan.limits, s.resolved_loss, state.duals, d_terms)
         if s.arch_update == "reinforce":
-            settings = s.reinforce or ReinforceConfig()
             found = reinforce_step(
-                state.net, batch.images, batch.labels, state.alpha, self.mask, plan.limits, settings, state.baseline,
-                state.arch_optimizer, draws, self.autocast, d_terms, self.own_reward, state.duals, self.group,
+                state.net, batch, state.alpha, state.arch_optimizer, s.resolved_reinforce, objective, state.baseline,
+                draws, self.autocast, self.own_reward, self.group,
             )  # fmt: skip
             check_finite(found.ce, state.step + 1)
             state.baseline = found.baseline
             figures |= {"arch/ce": found.ce, "arch/reward": found.reward, "arch/gradient": found.gradient}
             figures |= {"arch/top1": 100 * found.accuracy}
-            if settings.limits != "lagrangian" or not found.moved:
+            if s.resolved_reinforce.limits != "lagrangian" or not found.moved:
                 return Update(figures, None)
-            self._follow(state, found.duals, Lagrangian())
+            self._follow(state, found.duals, objective.loss)
             return Update(figures, (found.gradient, found.limits_gradient))
-        loss = s.loss or Lagrangian()
         done = architecture_step(
-            state.net, batch.images, batch.labels, state.alpha, self.mask, s.arch_update, s.gate_order, plan.limits,
-            loss, state.duals, state.arch_optimizer, draws, self.autocast, d_terms, self.group,
+            state.net, batch, state.alpha, state.arch_optimizer, s.arch_update, s.resolved_gate_gradient, objective,
+            draws, self.autocast, self.group,
         )  # fmt: skip
         check_finite(done.ce, state.step + 1)
-        self._follow(state, done.duals, loss)
+        self._follow(state, done.duals, objective.loss)
         return Update(figures | {"arch/ce": done.ce}, (done.ce_gradient, done.limits_gradient))
 
     def _follow(self, state: SearchState, duals: tuple[Dual, ...], loss: Loss) -> None:

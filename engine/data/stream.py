@@ -53,7 +53,7 @@ class BatchStream(Iterator[Batch]):
         if len(images) < batch_size:
             raise ConfigError(
                 f"{key}: got {batch_size}, but this part of the data has {len(images)} images; choose a smaller "
-                f"batch or change data.validation"
+                f"batch (in a search, data.validation shares the images out)"
             )
         if start < 0 or not 0 <= rank < world_size:
             raise ValueError(f"start {start} or rank {rank} of {world_size} is out of range")

@@ -172,7 +172,9 @@ def test_split_decay_covers_every_parameter_once(net):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_without_a_gpu_is_an_error_with_the_way_out():
-    with pytest.raises(ConfigError, match=r"^run\.device: got 'cuda', but .*; set run\.device=cpu$"):
+    with pytest.raises(
+        ConfigError, match=r"^run\.device: got 'cuda', but .*; set run\.device=cpu, and run\.amp=none, "
+    ):
         prepare_device(RunConfig(device="cuda"))
 
 

@@ -86,7 +86,7 @@ def test_an_empty_window_of_a_worst_case_reaches_down_to_the_nearest(space, cost
     limit = Limit("latency", bound, True, 1e-6, worst)
     found = constrained(torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)), mask, [limit])
     assert worst.of(found.paths) == pytest.approx(values[gap - 1], rel=1e-5)
-    assert "as near below as possible" in found.notes[0]
+    assert "derived in the nearest below" in found.notes[0]
 
 
 def test_two_windows_are_extended_one_after_the_other(space, costs):

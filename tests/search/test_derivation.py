@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from search.derivation import InfeasibleError, argmax, constrained, derive, likeliest, meets
+from search.combine import WorstCase
+from search.derivation import InfeasibleError, argmax, constrained, derive, likeliest, meets, smallest
 from search.limits import Limit
 from supernet.alpha import log_probabilities, mask_of
 from supernet.cost import Cost, macs_cost, params_cost
@@ -165,3 +166,34 @@ def test_derive_among_takes_the_smallest_loss_of_the_likeliest(space, make_cost,
     assert derive(alpha, mask, [limit], "argmax", 4, loss).paths == argmax(alpha, mask).paths
     ruined = {best[0].paths: float("nan"), best[1].paths: float("inf"), best[2].paths: 3.0, best[3].paths: 2.0}
     assert derive(alpha, mask, [limit], "constrained", 4, ruined.__getitem__).paths == best[3].paths
+
+
+@pytest.mark.parametrize("delta", [1.5e-9, 3e-9, 1e-8])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_network_that_exceeds_its_bound_by_next_to_nothing_gives_way_to_the_next(seed, delta):
+    """Less than the solver's own tolerances, with which it may answer with the network."""
+    rng = np.random.default_rng(seed)
+    ops = np.array([1, 1.4, 1.9, 2.2, 3, 4, 0])
+    table = rng.uniform(0.2, 2, (21, 1)) * ops * rng.uniform(0.9, 1.1, (21, 7))
+    cost, mask = Cost(2.0, table, np.ones((21, 7), dtype=bool)), torch.ones(21, 7, dtype=torch.bool)
+    alpha = torch.from_numpy(rng.normal(size=(21, 7)))
+    low, high = cost.reachable
+    limit = Limit("latency", low + 0.4 * (high - low), False, 0.0, cost)
+    first = constrained(alpha, mask, [limit])
+    limit = replace(limit, bound=cost.of(first.paths))
+    second = next(found for found in likeliest(alpha, mask, [limit], 2) if found.paths != first.paths)
+    found = constrained(alpha, mask, [replace(limit, bound=limit.bound * (1 - delta))])
+    assert found.paths == second.paths
+
+
+def test_the_smallest_worst_case_below_other_bounds_is_that_of_brute_force(space, make_cost, make_limit):
+    everything = list(np.ndindex(*space.mask.sum(axis=1).tolist()))
+    for seed in range(12):
+        worst = WorstCase((make_cost(space, seed), make_cost(space, seed + 50)))
+        limit = Limit("latency", worst.reachable[1], False, 0.0, worst)
+        table = macs_cost(space).table
+        opposite = Cost(1.0, np.where(space.mask, table.max() - table, 0.0), space.mask)  # what is fast costs most
+        others = [make_limit(opposite, 0.6, at=False), make_limit(make_cost(space, seed + 100), 0.9, at=False)]
+        expected = min(worst.of(paths) for paths in everything if meets(paths, others))
+        assert expected > worst.reachable[0]
+        assert smallest(limit, others) == pytest.approx(expected, rel=1e-6)

@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 import search.loop as loop
+from engine.data import Batch
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.training import RunConfig, autocast
 from search.config import Lagrangian, ReinforceConfig
 from search.gradient import architecture_step, weights_step
 from search.limits import Limit
-from search.objective import Dual
+from search.objective import Dual, Objective
 from search.reinforce import reinforce_step
 from search.state import SearchState
 from supernet.alpha import initial_alpha, mask_of, sample_paths
@@ -67,10 +68,11 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
     mine = slice(group.rank * 8 // group.world_size, (group.rank + 1) * 8 // group.world_size)
     for step in range(6):
         random = torch.Generator().manual_seed(step)
-        images, labels = torch.randn(8, 1, 8, 8, generator=random)[mine], torch.randint(4, (8,), generator=random)[mine]
+        images, labels = torch.randn(8, 1, 8, 8, generator=random), torch.randint(4, (8,), generator=random)
+        batch = Batch(images[mine], labels[mine])
         before = {name: value.clone() for name, value in net.state_dict().items()}
         paths = sample_paths(alpha, mask, random)
-        weights_step(net, images, labels, paths, optimizer, 0.1, plain, reduction)
+        weights_step(net, batch, paths, optimizer, 0.1, plain, reduction)
         moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
         learned = {name for name, p in net.named_parameters() if p.grad is not None}
         ran = tuple(f"edges.{e}.ops.{path}." for e, path in enumerate(paths))
@@ -78,15 +80,15 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
         untouched.append(bool(moved & learned) and not idle & (moved | learned))
         if mode == "reinforce":
             update = reinforce_step(
-                net, images, labels, alpha, mask, [limit], ReinforceConfig(samples=4), baseline, arch_optimizer,
-                random, plain, group=group,
+                net, batch, alpha, arch_optimizer, ReinforceConfig(samples=4), Objective([limit], Lagrangian(), duals),
+                baseline, random, plain, group=group,
             )  # fmt: skip
             value, baseline = update.reward, update.baseline
         else:
             arch_update, _, order = mode.partition(" ")
             done = architecture_step(
-                net, images, labels, alpha, mask, arch_update, order or "first_order", [limit], Lagrangian(), duals,
-                arch_optimizer, random, plain, group=group,
+                net, batch, alpha, arch_optimizer, arch_update, order or "first_order",
+                Objective([limit], Lagrangian(), duals), random, plain, group=group,
             )  # fmt: skip
             value, duals = done.ce, done.duals
         values.append(value)

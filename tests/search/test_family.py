@@ -238,7 +238,7 @@ def test_a_bound_that_only_the_other_limits_forbid_is_told_the_smallest_beside_t
     assert line.startswith("--at 0%: no architecture with latency up to ")
     assert line.endswith(f"the smallest that does has {least:.6g} ms")
     with pytest.raises(InfeasibleError):
-        smallest(latency, [replace(params, bound=1.0)], mask_of(space))
+        smallest(latency, [replace(params, bound=1.0)])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from engine.data import Batch
 from search.config import AddLinear, Lagrangian, MulLog
 from search.gradient import (
     architecture_step,
@@ -22,7 +23,7 @@ from search.gradient import (
     softmax_jacobian,
     weights_step,
 )
-from search.objective import Dual, ce_factor, expected_cost
+from search.objective import Dual, Objective, ce_factor, expected_cost
 from supernet.alpha import initial_alpha, mask_of, probabilities, sample_pairs, sample_paths
 from supernet.supernet import Supernet
 
@@ -114,9 +115,9 @@ class Fixture:
     def __init__(self, space, alpha, betas=(0.0, 0.999)):
         self.net = Supernet(space, seed=3).double()
         draws = torch.Generator().manual_seed(5)
-        self.images = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=draws)
-        self.labels = torch.randint(0, 4, (6,), generator=draws)
+        images = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=draws)
         self.mask = mask_of(space)
+        self.batch = Batch(images, torch.randint(0, 4, (6,), generator=draws))
         self.alpha = alpha.clone().requires_grad_()
         self.optimizer = torch.optim.Adam([self.alpha], lr=0.05, betas=betas)
 
@@ -124,11 +125,10 @@ class Fixture:
         """With ce_scale 0, every image is scored alike by a network whose classifier is zero: CE has no gradient."""
         if ce_scale == 0:
             torch.nn.init.zeros_(self.net.classifier.linear.weight)
-        duals = tuple(Dual() for _ in limits)
-        draws = torch.Generator().manual_seed(seed)
+        objective = Objective(limits, loss, tuple(Dual() for _ in limits))
         return architecture_step(
-            self.net, self.images, self.labels, self.alpha, self.mask, mode, gate_gradient, limits, loss, duals,
-            self.optimizer, draws, contextlib.nullcontext,
+            self.net, self.batch, self.alpha, self.optimizer, mode, gate_gradient, objective,
+            torch.Generator().manual_seed(seed), contextlib.nullcontext,
         )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alon
     paths = pair.paths if mode == "two_path" else sample_paths(alpha, mask, torch.Generator().manual_seed(seed))
     fixture = Fixture(space, alpha)
     gates = one_hot(paths, mask.shape[1], torch.device("cpu"))
-    ce = F.cross_entropy(fixture.net(fixture.images, paths, gates), fixture.labels)
+    ce = F.cross_entropy(fixture.net(fixture.batch.images, paths, gates), fixture.batch.labels)
     d = torch.autograd.grad(ce, [gates])[0].double()
     if mode == "two_path":
         first, second = pair_jacobian(d, pair), second_order_pair(d, pair)
@@ -263,7 +263,7 @@ def test_a_weights_step_leaves_alpha_and_unsampled_weights_alone(space):
         paths = sample_paths(initial_alpha(space), mask, torch.Generator().manual_seed(step))
         before = copy.deepcopy(net.state_dict())
         images, labels = torch.randn(4, 1, 8, 8, generator=draws), torch.randint(0, 4, (4,), generator=draws)
-        weights_step(net, images, labels, paths, optimizer, 0.1, contextlib.nullcontext)
+        weights_step(net, Batch(images, labels), paths, optimizer, 0.1, contextlib.nullcontext)
         searchable = [e for e, edge in enumerate(space.edges) if edge.searchable]
         for name, value in net.state_dict().items():
             if name.startswith("edges."):
@@ -281,7 +281,7 @@ def test_gates_are_one_leaf_of_one_hot_rows():
 
 def test_a_batch_that_is_not_finite_changes_nothing(space, make_cost, make_limit):
     fixture = Fixture(space, random_alpha(space))
-    fixture.images[0] = float("nan")
+    fixture.batch.images[0] = float("nan")
     before = fixture.alpha.detach().clone()
     done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
     assert math.isnan(done.ce)
@@ -291,11 +291,11 @@ def test_a_batch_that_is_not_finite_changes_nothing(space, make_cost, make_limit
 
 def test_label_smoothing_is_in_the_weights_loss_only(space, make_cost, make_limit):
     fixture, paths = Fixture(space, random_alpha(space)), (0, 0, 0, 0)
-    logits = fixture.net(fixture.images, paths).detach()
+    logits = fixture.net(fixture.batch.images, paths).detach()
     optimizer = torch.optim.SGD(fixture.net.parameters(), lr=0.0)
-    loss, _ = weights_step(fixture.net, fixture.images, fixture.labels, paths, optimizer, 0.1, contextlib.nullcontext)
-    torch.testing.assert_close(loss, F.cross_entropy(logits, fixture.labels, label_smoothing=0.1))
+    loss, _ = weights_step(fixture.net, fixture.batch, paths, optimizer, 0.1, contextlib.nullcontext)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, fixture.batch.labels, label_smoothing=0.1))
     sampled = sample_pairs(fixture.alpha, fixture.mask, torch.Generator().manual_seed(0)).paths
-    plain = F.cross_entropy(fixture.net(fixture.images, sampled), fixture.labels)
+    plain = F.cross_entropy(fixture.net(fixture.batch.images, sampled), fixture.batch.labels)
     done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
     assert done.ce == pytest.approx(plain.item(), rel=1e-6)

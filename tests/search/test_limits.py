@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -16,7 +17,7 @@ from latency.device import this_device
 from latency.table import Calibration, TableError, memory_format_name
 from search.closing import local_latency_limits
 from search.family import derive_family
-from search.limits import resolve
+from search.limits import limit_names, resolve, resolve_bound
 from search.loop import run_search
 from search.report import architecture_scalars
 from search.state import SearchState
@@ -357,3 +358,34 @@ def test_only_a_latency_limit_is_timed_on_the_tables_own_device(space, tmp_path,
     for metric, indices in (("latency", [0]), ("energy_mj", [])):
         config = make_search_file([{"metric": metric, "table": str(path), "at": "50%"}])
         assert local_latency_limits(resolve(config, "search.yaml").limits) == indices
+
+
+def test_all_of_the_range_can_be_read_back_as_a_number(space, make_cost):
+    """The run's config.yaml holds the number."""
+    for seed in range(300):
+        cost = make_cost(space, seed)
+        bound = resolve_bound("100%", cost, "limits.0.at", "ms")
+        assert bound == pytest.approx(cost.reachable[1], rel=1e-12)
+        assert resolve_bound(bound, cost, "limits.0.at", "ms") == bound
+
+
+def test_every_limit_has_a_name_of_its_own(space, make_cost, make_limit):
+    limit = make_limit(make_cost(space, 0), 0.5)
+    assert limit_names([limit]) == ["latency"]
+    assert limit_names([limit, replace(limit, metric="energy"), limit]) == ["latency_1", "energy", "latency_2"]
+
+
+def test_mul_log_looks_at_the_smallest_expectation_of_a_worst_case(
+    make_search_file, space, tmp_path, make_table, monkeypatch
+):
+    """Every network takes more than 1 ms on one of the devices, an expectation over networks need not."""
+    monkeypatch.chdir(tmp_path)
+    table = make_table(space, tmp_path / "a.yaml")
+    low = table.cost(space).reachable[0]
+    make_table(space, tmp_path / "b.yaml")
+    limit = {"metric": "latency", "tables": ["a.yaml", "b.yaml"], "combine": "worst_case", "at": "90%"}
+    search = {"batch_size": 8, "loss": {"form": "mul_log"}}
+    config = make_search_file([limit | {"weights": [0.99 / low, 0.99 / low]}], search=search)
+    with pytest.raises(ConfigError, match=r"smallest reachable value \(0.99 ms\) must exceed 1"):
+        resolve(config, "search.yaml")
+    resolve(make_search_file([limit | {"weights": [1.01 / low, 0.5 / low]}], search=search), "search.yaml")

@@ -12,7 +12,7 @@ from search.combine import WorstCase, members
 from search.config import AddLinear, Hinge, Lagrangian, MulLog
 from search.gradient import pair_jacobian, restore_unsampled, second_order, second_order_pair, softmax_jacobian
 from search.limits import Limit
-from search.objective import Dual, alpha_gradient, expected_cost, loss_value, movable, slope
+from search.objective import Dual, Objective, alpha_gradient, expected_cost, loss_value, movable, slope
 from supernet.alpha import mask_of, probabilities, sample_pairs, sample_paths
 from supernet.cost import Cost
 
@@ -108,7 +108,7 @@ def violations(limits, mode, order, scale, seed, steps=2000):
             jacobian, second = partial(softmax_jacobian, p=p), partial(second_order, p=p, active=active)
         d_ce = (preference + scale * torch.randn(mask.shape, generator=draws)) * mask  # with a minibatch's noise
         from_ce = (jacobian if order == "first_order" else second)(d_ce.double())
-        step = alpha_gradient(from_ce, 1.0, alpha.detach(), mask, limits, loss, duals, jacobian)
+        step = alpha_gradient(from_ce, 1.0, p, Objective(limits, loss, duals), jacobian)
         before = alpha.detach().clone()
         alpha.grad = step.gradient.float()
         optimizer.step()
@@ -171,7 +171,6 @@ def test_alpha_gradient_is_autograds_gradient_of_the_whole_loss(space, make_cost
         value = ce + loss.weight * (c.clamp_min(0) if loss.form == "hinge" else c)
     (expected,) = torch.autograd.grad(value, [alpha])
     jacobian = partial(softmax_jacobian, p=p.detach())
-    found = alpha_gradient(
-        jacobian(slopes), ce.item(), alpha.detach(), mask, [limit], loss, (Dual(),), jacobian
-    ).gradient
+    objective = Objective([limit], loss, (Dual(),))
+    found = alpha_gradient(jacobian(slopes), ce.item(), p.detach(), objective, jacobian).gradient
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)

@@ -123,15 +123,16 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize(
-    ("manner", "signals", "status"),
+    ("manner", "signals", "apart", "status"),
     [
-        ("polite", [signal.SIGINT], 130),
-        ("polite", [signal.SIGTERM], 130),
-        ("stubborn", [signal.SIGINT, signal.SIGINT], -9),
+        ("polite", [signal.SIGINT], 0.5, 130),
+        ("polite", [signal.SIGTERM], 0.5, 130),
+        ("polite", [signal.SIGTERM, signal.SIGHUP], 0.0, 130),
+        ("stubborn", [signal.SIGINT, signal.SIGINT], 0.5, -9),
     ],
 )
-def test_an_interrupted_queue_stops_what_runs_and_starts_no_more(manner, signals, status):
-    """One signal is passed on as SIGINT; a second one kills what ignores it."""
+def test_an_interrupted_queue_stops_what_runs_and_starts_no_more(manner, signals, apart, status):
+    """One signal, or several at once, are passed on as SIGINT; one that comes later kills what ignores it."""
     before = signal.getsignal(signal.SIGINT)
     processes, ended = [], []
 
@@ -147,10 +148,10 @@ def test_an_interrupted_queue_stops_what_runs_and_starts_no_more(manner, signals
             process.stdout.readline()  # it is up
         for number in signals:
             os.kill(os.getpid(), number)
-            time.sleep(0.5)  # two signals at once would be one
+            time.sleep(apart)
 
     jobs = [MadeUpJob(str(i), "cpu", 0) for i in range(3)]
-    complete = run_queue(jobs, cpu_slots(2), start, lambda job, *how: ended.append((job.name, *how)), pause=0.05)
+    complete = run_queue(jobs, cpu_slots(2), start, lambda job, *how: ended.append((job.name, *how)), pause=0.2)
     assert not complete
     assert sorted(ended) == [("0", status, True), ("1", status, True)]
     assert len(processes) == 2

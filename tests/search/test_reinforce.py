@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from engine.data import Batch
 from engine.errors import UserError
 from search.config import Lagrangian, ReinforceConfig
-from search.objective import Dual, expected_cost, movable
+from search.objective import Dual, Objective, expected_cost, movable
 from search.reinforce import advantages, policy_gradient, reinforce_step, reward, user_reward
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.supernet import Supernet
@@ -81,16 +82,16 @@ def test_reward_is_accuracy_times_the_power_of_the_latency_ratio(space, make_cos
 
 
 def test_a_step_moves_alpha_only_and_the_first_one_not_even_that(space, make_cost, make_limit):
-    net, mask = Supernet(space, seed=0), mask_of(space)
+    net = Supernet(space, seed=0)
     alpha = initial_alpha(space).requires_grad_()
     optimizer = torch.optim.Adam([alpha], lr=0.1)
     draws = torch.Generator().manual_seed(0)
-    images, labels = torch.randn(16, 1, 8, 8, generator=draws), torch.randint(0, 4, (16,), generator=draws)
+    batch = Batch(torch.randn(16, 1, 8, 8, generator=draws), torch.randint(0, 4, (16,), generator=draws))
     before, baseline = copy.deepcopy(net.state_dict()), None
-    limits = [make_limit(make_cost(space, 0), 0.5)]
+    objective = Objective([make_limit(make_cost(space, 0), 0.5)], Lagrangian(), (Dual(),))
     for step in range(2):
         baseline = reinforce_step(
-            net, images, labels, alpha, mask, limits, ReinforceConfig(samples=4), baseline, optimizer, draws,
+            net, batch, alpha, optimizer, ReinforceConfig(samples=4), objective, baseline, draws,
             contextlib.nullcontext,
         ).baseline  # fmt: skip
         assert torch.equal(alpha.detach(), initial_alpha(space)) is (step == 0)
@@ -120,12 +121,12 @@ def test_a_users_reward_takes_the_place_of_the_published_one(space, make_cost, m
     alpha = initial_alpha(space).requires_grad_()
     optimizer = torch.optim.Adam([alpha], lr=0.1)
     draws = torch.Generator().manual_seed(0)
-    images, labels = torch.randn(16, 1, 8, 8, generator=draws), torch.arange(16) % 4
-    limits = [make_limit(make_cost(space, 0), 0.5)]
+    batch = Batch(torch.randn(16, 1, 8, 8, generator=draws), torch.arange(16) % 4)
+    objective = Objective([make_limit(make_cost(space, 0), 0.5)], Lagrangian(), (Dual(),))
 
     def step(name):
         return reinforce_step(
-            net, images, labels, alpha, mask, limits, config, None, optimizer, draws, contextlib.nullcontext,
+            net, batch, alpha, optimizer, config, objective, None, draws, contextlib.nullcontext,
             own_reward=user_reward(ReinforceConfig(reward=f"{path}:{name}")),
         )  # fmt: skip
 
@@ -153,12 +154,12 @@ def test_the_lagrangian_brings_the_expectation_to_the_target_beside_a_reward(spa
         return float(sample.architecture.paths[0] == 0) + float(torch.randn((), generator=draws))
 
     net = Supernet(space)
-    images, labels = torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.long)
+    batch = Batch(torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
     errors = []
     for _ in range(600):
         done = reinforce_step(
-            net, images, labels, alpha, mask, [limit], config, None, optimizer, draws, contextlib.nullcontext,
-            own_reward=noisy, duals=duals,
+            net, batch, alpha, optimizer, config, Objective([limit], Lagrangian(), duals), None, draws,
+            contextlib.nullcontext, own_reward=noisy,
         )  # fmt: skip
         p = probabilities(alpha.detach(), mask)
         c = float(expected_cost(p, cost)) / limit.bound - 1

@@ -69,7 +69,7 @@ def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make
         Try(found, (asked,), (Reading(predicted, Timing(median, noise, 3)),))
         for asked, predicted, median, noise in ((9.0, 8.0, 7.0, 0.1), (6.0, 5.0, 4.0, 0.2), (5.0, 5.0, 3.0, 0.2))
     ]
-    measured = MeasuredDerivation(found, (1,), (1,), tuple(tries), chosen=1, confirmation=(Timing(4.5, 0.3, 3),))
+    measured = MeasuredDerivation(found, (1,), (), (1,), tuple(tries), 1, (Timing(4.5, 0.3, 3),))
     accuracy = Evaluation(float("inf"), 50.0, 90.0, 8)
     architecture = Architecture(space, found.paths, "a")
     result = result_of(

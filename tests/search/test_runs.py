@@ -111,6 +111,18 @@ def test_killed_at_several_steps_and_resumed_equals_uninterrupted(config_file, t
     assert [point.step for point in curves.Scalars("train/loss")] == list(range(1, 25))
 
 
+def test_killed_between_two_points_of_the_curves_and_resumed_equals_uninterrupted(config_file, tmp_path):
+    """The point after the resume averages over steps before it; with second_order and weak limits an alarm follows."""
+    overrides = ["run.log_every=5", "run.checkpoint_every=3", "search.arch_every=1", "search.arch_update=two_path"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_search(config_file, whole, overrides=overrides)
+    run_until_killed(config_file, broken, 10, *overrides)  # at 9 or 12
+    run_search(config_file, broken, resume=True, overrides=overrides)
+    assert_identical(final_state(whole)[1], final_state(broken)[1])
+    assert metrics(whole) == metrics(broken)
+    assert any("arch/ce_over_limits" in record for record in metrics(whole))
+
+
 def test_a_search_is_finished_whatever_its_folder_holds(config_file, tmp_path):
     overrides = ["search.arch_update=two_path"]
     out, broken = tmp_path / "out", tmp_path / "broken"
@@ -211,7 +223,7 @@ def test_every_warm_up_step_draws_its_own_paths(config_file, tmp_path, monkeypat
     import search.loop as loop
 
     drawn, real = [], loop.weights_step
-    monkeypatch.setattr(loop, "weights_step", lambda *args: drawn.append(args[3]) or real(*args))
+    monkeypatch.setattr(loop, "weights_step", lambda *args: drawn.append(args[2]) or real(*args))
     run_search(config_file, tmp_path / "run", overrides=[f"search.warmup_sampling={sampling}"])
     assert len(drawn) == 24
     assert len(set(drawn[:6])) > 2  # alpha rests in the warm-up, so only the draws differ

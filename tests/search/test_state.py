@@ -88,6 +88,7 @@ def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file):
         "arch_steps": 3,
         "settled": Settled(((0.5, 0.5),), 5),
         "told": {"skip": "collapsing"},
+        "gradients": [(0.5, 0.25)],
     }
     for name, value in changed.items():
         assert getattr(fresh, name) != value

@@ -246,8 +246,12 @@ def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.ya
     )  # fmt: skip
     timing = None
     if measured_ms:
-        timing = MeasuredFigures(median_ms=measured_ms, noise_ms=0.25, confirmation_ms=9.9, confirmation_noise_ms=0.1)
-    limit = LimitFigures(metric="latency", unit="ms", at=9.0, predicted=8.0, expected=8.5, table=table, measured=timing)
+        timing = MeasuredFigures(
+            median_ms=measured_ms, noise_ms=0.25, drift=1.0, believed=True, confirmation_ms=9.9, confirmation_noise_ms=1
+        )
+    limit = LimitFigures(
+        name="latency", metric="latency", unit="ms", at=9.0, predicted=8.0, expected=8.5, table=table, measured=timing
+    )
     status = "finished" if met else "missed"
     search_ = Search(name, tmp_path / f"{name}.yaml", (), tmp_path)
     return Outcome(search_, status, 61.4, None, result.model_copy(update={"limits": (limit,)}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from engine.errors import UserError
 from search.config import EntropyConfig, Lagrangian, TermConfig
 from search.gradient import softmax_jacobian
 from search.loop import run_search
-from search.objective import Dual, alpha_gradient
+from search.objective import Dual, Objective, alpha_gradient
 from search.own import own_function
 from search.terms import build_terms, entropy_term, mean_entropy, terms_gradient
 from supernet.alpha import entropy, mask_of, probabilities
@@ -54,8 +55,12 @@ def test_a_term_goes_through_the_jacobian_with_the_others(space, make_cost, make
     def jacobian(d):
         return softmax_jacobian(d, p)
 
-    args = (jacobian(d_ce), 1.0, alpha, mask, [limit], Lagrangian(), (Dual(),), jacobian)
-    difference = alpha_gradient(*args, d_terms).gradient - alpha_gradient(*args).gradient
+    without = Objective([limit], Lagrangian(), (Dual(),))
+    own, other = (
+        alpha_gradient(jacobian(d_ce), 1.0, p, objective, jacobian).gradient
+        for objective in (replace(without, d_terms=d_terms), without)
+    )
+    difference = own - other
     torch.testing.assert_close(difference, jacobian(d_terms), rtol=1e-9, atol=1e-12)
 
 
