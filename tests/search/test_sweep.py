@@ -303,6 +303,21 @@ def test_how_a_process_has_ended(tmp_path, log_text, status, interrupted, expect
     assert (outcome.status, outcome.error) == expected
 
 
+@pytest.mark.parametrize(
+    ("met", "status", "code"), [(True, "finished", 0), (False, "missed", 3), (None, "unsettled", 3)]
+)
+def test_how_a_search_has_ended(space, tmp_path, met, status, code):
+    """null in result.json: the network was timed, and the timing proves nothing."""
+    made_up = outcome_of(space, tmp_path, "a", 90.0)
+    made_up.search.folder.mkdir()
+    text = made_up.result.model_copy(update={"met": met}).model_dump_json()
+    (made_up.search.folder / "result.json").write_text(text)
+    made_up.search.log.write_text("")
+    outcome = search.sweep._outcome(made_up.search, code, False, 1.0, 0)
+    assert (outcome.status, outcome.error) == (status, None)
+    assert Sweep((outcome,)).exit_status == code
+
+
 def test_searches_that_disturb_each_others_timings_are_named_once(tmp_path, caplog):
     (tmp_path / "a.yaml").write_text("limits: [{metric: latency, table: t.yaml, at: 50%}]\n")
     (tmp_path / "b.yaml").write_text("limits: [{metric: latency, table: t.yaml, at: 50%}]\nmeasure: {device: external}")
