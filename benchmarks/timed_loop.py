@@ -14,6 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+import search.loop
 from engine.config import load_config, validate
 from engine.data import BatchStream
 from engine.distributed import ALONE, GradientReduction, Group
@@ -130,7 +131,7 @@ def shares(loop: Loop, blocks: int) -> dict[str, float]:
     clock, state = Clock(loop.device), loop.search.state
     places = [
         ("data", BatchStream, "__next__"),
-        ("data", Search, "_on_device"),
+        ("data", search.loop, "on_device"),
         ("forward", type(state.net), "forward"),
         ("backward", torch.Tensor, "backward"),
         ("backward", torch.autograd, "grad"),

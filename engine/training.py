@@ -7,8 +7,8 @@ import ctypes
 import math
 import platform
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,6 +21,9 @@ from engine.config import Section
 from engine.data.images import Batch
 from engine.distributed import ALONE, Group
 from engine.errors import ConfigError, UserError
+
+Autocast = Callable[[], AbstractContextManager[object]]
+"""Makes what a forward pass runs in, see `autocast`."""
 
 
 class RunConfig(Section):
@@ -168,6 +171,35 @@ class Evaluation:
 
 
 @torch.no_grad()
+def on_device(batch: Batch, device: torch.device, run: RunConfig) -> Batch:
+    """The batch where the network is; from pinned memory the copy goes on while the caller does."""
+    images = batch.images.to(device, memory_format=memory_format(run), non_blocking=True)
+    return batch._replace(images=images, labels=batch.labels.to(device, non_blocking=True))
+
+
+def training_step(
+    forward: Callable[[Tensor], Tensor],
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    label_smoothing: float,
+    precision: Autocast,
+    reduction: AbstractContextManager[None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of the weights that `forward` uses, from images to logits. Returns (loss, logits), both detached.
+
+    precision: makes what the forward pass runs in (`autocast`). reduction: what the backward pass runs in where several
+    processes share the batch (engine/distributed.py).
+    """
+    with precision():
+        logits = forward(batch.images)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+    optimizer.zero_grad(set_to_none=True)  # what was not used has no gradient, hence no decay or momentum
+    with reduction or nullcontext():
+        loss.backward()
+    optimizer.step()
+    return loss.detach(), logits.detach()
+
+
 def evaluate(
     network: nn.Module, batches: Iterable[Batch], device: torch.device, run: RunConfig, group: Group = ALONE
 ) -> Evaluation:
@@ -177,8 +209,7 @@ def evaluate(
     count = 0
     with _in_eval_mode(network):
         for batch in batches:
-            images = batch.images.to(device, memory_format=memory_format(run), non_blocking=True)
-            labels = batch.labels.to(device, non_blocking=True)
+            images, labels, _ = on_device(batch, device, run)
             with autocast(run, device):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels, reduction="sum")

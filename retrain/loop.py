@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from engine.checkpoints import Checkpoints, misfit
@@ -34,8 +33,10 @@ from engine.training import (
     cosine_lr,
     evaluate,
     memory_format,
+    on_device,
     prepare_device,
     split_decay,
+    training_step,
 )
 from retrain.config import RetrainFile
 from retrain.data import images_for
@@ -187,15 +188,10 @@ class _Retrain:
 
     def _train(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch]:
         """One step: (loss, logits, batch on the device), the first two detached."""
-        batch = self._on_device(batch)
-        with self.autocast():
-            logits = self.network(batch.images)
-            loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.retrain.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        with self.reduction:
-            loss.backward()
-        self.optimizer.step()
-        return loss.detach(), logits.detach(), batch
+        batch = on_device(batch, self.device, self.config.run)
+        smoothing = self.config.retrain.label_smoothing
+        found = training_step(self.network, batch, self.optimizer, smoothing, self.autocast, self.reduction)
+        return *found, batch
 
     def _epoch_end(self, loss: torch.Tensor) -> Evaluation | None:
         """Evaluation and checkpoint, where they are due after the step just done."""
@@ -235,7 +231,3 @@ class _Retrain:
             self.images.test, self.config.retrain.batch_size, self.config.data.workers, **self.group.slice
         )
         return evaluate(self.network, batches, self.device, self.config.run, self.group)
-
-    def _on_device(self, batch: Batch) -> Batch:
-        images = batch.images.to(self.device, memory_format=memory_format(self.config.run), non_blocking=True)
-        return batch._replace(images=images, labels=batch.labels.to(self.device, non_blocking=True))

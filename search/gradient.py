@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,12 +14,11 @@ from torch import Tensor
 
 from engine.data import Batch
 from engine.distributed import ALONE, Group
+from engine.training import Autocast, training_step
 from search.config import GateGradient, GradientMode
 from search.objective import Dual, Jacobian, Objective, alpha_gradient
 from supernet.alpha import PairSample, mask_of, probabilities, sample_pairs, sample_paths
 from supernet.supernet import Supernet
-
-Autocast = Callable[[], AbstractContextManager[object]]
 
 
 def softmax_jacobian(d_gates: Tensor, p: Tensor) -> Tensor:
@@ -85,18 +84,8 @@ def weights_step(
     autocast: Autocast,
     reduction: AbstractContextManager[None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Alpha frozen, the sampled paths learn on a training batch. Returns (loss, logits), both detached.
-
-    reduction: what the backward pass runs in where several processes share the batch (engine/distributed.py).
-    """
-    with autocast():
-        logits = net(batch.images, paths)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-    optimizer.zero_grad(set_to_none=True)  # paths that were not sampled have no gradient, hence no decay or momentum
-    with reduction or nullcontext():
-        loss.backward()
-    optimizer.step()
-    return loss.detach(), logits.detach()
+    """Alpha frozen, the sampled paths learn on a training batch: engine.training.training_step."""
+    return training_step(lambda images: net(images, paths), batch, optimizer, label_smoothing, autocast, reduction)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 
 from engine.checkpoints import Checkpoints
 from engine.config import config_text, keys_of, load_config, naming, validate
-from engine.data import Batch, BatchStream
+from engine.data import BatchStream
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.interrupts import interrupts_between_steps
 from engine.metrics import MetricsLog
@@ -28,7 +28,7 @@ from engine.training import (
     accuracy,
     autocast,
     check_finite,
-    memory_format,
+    on_device,
     prepare_device,
 )
 from search.check import data_checks, judge, report
@@ -188,7 +188,7 @@ class Search:
         torch.manual_seed(mix(seed, DROPOUT, step, group.rank))
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = plan.lr(step)
-        batch = self._on_device(next(self.training))
+        batch = on_device(next(self.training), plan.device, run)
         paths = self._weights_paths(step)
         loss, logits = weights_step(
             state.net, batch, paths, state.optimizer, plan.config.search.label_smoothing, self.autocast, self.reduction,
@@ -276,14 +276,9 @@ class Search:
         kept = {"search": self.state.to_checkpoint(), "corrupt": corrupt, "seconds": seconds}
         self.checkpoints.save(self.state.step, kept)
 
-    def _on_device(self, batch: Batch) -> Batch:
-        run, device = self.plan.config.run, self.plan.device
-        images = batch.images.to(device, memory_format=memory_format(run), non_blocking=True)
-        return batch._replace(images=images, labels=batch.labels.to(device, non_blocking=True))
-
     def _architecture_step(self) -> dict[str, float]:
         """One update of alpha; returns figures for the curves."""
-        batch = self._on_device(next(self.validation))
+        batch = on_device(next(self.validation), self.plan.device, self.plan.config.run)
         self.throughput.add(len(batch.labels) * self.group.world_size)
         update = self.update.step(self.state, batch)
         if update.norms:

@@ -15,8 +15,9 @@ from torch import Tensor
 from engine.data import Batch
 from engine.distributed import ALONE, Group
 from engine.errors import UserError
+from engine.training import Autocast
 from search.config import ReinforceConfig
-from search.gradient import Autocast, softmax_jacobian
+from search.gradient import softmax_jacobian
 from search.limits import Limit, limit_names
 from search.objective import Dual, Objective, limits_gradient
 from search.own import own_function
