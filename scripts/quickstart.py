@@ -1,13 +1,15 @@
 """The main job end to end on bundled images:  python scripts/quickstart.py --out runs/quickstart
 
-Measures a latency table on this CPU, searches at 50 % of the reachable range, derives, retrains from scratch, times the
-derived network, and prints it beside random networks of the same predicted latency that were retrained alike.
+Measures a latency table on this CPU (again where other work disturbs it), searches at 50 % of the reachable range,
+derives, retrains from scratch, times the derived network, and prints it beside random networks of the same predicted
+latency that were retrained alike.
 Everything is written below --out; one that holds a quick start, finished or not, is refused: delete it first.
 """
 
 import argparse
 import json
 import logging
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,15 +24,18 @@ from engine.runs import write_atomically
 from latency.config import LatencyConfig, latency_part
 from latency.measure import measure_table, time_architecture
 from latency.summary import summary
+from latency.verification import NOISY_PERCENT
 from retrain.config import RetrainFile
 from retrain.loop import RetrainResult, retrain
 from search.baseline import random_architectures
+from search.config import LARGEST_ERROR
 from search.loop import SearchResult, run_search
 from supernet.architecture import Architecture
 from supernet.space import Space
 
 log = logging.getLogger("quickstart")
 VERIFIED = 20  # fresh networks that the table's error is computed from
+MOST_TABLES = 3  # measured, until one is undisturbed
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SEARCH = CONFIGS / "search" / "quickstart_cpu.yaml"
@@ -56,8 +61,8 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
         raise ConfigError(f"--out {out}: holds a quick start already; choose another folder, or delete this one")
     began = time.monotonic()
     table_path = out / "table.yaml"
-    _measure(table_path, seed)
     overrides = [f"limits.0.table={table_path}", f"run.seed={seed}"]
+    overrides.append(f"limits.0.largest_error={measured(table_path, seed)}")
     result = run_search(SEARCH, out / "search", overrides=overrides)
     rows = [_retrained("derived", result.architecture, result, out / "retrain", seed)]
     space, limits = result.architecture.space, result.limits
@@ -78,13 +83,32 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     return record
 
 
-def _measure(table_path: Path, seed: int) -> None:
+def measured(path: Path, seed: int) -> float:
+    """Write the latency table, of MOST_TABLES the one that other work on this machine has disturbed least. Returns the
+    error in percent to accept it with: that of any search, or its own where the machine is never calm enough."""
     config = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH))
-    with Stages() as progress:
-        table = measure_table(Space(config.space), config.measure, seed=seed, verify=VERIFIED, progress=progress)
-    table.save(table_path)
-    assert table.verification is not None  # asked for
-    log.info("latency table: %s", summary(table.verification))
+    best, least = None, math.inf
+    for attempt in range(MOST_TABLES):
+        with Stages() as progress:
+            table = measure_table(Space(config.space), config.measure, seed=seed, verify=VERIFIED, progress=progress)
+        found = table.verification
+        assert found is not None  # asked for
+        log.info("latency table: %s", summary(found))
+        if found.noise_mape_percent < least:
+            best, least = table, found.noise_mape_percent
+        if least <= NOISY_PERCENT:
+            break
+        log.info("other work on this machine disturbs the measuring (table %d of %d)", attempt + 1, MOST_TABLES)
+    assert best is not None
+    assert best.verification is not None
+    best.save(path)
+    error = best.verification.table.mape_percent
+    if error > LARGEST_ERROR:
+        log.warning(
+            "the table is off by %.0f %%, where a search accepts %g %%: the quick start goes on with it, so that you "
+            "see the rest, but no latency in it means anything. Run it again on an idle machine", error, LARGEST_ERROR,
+        )  # fmt: skip
+    return max(LARGEST_ERROR, math.ceil(error))
 
 
 def _retrained(name: str, architecture: Architecture, result: SearchResult, out: Path, seed: int) -> Row:
