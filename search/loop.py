@@ -135,7 +135,7 @@ class Search:
         if newest:
             self.state.restore(newest[1]["search"])
             corrupt = newest[1]["corrupt"]
-            self.began -= newest[1].get("seconds", 0.0)  # what earlier processes took; old checkpoints do not say
+            self.began -= newest[1]["seconds"]  # what earlier processes took
         self.resumed_at = self.state.step
         group.broadcast(self.state.net.parameters())
         if config.search.compile and not self._ended:

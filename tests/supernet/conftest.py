@@ -11,7 +11,6 @@ import yaml
 from supernet import CANDIDATES, Space, SpaceConfig
 
 SPACES = Path(__file__).parent / "spaces"
-REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "reference_archs.json"
 
 
 @pytest.fixture(autouse=True)
@@ -54,11 +53,9 @@ def random_paths() -> Callable[[Space, int], tuple[int, ...]]:
 
 
 @pytest.fixture(scope="session")
-def published() -> dict[str, dict]:
+def published(shared_data: Path) -> dict[str, dict]:
     """The published networks, block by block, by name."""
-    if not REFERENCE.exists():
-        pytest.skip(f"{REFERENCE.name} is not in a `shared/data` folder beside the checkout")
-    return json.loads(REFERENCE.read_text())["networks"]
+    return json.loads((shared_data / "reference_archs.json").read_text())["networks"]
 
 
 @pytest.fixture
