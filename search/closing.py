@@ -95,21 +95,8 @@ def derive_measured(
         return MeasuredDerivation(found, tuple(_predicted_above(found.paths, limits)))
     timed = [limits[i] for i in local]
     clocks = [_clock(limit, space, timer) for limit in timed]
-    asked = tuple(limit.bound for limit in timed)
-    tries: list[Try] = []
-    for _ in range(MOST_TRIES if method == "constrained" else 1):
-        bounds = dict(zip(local, asked, strict=True))
-        moved = [replace(limit, bound=bounds.get(i, limit.bound)) for i, limit in enumerate(limits)]
-        try:
-            found = derive(alpha, mask, moved, method, among, loss)
-        except InfeasibleError:
-            if not tries:
-                raise
-            break  # the corrected bounds and the other limits exclude each other; the tries so far decide
-        tries.append(Try(found, asked, tuple(clock.timed(found.paths) for clock in clocks)))
-        asked = tuple(map(_corrected, asked, timed, tries[-1].readings))
-        if any(asked == t.asked for t in tries):
-            break  # all is well, or nothing may be moved, or a bound is clamped to the reachable range
+    most = MOST_TRIES if method == "constrained" else 1
+    tries = _tries(lambda moved: derive(alpha, mask, moved, method, among, loss), limits, local, clocks, most)
     chosen = _best(tries, timed)
     derivation = tries[chosen].derivation
     confirmation = tuple(clock.timed(derivation.paths) for clock in clocks)
@@ -131,6 +118,32 @@ def derive_measured(
         chosen,
         tuple(second.timing for second in confirmation),
     )
+
+
+def _tries(
+    derived: Callable[[Sequence[Limit]], Derivation],
+    limits: Sequence[Limit],
+    local: Sequence[int],
+    clocks: Sequence[Clock],
+    most: int,
+) -> list[Try]:
+    """Derive, time, move the bounds, until nothing moves them or `most` tries are made; the last may meet no limit."""
+    timed = [limits[i] for i in local]
+    asked = tuple(limit.bound for limit in timed)
+    tries: list[Try] = []
+    for _ in range(most):
+        bounds = dict(zip(local, asked, strict=True))
+        try:
+            found = derived([replace(limit, bound=bounds.get(i, limit.bound)) for i, limit in enumerate(limits)])
+        except InfeasibleError:
+            if not tries:
+                raise
+            break  # the corrected bounds and the other limits exclude each other; the tries so far decide
+        tries.append(Try(found, asked, tuple(clock.timed(found.paths) for clock in clocks)))
+        asked = tuple(map(_corrected, asked, timed, tries[-1].readings))
+        if any(asked == t.asked for t in tries):
+            break  # all is well, or nothing may be moved, or a bound is clamped to the reachable range
+    return tries
 
 
 @dataclass(frozen=True)
