@@ -33,7 +33,7 @@ types: install  ## mypy
 	$(BIN)/mypy benchmarks/*.py scripts/*.py
 
 unit: install  ## the tests alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # one thread each: two processes share two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share two cores
 
 clean:  ## remove .venv, caches and the quick start's results
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info runs/quickstart
