@@ -170,7 +170,6 @@ class Evaluation:
     images: int
 
 
-@torch.no_grad()
 def on_device(batch: Batch, device: torch.device, run: RunConfig) -> Batch:
     """The batch where the network is; from pinned memory the copy goes on while the caller does."""
     images = batch.images.to(device, memory_format=memory_format(run), non_blocking=True)
@@ -200,6 +199,7 @@ def training_step(
     return loss.detach(), logits.detach()
 
 
+@torch.no_grad()
 def evaluate(
     network: nn.Module, batches: Iterable[Batch], device: torch.device, run: RunConfig, group: Group = ALONE
 ) -> Evaluation:

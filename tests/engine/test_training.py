@@ -154,6 +154,14 @@ def test_evaluation_leaves_no_trace(net):
     assert [m.training for m in net.modules()] == modes
 
 
+def test_evaluation_keeps_no_graph(net):
+    """One that does would hold every batch in memory until the end."""
+    graphs = []
+    net.register_forward_hook(lambda module, inputs, output: graphs.append(output.requires_grad))
+    evaluate(net, [Batch(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))] * 2, CPU, RunConfig())
+    assert graphs == [False, False]
+
+
 def test_evaluation_in_bf16_is_near_that_in_float32(net):
     batches = [Batch(torch.randn(16, 3, 8, 8), torch.randint(7, (16,)))]
     full, half = (evaluate(net, batches, CPU, RunConfig(amp=amp)) for amp in ("none", "bf16"))
