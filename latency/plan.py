@@ -144,6 +144,12 @@ def spread_networks(cost: Cost, count: int, rng: np.random.Generator, *, avoid: 
     return networks
 
 
+def middle_network(cost: Cost) -> Paths:
+    """One network of the middle of the range, the same every time."""
+    (paths,) = spread_networks(cost, 1, np.random.default_rng(0))
+    return paths
+
+
 def _boltzmann(cost: Cost, tau: float) -> np.ndarray:
     """(edges, candidates): p_e,i proportional to exp(-tau F_e,i)."""
     logits = np.where(cost.mask, -tau * cost.table, -np.inf)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from engine.data import open_images, stratified_split
 from engine.errors import ConfigError, IncompleteDataError, UserError
 from engine.training import prepare_device
 from latency.measure import time_architecture
-from latency.plan import spread_networks
+from latency.plan import middle_network
 from search.closing import local_latency_limits
 from search.combine import members
 from search.config import SearchFile
@@ -226,7 +225,7 @@ def _timing(resolved: Resolved, measured: Sequence[Source]) -> list[Check]:
 
 
 def _timed(space: Space, source: Source) -> Check:
-    (paths,) = spread_networks(source.cost, 1, np.random.default_rng(0))
+    paths = middle_network(source.cost)
     predicted = source.cost.of(paths)
     timing = time_architecture(Architecture(space, paths), source.measure, rounds=2)
     ratio = timing.median_ms / predicted if predicted > 0 else math.inf

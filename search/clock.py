@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from latency.config import MeasureConfig
 from latency.measure import Timing, time_architectures
-from latency.plan import spread_networks
+from latency.plan import middle_network
 from supernet.architecture import Architecture
 from supernet.cost import Cost
 from supernet.space import Space
@@ -69,8 +67,7 @@ class Clock:
 
     @classmethod
     def of(cls, space: Space, cost: Cost, measure: MeasureConfig, timer: Timer = time_architectures) -> Clock:
-        (reference,) = spread_networks(cost, 1, np.random.default_rng(0))
-        return cls(cost, measure, timer, space, reference)
+        return cls(cost, measure, timer, space, middle_network(cost))
 
     def timed(self, paths: tuple[int, ...]) -> Reading:
         """The first reading that can be believed, or of MOST_TIMINGS the one that comes closest to it."""

@@ -100,7 +100,8 @@ def derive_measured(
     chosen = _best(tries, timed)
     derivation = tries[chosen].derivation
     confirmation = tuple(clock.timed(derivation.paths) for clock in clocks)
-    names = [limit_names(limits)[i] for i in local]
+    every_name = limit_names(limits)
+    names = [every_name[i] for i in local]
     verdicts = list(map(_verdict, names, timed, tries[chosen].readings, confirmation))
     moved_notes = [  # what the derivation says of its windows is of these bounds
         f"{name}: derived at {asked:.6g} ms for {limit.bound:.6g} ms, as the timings asked for"

@@ -79,8 +79,10 @@ class Sampled:
 def sampled(
     architecture: Architecture, accuracy: float, logits: Tensor, labels: Tensor, limits: Sequence[Limit]
 ) -> Sampled:
-    costs = {limit.metric: limit.cost.of(architecture.paths) for limit in reversed(limits)}
-    costs |= {name: limit.cost.of(architecture.paths) for name, limit in zip(limit_names(limits), limits, strict=True)}
+    costs = {}
+    for name, limit in zip(limit_names(limits), limits, strict=True):
+        costs[name] = limit.cost.of(architecture.paths)
+        costs.setdefault(limit.metric, costs[name])
     return Sampled(architecture, accuracy, logits, labels, costs)
 
 

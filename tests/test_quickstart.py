@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_a_disturbed_table_is_measured_again_and_the_least_disturbed_is_kept(
 ):
     spec = importlib.util.spec_from_file_location("quickstart_script", SCRIPT)
     script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "quickstart_script", script)  # its dataclass looks there
+    monkeypatch.setitem(sys.modules, "quickstart_script", script)  # its dataclass looks there
     spec.loader.exec_module(script)
     found = iter([MadeUpTable(*figures) for figures in tables])
     monkeypatch.setattr(script, "measure_table", lambda *args, **kwargs: next(found))
