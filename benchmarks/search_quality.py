@@ -48,8 +48,8 @@ from scipy.stats import kendalltau
 from engine.checkpoints import Checkpoints
 from engine.config import load_config, validate
 from engine.errors import UserError, run_door
+from engine.files import write_atomically
 from engine.progress import set_up_logging
-from engine.runs import write_atomically
 from latency.config import LatencyConfig, MeasureConfig, latency_part
 from latency.device import made_on
 from latency.measure import measure_table

@@ -28,8 +28,9 @@ import torch
 
 from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
+from engine.files import write_atomically
 from engine.progress import set_up_logging
-from engine.runs import refuse_changes, run_begun, write_atomically
+from engine.runs import refuse_changes, run_begun
 from latency.device import made_on
 from retrain.config import RetrainFile
 from retrain.loop import resolved_training, retrain

@@ -28,8 +28,8 @@ from engine.config import differences, load_config, validate
 from engine.data import open_images, stratified_split, subset
 from engine.distributed import ALONE
 from engine.errors import ConfigError, run_door
+from engine.files import write_atomically
 from engine.progress import Progress, Stages, set_up_logging
-from engine.runs import write_atomically
 from engine.training import prepare_device
 from latency.device import made_on
 from latency.measure import measure_table, time_architecture

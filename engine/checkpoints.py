@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from engine.errors import CheckpointError
-from engine.runs import write_atomically
+from engine.files import write_atomically
 
 log = logging.getLogger("engine")
 

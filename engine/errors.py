@@ -6,12 +6,28 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+MOST_CHARACTERS = 1500
+"""Of a message; commands that it names are long, a file's content may be longer."""
+
+
+def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
+    """A text for a terminal: one line of at most `most` characters, control characters escaped, its middle left out
+    where it is longer."""
+    if len(text) > 4 * most:  # before any work that grows with it
+        text = f"{text[: 2 * most]} ... {text[-2 * most :]}"
+    text = " ".join(text.split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]} ... {text[-(most - most * 2 // 3 - 5) :]}"
+
 
 class UserError(Exception):
     """Something the user can fix. Scripts print its one line and exit with status 2; anything else is a bug."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
 
 
 class ConfigError(UserError):

@@ -14,7 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from engine.runs import fsync_folder, write_atomically
+from engine.files import fsync_folder, write_atomically
 
 
 class MetricsLog:

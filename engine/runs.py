@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +11,9 @@ from pydantic import BaseModel
 
 from engine.config import config_text, differences, load_config
 from engine.errors import ConfigError
+from engine.files import write_atomically
 
 log = logging.getLogger("engine")
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Temporary file in the same folder, fsync, rename: a reader sees the old file or the new one, never half of it."""
-    raw = content.encode() if isinstance(content, str) else content
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):  # gone once renamed
-            os.unlink(temporary)
-    fsync_folder(path.parent)
 
 
 def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from engine.config import Section, validate
 from engine.errors import UserError
-from engine.runs import write_atomically
+from engine.files import write_atomically
 from latency import bench
 from latency.build import Origin, build_table
 from latency.config import EXPORTED, LatencyConfig, MeasureConfig

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from engine.config import Section, load_config, validate
 from engine.errors import ConfigError, UserError
-from engine.runs import write_atomically
+from engine.files import write_atomically
 from latency.config import EXPORTED, MeasureConfig
 from latency.device import Device
 from supernet.cost import Cost

@@ -19,10 +19,11 @@ from engine.config import config_text, keys_of, load_config, naming, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError
+from engine.files import write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.metrics import MetricsLog
 from engine.progress import Progress
-from engine.runs import open_run, write_atomically
+from engine.runs import open_run
 from engine.seeding import mix
 from engine.training import (
     Evaluation,

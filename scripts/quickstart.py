@@ -20,8 +20,8 @@ from rich.table import Table
 
 from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
+from engine.files import write_atomically
 from engine.progress import Stages, set_up_logging
-from engine.runs import write_atomically
 from latency.config import LatencyConfig, latency_part
 from latency.measure import measure_table, time_architecture
 from latency.summary import summary

@@ -19,8 +19,8 @@ from engine.checkpoints import Checkpoints, misfit
 from engine.config import load_config, validate
 from engine.data import ImageSet
 from engine.errors import CheckpointError, ConfigError
+from engine.files import write_atomically
 from engine.progress import Progress
-from engine.runs import write_atomically
 from engine.training import Evaluation, RunConfig, prepare_device
 from search.config import LimitConfig, SearchFile
 from search.derivation import Derivation, InfeasibleError, derive, smallest

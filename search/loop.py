@@ -17,10 +17,11 @@ from engine.checkpoints import Checkpoints
 from engine.config import config_text, keys_of, load_config, naming, validate
 from engine.data import BatchStream
 from engine.distributed import ALONE, Group, reduce_gradients
+from engine.files import write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.metrics import MetricsLog
 from engine.progress import Progress
-from engine.runs import open_run, refuse_changes, run_begun, write_atomically
+from engine.runs import open_run, refuse_changes, run_begun
 from engine.seeding import generator, mix
 from engine.training import (
     Evaluation,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.runs import write_atomically
+from engine.files import write_atomically
 
 
 @dataclass(frozen=True)

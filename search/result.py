@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.config import Section
 from engine.errors import ConfigError
-from engine.runs import write_atomically
+from engine.files import write_atomically
 from engine.training import Evaluation
 from search.closing import MeasuredDerivation
 from search.limits import Limit, limit_names

@@ -19,8 +19,9 @@ import torch
 
 from engine.config import load_config, validate
 from engine.errors import ConfigError
+from engine.files import write_atomically
 from engine.progress import Progress
-from engine.runs import refuse_changes, run_begun, write_atomically
+from engine.runs import refuse_changes, run_begun
 from latency.bench import usable_cores
 from search.config import SearchFile
 from search.limits import resolve

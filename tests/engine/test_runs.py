@@ -10,7 +10,7 @@ import pytest
 
 from engine.config import load_config
 from engine.errors import ConfigError
-from engine.runs import open_run, write_atomically
+from engine.runs import open_run
 
 CONFIG = {
     "search": {"epochs": 3, "lr": 4e-05, "betas": [0.0, 0.999], "note": "1e-3"},
@@ -120,27 +120,3 @@ def test_a_damaged_config_is_named(tmp_path):
     begin(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [1\n")
     assert refused(tmp_path, CONFIG, resume=True).startswith(f"{tmp_path / 'config.yaml'}:2:1: ")
-
-
-@pytest.mark.parametrize("content", ["text é\n", b"\x00\xffbytes", ""])
-def test_write_atomically_replaces_and_leaves_no_other_file(tmp_path, content):
-    path = tmp_path / "result.json"
-    for text in ("old, and longer than what follows" * 10, content):
-        write_atomically(path, text)
-    assert path.read_bytes() == (content if isinstance(content, bytes) else content.encode())
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "result.json"
-    write_atomically(path, "old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]

@@ -1,0 +1,215 @@
+"""Reading files that people and other programs made, and writing files that survive being killed.
+
+Every file that a user can name is read here: bounded in size, regular files alone, and whatever is wrong with it is one
+line. Every file that a run writes is written here: complete or not at all, and a full disk is one line too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from engine.errors import ConfigError, UserError
+
+MOST_TEXT_BYTES = 64 << 20
+"""The largest text file that is read; the largest table of the ImageNet space has 0.1 MB."""
+TEMPORARY = ".tmp"
+"""What the name of a half-written file ends with. Its name begins with a dot and the name of the file to be."""
+
+
+class WriteError(UserError):
+    """A file that cannot be written: the disk is full, a limit of the system is reached, or the place is forbidden."""
+
+
+def read_bytes(
+    path: Path, expected: str, error: type[UserError] = ConfigError, most: int = MOST_TEXT_BYTES, missing: str = ""
+) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    expected: what the file should be, e.g. "a latency table", for the line of an error. missing: what to say instead of
+    it if there is no such file. Raises `error` in one line: no such file, a folder, a device, too large, a loop of
+    links, not readable.
+    """
+    try:
+        # Opening a pipe without a writer would wait for one
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+                raise error(f"{path}: is {what}; expected {expected}")
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read(most + 1)
+        finally:
+            os.close(descriptor)
+    except FileNotFoundError:
+        raise error(f"{path}: no such file; {missing or f'expected {expected}'}") from None
+    except ValueError:  # a NUL character
+        raise error(f"{path}: is no file name, it has a NUL character; expected {expected}") from None
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
+    if len(content) > most:
+        raise error(f"{path}: has more than {most >> 20} MB; expected {expected}")
+    return content
+
+
+def read_text(
+    path: Path, expected: str, error: type[UserError] = ConfigError, most: int = MOST_TEXT_BYTES, missing: str = ""
+) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark. Errors: see read_bytes; also if it is no text."""
+    content = read_bytes(path, expected, error, most, missing)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise error(f"{path}: is not UTF-8 text; expected {expected}") from None
+
+
+def parsed_json(text: str, where: str, error: type[UserError] = ConfigError, hint: str = "") -> Any:
+    """What a JSON text holds. Raises `error` where it is none, has numbers that are not finite, names a key twice, or
+    nests too deeply. where: begins the line; hint: ends it."""
+
+    def number(written: str) -> float:
+        value = float(written)
+        if not math.isfinite(value):
+            raise ValueError(f"{written} is not a finite number")
+        return value
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"key '{key}' is given twice")
+            found[key] = value
+        return found
+
+    try:
+        return json.loads(text, parse_float=number, parse_constant=number, object_pairs_hook=once)
+    except RecursionError:
+        raise error(f"{where}: has too many brackets inside each other{hint and f'; {hint}'}") from None
+    except ValueError as problem:
+        raise error(f"{where}: not JSON: {problem}{hint and f'; {hint}'}") from None
+
+
+def read_json(
+    path: Path, expected: str, error: type[UserError] = ConfigError, hint: str = "", missing: str = ""
+) -> Any:
+    """What a JSON file holds. Errors: see read_text and parsed_json."""
+    return parsed_json(read_text(path, expected, error, missing=missing), str(path), error, hint)
+
+
+def in_home(path: Path) -> Path:
+    """The path with `~` as the home folder. ConfigError where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: there is no home folder of that name; write the path in full") from None
+
+
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room, or raise the quota",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), or choose another disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the system's limit of open files is reached",
+    errno.EACCES: "choose a place that you may write",
+    errno.EPERM: "choose a place that you may write",
+    errno.EROFS: "choose a place that you may write",
+    errno.EIO: "check the disk",
+}
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says of an error, in a few words."""
+    return error.strerror or " ".join(str(error).split()) or type(error).__name__
+
+
+def refuse_write(path: Path | str, error: OSError) -> NoReturn:
+    """Raise WriteError in one line for an OSError that was met while writing `path`."""
+    remedy = _REMEDIES.get(error.errno or 0, "choose another place")
+    raise WriteError(f"{path}: cannot be written ({reason_of(error)}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn an OSError raised inside into a WriteError that names `path`: disk full, limits reached, forbidden."""
+    try:
+        yield
+    except OSError as error:
+        refuse_write(path, error)
+
+
+def make_folder(path: Path, key: str = "") -> Path:
+    """Create a folder with all above it. WriteError, begun by `key`, where that is impossible or a file is there."""
+    named = f"{key} {path}".strip()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise WriteError(f"{named}: is a file, or lies below one; expected a folder") from None
+    except ValueError:
+        raise WriteError(f"{named}: is no folder name, it has a NUL character") from None
+    except OSError as error:
+        refuse_write(named, error)
+    return path
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """`with replacing(path) as temporary`: write `temporary`, and it replaces `path` once the block has ended well.
+
+    It lies in the same folder under a name that nobody can predict, is private until complete, and then has the
+    permissions that the file it replaces has, or those that the umask gives to a new file. It goes if the block raises.
+    Raises WriteError where the system refuses.
+    """
+    temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
+    try:
+        with writing(path):
+            # O_EXCL: never a file or a link that somebody has put there
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
+            finally:
+                os.close(descriptor)
+        yield temporary
+        with writing(path):
+            descriptor = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)
+            fsync_folder(path.parent)
+    finally:
+        with contextlib.suppress(OSError):  # gone once renamed
+            temporary.unlink()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """A reader sees the old file or the new one, never half of it; see `replacing`. Raises WriteError."""
+    raw = content.encode() if isinstance(content, str) else content
+    with replacing(path) as temporary, writing(path):
+        temporary.write_bytes(raw)
+
+
+def remove_stale(folder: Path) -> None:
+    """Delete what killed processes left half-written in `folder`. Call it only while no other process writes there."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            path.unlink()
