@@ -112,6 +112,7 @@ def job(group: Group) -> dict[str, object]:
         "untouched": values,
         "from_first": group.from_first(lambda: {"made by": group.rank}),
         "gathered": group.gathered({"rank": group.rank}),
+        "any": [group.any_of(flag) for flag in (False, group.rank == 1, group.first, True)],
         "refused": refused(),
         "broadcast": broadcast(),
         "turn": in_turn(group),
@@ -133,6 +134,12 @@ def test_both_processes_get_the_same_mean_sum_and_objects(found):
         assert own["from_first"] == {"made by": 0}
         assert own["gathered"] == [{"rank": 0}, {"rank": 1}]
         assert [tensor.unique().tolist() for tensor in own["broadcast"]] == [[0.0], [5.0]]
+
+
+def test_what_one_process_has_noticed_all_know(found):
+    """Of flags that are set in no process, in one of either, and in both."""
+    assert [own["any"] for own in found] == [[False, True, True, True]] * 2
+    assert [ALONE.any_of(flag) for flag in (False, True)] == [False, True]
 
 
 def test_a_value_that_differs_is_refused_in_both_with_the_same_words(found):
