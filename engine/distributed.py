@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +69,11 @@ class Group:
         if self.alone:
             return self
         gpu = device.type == "cuda"
+        if gpu and not dist.is_nccl_available():
+            raise ConfigError(
+                "run.device: got 'cuda' in several processes, but this torch has no NCCL, which connects GPUs; install "
+                "torch for Linux with CUDA, or start one process"
+            )
         with _connected():
             steps = dist.new_group(
                 backend="nccl" if gpu else "gloo", timeout=STEP_WAIT, device_id=device if gpu else None
@@ -197,16 +203,41 @@ ALONE = Group()
 """A run of one process."""
 
 
+_DEVICE = re.compile(r"(?:cuda|hip) (?:error|failure)|device-side assert", re.IGNORECASE)
+_LOST = re.compile(
+    r"(?:closed|reset) by (?:remote )?peer|broken pipe|connection refused|no route to host|network is unreachable"
+    r"|timed out|timeout|pair closure|ncclRemoteError|remote process exited|communicator was aborted",
+    re.IGNORECASE,
+)
+"""What gloo and NCCL say of a peer that has ended, or does not answer. NCCL's general text for a failed system call is
+not among them: it mentions a peer, but appears for a full /dev/shm too."""
+
+
+def tells_of_a_lost_peer(error: RuntimeError) -> bool:
+    """Whether the error of a collective means that another process has ended or cannot be reached, rather than a fault
+    of this process: of its GPU, of its memory, or of the tensors that it sent."""
+    if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError) or _DEVICE.search(str(error)):
+        return False
+    return isinstance(error, dist.DistNetworkError) or _LOST.search(str(error)) is not None
+
+
 @contextlib.contextmanager
 def _connected() -> Iterator[None]:
-    """LostPeerError where a message cannot be sent or received."""
+    """LostPeerError where a message cannot be sent or received because a peer has gone; other errors stay as they
+    are."""
     try:
         yield
     except RuntimeError as error:  # "[.../pair.cc:561] Connection closed by peer [10.0.0.1]:6038. This is typically..."
-        detail = str(error).split("\n")[0].split("] ", 1)[-1].split(". ")[0]
+        if not tells_of_a_lost_peer(error):
+            raise
         raise LostPeerError(
-            f"another process of this job has ended, or cannot be reached ({detail}); continue with --resume"
+            f"another process of this job has ended, or cannot be reached ({detail_of(error)}); continue with --resume"
         ) from error
+
+
+def detail_of(error: BaseException) -> str:
+    """The first sentence of torch's message, without the place in its source."""
+    return str(error).split("\n")[0].split("] ", 1)[-1].split(". ")[0]
 
 
 def in_storage_order(tensor: Tensor) -> Tensor:

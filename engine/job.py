@@ -5,22 +5,31 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import torch.distributed as dist
 
-from engine.distributed import ALONE, WAIT, Group, LostPeerError
+from engine.distributed import ALONE, STEP_WAIT, WAIT, Group, LostPeerError, detail_of
 from engine.errors import UserError
+from engine.memory import memory_explained
 
 # When one process has ended with a failure, torchrun stops the others. So those that have nothing to say end later than
 # the one that speaks, and process 0 speaks before the others where all found the same.
 _HEAD_START_S, _SILENCE_S = 0.3, 1.0
+CONNECT_WAIT = timedelta(minutes=5)
+"""For the store of the job, which torchrun opens before it starts any process."""
+LOOK_S = 1.0
+"""Seconds between two looks at whether the launcher still lives."""
+SAVE_S = 20.0
+"""Seconds that a program which handles SIGTERM itself has to save and end; torchrun and Slurm kill after 30."""
+LAUNCHER_ENDED = "the launcher of this job (torchrun) has ended, so this process ends too; continue with --resume"
 
 
 @contextlib.contextmanager
@@ -28,44 +37,147 @@ def open_group() -> Iterator[Group]:
     """`with open_group() as group`: the processes that torchrun has started, else ALONE.
 
     An error in any of them ends them all; one of them raises it, the others end without a word. At the end each waits
-    until all are done, because torchrun stops what still runs when one returns a status other than 0.
+    until all are done, because torchrun stops what still runs when one returns a status other than 0. When torchrun
+    itself is killed, each process ends within seconds. UserError where the processes cannot be connected.
     """
-    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
-        yield ALONE
+    if not dist.is_torchelastic_launched() or _number("WORLD_SIZE", 1) == 1:
+        with memory_explained():
+            yield ALONE
         return
-    store, rank, world_size = next(dist.rendezvous("env://"))
-    board = dist.PrefixStore("job", store.clone())  # a connection of its own, that no waiting call can block
+    rank, world_size, local_rank = _number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
+    if rank >= world_size:
+        raise UserError(f"RANK: got {rank}, expected less than WORLD_SIZE, which is {world_size}; {_START}")
+    launcher = os.getppid()
+    store = _connect_store(rank, world_size)
+    # connections of their own, that no waiting call can block
+    board = _Board(dist.PrefixStore("job", store.clone()), launcher, local_rank == 0)
+    ended = threading.Event()
+    _end_with_launcher(board.twin(dist.PrefixStore("job", store.clone())), ended)
     _stop_on_sigterm(board)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=WAIT)
-    group = Group(rank, world_size, int(os.environ["LOCAL_RANK"]), host=dist.group.WORLD)
     try:
-        yield group
+        with _explain_gloo():
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=WAIT)
+        group = Group(rank, world_size, local_rank, host=dist.group.WORLD)
+        with memory_explained():
+            yield group
         group.barrier()
     except BaseException as error:
-        if not group.first:
-            time.sleep(_HEAD_START_S)
-        if not _first_to_speak(board):
-            time.sleep(_SILENCE_S)
-            raise SystemExit(_status(error)) from None
-        if isinstance(error, UserError) and not isinstance(error, LostPeerError):
-            if not group.first:
-                error.args = (f"{error} (found by process {rank}, on {socket.gethostname()})",)
-            _tell_torchrun(f"error: {error}")
-        raise
+        last = _last_error(error, board, rank)
+        if last is error:
+            raise
+        raise last from None
+    ended.set()
     dist.destroy_process_group()
 
 
-def _first_to_speak(board: dist.Store) -> bool:
+def _last_error(error: BaseException, board: _Board, rank: int) -> BaseException:
+    """What a process ends with after `error`: that, or a silent SystemExit where another process reports."""
+    if isinstance(error, LostPeerError) and board.launcher_ended():
+        error = UserError(LAUNCHER_ENDED)
+    if rank != 0:
+        time.sleep(_HEAD_START_S)
+    if not board.speaks(always=not isinstance(error, UserError | SystemExit | KeyboardInterrupt)):
+        time.sleep(_SILENCE_S)
+        return SystemExit(_status(error))
+    if isinstance(error, UserError) and not isinstance(error, LostPeerError):
+        if rank != 0 and str(error) != LAUNCHER_ENDED:
+            error.args = (f"{error} (found by process {rank}, on {socket.gethostname()})",)
+        _tell_torchrun(f"error: {error}")
+    return error
+
+
+_START = "start the program with torchrun, which sets it (docs/cluster.md), or unset TORCHELASTIC_RUN_ID"
+
+
+def _number(name: str, least: int) -> int:
+    """A whole number of the environment that torchrun makes. UserError where it is none."""
+    text = os.environ.get(name)
+    if text is None or not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
+        found = "is not set" if text is None else f"got '{text[:40]}'"
+        raise UserError(f"{name}: {found}, expected a whole number from {least} on; {_START}")
+    return int(text)
+
+
+def _connect_store(rank: int, world_size: int) -> dist.Store:
+    """The store that all processes of the job share. UserError where it cannot be reached in CONNECT_WAIT."""
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise UserError(f"{name}: is not set, expected where the store of the job is; {_START}")
+    port = _number("MASTER_PORT", 1)
+    place = f"{os.environ['MASTER_ADDR']}:{port}"
     try:
-        return board.add("spoken", 1) == 1
-    except RuntimeError:  # torchrun itself is gone, and with it the board
-        return True
+        store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=CONNECT_WAIT))
+    except ValueError as error:
+        raise UserError(f"MASTER_ADDR, MASTER_PORT: got {place}: {error}; {_START}") from None
+    except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            ways = "another program uses that port; name a free one (torchrun --master-port)"
+        else:
+            ways = (
+                "each machine has to reach that name and port: see --rdzv-endpoint and --local-addr of torchrun, and "
+                "firewalls"
+            )
+        raise UserError(
+            f"process {rank}, on {socket.gethostname()}, cannot join the job at {place} ({detail_of(error)}); {ways}"
+        ) from None
+    store.set_timeout(STEP_WAIT)  # other processes may start much later, on a machine where imports are slow
+    # torchrun --max-restarts starts the processes again with the same store: what was said before does not count
+    return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+@contextlib.contextmanager
+def _explain_gloo() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"the processes cannot connect to each other ({detail_of(error)}); where a machine has several network "
+            "interfaces, name the one to use in GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME)"
+        ) from error
+
+
+class _Board:
+    """Where the processes of a job agree which one of them reports its end."""
+
+    def __init__(self, store: dist.Store, launcher: int, first_here: bool):
+        """launcher: the process that has started this one. first_here: whether it is the first of its machine."""
+        self._store, self._launcher, self._first_here = store, launcher, first_here
+        self._asked = threading.Lock()  # several threads of this process may want to speak
+
+    def twin(self, store: dist.Store) -> _Board:
+        """The same board over another connection."""
+        other = _Board(store, self._launcher, self._first_here)
+        other._asked = self._asked
+        return other
+
+    def launcher_ended(self) -> bool:
+        """Whether the process that started this one has gone, or the store that torchrun keeps."""
+        if os.getppid() != self._launcher:  # first: torch writes a page about a store that does not answer
+            return True
+        try:
+            self._store.add("spoken", 0)
+        except RuntimeError:
+            return True
+        return False
+
+    def speaks(self, always: bool = False) -> bool:
+        """Whether the caller reports for the job: true once, for the first that asks; later calls get False.
+
+        Where the launcher, and with it the board, has gone, the first process of each machine reports; any that has
+        something of its own to say (`always`) does too.
+        """
+        if not self._asked.acquire(blocking=False):
+            return False
+        if os.getppid() == self._launcher:
+            with contextlib.suppress(RuntimeError):
+                return self._store.add("spoken", 1) == 1
+        return always or self._first_here
 
 
 def _status(error: BaseException) -> int:
     """The exit status of a process whose error another one reports."""
-    if isinstance(error, SystemExit):
-        return int(error.code or 0)
+    if isinstance(error, SystemExit):  # its code may be a text, which Python prints, ending with 1
+        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     return 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, UserError) else 1
 
 
@@ -73,18 +185,60 @@ def _tell_torchrun(line: str) -> None:
     """The line, as the cause that torchrun's own report of the failure names at its end."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         reason = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
-        Path(path).write_text(json.dumps({"message": reason}), encoding="utf-8")
+        with contextlib.suppress(OSError):  # the line itself is printed in any case
+            Path(path).write_text(json.dumps({"message": reason}), encoding="utf-8")
 
 
-def _stop_on_sigterm(board: dist.Store) -> None:
+def _end(board: _Board, line: str, status: int) -> None:
+    """End this process at once, whatever its main thread does; with a line where it is the one that reports."""
+    if board.speaks():
+
+        def write() -> None:
+            with contextlib.suppress(OSError):  # the terminal may have gone too
+                os.write(2, f"error: {line}\n".encode())
+
+        # a thread, because a pipe that is full and that nobody reads would block for ever
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        writer.join(_SILENCE_S)
+    else:
+        time.sleep(_SILENCE_S)
+    os._exit(status)
+
+
+def _end_with_launcher(board: _Board, ended: threading.Event) -> None:
+    """End this process within seconds once its launcher has gone, even while it waits in a collective.
+
+    Nobody would stop it any more, and a job that is started again would write into the same folder. ended: set where
+    the job is over, so that the store may go.
+    """
+
+    def watch() -> None:
+        while not ended.wait(LOOK_S):
+            # the second wait: where process 0 keeps the store, it may have ended a moment before this one
+            if board.launcher_ended() and not ended.wait(LOOK_S):
+                _end(board, LAUNCHER_ENDED, 2)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _stop_on_sigterm(board: _Board) -> None:
     """End with a line on SIGTERM, which torchrun sends when another process has ended, even while this one waits.
 
     A handler in Python would have to wait for the main thread, which may sit in a collective for as long as its
-    timeout; the signal's number arrives in a pipe at once, where a thread of its own reads it.
+    timeout; the signal's number arrives in a pipe at once, where a thread of its own reads it. A program that has
+    meanwhile set a handler of its own for SIGTERM, to save before it ends, has SAVE_S for that; a second SIGTERM ends
+    it at once.
     """
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python sets handlers in the main thread alone
     read, write = os.pipe()
     os.set_blocking(write, False)
-    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def heard(number: int, frame: object) -> None:
+        """Nothing: the thread below acts. The main thread may never come to it."""
+
+    signal.signal(signal.SIGTERM, heard)
     signal.set_wakeup_fd(write)
 
     def as_usual() -> None:
@@ -93,17 +247,20 @@ def _stop_on_sigterm(board: dist.Store) -> None:
 
     os.register_at_fork(after_in_child=as_usual)  # processes that read data
 
+    def end() -> None:
+        line = "stopped by SIGTERM: another process of this job has ended, or the job was cancelled"
+        _end(board, f"{line}; continue with --resume", 128 + signal.SIGTERM)
+
     def watch() -> None:
-        while os.read(read, 1)[0] != signal.SIGTERM:
-            pass
-        if _first_to_speak(board):
-            sys.stderr.write(
-                "error: stopped by SIGTERM: another process of this job has ended, or the job was cancelled; continue "
-                "with --resume\n"
-            )
-            sys.stderr.flush()
-        else:
-            time.sleep(_SILENCE_S)
-        os._exit(128 + signal.SIGTERM)
+        saving = False
+        for received in iter(lambda: os.read(read, 1), b""):
+            if received[0] != signal.SIGTERM:
+                continue
+            if saving or signal.getsignal(signal.SIGTERM) is heard:
+                end()
+            saving = True
+            last = threading.Timer(SAVE_S, end)
+            last.daemon = True
+            last.start()
 
     threading.Thread(target=watch, daemon=True).start()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from engine import distributed
 from engine.data import DataConfig, evaluation_batches, open_images, statistics_batches
-from engine.distributed import ALONE, Group, reduce_gradients
+from engine.distributed import ALONE, Group, LostPeerError, reduce_gradients
 from engine.errors import ConfigError, UserError
 from engine.training import RunConfig, evaluate, recalibrate_bn
 from tests.processes import together
@@ -209,6 +213,88 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch_size):
         group.share_of(batch_size, "search.batch_size")
     assert str(error.value).startswith(f"search.batch_size: got {batch_size}, which 4 processes share: ")
     assert group.share_of(8, "search.batch_size") == 2
+
+
+LOST = [
+    RuntimeError("[.../pair.cc:561] Connection closed by peer [127.0.0.1]:52951. This is typically"),
+    RuntimeError("[.../pair.cc:545] Read error [127.0.0.1]:6571: Connection reset by peer. This is"),
+    RuntimeError("[.../unbound_buffer.cc:78] Timed out waiting 1800000ms for recv operation to complete"),
+    dist.DistNetworkError("failed to recv, got 0 bytes"),
+    dist.DistStoreError("wait timeout after 1800000ms, keys: /default_pg/0//cpu//1"),
+    dist.DistBackendError(
+        "NCCL error in: NCCLUtils.hpp:317, remote process exited or there was a network error, NCCL version 2.27.5\n"
+        "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.\n"
+        "Last error:\nsocketProgress: Connection closed by remote peer node1<47332>"
+    ),
+]  # fmt: skip
+OWN = [
+    torch.AcceleratorError("CUDA error: device-side assert triggered", 710),
+    RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be reported later"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    dist.DistBackendError(
+        "NCCL error in: NCCLUtils.hpp:317, unhandled cuda error (run with NCCL_DEBUG=INFO for details)\n"
+        "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nCuda failure 'out of memory'"
+    ),
+    dist.DistBackendError(
+        "NCCL error in: NCCLUtils.hpp:317, unhandled system error, NCCL version 2.27.5\nncclSystemError: System call "
+        "(e.g. socket, malloc) or external library call failed or device error. It can be also caused by unexpected "
+        "exit of a remote peer, you can check NCCL warnings for failure reason and see if there is connection closure "
+        "by a peer.\nLast error:\nError while creating shared memory segment /dev/shm/nccl-Ab12 (size 9637888)"
+    ),
+    dist.DistBackendError("NCCL error: invalid usage\nLast error:\nDuplicate GPU detected : rank 0 and rank 1"),
+    RuntimeError("[enforce fail at ../gloo/transport/tcp/pair.cc:494] op.preamble.length <= op.nbytes. 8 vs 4"),
+    RuntimeError("The size of tensor a (3) must match the size of tensor b (4) at non-singleton dimension 0"),
+]
+
+
+def raised(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> BaseException:
+    """What a mean over two processes ends with if its collective raises `error`."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dist, "all_reduce", fail)
+    with pytest.raises(Exception) as found:  # noqa: PT011 (which one is the question)
+        Group(0, 2).mean_of(torch.ones(3))
+    return found.value
+
+
+@pytest.mark.parametrize("error", LOST, ids=range(len(LOST)))
+def test_a_peer_that_has_gone_is_one_line_with_the_remedy(error, monkeypatch):
+    found = raised(error, monkeypatch)
+    assert isinstance(found, LostPeerError)
+    assert re.fullmatch(r"another process of this job has ended, or .* \(.+\); continue with --resume", str(found))
+
+
+@pytest.mark.parametrize("error", OWN, ids=range(len(OWN)))
+def test_a_fault_of_this_process_stays_what_it_is(error, monkeypatch):
+    """A GPU's fault, memory, a mistake in a program: none of them is mended by starting again."""
+    assert raised(error, monkeypatch) is error
+
+
+def ends(group: Group, folder: Path) -> None:
+    """Process 1 ends while process 0 waits for it; process 0 writes what it was told."""
+    if group.rank == 1:
+        os._exit(0)  # no destructor runs, as if it was killed
+    try:
+        group.any_of(True)
+    except LostPeerError as error:
+        (folder / "told").write_text(str(error))
+    os._exit(0)
+
+
+def test_what_gloo_says_of_a_peer_that_has_ended_is_understood(tmp_path):
+    with pytest.raises(FileNotFoundError):  # neither process comes to its end, so neither has a result
+        together(ends, tmp_path / "job", tmp_path)
+    told = (tmp_path / "told").read_text()
+    assert told.startswith("another process of this job has ended, or cannot be reached (")
+    assert told.endswith("); continue with --resume")
+
+
+def test_several_gpus_without_nccl_are_one_line(monkeypatch):
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"^run\.device: got 'cuda' in several processes, .* NCCL, .*; install torch"):
+        Group(0, 2).on(torch.device("cuda", 0))
 
 
 def test_a_process_alone_pays_nothing():
