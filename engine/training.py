@@ -21,6 +21,7 @@ from engine.config import Section
 from engine.data.images import Batch
 from engine.distributed import ALONE, Group
 from engine.errors import ConfigError, UserError
+from engine.memory import memory_explained
 
 Autocast = Callable[[], AbstractContextManager[object]]
 """Makes what a forward pass runs in, see `autocast`."""
@@ -59,7 +60,7 @@ def keep_freed_memory() -> None:
 
 def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
     """The device, with the thread count set; of several processes on a machine each has a GPU of its own. ConfigError
-    for cuda where there is none.
+    for cuda where there is none, and for bf16 on a GPU that only emulates it.
 
     That is all a CPU needs to repeat a run bit for bit: the ops of these networks are deterministic there for a given
     thread count, so torch.use_deterministic_algorithms would change nothing.
@@ -80,6 +81,11 @@ def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
             )
         device = torch.device("cuda", group.local_rank)
         torch.cuda.set_device(device)
+        if run.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ConfigError(
+                f"run.amp: got 'bf16', but {torch.cuda.get_device_name(device)} only emulates it, slower than float32; "
+                "set run.amp=none, or take a GPU of compute capability 8.0 or newer"
+            )
         return device
     return torch.device(run.device)
 
@@ -107,11 +113,22 @@ def check_finite(loss: float, step: int) -> None:
         )
 
 
+def hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Whether each label (N,) is among the k largest logits (N, classes): (N,) bool.
+
+    It is if fewer than k other logits are as large as its own: a tie counts against the network, so that the answer
+    does not depend on the order of classes, and equal logits for all classes are not a hit. Nor is a logit that is NaN,
+    and another one's NaN counts as larger. With k classes or fewer, every label is a hit.
+    """
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    own = logits.gather(1, labels[:, None])  # (N, 1)
+    others = (~(logits < own)).sum(dim=1) - 1  # NaN is smaller than nothing; the own logit is not smaller than itself
+    return (others < k) & ~own.isnan()[:, 0]
+
+
 def accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> tuple[Tensor, ...]:
-    """Percent of labels (N,) among the k largest logits (N, classes), k capped at classes: 0-dim tensors."""
-    most = min(max(topk), logits.shape[1])
-    hits = logits.topk(most, dim=1).indices == labels[:, None]  # (N, most)
-    return tuple(100 * hits[:, :k].any(dim=1).float().mean() for k in topk)
+    """Percent of labels (N,) among the k largest logits (N, classes), for each k: 0-dim tensors. Ties: see `hits`."""
+    return tuple(100 * hits(logits, labels, k).float().mean() for k in topk)
 
 
 def split_decay(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -134,6 +151,7 @@ def _in_eval_mode(network: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
+@memory_explained()
 def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group = ALONE) -> None:
     """Collect BN statistics anew: the cumulative average over batches of images (N, C, H, W), each process giving as
     many of them.
@@ -146,12 +164,15 @@ def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group =
     with _in_eval_mode(network):
         for m in norms:
             m.reset_running_stats()
-            m.momentum = None  # torch's word for the cumulative average
             m.train()
         try:
             for images in batches:
-                network(images)
                 count += 1
+                for m in norms:
+                    # The average of `count` batches. torch computes the same where momentum is None, but reads its
+                    # count of batches from the device to do so: each layer of each batch would wait for a GPU.
+                    m.momentum = 1 / count
+                network(images)
         finally:
             for m, momentum in zip(norms, momenta, strict=True):
                 m.momentum = momentum
@@ -200,6 +221,7 @@ def training_step(
 
 
 @torch.no_grad()
+@memory_explained()
 def evaluate(
     network: nn.Module, batches: Iterable[Batch], device: torch.device, run: RunConfig, group: Group = ALONE
 ) -> Evaluation:
@@ -213,9 +235,8 @@ def evaluate(
             with autocast(run, device):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-            top1, top5 = accuracy(logits, labels)
-            hits = torch.stack([top1, top5]).double() * len(labels) / 100
-            sums += torch.cat([loss.double()[None], hits.round()])  # whole images, so that equal accuracies are equal
+            right = torch.stack([hits(logits, labels, k).sum() for k in (1, 5)])  # whole images: equal sums are equal
+            sums += torch.cat([loss[None], right]).double()
             count += len(labels)
     *totals, images = group.sum_of(torch.cat([sums.cpu(), torch.tensor([count], dtype=torch.float64)])).tolist()
     if images == 0:

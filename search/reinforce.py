@@ -15,7 +15,7 @@ from torch import Tensor
 from engine.data import Batch
 from engine.distributed import ALONE, Group
 from engine.errors import UserError
-from engine.training import Autocast
+from engine.training import Autocast, hits
 from search.config import ReinforceConfig
 from search.gradient import softmax_jacobian
 from search.limits import Limit, limit_names
@@ -152,7 +152,7 @@ def reinforce_step(
     mask = mask_of(net.space)
     samples = [sample_paths(alpha, mask, generator) for _ in range(config.samples)]
     logits = evaluated(net, batch.images, samples, autocast)
-    correct = (logits.argmax(dim=2) == batch.labels).double().mean(dim=1)
+    correct = torch.stack([hits(own, batch.labels, 1).double().mean() for own in logits])
     ce = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(len(samples))).double()
     figures = group.mean_of(torch.cat([correct, ce[None]])).cpu()  # one copy to the host for the whole step
     if own_reward is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 
 import pytest
@@ -13,7 +14,8 @@ from torch import nn
 from engine import training
 from engine.data.images import Batch
 from engine.distributed import Group
-from engine.errors import ConfigError
+from engine.errors import ConfigError, UserError
+from engine.memory import memory_explained
 from engine.training import (
     Evaluation,
     RunConfig,
@@ -21,6 +23,7 @@ from engine.training import (
     accuracy,
     cosine_lr,
     evaluate,
+    hits,
     prepare_device,
     recalibrate_bn,
     split_decay,
@@ -74,6 +77,37 @@ def test_accuracy_is_the_share_of_labels_among_the_largest_logits(classes):
         assert found.item() == pytest.approx(100 * hits / 31)
 
 
+TIED = torch.tensor([[1.0, 3.0, 3.0, 0.0], [3.0, 1.0, 3.0, 3.0], [2.0, 2.0, 2.0, 2.0], [5.0, 4.0, 4.0, 4.0]])
+
+
+@pytest.mark.parametrize(("k", "right"), [(1, "0001"), (2, "1001"), (3, "1101"), (4, "1111")])
+def test_a_tie_counts_against_the_network(k, right):
+    """Label 1, 2, 3 and 0: one logit ties with the first, two with the second, all with the third, none with the last;
+    whatever the order of the classes, and whatever more precision would say."""
+    labels = torch.tensor([1, 2, 3, 0])
+    for order in (list(range(4)), [3, 1, 0, 2], [2, 0, 3, 1]):
+        moved = torch.tensor([order.index(int(label)) for label in labels])
+        for dtype in (torch.float32, torch.float64, torch.bfloat16):
+            found = hits(TIED[:, order].to(dtype), moved, k)
+            assert found.int().tolist() == [int(digit) for digit in right]
+
+
+def test_equal_logits_are_no_accuracy():
+    assert [float(a) for a in accuracy(torch.zeros(6, 8), torch.zeros(6, dtype=torch.long))] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("classes", [3, 8])
+def test_a_logit_that_is_not_a_number_is_never_right(classes):
+    """All NaN; the label's NaN; a NaN of another class, which takes the first place."""
+    nan, labels = float("nan"), torch.tensor([1, 1, 1])
+    logits = torch.arange(3.0 * classes).view(3, classes) - 100
+    logits[0], logits[1, 1], logits[2] = nan, nan, torch.tensor([nan, 5.0, *[0.0] * (classes - 2)])
+    assert hits(logits, labels, 1).tolist() == [False, False, False]
+    assert hits(logits, labels, 5).tolist() == [False, False, True]
+    found = evaluate(nn.Identity(), [Batch(logits, labels)], CPU, RunConfig(channels_last=False))
+    assert (found.top1, found.top5) == (0.0, pytest.approx(100 / 3))
+
+
 def test_recalibrated_statistics_are_the_mean_over_batches(net):
     """Each batch weighs the same; the variance is the mean of torch's unbiased batch variances."""
     batches = [torch.randn(n, 3, 8, 8) + n for n in (6, 4, 9)]
@@ -84,6 +118,35 @@ def test_recalibrated_statistics_are_the_mean_over_batches(net):
     torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in before]).mean(0))
     torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in before]).mean(0))
     assert norm.num_batches_tracked == 3
+
+
+def test_recalibration_is_torchs_cumulative_average_to_the_bit(net):
+    batches = [torch.randn(n, 3, 8, 8) + n for n in (6, 4, 9, 5, 7)]
+    cumulative = copy.deepcopy(net).eval()
+    for norm in (cumulative.first[1], cumulative.second[1]):
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for images in batches:
+            cumulative(images)
+    recalibrate_bn(net, batches)
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), cumulative.buffers(), strict=True))
+
+
+def test_recalibration_and_evaluation_wait_for_no_layer(net, monkeypatch):
+    """On a GPU each number read on the host waits for all that was queued: an evaluation reads its sums at the end."""
+    read = []
+    for name in ("item", "__float__", "__int__", "__bool__", "tolist"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, *a, name=name, original=original: read.append(name) or original(self, *a)
+        )
+    batches = [Batch(torch.randn(4, 3, 8, 8), torch.randint(7, (4,))) for _ in range(3)]
+    recalibrate_bn(net, (batch.images for batch in batches))
+    assert read == []
+    evaluate(net, batches, CPU, RunConfig())
+    assert read == ["tolist"]
 
 
 def test_recalibration_runs_without_dropout_and_with_batch_statistics_upstream(net):
@@ -198,6 +261,56 @@ def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
     with pytest.raises(ConfigError, match=r"no GPU for process 2 of this machine.*: torch finds 2; start as many"):
         prepare_device(run, Group(2, 4, 2))
     assert prepare_device(RunConfig(), Group(2, 4, 2)) == CPU
+
+
+@pytest.mark.parametrize(
+    ("native", "amp", "refused"), [(False, "bf16", True), (False, "none", False), (True, "bf16", False)]
+)
+def test_a_gpu_that_emulates_bf16_is_refused_before_anything_runs(monkeypatch, native, amp, refused):
+    """torch counts emulation as support unless it is asked not to."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Tesla T4 {device.index}")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: native or including_emulation)
+    run = RunConfig(device="cuda", amp=amp)
+    if not refused:
+        assert prepare_device(run, Group(1, 2, 1)) == torch.device("cuda:1")
+        return
+    with pytest.raises(
+        ConfigError, match=r"^run\.amp: got 'bf16', but Tesla T4 1 only emulates it, .*; set run\.amp=none"
+    ):
+        prepare_device(run, Group(1, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "the GPU's memory does not suffice"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "the GPU's memory does not suffice"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "the memory of this"),
+        (MemoryError(), "the memory of this machine does not suffice (an allocation failed); choose a smaller"),
+    ],
+)  # fmt: skip
+def test_memory_that_does_not_suffice_is_one_line_with_the_ways_out(error, line):
+    def network(_: torch.Tensor) -> torch.Tensor:
+        raise error
+
+    module = nn.Identity()
+    module.forward = network
+    with pytest.raises(UserError, match="choose a smaller batch_size, ") as found:
+        evaluate(module, [Batch(torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.long))], CPU, RunConfig())
+    assert str(found.value).startswith(line)
+
+
+def test_other_errors_of_a_network_stay_what_they_are(net):
+    with pytest.raises(RuntimeError, match="expected input"):
+        evaluate(net, [Batch(torch.zeros(1, 9, 8, 8), torch.zeros(1, dtype=torch.long))], CPU, RunConfig())
+
+
+def test_a_huge_allocation_is_explained():
+    with pytest.raises(UserError, match="the memory of this machine does not suffice"), memory_explained():
+        torch.empty(1 << 50)
 
 
 def test_the_thread_count_is_set_where_given():

@@ -318,6 +318,17 @@ def test_an_absent_gpu_fails_and_threads_stay(checked, monkeypatch):
     assert levels(checked([MACS], "run.amp=bf16"))["run"] == ["warn"]
 
 
+def test_a_gpu_that_emulates_bf16_fails(checked, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    (line,) = checked([MACS], "run.device=cuda", "run.amp=bf16")["run"]
+    assert line.level == "FAIL"
+    assert line.fix == "set run.amp=none, or take a GPU of compute capability 8.0 or newer"
+
+
 # --- as the search itself says it ------------------------------------------------------------------------------------
 
 
