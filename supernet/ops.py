@@ -77,7 +77,13 @@ class InputMoments:
 
     @classmethod
     def is_worth_it(cls, x: Tensor) -> bool:
-        """Whether they cost less than the passes they save: on large maps of few channels (measured on a CPU)."""
+        """Whether they cost less than the passes they save: on a CPU, on large maps of few channels.
+
+        Elsewhere never: they need copies of the input in float32, twice or four times its own memory, to save passes
+        that were only measured on a CPU. A GPU normalises in the input's own precision with its own kernel.
+        """
+        if x.device.type != "cpu":
+            return False
         return x.shape[0] * x.shape[2] * x.shape[3] >= cls.PIXELS_PER_CHANNEL * x.shape[1]
 
     @classmethod
@@ -176,7 +182,11 @@ class Zero(nn.Module):
 
 
 class PoolClassifier(nn.Module):
-    """Global average pool, dropout, linear: (N, C, H, W) -> logits (N, classes)."""
+    """Global average pool, dropout, linear: (N, C, H, W) -> logits (N, classes).
+
+    Under autocast it computes in float32 all the same: logits of bfloat16, which has 8 bits of mantissa, would often be
+    equal where they are not.
+    """
 
     def __init__(self, c_in: int, classes: int, dropout: float):
         super().__init__()
@@ -184,4 +194,7 @@ class PoolClassifier(nn.Module):
         self.linear = nn.Linear(c_in, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.dropout(x.mean(dim=(2, 3))))
+        if not torch.is_autocast_enabled(x.device.type):
+            return self.linear(self.dropout(x.mean(dim=(2, 3))))
+        with torch.autocast(x.device.type, enabled=False):
+            return self.linear(self.dropout(x.mean(dim=(2, 3), dtype=self.linear.weight.dtype)))

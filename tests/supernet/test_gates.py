@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from supernet import Space, Supernet
 from supernet.gates import inner_product
@@ -222,6 +223,76 @@ def autocast_space(make_space) -> Space:
     """Enough pixels in each batch for BN to be steady under bf16's rounding."""
     stage = {"width": 16, "depth": 2, "candidates": RESIDUAL}
     return make_space(stage, input_size=16, classes=4, stem={"width": 16, "stride": 1})
+
+
+class Float32Made(TorchDispatchMode):
+    """Counts the tensors of float32 with `elements` elements that ops make inside."""
+
+    def __init__(self, elements: int):
+        super().__init__()
+        self.elements, self.count = elements, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = out if isinstance(out, tuple | list) else (out,)
+        self.count += any(
+            isinstance(t, Tensor) and t.dtype == torch.float32 and t.numel() == self.elements and not t.is_meta
+            for t in made
+        )
+        return out
+
+
+def test_moments_are_for_a_cpu():
+    """Their float32 copies of the input, and the size from which on they pay, were measured there."""
+    shape = (64, 8, 32, 32)
+    assert InputMoments.is_worth_it(torch.empty(shape))
+    assert not InputMoments.is_worth_it(torch.empty(shape, device="meta"))
+
+
+def test_the_native_path_makes_no_float32_copy_of_a_bf16_input(make_space, folded):
+    """What a GPU runs, on the CPU: candidates that did not run are evaluated in bf16 throughout; folding copies."""
+    stage = {"width": 12, "candidates": ["mbconv_k3_e2", "mbconv_k5_e2"], "stride": 2}
+    net = Supernet(make_space(stage, input_size=16, classes=4, stem={"width": 10, "stride": 1}))
+    images, labels = batch(torch.float32, 16)
+    gates = one_hot(net.space, (0,), torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = F.cross_entropy(net(images, (0,), gates), labels)
+    with Float32Made(4 * 10 * 16 * 16) as made:  # as large as the edge's input, and nothing else is
+        torch.autograd.grad(loss, [gates])
+    assert (made.count > 0) == folded
+
+
+def test_an_inner_product_of_bf16_widens_one_of_the_two():
+    a, b = torch.randn(2, 50, dtype=torch.bfloat16)
+    seen = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Copies():
+        found = inner_product(a, b)
+    assert seen.count("_to_copy") == 1
+    assert torch.equal(found, (a.float() * b.float()).sum())
+
+
+def test_channels_last_goes_through_an_architecture_step(load_space, random_paths, folded):
+    """Every convolution, in the forward and in the backward pass, gets the layout that it is fastest in."""
+    net = Supernet(load_space("small")).to(memory_format=torch.channels_last)
+    paths = random_paths(net.space, 0)
+    images, labels = batch(torch.float32, 17)
+    seen = []
+    for m in net.modules():
+        if isinstance(m, nn.Conv2d):
+            m.register_forward_hook(lambda m, args, _: seen.append((args[0].shape, args[0].stride())))
+    gates = one_hot(net.space, paths, torch.float32)
+    loss = F.cross_entropy(net(images.to(memory_format=torch.channels_last), paths, gates), labels)
+    before = len(seen)
+    torch.autograd.grad(loss, [gates])
+    assert len(seen) > before > 0
+    for shape, strides in seen:
+        assert strides == torch.empty(shape, device="meta", memory_format=torch.channels_last).stride()
 
 
 def test_inner_products_of_bf16_accumulate_in_float32():

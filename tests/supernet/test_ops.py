@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from supernet import CANDIDATES
-from supernet.ops import InputMoments, MBConv, OpSettings, SqueezeExcite
+from supernet.ops import InputMoments, MBConv, OpSettings, PoolClassifier, SqueezeExcite
 
 
 def test_squeeze_excite_is_mobilenet_v3s():
@@ -22,6 +22,31 @@ def test_squeezed_widths_are_mobilenet_v3s(c_in, expand, squeezed):
     """A quarter of the hidden channels, rounded to 8 (arXiv 1905.02244, Table 1)."""
     op = CANDIDATES[f"mbconv_k5_e{expand}_se"].build(c_in, c_in, 1, OpSettings())
     assert op.excite.reduce.weight.shape == (squeezed, c_in * expand, 1, 1)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_logits_under_autocast_are_those_of_float32(trains):
+    """1000 classes have 1000 logits; in bfloat16 most would tie with another."""
+    torch.manual_seed(0)
+    classifier = PoolClassifier(64, 1000, dropout=0.2).train(trains)
+    x = torch.randn(4, 64, 3, 3).bfloat16()
+    torch.manual_seed(1)
+    expected = classifier(x.float())
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = classifier(x)
+        assert torch.nn.functional.linear(x.mean(dim=(2, 3)), classifier.linear.weight).dtype == torch.bfloat16
+    assert logits.dtype == torch.float32
+    assert logits[0].unique().numel() == 1000
+    torch.testing.assert_close(logits, expected)
+    logits.sum().backward()
+    assert all(p.grad is not None for p in classifier.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_classifier_without_autocast_computes_in_its_own_precision(dtype):
+    """As a latency table times it."""
+    assert PoolClassifier(8, 5, dropout=0.0).to(dtype)(torch.randn(2, 8, 3, 3, dtype=dtype)).dtype == dtype
 
 
 def test_pooling_ignores_its_padding():
