@@ -20,6 +20,13 @@ from supernet.supernet import Supernet
 log = logging.getLogger("search")
 
 
+def agreed(group: Group, ratios: list[float | None]) -> list[float | None]:
+    """What process 0 has timed, for all, because all have to run the same programs; None for a candidate that torch
+    cannot compile in one of them."""
+    everywhere = zip(*group.gathered(ratios), strict=True)
+    return [None if None in candidate else candidate[0] for candidate in everywhere]
+
+
 def compile_supernet(net: Supernet, plan: Plan, group: Group) -> None:
     """Compile where it is faster, and say what came of it. UserError where torch.compile does not work."""
     config, space = plan.config, plan.config.space
@@ -31,12 +38,16 @@ def compile_supernet(net: Supernet, plan: Plan, group: Group) -> None:
         try:
             trials = compile_candidates(
                 net, images, partial(autocast, config.run, plan.device),
-                agree=lambda kept: group.from_first(lambda: kept), progress=lambda done, _: progress.update(done),
+                agree=partial(agreed, group), progress=lambda done, _: progress.update(done),
             )  # fmt: skip
         except CompileError as error:
+            needs = (
+                "a C++ compiler (g++)"
+                if plan.device.type == "cpu"
+                else "Triton and a GPU of compute capability 7.0 or newer"
+            )
             raise UserError(
-                f"search.compile: torch.compile failed ({error}); on a CPU it needs a C++ compiler (g++), or set "
-                "search.compile=false"
+                f"search.compile: torch.compile failed ({error}); it needs {needs} here, or set search.compile=false"
             ) from None
     if not group.first:
         return

@@ -72,7 +72,7 @@ def restore_unsampled(alpha: Tensor, before: Tensor, pairs: Tensor) -> None:
 def one_hot(paths: Sequence[int], candidates: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Gates at `paths`: one leaf (E, N) on the network's device."""
     hot = F.one_hot(torch.tensor(paths, dtype=torch.long), candidates).to(dtype)
-    return hot.to(device).requires_grad_()
+    return hot.to(device, non_blocking=True).requires_grad_()  # blocking, it would wait for the step before
 
 
 def weights_step(

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from types import FrameType
 from typing import Literal, Protocol, TypeVar
 
@@ -47,9 +48,13 @@ def cpu_slots(count: int) -> list[Slot]:
 def gpu_slots(visible: str | None, count: int) -> list[Slot]:
     """visible: the environment's CUDA_VISIBLE_DEVICES, None where it is not set. count: GPUs that torch finds.
 
-    CUDA ignores what follows the first name that it does not know, so torch's count tells how many names hold.
+    CUDA ignores what follows the first name that it does not know, so torch's count tells how many names hold. Of parts
+    of a GPU (MIG) it shows a process only the first, but each name is a place for another process.
     """
     names = [str(i) for i in range(count)] if visible is None else [name.strip() for name in visible.split(",")]
+    if count and names[0].startswith("MIG-"):
+        parts = takewhile(lambda name: name.startswith("MIG-"), names)
+        return [Slot("cuda", name) for name in dict.fromkeys(parts)]
     return [Slot("cuda", name) for name in names[:count]]
 
 

@@ -44,16 +44,17 @@ def compile_candidates(
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
     *,
     faster: float = FASTER,
-    agree: Callable[[list[bool]], list[bool]] = lambda kept: kept,
+    agree: Callable[[list[float | None]], list[float | None]] = lambda ratios: ratios,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Trial]:
     """Compile every distinct candidate and let `net` run those that gain; again from scratch if called twice.
 
     images (N, C, H, W): a batch as the search has them; other sizes would be compiled anew. precision: the autocast
     that the search steps in. faster: the ratio up to which a program is kept. Compiled candidates run where a graph is
-    kept; without one (gates of candidates that did not run, REINFORCE's samples) they stay eager, which folds BN.
-    agree: what makes several processes keep the same programs, which they have to: gradients come in another order from
-    a program. Weights and their gradients are untouched. Raises CompileError.
+    kept; without one (gates of candidates that did not run, REINFORCE's samples) they stay eager, which on a CPU folds
+    BN. agree: makes the ratios, in the order of the layers, the same in several processes, which have to keep the same
+    programs: gradients come in another order from a program. Weights and their gradients are untouched. Raises
+    CompileError.
     """
     inputs, places = edge_inputs(net, images, precision), distinct_candidates(net)
     programs = {
@@ -67,8 +68,8 @@ def compile_candidates(
     reasons = [reason for reason in found if isinstance(reason, str)]
     if len(reasons) == len(found) > 0:
         raise CompileError(reasons[0])
-    ratios = [None if isinstance(value, str) else value for value in found]
-    kept = agree([ratio is not None and ratio <= faster for ratio in ratios])
+    ratios = agree([None if isinstance(value, str) else value for value in found])
+    kept = [ratio is not None and ratio <= faster for ratio in ratios]
     trials = [Trial(*values) for values in zip(places, ratios, kept, strict=True)]
     chosen = {trial.layer: programs[trial.layer] for trial in trials if trial.kept}
     for edge, mixed in zip(net.space.edges, mixed_edges(net), strict=True):

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from engine.checkpoints import Checkpoints
+from engine.distributed import ALONE, Group
 from engine.errors import UserError
 from search import compilation
 from search.loop import run_search
@@ -62,6 +63,19 @@ def test_a_search_that_has_ended_compiles_nothing(config_file, tmp_path, monkeyp
     run_search(config_file, tmp_path / "out", overrides=["search.compile=true"])
     monkeypatch.setattr(compilation, "compile_candidates", None)
     run_search(config_file, tmp_path / "out", resume=True, overrides=["search.compile=true"])
+
+
+class Gathered(Group):
+    """Process 0 of two; the other one has answers of its own."""
+
+    def gathered(self, value):
+        return [value, [0.5, 0.5, None, None]]
+
+
+def test_processes_keep_what_the_first_has_timed_and_all_can_compile():
+    """A program that another process lacks would end the search in a step."""
+    assert compilation.agreed(Gathered(0, 2), [0.9, None, 0.8, None]) == [0.9, None, None, None]
+    assert compilation.agreed(ALONE, [0.9, None]) == [0.9, None]
 
 
 def test_without_a_compiler_one_line_says_what_to_do(config_file, tmp_path, monkeypatch):

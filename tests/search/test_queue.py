@@ -101,6 +101,9 @@ def test_a_job_without_a_slot_is_a_bug_and_nothing_starts():
         ("3,1", 2, ["3", "1"]),
         ("GPU-8f2a, GPU-77c1", 2, ["GPU-8f2a", "GPU-77c1"]),
         ("0,9,1", 1, ["0"]),  # CUDA stops at the first unknown one
+        ("MIG-5c89,MIG-7b1e,MIG-5c89,0", 1, ["MIG-5c89", "MIG-7b1e"]),  # of parts of GPUs, a process sees one
+        ("MIG-GPU-8f2a/1/0,MIG-GPU-8f2a/2/0", 1, ["MIG-GPU-8f2a/1/0", "MIG-GPU-8f2a/2/0"]),
+        ("MIG-gone", 0, []),
         ("", 0, []),
         ("-1", 0, []),
         (None, 0, []),

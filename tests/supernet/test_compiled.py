@@ -113,8 +113,8 @@ def test_only_what_is_faster_is_kept(net, batch, stands_in, monkeypatch):
 def test_all_processes_keep_the_same(net, batch, stands_in, monkeypatch):
     stands_in(lambda function: function)
     monkeypatch.setattr(compiled, "compared", lambda *_: 0.5)
-    trials = compile_candidates(net, batch[0], agree=lambda kept: [not kept[0], kept[1]])
-    assert [trial.kept for trial in trials] == [False, True]
+    trials = compile_candidates(net, batch[0], agree=lambda ratios: [None, ratios[1]])
+    assert [(trial.ratio, trial.kept) for trial in trials] == [(None, False), (0.5, True)]
     assert [sorted(edge.compiled) for edge in compiled.mixed_edges(net)] == [[2], [2]]
 
 
