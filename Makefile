@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint types unit clean
+.PHONY: help install quickstart test lint types unit gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -34,6 +34,25 @@ types: install  ## mypy
 
 unit: install  ## the tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share two cores
+
+# No part needs another one's result: -k of make runs the rest where one fails.
+gpu: gputests gputable gpuspeed gpuaccuracy  ## on a machine with a CUDA GPU: its tests, then its figures, in runs/gpu_figures/
+
+.PHONY: gputests gputable gpuspeed gpuaccuracy
+gputests: install
+	$(BIN)/python -m pytest -m gpu -rs
+
+runs/gpu_figures:
+	mkdir -p $@
+
+gputable: install | runs/gpu_figures
+	$(BIN)/python scripts/measure_latency.py configs/latency/imagenet_gpu.yaml --out runs/gpu_figures/imagenet_gpu.yaml --verify 40
+
+gpuspeed: install | runs/gpu_figures
+	$(BIN)/python benchmarks/search_speed.py --only gpu --json runs/gpu_figures/search_speed.json
+
+gpuaccuracy: install | runs/gpu_figures
+	$(BIN)/python benchmarks/latency_accuracy.py | tee runs/gpu_figures/latency_accuracy.txt
 
 clean:  ## remove .venv, caches and the quick start's results
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info runs/quickstart

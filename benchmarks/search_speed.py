@@ -216,6 +216,9 @@ def on_gpu(rounds: int, folder: Path) -> dict[str, object]:
         return {"gpu": "skipped: torch finds no CUDA device"}
     found: dict[str, object] = {"gpu": torch.cuda.get_device_name()}
     for name, amp in (("gpu_fp32", "none"), ("gpu_bf16", "bf16")):
+        if amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            found[name] = "skipped: this GPU only emulates bf16"
+            continue
         case = fake_224(name, 256)
         case = replace(case, changes=(*case.changes, "run.device=cuda", f"run.amp={amp}"))
         found |= overhead(case, rounds, folder, None) | compiled(case, rounds, folder, None)
