@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.config import naming
 from engine.data import evaluation_batches, statistics_batches
-from engine.training import Evaluation, evaluate, memory_format, prepare_device, recalibrate_bn
+from engine.training import Evaluation, evaluate, memory_format, on_device, prepare_device, recalibrate_bn
 from retrain.config import RetrainFile
 from retrain.data import images_for
 from retrain.weights import SPACE_KEYS, load_architecture, load_weights
@@ -29,5 +29,5 @@ def evaluate_checkpoint(config: RetrainFile, architecture_path: Path, checkpoint
     size, workers = config.retrain.batch_size, config.data.workers
     if needs_statistics:
         batches = statistics_batches(images.train, size, BN_BATCHES, workers)
-        recalibrate_bn(network, (batch.images.to(device) for batch in batches))
+        recalibrate_bn(network, (on_device(batch, device, config.run).images for batch in batches))
     return evaluate(network, evaluation_batches(images.test, size, workers), device, config.run)
