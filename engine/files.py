@@ -7,6 +7,7 @@ line. Every file that a run writes is written here: complete or not at all, and 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import json
 import math
@@ -14,6 +15,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -111,6 +113,33 @@ def in_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise ConfigError(f"{path}: there is no home folder of that name; write the path in full") from None
+
+
+_MOST_NAMES = 10_000  # of one folder; more are not looked at for a suggestion
+
+
+def nearest_path(path: Path) -> str:
+    """`. Did you mean '...'?` with the existing path whose names are nearest to those of `path`, or nothing.
+
+    Every name that does not exist is compared with what lies in the folder at its place. Ends a sentence about a path
+    that is not there.
+    """
+    found = Path(path.anchor)
+    changed = False
+    for part in path.parts[len(found.parts) :]:
+        try:
+            if (found / part).exists():
+                found /= part
+                continue
+            with os.scandir(found) as entries:
+                names = {name.lower(): name for name in sorted(entry.name for entry in islice(entries, _MOST_NAMES))}
+        except (OSError, ValueError):  # a file, a forbidden folder, a NUL character
+            return ""
+        near = difflib.get_close_matches(part.lower(), names, n=1)
+        if not near:
+            return ""
+        found, changed = found / names[near[0]], True
+    return f". Did you mean '{found}'?" if changed else ""
 
 
 _REMEDIES = {
