@@ -16,7 +16,7 @@ from engine.errors import ConfigError
 logger = logging.getLogger("engine.data")
 
 # Random streams: the last part of a key (seed, epoch, ..., stream), so that no two uses share their draws.
-ORDER, AUGMENTATION, SPLIT, FAKE = range(4)
+ORDER, AUGMENTATION, SPLIT, FAKE, STATISTICS = range(5)
 
 MAX_CORRUPT_SHARE = 0.01
 
