@@ -38,18 +38,21 @@ def read_bytes(
 
     expected: what the file should be, e.g. "a latency table", for the line of an error. missing: what to say instead of
     it if there is no such file. Raises `error` in one line: no such file, a folder, a device, too large, a loop of
-    links, not readable.
+    links, not readable; UserError if the system has no more files to open.
     """
     try:
         # Opening a pipe without a writer would wait for one
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
         try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
                 raise error(f"{path}: is {what}; expected {expected}")
             with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(most + 1)
+                # As much memory as the file needs; the system's own files (/proc) have a size of 0
+                content = file.read(min(most, status.st_size) + 1)
+                if len(content) > status.st_size:
+                    content += file.read(most + 1 - len(content))
         finally:
             os.close(descriptor)
     except FileNotFoundError:
@@ -57,6 +60,9 @@ def read_bytes(
     except ValueError:  # a NUL character
         raise error(f"{path}: is no file name, it has a NUL character; expected {expected}") from None
     except OSError as problem:
+        if problem.errno in _SHORTAGES:  # no fault of this file
+            remedy = _REMEDIES[problem.errno]
+            raise UserError(f"{path}: cannot be read ({reason_of(problem)}); {remedy}") from None
         raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
     if len(content) > most:
         raise error(f"{path}: has more than {most >> 20} MB; expected {expected}")
@@ -153,6 +159,7 @@ _REMEDIES = {
     errno.EROFS: "choose a place that you may write",
     errno.EIO: "check the disk",
 }
+_SHORTAGES = (errno.EMFILE, errno.ENFILE)
 
 
 def reason_of(error: OSError) -> str:
