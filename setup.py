@@ -28,7 +28,7 @@ setup(
         "torch>=2.11",
         "torchvision>=0.26",
         "numpy>=1.26",
-        "pillow>=10",
+        "pillow>=10.1",
         "scipy>=1.11",
         "pyyaml>=6.0",
         "tensorboard>=2.16",

@@ -7,6 +7,7 @@ line. Every file that a run writes is written here: complete or not at all, and 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import json
 import math
@@ -14,6 +15,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,18 +38,21 @@ def read_bytes(
 
     expected: what the file should be, e.g. "a latency table", for the line of an error. missing: what to say instead of
     it if there is no such file. Raises `error` in one line: no such file, a folder, a device, too large, a loop of
-    links, not readable.
+    links, not readable; UserError if the system has no more files to open.
     """
     try:
         # Opening a pipe without a writer would wait for one
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
         try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
                 raise error(f"{path}: is {what}; expected {expected}")
             with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(most + 1)
+                # As much memory as the file needs; the system's own files (/proc) have a size of 0
+                content = file.read(min(most, status.st_size) + 1)
+                if len(content) > status.st_size:
+                    content += file.read(most + 1 - len(content))
         finally:
             os.close(descriptor)
     except FileNotFoundError:
@@ -55,6 +60,9 @@ def read_bytes(
     except ValueError:  # a NUL character
         raise error(f"{path}: is no file name, it has a NUL character; expected {expected}") from None
     except OSError as problem:
+        if problem.errno in _SHORTAGES:  # no fault of this file
+            remedy = _REMEDIES[problem.errno]
+            raise UserError(f"{path}: cannot be read ({reason_of(problem)}); {remedy}") from None
         raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
     if len(content) > most:
         raise error(f"{path}: has more than {most >> 20} MB; expected {expected}")
@@ -113,6 +121,33 @@ def in_home(path: Path) -> Path:
         raise ConfigError(f"{path}: there is no home folder of that name; write the path in full") from None
 
 
+_MOST_NAMES = 10_000  # of one folder; more are not looked at for a suggestion
+
+
+def nearest_path(path: Path) -> str:
+    """`. Did you mean '...'?` with the existing path whose names are nearest to those of `path`, or nothing.
+
+    Every name that does not exist is compared with what lies in the folder at its place. Ends a sentence about a path
+    that is not there.
+    """
+    found = Path(path.anchor)
+    changed = False
+    for part in path.parts[len(found.parts) :]:
+        try:
+            if (found / part).exists():
+                found /= part
+                continue
+            with os.scandir(found) as entries:
+                names = {name.lower(): name for name in sorted(entry.name for entry in islice(entries, _MOST_NAMES))}
+        except (OSError, ValueError):  # a file, a forbidden folder, a NUL character
+            return ""
+        near = difflib.get_close_matches(part.lower(), names, n=1)
+        if not near:
+            return ""
+        found, changed = found / names[near[0]], True
+    return f". Did you mean '{found}'?" if changed else ""
+
+
 _REMEDIES = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room, or raise the quota",
@@ -124,6 +159,7 @@ _REMEDIES = {
     errno.EROFS: "choose a place that you may write",
     errno.EIO: "check the disk",
 }
+_SHORTAGES = (errno.EMFILE, errno.ENFILE)
 
 
 def reason_of(error: OSError) -> str:

@@ -154,10 +154,10 @@ def _in_eval_mode(network: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 @memory_explained()
 def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group = ALONE) -> None:
-    """Collect BN statistics anew: the cumulative average over batches of images (N, C, H, W), each process giving as
-    many of them.
+    """Collect BN statistics anew: the average over the batches of images (N, C, H, W) of all processes.
 
-    Only BN runs in training mode (no dropout). Momenta and modes are restored. ValueError without any batch.
+    Every batch weighs the same, whichever process has it, and one process may have none. Only BN runs in training mode
+    (no dropout). Momenta and modes are restored. ValueError without any batch.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
@@ -177,8 +177,14 @@ def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group =
         finally:
             for m, momentum in zip(norms, momenta, strict=True):
                 m.momentum = momentum
-    if count == 0:
+    total = int(group.sum_of(torch.tensor(count)))
+    if total == 0:
         raise ValueError("no batch to collect BN statistics from")
+    for m in norms:  # so that the mean over processes is the mean over batches
+        assert m.running_mean is not None
+        assert m.running_var is not None
+        m.running_mean.mul_(count * group.world_size / total)
+        m.running_var.mul_(count * group.world_size / total)
     group.average_statistics(network)
 
 

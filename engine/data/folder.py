@@ -1,9 +1,9 @@
-"""Image files in class folders, decoded and augmented one by one."""
+"""Image files, of class folders or of a list, augmented one by one."""
 
 from __future__ import annotations
 
 import os
-import struct
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 
 from engine.data.config import DataConfig
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, Splits, normalised
 from engine.data.memory import Recipe
+from engine.data.pictures import UnreadableError, read_picture
+from engine.data.scan import class_folders, image_files
 from engine.data.sources import check_classes
 from engine.errors import ConfigError
+from engine.files import in_home, nearest_path
 from engine.seeding import mix
 
 # The test part's folder, the first that exists: ImageNet's public test images have no labels, so `val` is what is
@@ -39,8 +41,9 @@ def recipe_of_photographs(channels: int, *, flip: bool = True) -> Recipe:
     return Recipe(_MEAN[channels], _STD[channels], flip)
 
 
-# What Pillow raises for a file that is no image, is damaged or is cut off (UnidentifiedImageError is an OSError).
-_UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
+MOST_ELONGATED = 16
+"""A picture whose longer side is more than so many times its shorter one is evaluated on its middle part of this shape:
+resizing a line of 30,000 pixels would take 9 GB, of which the central square is looked at."""
 
 
 class FolderImages:
@@ -48,8 +51,8 @@ class FolderImages:
 
     Training: random resized crop of 8 to 100 % of the area, horizontal flip where the recipe has it, brightness by
     32/255 and saturation by 0.5 (ProxylessNAS's ImageNet training, `distort_color: tf`). Evaluation: the shorter side
-    to round(S / 0.875), then the central S x S. An unreadable file is replaced by the next readable one of its class
-    in this very set.
+    to round(S / 0.875), then the central S x S. engine/data/pictures.py has how a file becomes pixels. An unreadable
+    file is replaced by the next readable one of its class in this very set.
     """
 
     in_memory = False
@@ -83,16 +86,16 @@ class FolderImages:
 
     def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
         """-> images (n, channels, S, S) float32. ConfigError if a class has no readable image."""
-        corrupt: set[int] = set()
+        corrupt: dict[int, str] = {}
         pixels = torch.empty((len(items), self.channels, self.input_size, self.input_size), dtype=torch.uint8)
         for out, item in zip(pixels, items, strict=True):
             picture, unreadable = self._picture(item.index)
             corrupt.update(unreadable)
             # seeded by the item even if another file stands in, so that a repaired file changes no other image
-            out.copy_(self._augmented(picture, item) if augment else self._evaluate(picture))
+            out.copy_(self._augmented(picture, item) if augment else self._evaluate(_middle(picture)))
         labels = torch.from_numpy(self.labels[[item.index for item in items]])
         images = normalised(pixels, self.recipe.mean, self.recipe.std)
-        return Batch(images, labels, tuple(sorted(corrupt)))
+        return Batch(images, labels, dict(sorted(corrupt.items())))
 
     def restrict(self, indices: np.ndarray) -> FolderImages:
         shape = {"input_size": self.input_size, "channels": self.channels}
@@ -105,34 +108,46 @@ class FolderImages:
             torch.default_generator.manual_seed(mix(item.seed, item.epoch, item.index, AUGMENTATION))
             return self._train(picture)
 
-    def _picture(self, index: int) -> tuple[Image.Image, list[int]]:
-        """The image at `index`, or the next readable one of its class, wrapping around; and the unreadable ones."""
+    def _picture(self, index: int) -> tuple[Image.Image, dict[int, str]]:
+        """The image at `index`, or the next readable one of its class, wrapping around; and the unreadable ones, each
+        with the reason."""
         begin, end = np.searchsorted(self.labels, [self.labels[index], self.labels[index] + 1]).tolist()
-        unreadable: list[int] = []
+        unreadable: dict[int, str] = {}
         for candidate in (*range(index, end), *range(begin, index)):
             try:
-                with Image.open(self.path(candidate)) as picture:
-                    return picture.convert("RGB" if self.channels == 3 else "L"), unreadable
-            except _UNREADABLE:
-                unreadable.append(candidate)
+                return read_picture(self.path(candidate), self.channels), unreadable
+            except UnreadableError as error:
+                unreadable[candidate] = str(error)
         raise ConfigError(
-            f"data.root: none of the {end - begin} files of the class of {self.path(index)} can be read as an image, "
-            f"expected at least one; repair or replace them"
+            f"data.root: none of the {end - begin} files of the class of {self.path(index)} can be read as an image "
+            f"(it {unreadable[index]}), expected at least one; repair or replace them"
         )
+
+
+def _middle(picture: Image.Image) -> Image.Image:
+    """The picture, or its middle part if it is longer than MOST_ELONGATED times its shorter side."""
+    width, height = picture.size
+    most = MOST_ELONGATED * min(width, height)
+    left, top = max(0, width - most) // 2, max(0, height - most) // 2
+    if left == top == 0 and max(width, height) <= most:
+        return picture
+    return picture.crop((left, top, left + min(width, most), top + min(height, most)))
 
 
 def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: int) -> Splits:
     """Find the files of `imagenet` or `folder`. ConfigError: see `engine.data.open_images`."""
     assert config.root is not None  # DataConfig asks for it
-    root = config.root.expanduser()
-    if not root.is_dir():
+    root = in_home(config.root)
+    if not os.path.isdir(root):
         raise ConfigError(
             f"data.root: no folder '{root}', expected one that holds train/ and val/ or test/; correct it"
+            f"{nearest_path(root)}"
         )
     train_folder = root / "train"
     if not train_folder.is_dir():
         raise ConfigError(
             f"data.root: no train/ in '{root}', expected train/<class>/<image>; add it or correct the path"
+            f"{nearest_path(train_folder)}"
         )
     wanted = TEST_FOLDERS[config.name]
     test_folder = next((root / name for name in wanted if (root / name).is_dir()), None)
@@ -141,8 +156,9 @@ def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: 
             f"data.root: neither {wanted[0]}/ nor {wanted[1]}/ in '{root}', expected one of them with the classes of "
             f"train/; add it"
         )
-    names = _class_names(train_folder)
-    if (test_names := _class_names(test_folder)) != names:
+    parts = {folder: class_folders(folder) for folder in (train_folder, test_folder)}
+    names, test_names = (tuple(folders) for folders in parts.values())
+    if test_names != names:
         raise ConfigError(
             f"data.root: the class folders of {test_folder.name}/ are not those of train/ in '{root}': "
             f"{_difference(names, test_names)}; both need the same folders"
@@ -150,39 +166,22 @@ def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: 
     check_classes(config, len(names), classes)
     recipe = recipe_of_photographs(channels)
     train, test = (
-        FolderImages(folder, *_files(folder, names), recipe, input_size=input_size, channels=channels)
-        for folder in (train_folder, test_folder)
+        FolderImages(
+            folder, *image_files(folder, [*on_disk.values()]), recipe, input_size=input_size, channels=channels
+        )
+        for folder, on_disk in parts.items()
     )
     return Splits(train, test, names)
-
-
-def _class_names(folder: Path) -> tuple[str, ...]:
-    """Sub-folders by name; hidden ones (.ipynb_checkpoints) are no class."""
-    return tuple(sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith(".")))
 
 
 def _difference(names: tuple[str, ...], test_names: tuple[str, ...]) -> str:
     missing, extra = sorted({*names} - {*test_names}), sorted({*test_names} - {*names})
     parts = [(missing, "missing"), (extra, "not in train/")]
-    return ", ".join(f"{len(found)} {what} (first: '{found[0]}')" for found, what in parts if found)
+    alike = {_as_it_looks(name) for name in missing} & {_as_it_looks(name) for name in extra}
+    shown = ascii if alike else "'{}'".format
+    return ", ".join(f"{len(found)} {what} (first: {shown(found[0])})" for found, what in parts if found)
 
 
-def _files(folder: Path, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """All images below each class folder, as bytes relative to `folder`, (N,), and their classes, (N,) int64."""
-    files: list[bytes] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        found = sorted(
-            os.fsencode(os.path.relpath(os.path.join(place, file), folder))
-            for place, _, inside in os.walk(folder / name, followlinks=True)
-            for file in inside
-            if file.lower().endswith(IMG_EXTENSIONS) and not file.startswith(".")  # ._x.jpg is no image (macOS)
-        )
-        if not found:
-            raise ConfigError(
-                f"data.root: class folder '{folder / name}' has no image, expected files ending in "
-                f"{', '.join(IMG_EXTENSIONS)}; add images or remove the folder from every part"
-            )
-        files += found
-        labels += [label] * len(found)
-    return np.array(files, dtype=bytes), np.array(labels, dtype=np.int64)
+def _as_it_looks(name: str) -> str:
+    """Equal for names that a reader takes for the same."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, Self, TypeVar
 
@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, one_line
 
 logger = logging.getLogger("engine.data")
 
 # Random streams: the last part of a key (seed, epoch, ..., stream), so that no two uses share their draws.
-ORDER, AUGMENTATION, SPLIT, FAKE = range(4)
+ORDER, AUGMENTATION, SPLIT, FAKE, STATISTICS = range(5)
 
 MAX_CORRUPT_SHARE = 0.01
 
@@ -31,12 +31,12 @@ class Item:
 
 
 class Batch(NamedTuple):
-    """images (N, C, H, W) float32, normalised; labels (N,) int64; corrupt: indices of the unreadable files that were
-    met and replaced while this batch was loaded (indices of the set that loaded it)."""
+    """images (N, C, H, W) float32, normalised; labels (N,) int64; corrupt: the unreadable files that were met and
+    replaced while this batch was loaded, by their index in the set that loaded it, each with the reason."""
 
     images: Tensor
     labels: Tensor
-    corrupt: tuple[int, ...] = ()
+    corrupt: Mapping[int, str] = {}
 
 
 def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
@@ -53,11 +53,13 @@ class CorruptFiles:
         self.indices: set[int] = set()
         self._path = path
 
-    def meet(self, indices: Iterable[int]) -> None:
-        """Count and name the new ones. ConfigError once more than 1 % of the set's files are unreadable."""
-        for index in sorted(set(indices) - self.indices):
+    def meet(self, reasons: Mapping[int, str]) -> None:
+        """Count and name the new ones, given with their reasons. ConfigError once more than 1 % of the set's files are
+        unreadable."""
+        for index in sorted(reasons.keys() - self.indices):
             self.indices.add(index)
-            logger.warning("%s: unreadable image, replaced by the next one of its class", self._path(index))
+            text = "%s: unreadable image (%s), replaced by the next one of its class"
+            logger.warning(text, one_line(self._path(index)), reasons[index])
         if len(self.indices) > MAX_CORRUPT_SHARE * self.total:
             raise ConfigError(
                 f"data.root: {len(self.indices)} of {self.total} image files are unreadable, expected at most 1 %; the "

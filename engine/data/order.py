@@ -7,7 +7,7 @@ from itertools import count
 
 import numpy as np
 
-from engine.data.images import ORDER, SPLIT, Item
+from engine.data.images import ORDER, SPLIT, STATISTICS, Item
 from engine.errors import ConfigError
 from engine.seeding import mix
 
@@ -29,6 +29,11 @@ def stratified_choice(labels: np.ndarray, amount: int, seed: int) -> np.ndarray:
         rng.permutation(np.flatnonzero(labels == label))[:n] for label, n in zip(classes, quota.tolist(), strict=True)
     ]
     return np.sort(np.concatenate(chosen))
+
+
+def mixed_choice(labels: np.ndarray, amount: int, seed: int) -> np.ndarray:
+    """The images of `stratified_choice` in a random order: however a set is stored, neighbours are of mixed classes."""
+    return random_numbers(seed, STATISTICS).permutation(stratified_choice(labels, amount, seed))
 
 
 def stratified_split(labels: np.ndarray, validation: float | int, seed: int) -> tuple[np.ndarray, np.ndarray]:

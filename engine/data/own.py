@@ -22,6 +22,7 @@ from engine.data.images import Splits
 from engine.data.memory import Recipe
 from engine.data.sources import Pixels, check_classes, in_memory
 from engine.errors import explain
+from engine.files import in_home
 from engine.wording import shown
 
 CallModule = Callable[[str, str, Path | None], object]
@@ -64,7 +65,7 @@ class OwnSet:
 def open_own(config: DataConfig, call: CallModule, *, input_size: int, channels: int, classes: int) -> Splits:
     """Call the user's function and open what it returns. ConfigError: see `engine.data.open_images`."""
     assert config.module is not None
-    root = config.root.expanduser() if config.root else None
+    root = in_home(config.root) if config.root else None
     with explain("data.module"):
         found = call(config.module, config.name, root)
     where = f"data.module: '{config.module}': {config.name}()"

@@ -18,6 +18,7 @@ from engine.data.images import FAKE, Splits
 from engine.data.memory import MemoryImages, Recipe, resized
 from engine.data.order import random_numbers, stratified_split
 from engine.errors import ConfigError, IncompleteDataError
+from engine.files import in_home, nearest_path
 
 DIGITS_TEST_SHARE = 0.2
 DIGITS_SPLIT_SEED = 0
@@ -121,7 +122,7 @@ def _both_parts(
 ) -> tuple[Pixels, Pixels, tuple[str, ...]]:
     """Training and test part of a torchvision set, whose ways of saying that files are missing become one line."""
     assert config.root is not None  # DataConfig asks for it
-    root = config.root.expanduser()
+    root = in_home(config.root)
     try:
         train, names = read(root, True, config.download)
         test, _ = read(root, False, config.download)
@@ -136,7 +137,7 @@ def _both_parts(
             ) from error
         raise IncompleteDataError(
             f"data.root: no complete '{config.name}' in '{root}' ({reason}); put torchvision's files there or set "
-            f"data.download: true"
+            f"data.download: true{nearest_path(root)}"
         ) from error
     return train, test, names
 

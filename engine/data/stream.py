@@ -11,10 +11,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from engine.data.images import Batch, ImageSet, Item
-from engine.data.order import stratified_choice, training_batches
+from engine.data.order import mixed_choice, stratified_choice, training_batches
 from engine.errors import ConfigError
 
 _LIMIT_SEED = 0  # the images of a limited evaluation are the same in every run
+MOST_STATISTICS_IMAGES = 256
+"""The largest batch that BN statistics are collected from."""
 
 
 class BatchStream(Iterator[Batch]):
@@ -114,31 +116,41 @@ def evaluation_batches(
         indices = np.arange(len(images))
     else:
         indices = stratified_choice(images.labels, limit, _LIMIT_SEED)
-    items = [Item(0, 0, i) for i in indices.tolist()]
+    items = _unseeded(indices)
     whole = (items[i : i + batch_size] for i in range(0, len(items), batch_size))
     shares = (batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size] for batch in whole)
-    batches = (share for share in shares if share)
-
-    def counted() -> Iterator[Batch]:
-        for batch in _loaded(images, batches, augment=False, workers=workers):
-            images.corrupt.meet(batch.corrupt)
-            yield batch
-
-    return counted()
+    return _plain(images, (share for share in shares if share), workers)
 
 
 def statistics_batches(
     images: ImageSet, batch_size: int, count: int, workers: int, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """At most `count` whole batches, not augmented, the same ones every time: what BN statistics are collected from.
-    Each rank gets its slice of every batch.
+    """Whole batches, not augmented, that BN statistics are collected from: `count` times `batch_size` images at most.
 
-    A last partial batch would weigh as much as a whole one, and a single image on a 1x1 map has no variance. A set
-    smaller than one batch is one batch.
+    The images are the same ones every time, each class with its share, in a shuffled order: a set is often stored by
+    class, and the variance within a batch of one class is not that of the data. Neither the images nor the batches
+    depend on the number of processes: the ranks take whole batches in turn, of MOST_STATISTICS_IMAGES at most because a
+    rank's memory may be made for its slice of `batch_size` only.
+
+    There is no smaller last batch: it would weigh as much as a whole one, and a single image on a 1x1 map has no
+    variance. A set smaller than one batch is one batch. ConfigError while iterating: see `evaluation_batches`.
     """
-    size = min(batch_size, len(images))
-    limit = min(count, len(images) // size) * size
-    return evaluation_batches(images, size, workers, limit, rank=rank, world_size=world_size)
+    size = min(batch_size, MOST_STATISTICS_IMAGES, len(images))
+    amount = min(count * batch_size, len(images)) // size * size
+    indices = mixed_choice(images.labels, amount, _LIMIT_SEED).reshape(-1, size)
+    return _plain(images, (_unseeded(indices[b]) for b in range(rank, len(indices), world_size)), workers)
+
+
+def _unseeded(indices: np.ndarray) -> list[Item]:
+    """Items of images that are not augmented."""
+    return [Item(0, 0, i) for i in indices.tolist()]
+
+
+def _plain(images: ImageSet, batches: Iterable[list[Item]], workers: int) -> Iterator[Batch]:
+    """Load batches without augmentation; ConfigError if too many files are unreadable."""
+    for batch in _loaded(images, batches, augment=False, workers=workers):
+        images.corrupt.meet(batch.corrupt)
+        yield batch
 
 
 def _loaded(

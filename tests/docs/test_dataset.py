@@ -100,7 +100,7 @@ def test_a_damaged_file_of_a_list_is_named_once_and_replaced(pngs, caplog):
         stream.close()
     assert sum(3 in batch.corrupt for batch in batches) == 2
     assert [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()] == [
-        f"{bad}: unreadable image, replaced by the next one of its class"
+        f"{bad}: unreadable image (is no image, or of a format that is not read), replaced by the next one of its class"
     ]
 
 

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from engine.data import BatchStream, DataConfig, Item, evaluation_batches, open_images, stratified_split, subset
+from engine.data import (
+    BatchStream,
+    DataConfig,
+    Item,
+    evaluation_batches,
+    open_images,
+    statistics_batches,
+    stratified_split,
+    subset,
+)
+from engine.data.memory import MemoryImages, Recipe
 from engine.errors import ConfigError
 from tests.engine.image_folder import write_images
 
@@ -128,6 +138,41 @@ def test_limited_evaluation_keeps_the_shares_of_the_classes(images):
     assert len(labels) == len(images) * 2 // 5
     assert len(set(torch.bincount(labels).tolist())) == 1
     assert sum(len(b.labels) for b in evaluation_batches(images, 16, 0, limit=10**6)) == len(images)
+
+
+def stored(order):
+    """80 images of four classes, each of one grey value 0..79 (20 a class), stored in this order."""
+    pixels = torch.arange(80, dtype=torch.uint8)[order].view(80, 1, 1, 1).expand(80, 1, 2, 2)
+    recipe = Recipe(mean=(0.0,), std=(1 / 255,), flip=False)
+    return MemoryImages(pixels, np.arange(80)[order] // 20, recipe, channels=1)
+
+
+@pytest.mark.parametrize("count", [3, 5, 100])
+def test_batches_of_statistics_are_of_mixed_classes_in_whatever_order_a_set_is_stored(count):
+    """Sorted by class, shuffled or interleaved: the variance within batches is near that of all images, 533, and far
+    from that within a class, 33."""
+    for order in (np.arange(80), np.random.default_rng(1).permutation(80), np.arange(80).reshape(4, 20).T.ravel()):
+        images = stored(order)
+        batches = list(statistics_batches(images, 16, count, 0))
+        assert [len(batch.labels) for batch in batches] == [16] * min(count, 5)
+        seen = torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).round().int().tolist()
+        assert len(set(seen)) == len(seen)
+        labels = torch.cat([batch.labels for batch in batches])
+        assert np.ptp(np.bincount(labels)) == 0  # each class has its share of the images
+        assert all(len(batch.labels.unique()) >= 3 for batch in batches)
+        within = torch.stack([batch.images[:, 0, 0, 0].var() for batch in batches]).mean()
+        assert 450 < within < 620
+        again = list(statistics_batches(images, 16, count, 0))
+        assert same(batches, again)
+
+
+def test_batches_of_statistics_have_256_images_at_most_and_as_many_images_in_all():
+    """A batch that eight processes share does not have to fit into the memory of one."""
+    images = open_images(DataConfig(name="fake", fake_images=1100), input_size=2, channels=1, classes=10).train
+    assert [len(b.labels) for b in statistics_batches(images, 512, 2, 0)] == [256] * 4
+    assert [len(b.labels) for b in statistics_batches(images, 1024, 2, 0)] == [256] * 4
+    assert [len(b.labels) for b in statistics_batches(images, 2048, 1, 0)] == [256] * 4
+    assert [len(b.labels) for b in statistics_batches(subset(images, np.arange(7)), 8, 2, 0)] == [7]
 
 
 def test_a_subset_is_numbered_from_zero(images):

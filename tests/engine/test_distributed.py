@@ -81,7 +81,7 @@ def in_turn(group: Group) -> tuple[float, float]:
         return begin, time.monotonic()
 
 
-def evaluation(group: Group) -> tuple[object, torch.Tensor]:
+def evaluation(group: Group) -> tuple[object, torch.Tensor, torch.Tensor]:
     images = open_images(DataConfig(name="fake", fake_images=42, fake_classes=5), input_size=8, channels=3, classes=5)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
     torch.manual_seed(0)
@@ -89,11 +89,11 @@ def evaluation(group: Group) -> tuple[object, torch.Tensor]:
         nn.init.normal_(p)
     norm = net[1]
     assert isinstance(norm, nn.BatchNorm2d)
-    batches = statistics_batches(images.train, 8, 3, 0, **group.slice)
+    batches = statistics_batches(images.train, 8, 3, 0, **group.slice)  # of which process 0 has two, process 1 one
     recalibrate_bn(net, (batch.images for batch in batches), group)
     # the last of these batches has one image, so one process has nothing of it
     scored = evaluation_batches(images.test, 3, 0, **group.slice)
-    return evaluate(net, scored, CPU, RunConfig(), group), norm.running_mean.clone()
+    return evaluate(net, scored, CPU, RunConfig(), group), norm.running_mean.clone(), norm.running_var.clone()
 
 
 def job(group: Group) -> dict[str, object]:
@@ -181,21 +181,30 @@ def test_gradients_are_means_over_processes_and_absent_where_nothing_ran(found, 
 
 
 def test_an_evaluation_is_of_all_images_whoever_ran_them(found):
-    alone, alone_mean = evaluation(ALONE)
-    (first, mean), (second, other_mean) = (own["evaluation"] for own in found)
+    (first, *_), (second, *_) = (own["evaluation"] for own in found)
     assert first == second
-    assert first.images == alone.images == 10
-    assert torch.equal(mean, other_mean)
-    torch.testing.assert_close(mean, alone_mean)  # the mean over a batch is the mean over its equal slices
+    assert first.images == evaluation(ALONE)[0].images == 10
 
 
-def test_slices_of_statistics_are_the_batches():
+def test_bn_statistics_are_those_of_one_process_whatever_the_number(found):
+    """The mean over three batches, of which one process had two: mean and unbiased variance of one process alone."""
+    _, *alone = evaluation(ALONE)
+    (_, *first), (_, *second) = (own["evaluation"] for own in found)
+    for one, other, expected in zip(first, second, alone, strict=True):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, expected)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_processes_share_out_the_same_whole_batches_of_statistics(world_size):
     images = open_images(DataConfig(name="fake", fake_images=42, fake_classes=5), input_size=8, channels=3, classes=5)
     whole = list(statistics_batches(images.train, 8, 3, 0))
-    parts = [list(statistics_batches(images.train, 8, 3, 0, rank=rank, world_size=2)) for rank in range(2)]
     assert [len(batch.labels) for batch in whole] == [8, 8, 8]
-    for batch, left, right in zip(whole, *parts, strict=True):
-        assert torch.equal(batch.images, torch.cat([left.images, right.images]))
+    for rank in range(world_size):
+        own = list(statistics_batches(images.train, 8, 3, 0, rank=rank, world_size=world_size))
+        assert len(own) == len(whole[rank::world_size])
+        for batch, expected in zip(own, whole[rank::world_size], strict=True):
+            assert torch.equal(batch.images, expected.images)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4, 7])

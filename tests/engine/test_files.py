@@ -4,6 +4,7 @@ import contextlib
 import os
 import resource
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from engine.errors import ConfigError, UserError, one_line
 from engine.files import (
     WriteError,
     make_folder,
+    nearest_path,
     parsed_json,
     read_bytes,
     read_json,
@@ -191,3 +193,17 @@ def test_writers_at_once_leave_one_complete_file(tmp_path):
         thread.join()
     assert path.read_text() in texts
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_path_that_is_not_there_is_answered_by_the_nearest_one(tmp_path, monkeypatch):
+    (tmp_path / "Images" / "flowers").mkdir(parents=True)
+    (tmp_path / "Images" / "table.yaml").touch()
+    there = tmp_path / "Images"
+    assert nearest_path(tmp_path / "imges" / "flower") == f". Did you mean '{there / 'flowers'}'?"
+    assert nearest_path(there / "tabel.yaml") == f". Did you mean '{there / 'table.yaml'}'?"
+    assert nearest_path(tmp_path / "images" / "flowers") == f". Did you mean '{there / 'flowers'}'?"
+    monkeypatch.chdir(there)
+    assert nearest_path(Path("flwers")) == ". Did you mean 'flowers'?"
+    assert nearest_path(Path("../imags/flowers")) == ". Did you mean '../Images/flowers'?"
+    for other in (there, there / "birds", there / "table.yaml" / "x", tmp_path / "a\0b", tmp_path / ("x" * 300)):
+        assert nearest_path(other) == ""

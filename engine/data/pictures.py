@@ -1,0 +1,171 @@
+"""From a file to 8-bit pixels, in one way for every set of image files.
+
+    depth         16 bits become 8 by v >> 8, floats from 0 to 1 by round(255 v); other floats and 32-bit whole numbers
+                  are refused, since nothing says which of their values are black and white
+    transparency  is composed on white
+    orientation   an EXIF tag is followed (phones store how they were held)
+    colour        CMYK, YCbCr, LAB, HSV and palettes become RGB, then grey where one channel is asked for; colour
+                  profiles are not applied
+    frames        of an animation or a document of several pages, the first
+
+Whatever Pillow can decode is read (FORMATS), by content, whatever the name of the file is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from engine.errors import UserError, one_line
+from engine.files import read_bytes
+
+MOST_FILE_BYTES = 1 << 30
+
+# Formats that Pillow can only identify, or hands to another program (Ghostscript, which runs what is in the file).
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+_WHITE = 255
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_ORIENTATION = 0x0112  # of EXIF
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableError(UserError):
+    """A file that is not read as an image; the message is the reason, without the file's name."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Pillow's names of what is read, the usual ones first."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """Endings, in lower case and with their dot, that files of these formats have."""
+    return frozenset(end.lower() for end, name in Image.registered_extensions().items() if name in formats())
+
+
+def read_picture(path: str, channels: int) -> Image.Image:
+    """The upright picture in mode RGB, or in mode L if `channels` is 1.
+
+    UnreadableError, with the reason, if it is no image, is damaged, too large, or of values without a known meaning.
+    UserError if the system has run out of what reading any file needs.
+    """
+    content = _content(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata, once in each process: what counts is the pixels
+            with Image.open(io.BytesIO(content), formats=formats()) as image:
+                return _upright(_eight_bits(image, channels), image)
+    except UnreadableError:
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableError("is no image, or of a format that is not read") from None
+    except MemoryError:
+        raise UnreadableError("needs more memory than there is") from None
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes of them
+        raise UnreadableError(one_line(str(error), 200) or type(error).__name__) from error
+
+
+def _content(path: str) -> bytes:
+    try:
+        return read_bytes(Path(path), "an image", UnreadableError, MOST_FILE_BYTES)
+    except UnreadableError as error:
+        raise UnreadableError(str(error).removeprefix(f"{path}: ").removesuffix("; expected an image")) from None
+
+
+def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
+    """Pixels of 8 bits in mode RGB or L, without transparency."""
+    _scale_transparency(image)
+    image.load()
+    clear = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        values = _sixteen_bits(image)
+        pixels = (values >> 8).astype(np.uint8)
+        if isinstance(clear, int):
+            pixels[values == clear] = _WHITE
+        plain = Image.fromarray(pixels)
+    elif image.mode == "F":
+        plain = Image.fromarray(_from_floats(np.asarray(image)))
+    elif image.has_transparency_data:
+        plain = _on_white(image)
+    elif image.mode == "LAB":
+        plain = _from_lab(image)
+    else:
+        plain = image
+    if channels == 1:
+        return plain if plain.mode == "L" else plain.convert("RGB").convert("L")
+    return plain.convert("RGB")
+
+
+def _scale_transparency(image: Image.Image) -> None:
+    """Bring the transparent grey or colour of a PNG of 1, 2, 4 or 16 bits to the 8 bits that Pillow makes of pixels."""
+    clear, mode = image.info.get("transparency"), image.mode
+    tiles = getattr(image, "tile", [])  # of every file that is not loaded yet
+    raw = tiles[0].args if image.format == "PNG" and tiles else None
+    if isinstance(clear, int) and raw in ("1", "L;2", "L;4"):
+        image.info["transparency"] = clear * {"1": 255, "L;2": 85, "L;4": 17}[raw]
+    if isinstance(clear, tuple) and mode == "RGB" and raw == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+
+
+def _sixteen_bits(image: Image.Image) -> np.ndarray:
+    """(H, W) whole numbers from 0 to 65535. UnreadableError where that is not what the file holds."""
+    tags = getattr(image, "tag_v2", {})
+    bits = max(tags.get(_BITS_PER_SAMPLE, (16,)))
+    signed = 2 in tags.get(_SAMPLE_FORMAT, (1,))
+    if signed or bits > 16 or (image.mode == "I" and image.format not in ("PNG", "PPM", "TIFF")):
+        kind = "signed" if signed and bits <= 16 else "32-bit"
+        raise UnreadableError(f"has {kind} whole numbers, expected 8 or 16 bits without a sign; convert it")
+    values = np.asarray(image).astype(np.int32) << (16 - bits)
+    return 65535 - values if tags.get(_PHOTOMETRIC) == 0 else values  # 0: white is zero
+
+
+def _from_floats(values: np.ndarray) -> np.ndarray:
+    """(H, W) floats -> uint8."""
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise UnreadableError(
+            f"has floats from {values.min():g} to {values.max():g}, expected 0 (black) to 1 (white); convert it"
+        )
+    return np.rint(values * 255).astype(np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode in ("La", "RGBa"):  # colours multiplied by their alpha
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    colours = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    """CIELAB -> sRGB, which needs a colour management that Pillow's `convert` does not have."""
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert converted is not None  # it is None only if the image is changed in place
+    return converted
+
+
+def _upright(plain: Image.Image, image: Image.Image) -> Image.Image:
+    """`plain`, as the EXIF tag of the loaded `image` says it is to be shown. Without a tag that can be read, as it
+    is."""
+    orientation = None
+    with contextlib.suppress(Exception):  # damaged metadata of a picture that is whole
+        orientation = image.getexif().get(_ORIENTATION)
+    method = _TO_UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return plain if method is None else plain.transpose(method)
