@@ -7,6 +7,7 @@ line. Every file that a run writes is written here: complete or not at all, and 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import json
 import math
@@ -14,6 +15,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,8 +37,8 @@ def read_bytes(
     """The content of a regular file of at most `most` bytes.
 
     expected: what the file should be, e.g. "a latency table", for the line of an error. missing: what to say instead of
-    it if there is no such file. Raises `error` in one line: no such file, a folder, a device, too large, a loop of
-    links, not readable.
+    it if there is no such file; the nearest path that exists follows. Raises `error` in one line: no such file, a
+    folder, a device, too large, a loop of links, not readable.
     """
     try:
         # Opening a pipe without a writer would wait for one
@@ -51,7 +53,7 @@ def read_bytes(
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        raise error(f"{path}: no such file; {missing or f'expected {expected}'}") from None
+        raise error(f"{path}: no such file; {missing or f'expected {expected}'}{nearest_path(path)}") from None
     except ValueError:  # a NUL character
         raise error(f"{path}: is no file name, it has a NUL character; expected {expected}") from None
     except OSError as problem:
@@ -111,6 +113,36 @@ def in_home(path: Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         raise ConfigError(f"{path}: there is no home folder of that name; write the path in full") from None
+
+
+_MOST_NAMES = 10_000  # of one folder; more are not looked at for a suggestion
+
+
+def nearest_path(path: Path) -> str:
+    """`. Did you mean '...'?` with the existing path whose names are nearest to those of `path`, or nothing.
+
+    Every name that does not exist is compared, without its ending, with what lies in the folder at its place. Ends a
+    sentence about a path that is not there.
+    """
+    found = Path(path.anchor)
+    changed = False
+    for part in path.parts[len(found.parts) :]:
+        try:
+            if (found / part).exists():
+                found /= part
+                continue
+            with os.scandir(found) as entries:
+                there = sorted(Path(entry.name) for entry in islice(entries, _MOST_NAMES))
+        except (OSError, ValueError):  # a file, a forbidden folder, a NUL character
+            return ""
+        given = Path(part)
+        there.sort(key=lambda name: name.suffix == given.suffix)  # of equal stems the last one counts
+        names = {name.stem.lower(): name for name in there}  # an ending makes all names of a folder alike
+        near = difflib.get_close_matches(given.stem.lower(), names, n=1)
+        if not near:
+            return ""
+        found, changed = found / names[near[0]], True
+    return f". Did you mean '{found}'?" if changed else ""
 
 
 _REMEDIES = {
