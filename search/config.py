@@ -42,6 +42,14 @@ def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:
     return f"expected {', '.join(accepted[:-1])} or {accepted[-1]}{hint}"
 
 
+def in_full(text: str) -> str:
+    """A number that ends in k, M or G (300M, 3.5 k) without that letter: 300000000, 3500. Any other text as it is."""
+    found = _WITH_LETTERS.fullmatch(text.strip())
+    if not found or found["letters"] not in _FACTORS:
+        return text
+    return f"{float(found['number']) * _FACTORS[found['letters']]:.15g}"  # 1.1M: 1100000, not 1100000.0000000002
+
+
 def written_bound(text: str, metric: str) -> float | str:
     """The bound of a limit that is written as text: a number for `300M`, or the percentage as it stands.
 
@@ -54,10 +62,8 @@ def written_bound(text: str, metric: str) -> float | str:
     counted = metric in COMPUTED
     found = _WITH_LETTERS.fullmatch(text)
     number, letters = (found["number"], found["letters"]) if found else ("", "")
-    if counted and letters in _FACTORS:
-        bound = float(f"{float(number) * _FACTORS[letters]:.15g}")  # 0.3M: 300000, not 299999.99999999994
-        if bound > 0:
-            return bound
+    if counted and letters in _FACTORS and (bound := float(in_full(text))) > 0:
+        return bound
     accepted = "expected a number in the metric's unit, or 0% to 100%, such as 50%"
     remedy = number_remedy(text)
     if counted:
@@ -65,7 +71,7 @@ def written_bound(text: str, metric: str) -> float | str:
         near = next((factor for factor in _FACTORS if letters[:1].lower() == factor.lower()), None)
         remedy = f"; write {number}{near}" if near and float(number) else remedy
     elif letters in _FACTORS:
-        remedy = f"; write {float(number) * _FACTORS[letters]:.15g}"
+        remedy = f"; write {in_full(text)}"
     elif letters:
         remedy = f"; write {number}" if letters == "ms" else "; write the number alone"
     raise ValueError(f"got {shown(text)}, {accepted}{remedy}")
