@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import copy
-import datetime
 import itertools
 import json
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import ConfigError
+from engine.files import in_home, parsed_json, read_text
 from engine.wording import ABSENT, first_in_words, keys_below, shown
-from engine.yaml_dialect import Dumper, Loader
+from engine.yaml_dialect import MOST_CHARACTERS, MOST_NODES, TOO_DEEP, Dumper, Loader
 
 M = TypeVar("M", bound=BaseModel)
+
+MOST_FILES = 32
+"""A configuration and the files that it extends, directly or through others."""
+MOST_IN_AN_OVERRIDE = 30_000
+"""Characters of `key=value`; also values in it, with every alias written out."""
+MOST_PARTS = 30
+"""Names between the dots of an override's key."""
+MOST_DIFFERENCES = 100
+"""Lines that `differences` returns at most."""
+_LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes, of Linux
 
 
 class Section(BaseModel):
@@ -30,6 +43,24 @@ class Section(BaseModel):
     )
 
 
+def _user_path(path: Path) -> Path:
+    text = str(path)
+    if "\0" in text:
+        raise ValueError(f"got {shown(text)}, expected a path without a NUL character; correct it")
+    size, longest = len(os.fsencode(text)), max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if size > _LONGEST_PATH or longest > _LONGEST_NAME:
+        raise ValueError(f"got {shown(text)}, a name of {max(size, longest)} bytes, which no file can have; shorten it")
+    try:
+        return in_home(path)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+# Sections are strict, and a path is written as text: this one conversion is meant.
+UserPath = Annotated[Path, Field(strict=False), AfterValidator(_user_path)]
+"""A path in a configuration: `~` is the home folder. A run's config.yaml records it in full."""
+
+
 def config_text(config: BaseModel | dict[str, Any]) -> str:
     """A configuration as YAML; `load_config` reads the same values from it, paths as text and tuples as lists."""
     values = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
@@ -37,58 +68,105 @@ def config_text(config: BaseModel | dict[str, Any]) -> str:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML file with its `extends:` bases merged in, then `key.sub=value` overrides.
+    """A YAML or JSON file with its `extends:` bases merged in, then `key.sub=value` overrides.
 
     `extends` names one file or a list, relative to the file that says so; mappings merge, everything else is replaced.
     Raises ConfigError.
     """
-    config = _load_with_bases(path, ())
+    config = _load_with_bases(path, (), _Loaded())
     for override in overrides:
         _override(config, override, str(path))
+    if _has_more_values(config, MOST_NODES):
+        raise ConfigError(f"{path}: has more than {MOST_NODES} values with what it extends and the overrides")
     return config
 
 
-def _load_with_bases(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    resolved = path.resolve()
-    if resolved in above:
+def read_mapping(path: Path, expected: str = "a YAML file", *, missing: str = "") -> dict[str, Any]:
+    """What one YAML or JSON file holds, without `extends`. Raises ConfigError where it is no mapping.
+
+    Whatever its name: a text that is JSON is read as such, since YAML forbids its tabs. expected, missing: see
+    engine.files.read_text.
+    """
+    return _mapping(path, read_text(path, expected, missing=missing))
+
+
+@dataclass
+class _Loaded:
+    """The files of one configuration. merged: by real path, each with its bases merged in."""
+
+    merged: dict[str, dict[str, Any]] = field(default_factory=dict)
+    characters: int = 0
+
+
+def _load_with_bases(path: Path, above: tuple[Path, ...], loaded: _Loaded) -> dict[str, Any]:
+    missing = f"expected the file that {above[-1].name} extends" if above else ""
+    text = read_text(path, "a YAML file", missing=missing)
+    real = os.path.realpath(path)
+    if real in map(os.path.realpath, above):
         raise ConfigError(f"{path}: extends: the file extends itself through {above[-1].name}; remove one of the two")
-    own = _parse(path, above[-1] if above else None)
+    if real in loaded.merged:
+        return loaded.merged[real]
+    loaded.characters += len(text)
+    if loaded.characters > MOST_CHARACTERS and above:
+        raise ConfigError(f"{path}: extends: the files have more than {MOST_CHARACTERS >> 20} MB together")
+    if len(loaded.merged) + len(above) >= MOST_FILES:
+        raise ConfigError(f"{path}: extends: more than {MOST_FILES} files extend each other; merge some of them")
+    own = _mapping(path, text)
     bases = own.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) and base.strip("\0 ") for base in bases):
+    if not isinstance(bases, list) or not all(isinstance(base, str) and base.strip() for base in bases):
         raise ConfigError(f"{path}: extends: got {shown(bases)}, expected a file name or a list of them")
     merged: dict[str, Any] = {}
-    for base in bases:
-        merged = _merged(merged, _load_with_bases(path.parent / base, (*above, resolved)))
-    return _merged(merged, own)
+    for base in reversed(dict.fromkeys(reversed(bases))):  # of a file that is named twice, the last one counts
+        merged = _merged(merged, _load_with_bases(path.parent / in_home(Path(base)), (*above, path), loaded))
+    loaded.merged[real] = _merged(merged, own)
+    return loaded.merged[real]
 
 
-def _parse(path: Path, extended_by: Path | None) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        role = f"the file that {extended_by.name} extends" if extended_by else "a YAML file"
-        raise ConfigError(f"{path}: no such file; expected {role}") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; expected a YAML file") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text; expected a YAML file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        data = yaml.load(text, Loader=Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: {_syntax_error(error)}") from None
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
-    except RecursionError:  # PyYAML calls itself for each level
-        raise ConfigError(f"{path}: has too many brackets or sections inside each other") from None
+def _mapping(path: Path, text: str) -> dict[str, Any]:
+    data = _parsed(path, text)
     if not isinstance(data, dict):
         found = "is empty" if data is None else f"got {shown(data)}"
         raise ConfigError(f"{path}: {found}, expected a mapping of sections such as `search: ...`")
     return data
+
+
+def _parsed(path: Path, text: str) -> Any:
+    not_json = None
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return parsed_json(text, str(path))
+        except ConfigError as error:
+            not_json = error
+    try:
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        if not_json and (len(text) > MOST_CHARACTERS or "\t" in text):  # it was meant as JSON
+            raise not_json from None
+        if not isinstance(error, yaml.MarkedYAMLError):
+            raise ConfigError(f"{path}: not YAML: {error}") from None
+        mark = error.problem_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{place}: {_syntax_error(error)}") from None
+
+
+def _has_more_values(data: Any, most: int) -> bool:
+    """Whether `data` holds more than `most` values, what is shared counted each time. Stops once that is clear."""
+    left, open_values = most, [iter((data,))]
+    while open_values:
+        for value in open_values[-1]:
+            left -= 1
+            if left < 0:
+                return True
+            if isinstance(value, dict):
+                open_values.append(iter(value.values()))
+                break
+            if isinstance(value, list):
+                open_values.append(iter(value))
+                break
+        else:
+            open_values.pop()
+    return False
 
 
 def _syntax_error(error: yaml.MarkedYAMLError) -> str:
@@ -112,27 +190,25 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _override(config: dict[str, Any], override: str, source: str) -> None:
+    named = f"override {shown(override, 200)}"
+    if len(override) > MOST_IN_AN_OVERRIDE:
+        raise ConfigError(f"{named}: has more than {MOST_IN_AN_OVERRIDE} characters; write it into a file")
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise ConfigError(f"override '{override}': expected key=value with a dotted key, e.g. search.epochs=10")
-    try:
-        value = yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, ValueError, OverflowError, RecursionError):
-        raise ConfigError(f"override {shown(override, 200)}: {shown(text)} is not a YAML value") from None
+    if not equals or not all(parts) or len(parts) > MOST_PARTS:
+        raise ConfigError(f"{named}: expected key=value with a dotted key, e.g. search.epochs=10")
+    value = _override_value(text, named)
     here: Any = config
     for i, part in enumerate(parts):
         where = ".".join(parts[:i])
         index: Any = part
         if isinstance(here, list):
-            if not part.isdecimal() or int(part) >= len(here):
+            if not part.isdecimal() or len(part) > 9 or int(part) >= len(here):
                 count = f"a list of {len(here)}, counted from 0"
-                raise ConfigError(f"override '{override}': {where} is {count}; got '{part}' as its index")
+                raise ConfigError(f"{named}: {where} is {count}; got {shown(part)} as its index")
             index = int(part)
         elif not isinstance(here, dict):
-            raise ConfigError(
-                f"override '{override}': {where} in {source} is the single value {shown(here)}, not a section"
-            )
+            raise ConfigError(f"{named}: {where} in {source} is the single value {shown(here)}, not a section")
         if i == len(parts) - 1:
             here[index] = value
             return
@@ -142,16 +218,31 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
         here = below
 
 
+def _override_value(text: str, named: str) -> Any:
+    try:
+        return yaml.load(text, Loader=partial(Loader, most_nodes=MOST_IN_AN_OVERRIDE))  # type: ignore[arg-type]
+    except yaml.constructor.ConstructorError as error:  # it is YAML, and is refused
+        end = "; it is not a YAML value" if error.problem == TOO_DEEP else ""
+        raise ConfigError(f"{named}: {error.problem}{end}") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"{named}: {shown(text)} is not a YAML value") from None
+
+
 def validate(model: type[M], data: dict[str, Any], source: str) -> M:
     """Check a nested dictionary against a model. ConfigError with the first error in one line; `source` begins it."""
     try:
-        text = json.dumps(data, default=_as_text, ensure_ascii=False).encode()  # ValueError for half a surrogate pair
+        text = json.dumps(data, default=_refuse_type, ensure_ascii=False).encode()  # ValueError: half a surrogate pair
+    except RecursionError:
+        raise ConfigError(f"{source}: {TOO_DEEP}") from None
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from None
     try:
         return model.model_validate_json(text)  # JSON mode: lists become tuples, text becomes paths, "3" stays text
     except ValidationError as error:
-        raise ConfigError(f"{source}: {first_in_words(model, error.errors())}") from None
+        errors = error.errors(include_url=False)
+        if errors[0]["type"] == "json_invalid":  # what json.dumps wrote is JSON: only its depth can be wrong
+            raise ConfigError(f"{source}: {TOO_DEEP}") from None
+        raise ConfigError(f"{source}: {first_in_words(model, errors)}") from None
 
 
 def keys_of(model: type[BaseModel]) -> frozenset[str]:
@@ -174,23 +265,35 @@ def naming(source: Path, keys: Collection[str]) -> Iterator[None]:
         raise ConfigError(f"{source}: {error}") from error
 
 
-def _as_text(value: object) -> str:
-    if isinstance(value, datetime.date):  # YAML reads 2026-01-31 as a date
-        return value.isoformat()
+def _refuse_type(value: object) -> str:
     raise TypeError(f"a value of type {type(value).__name__} cannot be used in a configuration")
 
 
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """`key: old -> new` for every value that differs between two nested structures."""
+def differences(old: Any, new: Any) -> list[str]:
+    """`key: old -> new` for the values that differ between two nested structures, MOST_DIFFERENCES at most."""
+    return list(itertools.islice(_differences(old, new, ""), MOST_DIFFERENCES))
+
+
+def _differences(old: Any, new: Any, prefix: str) -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        lines = []
-        for key in keys:
-            lines += differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{prefix}{key}.")
-        return lines
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(old.get(key, ABSENT), new.get(key, ABSENT), f"{prefix}{key}.")
+        return
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
         nested = any(isinstance(entry, dict | list | tuple) for entry in (*old, *new))
         if nested or len(old) == len(new):
-            pairs = enumerate(itertools.zip_longest(old, new, fillvalue=ABSENT))
-            return [line for i, (a, b) in pairs for line in differences(a, b, f"{prefix}{i}.")]
-    return [] if old == new else [f"{prefix.rstrip('.')}: {shown(old, 200)} -> {shown(new, 200)}"]
+            for i, (a, b) in enumerate(itertools.zip_longest(old, new, fillvalue=ABSENT)):
+                yield from _differences(a, b, f"{prefix}{i}.")
+            return
+    if old != new and not _same_path(old, new):
+        yield f"{prefix.rstrip('.')}: {shown(old, 200)} -> {shown(new, 200)}"
+
+
+def _same_path(old: Any, new: Any) -> bool:
+    """Whether two texts are one path, in one of them with `~`: an earlier version recorded that as it was written."""
+    if not (isinstance(old, str) and isinstance(new, str)) or "~" not in (old[:1], new[:1]):
+        return False
+    try:
+        return in_home(Path(old)) == in_home(Path(new))
+    except ConfigError:
+        return False

@@ -37,8 +37,8 @@ def read_bytes(
     """The content of a regular file of at most `most` bytes.
 
     expected: what the file should be, e.g. "a latency table", for the line of an error. missing: what to say instead of
-    it if there is no such file. Raises `error` in one line: no such file, a folder, a device, too large, a loop of
-    links, not readable; UserError if the system has no more files to open.
+    it if there is no such file; the nearest path that exists follows. Raises `error` in one line: no such file, a
+    folder, a device, too large, a loop of links, not readable; UserError if the system has no more files to open.
     """
     try:
         # Opening a pipe without a writer would wait for one
@@ -56,7 +56,7 @@ def read_bytes(
         finally:
             os.close(descriptor)
     except FileNotFoundError:
-        raise error(f"{path}: no such file; {missing or f'expected {expected}'}") from None
+        raise error(f"{path}: no such file; {missing or f'expected {expected}'}{nearest_path(path)}") from None
     except ValueError:  # a NUL character
         raise error(f"{path}: is no file name, it has a NUL character; expected {expected}") from None
     except OSError as problem:
@@ -127,8 +127,8 @@ _MOST_NAMES = 10_000  # of one folder; more are not looked at for a suggestion
 def nearest_path(path: Path) -> str:
     """`. Did you mean '...'?` with the existing path whose names are nearest to those of `path`, or nothing.
 
-    Every name that does not exist is compared with what lies in the folder at its place. Ends a sentence about a path
-    that is not there.
+    Every name that does not exist is compared, without its ending, with what lies in the folder at its place. Ends a
+    sentence about a path that is not there.
     """
     found = Path(path.anchor)
     changed = False
@@ -138,10 +138,13 @@ def nearest_path(path: Path) -> str:
                 found /= part
                 continue
             with os.scandir(found) as entries:
-                names = {name.lower(): name for name in sorted(entry.name for entry in islice(entries, _MOST_NAMES))}
+                there = sorted(Path(entry.name) for entry in islice(entries, _MOST_NAMES))
         except (OSError, ValueError):  # a file, a forbidden folder, a NUL character
             return ""
-        near = difflib.get_close_matches(part.lower(), names, n=1)
+        given = Path(part)
+        there.sort(key=lambda name: name.suffix == given.suffix)  # of equal stems the last one counts
+        names = {name.stem.lower(): name for name in there}  # an ending makes all names of a folder alike
+        near = difflib.get_close_matches(given.stem.lower(), names, n=1)
         if not near:
             return ""
         found, changed = found / names[near[0]], True

@@ -27,18 +27,28 @@ Autocast = Callable[[], AbstractContextManager[object]]
 """Makes what a forward pass runs in, see `autocast`."""
 
 
+# Bounds of settings: far above what makes sense, and low enough for a mistyped number to be refused before it trains.
+MOST_EPOCHS = 1_000_000
+LARGEST_BATCH = 1 << 20
+LARGEST_LR = 100.0
+"""Of a learning rate, and of weight decay."""
+NEVER = 1_000_000_000
+"""The largest number of steps or epochs between two reports, which is never."""
+MOST_THREADS = 4096
+
+
 class RunConfig(Section):
     """YAML section `run`: where and how a program runs, and how often it reports."""
 
     seed: int = Field(0, ge=0, lt=1 << 63)
     device: Literal["cpu", "cuda"] = "cpu"
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     """CPU threads inside an op; null is torch's default. Another number can change results in the last bit."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(10, ge=1, le=NEVER)
     """Steps between two points of the training curves."""
-    checkpoint_every: int = Field(200, ge=1)
+    checkpoint_every: int = Field(200, ge=1, le=NEVER)
     """Steps."""
-    evaluate_every: int = Field(1, ge=1)
+    evaluate_every: int = Field(1, ge=1, le=NEVER)
     """Epochs."""
     amp: Literal["none", "bf16"] = "none"
     """bf16: automatic mixed precision, the classifier in float32; on a GPU, one that computes bfloat16 itself. Its

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import types
 import typing
@@ -14,7 +15,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from engine.yaml_dialect import Dumper
+from engine.yaml_dialect import Dumper, meant_number
+
+MOST_PROBLEMS = 200
+"""Of a file's errors, so many are looked at to explain the first one."""
+MOST_NAMED = 40
+"""Keys of a section that an error lists."""
+LONGEST_NAME = 100
+"""Characters of a name that is compared with the accepted ones."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,8 @@ class _Problem:
 
 def first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> str:
     """`errors`: what pydantic.ValidationError.errors() gives for `model`; further ones are counted at the end."""
-    problems = _of_meant_branches([_Problem(*_place(model, error["loc"]), error) for error in errors])
+    seen = errors[:MOST_PROBLEMS]
+    problems = _of_meant_branches([_Problem(*_place(model, error["loc"]), error) for error in seen])
     places: dict[tuple[int | str, ...], list[_Problem]] = {}  # branches of a union complain about the same place
     for problem in problems:
         # A section or list whose inside is wrong: the other branch of a union, or a count without the wrong entries
@@ -49,6 +58,8 @@ def first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> str:
         siblings = (group for keys, group in places.items() if keys[:-1] == first[0].keys[:-1])
         first = next((group for group in siblings if group[0].kind == "extra_forbidden"), first)
     more = f" (+{len(places) - 1} more)" if len(places) > 1 else ""
+    if len(errors) > len(seen):
+        more = " (and many more)"
     return _explained(model, first) + more
 
 
@@ -217,13 +228,13 @@ def _accepted(problem: _Problem) -> str:
         case "finite_number":
             return "a finite number"
         case "greater_than":
-            return f"a number above {context['gt']:g}"
+            return f"a number above {_bound(context['gt'])}"
         case "greater_than_equal":
-            return f"at least {context['ge']:g}"
+            return f"at least {_bound(context['ge'])}"
         case "less_than":
-            return f"a number below {context['lt']:g}"
+            return f"a number below {_bound(context['lt'])}"
         case "less_than_equal":
-            return f"at most {context['le']:g}"
+            return f"at most {_bound(context['le'])}"
         case "too_short":
             return f"at least {context['min_length']} {'entry' if context['min_length'] == 1 else 'entries'}"
         case "too_long":
@@ -232,19 +243,39 @@ def _accepted(problem: _Problem) -> str:
     return message[0].lower() + message[1:]
 
 
+def _bound(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+_SWITCHES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
+"""Words that YAML 1.1 read as bool; in YAML 1.2 they are text."""
+
+
 def _remedy(problems: Sequence[_Problem]) -> str:
     found, kinds = problems[0].error["input"], {p.kind for p in problems}
     if isinstance(found, float) and kinds & {"int_type", "int_from_float"} and found.is_integer():
-        return f"; write {int(found)}"
-    if isinstance(found, str) and kinds & {"int_type", "float_type"} and re.fullmatch(r"-?\d+(\.\d+)?", found):
-        return "; remove the quotes"
+        return f"; write {found:.0f}" if abs(found) < 1e18 else ""
+    if isinstance(found, str) and kinds & {"int_type", "float_type"} and len(found) <= LONGEST_NAME:
+        return number_remedy(found)
+    if isinstance(found, str) and "bool_type" in kinds and found.lower() in (*_SWITCHES, "true", "false"):
+        return f"; write {_SWITCHES.get(found.lower(), found.lower())}"
     return ""
+
+
+def number_remedy(text: str) -> str:
+    """`; ...` for a text that stands for a number: quoted, or in a way of writing that YAML 1.2 does not have."""
+    number = meant_number(text)
+    if not number:
+        return ""
+    return "; remove the quotes" if number == text else f"; write {number}"
 
 
 def _found_instead(keys: Sequence[int | str], section: object) -> str:
     if not isinstance(section, dict):
         return ""
-    return f"; {'.'.join(map(str, keys)) or 'the file'} has {', '.join(map(str, section)) or 'nothing'}"
+    names = [str(name) for name in itertools.islice(section, MOST_NAMED + 1)]
+    listed = ", ".join([*names[:MOST_NAMED], "..."] if len(names) > MOST_NAMED else names)
+    return f"; {'.'.join(map(str, keys)) or 'the file'} has {listed or 'nothing'}"
 
 
 def keys_below(model: type[BaseModel], section: str) -> set[str]:
@@ -255,9 +286,10 @@ def keys_below(model: type[BaseModel], section: str) -> set[str]:
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value as YAML would have it, in one line, shortened."""
+    """A value as YAML would have it, in one line, shortened. The work is bounded by `most`, whatever the value."""
     if value is ABSENT:
         return "(absent)"
+    value = _beginning(value, [most])
     if isinstance(value, str):
         text = repr(value)
     else:
@@ -266,11 +298,28 @@ def shown(value: object, most: int = 60) -> str:
     return f"{text[: most - 3]}..." if len(text) > most else text
 
 
+def _beginning(value: Any, left: list[int]) -> Any:
+    """The first `left` values inside a value, which is enough to write as many characters; `left` is counted down."""
+    most = left[0]
+    left[0] -= 1
+    if isinstance(value, str):
+        left[0] -= len(value)
+        return value[: max(most, 0) + 1]
+    if isinstance(value, dict):
+        pairs = itertools.takewhile(lambda _: left[0] > 0, value.items())
+        return {_beginning(key, left): _beginning(item, left) for key, item in pairs}
+    if isinstance(value, list | tuple):
+        return [_beginning(item, left) for item in itertools.takewhile(lambda _: left[0] > 0, value)]
+    return value
+
+
 ABSENT = object()
 
 
 def nearest(found: str, accepted: Sequence[Any]) -> str:
     """`. Did you mean 'x'?`, or nothing where no accepted name is near."""
+    if len(found) > LONGEST_NAME:
+        return ""
     plain = {str(name).lower(): name for name in accepted}
     near = difflib.get_close_matches(found.lower().replace("-", "_"), plain, n=1)
     return f". Did you mean '{plain[near[0]]}'?" if near else ""

@@ -8,11 +8,14 @@ import torch
 from pydantic import Field, model_validator
 
 from engine.config import Section
+from engine.training import MOST_THREADS
 from supernet.space import SpaceConfig
 
 EXPORTED = ("onnxruntime", "litert")
 """Runtimes that read a file written by this package, here or on another device."""
 FEWEST_CALIBRATION_NETWORKS = 10
+MOST_REPEATS = 10_000
+"""Of whatever is timed repeatedly; more would take days."""
 
 
 class MeasureConfig(Section):
@@ -24,21 +27,21 @@ class MeasureConfig(Section):
     fit_latency.py."""
     runtime: Literal["pytorch", "pytorch_compile", "onnxruntime", "litert"] = "pytorch"
     """What runs the network (latency/runtimes/). pytorch: eager. pytorch_compile: torch.compile, layer by layer."""
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=MOST_THREADS)
     """CPU threads inside an op."""
-    batch: int = Field(1, ge=1)
+    batch: int = Field(1, ge=1, le=1 << 16)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
     """PyTorch's memory format; the other runtimes choose their own."""
-    rounds: int = Field(4, ge=2)
+    rounds: int = Field(4, ge=2, le=MOST_REPEATS)
     """Times that each network is timed. Every round has its own random order, so that a drift hits all alike."""
-    passes: int = Field(6, ge=1)
+    passes: int = Field(6, ge=1, le=MOST_REPEATS)
     """Forward passes timed each time."""
-    warmup_passes: int = Field(2, ge=1)
+    warmup_passes: int = Field(2, ge=1, le=MOST_REPEATS)
     """Forward passes thrown away each time."""
-    coverings: int = Field(24, ge=1)
+    coverings: int = Field(24, ge=1, le=MOST_REPEATS)
     """Times that each candidate of each edge occurs in the networks whose layers are timed from inside."""
-    calibration_networks: int = Field(60, ge=0)
+    calibration_networks: int = Field(60, ge=0, le=MOST_REPEATS)
     """Whole networks that the entries are corrected by; 0 leaves them as measured."""
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from engine.config import Section, load_config, validate
 from engine.errors import ConfigError, UserError
 from engine.files import write_atomically
+from engine.yaml_dialect import Dumper
 from latency.config import EXPORTED, MeasureConfig
 from latency.device import Device
 from supernet.cost import Cost
@@ -177,8 +178,8 @@ class LatencyTable(Section):
         header = _rounded(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True))
         columns = {"columns": header.pop("columns")}
         lines = [
-            yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None),
-            yaml.safe_dump(columns, sort_keys=False, allow_unicode=True, width=110) if self.columns else "",
+            yaml.dump(header, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None),
+            yaml.dump(columns, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110) if self.columns else "",
             "entries:\n",
         ]
         for key, entry in self.entries.items():

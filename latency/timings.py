@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError, explain
+from engine.files import parsed_json, read_text
+from engine.wording import shown
 from latency.plan import Paths
 from supernet.architecture import Architecture
 from supernet.space import Space
+
+MOST_CHARACTERS = 1_000_000
+"""Of one cell; the candidates of a thousand edges have less than 100,000."""
+MOST_MS = 1e9
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 class TimingsError(UserError):
@@ -25,32 +32,31 @@ def read_timings(path: Path, space: Space) -> list[tuple[Paths, float]]:
     An architecture is the file name of an architecture.json (relative to `path`), or the candidates of all edges, in
     CSV separated by spaces. Raises TimingsError naming the line or entry.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark before the header
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise TimingsError(f"{path}: cannot be read ({reason}); expected a .csv or .json file") from None
+    text = read_text(path, "a .csv or .json file", TimingsError)
     if path.suffix.lower() == ".json":
         rows = _json_rows(path, text)
     elif path.suffix.lower() == ".csv":
         rows = _csv_rows(path, text)
     else:
         raise TimingsError(f"{path}: got a file '{path.suffix}', expected .csv or .json")
-    return [(_paths(where, architecture, path.parent, space), _ms(where, ms)) for where, architecture, ms in rows]
+    return [(_paths(where, architecture, path.parent, space), ms) for where, architecture, ms in rows]
 
 
-def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
-    reader = csv.reader(io.StringIO(text))
-    header = [name.strip().lower() for name in next(reader, [])]
+def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
+    lines = _csv_lines(path, text)
+    header = [name.strip().lower() for name in next(lines, (0, []))[1]]
     if not {"architecture", "ms"} <= set(header):
         hint = "; separate columns by commas" if any(";" in name for name in header) else ""
         raise TimingsError(
-            f"{path}: line 1 is '{','.join(header) or 'nothing'}', expected a header with the columns architecture and "
-            f"ms{hint}"
+            f"{path}: line 1 is {shown(','.join(header) or 'nothing')}, expected a header with the columns "
+            f"architecture and ms{hint}"
         )
+    for name in filter(None, header):
+        if header.count(name) > 1:
+            raise TimingsError(f"{path}: line 1 names the column {shown(name)} twice; keep the right one")
     rows = []
-    for row in reader:
-        where = f"{path}:{reader.line_num}"
+    for number, row in lines:
+        where = f"{path}:{number}"
         if not row:
             continue
         if len(row) > len(header):  # e.g. a decimal comma, which would pass for a shorter time
@@ -58,22 +64,35 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
         if len(row) < len(header):
             raise TimingsError(f"{where}: has {len(row)} values, expected {len(header)} as in the header")
         values = dict(zip(header, row, strict=True))
-        rows.append((where, values["architecture"], values["ms"]))
+        cell = values["ms"].strip()  # 1_000 and other digits than 0 to 9 are numbers in Python alone
+        ms = _ms(where, cell, float(cell) if _NUMBER.fullmatch(cell) else None)
+        rows.append((where, values["architecture"], ms))
     return rows
 
 
-def _json_rows(path: Path, text: str) -> list[tuple[str, Any, Any]]:
+def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """(the number of its last line, its cells) for each row."""
+    before = csv.field_size_limit(MOST_CHARACTERS)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise TimingsError(f"{path}: not JSON: {error}; perhaps cut off") from None
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise TimingsError(f"{path}:{reader.line_num}: not CSV: {error}; check the quotes of this row") from None
+    finally:
+        csv.field_size_limit(before)
+    return iter(rows)
+
+
+def _json_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
+    data = parsed_json(text, str(path), TimingsError, "check that it is complete")
     if not isinstance(data, list):
         raise TimingsError(f'{path}: expected a list of {{"architecture": ..., "ms": ...}}, got {type(data).__name__}')
     rows = []
     for i, row in enumerate(data):
         if not isinstance(row, dict) or row.keys() != {"architecture", "ms"}:
-            raise TimingsError(f"{path}: entry {i}: expected the keys architecture and ms, got {str(row)[:80]}")
-        rows.append((f"{path}: entry {i}", row["architecture"], row["ms"]))
+            raise TimingsError(f"{path}: entry {i}: expected the keys architecture and ms, got {shown(row, 80)}")
+        where = f"{path}: entry {i}"
+        rows.append((where, row["architecture"], _ms(where, row["ms"], row["ms"])))
     return rows
 
 
@@ -81,10 +100,9 @@ def _paths(where: str, architecture: Any, folder: Path, space: Space) -> Paths:
     if isinstance(architecture, str) and architecture.strip().endswith(".json"):
         file = folder / architecture.strip()
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise TimingsError(f"{where}: {file} cannot be read ({reason})") from None
+            text = read_text(file, "an architecture.json")
+        except UserError as error:
+            raise TimingsError(f"{where}: {error}") from None
         with explain(f"{where}: {file}"):
             found = Architecture.from_json(text)
         if found.space.config.model_copy(update={"dropout": 0.0}) != space.config.model_copy(update={"dropout": 0.0}):
@@ -95,7 +113,7 @@ def _paths(where: str, architecture: Any, folder: Path, space: Space) -> Paths:
     names = architecture.split() if isinstance(architecture, str) else architecture
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TimingsError(
-            f"{where}: architecture is {str(architecture)[:80]!r}, expected candidate names or a .json file"
+            f"{where}: architecture is '{shown(architecture, 80)}', expected candidate names or a .json file"
         )
     try:
         return Architecture.from_names(space, names).paths
@@ -103,11 +121,9 @@ def _paths(where: str, architecture: Any, folder: Path, space: Space) -> Paths:
         raise TimingsError(f"{where}: {error}") from None
 
 
-def _ms(where: str, value: Any) -> float:
-    try:
-        ms = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
-        ms = math.nan
-    if not (math.isfinite(ms) and ms > 0):
-        raise TimingsError(f"{where}: ms is {value!r}, expected milliseconds above 0")
-    return ms
+def _ms(where: str, written: Any, number: Any) -> float:
+    """`number` where it is milliseconds; written: what the file has."""
+    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number <= MOST_MS:
+        found = shown(written) if isinstance(written, str | list | dict) else repr(written)
+        raise TimingsError(f"{where}: ms is {found}, expected milliseconds above 0, at most {MOST_MS:g}")
+    return float(number)

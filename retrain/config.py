@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
-from engine.config import Section
+from engine.config import Section, UserPath
 from engine.data import DataConfig
-from engine.training import RunConfig
+from engine.training import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, RunConfig
 
 
 class RetrainConfig(Section):
     """YAML section `retrain`. Defaults are the published settings."""
 
-    epochs: int = Field(300, ge=1)
-    batch_size: int = Field(256, ge=2)
+    epochs: int = Field(300, ge=1, le=MOST_EPOCHS)
+    batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
     """All processes together."""
-    lr: float = Field(0.05, gt=0)
+    lr: float = Field(0.05, gt=0, le=LARGEST_LR)
     """Start of the cosine for a batch of 256; scaled linearly with batch_size."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Nesterov."""
-    weight_decay: float = Field(4e-5, ge=0)
+    weight_decay: float = Field(4e-5, ge=0, le=LARGEST_LR)
     """Not on BN and biases."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    inherit: Path | None = None
+    inherit: UserPath | None = None
     """A checkpoint of the search: begin with the supernet's weights. Absent: from scratch, with fresh weights."""
 
 

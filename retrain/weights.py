@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.checkpoints import load_checkpoint, misfit
-from engine.errors import CheckpointError, ConfigError, explain
+from engine.errors import CheckpointError, explain
+from engine.files import read_text
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.space import SpaceConfig
@@ -17,13 +18,8 @@ SPACE_KEYS = frozenset(f"space.{key}" for key in SpaceConfig.model_fields)
 
 def load_architecture(path: Path) -> Architecture:
     """Read architecture.json. ConfigError where it is absent or malformed."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; a search writes architecture.json into its run folder") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8 text"
-        raise ConfigError(f"{path}: cannot be read: {reason}; expected an architecture.json") from None
+    missing = "a search writes architecture.json into its run folder"
+    text = read_text(path, "an architecture.json", missing=missing)
     with explain(str(path)):
         return Architecture.from_json(text)
 

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from engine.config import Section
+from engine.config import Section, UserPath
 from engine.data import DataConfig
-from engine.training import RunConfig
+from engine.data.config import MOST_IMAGES
+from engine.training import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, RunConfig
+from engine.wording import number_remedy, shown
 from latency.config import MeasureConfig
 from supernet.space import Space, SpaceConfig
 
-_PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
+_PERCENT = re.compile(r"\d{1,20}(\.\d{1,20})?\s*%")
+_WITH_LETTERS = re.compile(r"(?P<number>\d{1,20}(\.\d{1,20})?(e[-+]?\d{1,2})?)\s*(?P<letters>[a-zA-Zµ]{1,12})")
+_FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9}
 
 PEAK = "peak_activation_bytes"
 COMPUTED = ("macs", "params", "weight_bytes", PEAK)
 """Metrics that follow from the space; the others are read from a table."""
 LARGEST_ERROR = 10.0
+LARGEST_WEIGHT = 1e6
+"""Of a term of a loss, whose cross entropy is about 1: with a larger one nothing else would count."""
+LARGEST_POWER = 100.0
+MOST_TABLES = 100
+"""Of a limit; also limits of a search."""
 
 
 def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:
@@ -32,6 +40,41 @@ def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:
     near = ["macs"] if metric.lower() in ("flops", "mult_adds") else difflib.get_close_matches(metric, accepted, n=1)
     hint = f". Did you mean '{near[0]}'?" if near else ""
     return f"expected {', '.join(accepted[:-1])} or {accepted[-1]}{hint}"
+
+
+def in_full(text: str) -> str:
+    """A number that ends in k, M or G (300M, 3.5 k) without that letter: 300000000, 3500. Any other text as it is."""
+    found = _WITH_LETTERS.fullmatch(text.strip())
+    if not found or found["letters"] not in _FACTORS:
+        return text
+    return f"{float(found['number']) * _FACTORS[found['letters']]:.15g}"  # 1.1M: 1100000, not 1100000.0000000002
+
+
+def written_bound(text: str, metric: str) -> float | str:
+    """The bound of a limit that is written as text: a number for `300M`, or the percentage as it stands.
+
+    k, M and G are thousands, millions and thousands of millions, of COMPUTED metrics; a space may stand before them.
+    ValueError, with what to write, for anything else.
+    """
+    text = text.strip()
+    if _PERCENT.fullmatch(text) and float(text.rstrip("% ")) <= 100:
+        return text
+    counted = metric in COMPUTED
+    found = _WITH_LETTERS.fullmatch(text)
+    number, letters = (found["number"], found["letters"]) if found else ("", "")
+    if counted and letters in _FACTORS and (bound := float(in_full(text))) > 0:
+        return bound
+    accepted = "expected a number in the metric's unit, or 0% to 100%, such as 50%"
+    remedy = number_remedy(text)
+    if counted:
+        accepted = f"{accepted}; k, M or G may follow a number, such as 300M"
+        near = next((factor for factor in _FACTORS if letters[:1].lower() == factor.lower()), None)
+        remedy = f"; write {number}{near}" if near and float(number) else remedy
+    elif letters in _FACTORS:
+        remedy = f"; write {in_full(text)}"
+    elif letters:
+        remedy = f"; write {number}" if letters == "ms" else "; write the number alone"
+    raise ValueError(f"got {shown(text)}, {accepted}{remedy}")
 
 
 def _listed(paths: Sequence[Path]) -> str:
@@ -45,41 +88,42 @@ class LimitConfig(Section):
     """latency; macs (of one image), params or weight_bytes (params in measure.dtype), which need no table; a column of
     the table, such as energy_mj; or peak_activation_bytes (defined in supernet/activation.py, needs no table), which is
     a largest value instead of a sum, so it takes `below` and removes candidates before the search."""
-    table: Path | None = None
+    table: UserPath | None = None
     """Latency table; for latency and for columns."""
     table_sha256: str | None = None
     """LatencyTable.sha256, filled in at start, so that a run cannot be resumed with other numbers. Verifying a table
     changes none of them. Checked where given."""
-    tables: tuple[Path, ...] = ()
+    tables: tuple[UserPath, ...] = Field((), max_length=MOST_TABLES)
     """In place of `table`: one per device, for one limit on all of them."""
     tables_sha256: tuple[str, ...] = ()
     """Filled in at start, as table_sha256."""
     combine: Literal["weighted_sum", "worst_case"] | None = None
     """Of `tables`: sum_k w_k F_k, or max_k w_k F_k."""
     weights: tuple[float, ...] = ()
-    """w_k, one per entry of `tables`. Absent: 1/k each in a weighted sum (the mean), 1 each in a worst case."""
+    """w_k in (0, 1e6], one per entry of `tables`. Absent: 1/k each in a weighted sum (the mean), 1 each in a worst
+    case."""
     measure: MeasureConfig | None = None
     """How this limit's table was measured, where that is not what the search's `measure` says: a limit on a second
     device. What it does not set is as there. Tables of `tables` are compared in what a search with measure.device
     `external` compares."""
     at: float | str | None = None
-    """Use the budget: derive within `tolerance` below it. In the metric's unit, or N% of the reachable range."""
+    """Use the budget: derive within `tolerance` below it. A number in the metric's unit, or N% of the reachable range.
+    macs, params and bytes may be written with k, M or G: 300M is 300e6."""
     below: float | str | None = None
-    """An upper bound only. A number in the metric's unit, or N% of the reachable range."""
+    """An upper bound only, written as `at`."""
     tolerance: float = Field(0.02, ge=0, lt=1)
     """With `at`: the derived network lies in [bound (1 - tolerance), bound]."""
     missing: Literal["error", "interpolate"] = "error"
     """interpolate: predict entries that the table lacks from those of the same op family (latency/interpolation.py)."""
-    largest_error: float = Field(LARGEST_ERROR, gt=0)
+    largest_error: float = Field(LARGEST_ERROR, gt=0, le=1000)
     """In percent: a table whose verified MAPE is larger is refused. For metric latency."""
 
     @field_validator("at", "below")
     @classmethod
-    def bound_is_a_number_or_percent(cls, bound: float | str | None) -> float | str | None:
+    def bound_is_a_number_or_percent(cls, bound: float | str | None, info: ValidationInfo) -> float | str | None:
         if isinstance(bound, str):
-            if not _PERCENT.fullmatch(bound.strip()) or float(bound.strip().rstrip("% ")) > 100:
-                raise ValueError(f"got '{bound}', expected a number in the metric's unit, or 0% to 100%, such as 50%")
-        elif bound is not None and bound <= 0:
+            return written_bound(bound, info.data.get("metric", ""))
+        if bound is not None and bound <= 0:
             raise ValueError(f"got {bound}, expected a number above 0 or a percentage such as 50%")
         return bound
 
@@ -112,8 +156,10 @@ class LimitConfig(Section):
             count = len(getattr(self, name))
             if count not in (0, len(self.tables)):
                 raise ValueError(f"{name}: got {count}, expected one for each of the {len(self.tables)} tables")
-        if any(not math.isfinite(weight) or weight <= 0 for weight in self.weights):
-            raise ValueError(f"weights: got {list(self.weights)}, expected numbers above 0")
+        if any(not 0 < weight <= LARGEST_WEIGHT for weight in self.weights):
+            raise ValueError(
+                f"weights: got {shown(self.weights)}, expected numbers above 0, at most {LARGEST_WEIGHT:g}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -156,22 +202,22 @@ class AddLinear(Section):
     """CE + weight c, with c = E/T - 1."""
 
     form: Literal["add_linear"]
-    weight: float = Field(0.1, ge=0)
+    weight: float = Field(0.1, ge=0, le=LARGEST_WEIGHT)
 
 
 class Hinge(Section):
     """CE + weight max(0, c)."""
 
     form: Literal["hinge"]
-    weight: float = Field(0.1, ge=0)
+    weight: float = Field(0.1, ge=0, le=LARGEST_WEIGHT)
 
 
 class MulLog(Section):
     """scale CE (log E / log T)^power, as published; E and T must exceed 1 in the metric's unit."""
 
     form: Literal["mul_log"]
-    scale: float = Field(0.2, gt=0)
-    power: float = Field(0.3, gt=0)
+    scale: float = Field(0.2, gt=0, le=LARGEST_WEIGHT)
+    power: float = Field(0.3, gt=0, le=LARGEST_POWER)
 
 
 class Lagrangian(Section):
@@ -182,10 +228,10 @@ class Lagrangian(Section):
     """
 
     form: Literal["lagrangian"] = "lagrangian"
-    rho: float = Field(300.0, gt=0)
-    dual_rate: float = Field(0.2, gt=0)
+    rho: float = Field(300.0, gt=0, le=LARGEST_WEIGHT)
+    dual_rate: float = Field(0.2, gt=0, le=1000)
     """lambda's learning rate, as a multiple of arch_lr: Adam bounds alpha's speed, so a faster dual oscillates."""
-    clip: float = Field(4.0, gt=0)
+    clip: float = Field(4.0, gt=0, le=LARGEST_WEIGHT)
     """Bound of |lambda| and of |lambda + rho c|: the latency gradient's norm is at most this many times that of CE."""
 
 
@@ -195,9 +241,9 @@ Loss = Annotated[AddLinear | Hinge | MulLog | Lagrangian, Field(discriminator="f
 class ReinforceConfig(Section):
     """`search.reinforce`, read with arch_update: reinforce (Sec. 3.3.2)."""
 
-    samples: int = Field(10, ge=1)
+    samples: int = Field(10, ge=1, le=1000)
     """M: networks per update, all on one validation batch."""
-    exponent: float = Field(0.1, ge=0)
+    exponent: float = Field(0.1, ge=0, le=LARGEST_POWER)
     """w in the reward accuracy * (T / latency)^w."""
     baseline: Literal["moving_average", "leave_one_out"] = "moving_average"
     limits: Literal["reward", "lagrangian"] = "reward"
@@ -223,9 +269,9 @@ class ReinforceConfig(Section):
 class EntropyConfig(Section):
     """`search.entropy`: the loss gets - w H(p), H the mean entropy of an edge in nats; w moves in a straight line."""
 
-    start: float
+    start: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
     """w where the search begins. Above 0 alpha is kept undecided."""
-    end: float = 0.0
+    end: float = Field(0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
     """w at its end. Below 0 alpha is driven to decide."""
 
 
@@ -234,7 +280,7 @@ class TermConfig(Section):
 
     function: str
     """path/to/file.py:name or package.module:name, called as name(p, space, progress)."""
-    weight: float = 1.0
+    weight: float = Field(1.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
 
 
 class SettledConfig(Section):
@@ -242,7 +288,7 @@ class SettledConfig(Section):
 
     change: float = Field(0.01, gt=0, lt=1)
     """No path probability may have moved by more than this ..."""
-    epochs: int = Field(5, ge=1)
+    epochs: int = Field(5, ge=1, le=MOST_EPOCHS)
     """... for so many epochs of the search."""
 
 
@@ -264,36 +310,36 @@ class SearchConfig(Section):
     """How limits enter the gradient modes; lagrangian where absent. REINFORCE has a reward instead."""
     reinforce: ReinforceConfig | None = None
     entropy: EntropyConfig | None = None
-    terms: tuple[TermConfig, ...] = ()
+    terms: tuple[TermConfig, ...] = Field((), max_length=100)
     stop_when_settled: SettledConfig | None = None
-    warmup_epochs: int = Field(40, ge=0)
+    warmup_epochs: int = Field(40, ge=0, le=MOST_EPOCHS)
     """Epochs of weight training before the search, alpha untouched. Not counted in `epochs`."""
     warmup_sampling: Literal["balanced", "uniform"] = "balanced"
     """Paths of the warm-up, when every candidate is equally likely. balanced: within each block of as many steps as an
     edge has candidates, each candidate is trained once; uniform: independent draws."""
-    epochs: int = Field(120, ge=1)
-    batch_size: int = Field(256, ge=2)
+    epochs: int = Field(120, ge=1, le=MOST_EPOCHS)
+    batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
     """Of weights and architecture steps alike, all processes together; BN needs at least 2 images in each."""
-    warmup_lr: float = Field(0.05, gt=0)
+    warmup_lr: float = Field(0.05, gt=0, le=LARGEST_LR)
     """Start of the warm-up's own cosine."""
-    lr: float = Field(0.025, gt=0)
+    lr: float = Field(0.025, gt=0, le=LARGEST_LR)
     """Start of the search's cosine."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Nesterov."""
-    weight_decay: float = Field(4e-5, ge=0)
+    weight_decay: float = Field(4e-5, ge=0, le=LARGEST_LR)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """In the weights loss only."""
-    arch_lr: float = Field(1e-3, gt=0)
+    arch_lr: float = Field(1e-3, gt=0, le=LARGEST_LR)
     arch_betas: tuple[float, float] = (0.0, 0.999)
-    arch_every: int = Field(5, ge=1)
+    arch_every: int = Field(5, ge=1, le=NEVER)
     """One architecture step per this many weights steps."""
     derive: Literal["constrained", "argmax"] = "constrained"
-    derive_among: int = Field(1, ge=1)
+    derive_among: int = Field(1, ge=1, le=1000)
     """With derive constrained: of so many likeliest architectures that meet the limits, the one with the smallest
     validation loss with the supernet's weights. 1 takes the likeliest."""
-    evaluation_images: int | None = Field(None, ge=1)
+    evaluation_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     """Validation images that score the derived network during the search; null takes all."""
-    bn_batches: int = Field(20, ge=1)
+    bn_batches: int = Field(20, ge=1, le=100_000)
     """Training batches that collect a derived network's BN statistics."""
     compile: bool = False
     """Run each distinct candidate through torch.compile and keep the programs that are faster here. Costs minutes at
@@ -339,7 +385,7 @@ class SearchFile(Section):
     space: SpaceConfig
     measure: MeasureConfig = MeasureConfig()
     data: DataConfig
-    limits: tuple[LimitConfig, ...] = Field(min_length=1)
+    limits: tuple[LimitConfig, ...] = Field(min_length=1, max_length=MOST_TABLES)
     search: SearchConfig = SearchConfig()
     run: RunConfig = RunConfig()
 

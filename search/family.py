@@ -22,7 +22,7 @@ from engine.errors import CheckpointError, ConfigError
 from engine.files import write_atomically
 from engine.progress import Progress
 from engine.training import Evaluation, RunConfig, prepare_device
-from search.config import LimitConfig, SearchFile
+from search.config import COMPUTED, LimitConfig, SearchFile, in_full
 from search.derivation import Derivation, InfeasibleError, derive, smallest
 from search.limits import Limit, Resolved, resolve, resolve_bound
 from search.pareto import Panel, Point, draw_fronts, on_front
@@ -38,6 +38,7 @@ log = logging.getLogger("search")
 
 FORMAT = "proxylessnas/pareto@1"
 _NUMBER_OR_PERCENT = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\d+(\.\d+)?\s*%")
+_WITH_LETTER = re.compile(r"(?<![\w+-])\d{1,20}(\.\d{1,20})?\s*[kMG](?![a-wyzA-Z])")  # 100M..300Mx5 has two
 _RANGE = re.compile(r"(?P<low>[^.x]+(\.[^.x]+)?)\.\.(?P<high>[^x]+)x(?P<count>\d+)")
 
 
@@ -115,7 +116,7 @@ def derive_family(
         log.warning(str(note))
     if bounds and not resolved.limits:
         raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
-    texts: list[str | None] = [*expand_bounds(bounds, resolved.limits[0].unit)] if bounds else [None]
+    texts: list[str | None] = [*_bounds_of(resolved.limits[0], bounds)] if bounds else [None]
     scoring = _Scoring.prepare(_on_device(resolved.config, device)) if scored else None
     step, state = _newest(run, resolved.space)
     scorer = _Scorer.of(resolved.space, state, scoring) if scoring else None
@@ -135,6 +136,13 @@ def derive_family(
         write_atomically(run / f"{pareto}.json", json.dumps(pareto_record(family), indent=2) + "\n")
         draw_fronts(run / f"{pareto}.png", [_panel(family, run.name)])
     return family
+
+
+def _bounds_of(limit: Limit, texts: Sequence[str]) -> list[str]:
+    """Each bound of `texts` once, with k, M and G written out where the limit's metric is counted."""
+    if limit.metric in COMPUTED:
+        texts = [_WITH_LETTER.sub(lambda number: in_full(number.group()), text) for text in texts]
+    return expand_bounds(texts, limit.unit)
 
 
 def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from engine.config import validate
 from engine.errors import ConfigError
+from engine.files import nearest_path
 from latency.config import MeasureConfig
 from latency.table import LatencyTable, MissingEntryError, TableError
 from search.combine import WorstCase, members, scaled, weighted_sum
@@ -272,7 +273,8 @@ def _load_table(limit: LimitConfig, k: int, where: str, command: str) -> Latency
     key = f"{where}.{'table' if limit.table else f'tables.{k}'}"
     path = limit.files[k]
     if not path.exists():
-        raise ConfigError(f"{key}: no file {path}; make it with: {command}")
+        near = nearest_path(path)
+        raise ConfigError(f"{key}: no file {path}{f'{near} Or' if near else ';'} make it with: {command}")
     hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
     table = LatencyTable.load(path)
     if hashes and hashes[k] is not None and hashes[k] != table.sha256:

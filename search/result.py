@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.config import Section
 from engine.errors import ConfigError
-from engine.files import write_atomically
+from engine.files import read_bytes, write_atomically
 from engine.training import Evaluation
 from search.closing import MeasuredDerivation
 from search.limits import Limit, limit_names
@@ -160,10 +160,11 @@ def _measured(found: MeasuredDerivation) -> dict[int, MeasuredFigures]:
 def load_result(folder: Path) -> ResultFile | None:
     """The result of the search in `folder`; None where it has not ended. ConfigError where the file is damaged."""
     path = folder / "result.json"
-    try:
-        return ResultFile.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    content = read_bytes(path, "the result of a search")
+    try:
+        return ResultFile.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -19,7 +19,7 @@ import torch
 
 from engine.config import load_config, validate
 from engine.errors import ConfigError
-from engine.files import write_atomically
+from engine.files import read_json, write_atomically
 from engine.progress import Progress
 from engine.runs import refuse_changes, run_begun
 from latency.bench import usable_cores
@@ -181,11 +181,11 @@ def _done(searches: Sequence[Search], *, resume: bool) -> dict[str, ResultFile]:
 def _earlier_seconds(out: Path) -> dict[str, float]:
     """By search, what earlier commands of this sweep spent on it."""
     path = out / "sweep.json"
-    try:
-        return {row["name"]: float(row["seconds"]) for row in json.loads(path.read_text())["searches"]}
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (ValueError, KeyError, TypeError):
+    try:
+        return {row["name"]: float(row["seconds"]) for row in read_json(path, "the record of a sweep")["searches"]}
+    except (ConfigError, ValueError, KeyError, TypeError):
         raise ConfigError(
             f"{path}: is no record of a sweep; delete it, the searches are in their own folders"
         ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,10 +72,7 @@ class Architecture:
     @classmethod
     def from_json(cls, text: str) -> Architecture:
         """Rebuild from the text of architecture.json. Raises ValueError saying which key is wrong."""
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not JSON: {error}") from None
+        record = _parsed(text)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             found = record.get("format") if isinstance(record, dict) else type(record).__name__
             raise ValueError(f"format: got {found!r}, expected '{FORMAT}'")
@@ -90,6 +88,8 @@ class Architecture:
             raise ValueError("paths: expected a list of candidate names, one per edge")
         try:
             config = SpaceConfig.model_validate_json(json.dumps(record["space"]))
+        except RecursionError:
+            raise ValueError("space: has too many brackets inside each other") from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(["space", *map(str, first["loc"])])
@@ -103,3 +103,27 @@ class Architecture:
                 "the file was edited or the catalogue changed, derive it again"
             )
         return architecture
+
+
+def _parsed(text: str) -> Any:
+    """What a JSON text holds. ValueError for text that is none, numbers that are not finite, keys given twice."""
+
+    def finite(written: str) -> float:
+        if not math.isfinite(number := float(written)):
+            raise ValueError(f"{written} is not a finite number")
+        return number
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in record:
+                raise ValueError(f"key '{key}' is given twice")
+            record[key] = value
+        return record
+
+    try:
+        return json.loads(text, parse_float=finite, parse_constant=finite, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError("has too many brackets inside each other") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None

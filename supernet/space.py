@@ -23,7 +23,15 @@ from supernet.catalogue import (
 from supernet.complexity import Complexity
 from supernet.ops import OpSettings
 
-Positive = Annotated[int, Field(ge=1)]
+MOST_CHANNELS = 1 << 16
+LARGEST_INPUT = 1 << 13
+"""In pixels."""
+MOST_CLASSES = 1_000_000
+MOST_EDGES = 10_000
+"""Of a space. A file that asks for 10^9 would fill the memory before anything else is wrong with it."""
+MOST_CANDIDATES = 1000
+"""Of one edge."""
+Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 
 
 class _Section(BaseModel):
@@ -35,10 +43,10 @@ class _Section(BaseModel):
 class ExactWidth(_Section):
     """`width: {exact: 40}`: a number of channels that `width_multiplier` leaves alone."""
 
-    exact: Positive
+    exact: Channels
 
 
-Width = Positive | ExactWidth
+Width = Channels | ExactWidth
 
 
 class StemConfig(_Section):
@@ -53,19 +61,19 @@ class StageConfig(_Section):
     """One entry of `stages`: `depth` edges that share a width and a list of candidates."""
 
     width: Width
-    depth: Positive = 1
+    depth: int = Field(1, ge=1, le=MOST_EDGES)
     stride: Literal[1, 2] = 1
     """Of the stage's first edge; the others have stride 1."""
-    candidates: tuple[str, ...] = Field(min_length=1)
+    candidates: tuple[str, ...] = Field(min_length=1, max_length=MOST_CANDIDATES)
     """Names from the catalogue; one name makes fixed edges. `skip` is dropped on edges that are not residual."""
-    first: tuple[str, ...] | None = Field(None, min_length=1)
+    first: tuple[str, ...] | None = Field(None, min_length=1, max_length=MOST_CANDIDATES)
     """Candidates of the first edge, where they differ."""
     residual: bool = True
     """False: no edge of this stage adds its input."""
 
 
 class BNConfig(_Section):
-    eps: float = Field(1e-3, gt=0)
+    eps: float = Field(1e-3, gt=0, le=1)
     momentum: float = Field(0.1, gt=0, le=1)
     """Torch's convention: the weight of the new batch in the running average."""
 
@@ -73,15 +81,15 @@ class BNConfig(_Section):
 class SpaceConfig(_Section):
     """YAML section `space`."""
 
-    input_size: Positive = 224
+    input_size: int = Field(224, ge=1, le=LARGEST_INPUT)
     """Height and width of the input in pixels."""
-    input_channels: Positive = 3
-    classes: int = Field(1000, ge=2)
+    input_channels: int = Field(3, ge=1, le=1024)
+    classes: int = Field(1000, ge=2, le=MOST_CLASSES)
     stem: StemConfig = StemConfig()
-    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    stages: tuple[StageConfig, ...] = Field(min_length=1, max_length=MOST_EDGES)
     feature_mix: Width = 1280
     """Width of the last 1x1 convolution."""
-    width_multiplier: float = Field(1.0, gt=0)
+    width_multiplier: float = Field(1.0, gt=0, le=100)
     """Scales every width that is not `{exact: ...}`, rounded to 8. 1 leaves all widths as written."""
     activation: Literal["relu6", "relu", "hswish"] = "relu6"
     bn: BNConfig = BNConfig()
@@ -100,8 +108,18 @@ class SpaceConfig(_Section):
 
     @model_validator(mode="after")
     def edges_are_legal(self) -> Self:
+        for key, width in self._widths():
+            if self.channels(width) > MOST_CHANNELS:
+                raise ValueError(
+                    f"width_multiplier: got {self.width_multiplier:g}, which makes {key} {self.channels(width)} "
+                    f"channels; expected at most {MOST_CHANNELS}"
+                )
         Space(self)  # raises ValueError with the stage and the candidate at fault
         return self
+
+    def _widths(self) -> list[tuple[str, int | ExactWidth]]:
+        stages = [(f"stages.{i}.width", stage.width) for i, stage in enumerate(self.stages)]
+        return [("stem.width", self.stem.width), *stages, ("feature_mix", self.feature_mix)]
 
     def channels(self, width: int | ExactWidth) -> int:
         """The number of channels that `width` stands for."""
@@ -246,6 +264,8 @@ class Space:
 
 
 def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:
+    if (count := sum(stage.depth for stage in config.stages)) > MOST_EDGES:
+        raise ValueError(f"stages: their depths add up to {count} edges, expected at most {MOST_EDGES}")
     edges = []
     for s, stage in enumerate(config.stages):
         for d in range(stage.depth):

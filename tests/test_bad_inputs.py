@@ -57,6 +57,12 @@ def spoiled(door: tuple[str, ...], *arguments: str, says: tuple[str, ...]) -> Ca
 # --- the file itself -------------------------------------------------------------------------------------------------
 
 case("config-absent", ("run_search", "none.yaml", "--out", "new"), says=("none.yaml", "no such file"))
+case(
+    "config-mistyped",
+    ("run_search", "saerch.yml", "--out", "new"),
+    says=("no such file", "Did you mean 'search.yaml'?"),
+)
+case("config-is-a-device", ("run_search", "/dev/zero", "--out", "new"), says=("/dev/zero: is a device", "YAML"))
 case("config-is-a-folder", ("run_search", "run", "--out", "new"), says=("run: is a folder", "YAML"))
 case("config-below-a-file", ("run_search", "search.yaml/a", "--out", "new"), says=("search.yaml/a", "cannot be read"))
 
@@ -64,6 +70,28 @@ case("config-below-a-file", ("run_search", "search.yaml/a", "--out", "new"), say
 @spoiled(SEARCH, says=("search.yaml: is empty", "sections"))
 def config_empty(folder: Path, files: Files) -> None:
     (folder / "search.yaml").write_text("")
+
+
+@spoiled(SEARCH, says=("search.yaml:9:", "has more than 60000 values"))
+def config_with_an_alias_bomb(folder: Path, files: Files) -> None:
+    lists = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 20)]
+    (folder / "search.yaml").write_text("\n".join(["", "", "", "a0: &a0 [x]", *lists]))
+
+
+@spoiled(SEARCH, says=("search.yaml: key0: unknown key", "and many more"))
+def config_with_thousands_of_unknown_keys(folder: Path, files: Files) -> None:
+    text = (folder / "search.yaml").read_text()
+    (folder / "search.yaml").write_text("\n".join([text, *(f"key{i}: {{a: 1}}" for i in range(10_000))]))
+
+
+@spoiled(SEARCH, says=("search.yaml: not YAML: has more than 2 million characters",))
+def config_with_a_value_of_ten_megabytes(folder: Path, files: Files) -> None:
+    (folder / "search.yaml").write_text(f"search: {'x' * 10_000_000}\n")
+
+
+@spoiled(("run_search", "loop.yaml", "--out", "new"), says=("loop.yaml: cannot be read", "symbolic links"))
+def config_that_is_a_link_to_itself(folder: Path, files: Files) -> None:
+    (folder / "loop.yaml").symlink_to("loop.yaml")
 
 
 @spoiled(SEARCH, says=("search.yaml: is not UTF-8",))
@@ -119,6 +147,13 @@ case("key-in-another-section", SEARCH, "run.epochs=1", says=("run.epochs: unknow
 case("section-is-a-number", SEARCH, "search=3", says=("search: got 3", "a section"))
 case("section-empty", SEARCH, "space=null", says=("search.yaml: space: is empty", "section"))
 case("text-for-a-number", SEARCH, "search.epochs=many", says=("search.epochs: got 'many'", "whole number"))
+case("time-of-day-for-a-number", SEARCH, "search.lr=1:30.5", says=("'1:30.5' is no number", "90.5", "in full"))
+case("underscore-in-a-number", SEARCH, "search.epochs=1_000", says=("search.epochs: got '1_000'", "write 1000"))
+case("binary-number", SEARCH, "search.epochs=0b11", says=("search.epochs: got '0b11'", "write 3"))
+case("yes-for-a-bool", SEARCH, "run.channels_last=yes", says=("run.channels_last: got 'yes'", "write true"))
+case("number-of-5000-digits", SEARCH, f"run.seed={'1' * 5000}", says=("a whole number of 5000 digits", "at most 400"))
+case("learning-rate-of-1e300", SEARCH, "search.arch_lr=1e300", says=("search.arch_lr: got 1.0e+300", "at most 100"))
+case("space-of-a-billion-edges", SEARCH, "space.stages.0.depth=1000000000", says=("depth: got 1000000000", "at most"))
 case("quoted-number", SEARCH, "search.epochs='3'", says=("search.epochs: got '3'", "remove the quotes"))
 case("fraction-for-a-whole-number", SEARCH, "search.epochs=1.5", says=("search.epochs: got 1.5", "whole number"))
 case("bool-for-a-whole-number", SEARCH, "search.epochs=true", says=("search.epochs: got true", "whole number"))
@@ -144,6 +179,11 @@ case("percent-without-number", SEARCH, f"{LIMIT}.at=half%", says=("limits.0.at: 
 case("percent-negative", SEARCH, f"{LIMIT}.at=-5%", says=("limits.0.at: got '-5%'", "50%"))
 case("percent-above-100", SEARCH, f"{LIMIT}.at=101%", says=("limits.0.at: got '101%'", "50%"))
 case("bound-negative", SEARCH, f"{LIMIT}.at=-5", says=("limits.0.at: got -5", "above 0"))
+case("bound-with-a-unit", SEARCH, f"{LIMIT}.at=12.5ms", says=("limits.0.at: got '12.5ms'", "write 12.5"))
+case(
+    "bound-in-millions-in-small-letters", SEARCH, "limits=[{metric: macs, below: 300m}]",
+    says=("limits.0.below: got '300m'", "write 300M"),
+)  # fmt: skip
 case("at-and-below", SEARCH, f"{LIMIT}.below=50%", says=("limits.0: expected exactly one of", "`at`", "`below`"))
 case("neither-at-nor-below", SEARCH, f"{LIMIT}.at=null", says=("limits.0: expected exactly one of", "`at`", "`below`"))
 case("metric-unknown", SEARCH, f"{LIMIT}.metric=flops", says=("limits.0.metric: got 'flops'", "macs"))
@@ -270,6 +310,16 @@ case(
     "external-table-absent", SEARCH, f"{LIMIT}.table=tables/none.yaml", "measure.device=external",
     says=("no file tables/none.yaml", "scripts/import_latency.py", "--out tables/none.yaml"),
 )  # fmt: skip
+case(
+    "table-mistyped", SEARCH, f"{LIMIT}.table=tabel.yaml",
+    says=("limits.0.table: no file tabel.yaml. Did you mean 'table.yaml'? Or make it with: python",),
+)  # fmt: skip
+case(
+    "table-in-no-home", SEARCH, f"{LIMIT}.table=~nosuchuser/t.yaml", says=("limits.0.table: ~nosuchuser/t.yaml", "home")
+)
+case("table-with-a-nul", SEARCH, f'{LIMIT}.table="a\\0"', says=("limits.0.table: got", "NUL character"))
+case("table-of-300-letters", SEARCH, f"{LIMIT}.table={'t' * 300}", says=("limits.0.table: got", "300 bytes", "shorten"))
+case("table-is-a-device", SEARCH, f"{LIMIT}.table=/dev/zero", says=("/dev/zero: is a device",))
 case("table-is-a-folder", SEARCH, f"{LIMIT}.table=run", says=("run: is a folder",))
 case("table-is-another-yaml", SEARCH, f"{LIMIT}.table=search.yaml", says=("search.yaml: ", "unknown key", "format"))
 case(
@@ -327,6 +377,17 @@ case(
 )
 
 
+@spoiled(IMPORT, says=("official.yaml", "has more than 60000 values"))
+def import_of_an_alias_bomb(folder: Path, files: Files) -> None:
+    lists = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 20)]
+    (folder / "official.yaml").write_text("\n".join(["a0: &a0 [x]", *lists]))
+
+
+@spoiled(IMPORT, says=("official.yaml", "inside each other"))
+def import_of_thousands_of_brackets(folder: Path, files: Files) -> None:
+    (folder / "official.yaml").write_text('{"Conv-input": ' + "[" * 3000)
+
+
 @spoiled(IMPORT, says=("official.yaml: key 'Conv_9-input'", "not official"))
 def import_of_a_foreign_key(folder: Path, files: Files) -> None:
     save(folder, "official.yaml", {"Conv_9-input": {"count": 1, "mean": 1.0}})
@@ -345,8 +406,35 @@ case(
 )  # fmt: skip
 case(
     "architecture-is-a-folder", ("run_retrain", "retrain.yaml", "--architecture", "run", "--out", "new"),
-    says=("run: cannot be read", "architecture.json"),
+    says=("run: is a folder", "architecture.json"),
 )  # fmt: skip
+
+
+case(
+    "architecture-mistyped", ("run_retrain", "retrain.yaml", "--architecture", "run/architectur.json", "--out", "new"),
+    says=("no such file", "Did you mean 'run/architecture.json'?"),
+)  # fmt: skip
+case(
+    "architecture-is-a-device", ("run_retrain", "retrain.yaml", "--architecture", "/dev/zero", "--out", "new"),
+    says=("/dev/zero: is a device",),
+)  # fmt: skip
+
+
+@spoiled(RETRAIN, says=("run/architecture.json: has too many brackets inside each other",))
+def architecture_of_thousands_of_brackets(folder: Path, files: Files) -> None:
+    (folder / "run" / "architecture.json").write_text("[" * 3000 + "]" * 3000)
+
+
+@spoiled(RETRAIN, says=("run/architecture.json: not JSON: NaN is not a finite number",))
+def architecture_with_nan(folder: Path, files: Files) -> None:
+    path = folder / "run" / "architecture.json"
+    path.write_text(path.read_text().replace('"paths": [', '"predicted": NaN, "paths": [', 1))
+
+
+@spoiled(RETRAIN, says=("run/architecture.json: not JSON: key 'paths' is given twice",))
+def architecture_with_a_key_twice(folder: Path, files: Files) -> None:
+    path = folder / "run" / "architecture.json"
+    path.write_text(path.read_text().replace('"paths": [', '"paths": [], "paths": [', 1))
 
 
 @spoiled(RETRAIN, says=("run/architecture.json: not JSON",))
@@ -516,6 +604,37 @@ case("sweep-with-a-seed-twice", SWEEP, "--seeds", "0", "0", says=("--seeds: 0 is
 def sweep_with_a_damaged_record(folder: Path, files: Files) -> None:
     (folder / "new").mkdir()
     (folder / "new" / "sweep.json").write_text("{}")
+
+
+@spoiled(SWEEP, "--resume", says=("new/sweep.json: is no record of a sweep", "delete it"))
+def sweep_with_a_record_of_thousands_of_brackets(folder: Path, files: Files) -> None:
+    (folder / "new").mkdir()
+    (folder / "new" / "sweep.json").write_text("[" * 3000)
+
+
+@spoiled(SWEEP, "--resume", says=("new/sweep.json: is no record of a sweep", "delete it"))
+def sweep_with_a_time_that_is_no_number(folder: Path, files: Files) -> None:
+    (folder / "new").mkdir()
+    (folder / "new" / "sweep.json").write_text('{"searches": [{"name": "search", "seconds": NaN}]}')
+
+
+@spoiled(SWEEP, "--resume", says=("new/sweep.json: is no record of a sweep", "delete it"))
+def sweep_with_a_record_that_is_a_device(folder: Path, files: Files) -> None:
+    (folder / "new").mkdir()
+    (folder / "new" / "sweep.json").symlink_to("/dev/zero")
+
+
+@spoiled(SWEEP, "--resume", says=("new/search/result.json: is no result of a search", "delete it"))
+def sweep_with_a_result_of_thousands_of_brackets(folder: Path, files: Files) -> None:
+    shutil.copytree(folder / "run", folder / "new" / "search")
+    (folder / "new" / "search" / "result.json").write_text("[" * 3000)
+
+
+@spoiled(SWEEP, "--resume", says=("new/search/result.json: is a device",))
+def sweep_with_a_result_that_is_a_device(folder: Path, files: Files) -> None:
+    shutil.copytree(folder / "run", folder / "new" / "search")
+    (folder / "new" / "search" / "result.json").unlink()
+    (folder / "new" / "search" / "result.json").symlink_to("/dev/zero")
 
 
 @spoiled(SWEEP, says=("--out new: search holds a run already", "--resume"))

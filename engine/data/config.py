@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from engine.config import Section
+from engine.config import Section, UserPath
 from engine.wording import in_a_row, nearest
 
 DOWNLOADABLE = ("fashion_mnist", "cifar10")
 ON_DISK = (*DOWNLOADABLE, "imagenet", "folder")
 NAMES = ("digits", *ON_DISK, "fake")
 
-# Sections are strict, and a path is written as text: this one conversion is meant.
-_PathAsText = Annotated[Path, Field(strict=False)]
+MOST_IMAGES = 1_000_000_000
+"""Of any set."""
+MOST_FAKE_IMAGES = 2_000_000
+"""Of noise, which is all in memory: of 32 px colour images 6 GB."""
 
 
 class DataConfig(Section):
@@ -27,7 +28,7 @@ class DataConfig(Section):
     name: str = Field(min_length=1)
     """digits comes with scikit-learn, fake is noise made on the spot, fashion_mnist, cifar10, imagenet and folder are
     read from `root`. With `module`, the name of a function there."""
-    root: _PathAsText | None = Field(None, validate_default=True)
+    root: UserPath | None = Field(None, validate_default=True)
     """Folder of the images. fashion_mnist and cifar10: where torchvision keeps them; imagenet and folder: it holds
     train/ and val/ (or test/), each with one folder per class. digits and fake read nothing from it. The function of a
     `module` is called with it."""
@@ -35,11 +36,11 @@ class DataConfig(Section):
     """Fetch the set into `root` if it is not there yet. fashion_mnist and cifar10 only."""
     validation: float | int = 0.5
     """Images held out of the TRAINING set for architecture steps: a share in (0, 1), or a count >= 1."""
-    workers: int = Field(2, ge=0)
+    workers: int = Field(2, ge=0, le=1024)
     """Processes that read image files (imagenet, folder), per process of a run. Sets that fit in memory use none."""
-    fake_images: int = Field(512, ge=1)
+    fake_images: int = Field(512, ge=1, le=MOST_FAKE_IMAGES)
     """fake only: training images. The test part has a quarter as many, at least one per class."""
-    fake_classes: int = Field(10, ge=2, validate_default=True)
+    fake_classes: int = Field(10, ge=2, le=MOST_FAKE_IMAGES, validate_default=True)
     """fake only: classes, all equally frequent (to one image)."""
 
     # Checks of a single key, so that the error carries its place; `module` and `name` come first, absent if wrong.
@@ -73,7 +74,7 @@ class DataConfig(Section):
     @field_validator("validation")
     @classmethod
     def validation_is_a_share_or_a_count(cls, validation: float | int) -> float | int:
-        if not (validation >= 1 if isinstance(validation, int) else 0 < validation < 1):
+        if not (1 <= validation <= MOST_IMAGES if isinstance(validation, int) else 0 < validation < 1):
             raise ValueError(
                 f"got {validation}, expected a share strictly between 0 and 1 (0.5) or a whole number of images >= 1 "
                 f"(50000); choose one of the two"

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.config import load_config
+from engine.config import read_mapping
+from engine.wording import shown
 from latency.importers import ofa, official, tunas
 from latency.importers.source import Imported, LeftOut, Source, in_words
 from latency.table import LatencyTable, TableError
@@ -38,7 +39,7 @@ def import_table(path: Path, *, device_name: str, format: str | None = None, act
     several. device_name: what the source's author measured on. Raises ConfigError for a file that cannot be read,
     TableError naming the key at fault.
     """
-    records = load_config(path)
+    records = read_mapping(path, "a latency table")
     if not records:
         raise TableError(f"{path}: is empty; expected a latency table of {_formats()}")
     shown_by = {name: key for name, importer in IMPORTERS.items() if (key := importer.recognise(records))}
@@ -46,10 +47,10 @@ def import_table(path: Path, *, device_name: str, format: str | None = None, act
         first = next(iter(records))
         if first == "format":
             raise TableError(
-                f"{path}: 'format': this file is ours already, {str(records[first])!r}; a table is used as it is, "
+                f"{path}: 'format': this file is ours already, {shown(str(records[first]))}; a table is used as it is, "
                 "results of a device kit become one by scripts/device_kit.py import"
             )
-        raise TableError(f"{path}: '{first}' is no key of a known format; expected {_formats()}; convert the file")
+        raise TableError(f"{path}: {shown(first)} is no key of a known format; expected {_formats()}; convert the file")
     seen, key = next(iter(shown_by.items()))
     if format is not None and format != seen:
         raise TableError(f"{path}: key '{key}' is of the format {seen}, not {format}; use --format {seen}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from engine.files import read_bytes
 from engine.wording import shown
 from latency.device import Device
 from latency.table import Entry, LatencyTable, Runtime, TableError
@@ -163,6 +164,7 @@ def table_of(
     """A phone's table at batch 1 in float32; runtime and threads are not told by any of the formats."""
     if not entries:
         raise TableError(f"{source.path}: no entry can be used with activation {activation}; try another --activation")
+    sha256 = hashlib.sha256(read_bytes(source.path, "a latency table")).hexdigest()
     return LatencyTable(
         device=_phone(source.device_name, source.path.name),
         runtime=Runtime(name="unknown", version="unknown"),
@@ -173,7 +175,7 @@ def table_of(
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         method="imported",
         how=f"{how}; the date is the import's",
-        source=f"{source.path.name} sha256 {hashlib.sha256(source.path.read_bytes()).hexdigest()}",
+        source=f"{source.path.name} sha256 {sha256}",
         constant_ms=constant,
         entries=entries,
     )

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, field_validator
 
-from engine.config import Section, config_text, differences, keys_of, load_config, naming, validate
+from engine.config import Section, UserPath, config_text, differences, keys_of, load_config, naming, validate
 from engine.errors import CheckpointError, ConfigError
+from engine.wording import shown
 from search.config import SearchFile
 from tests.engine.config_files import loaded, message_of, written
 
@@ -60,6 +61,46 @@ def test_an_absent_base_names_who_extends_it(tmp_path):
     assert message == f"{tmp_path / 'gone.yaml'}: no such file; expected the file that a.yaml extends"
 
 
+def test_a_mistyped_base_gets_the_nearest_name(tmp_path):
+    written(tmp_path / "base_gpu.yaml", "a: 1\n")
+    message = message_of(loaded, tmp_path, "extends: base-gpu.yml\n")
+    assert message.endswith(f"expected the file that a.yaml extends. Did you mean '{tmp_path / 'base_gpu.yaml'}'?")
+
+
+def test_a_base_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    written(tmp_path / "home" / "base.yaml", "a: 1\n")
+    assert loaded(tmp_path, "extends: ~/base.yaml\nb: 2\n") == {"a": 1, "b": 2}
+
+
+def test_each_file_is_read_once_however_often_it_is_extended(tmp_path):
+    """Thirty levels of [b, b] would otherwise be 2 ** 30 files."""
+    for i in range(30):
+        written(tmp_path / f"{i}.yaml", f"extends: [{i + 1}.yaml, {i + 1}.yaml]\nk{i}: {i}\nx: {i}\n")
+    written(tmp_path / "30.yaml", "x: 30\nbase: 1\n")
+    assert load_config(tmp_path / "0.yaml") == {f"k{i}": i for i in range(30)} | {"x": 0, "base": 1}
+
+
+def test_a_base_that_is_named_twice_counts_where_it_is_last(tmp_path):
+    written(tmp_path / "b.yaml", "x: b\n")
+    written(tmp_path / "c.yaml", "x: c\n")
+    assert loaded(tmp_path, "extends: [b.yaml, c.yaml, b.yaml]\n") == {"x": "b"}
+
+
+def test_a_chain_of_thousands_of_files_is_refused(tmp_path):
+    for i in range(60):
+        written(tmp_path / f"{i}.yaml", f"extends: {i + 1}.yaml\n")
+    assert message_of(load_config, tmp_path / "0.yaml").endswith(
+        "more than 32 files extend each other; merge some of them"
+    )
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "loop", '"a\\0b"', "~nosuchuser/a.yaml", "a" * 300])
+def test_a_base_that_cannot_be_a_file_is_one_line(tmp_path, target):
+    (tmp_path / "loop").symlink_to("loop")
+    message_of(loaded, tmp_path, f"extends: {target}\n")
+
+
 @pytest.mark.parametrize(
     ("value", "shown"), [("3", "3"), ("", "null"), ("[a.yaml, 1]", "[a.yaml, 1]"), ("{a: 1}", "{a: 1}")]
 )
@@ -88,6 +129,8 @@ def test_extends_must_name_files(tmp_path, value, shown):
         ("search.epochs='10'", ("search", "epochs"), "10"),
         ("search.epochs = 10", ("search", "epochs"), 10),
         ("search.amp=true", ("search", "amp"), True),
+        ("search.epochs=010", ("search", "epochs"), 10),
+        ("search.list=[&x 1, *x]", ("search", "list"), [1, 1]),
     ],
 )
 def test_an_override_sets_one_value_read_as_yaml(tmp_path, override, keys, value):
@@ -120,7 +163,8 @@ def test_an_override_leaves_the_alias_of_its_section_alone(tmp_path):
         (".a=3", "expected key=value"),
         ("a=[1", "'[1' is not a YAML value"),
         ("a=@b", "'@b' is not a YAML value"),
-        ("a=2026-13-45", "'2026-13-45' is not a YAML value"),
+        ("a=12:30", "'12:30' is no number; YAML 1.1 read it as 750"),
+        ("a=&x [*x]", "a value cannot be recursive"),
         ("limits.2.at=3", "limits is a list of 2, counted from 0; got '2' as its index"),
         ("limits.x=3", "limits is a list of 2, counted from 0; got 'x'"),
         ("limits.-1=3", "got '-1' as its index"),
@@ -163,6 +207,7 @@ class Small(Section):
     pair: tuple[float, float] = (0.0, 1.0)
     where: Path | None = None
     count: int | Literal["auto"] = 1
+    on: bool = True
 
 
 def test_config_text_of_a_model_reads_back_to_it(tmp_path):
@@ -198,8 +243,13 @@ def test_json_like_values_become_the_models_types():
         ({"pair": [1, 2, 3]}, "pair: got [1, 2, 3], expected 2 entries at most"),
         ({"pair": [1, "x"]}, "pair.1: got 'x', expected a number"),
         ({"where": 3}, "where: got 3, expected a path"),
+        ({"count": "1_000"}, "count: got '1_000', expected a whole number or 'auto'; write 1000"),
+        ({"count": "0b101"}, "count: got '0b101', expected a whole number or 'auto'; write 5"),
+        ({"on": "yes"}, "on: got 'yes', expected true or false; write true"),
+        ({"on": "Off"}, "on: got 'Off', expected true or false; write false"),
+        ({"on": "TRUE"}, "on: got 'TRUE', expected true or false; write true"),
         ({"count": "atuo"}, "count: got 'atuo', expected a whole number or 'auto'. Did you mean 'auto'?"),
-        ({"name": "a"}, "name: unknown key; accepted here: colour, count, items, pair, where"),
+        ({"name": "a"}, "name: unknown key; accepted here: colour, count, items, on, pair, where"),
     ],
 )  # fmt: skip
 def test_an_error_names_the_key_as_the_file_has_it(data, message):
@@ -256,6 +306,87 @@ def test_a_value_that_json_lacks_is_an_error_too():
     assert message_of(validate, Small, {"where": {1, 2}}, "f.yaml").startswith("f.yaml: a value of type set")
 
 
+def test_thousands_of_wrong_values_are_one_short_line():
+    """The first ones are explained; comparing each with each and showing it whole would take minutes."""
+    many = {f"key{i}": list(range(100)) for i in range(20_000)}
+    message = message_of(validate, Small, many, "f.yaml")
+    assert message == "f.yaml: key0: unknown key; accepted here: colour, count, items, on, pair, where (and many more)"
+    assert message_of(validate, Small, {"items": [{"width": {}}] * 20_000}, "f.yaml").endswith("(and many more)")
+
+
+def test_values_nested_too_deeply_are_one_line():
+    deep: list[object] = []
+    for _ in range(150):
+        deep = [deep]
+    assert "inside each other" not in message_of(validate, Small, {"pair": deep}, "f.yaml")
+    for _ in range(5000):
+        deep = [deep]
+    assert message_of(validate, Small, {"pair": deep}, "f.yaml").endswith(
+        "too many brackets or sections inside each other"
+    )
+
+
+@pytest.mark.parametrize("override", [".".join("a" * 1000) + "=1", "l.99999999999999999999999=1", f"l.{'9' * 9999}=1"])
+def test_an_override_of_any_length_gets_a_short_line(tmp_path, override):
+    assert message_of(loaded, tmp_path, "l: [1]\n", override).startswith("override '")
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path):
+    message = message_of(validate, Small, loaded(tmp_path, '"\\x1b[31m\\x07": 1\n'), "f.yaml")
+    assert message.startswith("f.yaml: \\x1b[31m\\x07: unknown key")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("x" * 10_000_000, "'" + "x" * 56 + "..."),
+        ([[1] * 1000] * 1_000_000, "[" + "[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1"[:56] + "..."),
+        ({"a": "b" * 10_000_000}, "{a: " + "b" * 53 + "..."),
+        (["a", {"b": [1, None]}], "[a, {b: [1, null]}]"),
+        ("it's", '"it\'s"'),
+    ],
+)
+def test_a_value_is_shown_by_its_beginning(value, text):
+    assert shown(value) == text
+
+
+# paths
+
+
+class Places(Section):
+    one: UserPath | None = None
+    many: tuple[UserPath, ...] = ()
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    places = validate(Places, {"one": "~/a/b", "many": ["~", "c/~", "/d"]}, "f.yaml")
+    assert places == Places(one=tmp_path / "a" / "b", many=(tmp_path, Path("c/~"), Path("/d")))
+    assert loaded(tmp_path, config_text(places)) == {"one": f"{tmp_path}/a/b", "many": [str(tmp_path), "c/~", "/d"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("~nosuchuser/a", "one: ~nosuchuser/a: there is no home folder of that name; write the path in full"),
+        ("a\0b", "a path without a NUL character"),
+        ("a" * 256, "a name of 256 bytes, which no file can have"),
+        ("ä" * 128, "a name of 256 bytes, which no file can have"),
+        ("a/" * 2100, "a name of 4199 bytes"),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_refused(path, words):
+    assert words in message_of(validate, Places, {"one": path}, "f.yaml")
+
+
+def test_a_path_with_a_tilde_is_the_same_as_in_full(monkeypatch):
+    """Runs of an earlier version recorded `~/data`, as it was written."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert differences({"root": "~/data"}, {"root": "/home/me/data"}) == []
+    assert differences({"root": "~/data"}, {"root": "/home/you/data"}) == ["root: '~/data' -> '/home/you/data'"]
+    assert differences({"root": "~"}, {"root": "~nosuchuser"}) == ["root: '~' -> '~nosuchuser'"]
+
+
 # differences
 
 
@@ -277,6 +408,7 @@ def test_differences_name_each_changed_value_by_its_key():
         "more: (absent) -> null",
     ]
     assert differences(old, old) == []
+    assert len(differences(list(range(100_000)), list(range(1, 100_001)))) == 100
 
 
 def test_differences_show_where_long_values_part():

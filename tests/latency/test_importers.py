@@ -130,6 +130,50 @@ def test_a_wrong_record_is_named(records, words, tmp_path):
         assert word in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["official.json", "official.yaml"])
+def test_json_may_be_indented_by_tabs(name, tmp_path):
+    """As editors write it; YAML forbids tabs there."""
+    path = tmp_path / name
+    path.write_text(json.dumps({STEM: GOOD, BLOCK: GOOD}, indent="\t"))
+    table = import_official(path, device_name="a phone")
+    assert {key: entry.median_ms for key, entry in table.entries.items()} == {
+        "stem_k3 224x224x3->32 s2": 1.5,
+        "mbconv_k5_e3 112x112x16->24 s2": 1.5,
+    }
+
+
+def test_a_mistake_in_json_with_tabs_is_not_called_one_of_indentation(tmp_path):
+    path = tmp_path / "official.json"
+    path.write_text('{\n\t"Conv-input": [1,\n}')
+    with pytest.raises(ConfigError, match=r"official\.json: not JSON: Expecting value: line 3 column 1"):
+        import_official(path, device_name="a phone")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "-1", '"1.5"', "true", "null", "[1.5]", "1e12"])
+def test_a_time_is_a_finite_number_at_least_zero(value, tmp_path):
+    path = tmp_path / "official.json"
+    path.write_text(json.dumps({STEM: GOOD | {"mean": 0}}).replace('"mean": 0', f'"mean": {value}'))
+    with pytest.raises(TableError, match=f"'{STEM}': mean is .*, expected milliseconds >= 0; correct the file"):
+        import_official(path, device_name="a phone")
+
+
+@pytest.mark.parametrize("value", ["0.5", "true", "-3", '"3"', "NaN", "0"])
+def test_a_count_is_a_whole_number(value, tmp_path):
+    path = tmp_path / "official.json"
+    path.write_text(json.dumps({STEM: GOOD | {"count": 99}}).replace("99", value))
+    with pytest.raises(TableError, match=f"'{STEM}': count is .*, expected a whole number >= 1; correct the file"):
+        import_official(path, device_name="a phone")
+
+
+def test_a_foreign_table_does_not_name_other_files_to_read(tmp_path):
+    """`extends` is a key of our configurations alone."""
+    written(tmp_path, {STEM: GOOD})
+    path = tmp_path / "other.yaml"
+    path.write_text(f"extends: official.yaml\n{BLOCK}: {{mean: 1.0, count: 3}}\n")
+    with pytest.raises(TableError, match="key 'extends' is not official"):
+        import_official(path, device_name="a phone")
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "", "just words"])
 def test_a_source_is_a_mapping(text, tmp_path):
     path = tmp_path / "official.yaml"

@@ -86,6 +86,15 @@ def test_a_table_of_another_versions_format_says_so(table, tmp_path):
         LatencyTable.load(path)
 
 
+@pytest.mark.parametrize("text", ["1234567890123e45", "0042", "0o17", "12:30", "1e3", "yes", "~", "2026-01-31", "a: b"])
+def test_a_text_of_the_header_stays_text(table, text, tmp_path):
+    """A device's fingerprint in hexadecimal may look like a number in scientific notation."""
+    device = table.device.model_copy(update={"fingerprint": text, "name": text})
+    named = table.model_copy(update={"device": device, "source": text})
+    named.save(tmp_path / "t.yaml")
+    assert LatencyTable.load(tmp_path / "t.yaml").device == device
+
+
 def test_a_saved_table_loads_as_it_was(table, tmp_path):
     path = tmp_path / "deep" / "folder" / "t.yaml"
     full(table).save(path)

@@ -65,7 +65,7 @@ def test_the_quick_start_is_accepted(monkeypatch):
         ("space.stem=8", "space.stem: got 8, expected a section (keys: kernel, stride, width)"),
         ("space.stages.1.dept=3", "space.stages.1.dept: unknown key; accepted here: candidates, depth, first, residual, stride, width. Did you mean 'depth'?"),
         ("limits=[]", "limits: got [], expected at least 1 entry"),
-        ("limits.0.at=50 ms", "limits.0.at: got '50 ms', expected a number in the metric's unit, or 0% to 100%, such as 50%"),
+        ("limits.0.at=50 ms", "limits.0.at: got '50 ms', expected a number in the metric's unit, or 0% to 100%, such as 50%; write 50"),
         ("limits.0.at=[1]", "limits.0.at: got [1], expected a number or text"),
         ("limits.0.table=null", "limits.0.table: is missing; a latency limit reads its milliseconds from a latency table"),
         ("limits.0.below=3", "limits.0: expected exactly one of `at` (use the budget) and `below` (an upper bound); set the other to null"),

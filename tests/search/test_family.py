@@ -177,6 +177,16 @@ def test_the_files_of_a_family(run):
     assert {m["on_front"] for m in record["members"]} == {True, False}
 
 
+def test_a_bound_on_macs_may_be_in_thousands(run):
+    low, high = derive_family(run, scored=False).members[0].limits[0].cost.reachable
+    assert 1000 < low < 10_000 < high  # so that one such bound is in reach
+    one, ten = f"{high / 1000:.15g}k", f"10k..{high / 1000:.15g} kx2"
+    assert [member.asked for member in derive_family(run, [one], scored=False)] == [f"{high:.15g}"]
+    assert [member.asked for member in derive_family(run, [ten], scored=False)] == ["10000", f"{high:.10g}"]
+    with pytest.raises(ConfigError, match="--at: got '1e3k'"):
+        derive_family(run, ["1e3k"], scored=False)
+
+
 def test_a_network_of_several_bounds_is_scored_once(run, scored_networks):
     family = derive_family(run, ["100%", "99.999%", "100 %", "50%"])
     assert [m.asked for m in family] == ["100 %", "99.999%", "50%"]  # the same bound twice is one

@@ -104,3 +104,16 @@ def test_a_search_without_a_result_and_one_with_a_damaged_result(tmp_path):
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(ConfigError, match="delete it and resume the search"):
         load_result(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 3000, '{"top1": NaN}', '{"top1": 1e999}'])
+def test_a_result_that_is_no_json_is_damaged(text, tmp_path):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"result\.json: is no result of a search"):
+        load_result(tmp_path)
+
+
+def test_a_result_that_is_a_device_is_refused(tmp_path):
+    (tmp_path / "result.json").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="is a device or a pipe; expected the result of a search"):
+        load_result(tmp_path)

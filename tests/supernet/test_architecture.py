@@ -125,3 +125,27 @@ def test_a_file_without_stated_complexity_is_fine(architecture):
     again = Architecture.from_json(json.dumps(short))
     assert isinstance(again.space, Space)
     assert (again.paths, again.space) == (architecture.paths, architecture.space)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "has too many brackets inside each other"),
+        ('{"a": ' * 100_000, "has too many brackets inside each other"),
+        ('{"format": NaN}', "not JSON: NaN is not a finite number"),
+        ('{"format": -1e999}', "not JSON: -1e999 is not a finite number"),
+        ('{"format": 1, "format": 2}', "not JSON: key 'format' is given twice"),
+        (f'{{"format": {"1" * 5000}}}', "not JSON: Exceeds the limit"),
+        ("", "not JSON: Expecting value"),
+    ],
+)
+def test_json_that_only_some_programs_read_is_refused(text, words):
+    with pytest.raises(ValueError, match=words):
+        Architecture.from_json(text)
+
+
+def test_a_space_that_would_fill_the_memory_is_refused(architecture):
+    record = json.loads(architecture.to_json())
+    record["space"]["stages"][0]["depth"] = 10**9
+    with pytest.raises(ValueError, match=r"space\.stages\.0\.depth: Input should be less than or equal to 10000"):
+        Architecture.from_json(json.dumps(record))
