@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from scipy.special import stdtrit
+
 from latency.config import MeasureConfig
 from latency.measure import Timing, time_architectures
 from latency.plan import middle_network
@@ -18,9 +20,16 @@ from supernet.space import Space
 
 MOST_TIMINGS = 5
 """Of one network, until one can be believed."""
-LARGEST_ERROR = 0.10
-"""Of a measurement's distance from the bound that is accepted; and of what a decision can be based on, 2x noise and the
-reference's distance from its prediction."""
+LARGEST_DISTURBANCE = 0.10
+"""A decision is based on a timing only where twice the noise between its rounds, and its reference's distance from the
+prediction, are at most this share."""
+CONFIDENCE = 0.975
+"""Probability that a timing of a network exactly at the bound is called met, as far as its standard error tells."""
+SMALLEST_ERROR = 0.02
+"""Two timings of one network differ by this on an idle machine (docs/latency.md): their rounds are alike within each of
+them, so the standard error does not see it."""
+LARGEST_ERROR = 0.05
+"""A steady timing of TIMING_ROUNDS rounds has at most 3.5 %; with fewer rounds no more than this is excused."""
 Timer = Callable[[Sequence[Architecture], MeasureConfig], Sequence[Timing]]
 """Times networks in turn."""
 
@@ -39,7 +48,7 @@ class Reading:
     def believed(self) -> bool:
         """Whether a correction may follow from it. On a busy machine a median can be 40 % off, and a bound that is
         moved by as much gives another, worse network."""
-        return steady(self.timing) and abs(self.drift - 1) <= LARGEST_ERROR
+        return steady(self.timing) and abs(self.drift - 1) <= LARGEST_DISTURBANCE
 
     @property
     def doubt(self) -> float:
@@ -49,8 +58,8 @@ class Reading:
     def figures(self) -> dict[str, float | bool]:
         """For a record: what was measured, in ms, and what it is worth."""
         return {
-            "measured_ms": self.timing.median_ms, "noise_ms": self.timing.noise_ms, "drift": self.drift,
-            "believed": self.believed,
+            "measured_ms": self.timing.median_ms, "noise_ms": self.timing.noise_ms,
+            "standard_error_ms": self.timing.standard_error_ms, "drift": self.drift, "believed": self.believed,
         }  # fmt: skip
 
 
@@ -80,15 +89,27 @@ class Clock:
 
 
 def twice_noise(timing: Timing) -> float:
-    """As a share of the measurement."""
+    """Twice the difference between rounds, as a share of the measurement."""
     return 2 * timing.noise_ms / timing.median_ms
 
 
-def acceptable_error(timing: Timing) -> float:
-    """How far a measurement may lie from the bound, as a share: twice the timer's noise, within 2 % and 10 %."""
-    return min(LARGEST_ERROR, max(0.02, twice_noise(timing)))
-
-
 def steady(timing: Timing) -> bool:
-    """Whether other work has left it alone."""
-    return twice_noise(timing) <= LARGEST_ERROR
+    """Whether other work has left the rounds alone. It is about single rounds: what other work disturbs in some of them
+    may shift all of them, and then no average over rounds helps."""
+    return twice_noise(timing) <= LARGEST_DISTURBANCE
+
+
+def acceptable_error(timing: Timing) -> float:
+    """How far above a bound a measurement may lie and still meet it, as a share of the bound.
+
+    It is the measurement's standard error times the t-quantile for its rounds: a network exactly at the bound exceeds
+    it once in 40 timings. It is at least SMALLEST_ERROR and at most LARGEST_ERROR.
+    """
+    quantile = stdtrit(max(1, timing.rounds - 1), CONFIDENCE)
+    error = float(quantile) * timing.standard_error_ms / timing.median_ms
+    return min(LARGEST_ERROR, max(SMALLEST_ERROR, error))
+
+
+def meets_bound(timing: Timing, bound: float) -> bool:
+    """Whether a measurement is at most the bound, in ms, or above it by no more than acceptable_error."""
+    return timing.median_ms <= bound * (1 + acceptable_error(timing))

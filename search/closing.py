@@ -14,7 +14,7 @@ from torch import Tensor
 
 from latency.device import this_device
 from latency.measure import Timing, time_architectures
-from search.clock import Clock, Reading, Timer, acceptable_error, steady, twice_noise
+from search.clock import Clock, Reading, Timer, acceptable_error, meets_bound, steady, twice_noise
 from search.derivation import ROUNDING, Derivation, InfeasibleError, derive
 from search.limits import Limit, limit_names
 from supernet.cost import Cost
@@ -204,7 +204,7 @@ def _best(tries: Sequence[Try], limits: Sequence[Limit]) -> int:
 
 
 def _within(limit: Limit, reading: Reading) -> bool:
-    return reading.timing.median_ms <= limit.bound * (1 + acceptable_error(reading.timing))
+    return meets_bound(reading.timing, limit.bound)
 
 
 def _predicted_above(paths: tuple[int, ...], limits: Sequence[Limit]) -> list[int]:
