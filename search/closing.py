@@ -15,8 +15,9 @@ from torch import Tensor
 from latency.device import this_device
 from latency.measure import Timing, time_architectures
 from search.clock import Clock, Reading, Timer, acceptable_error, meets_bound, steady, twice_noise
-from search.derivation import ROUNDING, Derivation, InfeasibleError, derive
+from search.derivation import Derivation, InfeasibleError, below_bound, derive
 from search.limits import Limit, limit_names
+from search.program import UnfinishedError
 from supernet.cost import Cost
 from supernet.space import Space
 
@@ -136,10 +137,10 @@ def _tries(
         bounds = dict(zip(local, asked, strict=True))
         try:
             found = derived([replace(limit, bound=bounds.get(i, limit.bound)) for i, limit in enumerate(limits)])
-        except InfeasibleError:
+        except (InfeasibleError, UnfinishedError):
             if not tries:
                 raise
-            break  # the corrected bounds and the other limits exclude each other; the tries so far decide
+            break  # the corrected bounds and the other limits exclude each other, or may; the tries so far decide
         tries.append(Try(found, asked, tuple(clock.timed(found.paths) for clock in clocks)))
         asked = tuple(map(_corrected, asked, timed, tries[-1].readings))
         if any(asked == t.asked for t in tries):
@@ -209,7 +210,7 @@ def _within(limit: Limit, reading: Reading) -> bool:
 
 def _predicted_above(paths: tuple[int, ...], limits: Sequence[Limit]) -> list[int]:
     """The limits that a network is predicted to miss: none after a constrained derivation; argmax looks at none."""
-    return [i for i, limit in enumerate(limits) if limit.cost.of(paths) > limit.bound * (1 + ROUNDING)]
+    return [i for i, limit in enumerate(limits) if not below_bound(paths, limit)]
 
 
 def _disturbed(name: str, last: Reading) -> str:

@@ -66,8 +66,9 @@ class LimitConfig(Section):
     """Use the budget: derive within `tolerance` below it. In the metric's unit, or N% of the reachable range."""
     below: float | str | None = None
     """An upper bound only. A number in the metric's unit, or N% of the reachable range."""
-    tolerance: float = Field(0.02, ge=0, lt=1)
-    """With `at`: the derived network lies in [bound (1 - tolerance), bound]."""
+    tolerance: float = Field(0.02, ge=0.001, lt=1)
+    """With `at`: the derived network lies in [bound (1 - tolerance), bound]. The fewer networks a window holds, the
+    longer its integer program takes; below 0.001, which no timing could tell apart, minutes and more."""
     missing: Literal["error", "interpolate"] = "error"
     """interpolate: predict entries that the table lacks from those of the same op family (latency/interpolation.py)."""
     largest_error: float = Field(LARGEST_ERROR, gt=0)

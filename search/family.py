@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.checkpoints import Checkpoints, misfit
 from engine.config import load_config, validate
 from engine.data import ImageSet
-from engine.errors import CheckpointError, ConfigError
+from engine.errors import CheckpointError, ConfigError, one_line
 from engine.files import write_atomically
 from engine.progress import Progress
 from engine.training import Evaluation, RunConfig, prepare_device
@@ -27,6 +27,7 @@ from search.derivation import Derivation, InfeasibleError, derive, smallest
 from search.limits import Limit, Resolved, resolve, resolve_bound
 from search.pareto import Panel, Point, draw_fronts, on_front
 from search.peak import PeakLimit
+from search.program import UnfinishedError
 from search.result import load_result, predicted_by, write_architecture
 from search.scoring import open_parts, score
 from supernet.alpha import mask_of
@@ -37,8 +38,11 @@ from supernet.supernet import Supernet
 log = logging.getLogger("search")
 
 FORMAT = "proxylessnas/pareto@1"
-_NUMBER_OR_PERCENT = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\d+(\.\d+)?\s*%")
-_RANGE = re.compile(r"(?P<low>[^.x]+(\.[^.x]+)?)\.\.(?P<high>[^x]+)x(?P<count>\d+)")
+MOST_BOUNDS = 1000
+"""Of one call: each is derived, and scored unless it leads to the network of another one."""
+MOST_DIGITS = 30
+_NUMBER_OR_PERCENT = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|[0-9]+(\.[0-9]+)?\s*%")
+_RANGE = re.compile(r"(?P<low>[^.x]+(\.[^.x]+)?)\.\.(?P<high>[^x]+)x(?P<count>[0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def derive_family(
         try:
             name = f"-{table.stem}" if table else ""
             members.append(_member(run, name, text, resolved, state["alpha"], step, method, scorer))
-        except (ConfigError, InfeasibleError) as error:
+        except (ConfigError, InfeasibleError, UnfinishedError) as error:
             refused.append(str(error))
     if scorer and members:
         members = _with_front(_with_scores(members, scorer))
@@ -138,29 +142,47 @@ def derive_family(
 
 
 def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:
-    """Each bound once, ranges LOW..HIGHxCOUNT written out. ConfigError for what is no number, percentage or range."""
-    found: list[str] = []
+    """Each bound once, ranges LOW..HIGHxCOUNT written out.
+
+    ConfigError for what is no number, percentage or range from a lower to a higher end, and for more than MOST_BOUNDS.
+    """
+    found: dict[str, str] = {}
     for text in texts:
-        span = _RANGE.fullmatch(text.strip().replace(" ", ""))
-        ends = [span["low"], span["high"]] if span else [text]
-        for end in ends:
-            percent = end.strip().endswith("%")
-            if not _NUMBER_OR_PERCENT.fullmatch(end.strip()) or (percent and float(end.strip().rstrip("% ")) > 100):
-                raise ConfigError(
-                    f"--at: got '{text}', expected a number in {unit}, a percentage from 0% to 100% such as 50%, or a "
-                    "range such as 10%..90%x9"
-                )
-        if span is None:
-            found.append(text.strip())
-            continue
-        sign = "%" if ends[0].endswith("%") else ""
-        if ends[0].endswith("%") != ends[1].endswith("%") or int(span["count"]) < 2:
-            raise ConfigError(
-                f"--at: got '{text}', expected both ends of a range in {unit} or both in %, and a count of at least 2"
-            )
-        low, high = (float(end.rstrip("%")) for end in ends)
-        found += [f"{value:.10g}{sign}" for value in np.linspace(low, high, int(span["count"]))]
-    return list({_slug(text): text for text in found}.values())
+        for bound in _written_out(text.strip(), unit):
+            found[_slug(bound)] = bound
+            if len(found) > MOST_BOUNDS:
+                raise ConfigError(f"--at: names more than {MOST_BOUNDS} bounds; give fewer, each is derived by itself")
+    return list(found.values())
+
+
+def _written_out(text: str, unit: str) -> list[str]:
+    """One bound as it is, a range as its bounds. ConfigError where the text is neither."""
+    span = _RANGE.fullmatch(text.replace(" ", "")) if len(text) <= 3 * MOST_DIGITS else None
+    ends = [span["low"], span["high"]] if span else [text]
+    if not all(len(end) <= MOST_DIGITS and _is_bound(end) for end in ends):
+        raise ConfigError(
+            f"--at: got '{one_line(text, 100)}', expected a number in {unit}, a percentage from 0% to 100% such as "
+            "50%, or a range such as 10%..90%x9"
+        )
+    if span is None:
+        return [text]
+    if ends[0].endswith("%") != ends[1].endswith("%"):
+        raise ConfigError(f"--at: got '{text}', expected both ends of a range in {unit}, or both in %")
+    low, high = (float(end.rstrip("%")) for end in ends)
+    if low >= high:
+        raise ConfigError(f"--at: got '{text}', expected a range's lower end first, such as 10%..90%x9")
+    count = int(span["count"])
+    if not 2 <= count <= MOST_BOUNDS:
+        raise ConfigError(f"--at: got '{text}', expected a count of 2 to {MOST_BOUNDS} after the x")
+    sign = "%" if ends[0].endswith("%") else ""
+    return [f"{value:.10g}{sign}" for value in np.linspace(low, high, count)]
+
+
+def _is_bound(text: str) -> bool:
+    if not _NUMBER_OR_PERCENT.fullmatch(text):
+        return False
+    value = float(text.rstrip("% "))
+    return value <= 100 if text.endswith("%") else math.isfinite(value)
 
 
 def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any]]:

@@ -160,7 +160,7 @@ def test_limits_that_exclude_each_other_fail(checked, contradiction):
 
 
 def test_an_empty_window_is_a_warning(checked):
-    (line,) = checked([{"metric": "macs", "at": "99%", "tolerance": 0.0}])["limits together"]
+    (line,) = checked([{"metric": "macs", "at": "99%", "tolerance": 0.001}])["limits together"]
     assert line.level == "warn"
     assert "no architecture lies in macs [" in line.text
 
