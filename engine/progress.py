@@ -18,7 +18,8 @@ from engine.distributed import ALONE, Group
 
 T = TypeVar("T")
 Report = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and the total; e.g. a Stages, or Progress.between_steps."""
+"""Called with what is being done, how much of it is done, and the total (0: it cannot be counted). A Stages is one, and
+Progress.between_steps."""
 
 console = Console(stderr=True)
 FEWEST_STEPS = 5
@@ -57,9 +58,9 @@ def reported(items: Iterable[T], what: str, total: int, report: Report) -> Itera
 class Progress:
     """`with Progress(total, start, "search") as progress: progress.update(step, loss=...)`.
 
-    total, start: in steps; a resumed run starts above 0. seconds: least time between two plain lines. shown: False in
-    the processes that print nothing. phases: (name, step at which it ends) in order, where the steps of one take longer
-    than those of another; the time left is then that of the current phase.
+    total, start: in steps; a resumed run starts above 0. A total of 0 is of what cannot be counted. seconds: least time
+    between two plain lines. shown: False in the processes that print nothing. phases: (name, step at which it ends) in
+    order, where the steps of one take longer than those of another; the time left is then that of the current phase.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Progress:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
             texts = (TextColumn("{task.fields[" + field + "]}", markup=False) for field in ("left", "figures"))
             self._bar = Bar(*columns, *texts, console=console)
-            self._task = self._bar.add_task(what, total=total, completed=start, figures="", left="")
+            self._task = self._bar.add_task(what, total=total or None, completed=start, figures="", left="")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -114,7 +115,7 @@ class Progress:
         """A Report of what is done between two steps. Off a terminal it is said only where it takes `seconds`."""
         if not self.shown:
             return
-        now, shown = time.monotonic(), f"{what} {done}/{total}"
+        now, shown = time.monotonic(), what + _counted(done, total)
         if self._bar:
             self._bar.update(self._task, figures=shown)
         elif now - max(self._printed, self._began) >= self.seconds:
@@ -123,7 +124,7 @@ class Progress:
     def _print(self, now: float, *texts: str) -> None:
         self._printed = now
         # out, unlike print, neither wraps the line nor reads [..] as markup
-        console.out("  ".join(filter(None, [f"{self.what} {self.step}/{self.total}", *texts])), highlight=False)
+        console.out("  ".join(filter(None, [self.what + _counted(self.step, self.total), *texts])), highlight=False)
 
     def _phase(self, step: int) -> tuple[str, int]:
         """The name of the phase that the next step is of, and the step at which it ends."""
@@ -131,6 +132,8 @@ class Progress:
 
     def _left(self, now: float) -> str:
         """The time left, as far as it can be known; after the last step, what all of them took."""
+        if self.total == 0:
+            return ""
         if self.step >= self.total:
             return f"in {_duration(now - self._began)}"
         began, first = self._seen[0]
@@ -168,6 +171,10 @@ class Stages:
         if self._current is not None:
             self._current.__exit__(kind, error, trace)
             self._current = None
+
+
+def _counted(done: int, total: int) -> str:
+    return f" {done}/{total}" if total else ""
 
 
 def _duration(seconds: float) -> str:

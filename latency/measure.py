@@ -124,28 +124,46 @@ def recalibrate_table(
     return calibrated(table, jobs, network_ms(jobs, samples), seed=seed)
 
 
-def time_architecture(architecture: Architecture, measure: MeasureConfig, *, rounds: int = TIMING_ROUNDS) -> Timing:
+def time_architecture(
+    architecture: Architecture,
+    measure: MeasureConfig,
+    *,
+    rounds: int = TIMING_ROUNDS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Timing:
     """Time a whole network (fresh weights: they do not change its speed) on this machine.
 
-    Raises ConfigError where the device or the runtime is absent.
+    progress: told (done, total), in rounds. Raises ConfigError where the device or the runtime is absent.
     """
-    return time_architectures([architecture], measure, rounds=rounds)[0]
+    return time_architectures([architecture], measure, rounds=rounds, progress=progress)[0]
 
 
 def time_architectures(
-    architectures: Sequence[Architecture], measure: MeasureConfig, *, rounds: int = TIMING_ROUNDS
+    architectures: Sequence[Architecture],
+    measure: MeasureConfig,
+    *,
+    rounds: int = TIMING_ROUNDS,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Timing]:
     """Time several networks of one space in turn, in the order of `architectures`: what disturbs one disturbs all.
 
-    Raises ConfigError where the device or the runtime is absent.
+    progress: told (done, total), in networks times rounds. Raises ConfigError where the device or the runtime is
+    absent.
     """
     space = architectures[0].space
     jobs = [network_job(space, f"network{i}", "verification", a.paths) for i, a in enumerate(architectures)]
     of_id = {job.id: job for job in jobs}
+    if progress:
+        progress(0, rounds * len(jobs))  # preparing may take longer than timing
     with open_runtime(space, measure) as runner:
         runner.prepare(jobs)
         samples, _ = timed_rounds(
-            [list(of_id)] * rounds, lambda name: runner.open(of_id[name]), passes=3 * measure.passes, warmup=10, seed=0
+            [list(of_id)] * rounds,
+            lambda name: runner.open(of_id[name]),
+            passes=3 * measure.passes,
+            warmup=10,
+            seed=0,
+            progress=progress,
         )
     return [Timing.of(samples[job.id]) for job in jobs]
 

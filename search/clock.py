@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from scipy.special import stdtrit
 
+from engine.progress import Report, silent
 from latency.config import MeasureConfig
 from latency.measure import Timing, time_architectures
 from latency.plan import middle_network
@@ -30,8 +32,15 @@ SMALLEST_ERROR = 0.02
 them, so the standard error does not see it."""
 LARGEST_ERROR = 0.05
 """A steady timing of TIMING_ROUNDS rounds has at most 3.5 %; with fewer rounds no more than this is excused."""
-Timer = Callable[[Sequence[Architecture], MeasureConfig], Sequence[Timing]]
-"""Times networks in turn."""
+Timer = Callable[[Sequence[Architecture], MeasureConfig, Callable[[int, int], None]], Sequence[Timing]]
+"""Times networks in turn; told (done, total) of the timing while it lasts."""
+
+
+def in_turn(
+    architectures: Sequence[Architecture], measure: MeasureConfig, progress: Callable[[int, int], None]
+) -> Sequence[Timing]:
+    """The Timer of this machine."""
+    return time_architectures(architectures, measure, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,13 @@ class Reading:
         """Whether a correction may follow from it. On a busy machine a median can be 40 % off, and a bound that is
         moved by as much gives another, worse network."""
         return steady(self.timing) and abs(self.drift - 1) <= LARGEST_DISTURBANCE
+
+    @property
+    def trouble(self) -> str:
+        """In a few words, why it is timed again."""
+        if not steady(self.timing):
+            return "the machine is busy"
+        return f"the machine takes {self.drift:.2f} times as long as its table says"
 
     @property
     def doubt(self) -> float:
@@ -75,15 +91,19 @@ class Clock:
     reference: tuple[int, ...]
 
     @classmethod
-    def of(cls, space: Space, cost: Cost, measure: MeasureConfig, timer: Timer = time_architectures) -> Clock:
+    def of(cls, space: Space, cost: Cost, measure: MeasureConfig, timer: Timer = in_turn) -> Clock:
         return cls(cost, measure, timer, space, middle_network(cost))
 
-    def timed(self, paths: tuple[int, ...]) -> Reading:
-        """The first reading that can be believed, or of MOST_TIMINGS the one that comes closest to it."""
+    def timed(self, paths: tuple[int, ...], report: Report = silent, what: str = "timing") -> Reading:
+        """The first reading that can be believed, or of MOST_TIMINGS the one that comes closest to it.
+
+        report: told `what` is being timed, and from the second timing on which one it is and why.
+        """
         found: list[Reading] = []
         networks = [Architecture(self.space, paths), Architecture(self.space, self.reference)]
         while len(found) < MOST_TIMINGS and not (found and found[-1].believed):
-            timing, reference = self.timer(networks, self.measure)
+            again = f", {len(found) + 1} of at most {MOST_TIMINGS}: {found[-1].trouble}" if found else ""
+            timing, reference = self.timer(networks, self.measure, partial(report, what + again))
             found.append(Reading(self.cost.of(paths), timing, reference.median_ms / self.cost.of(self.reference)))
         return found[-1] if found[-1].believed else min(found, key=lambda reading: reading.doubt)
 

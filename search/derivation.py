@@ -13,6 +13,7 @@ from scipy.optimize import Bounds, LinearConstraint
 from torch import Tensor
 
 from engine.errors import UserError
+from engine.progress import Report, reported, silent
 from search.combine import least_worst, magnitude, members
 from search.limits import Limit, limit_names
 from search.program import MOST_SECONDS, Deadline, UnfinishedError, solve
@@ -169,11 +170,13 @@ def derive(
     method: str,
     among: int = 1,
     loss: Callable[[tuple[int, ...]], float] | None = None,
+    report: Report = silent,
+    what: str = "deriving",
 ) -> Derivation:
     """method: argmax or constrained; of the `among` likeliest that meet the limits, the one with the smallest `loss`.
 
     A path probability is learned from a linear estimate of the loss, edge by edge; this loss is of a whole network. One
-    that is not a number counts as infinite.
+    that is not a number counts as infinite. report: told of the scoring, as a part of `what`.
     """
     if method == "argmax":
         return argmax(alpha, mask)
@@ -184,7 +187,9 @@ def derive(
         value = loss(found.paths)
         return math.inf if math.isnan(value) else value
 
-    return min(likeliest(alpha, mask, limits, among), key=order)  # ties: the likelier
+    candidates = likeliest(alpha, mask, limits, among)
+    scoring = reported(candidates, f"{what}: scoring the candidates", len(candidates), report)
+    return min(scoring, key=order)  # ties: the likelier
 
 
 def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:

@@ -20,7 +20,7 @@ from engine.config import load_config, validate
 from engine.data import ImageSet
 from engine.errors import CheckpointError, ConfigError, one_line
 from engine.files import write_atomically
-from engine.progress import Progress
+from engine.progress import Report, reported, silent
 from engine.training import Evaluation, RunConfig, prepare_device
 from search.config import LimitConfig, SearchFile
 from search.derivation import Derivation, InfeasibleError, derive, smallest
@@ -92,6 +92,7 @@ def derive_family(
     table: Path | None = None,
     scored: bool = True,
     device: str | None = None,
+    report: Report = silent,
 ) -> Family:
     """Derive from a search's newest good checkpoint, at the run's own bound or at each of `bounds` of its first limit.
 
@@ -99,7 +100,8 @@ def derive_family(
     table: one device's latency table in place of all latency limits, so that each device gets a network of its own from
     one supernet; it need not be among the run's, and needs `bounds`.
     scored: with the accuracy of each network, which needs the run's data. device: where they are scored, in place of
-    run.device; cpu means without amp too. The run may still be running: its own files are only read.
+    run.device; cpu means without amp too. The run may still be running: its own files are only read. report: told
+    what is being done.
 
     Writes architecture-<bound>.json into the run folder (without bounds architecture.json, or architecture-derived.json
     where the search has ended and written its own), and for scored bounds pareto.json and pareto.png; with a table, all
@@ -125,14 +127,16 @@ def derive_family(
     scorer = _Scorer.of(resolved.space, state, scoring) if scoring else None
     members: list[FamilyMember] = []
     refused: list[str] = []
-    for text in texts:
+    for i, text in enumerate(texts, 1):
         try:
+            what = f"deriving {i} of {len(texts)}"
+            report(what, 0, 0)
             name = f"-{table.stem}" if table else ""
-            members.append(_member(run, name, text, resolved, state["alpha"], step, method, scorer))
+            members.append(_member(run, name, text, resolved, state["alpha"], step, method, scorer, report, what))
         except (ConfigError, InfeasibleError, UnfinishedError) as error:
             refused.append(str(error))
     if scorer and members:
-        members = _with_front(_with_scores(members, scorer))
+        members = _with_front(_with_scores(members, scorer, report))
     family = Family(step, tuple(members), tuple(refused))
     if scoring and bounds and members:
         pareto = f"pareto-{table.stem}" if table else "pareto"
@@ -227,8 +231,13 @@ def _member(
     step: int,
     method: str | None,
     scorer: _Scorer | None,
+    report: Report,
+    what: str,
 ) -> FamilyMember:
-    """Derive at one bound and write its file. ConfigError or InfeasibleError where no architecture meets it."""
+    """Derive at one bound and write its file. ConfigError or InfeasibleError where no architecture meets it.
+
+    report: told of the scoring, as a part of `what`.
+    """
     space, limits = resolved.space, resolved.limits
     if text is not None:
         bound = resolve_bound(text if text.endswith("%") else float(text), limits[0].cost, "--at", limits[0].unit)
@@ -238,7 +247,7 @@ def _member(
     try:
         s = resolved.config.search
         loss = (lambda paths: scorer.score(paths).loss) if scorer else None
-        derivation = derive(alpha, mask_of(space), limits, method or s.derive, s.derive_among, loss)
+        derivation = derive(alpha, mask_of(space), limits, method or s.derive, s.derive_among, loss, report, what)
         if loss is None and s.derive_among > 1 and (method or s.derive) == "constrained":
             note = f"the likeliest network: without scores, search.derive_among: {s.derive_among} cannot choose"
             derivation = replace(derivation, notes=(*derivation.notes, note))
@@ -308,11 +317,10 @@ class _Scorer:
         return self.known[paths]
 
 
-def _with_scores(members: Sequence[FamilyMember], scorer: _Scorer) -> list[FamilyMember]:
+def _with_scores(members: Sequence[FamilyMember], scorer: _Scorer, report: Report) -> list[FamilyMember]:
     distinct = dict.fromkeys(member.architecture.paths for member in members)
-    with Progress(len(distinct), 0, "score") as progress:
-        for i, paths in enumerate(distinct):
-            progress.update(i + 1, top1=scorer.score(paths).top1)
+    for paths in reported(distinct, "scoring the derived networks", len(distinct), report):
+        scorer.score(paths)
     return [replace(member, accuracy=scorer.score(member.architecture.paths)) for member in members]
 
 
