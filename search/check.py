@@ -20,6 +20,7 @@ from engine.config import load_config, validate
 from engine.data import open_images, stratified_split
 from engine.errors import ConfigError, IncompleteDataError, UserError
 from engine.progress import Report, silent
+from engine.quantities import quantity
 from engine.training import prepare_device
 from latency.measure import Timing, time_architecture
 from latency.plan import middle_network
@@ -144,7 +145,8 @@ def _reach(name: str, limit: Limit) -> Check:
     low, high = limit.cost.reachable
     how = "at" if limit.at else "below"
     source = "; " + ", ".join(f"{s.path} has every layer" for s in limit.sources) if limit.sources else ""
-    text = f"{how} {limit.bound:.4g} {limit.unit}, reachable are {low:.4g} to {high:.4g}{source}"
+    reach = f"{quantity(low, limit.unit)} to {quantity(high, limit.unit)}"
+    text = f"{how} {quantity(limit.bound, limit.unit)}, reachable are {reach}{source}"
     return Check("ok", f"limit {name}", text)
 
 
@@ -289,7 +291,7 @@ def _disk(space: Space, out: Path) -> Check:
     needed = parameters * 4 * 2 * files  # float32; weights and momentum
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    text = f"checkpoints need {needed / 1e6:.3g} MB, {there} has {free / 1e6:.4g} MB free"
+    text = f"checkpoints need {quantity(needed, 'bytes', 3)}, {there} has {quantity(free, 'bytes')} free"
     if free < needed:
         return Check("FAIL", "disk", text, "choose another --out, or make room")
     return Check("ok", "disk", text)

@@ -95,17 +95,30 @@ class Clock:
         return cls(cost, measure, timer, space, middle_network(cost))
 
     def timed(self, paths: tuple[int, ...], report: Report = silent, what: str = "timing") -> Reading:
-        """The first reading that can be believed, or of MOST_TIMINGS the one that comes closest to it.
+        """The reading of one network; see timed_all."""
+        return self.timed_all([paths], report, what)[0]
 
-        report: told `what` is being timed, and from the second timing on which one it is and why.
+    def timed_all(
+        self, networks: Sequence[tuple[int, ...]], report: Report = silent, what: str = "timing"
+    ) -> list[Reading]:
+        """A reading of each network, all timed in turn with the reference, so that they can be compared.
+
+        They are of the first timing in which all can be believed, or of MOST_TIMINGS of the one that comes closest to
+        it. report: told `what` is being timed, and from the second timing on which one it is and why.
         """
-        found: list[Reading] = []
-        networks = [Architecture(self.space, paths), Architecture(self.space, self.reference)]
-        while len(found) < MOST_TIMINGS and not (found and found[-1].believed):
-            again = f", {len(found) + 1} of at most {MOST_TIMINGS}: {found[-1].trouble}" if found else ""
-            timing, reference = self.timer(networks, self.measure, partial(report, what + again))
-            found.append(Reading(self.cost.of(paths), timing, reference.median_ms / self.cost.of(self.reference)))
-        return found[-1] if found[-1].believed else min(found, key=lambda reading: reading.doubt)
+        found: list[list[Reading]] = []
+        every = [Architecture(self.space, paths) for paths in (*networks, self.reference)]
+        expected = self.cost.of(self.reference)
+        while len(found) < MOST_TIMINGS and not (found and _worst(found[-1]).believed):
+            again = f", {len(found) + 1} of at most {MOST_TIMINGS}: {_worst(found[-1]).trouble}" if found else ""
+            *timings, reference = self.timer(every, self.measure, partial(report, what + again))
+            drift = reference.median_ms / expected
+            found.append([Reading(self.cost.of(p), t, drift) for p, t in zip(networks, timings, strict=True)])
+        return found[-1] if _worst(found[-1]).believed else min(found, key=lambda readings: _worst(readings).doubt)
+
+
+def _worst(readings: Sequence[Reading]) -> Reading:
+    return max(readings, key=lambda reading: reading.doubt)
 
 
 def twice_noise(timing: Timing) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.progress import Report, reported, silent
+from engine.quantities import quantity
 from search.combine import least_worst, magnitude, members
 from search.limits import Limit, limit_names
 from search.program import MOST_SECONDS, Deadline, UnfinishedError, solve
@@ -89,7 +90,8 @@ def likeliest(
 
 def _windows(limits: Sequence[Limit]) -> str:
     return ", ".join(
-        f"{name} [{limit.bound - limit.tolerance * _unit(limit):.6g}, {limit.bound:.6g}] {limit.unit}"
+        f"{name} [{quantity(limit.bound - limit.tolerance * _unit(limit), limit.unit, 6)}, "
+        f"{quantity(limit.bound, limit.unit, 6)}]"
         for name, limit in zip(limit_names(limits), limits, strict=True)
         if limit.at
     )
@@ -97,7 +99,8 @@ def _windows(limits: Sequence[Limit]) -> str:
 
 def _infeasible(limits: Sequence[Limit]) -> InfeasibleError:
     reach = "; ".join(
-        f"{name}: bound {limit.bound:.6g}, smallest reachable {limit.cost.reachable[0]:.6g} {limit.unit}"
+        f"{name}: bound {quantity(limit.bound, limit.unit, 6)}, smallest reachable "
+        f"{quantity(limit.cost.reachable[0], limit.unit, 6)}"
         for name, limit in zip(limit_names(limits), limits, strict=True)
     )
     return InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")

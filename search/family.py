@@ -21,6 +21,7 @@ from engine.data import ImageSet
 from engine.errors import CheckpointError, ConfigError, one_line
 from engine.files import write_atomically
 from engine.progress import Report, reported, silent
+from engine.quantities import quantity
 from engine.training import Evaluation, RunConfig, prepare_device
 from search.config import LimitConfig, SearchFile
 from search.derivation import Derivation, InfeasibleError, derive, smallest
@@ -257,8 +258,8 @@ def _member(
         first = limits[0]
         least = smallest(first, limits[1:])
         raise InfeasibleError(
-            f"--at {text}: no architecture with {first.metric} up to {first.bound:.6g} {first.unit} meets the other "
-            f"limits; the smallest that does has {least:.6g} {first.unit}"
+            f"--at {text}: no architecture with {first.metric} up to {quantity(first.bound, first.unit, 6)} meets the "
+            f"other limits; the smallest that does has {quantity(least, first.unit, 6)}"
         ) from None
     architecture = Architecture(space, derivation.paths, f"{run.name}{suffix}-step{step}")
     path = run / f"architecture{suffix}.json"

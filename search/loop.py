@@ -21,6 +21,7 @@ from engine.files import write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.metrics import MetricsLog
 from engine.progress import Progress, Report, Stages, silent
+from engine.quantities import quantity
 from engine.runs import open_run, refuse_changes, run_begun
 from engine.seeding import generator, mix
 from engine.training import (
@@ -301,7 +302,7 @@ class Search:
         phase = "warm-up" if self.state.step <= self.plan.warmup_steps else "search"
         shown: dict[str, float | str] = {"phase": phase, "loss": scalars["train/loss"], "top1": scalars["train/top1"]}
         for name, limit in list(zip(limit_names(self.plan.limits), self.plan.limits, strict=True))[:1]:
-            shown[name] = f"{scalars[f'expected/{name}']:.4g}/{limit.bound:.4g} {limit.unit}"
+            shown[name] = f"{quantity(scalars[f'expected/{name}'], limit.unit)} of {quantity(limit.bound, limit.unit)}"
         return shown
 
     def _evaluate(self, step: int, report: Report) -> None:

@@ -438,3 +438,23 @@ def test_a_machine_that_drifts_is_said_while_it_is_timed(fine_space):
     clock = Clock.of(fine_space, limit.cost, MeasureConfig(), timer)
     clock.timed(clock.reference, lambda *call: told.append(call[0]), "timing")
     assert told[1] == "timing, 2 of at most 5: the machine takes 1.40 times as long as its table says"
+
+
+def test_several_networks_are_timed_in_turn_with_one_reference(fine_space):
+    """They share its drift; where one is disturbed, all are timed again."""
+    limit = limit_at(fine_space, 0.5)
+    cost, rounds = limit.cost, []
+
+    def timer(architectures, measure, progress):
+        noise = 0.5 if not rounds else 1e-4
+        rounds.append([a.paths for a in architectures])
+        *networks, reference = (cost.of(a.paths) for a in architectures)
+        return [*(Timing(ms, noise * ms, 10) for ms in networks), Timing(1.05 * reference, 1e-4, 10)]
+
+    clock = Clock.of(fine_space, cost, MeasureConfig(), timer)
+    networks = [tuple(i for _ in fine_space.searchable) for i in range(3)]
+    readings = clock.timed_all(networks)
+    assert rounds == [[*networks, clock.reference]] * 2
+    assert [reading.predicted for reading in readings] == [cost.of(paths) for paths in networks]
+    assert [reading.drift for reading in readings] == pytest.approx([1.05] * 3)
+    assert all(reading.believed for reading in readings)
