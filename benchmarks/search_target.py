@@ -10,8 +10,9 @@ used by the next call; what was made with other settings is refused.
 Prints a table in Markdown and one line of JSON. For each of `targets`: target_ms; expected_error, the mean of
 |E - T| / T over the last 10 % of steps, before any derivation; predicted_ms of the derived network (predicted_first_ms:
 before the closed loop moved the bound, where it did); measured_ms, in a fresh timing that did not decide its
-acceptance; error, measured / target - 1; noise, of the timing, as a share of the target; holds, whether the bars are
-met: expected error 1 %, predicted (first) in [0.98 T, T], measured within max(2 %, 2x noise) of T; loss, mean over the
+acceptance; error, measured / target - 1; noise, between the rounds of the timing, as a share of the target;
+acceptable_error, what the closed loop would accept of this timing, from its standard error; holds, whether the bars are
+met: expected error 1 %, predicted (first) in [0.98 T, T], measured within acceptable_error of T; loss, mean over the
 batches of the curves' last points (a batch every run.log_every steps; 2.30 is chance).
 """
 
@@ -34,6 +35,7 @@ from engine.training import prepare_device
 from latency.device import made_on
 from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable
+from search.clock import acceptable_error
 from search.closing import derive_measured
 from search.config import SearchFile
 from search.derivation import ROUNDING
@@ -163,6 +165,7 @@ def derived(config: SearchFile, space: Space, limit: Limit, out: Path) -> dict[s
         "measured_ms": timing.median_ms,
         "error": timing.median_ms / limit.bound - 1,
         "noise": timing.noise_ms / limit.bound,
+        "acceptable_error": acceptable_error(timing),
         "tries": len(found.tries),
         "predicted_first_ms": found.tries[0].readings[0].predicted if found.tries else predicted,
     }
@@ -175,7 +178,7 @@ def holds(row: dict[str, Any]) -> bool:
         row["expected_error"] <= 0.01
         and 0.98 * target <= first * (1 + ROUNDING)
         and first <= target * (1 + ROUNDING)
-        and abs(row["error"]) <= max(0.02, 2 * row["noise"])
+        and abs(row["error"]) <= row["acceptable_error"]
     )
 
 

@@ -1,20 +1,31 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+"""How far a run is, and what it waits for: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from engine.distributed import ALONE, Group
 
+T = TypeVar("T")
+Report = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and the total (0: it cannot be counted). A Stages is one, and
+Progress.between_steps."""
+
 console = Console(stderr=True)
+FEWEST_STEPS = 5
+"""The time left is not said before so many steps of a phase have been seen after its first one."""
+RECENT_UPDATES = 20
+"""The time left follows from the steps between so many updates."""
 
 
 def set_up_logging(group: Group = ALONE) -> None:
@@ -32,22 +43,47 @@ def set_up_logging(group: Group = ALONE) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """The Report that says nothing."""
+
+
+def reported(items: Iterable[T], what: str, total: int, report: Report) -> Iterator[T]:
+    """The items, with a report before the first one and after each that has been dealt with."""
+    report(what, 0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        report(what, done, total)
+
+
 class Progress:
     """`with Progress(total, start, "search") as progress: progress.update(step, loss=...)`.
 
-    total, start: in steps; a resumed run starts above 0. seconds: least time between two plain lines. shown: False in
-    the processes that print nothing.
+    total, start: in steps; a resumed run starts above 0. A total of 0 is of what cannot be counted. seconds: least time
+    between two plain lines. shown: False in the processes that print nothing. phases: (name, step at which it ends) in
+    order, where the steps of one take longer than those of another; the time left is then that of the current phase.
     """
 
-    def __init__(self, total: int, start: int, what: str, *, seconds: float = 10.0, shown: bool = True):
-        self.total, self.start, self.what, self.seconds, self.shown = total, start, what, seconds, shown
+    def __init__(
+        self,
+        total: int,
+        start: int,
+        what: str,
+        *,
+        seconds: float = 10.0,
+        shown: bool = True,
+        phases: Sequence[tuple[str, int]] = (),
+    ):
+        self.total, self.step, self.what, self.seconds, self.shown = total, start, what, seconds, shown
+        self.phases = phases
         self._began = time.monotonic()
         self._printed = -float("inf")
+        self._seen: deque[tuple[float, int]] = deque(maxlen=RECENT_UPDATES)
         self._bar: Bar | None = None
         if shown and console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._bar = Bar(*columns, TextColumn("{task.fields[figures]}", markup=False), console=console)
-            self._task = self._bar.add_task(what, total=total, completed=start, figures="")
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+            texts = (TextColumn("{task.fields[" + field + "]}", markup=False) for field in ("left", "figures"))
+            self._bar = Bar(*columns, *texts, console=console)
+            self._task = self._bar.add_task(what, total=total or None, completed=start, figures="", left="")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -64,24 +100,60 @@ class Progress:
         """`step` steps are done."""
         if not self.shown:
             return
+        now = time.monotonic()
+        if self._phase(step) != self._phase(self.step) or step < self.step:
+            self._seen.clear()
+        self.step = step
+        self._seen.append((now, step))
         shown = "  ".join(f"{k} {v}" if isinstance(v, str) else f"{k} {v:.4g}" for k, v in figures.items())
         if self._bar:
-            self._bar.update(self._task, completed=step, figures=shown)
+            self._bar.update(self._task, completed=step, figures=shown, left=self._left(now))
+        elif now - self._printed >= self.seconds or step == self.total:
+            self._print(now, shown, self._left(now))
+
+    def between_steps(self, what: str, done: int, total: int) -> None:
+        """A Report of what is done between two steps. Off a terminal it is said only where it takes `seconds`."""
+        if not self.shown:
             return
-        now = time.monotonic()
-        if now - self._printed >= self.seconds or step == self.total:
-            self._printed = now
-            left = (now - self._began) / max(1, step - self.start) * (self.total - step)
-            # out, unlike print, neither wraps the line nor reads [..] as markup
-            console.out(f"{self.what} {step}/{self.total}  {shown}  {_duration(left)} left", highlight=False)
+        now, shown = time.monotonic(), what + _counted(done, total)
+        if self._bar:
+            self._bar.update(self._task, figures=shown)
+        elif now - max(self._printed, self._began) >= self.seconds:
+            self._print(now, shown)
+
+    def _print(self, now: float, *texts: str) -> None:
+        self._printed = now
+        # out, unlike print, neither wraps the line nor reads [..] as markup
+        console.out("  ".join(filter(None, [self.what + _counted(self.step, self.total), *texts])), highlight=False)
+
+    def _phase(self, step: int) -> tuple[str, int]:
+        """The name of the phase that the next step is of, and the step at which it ends."""
+        return next(((name, end) for name, end in self.phases if step < end), ("", self.total))
+
+    def _left(self, now: float) -> str:
+        """The time left, as far as it can be known; after the last step, what all of them took."""
+        if self.total == 0:
+            return ""
+        if self.step >= self.total:
+            return f"in {_duration(now - self._began)}"
+        began, first = self._seen[0]
+        if self.step - first < FEWEST_STEPS:
+            return ""
+        name, end = self._phase(self.step)
+        left = _duration((now - began) / (self.step - first) * (end - self.step))
+        return f"{left} left of the {name}" if name and end < self.total else f"{left} left"
 
 
 class Stages:
-    """`with Stages() as told: told("measure", 3, 10)`: a Progress for each thing that is done, one after the other."""
+    """`with Stages() as told: told("measure", 3, 10)`: a Progress for each thing that is done, one after the other.
 
-    def __init__(self) -> None:
+    It is a Report. shown: as in Progress.
+    """
+
+    def __init__(self, *, shown: bool = True) -> None:
         self._what = ""
         self._current: Progress | None = None
+        self.shown = shown
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +162,7 @@ class Stages:
         """`done` of `total` are done of `what`."""
         if self._current is None or what != self._what:
             self.__exit__(None, None, None)
-            self._what, self._current = what, Progress(total, 0, what).__enter__()
+            self._what, self._current = what, Progress(total, 0, what, shown=self.shown).__enter__()
         self._current.update(done)
 
     def __exit__(
@@ -99,6 +171,10 @@ class Stages:
         if self._current is not None:
             self._current.__exit__(kind, error, trace)
             self._current = None
+
+
+def _counted(done: int, total: int) -> str:
+    return f" {done}/{total}" if total else ""
 
 
 def _duration(seconds: float) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from latency.bench import energy_counter, timed_rounds
 from latency.build import Origin, Samples, build_table, calibrated, network_ms, verified
@@ -31,7 +33,8 @@ Progress = Callable[[str, int, int], None]
 """Told (what is being done, done, total)."""
 
 RECALIBRATION_NETWORKS = 20
-TIMING_ROUNDS = 7
+TIMING_ROUNDS = 15
+"""Of one timing. Rounds are what makes the median of a timing certain; passes within a round share its disturbance."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +42,28 @@ class Timing:
     """A whole network's latency at the measured batch."""
 
     median_ms: float
+    """Over all passes of all rounds."""
     noise_ms: float
-    """Standard deviation of the medians of the rounds: how much a repeated measurement differs."""
+    """Standard deviation of the rounds' medians: how much one round differs from another."""
     n: int
+    """Passes, over all rounds."""
+    rounds: int = TIMING_ROUNDS
+
+    @property
+    def standard_error_ms(self) -> float:
+        """Standard deviation of `median_ms`: how much one timing differs from another on an equally busy machine.
+
+        The median of independent rounds with normal noise has sqrt(pi / 2) noise / sqrt(rounds), which is an upper
+        estimate here: where passes differ within a round too, the median over all of them is nearer to the mean.
+        """
+        return math.sqrt(math.pi / 2) * self.noise_ms / math.sqrt(self.rounds)
+
+    @classmethod
+    def of(cls, samples: ArrayLike) -> Timing:
+        """samples (rounds, passes): milliseconds."""
+        ms = np.asarray(samples, dtype=float)
+        spread = float(np.std(np.median(ms, axis=1), ddof=1))
+        return cls(float(np.median(ms)), spread, ms.size, len(ms))
 
 
 def measure_table(
@@ -102,32 +124,48 @@ def recalibrate_table(
     return calibrated(table, jobs, network_ms(jobs, samples), seed=seed)
 
 
-def time_architecture(architecture: Architecture, measure: MeasureConfig, *, rounds: int = TIMING_ROUNDS) -> Timing:
+def time_architecture(
+    architecture: Architecture,
+    measure: MeasureConfig,
+    *,
+    rounds: int = TIMING_ROUNDS,
+    progress: Callable[[int, int], None] | None = None,
+) -> Timing:
     """Time a whole network (fresh weights: they do not change its speed) on this machine.
 
-    Raises ConfigError where the device or the runtime is absent.
+    progress: told (done, total), in rounds. Raises ConfigError where the device or the runtime is absent.
     """
-    return time_architectures([architecture], measure, rounds=rounds)[0]
+    return time_architectures([architecture], measure, rounds=rounds, progress=progress)[0]
 
 
 def time_architectures(
-    architectures: Sequence[Architecture], measure: MeasureConfig, *, rounds: int = TIMING_ROUNDS
+    architectures: Sequence[Architecture],
+    measure: MeasureConfig,
+    *,
+    rounds: int = TIMING_ROUNDS,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Timing]:
-    """As time_architecture, of several networks of one space in turn, so that what disturbs one disturbs all."""
+    """Time several networks of one space in turn, in the order of `architectures`: what disturbs one disturbs all.
+
+    progress: told (done, total), in networks times rounds. Raises ConfigError where the device or the runtime is
+    absent.
+    """
     space = architectures[0].space
     jobs = [network_job(space, f"network{i}", "verification", a.paths) for i, a in enumerate(architectures)]
     of_id = {job.id: job for job in jobs}
+    if progress:
+        progress(0, rounds * len(jobs))  # preparing may take longer than timing
     with open_runtime(space, measure) as runner:
         runner.prepare(jobs)
         samples, _ = timed_rounds(
-            [list(of_id)] * rounds, lambda name: runner.open(of_id[name]), passes=5 * measure.passes, warmup=10, seed=0
+            [list(of_id)] * rounds,
+            lambda name: runner.open(of_id[name]),
+            passes=3 * measure.passes,
+            warmup=10,
+            seed=0,
+            progress=progress,
         )
-    found = []
-    for job in jobs:
-        medians = np.median(samples[job.id], axis=1)
-        spread = float(np.std(medians, ddof=1))
-        found.append(Timing(float(np.median(samples[job.id])), spread, int(np.size(samples[job.id]))))
-    return found
+    return [Timing.of(samples[job.id]) for job in jobs]
 
 
 def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from engine.errors import run_door
-from engine.progress import set_up_logging
+from engine.progress import Stages, set_up_logging
 from search.check import check_search
 
 
@@ -18,7 +18,8 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="key=value, as for run_search.py")
     args = parser.parse_intermixed_args()
     set_up_logging()
-    checks = check_search(args.config, args.overrides, args.out)
+    with Stages() as told:
+        checks = check_search(args.config, args.overrides, args.out, told)
     for check in checks:
         print(check)
     return 2 if any(check.level == "FAIL" for check in checks) else 0

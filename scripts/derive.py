@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from engine.errors import run_door
-from engine.progress import set_up_logging
+from engine.progress import Stages, set_up_logging
 from search.family import derive_family
 from search.summary import print_family
 
@@ -34,9 +34,11 @@ def main() -> int:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="where to score; default: the search's run.device")
     args = parser.parse_args()
     set_up_logging()
-    family = derive_family(
-        args.run, args.at, args.method, table=args.table, scored=not args.no_score, device=args.device
-    )
+    with Stages() as report:
+        family = derive_family(
+            args.run, args.at, args.method,
+            table=args.table, scored=not args.no_score, device=args.device, report=report,
+        )  # fmt: skip
     if family.members:
         print_family(family)
     for refused in family.refused:

@@ -9,8 +9,10 @@ from pathlib import Path
 from engine.config import keys_of, load_config, naming, validate
 from engine.errors import run_door
 from engine.progress import set_up_logging
+from engine.quantities import accuracy_text
 from retrain.config import RetrainFile
 from retrain.evaluation import evaluate_checkpoint
+from retrain.weights import load_architecture
 
 
 def main() -> None:
@@ -24,7 +26,8 @@ def main() -> None:
     config = validate(RetrainFile, load_config(args.config, args.overrides), str(args.config))
     with naming(args.config, keys_of(RetrainFile)):
         test = evaluate_checkpoint(config, args.architecture, args.checkpoint)
-    print(f"test set, {test.images} images: top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %, loss {test.loss:.4f}")
+    classes = load_architecture(args.architecture).space.config.classes
+    print(f"test set, {test.images} images: {accuracy_text(test.top1, test.top5, test.loss, classes)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The main job end to end on bundled images:  python scripts/quickstart.py --out runs/quickstart
 
 Measures a latency table on this CPU (again where other work disturbs it), searches at 50 % of the reachable range,
-derives, retrains from scratch, times the derived network, and prints it beside random networks of the same predicted
-latency that were retrained alike.
+derives, retrains from scratch, and prints the derived network beside random networks of the same predicted latency that
+were retrained alike, all timed in turn. It ends with what that shows, and what it does not.
 Everything is written below --out; one that holds a quick start, finished or not, is refused: delete it first. Exit
 status 3 where the derived network misses its target; 0 where it meets it or the machine is too busy to tell.
 """
@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 import math
+import shlex
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,17 +23,19 @@ from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.progress import Stages, set_up_logging
+from engine.quantities import amount
 from latency.config import LatencyConfig, latency_part
-from latency.measure import measure_table, time_architecture
+from latency.measure import measure_table
 from latency.summary import summary
 from latency.verification import NOISY_PERCENT
 from retrain.config import RetrainFile
 from retrain.loop import RetrainResult, retrain
 from search.baseline import random_architectures
+from search.clock import Clock, Reading, acceptable_error
 from search.config import LARGEST_ERROR
 from search.loop import SearchResult, run_search
-from search.summary import misses
 from supernet.architecture import Architecture
+from supernet.cost import Cost
 from supernet.space import Space
 
 log = logging.getLogger("quickstart")
@@ -51,10 +54,31 @@ class Row:
     name: str
     predicted_ms: float
     measured_ms: float
+    """In the last timing, in turn with all others."""
     noise_ms: float
+    standard_error_ms: float
     top1: float
     params: int
     macs: int
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the closing words are about."""
+
+    out: Path
+    target_ms: float
+    met: bool | None
+    """As the search has it: whether `decided` meets the target; None if that cannot be told."""
+    decided: Reading
+    """Of the derived network, by which the search has decided."""
+    again: Reading
+    """Of the derived network, in the last timing, the one that the table shows."""
+    rows: tuple[Row, ...]
+    """The derived network's first."""
+    test_images: int
+    resume: str
+    """The command that times the derived network again."""
 
 
 def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
@@ -66,23 +90,118 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     overrides = [f"limits.0.table={table_path}", f"run.seed={seed}"]
     overrides.append(f"limits.0.largest_error={measured(table_path, seed)}")
     result = run_search(SEARCH, out / "search", overrides=overrides)
-    rows = [_retrained("derived", result.architecture, result, out / "retrain", seed)]
-    space, limits = result.architecture.space, result.limits
+    found, limit, space = result.measured, result.limits[0], result.architecture.space
     # the derived network's own sum, which is not the target's where a timing has corrected the bound
-    same = [replace(limits[0], bound=limits[0].cost.of(result.architecture.paths))]
-    for i, paths in enumerate(random_architectures(space, same, baselines, seed=seed)):
-        rows.append(_retrained(f"random {i + 1}", Architecture(space, paths), result, out / f"random{i + 1}", seed))
+    same = [replace(limit, bound=limit.cost.of(result.architecture.paths))]
+    networks = {"derived": result.architecture.paths}
+    for i, paths in enumerate(random_architectures(space, same, baselines, seed=seed), 1):
+        networks[f"random {i}"] = paths
+    folders = [out / ("retrain" if name == "derived" else name.replace(" ", "")) for name in networks]
+    trained = [
+        _retrained(Architecture(space, paths), folder, seed)
+        for paths, folder in zip(networks.values(), folders, strict=True)
+    ]
+    assert isinstance(limit.cost, Cost)  # of the one table that was measured above
+    assert limit.source is not None
+    clock = Clock.of(space, limit.cost, limit.source.measure)
+    with Stages() as report:
+        readings = clock.timed_all(list(networks.values()), report, "timing all networks in turn")
+    rows = tuple(map(_row, networks, trained, readings))
+    resume = ["python", "scripts/run_search.py", str(SEARCH), "--out", str(out / "search"), "--resume", *overrides]
+    ending = Ending(
+        out, limit.bound, found.met, found.tries[found.chosen].readings[0], readings[0], rows, trained[0].test.images,
+        shlex.join(resume),
+    )  # fmt: skip
     record: dict[str, object] = {
         "seed": seed,
-        "target_ms": limits[0].bound,
-        "met": result.measured.met,
-        "tries": [asdict(t) for t in result.measured.tries],
+        "target_ms": limit.bound,
+        "met": found.met,
+        "decided": ending.decided.figures(),
+        "tries": [asdict(t) for t in found.tries],
         "networks": [asdict(row) for row in rows],
+        "drift": readings[0].drift,
         "seconds": time.monotonic() - began,
     }
     write_atomically(out / "result.json", json.dumps(record, indent=2) + "\n")
-    _print(result, rows)
+    _print(ending, result)
     return record
+
+
+def closing_words(ending: Ending) -> list[str]:
+    """What the quick start has shown, a paragraph each: the target, the two timings, the accuracies; then where things
+    lie and what to do next."""
+    out = shlex.quote(str(ending.out))
+    return [
+        _verdict(ending),
+        _two_timings(ending),
+        _accuracies(ending),
+        f"Written to {out}: result.json (these figures), search/architecture.json (the network), retrain/checkpoints "
+        "(its weights, trained from scratch), table.yaml (the latency table).",
+        f"The curves of the search and of the retraining: tensorboard --logdir {out}",
+        "Next, search for your device and your images (README.md, 'Search for your device'). It begins with a table: "
+        "python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/imagenet_cpu.yaml --verify 40",
+    ]
+
+
+def _verdict(e: Ending) -> str:
+    ms, target = e.decided.timing.median_ms, e.target_ms
+    timed = f"the search timed its network at {ms:.3f} ms for a target of {target:.3f} ms"
+    off = f"{100 * abs(ms / target - 1):.1f} % {'above' if ms > target else 'below'}"
+    if e.met is None:
+        why = "other work slowed or disturbed this machine at that time, so that timing proves nothing"
+        return f"TARGET NOT SETTLED: {timed} ({off}), but {why}. On an idle machine, time it again: {e.resume}"
+    if not e.met:
+        return (
+            f"TARGET MISSED: {timed}, {off}. Run it again on an idle machine; if your own limit is missed, ask for a "
+            "little less."
+        )
+    if ms <= target:
+        return f"TARGET MET: {timed}, {off}."
+    allowed = 100 * acceptable_error(e.decided.timing)
+    return f"TARGET MET: {timed}, {off}, which is within the {allowed:.1f} % that such a timing may be off."
+
+
+def _two_timings(e: Ending) -> str:
+    """Why the table's figure is not the one that decided: the machine's share of it, told by the reference, and the
+    rest."""
+    before, now = e.decided.timing.median_ms, e.again.timing.median_ms
+    change = now / before
+    machine = e.again.drift / e.decided.drift
+    text = (
+        f"The table above is another timing, after the retraining: there the derived network takes {now:.3f} ms, "
+        f"{100 * (change - 1):+.1f} %. It does not change the verdict. A reference network that was timed in turn took "
+        f"{e.decided.drift:.2f} times what the latency table says in the first timing and {e.again.drift:.2f} times in "
+        f"this one, so the machine as a whole accounts for {100 * (machine - 1):+.1f} % and "
+        f"{100 * (change / machine - 1):+.1f} % is left."
+    )
+    if not e.again.believed:
+        return f"{text} The machine was busy this time, so compare the networks of the table at most with each other."
+    return (
+        f"{text} Two timings of one network differ by some 2 % even on an idle machine; compare the networks of the "
+        "table with each other: they were timed in turn."
+    )
+
+
+def _accuracies(e: Ending) -> str:
+    derived, *others = e.rows
+    image = 100 / e.test_images
+    text = (
+        f"The accuracies show that the retraining works, not that the search beats chance: one of the {e.test_images} "
+        f"test images is {image:.2f} %, and nearly every network of this space solves these images"
+    )
+    if not others:
+        return f"{text}."
+    best = max(others, key=lambda row: row.top1)
+    p = (derived.top1 + best.top1) / 200
+    by_chance = 2 * math.sqrt(2 * p * (1 - p) * e.test_images)  # two standard errors of the difference, in images
+    apart = round((derived.top1 - best.top1) / image)
+    if apart == 0:
+        return f"{text}. The derived network is as good as the best random one."
+    compared = f"{abs(apart)} image{'s' if abs(apart) > 1 else ''} {'more' if apart > 0 else 'fewer'}"
+    found = f"The derived network gets {compared} right than the best random one"
+    if abs(apart) <= by_chance:
+        return f"{text}. {found}; up to {max(1, math.floor(by_chance))} may be chance."
+    return f"{text}. {found}, which is more than chance explains; several seeds would tell."
 
 
 def measured(path: Path, seed: int) -> float:
@@ -111,30 +230,33 @@ def measured(path: Path, seed: int) -> float:
     return max(LARGEST_ERROR, math.ceil(error))
 
 
-def _retrained(name: str, architecture: Architecture, result: SearchResult, out: Path, seed: int) -> Row:
+def _retrained(architecture: Architecture, out: Path, seed: int) -> RetrainResult:
     config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}"]), str(RETRAIN))
-    trained: RetrainResult = retrain(config, architecture, out)
-    measure = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH)).measure
-    timing = time_architecture(trained.architecture, measure)
-    c = architecture.complexity
-    predicted = result.limits[0].cost.of(architecture.paths)
-    return Row(name, predicted, timing.median_ms, timing.noise_ms, trained.test.top1, c.params, c.macs)
+    return retrain(config, architecture, out)
 
 
-def _print(result: SearchResult, rows: list[Row]) -> None:
-    limit = result.limits[0]
+def _row(name: str, trained: RetrainResult, reading: Reading) -> Row:
+    c, timing = trained.architecture.complexity, reading.timing
+    return Row(
+        name, reading.predicted, timing.median_ms, timing.noise_ms, timing.standard_error_ms, trained.test.top1,
+        c.params, c.macs,
+    )  # fmt: skip
+
+
+def _print(ending: Ending, result: SearchResult) -> None:
     console = Console()
     table = Table(
         *("network", "predicted ms", "measured ms", "noise ms", "test top-1 %", "params", "MACs"),
-        title=f"target {limit.bound:.4g} ms: 50 % of what this space reaches on this CPU",
+        title=f"target {ending.target_ms:.4g} ms: 50 % of what this space reaches on this CPU",
     )
-    for row in rows:
+    for row in ending.rows:
         measured = (f"{row.predicted_ms:.4g}", f"{row.measured_ms:.4g}", f"{row.noise_ms:.2g}", f"{row.top1:.2f}")
-        table.add_row(row.name, *measured, f"{row.params / 1e3:.0f} k", f"{row.macs / 1e6:.2f} M")
+        table.add_row(row.name, *measured, amount(row.params), amount(row.macs))
     console.print(table)
-    for text in misses(result):
-        console.print(text, highlight=False)
-    console.print("derived: " + "  ".join(result.architecture.names), highlight=False)
+    console.print("derived: " + "  ".join(result.architecture.names), highlight=False, markup=False)
+    for paragraph in closing_words(ending):
+        console.print()
+        console.print(paragraph, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 
 
 def main() -> int:

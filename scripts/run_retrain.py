@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.errors import run_door
 from engine.job import open_group
 from engine.progress import set_up_logging
+from engine.quantities import accuracy_text
 from retrain.loop import run_retrain
 
 
@@ -31,7 +32,7 @@ def main() -> None:
         )
         if group.first:
             test = result.test
-            figures = f"top-1 {test.top1:.2f} %, top-5 {test.top5:.2f} %, loss {test.loss:.4f}"
+            figures = accuracy_text(test.top1, test.top5, test.loss, result.architecture.space.config.classes)
             print(f"test set, {test.images} images: {figures}")
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +19,12 @@ from engine.checkpoints import Checkpoints
 from engine.config import load_config, validate
 from engine.data import open_images, stratified_split
 from engine.errors import ConfigError, IncompleteDataError, UserError
+from engine.progress import Report, silent
+from engine.quantities import quantity
 from engine.training import prepare_device
-from latency.measure import time_architecture
+from latency.measure import Timing, time_architecture
 from latency.plan import middle_network
+from search.clock import steady, twice_noise
 from search.closing import local_latency_limits
 from search.combine import members
 from search.config import SearchFile
@@ -53,8 +58,11 @@ class Check:
         return f"{self.level:<4} {self.what}: {self.text}" + (f"  fix: {self.fix}" if self.fix else "")
 
 
-def check_search(config_path: Path, overrides: Sequence[str] = (), out: Path | None = None) -> list[Check]:
-    """Every check of a search config; out: the folder for its results, whose free space is looked at.
+def check_search(
+    config_path: Path, overrides: Sequence[str] = (), out: Path | None = None, told: Report = silent
+) -> list[Check]:
+    """Every check of a search config; out: the folder for its results, whose free space is looked at. told: what is
+    being done where that takes a while.
 
     A check that fails hides only those that need what it could not give. Raises nothing that the user can mend.
     """
@@ -80,7 +88,8 @@ def check_search(config_path: Path, overrides: Sequence[str] = (), out: Path | N
             limits.append(limit)
             notes += more
     resolved = Resolved(config, space, tuple(limits), peak, tuple(dict.fromkeys(notes)))
-    return checks + judge(resolved, out) + _caught("data", lambda: _data(config)) + _caught("run", lambda: _run(config))
+    checks += judge(resolved, out, told)
+    return checks + _caught("data", lambda: _data(config)) + _caught("run", lambda: _run(config))
 
 
 def report(checks: Sequence[Check], source: Path) -> None:
@@ -95,7 +104,7 @@ def report(checks: Sequence[Check], source: Path) -> None:
             log.info(text)
 
 
-def judge(resolved: Resolved, out: Path | None = None) -> list[Check]:
+def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) -> list[Check]:
     """What can be said of a resolved config without its data."""
     checks = [_space(resolved)]
     if resolved.peak:
@@ -106,7 +115,7 @@ def judge(resolved: Resolved, out: Path | None = None) -> list[Check]:
     if complete and resolved.config.search.derive == "constrained":  # argmax looks at no limit
         checks += _caught("limits together", lambda: _together(resolved))
     checks += _caught("own functions", lambda: _own_functions(resolved))
-    checks += _tables(resolved)
+    checks += _tables(resolved, told)
     if out is not None:
         checks.append(_disk(resolved.space, out))
     return checks
@@ -136,7 +145,8 @@ def _reach(name: str, limit: Limit) -> Check:
     low, high = limit.cost.reachable
     how = "at" if limit.at else "below"
     source = "; " + ", ".join(f"{s.path} has every layer" for s in limit.sources) if limit.sources else ""
-    text = f"{how} {limit.bound:.4g} {limit.unit}, reachable are {low:.4g} to {high:.4g}{source}"
+    reach = f"{quantity(low, limit.unit)} to {quantity(high, limit.unit)}"
+    text = f"{how} {quantity(limit.bound, limit.unit)}, reachable are {reach}{source}"
     return Check("ok", f"limit {name}", text)
 
 
@@ -191,7 +201,7 @@ def _own_functions(resolved: Resolved) -> list[Check]:
     return checks
 
 
-def _tables(resolved: Resolved) -> list[Check]:
+def _tables(resolved: Resolved, told: Report) -> list[Check]:
     checks = [Check("warn", "table", note.text, note.remedy) for note in resolved.notes]
     measured = [source for limit in resolved.limits if limit.metric == "latency" for source in limit.sources]
     for source in measured:
@@ -208,36 +218,63 @@ def _tables(resolved: Resolved) -> list[Check]:
             speed = implied_speed(resolved.space, source.table, source.cost)
             checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed:.3g} GMAC/s"))
     if measured:
-        checks += _caught("timing", lambda: _timing(resolved, measured))
+        checks += _caught("timing", lambda: _timing(resolved, measured, told))
     return checks
 
 
 DECISIVE = 2.0
 """What an entry of alpha has to be able to move by: Adam's steps are about arch_lr each; e^2, 7, is a ratio of p."""
-FAR_OFF, OFF = 3.0, 1.25
-"""Factors between a measured and a predicted network: no noise makes the first, a busy machine may make the second."""
+OFF, FAR_OFF = 1.25, 3.0
+"""Factors between a measured and a predicted network: an idle machine may come near the first; beyond the second, the
+table is wrong, or else the machine is busy."""
+BUSIEST = 30.0
+"""The largest factor that other work on this machine may explain; a factor below 1, it never explains."""
+CHECK_ROUNDS = 5
 
 
-def _timing(resolved: Resolved, measured: Sequence[Source]) -> list[Check]:
+def _timing(resolved: Resolved, measured: Sequence[Source], told: Report) -> list[Check]:
     """Whether the derived network will be timed; if so, one network of the middle of the range is, now."""
     local = [resolved.limits[i].source for i in local_latency_limits(resolved.limits)]
-    return [_timed(resolved.space, source) for source in local if source] or [_untimed(measured)]
+    return [_timed(resolved.space, source, told) for source in local if source] or [_untimed(measured)]
 
 
-def _timed(space: Space, source: Source) -> Check:
+def _timed(space: Space, source: Source, told: Report) -> Check:
     paths = middle_network(source.cost)
     predicted = source.cost.of(paths)
-    timing = time_architecture(Architecture(space, paths), source.measure, rounds=2)
+    timing = time_architecture(
+        Architecture(space, paths), source.measure, rounds=CHECK_ROUNDS,
+        progress=partial(told, f"timing one network of {source.path}"),
+    )  # fmt: skip
     ratio = timing.median_ms / predicted if predicted > 0 else math.inf
     text = (
         f"the device of {source.path} is this one: a network of {predicted:.4g} predicted ms takes "
         f"{timing.median_ms:.4g} ms"
     )
+    busy = _busy(timing)
+    if busy and OFF < ratio <= BUSIEST:
+        remedy = "wait until the machine is idle and check again; measure the table again if that changes nothing"
+        return Check(
+            "warn", "timing", f"this machine is busy ({busy}), so nothing is said of its table: {text}", remedy
+        )
     if max(ratio, 1 / ratio) > FAR_OFF:
         return Check("FAIL", "timing", text, f"measure {source.path} again: its numbers are not this device's ms")
     if max(ratio, 1 / ratio) > OFF:
         return Check("warn", "timing", text, "verify the table, or wait until the machine is idle")
     return Check("ok", "timing", f"{text}; the derived network will be timed and corrected")
+
+
+def _busy(timing: Timing) -> str:
+    """What shows that other work disturbs this machine; empty if nothing does."""
+    signs = [] if steady(timing) else [f"rounds of one timing differ by {50 * twice_noise(timing):.0f} %"]
+    load, cores = load_average(), os.cpu_count() or 1
+    if load > cores:
+        signs.append(f"{load:.3g} processes want its {cores} cores")
+    return ", ".join(signs)
+
+
+def load_average() -> float:
+    """Processes that want a core of this machine, the mean over a minute; 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def _untimed(measured: Sequence[Source]) -> Check:
@@ -254,7 +291,7 @@ def _disk(space: Space, out: Path) -> Check:
     needed = parameters * 4 * 2 * files  # float32; weights and momentum
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    text = f"checkpoints need {needed / 1e6:.3g} MB, {there} has {free / 1e6:.4g} MB free"
+    text = f"checkpoints need {quantity(needed, 'bytes', 3)}, {there} has {quantity(free, 'bytes')} free"
     if free < needed:
         return Check("FAIL", "disk", text, "choose another --out, or make room")
     return Check("ok", "disk", text)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from scipy.special import stdtrit
+
+from engine.progress import Report, silent
 from latency.config import MeasureConfig
 from latency.measure import Timing, time_architectures
 from latency.plan import middle_network
@@ -18,11 +22,25 @@ from supernet.space import Space
 
 MOST_TIMINGS = 5
 """Of one network, until one can be believed."""
-LARGEST_ERROR = 0.10
-"""Of a measurement's distance from the bound that is accepted; and of what a decision can be based on, 2x noise and the
-reference's distance from its prediction."""
-Timer = Callable[[Sequence[Architecture], MeasureConfig], Sequence[Timing]]
-"""Times networks in turn."""
+LARGEST_DISTURBANCE = 0.10
+"""A decision is based on a timing only where twice the noise between its rounds, and its reference's distance from the
+prediction, are at most this share."""
+CONFIDENCE = 0.975
+"""Probability that a timing of a network exactly at the bound is called met, as far as its standard error tells."""
+SMALLEST_ERROR = 0.02
+"""Two timings of one network differ by this on an idle machine (docs/latency.md): their rounds are alike within each of
+them, so the standard error does not see it."""
+LARGEST_ERROR = 0.05
+"""A steady timing of TIMING_ROUNDS rounds has at most 3.5 %; with fewer rounds no more than this is excused."""
+Timer = Callable[[Sequence[Architecture], MeasureConfig, Callable[[int, int], None]], Sequence[Timing]]
+"""Times networks in turn; told (done, total) of the timing while it lasts."""
+
+
+def in_turn(
+    architectures: Sequence[Architecture], measure: MeasureConfig, progress: Callable[[int, int], None]
+) -> Sequence[Timing]:
+    """The Timer of this machine."""
+    return time_architectures(architectures, measure, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -39,7 +57,14 @@ class Reading:
     def believed(self) -> bool:
         """Whether a correction may follow from it. On a busy machine a median can be 40 % off, and a bound that is
         moved by as much gives another, worse network."""
-        return steady(self.timing) and abs(self.drift - 1) <= LARGEST_ERROR
+        return steady(self.timing) and abs(self.drift - 1) <= LARGEST_DISTURBANCE
+
+    @property
+    def trouble(self) -> str:
+        """In a few words, why it is timed again."""
+        if not steady(self.timing):
+            return "the machine is busy"
+        return f"the machine takes {self.drift:.2f} times as long as its table says"
 
     @property
     def doubt(self) -> float:
@@ -49,8 +74,8 @@ class Reading:
     def figures(self) -> dict[str, float | bool]:
         """For a record: what was measured, in ms, and what it is worth."""
         return {
-            "measured_ms": self.timing.median_ms, "noise_ms": self.timing.noise_ms, "drift": self.drift,
-            "believed": self.believed,
+            "measured_ms": self.timing.median_ms, "noise_ms": self.timing.noise_ms,
+            "standard_error_ms": self.timing.standard_error_ms, "drift": self.drift, "believed": self.believed,
         }  # fmt: skip
 
 
@@ -66,29 +91,58 @@ class Clock:
     reference: tuple[int, ...]
 
     @classmethod
-    def of(cls, space: Space, cost: Cost, measure: MeasureConfig, timer: Timer = time_architectures) -> Clock:
+    def of(cls, space: Space, cost: Cost, measure: MeasureConfig, timer: Timer = in_turn) -> Clock:
         return cls(cost, measure, timer, space, middle_network(cost))
 
-    def timed(self, paths: tuple[int, ...]) -> Reading:
-        """The first reading that can be believed, or of MOST_TIMINGS the one that comes closest to it."""
-        found: list[Reading] = []
-        networks = [Architecture(self.space, paths), Architecture(self.space, self.reference)]
-        while len(found) < MOST_TIMINGS and not (found and found[-1].believed):
-            timing, reference = self.timer(networks, self.measure)
-            found.append(Reading(self.cost.of(paths), timing, reference.median_ms / self.cost.of(self.reference)))
-        return found[-1] if found[-1].believed else min(found, key=lambda reading: reading.doubt)
+    def timed(self, paths: tuple[int, ...], report: Report = silent, what: str = "timing") -> Reading:
+        """The reading of one network; see timed_all."""
+        return self.timed_all([paths], report, what)[0]
+
+    def timed_all(
+        self, networks: Sequence[tuple[int, ...]], report: Report = silent, what: str = "timing"
+    ) -> list[Reading]:
+        """A reading of each network, all timed in turn with the reference, so that they can be compared.
+
+        They are of the first timing in which all can be believed, or of MOST_TIMINGS of the one that comes closest to
+        it. report: told `what` is being timed, and from the second timing on which one it is and why.
+        """
+        found: list[list[Reading]] = []
+        every = [Architecture(self.space, paths) for paths in (*networks, self.reference)]
+        expected = self.cost.of(self.reference)
+        while len(found) < MOST_TIMINGS and not (found and _worst(found[-1]).believed):
+            again = f", {len(found) + 1} of at most {MOST_TIMINGS}: {_worst(found[-1]).trouble}" if found else ""
+            *timings, reference = self.timer(every, self.measure, partial(report, what + again))
+            drift = reference.median_ms / expected
+            found.append([Reading(self.cost.of(p), t, drift) for p, t in zip(networks, timings, strict=True)])
+        return found[-1] if _worst(found[-1]).believed else min(found, key=lambda readings: _worst(readings).doubt)
+
+
+def _worst(readings: Sequence[Reading]) -> Reading:
+    return max(readings, key=lambda reading: reading.doubt)
 
 
 def twice_noise(timing: Timing) -> float:
-    """As a share of the measurement."""
+    """Twice the difference between rounds, as a share of the measurement."""
     return 2 * timing.noise_ms / timing.median_ms
 
 
-def acceptable_error(timing: Timing) -> float:
-    """How far a measurement may lie from the bound, as a share: twice the timer's noise, within 2 % and 10 %."""
-    return min(LARGEST_ERROR, max(0.02, twice_noise(timing)))
-
-
 def steady(timing: Timing) -> bool:
-    """Whether other work has left it alone."""
-    return twice_noise(timing) <= LARGEST_ERROR
+    """Whether other work has left the rounds alone. It is about single rounds: what other work disturbs in some of them
+    may shift all of them, and then no average over rounds helps."""
+    return twice_noise(timing) <= LARGEST_DISTURBANCE
+
+
+def acceptable_error(timing: Timing) -> float:
+    """How far above a bound a measurement may lie and still meet it, as a share of the bound.
+
+    It is the measurement's standard error times the t-quantile for its rounds: a network exactly at the bound exceeds
+    it once in 40 timings. It is at least SMALLEST_ERROR and at most LARGEST_ERROR.
+    """
+    quantile = stdtrit(max(1, timing.rounds - 1), CONFIDENCE)
+    error = float(quantile) * timing.standard_error_ms / timing.median_ms
+    return min(LARGEST_ERROR, max(SMALLEST_ERROR, error))
+
+
+def meets_bound(timing: Timing, bound: float) -> bool:
+    """Whether a measurement is at most the bound, in ms, or above it by no more than acceptable_error."""
+    return timing.median_ms <= bound * (1 + acceptable_error(timing))

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from engine.progress import Report, silent
 from latency.device import this_device
-from latency.measure import Timing, time_architectures
-from search.clock import Clock, Reading, Timer, acceptable_error, steady, twice_noise
-from search.derivation import ROUNDING, Derivation, InfeasibleError, derive
+from latency.measure import Timing
+from search.clock import Clock, Reading, Timer, acceptable_error, in_turn, meets_bound, steady, twice_noise
+from search.derivation import Derivation, InfeasibleError, below_bound, derive
 from search.limits import Limit, limit_names
+from search.program import UnfinishedError
 from supernet.cost import Cost
 from supernet.space import Space
 
@@ -78,7 +80,8 @@ def derive_measured(
     method: str,
     among: int = 1,
     loss: Callable[[tuple[int, ...]], float] | None = None,
-    timer: Timer = time_architectures,
+    timer: Timer = in_turn,
+    report: Report = silent,
 ) -> MeasuredDerivation:
     """Derive (see derivation.derive); where tables are of this device, measure and correct, at most MOST_TRIES times.
 
@@ -88,18 +91,25 @@ def derive_measured(
     `argmax` ignores limits: it is timed once and never corrected. A reading that cannot be believed (see clock.Reading)
     settles nothing: it moves no bound, a try with one wins only if there is no other that meets the limits, and its
     limit is neither met nor missed. Where no bound is moved the tries end. Notes say what held in the try that won.
+    report: told what is being done.
     """
     local = tuple(local_latency_limits(limits))
     if not local:
-        found = derive(alpha, mask, limits, method, among, loss)
+        report("deriving", 0, 0)
+        found = derive(alpha, mask, limits, method, among, loss, report)
         return MeasuredDerivation(found, tuple(_predicted_above(found.paths, limits)))
     timed = [limits[i] for i in local]
     clocks = [_clock(limit, space, timer) for limit in timed]
     most = MOST_TRIES if method == "constrained" else 1
-    tries = _tries(lambda moved: derive(alpha, mask, moved, method, among, loss), limits, local, clocks, most)
+
+    def derived(moved: Sequence[Limit], what: str) -> Derivation:
+        report(what, 0, 0)
+        return derive(alpha, mask, moved, method, among, loss, report, what)
+
+    tries = _tries(derived, limits, local, clocks, most, report)
     chosen = _best(tries, timed)
     derivation = tries[chosen].derivation
-    confirmation = tuple(clock.timed(derivation.paths) for clock in clocks)
+    confirmation = tuple(clock.timed(derivation.paths, report, "timing once more, to confirm") for clock in clocks)
     every_name = limit_names(limits)
     names = [every_name[i] for i in local]
     verdicts = list(map(_verdict, names, timed, tries[chosen].readings, confirmation))
@@ -122,25 +132,30 @@ def derive_measured(
 
 
 def _tries(
-    derived: Callable[[Sequence[Limit]], Derivation],
+    derived: Callable[[Sequence[Limit], str], Derivation],
     limits: Sequence[Limit],
     local: Sequence[int],
     clocks: Sequence[Clock],
     most: int,
+    report: Report,
 ) -> list[Try]:
     """Derive, time, move the bounds, until nothing moves them or `most` tries are made; the last may meet no limit."""
     timed = [limits[i] for i in local]
     asked = tuple(limit.bound for limit in timed)
     tries: list[Try] = []
-    for _ in range(most):
+    for k in range(most):
         bounds = dict(zip(local, asked, strict=True))
+        again = f" again ({k + 1} of at most {most}), with a corrected bound" if k else ""
+        moved = [replace(limit, bound=bounds.get(i, limit.bound)) for i, limit in enumerate(limits)]
         try:
-            found = derived([replace(limit, bound=bounds.get(i, limit.bound)) for i, limit in enumerate(limits)])
-        except InfeasibleError:
+            found = derived(moved, f"deriving{again}")
+        except (InfeasibleError, UnfinishedError):
             if not tries:
                 raise
-            break  # the corrected bounds and the other limits exclude each other; the tries so far decide
-        tries.append(Try(found, asked, tuple(clock.timed(found.paths) for clock in clocks)))
+            break  # the corrected bounds and the other limits exclude each other, or may; the tries so far decide
+        tries.append(
+            Try(found, asked, tuple(clock.timed(found.paths, report, "timing the derived network") for clock in clocks))
+        )
         asked = tuple(map(_corrected, asked, timed, tries[-1].readings))
         if any(asked == t.asked for t in tries):
             break  # all is well, or nothing may be moved, or a bound is clamped to the reachable range
@@ -204,12 +219,12 @@ def _best(tries: Sequence[Try], limits: Sequence[Limit]) -> int:
 
 
 def _within(limit: Limit, reading: Reading) -> bool:
-    return reading.timing.median_ms <= limit.bound * (1 + acceptable_error(reading.timing))
+    return meets_bound(reading.timing, limit.bound)
 
 
 def _predicted_above(paths: tuple[int, ...], limits: Sequence[Limit]) -> list[int]:
     """The limits that a network is predicted to miss: none after a constrained derivation; argmax looks at none."""
-    return [i for i, limit in enumerate(limits) if limit.cost.of(paths) > limit.bound * (1 + ROUNDING)]
+    return [i for i, limit in enumerate(limits) if not below_bound(paths, limit)]
 
 
 def _disturbed(name: str, last: Reading) -> str:

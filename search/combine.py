@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint
 
+from search.program import MOST_SECONDS, Deadline, UnfinishedError, solve
 from supernet.cost import Cost
 
 
@@ -44,34 +45,46 @@ def members(cost: Cost | WorstCase) -> tuple[Cost, ...]:
     return cost.members if isinstance(cost, WorstCase) else (cost,)
 
 
-def least_worst(costs: Sequence[Cost], below: Sequence[tuple[Cost, float]] = ()) -> float:
+def magnitude(costs: Sequence[Cost], bound: float) -> float:
+    """What costs with one bound are divided by, and what a tolerance is a share of: the bound's absolute value. Of a
+    bound that is next to nothing beside the costs, 1e-6 of these, so that it is above 0 in any case."""
+    return max(abs(bound), 1e-6 * max(abs(end) for cost in costs for end in cost.reachable)) or 1.0
+
+
+def least_worst(
+    costs: Sequence[Cost], below: Sequence[tuple[Cost, float]] = (), seconds: float = MOST_SECONDS
+) -> float:
     """min over architectures of max_k cost_k: minimise t subject to cost_k <= t for every k.
 
-    below: further costs, each with what it may be at most. Infinite where no architecture is below all of them.
+    below: further costs, each with what it may be at most. Infinite where no architecture is below all of them. Raises
+    UnfinishedError where the solver does not come to its end within `seconds`.
     """
     mask = costs[0].mask
     edge, candidate = np.nonzero(mask)
-    scale = max(cost.reachable[1] for cost in costs)
+    scale = max(abs(end) for cost in costs for end in cost.reachable) or 1.0
     one_each = np.column_stack([(edge == np.arange(len(mask))[:, None]).astype(float), np.zeros(len(mask))])
     constraints = [LinearConstraint(one_each, 1, 1)]
     for cost in costs:
         row = np.append(cost.table[edge, candidate] / scale, -1.0)
         constraints.append(LinearConstraint(row[None], -np.inf, -cost.fixed / scale))
     for cost, bound in below:
-        row = np.append(cost.table[edge, candidate] / bound, 0.0)
-        constraints.append(LinearConstraint(row[None], -np.inf, 1 - cost.fixed / bound))
-    objective = np.append(np.zeros(len(edge)), 1.0)
-    found = milp(
-        objective,
-        constraints=constraints,
-        bounds=Bounds(np.append(np.zeros(len(edge)), -np.inf), np.append(np.ones(len(edge)), np.inf)),
-        integrality=np.append(np.ones(len(edge)), 0),
-        options={"mip_rel_gap": 0},
+        unit = magnitude([cost], bound)
+        row = np.append(cost.table[edge, candidate] / unit, 0.0)
+        constraints.append(LinearConstraint(row[None], -np.inf, (bound - cost.fixed) / unit))
+    found = solve(
+        np.append(np.zeros(len(edge)), 1.0),
+        constraints,
+        Bounds(np.append(np.zeros(len(edge)), -np.inf), np.append(np.ones(len(edge)), np.inf)),
+        np.append(np.ones(len(edge)), 0),
+        Deadline(seconds),
     )
-    if found.status == 2:
+    if not found.proven:
+        raise UnfinishedError(
+            f"the smallest cost that can be reached under {len(costs) + len(below)} costs together was not found in "
+            f"{seconds:g} s; combine fewer tables, or combine them by weighted_sum"
+        )
+    if found.x is None:
         return math.inf
-    if not found.success:
-        raise RuntimeError(f"scipy.optimize.milp: {found.message}")
     # add the chosen entries up again: the solver's own value carries its tolerance
     paths = tuple(int(i) for i in candidate[np.round(found.x[:-1]).astype(bool)])
     return max(cost.of(paths) for cost in costs)

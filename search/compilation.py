@@ -35,6 +35,7 @@ def compile_supernet(net: Supernet, plan: Plan, group: Group) -> None:
     images = images.to(plan.device, memory_format=memory_format(config.run))
     began = time.monotonic()
     with Progress(len(distinct_candidates(net)), 0, "compile", shown=group.first) as progress:
+        progress.update(0)  # the first one takes longest
         try:
             trials = compile_candidates(
                 net, images, partial(autocast, config.run, plan.device),

@@ -111,8 +111,9 @@ class LimitConfig(Section):
     macs, params and bytes may be written with k, M or G: 300M is 300e6."""
     below: float | str | None = None
     """An upper bound only, written as `at`."""
-    tolerance: float = Field(0.02, ge=0, lt=1)
-    """With `at`: the derived network lies in [bound (1 - tolerance), bound]."""
+    tolerance: float = Field(0.02, ge=0.001, lt=1)
+    """With `at`: the derived network lies in [bound (1 - tolerance), bound]. The fewer networks a window holds, the
+    longer its integer program takes; below 0.001, which no timing could tell apart, minutes and more."""
     missing: Literal["error", "interpolate"] = "error"
     """interpolate: predict entries that the table lacks from those of the same op family (latency/interpolation.py)."""
     largest_error: float = Field(LARGEST_ERROR, gt=0, le=1000)

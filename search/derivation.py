@@ -9,17 +9,20 @@ from itertools import product
 
 import numpy as np
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint
 from torch import Tensor
 
 from engine.errors import UserError
-from search.combine import least_worst, members
+from engine.progress import Report, reported, silent
+from engine.quantities import quantity
+from search.combine import least_worst, magnitude, members
 from search.limits import Limit, limit_names
+from search.program import MOST_SECONDS, Deadline, UnfinishedError, solve
 from supernet.alpha import log_probabilities
 from supernet.cost import Cost
 
 ROUNDING = 1e-9
-"""Relative; the sums of two equal sets of entries differ by less than this."""
+"""As a share of the bound; the sums of two equal sets of entries differ by less than this."""
 
 
 class InfeasibleError(UserError):
@@ -33,6 +36,8 @@ class Derivation:
     """sum_e log p[e, paths[e]]."""
     notes: tuple[str, ...] = ()
     """What the reader should know, e.g. that an `at` window was empty."""
+    proven: bool = True
+    """Whether no other architecture that meets the limits is likelier. False where its time has stopped the solver."""
 
 
 def argmax(alpha: Tensor, mask: Tensor) -> Derivation:
@@ -42,12 +47,14 @@ def argmax(alpha: Tensor, mask: Tensor) -> Derivation:
     return Derivation(paths, _log_probability(log_p, paths))
 
 
-def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit]) -> Derivation:
+def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], seconds: float = MOST_SECONDS) -> Derivation:
     """Maximise sum_e log p[e, path_e] subject to every limit, exactly, as an integer program. See `likeliest`."""
-    return likeliest(alpha, mask, limits, 1)[0]
+    return likeliest(alpha, mask, limits, 1, seconds)[0]
 
 
-def likeliest(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], count: int) -> list[Derivation]:
+def likeliest(
+    alpha: Tensor, mask: Tensor, limits: Sequence[Limit], count: int, seconds: float = MOST_SECONDS
+) -> list[Derivation]:
     """The `count` likeliest architectures that meet every limit, exactly, the likeliest first; fewer where no more do.
 
     Each further one is the solution of the program that excludes those found.
@@ -55,26 +62,36 @@ def likeliest(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], count: int) 
     With `at`, the cost must also reach bound (1 - tolerance); where no architecture lies in that window, it is extended
     down to the nearest that does (see `extended`), and a note says so. Raises InfeasibleError naming the smallest
     reachable value.
+
+    seconds: for each architecture. Where the solver is stopped by it, the best that it has found is returned, marked as
+    not proven, with a note; where it has found none, UnfinishedError is raised.
     """
     log_p = log_probabilities(alpha.detach(), mask).numpy()
-    used = list(limits)
-    paths = _solve(log_p, mask.numpy(), used)
-    notes: tuple[str, ...] = ()
-    if paths is None and any(limit.at for limit in limits):
-        used = extended(mask, limits) or []
-        paths = _solve(log_p, mask.numpy(), used) if used else None
-        notes = (f"no architecture lies in {_windows(limits)}; derived in the nearest below, {_windows(used)}",)
-    if paths is None:
-        raise _infeasible(limits)
-    found = [paths]
-    while len(found) < count and (following := _solve(log_p, mask.numpy(), used, found)) is not None:
-        found.append(following)
-    return [Derivation(paths, _log_probability(log_p, paths), notes) for paths in found]
+    used, notes = list(limits), list[str]()
+    answer = _solve(log_p, mask.numpy(), used, seconds)
+    if answer.paths is None and answer.proven and any(limit.at for limit in limits):
+        used, nearest = extended(mask, limits, seconds)
+        notes.append(f"no architecture lies in {_windows(limits)}; derived in the nearest below, {_windows(used)}")
+        if not nearest:
+            notes.append(f"a nearer window may exist: the search for it was stopped after {seconds:g} s")
+        answer = _solve(log_p, mask.numpy(), used, seconds)
+    if answer.paths is None:
+        raise _infeasible(limits) if answer.proven else _unfinished(limits, seconds)
+    found = [answer.paths]
+    while answer.proven and len(found) < count:
+        answer = _solve(log_p, mask.numpy(), used, seconds, found)
+        if answer.paths is None:
+            break
+        found.append(answer.paths)
+    if not answer.proven:
+        notes.append(_unproven(answer, log_p, found, count, seconds))
+    return [Derivation(paths, _log_probability(log_p, paths), tuple(notes), answer.proven) for paths in found]
 
 
 def _windows(limits: Sequence[Limit]) -> str:
     return ", ".join(
-        f"{name} [{limit.bound * (1 - limit.tolerance):.6g}, {limit.bound:.6g}] {limit.unit}"
+        f"{name} [{quantity(limit.bound - limit.tolerance * _unit(limit), limit.unit, 6)}, "
+        f"{quantity(limit.bound, limit.unit, 6)}]"
         for name, limit in zip(limit_names(limits), limits, strict=True)
         if limit.at
     )
@@ -82,37 +99,67 @@ def _windows(limits: Sequence[Limit]) -> str:
 
 def _infeasible(limits: Sequence[Limit]) -> InfeasibleError:
     reach = "; ".join(
-        f"{name}: bound {limit.bound:.6g}, smallest reachable {limit.cost.reachable[0]:.6g} {limit.unit}"
+        f"{name}: bound {quantity(limit.bound, limit.unit, 6)}, smallest reachable "
+        f"{quantity(limit.cost.reachable[0], limit.unit, 6)}"
         for name, limit in zip(limit_names(limits), limits, strict=True)
     )
     return InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
 
 
-def extended(mask: Tensor, limits: Sequence[Limit]) -> list[Limit] | None:
+QUICKER = "a larger `tolerance`, or `below` in place of an `at`, makes that quick"
+
+
+def _unfinished(limits: Sequence[Limit], seconds: float) -> UnfinishedError:
+    return UnfinishedError(
+        f"in {seconds:g} s no architecture was found that meets the limits ({_windows(limits) or 'upper bounds'}), nor "
+        f"proven that there is none; {QUICKER}"
+    )
+
+
+def _unproven(last: _Answer, log_p: np.ndarray, found: Sequence[tuple[int, ...]], count: int, seconds: float) -> str:
+    """The note of a program that its time has stopped, after `found`."""
+    if last.paths is None:
+        return (
+            f"{len(found)} of {count} likeliest networks: the search for the next was stopped after {seconds:g} s; "
+            f"{QUICKER}"
+        )
+    ahead = max(0.0, last.most - _log_probability(log_p, found[-1]))
+    which = "the network" if len(found) == 1 else f"network {len(found)} of {count}"
+    return (
+        f"{which} meets the limits but is not proven to be the likeliest that does: the solver was stopped after "
+        f"{seconds:g} s, and another one may be likelier by up to {ahead:.3g} in log p; {QUICKER}"
+    )
+
+
+def extended(mask: Tensor, limits: Sequence[Limit], seconds: float = MOST_SECONDS) -> tuple[list[Limit], bool]:
     """The limits, `at` windows reaching down to (1 - tolerance) times the largest cost below the bound that the other
-    limits allow; one after the other, so an earlier window narrows what a later one can reach. None where no
-    architecture is below all bounds.
+    limits allow; one after the other, so an earlier window narrows what a later one can reach. And whether that is
+    proven to be the largest.
+
+    Raises InfeasibleError where no architecture is below all bounds, UnfinishedError where none was found in time.
     """
-    found = [replace(limit, at=False) for limit in limits]
+    found, proven = [replace(limit, at=False) for limit in limits], True
     for i, limit in enumerate(limits):
         if not limit.at:
             continue
         dearest = []
         for cost in members(limit.cost):
             # the likeliest architecture under the alpha that is the cost is the dearest one
-            log_p = log_probabilities(torch.from_numpy(cost.table / limit.bound), mask).numpy()
-            if (paths := _solve(log_p, mask.numpy(), found)) is None:
-                return None
-            dearest.append(limit.cost.of(paths))
-        reach = min(1.0, max(dearest) / limit.bound)
-        found[i] = replace(limit, tolerance=1 - reach * (1 - limit.tolerance))
-    return found
+            log_p = log_probabilities(torch.from_numpy(cost.table / _unit(limit)), mask).numpy()
+            answer = _solve(log_p, mask.numpy(), found, seconds)
+            if answer.paths is None:
+                raise _infeasible(limits) if answer.proven else _unfinished(limits, seconds)
+            proven &= answer.proven
+            dearest.append(limit.cost.of(answer.paths))
+        low = max(dearest) - limit.tolerance * abs(max(dearest))
+        found[i] = replace(limit, tolerance=max(limit.tolerance, (limit.bound - low) / _unit(limit)))
+    return found, proven
 
 
 def smallest(limit: Limit, others: Sequence[Limit]) -> float:
     """The smallest cost, in the limit's unit, of the architectures below all bounds of `others`. Raises
     InfeasibleError where there is none."""
-    below = [(cost, other.bound * (1 + ROUNDING)) for other in others for cost in members(other.cost)]
+    below = [(cost, _upper(other)) for other in others for cost in members(other.cost)]
     least = least_worst(members(limit.cost), below)
     if math.isinf(least):
         raise _infeasible(others)
@@ -126,11 +173,13 @@ def derive(
     method: str,
     among: int = 1,
     loss: Callable[[tuple[int, ...]], float] | None = None,
+    report: Report = silent,
+    what: str = "deriving",
 ) -> Derivation:
     """method: argmax or constrained; of the `among` likeliest that meet the limits, the one with the smallest `loss`.
 
     A path probability is learned from a linear estimate of the loss, edge by edge; this loss is of a whole network. One
-    that is not a number counts as infinite.
+    that is not a number counts as infinite. report: told of the scoring, as a part of `what`.
     """
     if method == "argmax":
         return argmax(alpha, mask)
@@ -141,11 +190,33 @@ def derive(
         value = loss(found.paths)
         return math.inf if math.isnan(value) else value
 
-    return min(likeliest(alpha, mask, limits, among), key=order)  # ties: the likelier
+    candidates = likeliest(alpha, mask, limits, among)
+    scoring = reported(candidates, f"{what}: scoring the candidates", len(candidates), report)
+    return min(scoring, key=order)  # ties: the likelier
 
 
 def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
     return float(log_p[np.arange(len(paths)), list(paths)].sum())
+
+
+def _unit(limit: Limit) -> float:
+    """What tolerances and ROUNDING are shares of."""
+    return magnitude(members(limit.cost), limit.bound)
+
+
+def _upper(limit: Limit) -> float:
+    """What a limit's sums may be at most: the bound, up to ROUNDING."""
+    return limit.bound + ROUNDING * _unit(limit)
+
+
+def _lower(limit: Limit) -> float:
+    """What one of a limit's sums has to reach with `at`: the lower side of the window, up to ROUNDING."""
+    return limit.bound - (limit.tolerance + ROUNDING) * _unit(limit)
+
+
+def below_bound(paths: tuple[int, ...], limit: Limit) -> bool:
+    """Whether an architecture is within a limit's upper bound by its table."""
+    return limit.cost.of(paths) <= _upper(limit)
 
 
 def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
@@ -154,16 +225,28 @@ def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
     Sums are compared up to ROUNDING: 50 % of the reachable range is often a sum of entries itself, and whether it then
     comes out a bit above or below the bound depends on the order of adding.
     """
-    costs = [(limit.cost.of(paths) / limit.bound, limit) for limit in limits]
     return all(
-        share <= 1 + ROUNDING and (not limit.at or share >= 1 - limit.tolerance - ROUNDING) for share, limit in costs
+        below_bound(paths, limit) and (not limit.at or limit.cost.of(paths) >= _lower(limit)) for limit in limits
     )
 
 
+@dataclass(frozen=True)
+class _Answer:
+    paths: tuple[int, ...] | None
+    """None: no architecture meets the limits if `proven`, else none was found in time."""
+    proven: bool
+    most: float
+    """No architecture that meets the limits has a larger log probability."""
+
+
 def _solve(
-    log_p: np.ndarray, mask: np.ndarray, limits: Sequence[Limit], excluded: Sequence[tuple[int, ...]] = ()
-) -> tuple[int, ...] | None:
-    """The integer program over one binary variable per (edge, candidate); None where infeasible.
+    log_p: np.ndarray,
+    mask: np.ndarray,
+    limits: Sequence[Limit],
+    seconds: float,
+    excluded: Sequence[tuple[int, ...]] = (),
+) -> _Answer:
+    """The integer program over one binary variable per (edge, candidate).
 
     excluded: architectures that are no answer; another one differs from each on at least one edge.
 
@@ -176,8 +259,14 @@ def _solve(
     one: what it returns is added up again, and what does not meet the limits is excluded and the program solved anew.
     """
     choices = product(*(members(limit.cost) if limit.at else (None,) for limit in limits))
-    found = [paths for reaching in choices if (paths := _program(log_p, mask, limits, reaching, excluded)) is not None]
-    return max(found, key=lambda paths: (_log_probability(log_p, paths), [-i for i in paths]), default=None)
+    deadline = Deadline(seconds)
+    answers = [_program(log_p, mask, limits, reaching, excluded, deadline) for reaching in choices]
+    paths = max(
+        (answer.paths for answer in answers if answer.paths is not None),
+        key=lambda paths: (_log_probability(log_p, paths), [-i for i in paths]),
+        default=None,
+    )
+    return _Answer(paths, all(answer.proven for answer in answers), max(answer.most for answer in answers))
 
 
 def _program(
@@ -186,36 +275,34 @@ def _program(
     limits: Sequence[Limit],
     reaching: Sequence[Cost | None],
     excluded: Sequence[tuple[int, ...]],
-) -> tuple[int, ...] | None:
+    deadline: Deadline,
+) -> _Answer:
     """reaching: for each limit that is `at`, the sum that has to reach the lower side of its window."""
     edge, candidate = np.nonzero(mask)
     excluded = list(excluded)
     constraints = [LinearConstraint((edge == np.arange(len(mask))[:, None]).astype(float), 1, 1)]
-    scale = 1e-6 / (ROUNDING / 10)
     for limit, reached in zip(limits, reaching, strict=True):
+        scale = 1e-6 / (ROUNDING / 10) / _unit(limit)
         for cost in members(limit.cost):
-            row = scale * cost.table[edge, candidate] / limit.bound
-            fixed = cost.fixed / limit.bound
-            low = 1 - limit.tolerance - ROUNDING - fixed if reached is cost else -np.inf
-            constraints.append(LinearConstraint(row[None], scale * low, scale * (1 + ROUNDING - fixed)))
-    regret = (log_p.max(axis=1, keepdims=True) - np.where(mask, log_p, 0.0))[edge, candidate]
-    regret = regret * (1e4 / regret.max()) if regret.max() > 0 else regret
-    integrality = np.ones(len(regret), dtype=np.int64)
+            row = scale * cost.table[edge, candidate]
+            low = scale * (_lower(limit) - cost.fixed) if reached is cost else -np.inf
+            constraints.append(LinearConstraint(row[None], low, scale * (_upper(limit) - cost.fixed)))
+    best = log_p.max(axis=1, keepdims=True)
+    regret = (best - np.where(mask, log_p, 0.0))[edge, candidate]
+    stretch = 1e4 / regret.max() if regret.max() > 0 else 1.0
     while True:
         others = [
             LinearConstraint((candidate == np.array(paths)[edge]).astype(float)[None], -np.inf, len(paths) - 1)
             for paths in excluded
         ]
-        found = milp(
-            regret, constraints=[*constraints, *others], bounds=Bounds(0, 1), integrality=integrality,
-            options={"mip_rel_gap": 0},
-        )  # fmt: skip
-        if found.status == 2:
-            return None
-        if not found.success:
-            raise RuntimeError(f"scipy.optimize.milp: {found.message}")
+        found = solve(
+            stretch * regret, [*constraints, *others], Bounds(0, 1), np.ones(len(regret), dtype=np.int64), deadline
+        )
+        most = float(best.sum()) - max(0.0, found.least / stretch)
+        if found.x is None:
+            return _Answer(None, found.proven, most)
         # nonzero() is in row order, so edges are too
         paths = tuple(int(i) for i in candidate[np.round(found.x).astype(bool)])
         if meets(paths, limits):
-            return paths
+            return _Answer(paths, found.proven, most)
         excluded.append(paths)

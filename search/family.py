@@ -18,15 +18,17 @@ from torch import Tensor
 from engine.checkpoints import Checkpoints, misfit
 from engine.config import load_config, validate
 from engine.data import ImageSet
-from engine.errors import CheckpointError, ConfigError
+from engine.errors import CheckpointError, ConfigError, one_line
 from engine.files import write_atomically
-from engine.progress import Progress
+from engine.progress import Report, reported, silent
+from engine.quantities import quantity
 from engine.training import Evaluation, RunConfig, prepare_device
 from search.config import COMPUTED, LimitConfig, SearchFile, in_full
 from search.derivation import Derivation, InfeasibleError, derive, smallest
 from search.limits import Limit, Resolved, resolve, resolve_bound
 from search.pareto import Panel, Point, draw_fronts, on_front
 from search.peak import PeakLimit
+from search.program import UnfinishedError
 from search.result import load_result, predicted_by, write_architecture
 from search.scoring import open_parts, score
 from supernet.alpha import mask_of
@@ -37,9 +39,12 @@ from supernet.supernet import Supernet
 log = logging.getLogger("search")
 
 FORMAT = "proxylessnas/pareto@1"
-_NUMBER_OR_PERCENT = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?|\d+(\.\d+)?\s*%")
+MOST_BOUNDS = 1000
+"""Of one call: each is derived, and scored unless it leads to the network of another one."""
+MOST_DIGITS = 30
+_NUMBER_OR_PERCENT = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|[0-9]+(\.[0-9]+)?\s*%")
 _WITH_LETTER = re.compile(r"(?<![\w+-])\d{1,20}(\.\d{1,20})?\s*[kMG](?![a-wyzA-Z])")  # 100M..300Mx5 has two
-_RANGE = re.compile(r"(?P<low>[^.x]+(\.[^.x]+)?)\.\.(?P<high>[^x]+)x(?P<count>\d+)")
+_RANGE = re.compile(r"(?P<low>[^.x]+(\.[^.x]+)?)\.\.(?P<high>[^x]+)x(?P<count>[0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def derive_family(
     table: Path | None = None,
     scored: bool = True,
     device: str | None = None,
+    report: Report = silent,
 ) -> Family:
     """Derive from a search's newest good checkpoint, at the run's own bound or at each of `bounds` of its first limit.
 
@@ -96,7 +102,8 @@ def derive_family(
     table: one device's latency table in place of all latency limits, so that each device gets a network of its own from
     one supernet; it need not be among the run's, and needs `bounds`.
     scored: with the accuracy of each network, which needs the run's data. device: where they are scored, in place of
-    run.device; cpu means without amp too. The run may still be running: its own files are only read.
+    run.device; cpu means without amp too. The run may still be running: its own files are only read. report: told
+    what is being done.
 
     Writes architecture-<bound>.json into the run folder (without bounds architecture.json, or architecture-derived.json
     where the search has ended and written its own), and for scored bounds pareto.json and pareto.png; with a table, all
@@ -122,14 +129,16 @@ def derive_family(
     scorer = _Scorer.of(resolved.space, state, scoring) if scoring else None
     members: list[FamilyMember] = []
     refused: list[str] = []
-    for text in texts:
+    for i, text in enumerate(texts, 1):
         try:
+            what = f"deriving {i} of {len(texts)}"
+            report(what, 0, 0)
             name = f"-{table.stem}" if table else ""
-            members.append(_member(run, name, text, resolved, state["alpha"], step, method, scorer))
-        except (ConfigError, InfeasibleError) as error:
+            members.append(_member(run, name, text, resolved, state["alpha"], step, method, scorer, report, what))
+        except (ConfigError, InfeasibleError, UnfinishedError) as error:
             refused.append(str(error))
     if scorer and members:
-        members = _with_front(_with_scores(members, scorer))
+        members = _with_front(_with_scores(members, scorer, report))
     family = Family(step, tuple(members), tuple(refused))
     if scoring and bounds and members:
         pareto = f"pareto-{table.stem}" if table else "pareto"
@@ -146,29 +155,47 @@ def _bounds_of(limit: Limit, texts: Sequence[str]) -> list[str]:
 
 
 def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:
-    """Each bound once, ranges LOW..HIGHxCOUNT written out. ConfigError for what is no number, percentage or range."""
-    found: list[str] = []
+    """Each bound once, ranges LOW..HIGHxCOUNT written out.
+
+    ConfigError for what is no number, percentage or range from a lower to a higher end, and for more than MOST_BOUNDS.
+    """
+    found: dict[str, str] = {}
     for text in texts:
-        span = _RANGE.fullmatch(text.strip().replace(" ", ""))
-        ends = [span["low"], span["high"]] if span else [text]
-        for end in ends:
-            percent = end.strip().endswith("%")
-            if not _NUMBER_OR_PERCENT.fullmatch(end.strip()) or (percent and float(end.strip().rstrip("% ")) > 100):
-                raise ConfigError(
-                    f"--at: got '{text}', expected a number in {unit}, a percentage from 0% to 100% such as 50%, or a "
-                    "range such as 10%..90%x9"
-                )
-        if span is None:
-            found.append(text.strip())
-            continue
-        sign = "%" if ends[0].endswith("%") else ""
-        if ends[0].endswith("%") != ends[1].endswith("%") or int(span["count"]) < 2:
-            raise ConfigError(
-                f"--at: got '{text}', expected both ends of a range in {unit} or both in %, and a count of at least 2"
-            )
-        low, high = (float(end.rstrip("%")) for end in ends)
-        found += [f"{value:.10g}{sign}" for value in np.linspace(low, high, int(span["count"]))]
-    return list({_slug(text): text for text in found}.values())
+        for bound in _written_out(text.strip(), unit):
+            found[_slug(bound)] = bound
+            if len(found) > MOST_BOUNDS:
+                raise ConfigError(f"--at: names more than {MOST_BOUNDS} bounds; give fewer, each is derived by itself")
+    return list(found.values())
+
+
+def _written_out(text: str, unit: str) -> list[str]:
+    """One bound as it is, a range as its bounds. ConfigError where the text is neither."""
+    span = _RANGE.fullmatch(text.replace(" ", "")) if len(text) <= 3 * MOST_DIGITS else None
+    ends = [span["low"], span["high"]] if span else [text]
+    if not all(len(end) <= MOST_DIGITS and _is_bound(end) for end in ends):
+        raise ConfigError(
+            f"--at: got '{one_line(text, 100)}', expected a number in {unit}, a percentage from 0% to 100% such as "
+            "50%, or a range such as 10%..90%x9"
+        )
+    if span is None:
+        return [text]
+    if ends[0].endswith("%") != ends[1].endswith("%"):
+        raise ConfigError(f"--at: got '{text}', expected both ends of a range in {unit}, or both in %")
+    low, high = (float(end.rstrip("%")) for end in ends)
+    if low >= high:
+        raise ConfigError(f"--at: got '{text}', expected a range's lower end first, such as 10%..90%x9")
+    count = int(span["count"])
+    if not 2 <= count <= MOST_BOUNDS:
+        raise ConfigError(f"--at: got '{text}', expected a count of 2 to {MOST_BOUNDS} after the x")
+    sign = "%" if ends[0].endswith("%") else ""
+    return [f"{value:.10g}{sign}" for value in np.linspace(low, high, count)]
+
+
+def _is_bound(text: str) -> bool:
+    if not _NUMBER_OR_PERCENT.fullmatch(text):
+        return False
+    value = float(text.rstrip("% "))
+    return value <= 100 if text.endswith("%") else math.isfinite(value)
 
 
 def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any]]:
@@ -213,8 +240,13 @@ def _member(
     step: int,
     method: str | None,
     scorer: _Scorer | None,
+    report: Report,
+    what: str,
 ) -> FamilyMember:
-    """Derive at one bound and write its file. ConfigError or InfeasibleError where no architecture meets it."""
+    """Derive at one bound and write its file. ConfigError or InfeasibleError where no architecture meets it.
+
+    report: told of the scoring, as a part of `what`.
+    """
     space, limits = resolved.space, resolved.limits
     if text is not None:
         bound = resolve_bound(text if text.endswith("%") else float(text), limits[0].cost, "--at", limits[0].unit)
@@ -224,7 +256,7 @@ def _member(
     try:
         s = resolved.config.search
         loss = (lambda paths: scorer.score(paths).loss) if scorer else None
-        derivation = derive(alpha, mask_of(space), limits, method or s.derive, s.derive_among, loss)
+        derivation = derive(alpha, mask_of(space), limits, method or s.derive, s.derive_among, loss, report, what)
         if loss is None and s.derive_among > 1 and (method or s.derive) == "constrained":
             note = f"the likeliest network: without scores, search.derive_among: {s.derive_among} cannot choose"
             derivation = replace(derivation, notes=(*derivation.notes, note))
@@ -234,8 +266,8 @@ def _member(
         first = limits[0]
         least = smallest(first, limits[1:])
         raise InfeasibleError(
-            f"--at {text}: no architecture with {first.metric} up to {first.bound:.6g} {first.unit} meets the other "
-            f"limits; the smallest that does has {least:.6g} {first.unit}"
+            f"--at {text}: no architecture with {first.metric} up to {quantity(first.bound, first.unit, 6)} meets the "
+            f"other limits; the smallest that does has {quantity(least, first.unit, 6)}"
         ) from None
     architecture = Architecture(space, derivation.paths, f"{run.name}{suffix}-step{step}")
     path = run / f"architecture{suffix}.json"
@@ -294,11 +326,10 @@ class _Scorer:
         return self.known[paths]
 
 
-def _with_scores(members: Sequence[FamilyMember], scorer: _Scorer) -> list[FamilyMember]:
+def _with_scores(members: Sequence[FamilyMember], scorer: _Scorer, report: Report) -> list[FamilyMember]:
     distinct = dict.fromkeys(member.architecture.paths for member in members)
-    with Progress(len(distinct), 0, "score") as progress:
-        for i, paths in enumerate(distinct):
-            progress.update(i + 1, top1=scorer.score(paths).top1)
+    for paths in reported(distinct, "scoring the derived networks", len(distinct), report):
+        scorer.score(paths)
     return [replace(member, accuracy=scorer.score(member.architecture.paths)) for member in members]
 
 

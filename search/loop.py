@@ -20,7 +20,8 @@ from engine.distributed import ALONE, Group, reduce_gradients
 from engine.files import write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.metrics import MetricsLog
-from engine.progress import Progress
+from engine.progress import Progress, Report, Stages, silent
+from engine.quantities import quantity
 from engine.runs import open_run, refuse_changes, run_begun
 from engine.seeding import generator, mix
 from engine.training import (
@@ -43,6 +44,7 @@ from search.limits import Limit, limit_names, resolve
 from search.objective import expected_cost
 from search.peak import PeakLimit
 from search.plan import Plan
+from search.program import UnfinishedError
 from search.report import architecture_scalars, log_picture
 from search.result import ResultFile, load_result, result_of, write_architecture
 from search.scoring import open_parts, score
@@ -98,7 +100,9 @@ def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[
     group.check_same([len(training), len(validation), *labels], "the images of data.root")
 
     def check() -> None:
-        report(judge(resolved, out) + data_checks(config, len(training), len(validation)), config_path)
+        with Stages() as stages:
+            checks = judge(resolved, out, stages)
+        report(checks + data_checks(config, len(training), len(validation)), config_path)
 
     group.from_first(check)
     plan = Plan(config, space, resolved.limits, device, training, validation, resolved.peak)
@@ -167,17 +171,24 @@ class Search:
         plan, state, group = self.plan, self.state, self.group
         try:
             with (
-                Progress(plan.steps, state.step, "search", shown=group.first) as progress,
+                Progress(
+                    plan.steps,
+                    state.step,
+                    "search",
+                    shown=group.first,
+                    phases=(("warm-up", plan.warmup_steps), ("search", plan.steps)),
+                ) as progress,
                 interrupts_between_steps() as check_interrupt,
             ):
                 if state.step == 0:
-                    self._evaluate(0)
+                    self._evaluate(0, progress.between_steps)
                 while not self._ended:
                     self.step(progress)
                     check_interrupt()
             if state.step < plan.steps and group.first:
                 log.info("probabilities have settled: the search ends at step %d of %d", state.step, plan.steps)
-            return self._finish()
+            with Stages(shown=group.first) as report:
+                return self._finish(report)
         finally:
             self.close()
 
@@ -209,7 +220,7 @@ class Search:
             if self.metrics:
                 self.metrics.scalars(state.step, scalars)
             progress.update(state.step, **self._headline(scalars))
-        self._epoch_end(loss)
+        self._epoch_end(loss, progress.between_steps)
 
     def close(self) -> None:
         self.training.close()
@@ -256,11 +267,11 @@ class Search:
                 log.warning("step %d: %s", state.step, text)
         return values
 
-    def _epoch_end(self, loss: torch.Tensor) -> None:
+    def _epoch_end(self, loss: torch.Tensor, report: Report) -> None:
         """Evaluation and checkpoint, where they are due after the step just done."""
         plan, step = self.plan, self.state.step
         if step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or self._ended:
-            self._evaluate(step)
+            self._evaluate(step, report)
         if step % plan.config.run.checkpoint_every == 0 or self._ended:
             mean = float(self.group.mean_of(loss))
             check_finite(mean, step)  # a ruined state must not push the last good ones out
@@ -291,32 +302,50 @@ class Search:
         phase = "warm-up" if self.state.step <= self.plan.warmup_steps else "search"
         shown: dict[str, float | str] = {"phase": phase, "loss": scalars["train/loss"], "top1": scalars["train/top1"]}
         for name, limit in list(zip(limit_names(self.plan.limits), self.plan.limits, strict=True))[:1]:
-            shown[name] = f"{scalars[f'expected/{name}']:.4g}/{limit.bound:.4g} {limit.unit}"
+            shown[name] = f"{quantity(scalars[f'expected/{name}'], limit.unit)} of {quantity(limit.bound, limit.unit)}"
         return shown
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int, report: Report) -> None:
         """Curves of the network that would be derived now. Leaves no trace in the supernet or in any stream."""
         plan = self.plan
-        paths = self.group.from_first(
-            lambda: derive(self.state.alpha, self.mask, plan.limits, plan.config.search.derive).paths
-        )
-        found = self.score(Architecture(plan.space, paths))
-        values = {"derived/loss": found.loss, "derived/top1": found.top1, "derived/top5": found.top5}
-        for name, limit in zip(limit_names(plan.limits), plan.limits, strict=True):
-            values[f"derived/{name}"] = limit.cost.of(paths)
-        if plan.peak:
-            values[f"derived/{plan.peak.metric}"] = plan.peak.of(paths)
+        paths = self.group.from_first(lambda: self._derived_now(report))
+        values: dict[str, float] = {}
+        if paths is not None:
+            found = self.score(Architecture(plan.space, paths), report, "evaluating")
+            values = {"derived/loss": found.loss, "derived/top1": found.top1, "derived/top5": found.top5}
+            for name, limit in zip(limit_names(plan.limits), plan.limits, strict=True):
+                values[f"derived/{name}"] = limit.cost.of(paths)
+            if plan.peak:
+                values[f"derived/{plan.peak.metric}"] = plan.peak.of(paths)
         if self.metrics:
-            self.metrics.scalars(step, values)
+            if values:
+                self.metrics.scalars(step, values)
             log_picture(self.metrics, step, self.state)
         self.throughput = Throughput()  # training speed, without the time that this took
 
-    def score(self, architecture: Architecture) -> Evaluation:
+    def _derived_now(self, report: Report) -> tuple[int, ...] | None:
+        """The network that would be derived now; None, with a warning, if the solver finds none in its time. Only
+        process 0 calls this."""
+        plan, state = self.plan, self.state
+        report("deriving", 0, 0)
+        try:
+            found = derive(state.alpha, self.mask, plan.limits, plan.config.search.derive)
+        except UnfinishedError as error:
+            log.warning("step %d: %s", state.step, error)
+            return None
+        if not found.proven:
+            log.warning("step %d: %s", state.step, "; ".join(found.notes))
+        return found.paths
+
+    def score(self, architecture: Architecture, report: Report = silent, what: str = "scoring") -> Evaluation:
         """Accuracy of an architecture with the supernet's weights, on the validation part."""
         plan = self.plan
-        return score(self.state.net, architecture, plan.config, plan.training, plan.validation, plan.device, self.group)
+        return score(
+            self.state.net, architecture, plan.config, plan.training, plan.validation, plan.device, self.group,
+            report=report, what=what,
+        )  # fmt: skip
 
-    def _finish(self) -> SearchResult:
+    def _finish(self, report: Report) -> SearchResult:
         """Derive, measure where the table's device is this one, and write architecture.json and result.json."""
         plan, state, s = self.plan, self.state, self.plan.config.search
 
@@ -326,14 +355,16 @@ class Search:
             return score(state.net, architecture, plan.config, plan.training, plan.validation, plan.device).loss
 
         measured = self.group.from_first(
-            lambda: derive_measured(state.alpha, self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss)
+            lambda: derive_measured(
+                state.alpha, self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss, report=report
+            )
         )
         hesitation = undecided(probabilities(state.alpha.detach(), self.mask), self.mask, plan.config.search)
         notes = (*filter(None, [hesitation]), *measured.derivation.notes)
         for note in notes:
             log.warning(note)
         architecture = Architecture(plan.space, measured.derivation.paths, self.out.name)
-        scored = self.score(architecture)
+        scored = self.score(architecture, report, "scoring the derived network")
         if self.group.first:
             self._write(architecture, measured, scored, (*state.told.values(), *notes))
         return SearchResult(architecture, plan.limits, measured, scored, plan.peak)

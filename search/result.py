@@ -28,6 +28,9 @@ class MeasuredFigures(Section):
     median_ms: float
     """Of the timing that decided."""
     noise_ms: float
+    """Standard deviation between the rounds of the timing."""
+    standard_error_ms: float | None = None
+    """Of `median_ms`; null in a file that an earlier version wrote."""
     drift: float
     """Of the reference timed in turn with it: measured over predicted."""
     believed: bool
@@ -150,7 +153,8 @@ def _measured(found: MeasuredDerivation) -> dict[int, MeasuredFigures]:
     readings = found.tries[found.chosen].readings
     return {
         i: MeasuredFigures(
-            median_ms=accepted.timing.median_ms, noise_ms=accepted.timing.noise_ms, drift=accepted.drift,
+            median_ms=accepted.timing.median_ms, noise_ms=accepted.timing.noise_ms,
+            standard_error_ms=accepted.timing.standard_error_ms, drift=accepted.drift,
             believed=accepted.believed, confirmation_ms=again.median_ms, confirmation_noise_ms=again.noise_ms,
         )
         for i, accepted, again in zip(found.timed, readings, found.confirmation, strict=True)

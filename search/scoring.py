@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
+
 import torch
 
-from engine.data import ImageSet, evaluation_batches, open_images, statistics_batches, stratified_split, subset
+from engine.data import Batch, ImageSet, evaluation_batches, open_images, statistics_batches, stratified_split, subset
 from engine.distributed import ALONE, Group
+from engine.progress import Report, silent
 from engine.seeding import mix
 from engine.training import Evaluation, evaluate, memory_format, recalibrate_bn
 from search.config import SearchFile
@@ -41,17 +45,31 @@ def score(
     validation: ImageSet,
     device: torch.device,
     group: Group = ALONE,
+    *,
+    report: Report = silent,
+    what: str = "scoring the derived network",
 ) -> Evaluation:
     """A copy of the architecture's weights, BN statistics over `search.bn_batches` training batches, then accuracy on
     `search.evaluation_images` validation images. Leaves no trace in the supernet.
 
-    device: where the supernet is. The processes of `group` each run their slices of the batches.
+    device: where the supernet is. The processes of `group` each run their slices of the batches. report: told `what` is
+    being done, in batches.
     """
     s, layout, workers = config.search, memory_format(config.run), config.data.workers
     network = Network.inherit(net, architecture)
     network.to(memory_format=layout)
+    for_statistics = min(s.bn_batches, max(1, len(training) // s.batch_size))
+    to_score = math.ceil(min(s.evaluation_images or len(validation), len(validation)) / s.batch_size)
+
+    def counted(batches: Iterable[Batch], before: int) -> Iterator[Batch]:
+        for done, batch in enumerate(batches, before):
+            report(what, done, for_statistics + to_score)
+            yield batch
+
     batches = statistics_batches(training, s.batch_size, s.bn_batches, workers, **group.slice)
-    images = (batch.images.to(device, memory_format=layout, non_blocking=True) for batch in batches)
+    images = (batch.images.to(device, memory_format=layout, non_blocking=True) for batch in counted(batches, 0))
     recalibrate_bn(network, images, group)
     scored = evaluation_batches(validation, s.batch_size, workers, limit=s.evaluation_images, **group.slice)
-    return evaluate(network, scored, device, config.run, group)
+    found = evaluate(network, counted(scored, for_statistics), device, config.run, group)
+    report(what, for_statistics + to_score, for_statistics + to_score)
+    return found

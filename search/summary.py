@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from engine.quantities import amount, quantity
 from search.family import Family
 from search.limits import limit_names
 from search.loop import SearchResult
 from search.sweep import COLUMNS, Sweep, row_of
 from supernet.complexity import Complexity
 
+WIDEST_NAME = 30
+"""Characters of a search's name on one line of a table; a longer one is folded."""
+
 
 def print_result(result: SearchResult) -> None:
     """The derived network: limits, complexity, accuracy with the supernet's weights, and timings if any."""
     console = Console()
-    table = Table(title="derived network", show_header=False)
+    table = _table(("", "", ""), "derived network", header=False)
     names, found = limit_names(result.limits), result.measured
     for name, limit in zip(names, result.limits, strict=True):
         word = "at" if limit.at else "below"
-        value = f"{limit.cost.of(result.architecture.paths):.4g} {limit.unit}"
-        table.add_row(f"predicted {name}", value, f"{word} {limit.bound:.4g} {limit.unit}")
+        value = quantity(limit.cost.of(result.architecture.paths), limit.unit)
+        table.add_row(f"predicted {name}", value, f"{word} {quantity(limit.bound, limit.unit)}")
     if result.peak:
-        peak = f"{result.peak.of(result.architecture.paths):.4g} {result.peak.unit}"
-        table.add_row(f"predicted {result.peak.metric}", peak, f"below {result.peak.bound:.4g} {result.peak.unit}")
+        peak = quantity(result.peak.of(result.architecture.paths), result.peak.unit)
+        table.add_row(f"predicted {result.peak.metric}", peak, f"below {quantity(result.peak.bound, result.peak.unit)}")
     table.add_row("complexity", complexity_text(result.architecture.complexity))
     table.add_row("top-1 with the supernet's weights", f"{result.accuracy.top1:.2f} %", "on validation images")
     for k, i in enumerate(found.timed):
@@ -35,15 +41,15 @@ def print_result(result: SearchResult) -> None:
         table.add_row("a second timing", f"{second.median_ms:.4g} ms", f"noise {second.noise_ms:.2g} ms")
     console.print(table)
     for k, i in enumerate(found.timed):
-        tries = Table("asked", "predicted", "measured", "noise", title=f"tries, {names[i]} [ms]")
+        tries = _table(("asked", "predicted", "measured", "noise"), f"tries, {names[i]} (ms)")
         for t in found.tries:
             timing = t.readings[k].timing
             row = (t.asked[k], t.readings[k].predicted, timing.median_ms, timing.noise_ms)
             tries.add_row(*(f"{value:.4g}" for value in row))
         console.print(tries)
     for text in misses(result):
-        console.print(text, highlight=False)
-    console.print("  ".join(result.architecture.names), highlight=False)
+        console.print(text, highlight=False, markup=False)
+    console.print("  ".join(result.architecture.names), highlight=False, markup=False)
 
 
 def misses(result: SearchResult) -> list[str]:
@@ -53,17 +59,17 @@ def misses(result: SearchResult) -> list[str]:
         limit, value = result.limits[i], result.limits[i].cost.of(result.architecture.paths)
         if i in measured.timed:
             found.append(
-                f"{names[i]}: measured, it misses {limit.bound:.4g} {limit.unit}: see the tries; measure the table "
-                "again on an idle machine."
+                f"{names[i]}: measured, it misses {quantity(limit.bound, limit.unit)}: see the tries; measure the "
+                "table again on an idle machine."
             )
         else:
             found.append(
-                f"{names[i]}: {value:.4g} {limit.unit} predicted, above {limit.bound:.4g}; argmax looks at no "
-                "limit: scripts/derive.py with --method constrained meets it."
+                f"{names[i]}: {quantity(value, limit.unit)} predicted, above {quantity(limit.bound, limit.unit)}; "
+                "argmax looks at no limit: scripts/derive.py with --method constrained meets it."
             )
     return found + [
-        f"{names[i]}: whether it meets {result.limits[i].bound:.4g} {result.limits[i].unit} is not settled, since its "
-        "timing cannot be believed: see the warning; time it again on an idle machine (--resume)."
+        f"{names[i]}: whether it meets {quantity(result.limits[i].bound, result.limits[i].unit)} is not settled, since "
+        "its timing cannot be believed: see the warning; time it again on an idle machine (--resume)."
         for i in measured.unsettled
     ]
 
@@ -73,22 +79,20 @@ def print_family(family: Family) -> None:
     console = Console()
     scored = any(m.accuracy for m in family)
     title = f"architectures derived at step {family.step}"
-    table = Table(title=f"{title}; top-1 with the supernet's weights" if scored else title)
-    table.add_column("", no_wrap=True)
-    table.add_column("predicted, bound")
-    for column in ("M params", "M MACs", "log p", *(("top-1 %", "front") if scored else ())):
-        table.add_column(column, no_wrap=True)
+    columns = ("", "predicted, bound", "params", "MACs", "log p", *(("top-1 %", "front") if scored else ()))
+    table = _table(columns, f"{title}; top-1 with the supernet's weights" if scored else title)
     for m in family:
         c, paths = m.architecture.complexity, m.architecture.paths
         costs = [
-            f"{limit.cost.of(paths):.4g} {'at' if limit.at else 'below'} {limit.bound:.4g} {limit.unit}"
+            f"{quantity(limit.cost.of(paths), limit.unit)}, {'at' if limit.at else 'below'} "
+            f"{quantity(limit.bound, limit.unit)}"
             for limit in m.limits
         ]
         row = [
             m.asked or "the run's",
             "\n".join(costs),
-            f"{c.params / 1e6:.3g}",
-            f"{c.macs / 1e6:.3g}",
+            amount(c.params),
+            amount(c.macs),
             f"{m.derivation.log_probability:.1f}",
         ]
         if m.accuracy:
@@ -99,17 +103,19 @@ def print_family(family: Family) -> None:
         console.print(f"{m.asked or 'written'}: {m.path}", soft_wrap=True, highlight=False, markup=False)
     for m in family:
         for note in m.derivation.notes:
-            console.print(f"{m.path.name}: {note}")
+            console.print(f"{m.path.name}: {note}", highlight=False, markup=False)
 
 
 def print_sweep(sweep: Sweep, out: Path) -> None:
-    """One row per search; what went wrong below it, where a line has room."""
+    """One row per search, names in full; what went wrong below it, where a line has room."""
     console = Console()
     used = [i for i, _ in enumerate(COLUMNS[:-1]) if i < 2 or any(row_of(o)[i] for o in sweep.outcomes)]
-    table = Table(*(COLUMNS[i] for i in used), title=f"{out}")
+    table = _table([COLUMNS[i] for i in used], f"{out}")
+    longest = max((len(outcome.search.name) for outcome in sweep.outcomes), default=0)
+    table.columns[0].min_width = min(longest, WIDEST_NAME)
     for outcome in sweep.outcomes:
         row = row_of(outcome)
-        table.add_row(*(row[i] for i in used))
+        table.add_row(*(escape(row[i]) for i in used))
     console.print(table)
     for outcome in sweep.outcomes:
         if outcome.error:
@@ -118,5 +124,13 @@ def print_sweep(sweep: Sweep, out: Path) -> None:
         console.print("interrupted; continue with --resume")
 
 
+def _table(columns: Sequence[str], title: str, *, header: bool = True) -> Table:
+    """A table that folds what is too long for its column: rich would cut it off, and put dots for the rest."""
+    table = Table(title=escape(title), show_header=header)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
 def complexity_text(c: Complexity) -> str:
-    return f"{c.params / 1e6:.3g} M parameters, {c.macs / 1e6:.4g} M MACs"
+    return f"{amount(c.params)} parameters, {amount(c.macs)} MACs"

@@ -21,6 +21,7 @@ from engine.config import load_config, validate
 from engine.errors import ConfigError
 from engine.files import read_json, write_atomically
 from engine.progress import Progress
+from engine.quantities import quantity
 from engine.runs import refuse_changes, run_begun
 from latency.bench import usable_cores
 from search.config import SearchFile
@@ -343,9 +344,9 @@ def row_of(outcome: Outcome) -> list[str]:
     if outcome.result:
         r, first = outcome.result, outcome.result.limits[0]
         cells = [
-            f"{'below' if first.at is None else 'at'} {first.bound:.4g} {first.unit}",
-            "" if first.expected is None else f"{first.expected:.4g}",
-            f"{first.predicted:.4g}",
+            f"{'below' if first.at is None else 'at'} {quantity(first.bound, first.unit)}",
+            "" if first.expected is None else quantity(first.expected, first.unit),
+            quantity(first.predicted, first.unit),
             "" if first.measured is None else f"{first.measured.median_ms:.4g} ± {first.measured.noise_ms:.2g} ms",
             f"{r.top1:.2f}",
         ]

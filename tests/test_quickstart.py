@@ -1,4 +1,4 @@
-"""The quick start on a busy machine: what it measures again, what it goes on with, and what it says."""
+"""The quick start: what it measures again on a busy machine, and the words that it ends with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from latency.measure import Timing
+from search.clock import Reading
+
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "quickstart.py"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    spec = importlib.util.spec_from_file_location("quickstart_script", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "quickstart_script", module)  # its dataclasses look there
+    spec.loader.exec_module(module)
+    return module
 
 
 class MadeUpTable:
@@ -33,12 +45,8 @@ class MadeUpTable:
     ],
 )
 def test_a_disturbed_table_is_measured_again_and_the_least_disturbed_is_kept(
-    tables, kept, accepted, warned, tmp_path, monkeypatch, caplog
+    tables, kept, accepted, warned, tmp_path, monkeypatch, caplog, script
 ):
-    spec = importlib.util.spec_from_file_location("quickstart_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "quickstart_script", script)  # its dataclass looks there
-    spec.loader.exec_module(script)
     found = iter([MadeUpTable(*figures) for figures in tables])
     monkeypatch.setattr(script, "measure_table", lambda *args, **kwargs: next(found))
     monkeypatch.setattr(script, "summary", lambda verification: "made up")
@@ -47,3 +55,72 @@ def test_a_disturbed_table_is_measured_again_and_the_least_disturbed_is_kept(
     assert (tmp_path / "table.yaml").read_text() == f"{kept[0]} {kept[1]}"
     assert next(found, None) is None  # as many as needed, and no more
     assert any(record.levelname == "WARNING" for record in caplog.records) == warned
+
+
+@pytest.fixture
+def ending(script):
+    """ending(met, decided, again): (ms, drift) of the derived network in the timing that decided and in the last."""
+
+    def make(met, decided, again, *, top1=(98.61, 99.44, 99.16), noise=0.005, out="runs/quick start"):
+        readings = [Reading(0.95, Timing(ms, noise * ms, 270), drift) for ms, drift in (decided, again)]
+        names = ["derived", *(f"random {i + 1}" for i in range(len(top1) - 1))]
+        rows = tuple(
+            script.Row(name, 0.95, again[0], 0.01, 0.003, t, 40_000, 4_000_000) for name, t in zip(names, top1)
+        )
+        return script.Ending(Path(out), 0.964, met, *readings, rows, 360, "python scripts/run_search.py --resume")
+
+    return make
+
+
+def test_the_verdict_is_the_one_of_result_json_and_says_by_which_timing(script, ending):
+    """The search decided by 0.981 ms; that a later timing was slower argues against nothing."""
+    verdict, timings, *_ = script.closing_words(ending(True, (0.981, 1.0), (1.032, 1.05)))
+    assert verdict == (
+        "TARGET MET: the search timed its network at 0.981 ms for a target of 0.964 ms, 1.8 % above, which is within "
+        "the 2.0 % that such a timing may be off."
+    )
+    assert "there the derived network takes 1.032 ms, +5.2 %. It does not change the verdict." in timings
+    assert "1.00 times what the latency table says in the first timing and 1.05 times in this one" in timings
+    assert "the machine as a whole accounts for +5.0 % and +0.2 % is left" in timings
+
+
+@pytest.mark.parametrize(
+    ("met", "decided", "words"),
+    [
+        (True, (0.95, 1.0), ["TARGET MET: ", "0.950 ms for a target of 0.964 ms, 1.5 % below."]),
+        (False, (1.06, 1.0), ["TARGET MISSED: ", "10.0 % above.", "ask for a little less"]),
+        (None, (1.5, 1.6), ["TARGET NOT SETTLED: ", "proves nothing", "python scripts/run_search.py --resume"]),
+    ],
+)
+def test_each_verdict_has_plain_words_and_a_remedy(met, decided, words, script, ending):
+    verdict = script.closing_words(ending(met, decided, (0.95, 1.0)))[0]
+    assert all(word in verdict for word in words), verdict
+
+
+def test_a_last_timing_on_a_busy_machine_is_not_compared_with_the_target(script, ending):
+    timings = script.closing_words(ending(True, (0.95, 1.0), (1.9, 2.0)))[1]
+    assert timings.endswith("compare the networks of the table at most with each other.")
+
+
+@pytest.mark.parametrize(
+    ("top1", "words"),
+    [
+        ((98.61, 99.44, 99.16), "gets 3 images fewer right than the best random one; up to 5 may be chance."),
+        ((99.44, 99.44), "is as good as the best random one."),
+        ((99.72, 99.44), "gets 1 image more right than the best random one; up to 3 may be chance."),
+        ((60.0, 99.44), "which is more than chance explains"),
+        ((99.72,), "nearly every network of this space solves these images."),
+    ],
+)
+def test_the_accuracies_are_compared_in_images_and_with_chance(top1, words, script, ending):
+    """Two standard errors of a difference of two shares of 360 images: 2 sqrt(2 p (1 - p) 360), at p their mean."""
+    text = script.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0), top1=top1))[2]
+    assert words in text, text
+    assert "not that the search beats chance" in text
+
+
+def test_it_ends_with_where_the_result_lies_how_to_see_the_curves_and_what_to_do_next(script, ending):
+    *_, written, curves, following = script.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0)))
+    assert written.startswith("Written to 'runs/quick start': result.json")
+    assert curves.endswith("tensorboard --logdir 'runs/quick start'")
+    assert "python scripts/measure_latency.py configs/search/imagenet_cpu.yaml" in following

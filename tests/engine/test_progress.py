@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from engine import progress as module
-from engine.progress import Progress, set_up_logging
+from engine.progress import Progress, Stages, reported, set_up_logging
 
 
 class Clock:
@@ -52,11 +52,85 @@ def test_seconds_0_prints_each_step(clock, lines):
     assert len(lines()) == 5
 
 
-def test_the_time_left_is_that_of_the_steps_since_the_start(clock, lines):
-    run(clock, 1000, start=900, seconds=40, each=100.0)
-    assert lines()[0] == "search 901/1000  loss 1  2:45:00 left"
-    assert lines()[-2] == "search 999/1000  loss 1  1:40 left"
-    assert lines()[-1] == "search 1000/1000  loss 1  0:00 left"
+def test_the_time_left_follows_from_recent_steps_once_there_are_enough(clock, lines):
+    """Nothing is said after the first step, whose time is that of the set-up too."""
+    with Progress(1000, 900, "search", seconds=0) as progress:
+        for step in range(901, 1001):
+            clock.now += 3600.0 if step == 901 else 100.0 if step < 950 else 1.0
+            progress.update(step)
+    found = lines()
+    assert found[:5] == [f"search {step}/1000" for step in range(901, 906)]
+    assert found[5] == "search 906/1000  2:36:40 left"
+    assert found[-2] == "search 999/1000  0:01 left"
+    assert found[-1] == f"search 1000/1000  in {(3600 + 48 * 100 + 51) // 3600}:20:51"
+
+
+def test_few_updates_of_many_steps_tell_the_time_left(clock, lines):
+    with Progress(1000, 0, "search", seconds=0) as progress:
+        for step in (1, 100):
+            clock.now += step
+            progress.update(step)
+    assert lines() == ["search 1/1000", "search 100/1000  15:09 left"]  # 100 s for 99 steps
+
+
+def test_the_time_left_is_that_of_the_phase_whose_steps_are_alike(clock, lines):
+    """A step of the warm-up takes a second, one of the search ten."""
+    with Progress(100, 0, "search", seconds=0, phases=(("warm-up", 50), ("search", 100))) as progress:
+        for step in range(1, 101):
+            clock.now += 1.0 if step <= 50 else 10.0
+            progress.update(step)
+    found = lines()
+    assert found[39] == "search 40/100  0:10 left of the warm-up"
+    assert found[49] == "search 50/100"  # of the search, nothing has been seen yet
+    assert found[53] == "search 54/100"
+    assert found[54] == "search 55/100  7:30 left"
+
+
+def test_what_is_done_between_two_steps_is_said_where_it_takes_long(clock, lines):
+    with Progress(100, 0, "search") as progress:
+        clock.now += 1
+        progress.between_steps("evaluating", 1, 4)
+        progress.update(1, loss=1.0)
+        for done in range(1, 5):
+            clock.now += 4
+            progress.between_steps("evaluating", done, 4)
+    assert lines() == ["search 1/100  loss 1", "search 1/100  evaluating 3/4"]
+
+
+def test_what_is_done_between_two_steps_is_in_the_bar_of_a_terminal(monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(module, "console", Console(file=out, width=120, force_terminal=True))
+    with Progress(10, 4, "search") as progress:
+        progress.between_steps("evaluating", 3, 7)
+    assert "4/10" in out.getvalue()
+    assert "evaluating 3/7" in out.getvalue()
+    assert "left" not in out.getvalue()
+
+
+def test_each_stage_is_said_when_it_begins(clock, lines):
+    with Stages() as told:
+        told("deriving", 0, 0)
+        told("timing the network", 0, 30)
+        clock.now += 1
+        told("timing the network", 1, 30)
+        told("timing again, the machine is busy", 0, 30)
+    assert lines() == ["deriving", "timing the network 0/30", "timing again, the machine is busy 0/30"]
+
+
+def test_processes_that_print_nothing_have_silent_stages(clock, lines):
+    with Stages(shown=False) as told:
+        told("deriving", 0, 1)
+    with Progress(3, 0, "search", shown=False) as progress:
+        clock.now += 100
+        progress.between_steps("evaluating", 1, 2)
+    assert lines() == []
+
+
+def test_items_are_reported_when_they_are_dealt_with():
+    calls = []
+    items = reported("ab", "scoring", 2, lambda *call: calls.append(call))
+    assert [(item, calls[-1]) for item in items] == [("a", ("scoring", 0, 2)), ("b", ("scoring", 1, 2))]
+    assert calls[-1] == ("scoring", 2, 2)
 
 
 def test_a_long_line_is_not_wrapped(clock, lines):
@@ -65,7 +139,7 @@ def test_a_long_line_is_not_wrapped(clock, lines):
         progress.update(1, **{f"figure_{i}": i / 3 for i in range(30)}, name="[bold] 3 [/x]")
     (line,) = lines()
     assert len(line) > 400
-    assert line.endswith("name [bold] 3 [/x]  0:09 left")
+    assert line.endswith("name [bold] 3 [/x]")
 
 
 def test_no_escape_codes_off_a_terminal(clock, lines):
@@ -76,7 +150,7 @@ def test_no_escape_codes_off_a_terminal(clock, lines):
 def test_figures_have_four_digits_and_text_stays_as_it_is(clock, lines):
     with Progress(3, 0, "retrain") as progress:
         progress.update(3, loss=0.123456, lr=1.5e-05, top1="71.2 %")
-    assert lines() == ["retrain 3/3  loss 0.1235  lr 1.5e-05  top1 71.2 %  0:00 left"]
+    assert lines() == ["retrain 3/3  loss 0.1235  lr 1.5e-05  top1 71.2 %  in 0:00"]
 
 
 def test_lines_go_to_stderr(clock, capsys, monkeypatch):
@@ -84,7 +158,7 @@ def test_lines_go_to_stderr(clock, capsys, monkeypatch):
     run(clock, 1)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "search 1/1  loss 1  0:00 left\n"
+    assert captured.err == "search 1/1  loss 1  in 0:01\n"
 
 
 def test_a_terminal_gets_a_bar_with_text_as_it_is(monkeypatch):

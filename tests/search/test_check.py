@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections import namedtuple
 
@@ -160,7 +161,7 @@ def test_limits_that_exclude_each_other_fail(checked, contradiction):
 
 
 def test_an_empty_window_is_a_warning(checked):
-    (line,) = checked([{"metric": "macs", "at": "99%", "tolerance": 0.0}])["limits together"]
+    (line,) = checked([{"metric": "macs", "at": "99%", "tolerance": 0.001}])["limits together"]
     assert line.level == "warn"
     assert "no architecture lies in macs [" in line.text
 
@@ -225,20 +226,55 @@ def test_own_functions_are_called_once_before_the_warm_up(name, level, words, ch
     assert words in line.text
 
 
-@pytest.mark.parametrize(
-    ("factor", "level"), [(1.0, "ok"), (1.2, "ok"), (0.75, "warn"), (1.35, "warn"), (1000.0, "FAIL"), (0.001, "FAIL")]
-)
-def test_a_table_of_this_device_is_tried_on_one_network(
-    factor, level, checked, space, tmp_path, make_table, monkeypatch
-):
-    """A timer of known error; a table that is 1000 times off would lead the search to a wrong network."""
+@pytest.fixture
+def timed_at(monkeypatch, space, tmp_path, make_table):
+    """timed_at(factor, noise, load): a table of this device, on which networks take `factor` times what it says."""
     table = make_table(space, tmp_path / "table.yaml", device=this_device("cpu").model_dump(mode="json"))
     cost = table.cost(space)
 
-    def timed(architecture, measure, rounds):
-        return Timing(factor * cost.of(architecture.paths), 0.01, 12)
+    def make(factor, noise=0.01, load=0.0):
+        def timed(architecture, measure, **_):
+            ms = factor * cost.of(architecture.paths)
+            return Timing(ms, noise * ms, 90, rounds=5)
 
-    monkeypatch.setattr("search.check.time_architecture", timed)
+        monkeypatch.setattr("search.check.time_architecture", timed)
+        monkeypatch.setattr("search.check.load_average", lambda: load * os.cpu_count())
+
+    return make
+
+
+@pytest.mark.parametrize("busy", [{"noise": 0.2}, {"load": 1.5}])
+@pytest.mark.parametrize("factor", [1.35, 4.0, 29.0])
+def test_a_busy_machine_is_called_that_before_its_table_is_called_wrong(busy, factor, checked, timed_at):
+    timed_at(factor, **busy)
+    (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]
+    assert line.level == "warn"
+    assert line.text.startswith("this machine is busy (")
+    assert ("rounds of one timing differ by 20 %" if "noise" in busy else "processes want its") in line.text
+    assert line.fix.startswith("wait until the machine is idle")
+
+
+@pytest.mark.parametrize("factor", [0.3, 31.0, 1000.0])
+def test_what_no_busy_machine_explains_is_the_table_s_fault(factor, checked, timed_at):
+    """Other work makes nothing faster, and nothing 30 times slower."""
+    timed_at(factor, load=9.0)
+    (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]
+    assert line.level == "FAIL"
+    assert "its numbers are not this device's ms" in line.fix
+
+
+def test_a_busy_machine_on_which_the_table_holds_is_ok(checked, timed_at):
+    timed_at(1.1, load=9.0)
+    (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]
+    assert line.level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("factor", "level"), [(1.0, "ok"), (1.2, "ok"), (0.75, "warn"), (1.35, "warn"), (1000.0, "FAIL"), (0.001, "FAIL")]
+)
+def test_a_table_of_this_device_is_tried_on_one_network(factor, level, checked, timed_at):
+    """A timer of known error; a table that is 1000 times off would lead the search to a wrong network."""
+    timed_at(factor)
     (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]
     assert line.level == level
     assert "is this one: a network of" in line.text
@@ -251,10 +287,11 @@ def test_each_table_of_this_device_is_tried(checked, space, tmp_path, make_table
     cost = make_table(space, tmp_path / "table.yaml", device=here).cost(space)
     make_table(space, tmp_path / "two.yaml", device=here, threads=2)
 
-    def timed(architecture, measure, rounds):
+    def timed(architecture, measure, **_):
         return Timing((1.5 if measure.threads == 2 else 1.0) * cost.of(architecture.paths), 0.01, 12)
 
     monkeypatch.setattr("search.check.time_architecture", timed)
+    monkeypatch.setattr("search.check.load_average", lambda: 0.0)
     second = LATENCY | {"table": "two.yaml", "measure": {"threads": 2}}
     found = checked([LATENCY, second], measure={"device": "cpu"})
     assert [(line.level, line.text.split()[3]) for line in found["timing"]] == [

@@ -15,6 +15,7 @@ from search.combine import WorstCase, least_worst, members, scaled, weighted_sum
 from search.derivation import constrained, meets
 from search.limits import Limit, resolve
 from search.objective import cost_slopes, expected_cost
+from search.program import UnfinishedError
 from supernet.alpha import log_probabilities, mask_of, probabilities
 
 
@@ -191,3 +192,18 @@ def test_the_command_for_a_limits_table_has_its_own_measure(space, make_search_f
         ConfigError, match=r"measure_latency.py a.yaml .* measure.runtime=onnxruntime measure.threads=2"
     ):
         resolve(config, "a.yaml")
+
+
+@pytest.mark.parametrize("shift", [-100.0, -7.0])
+def test_the_smallest_worst_case_of_costs_below_zero_is_that_of_brute_force(space, costs, shift):
+    moved = [replace(cost, fixed=cost.fixed + shift) for cost in costs]
+    every = [max(cost.of(paths) for cost in moved) for paths in all_paths(space)]
+    assert least_worst(moved) == pytest.approx(min(every), rel=1e-9)
+    third = sorted(moved[2].of(paths) for paths in all_paths(space))[20]
+    allowed = [max(c.of(p) for c in moved[:2]) for p in all_paths(space) if moved[2].of(p) <= third + 1e-9]
+    assert least_worst(moved[:2], [(moved[2], third + 1e-9)]) == pytest.approx(min(allowed), rel=1e-9)
+
+
+def test_a_smallest_worst_case_that_is_not_proven_is_not_given(costs):
+    with pytest.raises(UnfinishedError, match="was not found in 0 s; combine fewer tables"):
+        least_worst(costs, seconds=0.0)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from search import program
 from search.combine import WorstCase
 from search.derivation import InfeasibleError, argmax, constrained, derive, likeliest, meets, smallest
 from search.limits import Limit
+from search.program import UnfinishedError
 from supernet.alpha import log_probabilities, mask_of
 from supernet.cost import Cost, macs_cost, params_cost
 
@@ -197,3 +199,109 @@ def test_the_smallest_worst_case_below_other_bounds_is_that_of_brute_force(space
         expected = min(worst.of(paths) for paths in everything if meets(paths, others))
         assert expected > worst.reachable[0]
         assert smallest(limit, others) == pytest.approx(expected, rel=1e-6)
+
+
+def narrow(edges=7, tolerance=0.0):
+    """Many different sums and a window of no width: the solver needs minutes to prove that it is empty."""
+    rng = np.random.default_rng(0)
+    cost = Cost(2.0, rng.uniform(0.2, 2, (edges, 7)), np.ones((edges, 7), dtype=bool))
+    low, high = cost.reachable
+    alpha, mask = torch.from_numpy(rng.normal(size=(edges, 7))), torch.ones(edges, 7, dtype=torch.bool)
+    return alpha, mask, Limit("latency", low + 0.5 * (high - low), True, tolerance, cost)
+
+
+def test_a_program_that_its_time_stops_claims_nothing():
+    """Neither that the window is empty nor that there is no architecture."""
+    alpha, mask, limit = narrow()
+    with pytest.raises(UnfinishedError) as error:
+        constrained(alpha, mask, [limit], seconds=0.2)
+    text = str(error.value)
+    assert text.startswith("in 0.2 s no architecture was found that meets the limits (latency [")
+    assert "nor proven that there is none; a larger `tolerance`" in text
+    assert not isinstance(error.value, InfeasibleError)
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """The solver's answers from the given one on are not proven; it knows that none is better by more than half."""
+    calls = []
+
+    def after(first):
+        def solve(objective, constraints, bounds, integrality, deadline):
+            calls.append(deadline)
+            found = program.solve(objective, constraints, bounds, integrality, deadline)
+            if len(calls) < first or found.x is None:
+                return found
+            return program.Solution(found.x, False, found.least / 2)
+
+        monkeypatch.setattr("search.derivation.solve", solve)
+
+    return after
+
+
+def test_an_architecture_that_is_not_proven_to_be_the_likeliest_says_so(space, make_cost, make_limit, stopped):
+    alpha, mask = random_alpha(space, 0), mask_of(space)
+    limit = make_limit(make_cost(space, 0), 0.2, at=False)
+    best = constrained(alpha, mask, [limit])
+    assert best.proven
+    assert best.notes == ()
+    stopped(1)
+    found = constrained(alpha, mask, [limit], seconds=7.0)
+    assert found.paths == best.paths  # what the solver had when it was stopped
+    assert not found.proven
+    (note,) = found.notes
+    ahead = (argmax(alpha, mask).log_probability - best.log_probability) / 2
+    assert ahead > 0.1
+    assert note.startswith(
+        "the network meets the limits but is not proven to be the likeliest that does: the solver was"
+    )
+    assert "stopped after 7 s, and another one may be likelier by up to" in note
+    assert f"by up to {ahead:.3g} in log p" in note
+
+
+def test_further_networks_end_where_the_solver_is_stopped(space, make_cost, make_limit, stopped):
+    alpha, mask = random_alpha(space, 5), mask_of(space)
+    limit = make_limit(make_cost(space, 5), 0.6, at=False)
+    best = likeliest(alpha, mask, [limit], 2)
+    stopped(2)
+    found = likeliest(alpha, mask, [limit], 9)
+    assert [d.paths for d in found] == [d.paths for d in best]
+    assert all("network 2 of 9 meets the limits but is not proven" in d.notes[0] for d in found)
+
+
+def test_a_nearest_window_that_is_not_proven_says_so(space, make_cost, make_limit, stopped):
+    alpha, mask, cost = random_alpha(space, 1), mask_of(space), make_cost(space, 1)
+    sums = sorted(cost.of(p) for p in np.ndindex(*mask.sum(dim=1).tolist()))
+    gap = int(np.argmax(np.diff(sums)))
+    limit = Limit("latency", (sums[gap] + sums[gap + 1]) / 2, True, 1e-6, cost)
+    assert len(constrained(alpha, mask, [limit]).notes) == 1
+    stopped(2)  # the first one proves the window empty
+    notes = constrained(alpha, mask, [limit]).notes
+    assert notes[1].startswith("a nearer window may exist")
+
+
+@pytest.mark.parametrize("at", [True, False])
+@pytest.mark.parametrize("shift", [-100.0, -7.0, 0.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_costs_of_any_sign_are_derived_as_brute_force_has_it(space, make_cost, seed, shift, at):
+    """A bound below 0 or exactly 0, and entries below 0: the exact answer, or an error that is true."""
+    cost, mask, alpha = make_cost(space, seed), mask_of(space), random_alpha(space, seed)
+    moved = Cost(cost.fixed + shift, np.where(mask, cost.table - 1.5, 0.0), cost.mask)
+    every = [tuple(map(int, p)) for p in np.ndindex(*mask.sum(dim=1).tolist())]
+    sums = sorted(moved.of(p) for p in every)
+    log_p = log_probabilities(alpha, mask).numpy()
+    for bound in (sums[len(sums) // 3], sums[-1] + 1, 0.0):
+        limit = Limit("latency", bound, at, 0.02, moved)
+        allowed = [p for p in every if moved.of(p) <= bound + 1e-12]
+        if not allowed:
+            with pytest.raises(InfeasibleError, match=f"smallest reachable {sums[0]:.6g} ms"):
+                constrained(alpha, mask, [limit])
+            continue
+        if at:
+            dearest = max(map(moved.of, allowed))
+            reached = [p for p in allowed if moved.of(p) >= bound - 0.02 * abs(bound) - 1e-9]
+            allowed = reached or [p for p in allowed if moved.of(p) >= dearest - 0.02 * abs(dearest) - 1e-12]
+        found = constrained(alpha, mask, [limit])
+        assert found.paths in allowed
+        best = max(log_p[range(len(p)), list(p)].sum() for p in allowed)
+        assert found.log_probability == pytest.approx(best, abs=1e-9)

@@ -20,7 +20,7 @@ from engine.data import Batch
 from engine.errors import ConfigError
 from search.config import SearchFile
 from search.derivation import InfeasibleError, meets, smallest
-from search.family import derive_family, expand_bounds
+from search.family import MOST_BOUNDS, derive_family, expand_bounds
 from search.loop import run_search
 from search.result import load_result
 from supernet.alpha import log_probabilities, mask_of
@@ -265,13 +265,34 @@ def test_ranges_are_written_out_and_no_bound_comes_twice(texts, expected):
     assert expand_bounds(texts, "ms") == expected
 
 
-@pytest.mark.parametrize("text", ["fast", "150%", "10%..90%", "10..90%x3", "10%..90%x1", "10%..150%x3", "..x3", "-5"])
+REFUSED = ["fast", "150%", "10%..90%", "10..90%x3", "10%..90%x1", "10%..150%x3", "..x3", "-5", "nan", "1e999", "٣٠%"]
+REFUSED += ["10%..90%x0", "10%..90%x99999", f"1..2x{'9' * 40}", "90%..10%x9", "50%..50%x2", "1..1e999x3", "nan..90%x3"]
+
+
+@pytest.mark.parametrize("text", REFUSED)
 def test_what_is_no_bound_is_refused_before_anything_is_derived(text, run):
     before = sorted(path.name for path in run.iterdir())
     with pytest.raises(ConfigError) as error:
         derive_family(run, ["30%", text])
     assert str(error.value).startswith(f"--at: got '{text}', expected ")
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_what_a_family_waits_for_is_reported(run):
+    told = []
+    derive_family(run, ["20%", "100%"], report=lambda *call: told.append(call))
+    assert told[:2] == [("deriving 1 of 2", 0, 0), ("deriving 2 of 2", 0, 0)]
+    assert told[2:] == [("scoring the derived networks", done, 2) for done in range(3)]
+
+
+def test_the_number_of_bounds_and_the_length_of_a_message_are_limited():
+    """10%..90%x99999 took hours; each bound is derived and scored."""
+    assert len(expand_bounds(["10%..90%x1000"], "ms")) == MOST_BOUNDS == 1000
+    with pytest.raises(ConfigError, match=r"^--at: names more than 1000 bounds; give fewer"):
+        expand_bounds(["10%..90%x600", "10..90x600"], "ms")
+    with pytest.raises(ConfigError) as error:
+        expand_bounds(["9" * 1_000_000], "ms")
+    assert len(str(error.value)) < 300
 
 
 def test_scores_elsewhere_are_without_the_gpus_precision(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -14,12 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.checkpoints import Checkpoints
 from engine.errors import ConfigError, UserError
 from search.family import derive_family
 from search.loop import finish_search, run_search
+from search.program import UnfinishedError
 from search.result import load_result
 from supernet.architecture import Architecture
 
@@ -216,6 +219,34 @@ def test_a_family_is_derived_from_a_running_or_stopped_search(config_file, tmp_p
     (own,) = derive_family(out)
     assert own.path == out / "architecture-derived.json"
     assert (out / "architecture.json").read_bytes() == written
+
+
+def test_a_search_says_what_it_waits_for_after_its_last_step(config_file, tmp_path, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr("engine.progress.console", Console(file=out, width=80, force_terminal=False))
+    run_search(config_file, tmp_path / "run")
+    lines = out.getvalue().splitlines()
+    (last_step,) = (i for i, line in enumerate(lines) if line.startswith("search 24/24"))
+    assert "left" not in lines[last_step]
+    batches = 2 + 4  # of BN statistics, and of the 32 validation images
+    assert [line.split("  ")[0] for line in lines[last_step + 1 :]] == [
+        "deriving",
+        f"scoring the derived network 0/{batches}",
+        f"scoring the derived network {batches}/{batches}",
+    ]
+
+
+def test_an_evaluation_whose_derivation_is_unfinished_is_said_and_the_search_goes_on(
+    config_file, tmp_path, monkeypatch, caplog
+):
+    def unfinished(*args, **kwargs):
+        raise UnfinishedError("in 60 s nothing was found")
+
+    monkeypatch.setattr("search.loop.derive", unfinished)
+    run_search(config_file, tmp_path / "run")
+    assert "step 24: in 60 s nothing was found" in [record.message for record in caplog.records]
+    assert not any(tag.startswith("derived/") for record in metrics(tmp_path / "run") for tag in record)
+    assert load_result(tmp_path / "run") is not None
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "uniform"])

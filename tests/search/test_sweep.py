@@ -259,7 +259,7 @@ def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.ya
 
 def test_rows_and_exit_status(space, tmp_path):
     timed = outcome_of(space, tmp_path, "timed", 91.234, measured_ms=8.25, met=False)
-    expected = ["timed", "missed", "at 9 ms", "8.5", "8", "8.25 ± 0.25 ms", "91.23", "61", ""]
+    expected = ["timed", "missed", "at 9 ms", "8.5 ms", "8 ms", "8.25 ± 0.25 ms", "91.23", "61", ""]
     assert row_of(timed) == expected
     good = outcome_of(space, tmp_path, "good", 90.0)
     failed = Outcome(good.search, "failed", 1.0, "a | b")

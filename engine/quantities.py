@@ -1,0 +1,29 @@
+"""Numbers for people: counts and bytes with k, M, G or T."""
+
+from __future__ import annotations
+
+COUNTED = ("MACs", "parameters", "bytes")
+"""Units of which there are thousands and millions; others, such as ms, are written plainly."""
+
+
+def amount(value: float, digits: int = 3) -> str:
+    """A number of at most `digits` digits with the unit k, M, G or T, e.g. `5.3 M`."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # what would round up to 1e+03 k is 1 M
+        if abs(value) >= size * (1 - 0.5 * 10**-digits):
+            return f"{value / size:.{digits}g} {unit}"
+    return f"{value:.{digits}g}"
+
+
+def quantity(value: float, unit: str, digits: int = 4) -> str:
+    """A number with its unit, e.g. `300 M MACs`, `1.5 MB`, `12.25 ms`."""
+    if unit not in COUNTED:
+        return f"{value:.{digits}g} {unit}"
+    number = amount(value, digits)
+    return f"{number}B" if unit == "bytes" and number[-1].isalpha() else f"{number} {unit}"
+
+
+def accuracy_text(top1: float, top5: float, loss: float, classes: int) -> str:
+    """Accuracies in percent and the loss; top-5 only where it says something: with more than 5 classes."""
+    fifth = f", top-5 {top5:.2f} %" if classes > 5 else ""
+    return f"top-1 {top1:.2f} %{fifth}, loss {loss:.4f}"
