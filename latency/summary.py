@@ -44,6 +44,11 @@ def print_report(table: LatencyTable, path: Path) -> None:
         console.print("not verified: how far its sums are off is not known")
         return
     console.print(f"verified on {summary(found)}")
+    if found.calibrated_by:
+        console.print(
+            f"{found.calibrated_by} of these networks had calibrated the table, since the space has too few others: "
+            "the error is understated"
+        )
     picture = path.with_suffix(".png")
     draw_picture(
         picture, {table.device.name: [(table.runtime.name, np.array(found.predicted_ms), np.array(found.measured_ms))]}

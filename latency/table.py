@@ -64,6 +64,13 @@ class Column(Section):
     values: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
 
 
+class Drawn(Section):
+    """Networks that a calibration used: `networks` and `seed` draw them again (latency/plan.py)."""
+
+    networks: int = Field(ge=1)
+    seed: int
+
+
 class Calibration(Section):
     """How `calibrated_ms` and `constant_ms` were fitted (latency/calibration.py)."""
 
@@ -75,6 +82,13 @@ class Calibration(Section):
     """RMS relative error on networks left out of the fit."""
     seed: int
     """Of the plan that the networks were drawn by; verification avoids them."""
+    history: tuple[Drawn, ...] = ()
+    """The networks of the calibrations that this one started from, oldest first; verification avoids them, too."""
+
+    @property
+    def drawn(self) -> tuple[Drawn, ...]:
+        """The networks of every calibration that has a part in the entries, oldest first."""
+        return (*self.history, Drawn(networks=self.networks, seed=self.seed))
 
 
 class Scores(Section):
@@ -95,6 +109,8 @@ class Verification(Section):
 
     date: str
     networks: int = Field(ge=3)
+    calibrated_by: int = Field(0, ge=0)
+    """How many of them had calibrated the table: more than 0 only where the space has too few others."""
     measured_range_ms: tuple[float, float]
     noise_mape_percent: float = Field(ge=0)
     """What a repeated measurement of the same networks differed by."""
@@ -157,7 +173,7 @@ class LatencyTable(Section):
     @property
     def sha256(self) -> str:
         """Identity of the numbers, in a run's config.yaml: everything but what a verification found."""
-        numbers = self.model_dump(mode="json", exclude={"verification"})
+        numbers = _without_empty_history(self.model_dump(mode="json", exclude={"verification"}))
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
     @classmethod
@@ -174,7 +190,7 @@ class LatencyTable(Section):
 
     def save(self, path: Path) -> None:
         """Write atomically; creates the folder. TableError where that is impossible."""
-        header = _rounded(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True))
+        header = _rounded(_without_empty_history(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True)))
         columns = {"columns": header.pop("columns")}
         lines = [
             yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None),
@@ -246,9 +262,27 @@ class LatencyTable(Section):
                 f"{first.c_in} channels{more}.{hint} Make a table for this space: {command}"
             )
 
-    def cost(self, space: Space) -> Cost:
-        """Entries as matrices over the space's paths, in ms."""
-        return Cost.of_space(space, self.price, constant=self.constant_ms)
+    def cost(self, space: Space, where: str = "the latency table") -> Cost:
+        """Entries as matrices over the space's paths, in ms. where: its file.
+
+        TableError where an architecture would take 0 ms or less: it would meet every bound, and has no logarithm.
+        """
+        cost = Cost.of_space(space, self.price, constant=self.constant_ms)
+        least, _ = cost.reachable
+        if least <= 0:
+            raise TableError(
+                f"{where}: constant_ms is {self.constant_ms:.4g}, so the fastest architecture would take {least:.4g} "
+                f"ms, expected more than 0; {self._how_to_mend_the_constant}"
+            )
+        return cost
+
+    @property
+    def _how_to_mend_the_constant(self) -> str:
+        if self.method == "whole_networks":
+            return "time some fast networks, too, and make the table again with scripts/fit_latency.py"
+        if self.foreign:
+            return "correct the constant or the entries, or make the table again where it comes from"
+        return "refit it with scripts/measure_latency.py --recalibrate, or measure it again"
 
     def column_cost(self, space: Space, name: str, where: str) -> Cost:
         """Another column as matrices. TableError where the table has no such column, or not for every layer."""
@@ -265,7 +299,14 @@ class LatencyTable(Section):
                 raise TableError(f"{where}: columns.{name} has no value for '{layer}'; complete the column")
             return value
 
-        return Cost.of_space(space, price, constant=column.constant)
+        cost = Cost.of_space(space, price, constant=column.constant)
+        least, _ = cost.reachable
+        if least <= 0:
+            raise TableError(
+                f"{where}: columns.{name}.constant is {column.constant:.4g}, so the smallest architecture would have "
+                f"{least:.4g} {column.unit}, expected more than 0; correct the constant or the values"
+            )
+        return cost
 
 
 def prepare_table_file(path: Path) -> None:
@@ -301,6 +342,14 @@ def refuse_to_replace(path: Path) -> None:
             f"--out {path}: holds the table of {table.device.name}, made from {table.source}; choose another file, "
             "or delete this one"
         )
+
+
+def _without_empty_history(content: dict[str, Any]) -> dict[str, Any]:
+    """The content as tables had it that were calibrated once, before there was a history: their identity stays."""
+    calibration = content.get("calibration")
+    if calibration and not calibration["history"]:
+        calibration.pop("history")
+    return content
 
 
 def memory_format_name(measure: MeasureConfig) -> str:

@@ -264,7 +264,9 @@ def _source(
         table, note = completed(table, path, space)
         notes.append(note)
         table.check(space, measure, str(path), make)
-    cost = table.cost(space) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(path))
+    cost = (
+        table.cost(space, str(path)) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(path))
+    )
     return Source(path, table, cost, measure, limit.shares[k], sha256), notes
 
 

@@ -389,3 +389,14 @@ def test_mul_log_looks_at_the_smallest_expectation_of_a_worst_case(
     with pytest.raises(ConfigError, match=r"smallest reachable value \(0.99 ms\) must exceed 1"):
         resolve(config, "search.yaml")
     resolve(make_search_file([limit | {"weights": [1.01 / low, 0.5 / low]}], search=search), "search.yaml")
+
+
+@pytest.mark.parametrize("metric", ["latency", "energy_mj"])
+def test_a_table_whose_fastest_network_takes_no_time_is_refused(metric, space, tmp_path, make_table, make_search_file):
+    """Every bound would be met or infeasible by accident, and a reward takes its logarithm."""
+    path = tmp_path / "t.yaml"
+    table = make_table(space, path, constant_ms=-100.0)
+    energy = table.columns["energy_mj"].model_copy(update={"constant": -100.0})
+    table.model_copy(update={"columns": {"energy_mj": energy}}).save(path)
+    with pytest.raises(TableError, match=rf"{path}: .*constant.* is -100, .*expected more than 0"):
+        resolved_with(make_search_file, path, metric=metric)
