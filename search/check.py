@@ -20,6 +20,7 @@ from engine.errors import ConfigError, IncompleteDataError, UserError
 from engine.training import prepare_device
 from latency.measure import time_architecture
 from latency.plan import middle_network
+from latency.units import rate
 from search.closing import local_latency_limits
 from search.combine import members
 from search.config import SearchFile
@@ -205,8 +206,8 @@ def _tables(resolved: Resolved) -> list[Check]:
         found = doubts(resolved.space, source.table, source.cost)
         checks += [Check("warn", "units", f"{source.path}: {doubt.text}", doubt.remedy) for doubt in found]
         if not found:
-            speed = implied_speed(resolved.space, source.table, source.cost)
-            checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed:.3g} GMAC/s"))
+            speed = rate(implied_speed(resolved.space, source.table, source.cost))
+            checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed}"))
     if measured:
         checks += _caught("timing", lambda: _timing(resolved, measured))
     return checks

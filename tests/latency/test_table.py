@@ -420,8 +420,16 @@ def test_a_table_that_was_calibrated_once_has_the_identity_and_the_file_that_it_
         {
             "device": {"kind": "cpu", "name": "x", "cores": 2, "fingerprint": "f"},
             "runtime": {"name": "pytorch", "version": "1"},
-            **{"threads": 1, "batch": 1, "dtype": "float32", "memory_format": "contiguous", "activation": "relu6"},
-            **{"input_size": 8, "date": "2026-01-31", "method": "in_context", "how": "made up", "constant_ms": -0.25},
+            "threads": 1,
+            "batch": 1,
+            "dtype": "float32",
+            "memory_format": "contiguous",
+            "activation": "relu6",
+            "input_size": 8,
+            "date": "2026-01-31",
+            "method": "in_context",
+            "how": "made up",
+            "constant_ms": -0.25,
             "calibration": CALIBRATION,
             "entries": {"stem_k3 8x8x1->8 s1": {"median_ms": 1.0, "n": 3, "calibrated_ms": 1.5}},
         }
