@@ -13,6 +13,8 @@ from supernet.space import SpaceConfig
 EXPORTED = ("onnxruntime", "litert")
 """Runtimes that read a file written by this package, here or on another device."""
 FEWEST_CALIBRATION_NETWORKS = 10
+LARGEST_ERROR = 10.0
+"""Percent by which a table's sums may miss whole networks before a search refuses it, unless it sets another bound."""
 
 
 class MeasureConfig(Section):

@@ -227,8 +227,10 @@ class LatencyTable(Section):
         of reach."""
         return self.source is not None
 
-    def check(self, space: Space, measure: MeasureConfig, where: str, command: str) -> None:
-        """TableError unless this table was made for `space` and `measure`. where: its file. command: what makes it."""
+    def check(self, space: Space, measure: MeasureConfig, where: str, remedy: str) -> None:
+        """TableError unless this table was made for `space` and `measure`. where: its file. remedy: how to make another
+        one and leave this one as it is, e.g. "make another table: python scripts/...".
+        """
         own: dict[str, tuple[object, object, str]] = {
             "input_size": (self.input_size, space.config.input_size, "space.input_size"),
             "activation": (self.activation, space.config.activation, "space.activation"),
@@ -244,22 +246,22 @@ class LatencyTable(Section):
                 own["threads"] = (self.threads, measure.threads, "measure.threads")
         for key, (found, expected, setting) in own.items():
             if found != expected:
-                remedy = f"make a table for it (another --out keeps this one): {command}"
+                advice = remedy
                 if setting.startswith("measure."):
-                    remedy = f"if the table is right, correct `measure`, the limit's own or the file's; else {remedy}"
+                    advice = f"if the table is right, correct `measure`, the limit's own or the file's; else {remedy}"
                 if self.foreign and measure.device != "external":
-                    remedy = (
+                    advice = (
                         f"this table comes from elsewhere ({self.source}): to search with it, set measure.device: "
                         "external"
                     )
-                raise TableError(f"{where}: {key} is {found}, but the search has {expected} ({setting}); {remedy}")
+                raise TableError(f"{where}: {key} is {found}, but the search has {expected} ({setting}); {advice}")
         if missing := self.missing(space):
             first, more = missing[0], f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             near = difflib.get_close_matches(str(first), self.entries, n=1, cutoff=0.75)
             hint = f" The nearest entry is '{near[0]}'." if near else ""
             raise MissingEntryError(
                 f"{where}: no entry '{first}', the op {first.spec} on a {first.size}x{first.size} input with "
-                f"{first.c_in} channels{more}.{hint} Make a table for this space: {command}"
+                f"{first.c_in} channels{more}.{hint} To mend it, {remedy}"
             )
 
     def cost(self, space: Space, where: str = "the latency table") -> Cost:
@@ -323,25 +325,6 @@ def prepare_table_file(path: Path) -> None:
         raise TableError(
             f"--out {path}: {path.parent} is not writable ({error.strerror}); choose another place"
         ) from None
-
-
-def refuse_to_replace(path: Path) -> None:
-    """TableError where a file at `path` is anything but a table that was measured on this machine, or can be so
-    again."""
-    if not path.exists():
-        return
-    try:
-        table = LatencyTable.load(path)
-    except UserError as error:
-        raise TableError(
-            f"--out {path}: exists and is no table that could be measured again ({error}); choose another file, or "
-            "delete this one"
-        ) from None
-    if table.foreign:
-        raise TableError(
-            f"--out {path}: holds the table of {table.device.name}, made from {table.source}; choose another file, "
-            "or delete this one"
-        )
 
 
 def _without_empty_history(content: dict[str, Any]) -> dict[str, Any]:

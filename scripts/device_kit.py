@@ -11,7 +11,8 @@ For a phone, instead of the three lines in the middle:
     python scripts/device_kit.py adb kit --benchmark benchmark_model --out results.json
 
 A kit is for one runtime: measure.runtime=onnxruntime, or litert (needed for phones). The table is calibrated and
-verified on networks timed on the device. A search reads it with `measure: {device: external}`.
+verified on networks timed on the device. A search reads it with `measure: {device: external}`. `import` ends with
+status 3 where the table is written, but its error is above the 10 % that searches accept.
 """
 
 import argparse
@@ -24,13 +25,14 @@ from engine.progress import Stages, set_up_logging
 from latency.adb import Adb, run_on_phone
 from latency.bench import write_results
 from latency.config import LatencyConfig, latency_part
+from latency.existing import Identity, refuse_to_replace
 from latency.kit import export_kit, import_results, read_kit
-from latency.summary import print_how_to_search, print_report
+from latency.summary import exit_status, print_how_to_search, print_report
 from latency.table import prepare_table_file
 from latency.verification import check_count
 
 
-def main() -> None:
+def main() -> int:
     commands = {"export": (_export_parser, _export), "adb": (_adb_parser, _adb), "import": (_import_parser, _import)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=commands, help="each has its own --help")
@@ -40,7 +42,7 @@ def main() -> None:
     describe, run = commands[command]
     describe(of_command)
     set_up_logging()
-    run(of_command.parse_intermixed_args(sys.argv[2:]))
+    return run(of_command.parse_intermixed_args(sys.argv[2:])) or 0
 
 
 def _export_parser(parser: argparse.ArgumentParser) -> None:
@@ -89,12 +91,14 @@ def _adb(args: argparse.Namespace) -> None:
     print(f"{args.out}: now `python scripts/device_kit.py import {args.kit} {args.out} --out TABLE`")
 
 
-def _import(args: argparse.Namespace) -> None:
+def _import(args: argparse.Namespace) -> int:
     prepare_table_file(args.out)
     table = import_results(args.kit, args.results)
+    refuse_to_replace(args.out, Identity.of_table(table))
     table.save(args.out)
     print_report(table, args.out)
     print_how_to_search(args.out)
+    return exit_status(table)
 
 
 if __name__ == "__main__":

@@ -22,14 +22,13 @@ from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.progress import Stages, set_up_logging
-from latency.config import LatencyConfig, latency_part
+from latency.config import LARGEST_ERROR, LatencyConfig, latency_part
 from latency.measure import measure_table, time_architecture
 from latency.summary import summary
 from latency.verification import NOISY_PERCENT
 from retrain.config import RetrainFile
 from retrain.loop import RetrainResult, retrain
 from search.baseline import random_architectures
-from search.config import LARGEST_ERROR
 from search.loop import SearchResult, run_search
 from search.summary import misses
 from supernet.architecture import Architecture

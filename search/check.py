@@ -31,7 +31,7 @@ from search.peak import restrict
 from search.plausible import doubts, implied_speed
 from search.reinforce import sampled, user_reward
 from search.terms import build_terms, terms_gradient
-from search.trust import Note
+from search.trust import Note, elsewhere
 from supernet import user_modules
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.architecture import Architecture
@@ -246,6 +246,8 @@ def _untimed(measured: Sequence[Source]) -> Check:
     if all(source.measure.device == "external" for source in measured):  # those of several tables count as such
         return Check("ok", "timing", "every table is of an external device, so a derived network will not be timed")
     text = f"the table's device ({names}) is not this one, so a derived network will not be timed"
+    if any(elsewhere(source.table) for source in measured):
+        return Check("warn", "timing", f"{text}, and this machine has no GPU", "set measure.device: external")
     return Check("warn", "timing", text, "measure a table here, or set measure.device: external if that is meant")
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from engine.config import Section
 from engine.data import DataConfig
 from engine.training import RunConfig
-from latency.config import MeasureConfig
+from latency.config import LARGEST_ERROR, MeasureConfig
 from supernet.space import Space, SpaceConfig
 
 _PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
@@ -22,7 +22,6 @@ _PERCENT = re.compile(r"\d+(\.\d+)?\s*%")
 PEAK = "peak_activation_bytes"
 COMPUTED = ("macs", "params", "weight_bytes", PEAK)
 """Metrics that follow from the space; the others are read from a table."""
-LARGEST_ERROR = 10.0
 
 
 def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:

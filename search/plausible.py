@@ -59,8 +59,8 @@ GPU = {
 PHONE = {
     # CPU or GPU of a phone: MobileNets take 20 to 300 ms on phones of 2016 and 2 ms on new ones
     4: Speeds(0.5, 500.0),
-    # from a CPU of 2016 (3 GMAC/s) to an accelerator of today on networks for phones (some 1000); on much larger ones it
-    # may be faster than this, and the note is wrong
+    # from a CPU of 2016 (3 GMAC/s) to an accelerator of today on networks for phones (some 1000); on much larger ones
+    # it may be faster than this, and the note is wrong
     2: Speeds(3.0, 3000.0),
     1: Speeds(3.0, 3000.0),
 }
