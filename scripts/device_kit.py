@@ -16,17 +16,18 @@ status 3 where the table is written, but its error is above the 10 % that search
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from engine.config import load_config, validate
 from engine.errors import run_door
+from engine.files import write_atomically
 from engine.progress import Stages, set_up_logging
 from latency.adb import Adb, run_on_phone
-from latency.bench import write_results
 from latency.config import LatencyConfig, latency_part
 from latency.existing import Identity, refuse_to_replace
-from latency.kit import export_kit, import_results, read_kit
+from latency.kit import export_kit, import_results, open_kit, prepare_results_file
 from latency.summary import exit_status, print_how_to_search, print_report
 from latency.table import prepare_table_file
 from latency.verification import check_count
@@ -77,17 +78,18 @@ def _export(args: argparse.Namespace) -> None:
         )
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(
-        f"{args.out}: {timings} timings of {config.measure.runtime} models, {size / 1e6:.0f} MB; see README.txt there"
+        f"{args.out}: {timings} timings of {config.measure.runtime} models, {size / 1e6:.3g} MB; see README.txt there"
     )
 
 
 def _adb(args: argparse.Namespace) -> None:
-    kit = read_kit(args.kit)
+    kit = open_kit(args.kit)
+    prepare_results_file(args.out)
     with Stages() as progress:
         results = run_on_phone(
             kit, args.kit, Adb(args.adb, args.serial), args.benchmark, lambda done, n: progress("phone", done, n)
         )
-    write_results(str(args.out), results)
+    write_atomically(args.out, json.dumps(results, allow_nan=False) + "\n")
     print(f"{args.out}: now `python scripts/device_kit.py import {args.kit} {args.out} --out TABLE`")
 
 
