@@ -10,7 +10,7 @@ in microseconds; older ones end after std.
 
 from __future__ import annotations
 
-import gzip
+import contextlib
 import re
 import shlex
 import subprocess
@@ -20,11 +20,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.errors import one_line
+from engine.files import reason_of, writing
+from engine.wording import shown
 from latency import bench
-from latency.kit import Kit, KitFileError
+from latency.kit import LONGEST_MS, KitFileError, KitFiles
 
 FOLDER = "/data/local/tmp/latency_kit"
-_COUNTED = re.compile(r"count=(\d+) .*?avg=([-+.\deE]+)(?:.*?median=([-+.\deE]+))?")
+_COUNTED = re.compile(r"count=(\d{1,9}) .*?avg=([-+.\deE]+)(?:.*?median=([-+.\deE]+))?")
 NO_ANSWER_S = 600
 
 
@@ -35,31 +38,64 @@ class Adb:
         self._command = [program, *(["-s", serial] if serial else [])]
 
     def __call__(self, *arguments: str) -> str:
-        """Run `adb ARGUMENTS` and return its output. KitFileError where it fails or says nothing for 10 minutes."""
+        """Run `adb ARGUMENTS` and return what it prints; its own messages, such as that it starts, are left out.
+
+        KitFileError where it cannot run, fails, or does not end within 10 minutes.
+        """
         command = [*self._command, *arguments]
+        called = f"`{one_line(shlex.join(command), 200)}`"
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=NO_ANSWER_S, check=False)
+            done = subprocess.run(
+                command, capture_output=True, stdin=subprocess.DEVNULL, timeout=NO_ANSWER_S, check=False
+            )
         except FileNotFoundError:
             raise KitFileError(
                 f"--adb: no program '{self._command[0]}'; install Android's platform tools, or give its path"
             ) from None
         except subprocess.TimeoutExpired:
+            raise KitFileError(f"{called} did not end within {NO_ANSWER_S} s; is the phone awake?") from None
+        except (OSError, ValueError) as error:  # not executable, for another processor, a NUL in its name
+            reason = reason_of(error) if isinstance(error, OSError) else str(error)
             raise KitFileError(
-                f"`{shlex.join(command)}` did not end within {NO_ANSWER_S} s; is the phone awake?"
+                f"--adb: '{self._command[0]}' cannot be run ({reason}); give the path of the adb program of Android's "
+                "platform tools for this machine"
             ) from None
+        printed, errors = (text.decode("utf-8", errors="replace") for text in (done.stdout, done.stderr))
         if done.returncode:
-            last = (done.stderr or done.stdout).strip().splitlines()
-            raise KitFileError(
-                f"`{shlex.join(command)}` failed: {last[-1] if last else 'it said nothing'}; see `adb devices`"
-            )
-        return done.stdout + done.stderr
+            said = [line for line in (errors or printed).strip().splitlines() if not line.startswith("* daemon")]
+            last = one_line(said[-1], 300) if said else "it said nothing"
+            raise KitFileError(f"{called} failed: {last}; {_remedy(' '.join(said))}")
+        return printed
 
     def shell(self, *arguments: str) -> str:
         return self("shell", shlex.join(arguments))
 
 
+_REMEDIES = {
+    "unauthorized": "unlock the phone and allow debugging from this computer",
+    "more than one": "choose one with --serial, as `adb devices` lists them",
+    "no devices": "plug the phone in, and switch on USB debugging in its developer options",
+    "offline": "plug the phone in again, or run `adb reconnect`",
+}
+
+
+def _remedy(said: str) -> str:
+    return next((remedy for word, remedy in _REMEDIES.items() if word in said), "see `adb devices`")
+
+
+def _one_answer(adb: Adb, *arguments: str) -> str:
+    """The last line that a command on the phone prints; KitFileError where it is none, or no name."""
+    lines = [line.strip() for line in adb.shell(*arguments).splitlines() if line.strip()]
+    if not lines or len(lines[-1]) > 100 or not lines[-1].isprintable() or "\ufffd" in lines[-1]:
+        raise KitFileError(
+            f"`adb shell {shlex.join(arguments)}` printed {shown(lines[-1]) if lines else 'nothing'}, expected the "
+            "phone's answer; is --adb the program of Android's platform tools?"
+        )
+    return lines[-1]
+
+
 def run_on_phone(
-    kit: Kit, folder: Path, adb: Adb, benchmark: Path, progress: Callable[[int, int], None] | None = None
+    kit: KitFiles, folder: Path, adb: Adb, benchmark: Path, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """Time a LiteRT kit on a phone. Returns what results.json holds; raises KitFileError.
 
@@ -70,15 +106,15 @@ def run_on_phone(
         raise KitFileError(f"{folder}: is a kit for {manifest['runtime']}; export one with measure.runtime=litert")
     if not benchmark.is_file():
         raise KitFileError(f"--benchmark {benchmark}: no such file; expected LiteRT's benchmark_model for the phone")
-    name = f"{adb.shell('getprop', 'ro.product.model').strip()}, {adb.shell('getprop', 'ro.soc.model').strip()}"
-    machine = adb.shell("uname", "-m").strip()
-    cores = adb.shell("nproc").strip()
+    name = ", ".join(filter(None, [_one_answer(adb, "getprop", "ro.product.model"), _soc(adb)]))
+    machine = _one_answer(adb, "uname", "-m")
+    cores = _one_answer(adb, "nproc")
     program = f"{FOLDER}/benchmark_model"
-    adb.shell("mkdir", "-p", FOLDER)
-    adb("push", str(benchmark), program)
-    adb.shell("chmod", "755", program)
     jobs = {job["id"]: job for job in manifest["jobs"]}
     try:
+        adb.shell("mkdir", "-p", FOLDER)
+        adb("push", str(benchmark), program)
+        adb.shell("chmod", "755", program)
         with tempfile.TemporaryDirectory() as unpacked:
             samples, _ = bench.timed_rounds(
                 manifest["schedule"],
@@ -89,13 +125,14 @@ def run_on_phone(
                 progress=progress,
             )
     finally:
-        adb.shell("rm", "-rf", FOLDER)
+        with contextlib.suppress(KitFileError):  # where the phone is gone, that is what has been said
+            adb.shell("rm", "-rf", FOLDER)
     return {
         "format": bench.RESULTS_FORMAT,
         "manifest_sha256": kit.digest,
         "device": {
             "name": name,
-            "cores": int(cores) if cores.isdecimal() else None,
+            "cores": int(cores) if re.fullmatch("[1-9][0-9]{0,3}", cores) else None,
             "machine": machine,
             "kind": "phone",
         },
@@ -108,6 +145,11 @@ def run_on_phone(
     }
 
 
+def _soc(adb: Adb) -> str:
+    """The phone's processor; phones before Android 12 do not say."""
+    return adb.shell("getprop", "ro.soc.model").strip() and _one_answer(adb, "getprop", "ro.soc.model")
+
+
 class _Model:
     """One model on the phone while it is timed."""
 
@@ -116,7 +158,12 @@ class _Model:
         self._there = f"{FOLDER}/model.tflite"
         self._warmup = 0
         here = unpacked / "model.tflite"
-        here.write_bytes(gzip.decompress(packed.read_bytes()))
+        try:
+            content = bench.unpacked(str(packed))
+        except bench.KitError as error:
+            raise KitFileError(str(error)) from None
+        with writing(here):
+            here.write_bytes(content)
         adb("push", str(here), self._there)
 
     def run(self, passes: int) -> None:
@@ -142,12 +189,15 @@ class _Model:
 def milliseconds(printed: str, passes: int) -> float:
     """The median pass from what the benchmark program printed, its mean where it prints no median. KitFileError
     else."""
-    counted: Sequence[re.Match[str]] = [m for line in printed.splitlines() if (m := _COUNTED.search(line))]
-    if not counted or int(counted[-1][1]) < passes:
-        tail = " / ".join(printed.strip().splitlines()[-2:])
-        raise KitFileError(
-            f"the benchmark program printed no line 'count={passes} ... avg=... median=...' but '{tail}'; expected "
-            "LiteRT's benchmark_model"
-        )
-    _, average, median = counted[-1].groups()
-    return float(median or average) / 1e3
+    counted: Sequence[re.Match[str]] = [m for line in printed.splitlines() if (m := _COUNTED.search(line[:2000]))]
+    if counted and int(counted[-1][1]) >= passes:
+        _, average, median = counted[-1].groups()
+        with contextlib.suppress(ValueError):  # digits and signs, and no number
+            us = float(median or average)
+            if 0 < us <= LONGEST_MS * 1e3:
+                return us / 1e3
+    tail = one_line(" / ".join(printed.strip().splitlines()[-2:]), 300)
+    raise KitFileError(
+        f"the benchmark program printed no line 'count={passes} ... avg=... median=...' but '{tail}'; expected "
+        "LiteRT's benchmark_model"
+    )

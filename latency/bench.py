@@ -18,9 +18,12 @@ import json
 import os
 import platform
 import re
+import secrets
+import shutil
 import sys
 import tempfile
 import time
+import zlib
 from typing import Any, Callable, Sequence
 
 try:
@@ -117,11 +120,17 @@ class OnnxModel:
         self.layers, self.inside = layers, inside
         if inside:
             options.enable_profiling = True
-            options.profile_file_prefix = os.path.join(tempfile.gettempdir(), f"latency_profile_{os.getpid()}")
         if provider not in onnxruntime.get_available_providers():
             have = ", ".join(onnxruntime.get_available_providers())
             raise KitError(f"--provider: got '{provider}', this onnxruntime has {have}")
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        self._profiles = tempfile.mkdtemp(prefix="latency_profile_") if inside else None
+        if self._profiles:
+            options.profile_file_prefix = os.path.join(self._profiles, "profile")
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+        except BaseException:
+            self._remove_profiles()
+            raise
         image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
         self.feed = {self.session.get_inputs()[0].name: image}
 
@@ -136,12 +145,11 @@ class OnnxModel:
         return [_milliseconds(self.session.run, None, self.feed) for _ in range(passes)]
 
     def _profile(self) -> list[list[float]]:
-        path = self.session.end_profiling()
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(self.session.end_profiling(), encoding="utf-8") as file:
                 events = json.load(file)
         finally:
-            os.remove(path)
+            self._remove_profiles()
             self.inside = False
         runs = sorted((e["ts"], e["dur"]) for e in events if e["name"] == "model_run")
         nodes = sorted((e["ts"], e["name"]) for e in events if e["cat"] == "Node" and "kernel_time" in e["name"])
@@ -152,8 +160,14 @@ class OnnxModel:
 
     def close(self) -> None:
         if self.inside:  # never timed: the profile is still open
-            os.remove(self.session.end_profiling())
+            self.session.end_profiling()
+        self._remove_profiles()
         del self.session
+
+    def _remove_profiles(self) -> None:
+        if self._profiles:
+            shutil.rmtree(self._profiles, ignore_errors=True)
+            self._profiles = None
 
 
 def layer_times(nodes: Sequence[tuple[int, str]], start: int, lasted: int, layers: int) -> list[float]:
@@ -175,8 +189,7 @@ class LiteRTModel:
 
     def __init__(self, path: str | os.PathLike[str], shape: Sequence[int], *, threads: int):
         name = str(path)
-        with (gzip.open if name.endswith(".gz") else open)(name, "rb") as file:
-            content = file.read()
+        content = unpacked(name)
         self.interpreter = litert().Interpreter(model_content=content, num_threads=threads)
         self.interpreter.allocate_tensors()
         image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
@@ -197,6 +210,18 @@ class LiteRTModel:
 
     def close(self) -> None:
         del self.interpreter
+
+
+def unpacked(name: str) -> bytes:
+    """The content of a model's file, which may be gzipped. KitError where it is too large or damaged."""
+    try:
+        with (gzip.open if name.endswith(".gz") else open)(name, "rb") as file:
+            content = file.read(MOST_MODEL_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise KitError(f"{name}: cannot be read ({str(error) or 'it is cut off'}); copy the kit again") from None
+    if len(content) > MOST_MODEL_BYTES:
+        raise KitError(f"{name}: has more than {MOST_MODEL_BYTES >> 30} GB when unpacked; export the kit again")
+    return content
 
 
 def litert() -> Any:
@@ -282,29 +307,174 @@ def _text(path: str) -> str:
 # ---- a kit ----
 
 
+MOST_MANIFEST_BYTES = 64 << 20
+MOST_MODEL_BYTES = 2 << 30
+"""Of a model as it is run; a packed one may claim to be anything."""
+MOST_JOBS = 20_000
+MOST_ELEMENTS = 1 << 28
+"""Of an input: 1 GB."""
+RUNTIMES = ("onnxruntime", "litert")
+WHOLE_NUMBERS = {"threads": (1, 1024), "passes": (1, 100_000), "warmup": (0, 100_000), "seed": (0, 2**63 - 1)}
+"""Of a manifest: key -> the smallest and the largest that is accepted."""
+
+
 def read_manifest(folder: str) -> tuple[dict[str, Any], str]:
-    """The manifest of the kit in `folder`, and its sha256. KitError unless the kit is complete and unchanged."""
+    """The manifest of the kit in `folder`, and its sha256. KitError unless the kit is complete and unchanged.
+
+    Nothing in the manifest is trusted: every value that this program uses is checked, every file that it names lies in
+    the folder itself, and every file that is opened has its hash in `files`.
+    """
     path = os.path.join(folder, MANIFEST)
     try:
+        if not os.path.isfile(path):
+            raise KitError(f"{path}: no such file; run bench.py in the folder that device_kit.py exported")
         with open(path, "rb") as file:
-            content = file.read()
-        manifest = json.loads(content.decode("utf-8"))
-    except OSError:
-        raise KitError(f"{path}: no such file; run bench.py in the folder that device_kit.py exported") from None
-    except ValueError:
-        raise KitError(f"{path}: is not JSON, perhaps cut off; copy the kit again") from None
+            content = file.read(MOST_MANIFEST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no file name"
+        raise KitError(f"{path}: cannot be read ({reason}); copy the kit again") from None
+    if len(content) > MOST_MANIFEST_BYTES:
+        raise KitError(f"{path}: has more than {MOST_MANIFEST_BYTES >> 20} MB; export the kit again")
+    try:
+        manifest = json.loads(
+            content.decode("utf-8"), object_pairs_hook=_once, parse_int=_whole, parse_constant=_not_a_number
+        )
+    except RecursionError:
+        raise KitError(f"{path}: has too many brackets inside each other; export the kit again") from None
+    except ValueError as error:
+        reason = f" ({error})" if isinstance(error, _RefusedError) else ""
+        raise KitError(f"{path}: is not JSON, perhaps cut off{reason}; copy the kit again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
         raise KitError(f"{path}: expected format '{MANIFEST_FORMAT}'; export the kit again")
-    for key in ("files", "jobs", "schedule", "runtime", "threads", "passes", "warmup", "seed"):
-        if key not in manifest:
-            raise KitError(f"{path}: lacks '{key}'; export the kit again")
+    try:
+        _check_settings(manifest)
+        _check_files(folder, manifest["files"])
+        _check_jobs(manifest)
+    except _RefusedError as error:
+        raise KitError(f"{path}: {error}; export the kit again") from None
     for name, digest in sorted(manifest["files"].items()):
         there = os.path.join(folder, name)
         if not os.path.exists(there):
             raise KitError(f"{there}: is missing; copy the whole kit again")
-        if sha256(there) != digest:
+        if not os.path.isfile(there):
+            raise KitError(f"{there}: is no regular file; copy the whole kit again")
+        try:
+            found = sha256(there)
+        except OSError as error:
+            raise KitError(f"{there}: cannot be read ({error.strerror}); copy the kit again") from None
+        if found != digest:
             raise KitError(f"{there}: is not the exported file (its sha256 differs); copy the kit again")
     return manifest, hashlib.sha256(content).hexdigest()
+
+
+class _RefusedError(ValueError):
+    """What is wrong in a manifest, without its name and what to do."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _RefusedError(f"key {_shown(key)} is given twice")
+        found[key] = value
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 20:  # the time that a longer one takes grows with its square
+        raise _RefusedError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
+def _not_a_number(word: str) -> float:
+    raise _RefusedError(f"{word} is no number")
+
+
+def _shown(value: Any) -> str:
+    """A value of a manifest, short and in one line."""
+    if isinstance(value, (dict, list)):
+        return f"a {'section' if isinstance(value, dict) else 'list'} of {len(value)}"
+    text = ascii(value[:80]) if isinstance(value, str) else ascii(value)
+    return text if len(text) <= 100 else text[:100] + "..."
+
+
+def _is_whole(value: Any, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _check_settings(manifest: dict[str, Any]) -> None:
+    for key in ("files", "jobs", "schedule", "runtime", *WHOLE_NUMBERS):
+        if key not in manifest:
+            raise _RefusedError(f"lacks '{key}'")
+    if manifest["runtime"] not in RUNTIMES:
+        raise _RefusedError(f"runtime: got {_shown(manifest['runtime'])}, expected {' or '.join(RUNTIMES)}")
+    for key, (least, most) in WHOLE_NUMBERS.items():
+        if not _is_whole(manifest[key], least, most):
+            raise _RefusedError(f"{key}: got {_shown(manifest[key])}, expected a whole number from {least} to {most}")
+
+
+def _check_files(folder: str, files: Any) -> None:
+    """Every name is that of a file below `folder`, reached without links, with a sha256."""
+    if not isinstance(files, dict) or len(files) > MOST_JOBS:
+        raise _RefusedError(f"files: got {_shown(files)}, expected at most {MOST_JOBS} names with their sha256")
+    root = os.path.realpath(folder)
+    for name, digest in files.items():
+        parts = name.split("/")
+        inside = all(part and part not in (".", "..") for part in parts) and name.isprintable() and len(name) <= 1000
+        if not inside or "\\" in name or ":" in name:  # on Windows, these lead elsewhere
+            raise _RefusedError(f"files: {_shown(name)} is no name of a file in the kit's folder")
+        if os.path.realpath(os.path.join(root, name)) != os.path.join(root, *parts):
+            raise _RefusedError(f"files: {_shown(name)} is a link, or lies behind one; a kit has no links")
+        if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise _RefusedError(f"files.{name[:80]}: got {_shown(digest)}, expected a sha256 in hexadecimal")
+
+
+def _check_jobs(manifest: dict[str, Any]) -> None:
+    jobs, schedule = manifest["jobs"], manifest["schedule"]
+    if not isinstance(jobs, list) or len(jobs) > MOST_JOBS:
+        raise _RefusedError(f"jobs: got {_shown(jobs)}, expected a list of at most {MOST_JOBS}")
+    names = set()
+    for i, job in enumerate(jobs):
+        if not isinstance(job, dict):
+            raise _RefusedError(f"jobs.{i}: got {_shown(job)}, expected a section")
+        for key in ("id", "file", "shape", "inside", "layers"):
+            if key not in job:
+                raise _RefusedError(f"jobs.{i}: lacks '{key}'")
+        name, shape = job["id"], job["shape"]
+        if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_-]{1,100}", name) or name in names:
+            raise _RefusedError(f"jobs.{i}.id: got {_shown(name)}, expected a name of its own, of letters and digits")
+        names.add(name)
+        if not isinstance(job["file"], str) or job["file"] not in manifest["files"]:
+            raise _RefusedError(
+                f"jobs.{i}.file: got {_shown(job['file'])}, expected one of `files`, where its sha256 is"
+            )
+        sizes = shape if isinstance(shape, list) else []
+        elements = 1
+        for size in sizes if len(sizes) <= 8 else []:
+            elements = elements * size if _is_whole(size, 1, MOST_ELEMENTS) else MOST_ELEMENTS + 1
+        if not 1 <= len(sizes) <= 8 or not 1 <= elements <= MOST_ELEMENTS:
+            raise _RefusedError(
+                f"jobs.{i}.shape: got {str(sizes)[:60] or _shown(shape)}, expected sizes with at most {MOST_ELEMENTS} "
+                "elements"
+            )
+        if not isinstance(job["inside"], bool) or (job["inside"] and manifest["runtime"] != "onnxruntime"):
+            raise _RefusedError(
+                f"jobs.{i}.inside: got {_shown(job['inside'])}, expected true (with onnxruntime) or false"
+            )
+        if not _is_whole(job["layers"], 1, 10_000):
+            raise _RefusedError(
+                f"jobs.{i}.layers: got {_shown(job['layers'])}, expected a whole number from 1 to 10000"
+            )
+    if not isinstance(schedule, list) or len(schedule) > 10_000:
+        raise _RefusedError(f"schedule: got {_shown(schedule)}, expected a list of at most 10000 rounds")
+    for i, round_ in enumerate(schedule):
+        if not isinstance(round_, list) or len(round_) > len(names):
+            raise _RefusedError(f"schedule.{i}: got {_shown(round_)}, expected a list of jobs, each once")
+        seen = set()
+        for name in round_:
+            if not isinstance(name, str) or name not in names or name in seen:
+                raise _RefusedError(f"schedule.{i}: got {_shown(name)}, expected ids of jobs, each once")
+            seen.add(name)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -382,21 +552,44 @@ def run_kit(
 
 def check_writable(path: str) -> None:
     """KitError where results could not be written, before minutes of measuring."""
+    if os.path.isdir(path):
+        raise KitError(f"--out {path}: is a folder; expected a file, e.g. {os.path.join(path, 'results.json')}")
     try:
-        if os.path.isdir(path):
-            raise KitError(f"--out {path}: is a folder; expected a file, e.g. {os.path.join(path, 'results.json')}")
-        with open(path + ".part", "w", encoding="utf-8"):
-            pass
-        os.remove(path + ".part")
-    except OSError as error:
-        raise KitError(f"--out {path}: cannot be written ({error.strerror}); choose another place") from None
+        descriptor, temporary = _new_file(path)
+        os.close(descriptor)
+        os.remove(temporary)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no file name"
+        raise KitError(f"--out {path}: cannot be written ({reason}); choose another place") from None
 
 
 def write_results(path: str, results: dict[str, Any]) -> None:
-    """Atomically: a file that is there is complete."""
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        json.dump(results, file)
-    os.replace(path + ".part", path)
+    """Atomically: a file that is there is complete. KitError where it cannot be written."""
+    text = json.dumps(results, allow_nan=False)
+    temporary = None
+    try:
+        descriptor, temporary = _new_file(path)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise KitError(
+            f"--out {path}: cannot be written ({error.strerror}); make room or choose another place"
+        ) from None
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def _new_file(path: str) -> tuple[int, str]:
+    """A descriptor and the name of a file beside `path` that was not there. Nobody can predict the name, and its
+    permissions are those that the umask gives."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(8)}.tmp")
+    return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), temporary
 
 
 def _tell(done: int, total: int) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ import numpy as np
 from latency.calibration import Correction, fit_correction, outliers
 from latency.config import MeasureConfig
 from latency.device import Device
-from latency.plan import Job, timed_layers
+from latency.plan import Job, Paths, timed_layers
 from latency.table import Calibration, Column, Entry, LatencyTable, Method, Runtime, memory_format_name
 from latency.verification import verification
+from supernet.cost import Cost
 from supernet.space import Space
 
 log = logging.getLogger("latency")
@@ -68,13 +69,13 @@ def build_table(
     )
     calibration = [job for job in jobs if job.purpose == "calibration"]
     if calibration:
-        table = calibrated(table, calibration, network_ms(calibration, samples), seed=seed)
+        table = calibrated(table, space, calibration, network_ms(calibration, samples), seed=seed)
         if energy and all(job.id in energy for job in calibration):
             used = np.array([np.median(energy[job.id]) for job in calibration])
             if (used > 0).all():  # a counter may be too coarse for so small a network
-                table = with_energy(table, calibration, used, seed=seed)
+                table = with_energy(table, space, calibration, used, seed=seed)
     checked = [job for job in jobs if job.purpose == "verification"]
-    return verified(table, checked, samples) if checked else table
+    return verified(table, checked, samples, used=[job.paths for job in calibration]) if checked else table
 
 
 def today() -> str:
@@ -117,13 +118,26 @@ def occurrences(jobs: Sequence[Job], keys: Sequence[str]) -> np.ndarray:
     return counts
 
 
-def calibrated(table: LatencyTable, jobs: Sequence[Job], measured: np.ndarray, *, seed: int) -> LatencyTable:
+def smallest_sum(space: Space, keys: Sequence[str]) -> Callable[[np.ndarray], float]:
+    """A function of the milliseconds of `keys` that gives the smallest sum of any network of the space."""
+
+    def smallest(ms: np.ndarray) -> float:
+        own = dict(zip(keys, ms.tolist(), strict=True))
+        return Cost.of_space(space, lambda layer, _: 0.0 if layer.is_skip else own[str(layer)]).reachable[0]
+
+    return smallest
+
+
+def calibrated(
+    table: LatencyTable, space: Space, jobs: Sequence[Job], measured: np.ndarray, *, seed: int
+) -> LatencyTable:
     """The table with corrected entries beside the measured ones; an earlier correction is what the new one starts from.
 
     measured: (jobs,) ms. The old verification no longer holds and is dropped.
     """
+    keys = list(table.entries)
     start = np.array([entry.ms for entry in table.entries.values()])
-    found = fit_correction(occurrences(jobs, list(table.entries)), start, measured, seed=seed)
+    found = fit_correction(occurrences(jobs, keys), start, measured, smallest=smallest_sum(space, keys), seed=seed)
     for i in outliers(found.left_out, measured):
         log.warning(
             f"{jobs[i].id} took {measured[i]:.4g} ms, where the other networks predict {found.left_out[i]:.4g} ms: "
@@ -133,7 +147,10 @@ def calibrated(table: LatencyTable, jobs: Sequence[Job], measured: np.ndarray, *
 
 
 def corrected(table: LatencyTable, found: Correction, seed: int) -> LatencyTable:
-    """The table with `calibrated_ms` and the constant of a fit that started from its entries."""
+    """The table with `calibrated_ms` and the constant of a fit that started from its entries.
+
+    Its record keeps the networks of every calibration before.
+    """
     entries = {
         key: entry.model_copy(update={"calibrated_ms": float(factor * entry.ms)})
         for (key, entry), factor in zip(table.entries.items(), found.factors, strict=True)
@@ -144,28 +161,33 @@ def corrected(table: LatencyTable, found: Correction, seed: int) -> LatencyTable
         strength=found.strength,
         cross_validation_percent=found.cross_validation_percent,
         seed=seed,
+        history=table.calibration.drawn if table.calibration else (),
     )
     return table.model_copy(
         update={"entries": entries, "constant_ms": found.constant, "calibration": record, "verification": None}
     )
 
 
-def with_energy(table: LatencyTable, jobs: Sequence[Job], measured_mj: np.ndarray, *, seed: int) -> LatencyTable:
+def with_energy(
+    table: LatencyTable, space: Space, jobs: Sequence[Job], measured_mj: np.ndarray, *, seed: int
+) -> LatencyTable:
     """A column `energy_mj`: energies of whole networks, dealt to layers by the same fit that starts from their
     latencies."""
     keys = list(table.entries)
     counts = occurrences(jobs, keys)
     start = np.array([entry.ms for entry in table.entries.values()])
     start *= measured_mj.mean() / (counts @ start).mean()  # mJ, so that factors are near 1, as strengths expect
-    found = fit_correction(counts, start, measured_mj, seed=seed)
+    found = fit_correction(counts, start, measured_mj, smallest=smallest_sum(space, keys), seed=seed)
     how = f"RAPL counters of {len(jobs)} whole networks, fitted; left-out error {found.cross_validation_percent:.2g} %"
     values = dict(zip(keys, (found.factors * start).tolist(), strict=True))
     column = Column(unit="mJ", how=how, constant=found.constant, values=values)
     return table.model_copy(update={"columns": table.columns | {"energy_mj": column}})
 
 
-def verified(table: LatencyTable, jobs: Sequence[Job], samples: Samples) -> LatencyTable:
-    """jobs: `...a` and `...b`, two measurements of each network."""
+def verified(
+    table: LatencyTable, jobs: Sequence[Job], samples: Samples, *, used: Sequence[Paths | None]
+) -> LatencyTable:
+    """jobs: `...a` and `...b`, two measurements of each network. used: the networks that calibrated the table."""
     first = [job for job in jobs if job.id.endswith("a")]
     again = [job for job in jobs if job.id.endswith("b")]
     found = verification(
@@ -174,6 +196,7 @@ def verified(table: LatencyTable, jobs: Sequence[Job], samples: Samples) -> Late
         macs=np.array([sum(layer.complexity.macs for layer in job.layers) for job in first], dtype=float),
         measured=network_ms(first, samples),
         repeated=network_ms(again, samples),
+        calibrated_by=sum(job.paths in used for job in first),
     )
     return table.model_copy(update={"verification": found})
 

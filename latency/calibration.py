@@ -11,10 +11,15 @@ error, every w_k pulled towards one common factor g that is fitted too,
     minimise  sum_i (prediction_i / y_i - 1)^2 + strength * sum_k (w_k - g)^2.
 
 A large strength leaves a common factor and a constant, a small one moves each entry; cross-validation decides.
+
+c may be negative: measuring adds a little to each layer. Fitted to slow networks alone it may become so negative that
+the fastest network of the space would take no time at all. Where that would be so, the best of the other fits counts:
+of other strengths, and of c >= 0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +27,8 @@ from scipy.optimize import nnls
 
 STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-8, 7))  # 1e-4 to 1e3
 FOLDS = 10
+LEAST_SHARE = 1e-3
+"""Of the time of the fastest measured network: what a fit has to leave to the fastest of the space."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +44,46 @@ class Correction:
     """RMS relative error of these."""
 
 
-def fit_correction(occurrences: np.ndarray, entries: np.ndarray, measured: np.ndarray, *, seed: int = 0) -> Correction:
+def fit_correction(
+    occurrences: np.ndarray,
+    entries: np.ndarray,
+    measured: np.ndarray,
+    *,
+    smallest: Callable[[np.ndarray], float] | None = None,
+    seed: int = 0,
+) -> Correction:
     """occurrences: (networks, entries) counts n. entries: (entries,) m >= 0. measured: (networks,) y > 0.
 
-    Deterministic for a seed, which deals the networks into folds. Raises ValueError for measurements that are not
-    above 0.
+    smallest: gives the smallest sum that a network of the space has with entries (entries,); None where only networks
+    like the measured ones count. Deterministic for a seed, which deals the networks into folds. Raises ValueError for
+    measurements that are not above 0.
     """
     if not (np.isfinite(measured).all() and (measured > 0).all()):
         raise ValueError("measured latencies must be finite and above 0")
     parts = occurrences * entries
-    left_out = {strength: _left_out(parts, measured, strength, seed) for strength in STRENGTHS}
-    errors = {s: float(np.sqrt(np.mean((p / measured - 1) ** 2))) for s, p in left_out.items()}
-    best = min(STRENGTHS, key=lambda strength: errors[strength])
-    factors, constant = _solve(parts, measured, best)
-    return Correction(factors, constant, best, left_out[best], 100 * errors[best])
+    fits = _fits(parts, measured, seed, free_constant=True)
+    best = min(fits, key=lambda fit: fit.cross_validation_percent)
+    if smallest is None:
+        return best
+    least = LEAST_SHARE * float(measured.min())
+
+    def goes_to_0(fit: Correction) -> bool:
+        return smallest(fit.factors * entries) + fit.constant < least
+
+    if goes_to_0(best):
+        fits += _fits(parts, measured, seed, free_constant=False)
+        best = min(fits, key=lambda fit: (goes_to_0(fit), fit.cross_validation_percent))
+    return best
+
+
+def _fits(parts: np.ndarray, measured: np.ndarray, seed: int, *, free_constant: bool) -> list[Correction]:
+    """One for each strength. free_constant: whether it may be below 0."""
+    found = []
+    for strength in STRENGTHS:
+        left_out = _left_out(parts, measured, strength, seed, free_constant)
+        error = float(np.sqrt(np.mean((left_out / measured - 1) ** 2)))
+        found.append(Correction(*_solve(parts, measured, strength, free_constant), strength, left_out, 100 * error))
+    return found
 
 
 def outliers(left_out: np.ndarray, measured: np.ndarray) -> np.ndarray:
@@ -61,28 +94,35 @@ def outliers(left_out: np.ndarray, measured: np.ndarray) -> np.ndarray:
     return found
 
 
-def _left_out(parts: np.ndarray, measured: np.ndarray, strength: float, seed: int) -> np.ndarray:
+def _left_out(
+    parts: np.ndarray, measured: np.ndarray, strength: float, seed: int, free_constant: bool = True
+) -> np.ndarray:
     """(networks,): predictions of networks that took no part in the fit."""
     folds = np.random.default_rng(seed).permutation(len(measured)) % min(FOLDS, len(measured))
     predicted = np.empty(len(measured))
     for fold in np.unique(folds):
         out = folds == fold
-        factors, constant = _solve(parts[~out], measured[~out], strength)
+        factors, constant = _solve(parts[~out], measured[~out], strength, free_constant)
         predicted[out] = parts[out] @ factors + constant
     return predicted
 
 
-def _solve(parts: np.ndarray, measured: np.ndarray, strength: float) -> tuple[np.ndarray, float]:
-    """(w, c) of the minimum above. parts: (networks, entries) n_ik m_k.
+def _solve(
+    parts: np.ndarray, measured: np.ndarray, strength: float, free_constant: bool = True
+) -> tuple[np.ndarray, float]:
+    """(w, c) of the minimum above. parts: (networks, entries) n_ik m_k. free_constant: whether c may be below 0.
 
-    For any w the best g is its mean and the best c a projection; with both put in, non-negative least squares remain,
-    which an active-set method solves exactly.
+    For any w the best g is its mean and the best free c a projection; with both put in, non-negative least squares
+    remain, which an active-set method solves exactly. Where c >= 0 it is one unknown more of them.
     """
     networks, count = parts.shape
     pull = np.sqrt(strength) * (np.eye(count) - 1 / count)
     fit = np.vstack([parts / measured[:, None], pull])
     target = np.concatenate([np.ones(networks), np.zeros(count)])
     constant = np.concatenate([1 / measured, np.zeros(count)])
+    if not free_constant:
+        everything, _ = nnls(np.column_stack([fit, constant]), target, maxiter=100 * (count + 1))
+        return everything[:-1], float(everything[-1])
     unit = constant / np.linalg.norm(constant)
     factors, _ = nnls(fit - np.outer(unit, unit @ fit), target - unit * (unit @ target), maxiter=100 * count)
     return factors, float(unit @ (target - fit @ factors) / np.linalg.norm(constant))

@@ -16,6 +16,8 @@ EXPORTED = ("onnxruntime", "litert")
 FEWEST_CALIBRATION_NETWORKS = 10
 MOST_REPEATS = 10_000
 """Of whatever is timed repeatedly; more would take days."""
+LARGEST_ERROR = 10.0
+"""Percent by which a table's sums may miss whole networks before a search refuses it, unless it sets another bound."""
 
 
 class MeasureConfig(Section):

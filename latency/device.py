@@ -27,13 +27,16 @@ class Device(Section):
 
 
 def this_device(device: Literal["cpu", "cuda"]) -> Device:
-    """This machine's CPU or first GPU. Raises ConfigError for cuda without a GPU."""
+    """This machine's CPU, or the GPU that this process uses. Raises ConfigError for cuda without a GPU."""
     kind: Kind = "cpu"
     name, cores = cpu_name(), usable_cores()
     if device == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigError("measure.device: got 'cuda', but torch finds no CUDA device; use measure.device=cpu")
-        properties = torch.cuda.get_device_properties(0)
+            raise ConfigError(
+                "measure.device: got 'cuda', but torch finds no CUDA device; measure where the GPU is and search here "
+                "with its table by measure.device=external, or measure this CPU by measure.device=cpu"
+            )
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         kind, name, cores = "gpu", properties.name, properties.multi_processor_count
     return named_device(kind, name, cores, platform.machine())
 

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from engine.errors import UserError
-from latency.build import columns_of, corrected, occurrences, today
+from latency.build import columns_of, corrected, occurrences, smallest_sum, today
 from latency.calibration import fit_correction, outliers
 from latency.config import FEWEST_CALIBRATION_NETWORKS, MeasureConfig
 from latency.device import Device
@@ -98,7 +98,7 @@ def fit_table(
     keys = [str(layer) for layer in layers]
     counts = occurrences(jobs, keys)
     guess = _guess(layers, counts, measured)
-    found = fit_correction(counts, guess, measured, seed=seed)
+    found = fit_correction(counts, guess, measured, smallest=smallest_sum(space, keys), seed=seed)
     table = LatencyTable(
         device=device,
         runtime=runtime,

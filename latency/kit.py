@@ -11,19 +11,21 @@ kit, make the table.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
+import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from engine.config import Section, validate
 from engine.errors import UserError
-from engine.files import write_atomically
+from engine.files import TEMPORARY, make_folder, read_json, write_atomically, writing
+from engine.wording import shown
 from latency import bench
 from latency.build import Origin, build_table
 from latency.config import EXPORTED, LatencyConfig, MeasureConfig
@@ -40,27 +42,37 @@ class KitFileError(UserError):
     """A device kit, or its results, that cannot be used."""
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("has control characters; run bench.py again")
+    return text
+
+
+Word = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
+"""Text of another machine that is printed here and stands in a table."""
+
+
 class DeviceRecord(Section):
-    name: str
-    cores: int | None = None
-    machine: str
+    name: Word
+    cores: int | None = Field(None, ge=1, le=1_000_000)
+    machine: Word
     kind: Kind = "cpu"
 
 
 class RuntimeRecord(Section):
-    name: str
-    version: str
+    name: Word
+    version: Word
 
 
 class Results(Section):
     """results.json, as bench.py or the adb route writes it."""
 
     format: str
-    manifest_sha256: str
+    manifest_sha256: Word
     device: DeviceRecord
     runtime: RuntimeRecord
-    provider: str
-    date: str
+    provider: Word
+    date: Word
     summarised: bool = False
     """One number per round, the device's own median or mean of the passes, instead of one per pass."""
     samples_ms: dict[str, tuple[Any, ...]]
@@ -68,11 +80,17 @@ class Results(Section):
 
 
 @dataclass(frozen=True)
-class Kit:
-    """A kit read back, complete and unchanged."""
+class KitFiles:
+    """A kit's manifest, checked, and its sha256. Every file is there and unchanged; no module has been imported."""
 
     manifest: Mapping[str, Any]
     digest: str
+
+
+@dataclass(frozen=True)
+class Kit(KitFiles):
+    """A kit read back, with the plan that its manifest describes."""
+
     config: LatencyConfig
     space: Space
     jobs: tuple[Job, ...]
@@ -98,41 +116,46 @@ def export_kit(
     alone = isolated or measure.runtime != "onnxruntime"
     counts = Counts(0 if alone else measure.coverings, measure.calibration_networks, verify, alone)
     jobs = draw_plan(space, counts, seed)
-    models = folder / MODELS
-    try:
-        models.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KitFileError(f"--out {folder}: cannot be made ({error.strerror}); choose another place") from None
-    complete = False
-    try:
+    with writing(f"--out {folder}"), _replacing_folder(folder) as new:
+        (new / MODELS).mkdir()
         told = (lambda done, total: progress("export", done, total)) if progress else None
-        records = write_models(space, measure, jobs, models, told)
-        shutil.copyfile(bench.__file__, folder / "bench.py")
-        write_atomically(folder / "README.txt", _readme(measure))
-        complete = True
-    finally:
-        if not complete:
-            shutil.rmtree(folder)
-    for record, job in zip(records, jobs, strict=True):
-        record["file"] = f"{MODELS}/{record['file']}"
-        record["keys"] = [str(layer) for layer in job.layers]
-    rounds = schedule(jobs, measure.rounds)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest = {
-        "format": bench.MANIFEST_FORMAT,
-        "runtime": measure.runtime,
-        "threads": measure.threads,
-        "passes": measure.passes,
-        "warmup": measure.warmup_passes,
-        "seed": seed,
-        "counts": asdict(counts),
-        "config": config.model_dump(mode="json"),
-        "files": {str(path.relative_to(folder)): bench.sha256(path) for path in files},
-        "jobs": records,
-        "schedule": rounds,
-    }
-    write_atomically(folder / bench.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        records = write_models(space, measure, jobs, new / MODELS, told)
+        shutil.copyfile(bench.__file__, new / "bench.py")
+        (new / "README.txt").write_text(_readme(measure), encoding="utf-8")
+        for record, job in zip(records, jobs, strict=True):
+            record["file"] = f"{MODELS}/{record['file']}"
+            record["keys"] = [str(layer) for layer in job.layers]
+        rounds = schedule(jobs, measure.rounds)
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        manifest = {
+            "format": bench.MANIFEST_FORMAT,
+            "runtime": measure.runtime,
+            "threads": measure.threads,
+            "passes": measure.passes,
+            "warmup": measure.warmup_passes,
+            "seed": seed,
+            "counts": asdict(counts),
+            "config": config.model_dump(mode="json"),
+            "files": {str(path.relative_to(new)): bench.sha256(path) for path in files},
+            "jobs": records,
+            "schedule": rounds,
+        }
+        write_atomically(new / bench.MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return sum(len(names) for names in rounds)
+
+
+@contextlib.contextmanager
+def _replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder beside `folder`, an empty or absent one, which takes its name once the block has ended well. It goes
+    if the block raises."""
+    make_folder(folder.parent, "--out")
+    new = folder.parent / f".{folder.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
+    new.mkdir()
+    try:
+        yield new
+        new.replace(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)  # gone once renamed
 
 
 def _readme(measure: MeasureConfig) -> str:
@@ -145,32 +168,77 @@ def _readme(measure: MeasureConfig) -> str:
     )
 
 
-def read_kit(folder: Path) -> Kit:
-    """Raises KitFileError where the kit is not complete, was changed, or was made by another version of this
-    package."""
+def prepare_results_file(path: Path) -> None:
+    """KitFileError where results could not be written to `path`, before minutes of measuring."""
     try:
-        manifest, digest = bench.read_manifest(str(folder))
+        bench.check_writable(str(path))
     except bench.KitError as error:
         raise KitFileError(str(error)) from None
-    where = str(folder / bench.MANIFEST)
+
+
+def open_kit(folder: Path) -> KitFiles:
+    """Raises KitFileError where the kit is not complete or was changed. Nothing that it names is imported or run."""
     try:
-        counts, seed = Counts(**manifest["counts"]), int(manifest["seed"])
-        data, records = manifest["config"], {job["id"]: job for job in manifest["jobs"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise KitFileError(f"{where}: lacks or misstates {error}; export the kit again") from None
+        return KitFiles(*bench.read_manifest(str(folder)))
+    except bench.KitError as error:
+        raise KitFileError(str(error)) from None
+
+
+def read_kit(folder: Path, allow_modules: Collection[str] = ()) -> Kit:
+    """open_kit, and the plan. allow_modules: modules of candidates that the manifest may import. KitFileError also
+    where it was made by another version of this package."""
+    return plan_of(open_kit(folder), folder, allow_modules)
+
+
+def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) -> Kit:
+    """The kit with what its manifest says of the space. allow_modules: as for read_kit."""
+    manifest, digest = files.manifest, files.digest
+    where = str(folder / bench.MANIFEST)
+    seed, records = manifest["seed"], {job["id"]: job for job in manifest["jobs"]}
+    counts, data = _counts(manifest, where), manifest.get("config")
+    if not isinstance(data, dict):
+        raise KitFileError(f"{where}: lacks or misstates 'config'; export the kit again")
     config = validate(LatencyConfig, data, where)
     space = Space(config.space)
     jobs = draw_plan(space, counts, seed)
     keys = {job.id: [str(layer) for layer in job.layers] for job in jobs}
-    if keys != {name: record["keys"] for name, record in records.items()}:
+    if keys != {name: record.get("keys") for name, record in records.items()}:
         raise KitFileError(f"{where}: was made by another version of this package; export the kit again")
     return Kit(manifest, digest, config, space, jobs)
 
 
-def import_results(folder: Path, path: Path) -> LatencyTable:
-    """The table that a kit's results make: calibrated and verified. Raises KitFileError or ConfigError in one line."""
-    kit = read_kit(folder)
-    results = read_results(path, kit)
+def _counts(manifest: Mapping[str, Any], where: str) -> Counts:
+    """How much the plan holds, no more than the manifest's jobs: drawing it again takes no longer than it did."""
+    found = manifest.get("counts")
+    names = [job["id"] for job in manifest["jobs"]]
+    there = {purpose: sum(name.startswith(purpose) for name in names) for purpose in ("context", "calibration")}
+    most = {
+        "coverings": there["context"],
+        "calibration": there["calibration"],
+        "verification": sum(name.startswith("verification") for name in names),
+    }
+    if not isinstance(found, dict) or found.keys() != {*most, "alone"} or not isinstance(found["alone"], bool):
+        raise KitFileError(f"{where}: lacks or misstates 'counts'; export the kit again")
+    for key, largest in most.items():
+        value = found[key]
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
+            raise KitFileError(
+                f"{where}: counts.{key}: does not fit the {len(names)} jobs; it was changed, or made by another "
+                "version of this package; export the kit again"
+            )
+    return Counts(**found)
+
+
+def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()) -> LatencyTable:
+    """The table that a kit's results make: calibrated and verified. allow_modules: as for read_kit.
+
+    The results are compared with the kit before anything that its manifest names is imported. Raises KitFileError or
+    ConfigError in one line.
+    """
+    files = open_kit(folder)
+    results = read_results(path, files)
+    kit = plan_of(files, folder, allow_modules)
+    _check_samples(path, kit, results)
     measure = kit.config.measure
     if results.runtime.name != measure.runtime:
         raise KitFileError(
@@ -191,26 +259,21 @@ def import_results(folder: Path, path: Path) -> LatencyTable:
     return table.model_copy(update={"source": f"{path.name} sha256 {bench.sha256(path)}"})
 
 
-def read_results(path: Path, kit: Kit) -> Results:
-    """results.json, every number checked against the kit's manifest. KitFileError names the first that is wrong."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KitFileError(f"{path}: no such file; run bench.py on the device and copy its results.json here") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise KitFileError(f"{path}: cannot be read ({error}); copy it again") from None
-    except ValueError:
-        raise KitFileError(f"{path}: is not JSON, perhaps cut off; copy it from the device again") from None
+def read_results(path: Path, kit: KitFiles) -> Results:
+    """results.json of this very kit; its samples are not looked at yet. KitFileError names what is wrong."""
+    missing = "run bench.py on the device and copy its results.json here"
+    data = read_json(
+        path, "a device's results.json", KitFileError, "perhaps cut off; copy it from the device again", missing
+    )
     if not isinstance(data, dict) or data.get("format") != bench.RESULTS_FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise KitFileError(f"{path}: format: got {found!r}, expected '{bench.RESULTS_FORMAT}', as bench.py writes it")
+        found = shown(data.get("format")) if isinstance(data, dict) else type(data).__name__
+        raise KitFileError(f"{path}: format: got {found}, expected '{bench.RESULTS_FORMAT}', as bench.py writes it")
     results = validate(Results, data, str(path))
     if results.manifest_sha256 != kit.digest:
         raise KitFileError(
             f"{path}: manifest_sha256 is {results.manifest_sha256[:12]}..., this kit's manifest has "
             f"{kit.digest[:12]}...: the results are of another kit; import them with the kit that was run"
         )
-    _check_samples(path, kit, results)
     return results
 
 
@@ -239,17 +302,22 @@ def _check_samples(path: Path, kit: Kit, results: Results) -> None:
                     )
                 _check_numbers(where, numbers, whole=not jobs[name].inside)
     for name, energies in results.energy_mj.items():
-        if not all(math.isfinite(value) and value >= 0 for value in energies):
-            raise KitFileError(f"{path}: energy_mj.{name}: expected millijoules >= 0; run bench.py again")
+        where = f"{path}: energy_mj.{name}"
+        if name not in expected or len(energies) != expected[name]:
+            raise KitFileError(f"{where}: expected one number for each round of a job of the kit; run bench.py again")
+        if not all(0 <= value <= LARGEST_MJ for value in energies):
+            raise KitFileError(f"{where}: expected millijoules >= 0, below {LARGEST_MJ:g}; run bench.py again")
 
 
 LONGEST_MS = 1e6  # a quarter of an hour for one pass: no network of a search
+LARGEST_MJ = 1e9  # 1 kW for as long
 
 
 def _check_numbers(where: str, numbers: Sequence[Any], *, whole: bool) -> None:
     for value in numbers:
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not good or value < 0 or (whole and value == 0) or value > LONGEST_MS:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_MS
+        if not good or (whole and value == 0):
             raise KitFileError(
-                f"{where}: got {value!r}, expected milliseconds above 0 and below {LONGEST_MS:g}; run bench.py again"
+                f"{where}: got {shown(value)}, expected milliseconds above 0 and below {LONGEST_MS:g}; run bench.py "
+                "again"
             )

@@ -94,34 +94,41 @@ def verify_table(
     seed: int,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Time `networks` fresh networks, none of which the table was calibrated by, and write the table's error into it.
+    """Time `networks` fresh networks and write the table's error into it: other ones than any calibration of the table
+    has used, as long as the space has such.
 
     Raises TableError where the table is another device's.
     """
     refuse_foreign(table, measure)
-    paths = verification_networks(space, networks, seed, avoid=used_networks(space, table))
+    used = used_networks(space, table)
+    paths = verification_networks(space, networks, seed, avoid=used)
     jobs = verification_jobs(space, paths)
     with open_runtime(space, measure) as runner:
         samples, _ = timed_jobs(runner, measure, jobs, seed, progress)
-    return verified(table, jobs, samples)
+    return verified(table, jobs, samples, used=used)
 
 
 def used_networks(space: Space, table: LatencyTable) -> list[tuple[int, ...]]:
-    """The networks that a table measured by this package was calibrated by."""
-    found = table.calibration
-    return calibration_networks(space, found.networks, found.seed) if found else []
+    """The networks of every calibration of a table that was measured by this package, each once."""
+    drawn = table.calibration.drawn if table.calibration else ()
+    every = [paths for one in drawn for paths in calibration_networks(space, one.networks, one.seed)]
+    return list(dict.fromkeys(every))
 
 
 def recalibrate_table(
     table: LatencyTable, space: Space, measure: MeasureConfig, *, seed: int, progress: Progress | None = None
 ) -> LatencyTable:
-    """Refit the corrections from RECALIBRATION_NETWORKS networks timed now. TableError where it is another device's."""
+    """Refit the corrections from RECALIBRATION_NETWORKS networks timed now. TableError where it is another device's.
+
+    They may be among those of earlier calibrations or verifications: what counts is their time now. A record of their
+    count and seed is all that it takes to draw them again, and to keep them out of the next verification.
+    """
     refuse_foreign(table, measure)
     paths = calibration_networks(space, RECALIBRATION_NETWORKS, seed)
     jobs = [network_job(space, f"calibration{i:03}", "calibration", p) for i, p in enumerate(paths)]
     with open_runtime(space, measure) as runner:
         samples, _ = timed_jobs(runner, measure, jobs, seed, progress)
-    return calibrated(table, jobs, network_ms(jobs, samples), seed=seed)
+    return calibrated(table, space, jobs, network_ms(jobs, samples), seed=seed)
 
 
 def time_architecture(

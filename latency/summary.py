@@ -7,11 +7,27 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from latency.config import LARGEST_ERROR
 from latency.fit import Fit, named
 from latency.table import LatencyTable, Verification
+from latency.units import duration
 from latency.verification import NOISY_PERCENT, accepted_percent, draw_picture
 
 MOST_LISTED = 6
+WRONG_TABLE = 3
+"""Exit status where a table is written that a search would refuse for its error."""
+
+
+def exit_status(table: LatencyTable) -> int:
+    """0, or WRONG_TABLE where what is known of the table's error is above LARGEST_ERROR."""
+    if table.verification:
+        return WRONG_TABLE if table.verification.table.mape_percent > LARGEST_ERROR else 0
+    return WRONG_TABLE if table.calibration and table.calibration.cross_validation_percent > LARGEST_ERROR else 0
+
+
+def fit_status(found: Fit) -> int:
+    """0, or WRONG_TABLE where the error on networks left out of the fit is above LARGEST_ERROR."""
+    return WRONG_TABLE if found.left_out.mape_percent > LARGEST_ERROR else 0
 
 
 def summary(found: Verification) -> str:
@@ -20,7 +36,8 @@ def summary(found: Verification) -> str:
     thirds = ", ".join(f"{third:.1f}" for third in found.table.mape_percent_thirds)
     low, high = found.measured_range_ms
     return (
-        f"{found.networks} fresh networks of {low:.3g} to {high:.3g} ms: error {found.table.mape_percent:.1f} % "
+        f"{found.networks} fresh networks of {duration(low)} to {duration(high)}: "
+        f"error {found.table.mape_percent:.1f} % "
         f"(thirds {thirds}; a repeated measurement {found.noise_mape_percent:.1f} %), bias "
         f"{found.table.bias_percent:+.1f} %, Spearman {spearman}; a constant {found.constant.mape_percent:.1f} %, "
         f"linear in MACs {found.macs.mape_percent:.1f} %"
@@ -42,29 +59,53 @@ def print_report(table: LatencyTable, path: Path) -> None:
     found = table.verification
     if found is None:
         console.print("not verified: how far its sums are off is not known")
+        if exit_status(table):
+            console.print(
+                f"WARNING: networks left out of the fit are missed by more than the {LARGEST_ERROR:g} % that searches "
+                "accept: measure again on an idle machine"
+            )
         return
     console.print(f"verified on {summary(found)}")
+    if found.calibrated_by:
+        console.print(
+            f"{found.calibrated_by} of these networks had calibrated the table, since the space has too few others: "
+            "the error is understated"
+        )
     picture = path.with_suffix(".png")
     draw_picture(
         picture, {table.device.name: [(table.runtime.name, np.array(found.predicted_ms), np.array(found.measured_ms))]}
     )
     console.print(f"predicted against measured: {picture}")
-    if found.noise_mape_percent > NOISY_PERCENT:
-        console.print(
-            f"the verification was disturbed: a repeated measurement differs by {found.noise_mape_percent:.1f} %, so "
-            "what follows proves little; --verify again on an idle machine"
-        )
+    for line in verdict(found):
+        console.print(line)
+
+
+def verdict(found: Verification) -> list[str]:
+    """What the verification says of the table, in lines. A busy machine comes first: it leaves no other verdict."""
     worst = max(found.table.mape_percent, *found.table.mape_percent_thirds)
     accepted = accepted_percent(found.noise_mape_percent)
-    if found.holds:
-        console.print(
+    refused = found.table.mape_percent > LARGEST_ERROR
+    lines = []
+    if found.noise_mape_percent > NOISY_PERCENT:
+        lines.append(
+            f"the machine was busy: a repeated measurement differs by {found.noise_mape_percent:.1f} %, so this "
+            "verification does not say whether the table is right; --verify again on an idle machine"
+        )
+    elif found.holds:
+        lines.append(
             f"the table holds: {worst:.1f} % at most, overall and in each third, where {accepted:.1f} % is accepted"
         )
     else:
-        console.print(
+        lines.append(
             f"the table does NOT hold: {worst:.1f} %, overall or in a third, where {accepted:.1f} % is accepted; "
             "measure again on an idle machine, or refit it with --recalibrate"
         )
+    if refused:
+        lines.append(
+            f"WARNING: as it is, searches refuse this table: its error of {found.table.mape_percent:.1f} % is above "
+            f"{LARGEST_ERROR:g} %"
+        )
+    return lines
 
 
 def print_how_to_search(path: Path) -> None:
@@ -86,8 +127,8 @@ def print_fit(found: Fit, path: Path) -> None:
     )
     for paths, ms, expected in found.outliers:
         console.print(
-            f"{named(found.space, paths)} has {ms:.4g} ms, where the other networks predict {expected:.4g} ms: is "
-            "that timing right? The whole table suffers from a wrong one"
+            f"{named(found.space, paths)} has {duration(ms)}, where the other networks predict {duration(expected)}: "
+            "is that timing right? The whole table suffers from a wrong one"
         )
     if identified.unseen:
         console.print(
@@ -102,4 +143,10 @@ def print_fit(found: Fit, path: Path) -> None:
         for group in identified.inseparable:
             more = f" and {len(group) - MOST_LISTED} more" if len(group) > MOST_LISTED else ""
             console.print("  " + ", ".join(group[:MOST_LISTED]) + more)
+    if fit_status(found):
+        console.print(
+            f"WARNING: an error of {left_out.mape_percent:.1f} % on networks left out of the fit is above the "
+            f"{LARGEST_ERROR:g} % that searches accept of a verified table: look for wrong timings, time more "
+            "networks, or time each several times on an idle device"
+        )
     print_how_to_search(path)

@@ -65,6 +65,13 @@ class Column(Section):
     values: dict[str, Annotated[float, Field(ge=0)]] = Field(min_length=1)
 
 
+class Drawn(Section):
+    """Networks that a calibration used: `networks` and `seed` draw them again (latency/plan.py)."""
+
+    networks: int = Field(ge=1)
+    seed: int
+
+
 class Calibration(Section):
     """How `calibrated_ms` and `constant_ms` were fitted (latency/calibration.py)."""
 
@@ -76,6 +83,13 @@ class Calibration(Section):
     """RMS relative error on networks left out of the fit."""
     seed: int
     """Of the plan that the networks were drawn by; verification avoids them."""
+    history: tuple[Drawn, ...] = ()
+    """The networks of the calibrations that this one started from, oldest first; verification avoids them, too."""
+
+    @property
+    def drawn(self) -> tuple[Drawn, ...]:
+        """The networks of every calibration that has a part in the entries, oldest first."""
+        return (*self.history, Drawn(networks=self.networks, seed=self.seed))
 
 
 class Scores(Section):
@@ -96,6 +110,8 @@ class Verification(Section):
 
     date: str
     networks: int = Field(ge=3)
+    calibrated_by: int = Field(0, ge=0)
+    """How many of them had calibrated the table: more than 0 only where the space has too few others."""
     measured_range_ms: tuple[float, float]
     noise_mape_percent: float = Field(ge=0)
     """What a repeated measurement of the same networks differed by."""
@@ -158,7 +174,7 @@ class LatencyTable(Section):
     @property
     def sha256(self) -> str:
         """Identity of the numbers, in a run's config.yaml: everything but what a verification found."""
-        numbers = self.model_dump(mode="json", exclude={"verification"})
+        numbers = _without_empty_history(self.model_dump(mode="json", exclude={"verification"}))
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
     @classmethod
@@ -175,7 +191,7 @@ class LatencyTable(Section):
 
     def save(self, path: Path) -> None:
         """Write atomically; creates the folder. TableError where that is impossible."""
-        header = _rounded(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True))
+        header = _rounded(_without_empty_history(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True)))
         columns = {"columns": header.pop("columns")}
         lines = [
             yaml.dump(header, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None),
@@ -212,8 +228,10 @@ class LatencyTable(Section):
         of reach."""
         return self.source is not None
 
-    def check(self, space: Space, measure: MeasureConfig, where: str, command: str) -> None:
-        """TableError unless this table was made for `space` and `measure`. where: its file. command: what makes it."""
+    def check(self, space: Space, measure: MeasureConfig, where: str, remedy: str) -> None:
+        """TableError unless this table was made for `space` and `measure`. where: its file. remedy: how to make another
+        one and leave this one as it is, e.g. "make another table: python scripts/...".
+        """
         own: dict[str, tuple[object, object, str]] = {
             "input_size": (self.input_size, space.config.input_size, "space.input_size"),
             "activation": (self.activation, space.config.activation, "space.activation"),
@@ -229,27 +247,45 @@ class LatencyTable(Section):
                 own["threads"] = (self.threads, measure.threads, "measure.threads")
         for key, (found, expected, setting) in own.items():
             if found != expected:
-                remedy = f"make a table for it (another --out keeps this one): {command}"
+                advice = remedy
                 if setting.startswith("measure."):
-                    remedy = f"if the table is right, correct `measure`, the limit's own or the file's; else {remedy}"
+                    advice = f"if the table is right, correct `measure`, the limit's own or the file's; else {remedy}"
                 if self.foreign and measure.device != "external":
-                    remedy = (
+                    advice = (
                         f"this table comes from elsewhere ({self.source}): to search with it, set measure.device: "
                         "external"
                     )
-                raise TableError(f"{where}: {key} is {found}, but the search has {expected} ({setting}); {remedy}")
+                raise TableError(f"{where}: {key} is {found}, but the search has {expected} ({setting}); {advice}")
         if missing := self.missing(space):
             first, more = missing[0], f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             near = difflib.get_close_matches(str(first), self.entries, n=1, cutoff=0.75)
             hint = f" The nearest entry is '{near[0]}'." if near else ""
             raise MissingEntryError(
                 f"{where}: no entry '{first}', the op {first.spec} on a {first.size}x{first.size} input with "
-                f"{first.c_in} channels{more}.{hint} Make a table for this space: {command}"
+                f"{first.c_in} channels{more}.{hint} To mend it, {remedy}"
             )
 
-    def cost(self, space: Space) -> Cost:
-        """Entries as matrices over the space's paths, in ms."""
-        return Cost.of_space(space, self.price, constant=self.constant_ms)
+    def cost(self, space: Space, where: str = "the latency table") -> Cost:
+        """Entries as matrices over the space's paths, in ms. where: its file.
+
+        TableError where an architecture would take 0 ms or less: it would meet every bound, and has no logarithm.
+        """
+        cost = Cost.of_space(space, self.price, constant=self.constant_ms)
+        least, _ = cost.reachable
+        if least <= 0:
+            raise TableError(
+                f"{where}: constant_ms is {self.constant_ms:.4g}, so the fastest architecture would take {least:.4g} "
+                f"ms, expected more than 0; {self._how_to_mend_the_constant}"
+            )
+        return cost
+
+    @property
+    def _how_to_mend_the_constant(self) -> str:
+        if self.method == "whole_networks":
+            return "time some fast networks, too, and make the table again with scripts/fit_latency.py"
+        if self.foreign:
+            return "correct the constant or the entries, or make the table again where it comes from"
+        return "refit it with scripts/measure_latency.py --recalibrate, or measure it again"
 
     def column_cost(self, space: Space, name: str, where: str) -> Cost:
         """Another column as matrices. TableError where the table has no such column, or not for every layer."""
@@ -266,7 +302,14 @@ class LatencyTable(Section):
                 raise TableError(f"{where}: columns.{name} has no value for '{layer}'; complete the column")
             return value
 
-        return Cost.of_space(space, price, constant=column.constant)
+        cost = Cost.of_space(space, price, constant=column.constant)
+        least, _ = cost.reachable
+        if least <= 0:
+            raise TableError(
+                f"{where}: columns.{name}.constant is {column.constant:.4g}, so the smallest architecture would have "
+                f"{least:.4g} {column.unit}, expected more than 0; correct the constant or the values"
+            )
+        return cost
 
 
 def prepare_table_file(path: Path) -> None:
@@ -285,23 +328,12 @@ def prepare_table_file(path: Path) -> None:
         ) from None
 
 
-def refuse_to_replace(path: Path) -> None:
-    """TableError where a file at `path` is anything but a table that was measured on this machine, or can be so
-    again."""
-    if not path.exists():
-        return
-    try:
-        table = LatencyTable.load(path)
-    except UserError as error:
-        raise TableError(
-            f"--out {path}: exists and is no table that could be measured again ({error}); choose another file, or "
-            "delete this one"
-        ) from None
-    if table.foreign:
-        raise TableError(
-            f"--out {path}: holds the table of {table.device.name}, made from {table.source}; choose another file, "
-            "or delete this one"
-        )
+def _without_empty_history(content: dict[str, Any]) -> dict[str, Any]:
+    """The content as tables had it that were calibrated once, before there was a history: their identity stays."""
+    calibration = content.get("calibration")
+    if calibration and not calibration["history"]:
+        calibration.pop("history")
+    return content
 
 
 def memory_format_name(measure: MeasureConfig) -> str:

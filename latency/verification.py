@@ -58,17 +58,25 @@ def fitted_line(feature: np.ndarray | None, measured: np.ndarray) -> np.ndarray:
 
 
 def verification(
-    *, predicted: np.ndarray, raw: np.ndarray, macs: np.ndarray, measured: np.ndarray, repeated: np.ndarray
+    *,
+    predicted: np.ndarray,
+    raw: np.ndarray,
+    macs: np.ndarray,
+    measured: np.ndarray,
+    repeated: np.ndarray,
+    calibrated_by: int = 0,
 ) -> Verification:
     """All (networks,): ms by the table, ms by its uncorrected entries, MACs, and two measurements of the same networks.
 
     Predictions are compared with the first measurement; the second tells the noise, a repeated measurement's error.
+    calibrated_by: how many of the networks had calibrated the table.
     """
     noise = scores(repeated, measured)
     own = scores(predicted, measured)
     return Verification(
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         networks=len(measured),
+        calibrated_by=calibrated_by,
         measured_range_ms=(float(measured.min()), float(measured.max())),
         noise_mape_percent=noise.mape_percent,
         noise_spearman=noise.spearman,

@@ -11,26 +11,29 @@ For a phone, instead of the three lines in the middle:
     python scripts/device_kit.py adb kit --benchmark benchmark_model --out results.json
 
 A kit is for one runtime: measure.runtime=onnxruntime, or litert (needed for phones). The table is calibrated and
-verified on networks timed on the device. A search reads it with `measure: {device: external}`.
+verified on networks timed on the device. A search reads it with `measure: {device: external}`. `import` ends with
+status 3 where the table is written, but its error is above the 10 % that searches accept.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from engine.config import load_config, validate
 from engine.errors import run_door
+from engine.files import write_atomically
 from engine.progress import Stages, set_up_logging
 from latency.adb import Adb, run_on_phone
-from latency.bench import write_results
 from latency.config import LatencyConfig, latency_part
-from latency.kit import export_kit, import_results, read_kit
-from latency.summary import print_how_to_search, print_report
+from latency.existing import Identity, refuse_to_replace
+from latency.kit import export_kit, import_results, open_kit, prepare_results_file
+from latency.summary import exit_status, print_how_to_search, print_report
 from latency.table import prepare_table_file
 from latency.verification import check_count
 
 
-def main() -> None:
+def main() -> int:
     commands = {"export": (_export_parser, _export), "adb": (_adb_parser, _adb), "import": (_import_parser, _import)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=commands, help="each has its own --help")
@@ -40,7 +43,7 @@ def main() -> None:
     describe, run = commands[command]
     describe(of_command)
     set_up_logging()
-    run(of_command.parse_intermixed_args(sys.argv[2:]))
+    return run(of_command.parse_intermixed_args(sys.argv[2:])) or 0
 
 
 def _export_parser(parser: argparse.ArgumentParser) -> None:
@@ -75,26 +78,29 @@ def _export(args: argparse.Namespace) -> None:
         )
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(
-        f"{args.out}: {timings} timings of {config.measure.runtime} models, {size / 1e6:.0f} MB; see README.txt there"
+        f"{args.out}: {timings} timings of {config.measure.runtime} models, {size / 1e6:.3g} MB; see README.txt there"
     )
 
 
 def _adb(args: argparse.Namespace) -> None:
-    kit = read_kit(args.kit)
+    kit = open_kit(args.kit)
+    prepare_results_file(args.out)
     with Stages() as progress:
         results = run_on_phone(
             kit, args.kit, Adb(args.adb, args.serial), args.benchmark, lambda done, n: progress("phone", done, n)
         )
-    write_results(str(args.out), results)
+    write_atomically(args.out, json.dumps(results, allow_nan=False) + "\n")
     print(f"{args.out}: now `python scripts/device_kit.py import {args.kit} {args.out} --out TABLE`")
 
 
-def _import(args: argparse.Namespace) -> None:
+def _import(args: argparse.Namespace) -> int:
     prepare_table_file(args.out)
     table = import_results(args.kit, args.results)
+    refuse_to_replace(args.out, Identity.of_table(table))
     table.save(args.out)
     print_report(table, args.out)
     print_how_to_search(args.out)
+    return exit_status(table)
 
 
 if __name__ == "__main__":

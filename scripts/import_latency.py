@@ -9,8 +9,10 @@ from pathlib import Path
 from engine.config import load_config, validate
 from engine.errors import run_door
 from latency.config import LatencyConfig, latency_part
+from latency.existing import Identity, refuse_to_replace
 from latency.importers import IMPORTERS, import_table, in_words
 from latency.summary import print_how_to_search
+from latency.table import prepare_table_file
 from supernet.space import Space
 
 MOST_LISTED = 20
@@ -32,6 +34,8 @@ def main() -> None:
         space = Space(validate(LatencyConfig, latency_part(load_config(args.config)), str(args.config)).space)
     imported = import_table(args.source, device_name=args.device_name, format=args.format, activation=args.activation)
     table = imported.table
+    prepare_table_file(args.out)
+    refuse_to_replace(args.out, Identity.of_table(table))
     table.save(args.out)
     print(f"{args.out}: {len(table.entries)} ops at {table.input_size} px, batch {table.batch}, {table.activation}")
     for line in in_words(imported.left_out):

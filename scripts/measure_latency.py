@@ -7,9 +7,11 @@ CONFIG is any YAML with a `space` section: a search config makes its own table, 
 The section `measure` says the device, runtime, threads, batch and precision.
 
 --verify times fresh whole networks, writes the table's error into it and draws TABLE.png. A table that is there
-already is kept as it is and verified; without --verify it is measured anew. --recalibrate keeps the measured entries
-and refits their corrections from 20 networks timed now; an earlier verification is dropped, unless --verify asks for a
-new one.
+already is kept as it is and verified; without --verify it is measured anew if it is of this very space, device and
+settings, and any other file is left alone. --recalibrate keeps the measured entries and refits their corrections from
+20 networks timed now; an earlier verification is dropped, unless --verify asks for a new one.
+
+Exit status 3: the table is written, but its error is above the 10 % that searches accept.
 """
 
 import argparse
@@ -21,14 +23,15 @@ from engine.config import load_config, validate
 from engine.errors import run_door
 from engine.progress import Stages, set_up_logging
 from latency.config import LatencyConfig, latency_part
+from latency.existing import Identity, free_file, refuse_to_replace
 from latency.measure import measure_table, recalibrate_table, verify_table
-from latency.summary import print_report
-from latency.table import LatencyTable, TableError, prepare_table_file, refuse_to_replace
+from latency.summary import exit_status, print_report
+from latency.table import LatencyTable, TableError, prepare_table_file
 from latency.verification import check_count
 from supernet.space import Space
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="YAML file with a `space` section")
     parser.add_argument("--out", type=Path, required=True, help="the table, e.g. tables/imagenet_cpu.yaml")
@@ -44,7 +47,7 @@ def main() -> None:
     prepare_table_file(args.out)
     keep = args.recalibrate or (args.verify and args.out.exists())
     if not keep:
-        refuse_to_replace(args.out)
+        refuse_to_replace(args.out, Identity.of_measuring(space, measure))
     if keep and not args.out.exists():
         raise TableError(f"--recalibrate: no table {args.out}; measure one first, without --recalibrate")
     with Stages() as progress:
@@ -53,8 +56,9 @@ def main() -> None:
         else:
             seed = int(time.time()) if args.seed is None else args.seed  # other networks than any time before
             table = LatencyTable.load(args.out)
-            again = ["python", "scripts/measure_latency.py", str(args.config), "--out", "ANOTHER", *args.overrides]
-            table.check(space, measure, str(args.out), shlex.join(again))
+            again = ["python", "scripts/measure_latency.py", str(args.config), "--out", str(free_file(args.out))]
+            remedy = f"make another table: {shlex.join([*again, *args.overrides])}"
+            table.check(space, measure, str(args.out), remedy)
             if args.recalibrate:
                 table = recalibrate_table(table, space, measure, seed=seed, progress=progress)
                 table.save(args.out)
@@ -62,6 +66,7 @@ def main() -> None:
                 table = verify_table(table, space, measure, args.verify, seed=seed, progress=progress)
     table.save(args.out)
     print_report(table, args.out)
+    return exit_status(table)
 
 
 if __name__ == "__main__":

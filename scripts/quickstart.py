@@ -24,7 +24,7 @@ from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.progress import Stages, set_up_logging
 from engine.quantities import amount
-from latency.config import LatencyConfig, latency_part
+from latency.config import LARGEST_ERROR, LatencyConfig, latency_part
 from latency.measure import measure_table
 from latency.summary import summary
 from latency.verification import NOISY_PERCENT
@@ -32,7 +32,6 @@ from retrain.config import RetrainFile
 from retrain.loop import RetrainResult, retrain
 from search.baseline import random_architectures
 from search.clock import Clock, Reading, acceptable_error
-from search.config import LARGEST_ERROR
 from search.loop import SearchResult, run_search
 from supernet.architecture import Architecture
 from supernet.cost import Cost

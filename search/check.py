@@ -24,6 +24,7 @@ from engine.quantities import quantity
 from engine.training import prepare_device
 from latency.measure import Timing, time_architecture
 from latency.plan import middle_network
+from latency.units import rate
 from search.clock import steady, twice_noise
 from search.closing import local_latency_limits
 from search.combine import members
@@ -35,7 +36,7 @@ from search.peak import restrict
 from search.plausible import doubts, implied_speed
 from search.reinforce import sampled, user_reward
 from search.terms import build_terms, terms_gradient
-from search.trust import Note
+from search.trust import Note, elsewhere
 from supernet import user_modules
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.architecture import Architecture
@@ -215,8 +216,8 @@ def _tables(resolved: Resolved, told: Report) -> list[Check]:
         found = doubts(resolved.space, source.table, source.cost)
         checks += [Check("warn", "units", f"{source.path}: {doubt.text}", doubt.remedy) for doubt in found]
         if not found:
-            speed = implied_speed(resolved.space, source.table, source.cost)
-            checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed:.3g} GMAC/s"))
+            speed = rate(implied_speed(resolved.space, source.table, source.cost))
+            checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed}"))
     if measured:
         checks += _caught("timing", lambda: _timing(resolved, measured, told))
     return checks
@@ -282,6 +283,8 @@ def _untimed(measured: Sequence[Source]) -> Check:
     if all(source.measure.device == "external" for source in measured):  # those of several tables count as such
         return Check("ok", "timing", "every table is of an external device, so a derived network will not be timed")
     text = f"the table's device ({names}) is not this one, so a derived network will not be timed"
+    if any(elsewhere(source.table) for source in measured):
+        return Check("warn", "timing", f"{text}, and this machine has no GPU", "set measure.device: external")
     return Check("warn", "timing", text, "measure a table here, or set measure.device: external if that is meant")
 
 

@@ -15,7 +15,7 @@ from engine.data import DataConfig
 from engine.data.config import MOST_IMAGES
 from engine.training import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, RunConfig
 from engine.wording import number_remedy, shown
-from latency.config import MeasureConfig
+from latency.config import LARGEST_ERROR, MeasureConfig
 from supernet.space import Space, SpaceConfig
 
 _PERCENT = re.compile(r"\d{1,20}(\.\d{1,20})?\s*%")
@@ -25,7 +25,6 @@ _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9}
 PEAK = "peak_activation_bytes"
 COMPUTED = ("macs", "params", "weight_bytes", PEAK)
 """Metrics that follow from the space; the others are read from a table."""
-LARGEST_ERROR = 10.0
 LARGEST_WEIGHT = 1e6
 """Of a term of a loss, whose cross entropy is about 1: with a larger one nothing else would count."""
 LARGEST_POWER = 100.0

@@ -9,10 +9,13 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
+
 from engine.config import validate
 from engine.errors import ConfigError
 from engine.files import nearest_path
 from latency.config import MeasureConfig
+from latency.existing import free_file
 from latency.table import LatencyTable, MissingEntryError, TableError
 from search.combine import WorstCase, members, scaled, weighted_sum
 from search.config import LimitConfig, MulLog, SearchFile, metric_hint
@@ -244,8 +247,14 @@ def _source(
         measure = measure.model_copy(update={"device": "external"})
     external = measure.device == "external"
     command = partial(measure_command, source, path, overrides, own=own)
-    make = command(external=external)
-    table = _load_table(limit, k, where, make)
+    key = f"{where}.{'table' if limit.table else f'tables.{k}'}"
+    table = _load_table(limit, k, key, _making("it", command(external=external), measure))
+    free = free_file(path)  # a table that is there is never to be written over
+    beside = partial(measure_command, source, free, overrides, own=own)
+    another = _making(f"another table ({free}, to be named in {key})", beside(external=external), measure)
+    recalibrate = beside(external=True)
+    if not external:
+        recalibrate = f"{shlex.join(['cp', str(path), str(free)])} && {beside('--recalibrate')}"
     sha256 = table.sha256
     if limit.metric != "latency" and limit.metric not in table.columns:
         raise ConfigError(
@@ -254,9 +263,10 @@ def _source(
         )
     notes = [] if external else of_this_runtime(table, path, command)
     if limit.metric == "latency":  # before interpolation, whose table has no verification any more
-        notes += trust(table, path, limit.largest_error, f"{where}.largest_error", command, external=external)
+        bound = f"{where}.largest_error"
+        notes += trust(table, path, limit.largest_error, bound, command, recalibrate, external=external)
     try:
-        table.check(space, measure, str(path), make)
+        table.check(space, measure, str(path), another)
     except MissingEntryError as error:
         if limit.missing == "error":
             if any(isinstance(layer.spec, ALONE_OF_THEIR_KIND) for layer in table.missing(space)):
@@ -264,17 +274,26 @@ def _source(
             raise TableError(f"{error}, or predict it from others of its kind: missing: interpolate") from None
         table, note = completed(table, path, space)
         notes.append(note)
-        table.check(space, measure, str(path), make)
-    cost = table.cost(space) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(path))
+        table.check(space, measure, str(path), another)
+    cost = (
+        table.cost(space, str(path)) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(path))
+    )
     return Source(path, table, cost, measure, limit.shares[k], sha256), notes
 
 
-def _load_table(limit: LimitConfig, k: int, where: str, command: str) -> LatencyTable:
-    key = f"{where}.{'table' if limit.table else f'tables.{k}'}"
+def _making(what: str, command: str, measure: MeasureConfig) -> str:
+    """How to make a table, as the end of a message. A machine without a GPU is told where the command works."""
+    if measure.device == "cuda" and not torch.cuda.is_available():
+        what += " where the GPU is, copy it here to search with measure.device=external, and make it"
+    return f"make {what} with: {command}"
+
+
+def _load_table(limit: LimitConfig, k: int, key: str, make: str) -> LatencyTable:
+    """key: its place in the file. make: how to make one that is not there."""
     path = limit.files[k]
     if not path.exists():
         near = nearest_path(path)
-        raise ConfigError(f"{key}: no file {path}{f'{near} Or' if near else ';'} make it with: {command}")
+        raise ConfigError(f"{key}: no file {path}{f'{near} Or' if near else ';'} {make}")
     hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
     table = LatencyTable.load(path)
     if hashes and hashes[k] is not None and hashes[k] != table.sha256:

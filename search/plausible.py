@@ -1,38 +1,120 @@
-"""Do a latency table's numbers look like milliseconds? Their implied speed says so, and so do extremes."""
+"""Do a latency table's numbers look like milliseconds? What its kind of device can do at best, and does at worst, says
+so.
+
+A layer of M multiply-accumulates takes between
+
+    overhead_min + M / fastest    and    overhead_max + M / slowest
+
+on any device of a kind, and a network the sum over its layers. For all kinds but `other`, overhead_max / overhead_min
+and fastest / slowest are at most 1000, and so is the ratio of the sums: a table in seconds or microseconds, which is
+1000 times off, lies outside wherever the same table in milliseconds lies inside.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from latency.table import LatencyTable
+from latency.units import duration, rate
 from search.trust import Note
 from supernet.cost import Cost, macs_cost
-from supernet.space import Space
+from supernet.space import Layer, Space
 
 LONGEST_MS = 10_000.0
-FLOAT32_PER_THREAD = 200.0
-"""GMAC/s that no CPU thread exceeds: 32 multiply-accumulates a cycle are 112 at 3.5 GHz."""
-LOW_PRECISION_PER_THREAD = 4000.0
-SLOWEST = {"cpu": 0.05, "gpu": 0.2, "phone": 0.05, "other": 0.01}
-"""GMAC/s, in networks that are worth searching for."""
-FASTEST = {"gpu": 1e6, "phone": 5e4, "other": 1e5}
+"""No single layer takes longer for one image."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """GMAC/s of whole networks between which a kind of device lies, and milliseconds that a layer takes without any
+    work."""
+
+    slowest: float
+    fastest: float
+    overhead_min_ms: float = 1e-3
+    """The smallest layer is a call of a kernel or two, which takes a microsecond on CPUs and GPUs alike."""
+    overhead_max_ms: float = 1.0
+    """A dozen calls of an eager framework take that much on a slow board."""
+
+
+PER_THREAD = {
+    # 32 multiply-accumulates a cycle (two AVX-512 units) are 112 to 182 GMAC/s at 3.5 to 5.7 GHz
+    4: Speeds(0.2, 200.0),
+    # matrix units (AMX: 512 a cycle) at half of their peak; a ResNet-50 reaches 316 on a thread of a Xeon with AMX
+    2: Speeds(0.8, 800.0),
+    1: Speeds(1.6, 1600.0),
+}
+"""CPU cores, by bytes of a number. Networks on several threads are slower than so many times one thread, but not so
+much slower that the lower bound has to stay."""
+GPU = {
+    # TF32 matrix units of a data centre's GPU at a third of their peak; 20 GMAC/s of a small board's GPU are within the
+    # overhead of their layers
+    4: Speeds(100.0, 1e5),
+    2: Speeds(400.0, 4e5),
+    1: Speeds(400.0, 4e5),
+}
+PHONE = {
+    # CPU or GPU of a phone: MobileNets take 20 to 300 ms on phones of 2016 and 2 ms on new ones
+    4: Speeds(0.5, 500.0),
+    # from a CPU of 2016 (3 GMAC/s) to an accelerator of today on networks for phones (some 1000); on much larger ones
+    # it may be faster than this, and the note is wrong
+    2: Speeds(3.0, 3000.0),
+    1: Speeds(3.0, 3000.0),
+}
+OTHER = Speeds(0.01, 4e5, 1e-4, 10.0)
+"""A microcontroller as well as a GPU: too wide for a factor of 1000 to be seen always."""
+BYTES = {
+    "float32": 4,
+    "float64": 4,
+    "tf32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "int4": 1,
+}
+
+
+def speeds_of(table: LatencyTable) -> Speeds:
+    """What the table's kind of device can do, with its threads and precision."""
+    kind, size = table.device.kind, BYTES.get(table.dtype.lower(), 4)
+    if kind == "cpu" or (kind == "phone" and table.threads):
+        fewest, most = (table.threads, table.threads) if table.threads else (1, table.device.cores or 1)
+        one = PER_THREAD[size]
+        return Speeds(one.slowest * fewest, one.fastest * most)
+    return {"gpu": GPU[size], "phone": PHONE[size]}.get(kind, OTHER)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Milliseconds that a kind of device takes for some layers."""
+
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer], batch: int, speeds: Speeds) -> Span:
+        gmacs = batch * sum(layer.complexity.macs for layer in layers) / 1e6  # ms at 1 GMAC/s
+        return cls(
+            len(layers) * speeds.overhead_min_ms + gmacs / speeds.fastest,
+            len(layers) * speeds.overhead_max_ms + gmacs / speeds.slowest,
+        )
+
+
+def largest_network(space: Space) -> tuple[int, ...]:
+    """The paths with the most MACs."""
+    macs = macs_cost(space)
+    return tuple(int(i) for i in np.where(macs.mask, macs.table, -1).argmax(axis=1))
 
 
 def implied_speed(space: Space, table: LatencyTable, cost: Cost) -> float:
     """GMAC/s of the architecture with the most MACs."""
-    macs = macs_cost(space)
-    paths = tuple(int(i) for i in np.where(macs.mask, macs.table, -1).argmax(axis=1))
-    ms = cost.of(paths)
-    return macs.of(paths) * table.batch / ms / 1e6 if ms > 0 else float("inf")
-
-
-def plausible_speeds(table: LatencyTable) -> tuple[float, float]:
-    """GMAC/s between which the table's kind of device computes networks; another unit is a factor of 1000 away."""
-    kind = table.device.kind
-    if kind != "cpu":
-        return SLOWEST[kind], FASTEST[kind]
-    threads = table.threads or table.device.cores or 1
-    return SLOWEST[kind], threads * (FLOAT32_PER_THREAD if table.dtype == "float32" else LOW_PRECISION_PER_THREAD)
+    paths = largest_network(space)
+    return macs_cost(space).of(paths) * table.batch / cost.of(paths) / 1e6
 
 
 def doubts(space: Space, table: LatencyTable, cost: Cost) -> list[Note]:
@@ -43,13 +125,35 @@ def doubts(space: Space, table: LatencyTable, cost: Cost) -> list[Note]:
         more = f" and {len(zeros) - 1} more" if len(zeros) > 1 else ""
         found.append(Note(f"'{zeros[0]}'{more} costs 0 ms", "only skip is free: measure again"))
     layer, longest = max(priced, key=lambda pair: pair[1])
-    speed = implied_speed(space, table, cost)
-    slowest, fastest = plausible_speeds(table)
-    says = f"the largest network runs at {speed:.3g} GMAC/s, where a {table.device.kind} has {slowest:g} to {fastest:g}"
-    if longest > LONGEST_MS:
-        found.append(Note(f"'{layer}' takes {longest:.3g} ms; that looks like microseconds", "divide by 1000"))
-    elif speed < slowest:
-        found.append(Note(f"{says}; the numbers look like microseconds", "divide them by 1000 if they are"))
-    elif speed > fastest:
-        found.append(Note(f"{says}; the numbers look like seconds", "multiply them by 1000 if they are"))
+    if longest > LONGEST_MS * table.batch:
+        found.append(Note(f"'{layer}' takes {duration(longest)}; that looks like microseconds", "divide by 1000"))
+    elif unit := _another_unit(space, table, cost):
+        found.append(unit)
     return found
+
+
+def _another_unit(space: Space, table: LatencyTable, cost: Cost) -> Note | None:
+    """A note where the largest network, with the constant or without, is slower or faster than the device can be.
+
+    Without the constant, too: one in other units than the entries hides theirs.
+    """
+    speeds, paths = speeds_of(table), largest_network(space)
+    layers = [layer for layer in space.layers(paths) if not layer.is_skip]
+    span = Span.of(layers, table.batch, speeds)
+    whole = cost.of(paths)
+    alone = whole - table.constant_ms
+    kind = f"{'any device' if table.device.kind == 'other' else f'a {table.device.kind}'} in {table.dtype}"
+    speed = rate(implied_speed(space, table, cost))
+    says = f"the largest network takes {duration(whole)} ({speed}), where {kind} takes {duration(span.least)} to "
+    says += duration(span.most)
+    if whole > span.most:
+        return Note(f"{says}; the numbers look like microseconds", "divide them by 1000 if they are")
+    if whole < span.least:
+        return Note(f"{says}; the numbers look like seconds", "multiply them by 1000 if they are")
+    if alone < span.least:
+        return Note(
+            f"the layers of the largest network take {duration(alone)}, where {kind} takes {duration(span.least)} at "
+            f"least, and constant_ms is {duration(table.constant_ms)}; the entries look like seconds",
+            "multiply them by 1000 if they are",
+        )
+    return None

@@ -40,6 +40,11 @@ def completed(table: LatencyTable, path: Path, space: Space) -> tuple[LatencyTab
     return table, Note(text, "measure a table for this space where that error is too large")
 
 
+def elsewhere(table: LatencyTable) -> bool:
+    """Whether the table is of a GPU, and this machine has none: nothing of it can be measured here."""
+    return table.device.kind == "gpu" and not torch.cuda.is_available()
+
+
 def of_this_runtime(table: LatencyTable, path: Path, command: Callable[..., str]) -> list[Note]:
     """A note on a table of this very machine whose runtime has another version by now. command: as in `trust`."""
     kind: Literal["cpu", "cuda"] = "cuda" if table.device.kind == "gpu" else "cpu"
@@ -55,16 +60,16 @@ def of_this_runtime(table: LatencyTable, path: Path, command: Callable[..., str]
 
 
 def trust(
-    table: LatencyTable, path: Path, largest_error: float, where: str, command: Callable[..., str], *, external: bool
-) -> list[Note]:
+    table: LatencyTable, path: Path, largest_error: float, where: str, command: Callable[..., str], recalibrate: str, *,
+    external: bool,
+) -> list[Note]:  # fmt: skip
     """Notes on the verification of a table as it was loaded. TableError where its error is above `largest_error`.
 
     largest_error: in percent; where: its place in its file. command: gives the measuring command with further
-    arguments.
+    arguments. recalibrate: how to recalibrate a copy of the table, as a command.
     """
-
-    def again(*arguments: str) -> str:
-        return "the kit of scripts/device_kit.py" if external else command(*arguments)
+    there = " on the machine with its GPU" if elsewhere(table) and not external else ""
+    verify = f"{there}: " + ("the kit of scripts/device_kit.py" if external else command("--verify", "40"))
 
     found = table.verification
     if found is None and table.method in ("whole_networks", "imported"):
@@ -74,24 +79,30 @@ def trust(
         return [Note(text, "time the derived network on the device before you believe its latency")]
     if found is None:
         text = f"{path}: never verified on whole networks, so its error is unknown"
-        return [Note(text, f"verify it: {again('--verify', '40')}")]
+        return [Note(text, f"verify it{verify}")]
     error = found.table.mape_percent
+    disturbed = found.noise_mape_percent > NOISY_PERCENT
     if error > largest_error:
+        refit = f"make a new one with {recalibrate}" if external else f"recalibrate a copy{there} ({recalibrate})"
+        busy = (
+            f"the device was busy when it was verified (a repeated measurement differed by "
+            f"{found.noise_mape_percent:.2g} %): verify again when it is idle{verify}; else "
+        )
         raise TableError(
             f"{where}: {path} predicts whole networks with an error of {error:.3g} %, above "
-            f"{largest_error:g} %; recalibrate it ({again('--recalibrate')}), measure again on an idle device, or "
+            f"{largest_error:g} %; {busy if disturbed else ''}{refit}, measure again on an idle device, or "
             "raise this bound"
         )
+    if disturbed:
+        text = (
+            f"{path}: the device was busy when it was verified (a repeated measurement differed by "
+            f"{found.noise_mape_percent:.2g} %), so its error of {error:.3g} % proves little"
+        )
+        return [Note(text, f"verify again on an idle device{verify}")]
     if not found.holds:
         text = (
             f"{path}: predicts whole networks with an error of {error:.3g} %, more than 3 % and twice the noise "
             f"({found.noise_mape_percent:.2g} %), overall or in a third of the range"
         )
         return [Note(text, "measure again on an idle device")]
-    if found.noise_mape_percent > NOISY_PERCENT:
-        text = (
-            f"{path}: its verification was disturbed (a repeated measurement differed by "
-            f"{found.noise_mape_percent:.2g} %), so it proves little"
-        )
-        return [Note(text, f"verify again on an idle device: {again('--verify', '40')}")]
     return []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import errno
 import gc
+import gzip
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -255,3 +258,184 @@ def test_a_kit_that_is_not_as_exported_is_refused_in_one_line(name, content, wor
         bench.read_manifest(str(tmp_path))
     assert str(tmp_path / name) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# ---- what a manifest may not do ----
+
+
+def hostile(folder: Path, edit) -> str:
+    """The line by which an edited manifest is refused."""
+    settings = json.loads((kit(folder) / "manifest.json").read_text())
+    job = {"id": "a", "file": "model", "shape": [1, 3, 8, 8], "inside": False, "layers": 2}
+    settings |= {"jobs": [job], "schedule": [["a"], ["a"]]}
+    (folder / "manifest.json").write_text(json.dumps(settings))
+    bench.read_manifest(str(folder))  # as it is, it is accepted
+    edit(settings)
+    (folder / "manifest.json").write_text(json.dumps(settings))
+    with pytest.raises(bench.KitError) as error:
+        bench.read_manifest(str(folder))
+    said = str(error.value)
+    assert "\n" not in said
+    assert said.isprintable()
+    assert len(said) < 1000
+    return said.replace(str(folder), "")
+
+
+def job_with(**changes: object):
+    return lambda m: m["jobs"][0].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (
+            lambda m: m["files"].update({"/etc/passwd": "0" * 64}),
+            "files: '/etc/passwd' is no name of a file in the kit",
+        ),
+        (lambda m: m["files"].update({"../x": "0" * 64}), "files: '../x' is no name"),
+        (lambda m: m["files"].update({"a/../../x": "0" * 64}), "is no name"),
+        (lambda m: m["files"].update({"a//x": "0" * 64}), "is no name"),
+        (lambda m: m["files"].update({"": "0" * 64}), "files: '' is no name"),
+        (lambda m: m["files"].update({"..\\x": "0" * 64}), "is no name"),
+        (lambda m: m["files"].update({"C:x": "0" * 64}), "is no name"),
+        (lambda m: m["files"].update({"a\0b": "0" * 64}), "is no name"),
+        (lambda m: m["files"].update({"a\nb": "0" * 64}), "is no name"),
+        (lambda m: m["files"].update({"x" * 5000: "0" * 64}), "is no name"),
+        (lambda m: m["files"].update(model=5), "files.model: got 5, expected a sha256"),
+        (lambda m: m["files"].update(model="0" * 63), "expected a sha256"),
+        (lambda m: m.update(files=[]), "files: got a list of 0"),
+        (lambda m: m.update(files="x"), "files: got 'x'"),
+        (lambda m: m.update(runtime="rm -rf"), "runtime: got 'rm -rf', expected onnxruntime or litert"),
+        (lambda m: m.update(runtime=["litert"]), "runtime: got a list of 1"),
+        (lambda m: m.update(passes=10**9), "passes: got 1000000000, expected a whole number from 1 to 100000"),
+        (lambda m: m.update(passes=0), "passes: got 0"),
+        (lambda m: m.update(passes="6"), "passes: got '6'"),
+        (lambda m: m.update(passes=6.0), "passes: got 6.0"),
+        (lambda m: m.update(passes=True), "passes: got True"),
+        (lambda m: m.update(warmup=10**9), "warmup: got 1000000000"),
+        (lambda m: m.update(warmup=-1), "warmup: got -1"),
+        (lambda m: m.update(threads=10**6), "threads: got 1000000"),
+        (lambda m: m.update(threads=None), "threads: got None"),
+        (lambda m: m.update(seed=-1), "seed: got -1"),
+        (lambda m: m.update(seed={"a": {"b": []}}), "seed: got a section of 1"),
+        (lambda m: m.update(jobs={}), "jobs: got a section of 0"),
+        (lambda m: m.update(jobs=["a"]), "jobs.0: got 'a', expected a section"),
+        (lambda m: m["jobs"].append(m["jobs"][0]), "jobs.1.id: got 'a', expected a name of its own"),
+        (lambda m: m["jobs"][0].pop("shape"), "jobs.0: lacks 'shape'"),
+        (job_with(id=1), "jobs.0.id: got 1"),
+        (job_with(id="a/b"), "jobs.0.id: got 'a/b'"),
+        (job_with(id="\x1b[31m"), "jobs.0.id"),
+        (job_with(file="/etc/passwd"), "jobs.0.file: got '/etc/passwd', expected one of `files`"),
+        (job_with(file="../model"), "jobs.0.file"),
+        (job_with(file="unhashed"), "jobs.0.file: got 'unhashed'"),
+        (job_with(file=["model"]), "jobs.0.file: got a list of 1"),
+        (job_with(shape=[10**9, 10**9]), "jobs.0.shape"),
+        (job_with(shape=[2**20, 2**20, 0]), "jobs.0.shape"),
+        (job_with(shape=[-1, -1]), "jobs.0.shape"),
+        (job_with(shape=["8"]), "jobs.0.shape"),
+        (job_with(shape=[]), "jobs.0.shape"),
+        (job_with(shape=[1] * 9), "jobs.0.shape"),
+        (job_with(shape="1388"), "jobs.0.shape"),
+        (job_with(inside="yes"), "jobs.0.inside: got 'yes'"),
+        (lambda m: (m.update(runtime="litert"), m["jobs"][0].update(inside=True)), "jobs.0.inside: got True"),
+        (job_with(layers=0), "jobs.0.layers: got 0"),
+        (job_with(layers=10**9), "jobs.0.layers"),
+        (lambda m: m.update(schedule="aa"), "schedule: got 'aa'"),
+        (lambda m: m.update(schedule=[["a"]] * 10_001), "schedule: got a list of 10001"),
+        (lambda m: m.update(schedule=["a"]), "schedule.0: got 'a'"),
+        (lambda m: m.update(schedule=[["b"]]), "schedule.0: got 'b'"),
+        (lambda m: m.update(schedule=[["a", "a"]]), "schedule.0: got a list of 2"),
+        (lambda m: m.update(schedule=[[["a"]]]), "schedule.0: got a list of 1"),
+    ],
+)
+def test_a_manifest_is_not_trusted(edit, words, tmp_path):
+    """It may come from anybody: it names no file outside its folder, no unhashed one, no work without a bound."""
+    assert words in hostile(tmp_path, edit)
+
+
+@pytest.mark.parametrize("through", ["file", "folder"])
+def test_a_kit_has_no_links(through, tmp_path):
+    """A link would lead to a file elsewhere, though its hash may be right."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "secret").write_bytes(b"weights")
+    folder = tmp_path / "kit"
+    folder.mkdir()
+    if through == "file":
+        (folder / "linked").symlink_to(outside / "secret")
+    else:
+        (folder / "linked").symlink_to(outside)
+    name = "linked" if through == "file" else "linked/secret"
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert "is a link, or lies behind one" in hostile(folder, lambda m: m["files"].update({name: digest}))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 200_000, "too many brackets"),
+        ('{"a": ' * 200_000, "too many brackets"),
+        ('{"format": "proxylessnas/device-kit@1", "passes": 1, "passes": 1000}', "key 'passes' is given twice"),
+        ('{"passes": ' + "9" * 5000 + "}", "a number has 5000 digits"),
+        ('{"passes": NaN}', "NaN is no number"),
+    ],
+)
+def test_a_manifest_whose_text_is_odd(text, words, tmp_path):
+    kit(tmp_path)
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(bench.KitError, match=words) as error:
+        bench.read_manifest(str(tmp_path))
+    assert len(str(error.value)) < 500
+
+
+def test_a_file_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    kit(tmp_path)
+    (tmp_path / "model").unlink()
+    os.mkfifo(tmp_path / "model")
+    with pytest.raises(bench.KitError, match="is no regular file"):
+        bench.read_manifest(str(tmp_path))
+
+
+def test_a_packed_model_is_unpacked_up_to_a_bound(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "MOST_MODEL_BYTES", 1000)
+    (tmp_path / "m.gz").write_bytes(gzip.compress(b"0" * 1001))
+    with pytest.raises(bench.KitError, match="when unpacked"):
+        bench.unpacked(str(tmp_path / "m.gz"))
+    (tmp_path / "m.gz").write_bytes(gzip.compress(b"0" * 1000))
+    assert bench.unpacked(str(tmp_path / "m.gz")) == b"0" * 1000
+    (tmp_path / "m.gz").write_bytes(gzip.compress(b"0" * 1000)[:-9])
+    with pytest.raises(bench.KitError, match="cannot be read"):
+        bench.unpacked(str(tmp_path / "m.gz"))
+
+
+# ---- what is written ----
+
+
+def test_results_get_the_permissions_of_the_umask_and_no_predictable_name(tmp_path, monkeypatch):
+    """`results.json.part` could be a link that somebody has put there."""
+    victim = tmp_path / "victim"
+    victim.write_text("theirs")
+    for name in ("results.json.part", ".results.json.part"):
+        (tmp_path / name).symlink_to(victim)
+    before = os.umask(0o027)
+    try:
+        bench.check_writable(str(tmp_path / "results.json"))
+        bench.write_results(str(tmp_path / "results.json"), {"a": 1})
+    finally:
+        os.umask(before)
+    assert victim.read_text() == "theirs"
+    assert (tmp_path / "results.json").stat().st_mode & 0o777 == 0o640
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_results(tmp_path, monkeypatch):
+    bench.write_results(str(tmp_path / "results.json"), {"a": 1})
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bench.os, "fsync", full)
+    with pytest.raises(bench.KitError, match=r"--out .*results.json: cannot be written \(No space left on device\)"):
+        bench.write_results(str(tmp_path / "results.json"), {"a": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == '{"a": 1}'

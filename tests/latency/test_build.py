@@ -11,7 +11,7 @@ from latency.build import Origin, build_table, calibrated, network_ms, occurrenc
 from latency.config import MeasureConfig
 from latency.device import Device
 from latency.plan import Counts, Job, calibration_networks, draw_plan, network_job, verification_networks
-from latency.table import LatencyTable, Runtime
+from latency.table import Entry, LatencyTable, Runtime
 from supernet.space import Layer, Space
 
 MEASURE = MeasureConfig(rounds=2, passes=3)
@@ -103,7 +103,7 @@ def test_recalibrating_follows_a_machine_that_became_slower(space):
     table = built(space)
     jobs = [network_job(space, f"c{i}", "calibration", p) for i, p in enumerate(calibration_networks(space, 20, 5))]
     slower = 1.5 * network_ms(jobs, world(jobs))
-    again = calibrated(table, jobs, slower, seed=5)
+    again = calibrated(table, space, jobs, slower, seed=5)
     assert again.verification is None
     assert {k: e.median_ms for k, e in again.entries.items()} == {k: e.median_ms for k, e in table.entries.items()}
     paths = verification_networks(space, 9, 8, avoid=())
@@ -111,11 +111,36 @@ def test_recalibrating_follows_a_machine_that_became_slower(space):
     np.testing.assert_allclose(predicted_ms(again, fresh), 1.5 * network_ms(fresh, world(fresh)), rtol=0.01)
 
 
+def test_every_calibration_leaves_its_networks_in_the_record(space):
+    table = built(space)
+    for seed in (5, 6):
+        paths = calibration_networks(space, 20, seed)
+        jobs = [network_job(space, f"c{i}", "calibration", p) for i, p in enumerate(paths)]
+        table = calibrated(table, space, jobs, network_ms(jobs, world(jobs)), seed=seed)
+    assert table.calibration is not None
+    assert [(d.networks, d.seed) for d in table.calibration.drawn] == [(60, 0), (20, 5), (20, 6)]
+
+
+def test_networks_that_are_all_slow_do_not_make_a_fast_one_take_no_time(space):
+    """The measuring adds 0.3 ms to each layer, and all of the networks have nearly all layers."""
+    raw = built(space, verify=0).model_copy(update={"calibration": None})
+    raw = raw.model_copy(update={"entries": {k: Entry(median_ms=e.median_ms + 0.3) for k, e in raw.entries.items()}})
+    paths = [p for p in calibration_networks(space, 60, 1) if sum(i == 3 for i in p) <= 1]
+    jobs = [network_job(space, f"c{i}", "calibration", p) for i, p in enumerate(paths)]
+    start = np.array([entry.ms for entry in raw.entries.values()])
+    measured = occurrences(jobs, list(raw.entries)) @ start - 2.5
+    smallest = sum(raw.price(layer) for layer in space.layers(tuple(len(e.layers) - 1 for e in space.searchable)))
+    assert smallest < 2.5
+    table = calibrated(raw, space, jobs, measured, seed=0)
+    assert table.constant_ms >= 0
+    assert table.cost(space).reachable[0] > 0
+
+
 def test_recalibration_starts_from_the_correction_before(space):
     """20 networks are too few to learn from raw entries that kernel sizes differ."""
     table = built(space)
     jobs = [network_job(space, f"c{i}", "calibration", p) for i, p in enumerate(calibration_networks(space, 20, 5))]
-    again = calibrated(table, jobs, network_ms(jobs, world(jobs)), seed=5)
+    again = calibrated(table, space, jobs, network_ms(jobs, world(jobs)), seed=5)
     raw = table.model_copy(
         update={
             "entries": {k: e.model_copy(update={"calibrated_ms": None}) for k, e in table.entries.items()},
@@ -123,7 +148,7 @@ def test_recalibration_starts_from_the_correction_before(space):
         }
     )
     assert again.calibration is not None
-    from_raw = calibrated(raw, jobs, network_ms(jobs, world(jobs)), seed=5).calibration
+    from_raw = calibrated(raw, space, jobs, network_ms(jobs, world(jobs)), seed=5).calibration
     assert from_raw is not None
     assert again.calibration.cross_validation_percent < 0.5 * from_raw.cross_validation_percent
 

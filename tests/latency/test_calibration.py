@@ -205,3 +205,35 @@ def test_the_fit_is_a_function_of_its_seed():
     one, two = fit_correction(n, m, measured, seed=4), fit_correction(n, m, measured, seed=4)
     np.testing.assert_array_equal(one.left_out, two.left_out)
     assert not np.array_equal(one.left_out, fit_correction(n, m, measured, seed=5).left_out)
+
+
+def test_a_constant_that_may_not_be_negative_gives_the_best_fit_without_one():
+    """The conditions of a minimum with w, c >= 0: a slope of 0 where a number is above 0, and none below 0 where it is
+    0."""
+    for seed, strength in enumerate(STRENGTHS):
+        parts, measured = networks_of_a_space(seed, 40, 50, 0.02)
+        measured = np.maximum(measured - 0.3 * measured.min(), 0.1 * measured)
+        factors, constant = _solve(parts, measured, strength, free_constant=False)
+        assert constant >= 0
+        residual = (parts @ factors + constant) / measured - 1
+        slope = float((residual / measured).sum()) / float(np.linalg.norm(1 / measured))
+        assert slope > -1e-9
+        assert constant == 0 or abs(slope) < 1e-9
+        d_factors = parts.T @ (residual / measured) + strength * (factors - factors.mean())
+        size = np.linalg.norm(parts / measured[:, None], axis=0) + strength
+        assert np.abs(d_factors / size)[factors > 0].max() < 1e-9
+        assert (d_factors / size)[factors == 0].min(initial=0) > -1e-9
+
+
+def test_the_smallest_network_keeps_a_time_above_0():
+    """Networks of 12 to 28 layers tell c = -1.9 ms; one of a single layer of 1 ms would then take -0.9 ms."""
+    rng = np.random.default_rng(0)
+    n, m = rng.multinomial(rng.integers(12, 29, size=40), [0.25] * 4).astype(float), np.ones(4)
+    measured = n @ np.array([1.0, 1.1, 1.2, 1.3]) - 1.9
+    free = fit_correction(n, m, measured, smallest=lambda ms: 10 * ms.min())
+    assert free.constant == pytest.approx(-1.9, abs=0.05)
+    bound = fit_correction(n, m, measured, smallest=lambda ms: ms.min())
+    assert bound.constant >= 0
+    assert bound.factors.min() > 0
+    np.testing.assert_allclose(n @ bound.factors + bound.constant, measured, rtol=0.1)
+    assert bound.cross_validation_percent > free.cross_validation_percent  # that of the fit that is returned

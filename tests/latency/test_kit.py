@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from latency import bench
 from latency.config import LatencyConfig, MeasureConfig
 from latency.kit import KitFileError, export_kit, import_results, read_kit
 from latency.plan import Counts, draw_plan
+from latency.summary import WRONG_TABLE
 from latency.table import LatencyTable
 from supernet.space import Space, SpaceConfig
 
@@ -136,7 +138,7 @@ def test_a_device_with_two_packages_alone(kit, door, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "device_kit.py import" in done.stdout
     ended = door("device_kit", "import", kit, kit / "results.json", "--out", tmp_path / "board.yaml")
-    assert ended.status == 0, ended.err
+    assert ended.status in (0, WRONG_TABLE), ended.err  # so few timings may miss by more than 10 %
     assert "verified on 6 fresh networks" in ended.out
     assert (tmp_path / "board.png").exists()
     assert LatencyTable.load(tmp_path / "board.yaml").verification is not None
@@ -150,7 +152,7 @@ def test_the_doors_export_and_import(door, tmp_path, write_yaml, small_section):
     assert ended.status == 0, ended.err
     bench.write_results(str(tmp_path / "r.json"), bench.run_kit(str(tmp_path / "kit")))
     ended = door("device_kit", "import", tmp_path / "kit", tmp_path / "r.json", "--out", tmp_path / "t.yaml")
-    assert ended.status == 0, ended.err
+    assert ended.status in (0, WRONG_TABLE), ended.err  # so few timings may miss by more than 10 %
     assert LatencyTable.load(tmp_path / "t.yaml").calibration is not None
 
 
@@ -195,13 +197,22 @@ def set_first_pass(value: object) -> Callable[[dict[str, Any]], None]:
         (lambda d: d["samples_ms"]["calibration000"].pop(), ("calibration000: has 1 rounds, expected 2",)),
         (lambda d: d["samples_ms"]["calibration000"][1].pop(), ("calibration000: expected 3 passes",)),
         (lambda d: d["samples_ms"]["context000"][0][0].pop(), ("context000: expected", "layers in every pass")),
-        (set_first_pass(float("nan")), ("calibration000", "nan", "milliseconds above 0")),
+        (set_first_pass(float("nan")), ("not JSON: NaN is not a finite number",)),
+        (set_first_pass(10**400), ("calibration000: got 1000", "milliseconds above 0")),
+        (set_first_pass([[1.0]]), ("calibration000: got [[1.0]]", "milliseconds above 0")),
         (set_first_pass(-1.0), ("calibration000", "-1.0", "milliseconds above 0")),
         (set_first_pass(0), ("calibration000: got 0", "milliseconds above 0")),
-        (set_first_pass(True), ("calibration000: got True", "milliseconds above 0")),
+        (set_first_pass(True), ("calibration000: got true", "milliseconds above 0")),
         (set_first_pass("1 ms"), ("calibration000: got '1 ms'", "milliseconds above 0")),
         (set_first_pass(3e9), ("calibration000: got 3000000000.0", "below 1e+06")),  # nanoseconds
         (lambda d: d.update(energy_mj={"calibration000": [-1.0, 2.0]}), ("energy_mj.calibration000", "millijoules")),
+        (lambda d: d.update(energy_mj={"calibration000": [1e12, 2.0]}), ("energy_mj.calibration000", "below 1e+09")),
+        (lambda d: d.update(energy_mj={"calibration000": [1.0]}), ("energy_mj.calibration000", "each round")),
+        (lambda d: d.update(energy_mj={"other": [1.0, 2.0]}), ("energy_mj.other", "a job of the kit")),
+        (lambda d: d["device"].update(name="\x1b[2Jx"), ("device.name", "control characters")),
+        (lambda d: d["device"].update(name="x" * 201), ("device.name",)),
+        (lambda d: d["device"].update(cores=-1), ("device.cores",)),
+        (lambda d: d["runtime"].update(version="1\n2"), ("runtime.version", "control characters")),
         (lambda d: d["runtime"].update(name="litert"), ("runtime.name is 'litert'", "onnxruntime")),
         (lambda d: d.pop("device"), ("device", "missing")),
         (lambda d: d.update(extra=1), ("extra",)),
@@ -217,9 +228,11 @@ def test_wrong_results_are_one_line(edit, words, kit):
 def test_cut_off_results(kit):
     text = (kit / "results.json").read_text()
     (kit / "results.json").write_text(text[: len(text) // 2])
-    assert "not JSON, perhaps cut off" in refused(kit)
+    assert "perhaps cut off" in refused(kit)
     (kit / "results.json").write_bytes(b"\xff\xfe")
-    assert "cannot be read" in refused(kit)
+    assert "is not UTF-8 text" in refused(kit)
+    (kit / "results.json").write_text("[" * 100_000)
+    assert "too many brackets" in refused(kit)
     (kit / "results.json").unlink()
     assert "no such file" in refused(kit)
 
@@ -239,12 +252,17 @@ def test_a_changed_kit_is_refused_on_both_sides(kit):
 @pytest.mark.parametrize(
     ("edit", "word"),
     [
+        (lambda m: m["counts"].update(calibration=9), "another version"),
         (lambda m: m["counts"].update(calibration=11), "another version"),
         (lambda m: m["jobs"][0]["keys"].pop(), "another version"),
         (lambda m: m.pop("counts"), "lacks or misstates 'counts'"),
         (lambda m: m.pop("seed"), "lacks 'seed'"),
         (lambda m: m.pop("files"), "lacks 'files'"),
-        (lambda m: m.update(seed="x"), "lacks or misstates"),
+        (lambda m: m.update(seed="x"), "seed: got 'x', expected a whole number"),
+        (lambda m: m["counts"].update(coverings=10**9), "counts.coverings: does not fit"),
+        (lambda m: m["counts"].update(alone="no"), "lacks or misstates 'counts'"),
+        (lambda m: m["counts"].update(more=1), "lacks or misstates 'counts'"),
+        (lambda m: m.update(config=[]), "lacks or misstates 'config'"),
         (lambda m: m["config"]["measure"].update(threads=0), "measure.threads"),
         (lambda m: m.update(format="x"), "expected format"),
     ],
@@ -253,7 +271,25 @@ def test_a_wrong_manifest_is_one_line(edit, word, kit):
     manifest = json.loads((kit / "manifest.json").read_text())
     edit(manifest)
     (kit / "manifest.json").write_text(json.dumps(manifest))
-    assert word in refused(kit)
+    with pytest.raises(UserError) as error:
+        read_kit(kit)
+    assert "\n" not in str(error.value)
+    assert word in str(error.value)
+    with pytest.raises(UserError):
+        import_results(kit, kit / "results.json")
+
+
+def test_a_changed_manifest_is_refused_before_anything_that_it_names_is_imported(kit, tmp_path, door):
+    """Neither the import of its results nor the phone's route needs its modules to see that it is not the exported
+    one."""
+    manifest = json.loads((kit / "manifest.json").read_text())
+    manifest["config"]["space"]["candidate_modules"] = [str(tmp_path / "evil.py")]
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (kit / "manifest.json").write_text(json.dumps(manifest))
+    assert "the results are of another kit" in refused(kit)
+    ended = door("device_kit", "adb", kit, "--benchmark", "x", "--out", tmp_path / "r.json")
+    assert "is a kit for onnxruntime" in ended.err
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"text"'])
@@ -360,3 +396,20 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, config):
     with pytest.raises(UserError, match="no"):
         export_kit(config(), tmp_path / "kit")
     assert not (tmp_path / "kit").exists()
+
+
+def test_an_export_that_fails_at_the_end_leaves_nothing_under_its_name(tmp_path, monkeypatch, config, door):
+    """A full disk while the manifest is written: one line, and no folder, hidden ones included."""
+    from latency import kit as kits
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def write_nothing(space, measure, jobs, folder, progress):
+        return [{"id": job.id, "file": "x", "shape": [1], "inside": job.inside, "layers": 1} for job in jobs]
+
+    monkeypatch.setattr(kits, "write_models", write_nothing)
+    monkeypatch.setattr(kits.shutil, "copyfile", full)
+    with pytest.raises(UserError, match=r"--out .*kit: cannot be written \(No space left on device\); make room"):
+        export_kit(config(), tmp_path / "kit")
+    assert list(tmp_path.iterdir()) == []

@@ -196,6 +196,44 @@ def test_verifying_keeps_entries_and_uses_other_networks(small_space, quick, mon
     assert set(seen) == set(verification_networks(small_space, 6, 4, avoid=used))
 
 
+def test_verifying_avoids_the_networks_of_every_calibration(space_of, small_space, quick, monkeypatch):
+    """A space with more networks than all of them need."""
+    wide = small_space.config.model_dump(mode="json")
+    wide["stages"][0] |= {"depth": 3}
+    space = space_of(wide)
+    table = measure_table(space, quick, seed=4)
+    first = set(used_networks(space, table))
+    for seed in (5, 6):
+        table = recalibrate_table(table, space, quick, seed=seed)
+    assert table.calibration is not None
+    used = set(used_networks(space, table))
+    assert first < used
+    assert used == first | {p for s in (5, 6) for p in calibration_networks(space, measuring.RECALIBRATION_NETWORKS, s)}
+    among = [paths for paths in verification_networks(space, 60, 4, avoid=()) if paths in first]
+    assert among  # a plan that avoids none would meet some of the first calibration
+    seen = []
+    monkeypatch.setattr(
+        measuring,
+        "timed_jobs",
+        lambda runner, measure, jobs, seed, progress: (
+            seen.extend(job.paths for job in jobs) or {job.id: [[1.0 + i]] for i, job in enumerate(jobs)},
+            {},
+        ),
+    )
+    verified = verify_table(table, space, quick, 60, seed=4)
+    assert not used & set(seen)
+    assert verified.verification is not None
+    assert verified.verification.calibrated_by == 0
+
+
+def test_a_space_with_too_few_other_networks_says_how_many_had_calibrated(small_space, quick):
+    """16 networks: 20 calibrate, so none is fresh."""
+    table = recalibrate_table(measure_table(small_space, quick, seed=4), small_space, quick, seed=5)
+    found = verify_table(table, small_space, quick, 9, seed=4).verification
+    assert found is not None
+    assert found.calibrated_by == found.networks == 9
+
+
 def test_recalibrating_keeps_what_was_measured(small_space, quick):
     table = measure_table(small_space, quick, verify=6)
     again = recalibrate_table(table, small_space, quick, seed=1)

@@ -377,3 +377,83 @@ def test_an_incomplete_column_names_the_layer(space, table):
     del own.columns["energy_mj"].values[str(space.stem)]
     with pytest.raises(TableError, match=re.escape(f"columns.energy_mj has no value for '{space.stem}'")):
         own.column_cost(space, "energy_mj", "t.yaml")
+
+
+# --- costs of 0 and less ----------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_would_take_no_time_is_refused(space, table):
+    """A bound would always be met, and logarithms of costs would not exist."""
+    least, largest = table.cost(space).reachable
+    table.model_copy(update={"constant_ms": -0.999 * least}).cost(space)
+    for constant in (-least, -1.5 * least, -2 * largest):
+        with pytest.raises(TableError, match=r"t\.yaml: constant_ms is -.*fastest architecture would take.*refit") as e:
+            table.model_copy(update={"constant_ms": constant}).cost(space, "t.yaml")
+        assert f"{constant:.4g}" in str(e.value)
+        assert f"{least + constant:.4g} ms" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [
+        ({"method": "whole_networks", "source": "a.csv"}, "time some fast networks, too"),
+        ({"method": "imported", "source": "a.yaml"}, "make the table again where it comes from"),
+        ({"method": "in_context"}, "--recalibrate"),
+    ],
+)
+def test_the_remedy_for_a_negative_constant_is_one_that_the_table_has(changes, remedy, space, table):
+    with pytest.raises(TableError, match=remedy):
+        table.model_copy(update={"constant_ms": -1e9} | changes).cost(space)
+
+
+def test_entries_of_zero_alone_are_refused_too(space, table):
+    nothing = {key: Entry(median_ms=0.0) for key in table.entries}
+    with pytest.raises(TableError, match=r"constant_ms is 0, so the fastest architecture would take 0 ms"):
+        table.model_copy(update={"entries": nothing}).cost(space)
+
+
+def test_a_column_that_goes_to_0_or_below_is_refused(space, table):
+    own = with_column(table)
+    least, _ = own.column_cost(space, "energy_mj", "t.yaml").reachable  # 10 of it the constant
+    low = own.columns["energy_mj"].model_copy(update={"constant": 10 - least})
+    with pytest.raises(TableError, match=r"t\.yaml: columns\.energy_mj\.constant is -5, .*would have 0 mJ"):
+        own.model_copy(update={"columns": {"energy_mj": low}}).column_cost(space, "energy_mj", "t.yaml")
+
+
+# --- the networks that calibrated a table -----------------------------------------------------------------------------
+
+
+def test_a_table_that_was_calibrated_once_has_the_identity_and_the_file_that_it_had_before_there_was_a_history():
+    """Runs that were begun with it are resumed by its hash."""
+    table = LatencyTable.model_validate(
+        {
+            "device": {"kind": "cpu", "name": "x", "cores": 2, "fingerprint": "f"},
+            "runtime": {"name": "pytorch", "version": "1"},
+            "threads": 1,
+            "batch": 1,
+            "dtype": "float32",
+            "memory_format": "contiguous",
+            "activation": "relu6",
+            "input_size": 8,
+            "date": "2026-01-31",
+            "method": "in_context",
+            "how": "made up",
+            "constant_ms": -0.25,
+            "calibration": CALIBRATION,
+            "entries": {"stem_k3 8x8x1->8 s1": {"median_ms": 1.0, "n": 3, "calibrated_ms": 1.5}},
+        }
+    )
+    assert table.sha256 == "c55ff117a9843461939243d30d520dd617a330348b9a6bedc54ccd384b951af3"
+
+
+def test_the_history_of_calibrations_survives_the_file_and_is_a_part_of_the_identity(table, tmp_path):
+    once = full(table)
+    once.save(tmp_path / "once.yaml")
+    assert "history" not in (tmp_path / "once.yaml").read_text()
+    assert LatencyTable.load(tmp_path / "once.yaml").calibration == CALIBRATION
+    twice = once.model_copy(update={"calibration": CALIBRATION.model_copy(update={"history": CALIBRATION.drawn})})
+    twice.save(tmp_path / "twice.yaml")
+    assert LatencyTable.load(tmp_path / "twice.yaml") == twice
+    assert twice.calibration is not None
+    assert [(d.networks, d.seed) for d in twice.calibration.drawn] == [(60, 3), (60, 3)]
+    assert twice.sha256 != once.sha256

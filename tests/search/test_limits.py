@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -389,3 +391,93 @@ def test_mul_log_looks_at_the_smallest_expectation_of_a_worst_case(
     with pytest.raises(ConfigError, match=r"smallest reachable value \(0.99 ms\) must exceed 1"):
         resolve(config, "search.yaml")
     resolve(make_search_file([limit | {"weights": [1.01 / low, 0.5 / low]}], search=search), "search.yaml")
+
+
+@pytest.mark.parametrize("metric", ["latency", "energy_mj"])
+def test_a_table_whose_fastest_network_takes_no_time_is_refused(metric, space, tmp_path, make_table, make_search_file):
+    """Every bound would be met or infeasible by accident, and a reward takes its logarithm."""
+    path = tmp_path / "t.yaml"
+    table = make_table(space, path, constant_ms=-100.0)
+    energy = table.columns["energy_mj"].model_copy(update={"constant": -100.0})
+    table.model_copy(update={"columns": {"energy_mj": energy}}).save(path)
+    with pytest.raises(TableError, match=rf"{path}: .*constant.* is -100, .*expected more than 0"):
+        resolved_with(make_search_file, path, metric=metric)
+
+
+# --- remedies that destroy nothing and work ---------------------------------------------------------------------------
+
+
+def printed_command(message: str) -> list[str]:
+    """The arguments of the measuring command that a message ends with."""
+    words = shlex.split(message[message.rindex("python scripts/measure_latency.py") :])
+    return words[2:]
+
+
+@pytest.mark.parametrize("change", [{"input_size": 16}, {"entries": "fewer"}, {"batch": 2}])
+def test_the_command_for_a_table_of_another_space_leaves_that_table_alone(
+    change, space, tmp_path, make_table, make_search_file
+):
+    """It names a file that is free, and the message says where the search reads it from."""
+    path = tmp_path / "t.yaml"
+    make_table(space, path, device=CPU, method="in_context", verification=None)
+    if "entries" in change:
+        incomplete(space, path, make_table)
+    else:
+        make_table(space, path, device=CPU, **change)
+    before = path.read_bytes()
+    for taken in (tmp_path / "t-2.yaml", None):
+        with pytest.raises(TableError) as caught:
+            resolved_with(make_search_file, path, {"device": "cpu"})
+        said = str(caught.value).removesuffix(", or predict it from others of its kind: missing: interpolate")
+        arguments = printed_command(said)
+        out = Path(arguments[arguments.index("--out") + 1])
+        assert out == (tmp_path / "t-2.yaml" if taken else tmp_path / "t-3.yaml")
+        assert not out.exists()
+        assert f"({out}, to be named in a search.yaml: limits.0.table)" in said
+        (taken or tmp_path / "x").write_text("another file")
+    assert path.read_bytes() == before
+
+
+def test_the_remedy_for_a_large_error_recalibrates_a_copy(
+    space, tmp_path, make_table, make_search_file, make_verification
+):
+    path = tmp_path / "t.yaml"
+    make_table(space, path, device=CPU, verification=make_verification(14.2, holds=False))
+    with pytest.raises(TableError) as caught:
+        resolved_with(make_search_file, path, {"device": "cpu"})
+    copy = tmp_path / "t-2.yaml"
+    assert f"recalibrate a copy (cp {path} {copy} && python scripts/measure_latency.py" in str(caught.value)
+    assert f"--out {copy} --recalibrate" in str(caught.value)
+
+
+def test_a_busy_device_is_named_before_the_table_is_called_wrong(
+    space, tmp_path, make_table, make_search_file, make_verification
+):
+    path = tmp_path / "t.yaml"
+    noisy = make_verification(14.2, holds=False) | {"noise_mape_percent": 9.0}
+    make_table(space, path, device=CPU, verification=noisy)
+    with pytest.raises(TableError, match=r"the device was busy when it was verified .*9 %.*; else recalibrate a copy"):
+        resolved_with(make_search_file, path, {"device": "cpu"})
+    make_table(space, path, device=CPU, verification=noisy)
+    (note,) = resolved_with(make_search_file, path, {"device": "cpu"}, largest_error=20.0).notes
+    assert "the device was busy when it was verified" in note.text
+    assert "--verify 40" in note.remedy
+
+
+def test_a_table_of_a_gpu_that_is_not_here_has_a_remedy_that_is_not_refused_in_turn(
+    space, tmp_path, make_table, make_search_file, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = tmp_path / "gpu.yaml"
+    with pytest.raises(ConfigError, match=r"where the GPU is, copy it here to search with measure\.device=external"):
+        resolved_with(make_search_file, path, {"device": "cuda"})
+    gpu = {"kind": "gpu", "name": "made up", "fingerprint": "none"}
+    make_table(space, path, device=gpu, threads=None)
+    (note,) = resolved_with(make_search_file, path, {"device": "cuda"}).notes
+    assert note.remedy.startswith("verify it on the machine with its GPU: python scripts/measure_latency.py")
+    entry = {"metric": "latency", "table": str(path), "at": "50%"}
+    resolved = resolve(make_search_file([entry], measure={"device": "cuda"}), "a search.yaml")
+    with pytest.raises(ConfigError, match=r"search here with its table by measure\.device=external"):
+        local_latency_limits(resolved.limits)
+    external = resolve(make_search_file([entry], measure=EXTERNAL), "a search.yaml")  # what it says to do
+    assert local_latency_limits(external.limits) == []

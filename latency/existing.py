@@ -1,0 +1,112 @@
+"""A table's file that exists already: what may take its place, and the name of a file that is free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import UserError
+from latency.build import columns_of
+from latency.config import MeasureConfig
+from latency.device import Device, this_device
+from latency.plan import timed_layers
+from latency.table import LatencyTable, TableError, memory_format_name
+from supernet.space import Space
+
+MEASURED_COLUMNS = frozenset({"macs", "params", "weight_bytes", "energy_mj"})
+"""That a measurement makes again."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What two tables have in common where the later one is the earlier one measured, fitted or imported again."""
+
+    source: str | None
+    """The file that it was made of; None for one that was measured here."""
+    device: Device
+    settings: tuple[tuple[str, object], ...]
+    keys: frozenset[str]
+    """Of the entries."""
+    columns: frozenset[str]
+
+    @classmethod
+    def of_table(cls, table: LatencyTable) -> Identity:
+        return cls(
+            None if table.source is None else table.source.partition(" sha256 ")[0],
+            table.device,
+            _settings(
+                table.runtime.name,
+                table.threads,
+                table.batch,
+                table.dtype,
+                table.memory_format,
+                table.activation,
+                table.input_size,
+            ),
+            frozenset(table.entries),
+            frozenset(table.columns) | MEASURED_COLUMNS,
+        )
+
+    @classmethod
+    def of_measuring(cls, space: Space, measure: MeasureConfig) -> Identity:
+        """Of the table that measuring `space` here will make. ConfigError where the device is not here."""
+        device = this_device("cuda" if measure.device == "cuda" else "cpu")
+        return cls(
+            None,
+            device,
+            _settings(
+                measure.runtime,
+                measure.threads if device.kind != "gpu" else None,
+                measure.batch,
+                measure.dtype,
+                memory_format_name(measure),
+                space.config.activation,
+                space.config.input_size,
+            ),
+            frozenset(str(layer) for layer in timed_layers(space)),
+            frozenset(columns_of(space, measure)) | MEASURED_COLUMNS,
+        )
+
+    def lost_by(self, other: Identity) -> str | None:
+        """In words: what a file with this identity has that one with the other does not; None where it is the same."""
+        if self.source != other.source:
+            return f"the table of {self.device.name}, made from {self.source}" if self.source else "a measured table"
+        if self.device.fingerprint != other.device.fingerprint:
+            return f"a table of another device ({self.device.name}, {self.device.cores} cores)"
+        for (name, own), (_, its) in zip(self.settings, other.settings, strict=True):
+            if own != its:
+                return f"a table with {name} {own}, where the new one has {its}"
+        if self.keys != other.keys:
+            odd = min(self.keys - other.keys, default=None) or min(other.keys - self.keys)
+            return f"a table of another space ('{odd}' is in one of the two alone)"
+        if more := sorted(self.columns - other.columns):
+            return f"a table with a column '{more[0]}' of your own"
+        return None
+
+
+def _settings(*values: object) -> tuple[tuple[str, object], ...]:
+    names = ("runtime", "threads", "batch", "dtype", "memory_format", "activation", "input_size")
+    return tuple(zip(names, values, strict=True))
+
+
+def free_file(path: Path) -> Path:
+    """A name beside `path` that no file has: `table-2.yaml` for `table.yaml`."""
+    k = 2
+    while (found := path.with_name(f"{path.stem}-{k}{path.suffix}")).exists() or found.is_symlink():
+        k += 1
+    return found
+
+
+def refuse_to_replace(path: Path, new: Identity) -> None:
+    """TableError where `path` holds anything but the same table, made before: that is what making it again is for."""
+    if not path.exists():
+        return
+    elsewhere = f"choose another file, e.g. --out {free_file(path)}, or delete this one"
+    try:
+        table = LatencyTable.load(path)
+    except UserError as error:
+        raise TableError(
+            f"--out {path}: exists and is no table that could be made again ({error}); {elsewhere}"
+        ) from None
+    if lost := Identity.of_table(table).lost_by(new):
+        raise TableError(f"--out {path}: holds {lost}, which would be lost; {elsewhere}")
