@@ -1,6 +1,8 @@
-"""Numbers for people: counts and bytes with k, M, G or T."""
+"""Numbers for people: few digits, and the unit that keeps them short."""
 
 from __future__ import annotations
+
+import math
 
 COUNTED = ("MACs", "parameters", "bytes")
 """Units of which there are thousands and millions; others, such as ms, are written plainly."""
@@ -21,6 +23,24 @@ def quantity(value: float, unit: str, digits: int = 4) -> str:
         return f"{value:.{digits}g} {unit}"
     number = amount(value, digits)
     return f"{number}B" if unit == "bytes" and number[-1].isalpha() else f"{number} {unit}"
+
+
+def duration(ms: float) -> str:
+    """Milliseconds with the unit that fits, e.g. `1.2 us`, `34.5 ms`, `2.1 s`."""
+    size = abs(ms)
+    if not math.isfinite(ms) or size == 0:
+        return f"{ms:g} ms"
+    if size < 0.1:
+        return f"{ms * 1e3:.3g} us"
+    return f"{ms:.3g} ms" if size < 1000 else f"{ms / 1e3:.4g} s" if size < 1e6 else f"{ms / 3.6e6:.3g} h"
+
+
+def rate(gmacs: float) -> str:
+    """A speed in GMAC/s with the unit that fits, e.g. `850 MAC/s`, `12 MMAC/s`, `3.2 GMAC/s`, `3.2 TMAC/s`."""
+    if not math.isfinite(gmacs) or gmacs <= 0:
+        return f"{gmacs:g} GMAC/s"
+    number = amount(gmacs * 1e9)
+    return f"{number}MAC/s" if number[-1].isalpha() else f"{number} MAC/s"
 
 
 def accuracy_text(top1: float, top5: float, loss: float, classes: int) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from engine.quantities import duration
 from latency.config import LARGEST_ERROR
 from latency.fit import Fit, named
 from latency.table import LatencyTable, Verification
-from latency.units import duration
 from latency.verification import NOISY_PERCENT, accepted_percent, draw_picture
 
 MOST_LISTED = 6

@@ -20,11 +20,10 @@ from engine.config import load_config, validate
 from engine.data import open_images, stratified_split
 from engine.errors import ConfigError, IncompleteDataError, UserError
 from engine.progress import Report, silent
-from engine.quantities import quantity
+from engine.quantities import quantity, rate
 from engine.training import prepare_device
 from latency.measure import Timing, time_architecture
 from latency.plan import middle_network
-from latency.units import rate
 from search.clock import steady, twice_noise
 from search.closing import local_latency_limits
 from search.combine import members

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.quantities import duration, rate
 from latency.table import LatencyTable
-from latency.units import duration, rate
 from search.trust import Note
 from supernet.cost import Cost, macs_cost
 from supernet.space import Layer, Space

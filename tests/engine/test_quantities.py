@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.quantities import accuracy_text, amount, quantity
+from engine.quantities import accuracy_text, amount, duration, quantity, rate
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,19 @@ def test_counts_have_units_and_measurements_stay_plain(value, unit, expected):
 def test_top_5_is_said_with_more_than_5_classes_alone():
     assert accuracy_text(71.0, 90.0, 1.5, 1000) == "top-1 71.00 %, top-5 90.00 %, loss 1.5000"
     assert accuracy_text(71.0, 100.0, 1.5, 5) == "top-1 71.00 %, loss 1.5000"
+
+
+@pytest.mark.parametrize(
+    ("ms", "expected"),
+    [(0, "0 ms"), (0.0012, "1.2 us"), (34.5, "34.5 ms"), (2100, "2.1 s"), (7.2e6, "2 h"), (float("inf"), "inf ms")],
+)
+def test_durations_have_the_unit_that_fits(ms, expected):
+    assert duration(ms) == expected
+
+
+@pytest.mark.parametrize(
+    ("gmacs", "expected"),
+    [(8.5e-7, "850 MAC/s"), (0.012, "12 MMAC/s"), (3.2, "3.2 GMAC/s"), (3200, "3.2 TMAC/s"), (0, "0 GMAC/s")],
+)
+def test_speeds_have_the_unit_that_fits(gmacs, expected):
+    assert rate(gmacs) == expected
