@@ -36,8 +36,10 @@ class DataConfig(Section):
     """Fetch the set into `root` if it is not there yet. fashion_mnist and cifar10 only."""
     validation: float | int = 0.5
     """Images held out of the TRAINING set for architecture steps: a share in (0, 1), or a count >= 1."""
-    workers: int = Field(2, ge=0, le=1024)
-    """Processes that read image files (imagenet, folder), per process of a run. Sets that fit in memory use none."""
+    workers: int | None = Field(None, ge=0, le=1024, exclude=True)
+    """Processes that read image files (imagenet, folder), for each part in use of each process of a run; null: as many
+    as this process may use cores, 16 at most; 0: the program reads by itself. Sets that fit in memory use none. No
+    result depends on it, so config.yaml of a run does not record it and a resume may change it."""
     fake_images: int = Field(512, ge=1, le=MOST_FAKE_IMAGES)
     """fake only: training images. The test part has a quarter as many, at least one per class."""
     fake_classes: int = Field(10, ge=2, le=MOST_FAKE_IMAGES, validate_default=True)

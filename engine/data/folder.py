@@ -17,6 +17,7 @@ from engine.data.config import DataConfig
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, Splits, normalised
 from engine.data.memory import Recipe
 from engine.data.pictures import UnreadableError, read_picture
+from engine.data.readers import Readers
 from engine.data.scan import class_folders, image_files
 from engine.data.sources import check_classes
 from engine.errors import ConfigError
@@ -55,8 +56,6 @@ class FolderImages:
     file is replaced by the next readable one of its class in this very set.
     """
 
-    in_memory = False
-
     def __init__(
         self, root: Path, files: np.ndarray, labels: np.ndarray, recipe: Recipe, *, input_size: int, channels: int
     ):
@@ -67,6 +66,7 @@ class FolderImages:
         self.recipe = recipe
         self.input_size = input_size
         self.channels = channels
+        self.readers: Readers | None = Readers()
         self.corrupt = CorruptFiles(len(files), self.path)
         self._train = v2.Compose(
             [

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.errors import ConfigError, one_line
+
+if TYPE_CHECKING:
+    from engine.data.readers import Readers
 
 logger = logging.getLogger("engine.data")
 
@@ -80,8 +83,8 @@ class ImageSet(Protocol):
 
     labels: np.ndarray
     """(N,) int64, the class of each image."""
-    in_memory: bool
-    """Loading is so cheap that worker processes would only slow it down."""
+    readers: Readers | None
+    """The processes that load its batches. None where loading is so cheap that they would only slow it down."""
     corrupt: CorruptFiles
 
     def __len__(self) -> int: ...

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, normalised
 from engine.data.order import random_numbers
+from engine.data.readers import Readers
 
 _RESIZED_AT_ONCE = 2048  # images in float32 at a time: resizing needs 4 times the memory of the result otherwise
 
@@ -34,13 +35,12 @@ class MemoryImages:
     arXiv 1512.03385, Sec. 4.2: 4 pixels at 32) and mirrored at random where the recipe says so.
     """
 
-    in_memory = True
-
     def __init__(self, pixels: Tensor, labels: np.ndarray, recipe: Recipe, *, channels: int):
         self.pixels = pixels
         self.labels = np.asarray(labels, dtype=np.int64)
         self.recipe = recipe
         self.channels = channels
+        self.readers: Readers | None = None
         self.corrupt = CorruptFiles(len(self.labels), "image {}".format)  # stays empty: nothing is read from a file
 
     def __len__(self) -> int:

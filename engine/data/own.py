@@ -185,7 +185,12 @@ def _listed(name: str, part: Files, names: tuple[str, ...], root: Path | None) -
     """Files as bytes, below `root` or absolute, (N,), and their labels, (N,) int64; sorted by label, then by path."""
     if strange := [path for path in part.paths if not isinstance(path, str | Path)]:
         raise ValueError(f"{name}.paths: got {strange[0]!r}, expected texts or paths")
-    files = [os.fsencode(path) for path in part.paths]
+    files = []
+    for path in part.paths:
+        try:
+            files.append(os.fsencode(path))
+        except UnicodeEncodeError:
+            raise ValueError(f"{name}.paths: got {path!r}, which is no file name") from None
     labels = _labels(name, part.labels, len(files), names)
     below = os.fsencode(root or Path())
     absent = [file for file in files if not os.path.isfile(os.path.join(below, file))]

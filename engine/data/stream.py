@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Generator, Iterable, Iterator
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from engine.data.images import Batch, ImageSet, Item
 from engine.data.order import mixed_choice, stratified_choice, training_batches
+from engine.data.readers import pinned, worker_count
 from engine.errors import ConfigError
 
 _LIMIT_SEED = 0  # the images of a limited evaluation are the same in every run
@@ -24,9 +21,9 @@ class BatchStream(Iterator[Batch]):
 
     The order is a pure function of (seed, epoch) over all ranks, and a batch of its place in it, so a stream with
     `start` = batches already consumed continues where the other one stopped, bit for bit, with any number of workers.
-    `batch_size` counts the images of all ranks together. `workers` processes read ahead if the set is one of files;
-    they start with the first batch and live until `close`. `pin_memory`: batches lie where a GPU can fetch them itself
-    while the program goes on (`non_blocking`).
+    `batch_size` counts the images of all ranks together. `workers` processes (None: see worker_count) read ahead if the
+    set is one of files; they are the set's, start with its first batch and end with `close`. `pin_memory`: batches lie
+    where a GPU can fetch them itself while the program goes on (`non_blocking`).
 
     ConfigError if there are fewer images than `batch_size` or it is not a multiple of `world_size`; while iterating,
     if more than 1 % of the set's files, or all files of a class, are unreadable (the stream is closed then). `key` is
@@ -39,7 +36,7 @@ class BatchStream(Iterator[Batch]):
         *,
         batch_size: int,
         seed: int,
-        workers: int,
+        workers: int | None,
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -67,11 +64,6 @@ class BatchStream(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         batch = next(self._batches)
-        try:
-            self._images.corrupt.meet(batch.corrupt)
-        except ConfigError:
-            self.close()
-            raise
         self._position += 1
         return batch
 
@@ -91,14 +83,15 @@ class BatchStream(Iterator[Batch]):
         self._images.corrupt.restore(indices)
 
     def close(self) -> None:
-        """Stop the worker processes. The stream ends here; `position` and `corrupt` remain."""
+        """End the stream and the set's processes; `position` and `corrupt` remain."""
         self._batches.close()
+        _end_processes(self._images)
 
 
 def evaluation_batches(
     images: ImageSet,
     batch_size: int,
-    workers: int,
+    workers: int | None,
     limit: int | None = None,
     *,
     rank: int = 0,
@@ -119,11 +112,11 @@ def evaluation_batches(
     items = _unseeded(indices)
     whole = (items[i : i + batch_size] for i in range(0, len(items), batch_size))
     shares = (batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size] for batch in whole)
-    return _plain(images, (share for share in shares if share), workers)
+    return _loaded(images, (share for share in shares if share), augment=False, workers=workers)
 
 
 def statistics_batches(
-    images: ImageSet, batch_size: int, count: int, workers: int, *, rank: int = 0, world_size: int = 1
+    images: ImageSet, batch_size: int, count: int, workers: int | None, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
     """Whole batches, not augmented, that BN statistics are collected from: `count` times `batch_size` images at most.
 
@@ -138,7 +131,8 @@ def statistics_batches(
     size = min(batch_size, MOST_STATISTICS_IMAGES, len(images))
     amount = min(count * batch_size, len(images)) // size * size
     indices = mixed_choice(images.labels, amount, _LIMIT_SEED).reshape(-1, size)
-    return _plain(images, (_unseeded(indices[b]) for b in range(rank, len(indices), world_size)), workers)
+    batches = (_unseeded(indices[b]) for b in range(rank, len(indices), world_size))
+    return _loaded(images, batches, augment=False, workers=workers)
 
 
 def _unseeded(indices: np.ndarray) -> list[Item]:
@@ -146,62 +140,25 @@ def _unseeded(indices: np.ndarray) -> list[Item]:
     return [Item(0, 0, i) for i in indices.tolist()]
 
 
-def _plain(images: ImageSet, batches: Iterable[list[Item]], workers: int) -> Iterator[Batch]:
-    """Load batches without augmentation; ConfigError if too many files are unreadable."""
-    for batch in _loaded(images, batches, augment=False, workers=workers):
-        images.corrupt.meet(batch.corrupt)
+def _loaded(
+    images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int | None, pin_memory: bool = False
+) -> Generator[Batch]:
+    """Load each list of items, in order; ConfigError if too many files are unreadable."""
+    count = worker_count(workers)
+    if images.readers is None or count == 0:
+        loaded: Iterator[Batch] = (images.load(items, augment=augment) for items in batches)
+        found = map(pinned, loaded) if pin_memory else loaded
+    else:
+        found = images.readers.read(images, batches, augment=augment, workers=count, pin_memory=pin_memory)
+    for batch in found:
+        try:
+            images.corrupt.meet(batch.corrupt)
+        except ConfigError:
+            _end_processes(images)
+            raise
         yield batch
 
 
-def _loaded(
-    images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int, pin_memory: bool = False
-) -> Generator[Batch]:
-    """Load each list of items, in order. Processes start with the first batch and end with the generator."""
-    if images.in_memory or workers == 0:
-        for items in batches:
-            batch = images.load(items, augment=augment)
-            if pin_memory:
-                batch = batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
-            yield batch
-        return
-    loader: DataLoader[Batch | ConfigError] = DataLoader(
-        _InWorker(images, augment),
-        batch_sampler=batches,
-        num_workers=workers,
-        collate_fn=_as_loaded,
-        worker_init_fn=_settle_in,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # the loader draws a seed for its workers: from here, not from the global state
-    )
-    reader = iter(loader)
-    try:
-        for loaded in reader:
-            if isinstance(loaded, ConfigError):
-                raise loaded
-            yield loaded
-    finally:
-        del reader  # ends the processes now; kept alive by a traceback, each would hang for seconds when collected
-
-
-class _InWorker(Dataset[Batch | ConfigError]):
-    """An image set as DataLoader wants it: a whole batch of items at a time."""
-
-    def __init__(self, images: ImageSet, augment: bool):
-        self._images = images
-        self._augment = augment
-
-    def __getitems__(self, items: Sequence[Item]) -> Batch | ConfigError:
-        try:
-            return self._images.load(items, augment=self._augment)
-        except ConfigError as error:  # handed over as a value: DataLoader would wrap the sentence in a traceback
-            return error
-
-
-def _as_loaded(batch: Any) -> Any:
-    """DataLoader's types expect a list of images to collate; `__getitems__` has done that."""
-    return batch
-
-
-def _settle_in(worker: int) -> None:
-    torch.set_num_threads(1)  # the processes share the cores among themselves
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the step being finished needs its batches
+def _end_processes(images: ImageSet) -> None:
+    if images.readers is not None:
+        images.readers.close()

@@ -56,6 +56,24 @@ def test_augmentation_of_a_set_that_may_not_be_mirrored_is_a_shift():
     assert seen.equal(train.load([Item(0, epoch, 5) for epoch in range(40)], augment=True).images)
 
 
+def test_files_of_a_list_are_read_as_those_of_folders_are(own, tmp_path):
+    """16 bits by their high byte, turned as the camera says, on white."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    half = np.zeros((8, 8), np.uint8)
+    half[:, :4] = 255  # white at the left: stored by a camera that was turned, seen at the top
+    Image.fromarray(half).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(half.T.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.merge("LA", (Image.new("L", (8, 8)), Image.fromarray(255 - half.T))).save(tmp_path / "cut.png")
+    files = "Files(['turned.png', 'deep.png', 'cut.png'], [0, 1, 1])"
+    config = own(f"f = {files}; return OwnSet(f, f, AB, True, [0.0], [1.0])")
+    train = opened(config.model_copy(update={"root": tmp_path})).train
+    seen = train.load([Item(0, 0, i) for i in range(3)], augment=False).images
+    assert seen[0].equal(seen[1])
+    assert seen[1].equal(seen[2])
+    assert seen[0, 0, 0].min() > 0.99 > 0.01 > seen[0, 0, -1].max()
+
+
 @pytest.fixture
 def pngs(tmp_path) -> Path:
     """400 digits as PNG files in one folder, and labels.csv in a shuffled order."""
@@ -188,6 +206,18 @@ def own(tmp_path):
         (
             "f = Files(['a.png', 'b.png'], [0, 1]); return OwnSet(f, f, AB, True)",
             "train.paths: 2 of 2 are no files (first: 'a.png'), expected paths below data.root ('.')",
+        ),
+        (
+            "f = Files(['a\\0.png', 'b.png'], [0, 1]); return OwnSet(f, f, AB, True)",
+            "train.paths: 2 of 2 are no files (first: 'a\\x00.png'), expected paths below",
+        ),
+        (
+            "f = Files(['/dev/zero', '/dev/tty'], [0, 1]); return OwnSet(f, f, AB, True)",
+            "train.paths: 2 of 2 are no files (first: '/dev/zero'), expected paths below",
+        ),
+        (
+            "f = Files(['\\ud800.png', 'b.png'], [0, 1]); return OwnSet(f, f, AB, True)",
+            "train.paths: got '\\ud800.png', which is no file name",
         ),
         ("f = Files([1, 2], [0, 1]); return OwnSet(f, f, AB, True)", "train.paths: got 1, expected texts or paths"),
         (

@@ -1,0 +1,81 @@
+"""README's "Your own images": its two files work for the 200 photographs that it speaks of, with the settings there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.config import load_config, validate
+from search.check import data_checks
+from search.config import SearchFile
+from supernet.space import Space
+
+CLASSES, TRAIN, TEST = 5, 32, 8
+
+
+@pytest.fixture
+def recipe(checkout, tmp_path, monkeypatch) -> tuple[Path, Path]:
+    """flowers.yaml of a search and of a retraining, as README has them, beside what they extend; data.root is a folder
+    of 200 small JPEG files."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkout / "configs", tmp_path / "configs")
+    text = (checkout / "README.md").read_text().split("**Your own images**", 1)[1]
+    blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[:2]
+    files = (tmp_path / "configs" / "search" / "flowers.yaml", tmp_path / "configs" / "retrain" / "flowers.yaml")
+    for file, block in zip(files, blocks, strict=True):
+        assert "/images/flowers" in block
+        file.write_text(block.replace("/images/flowers", str(tmp_path / "flowers")))
+    rng = np.random.default_rng(0)
+    for part, count in (("train", TRAIN), ("test", TEST)):
+        for c in range(CLASSES):
+            folder = tmp_path / "flowers" / part / f"flower {c}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 50, (40, 30, 3)) + 40 * c
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"IMG_{i:04d}.JPG")
+    return files
+
+
+def test_200_photographs_are_enough_with_the_settings_that_are_written(recipe):
+    """32 of 40 train: 128 for the weights, 32 for the architecture. Nothing is refused or warned of."""
+    config = validate(SearchFile, load_config(recipe[0]), str(recipe[0]))
+    (check,) = data_checks(config, 128, 32)
+    assert (check.level, check.text) == ("ok", "128 training and 32 validation images, 8 steps an epoch")
+    (check,) = data_checks(config, 64, 16)  # of the 80 that README calls the least
+    assert check.level in ("ok", "warn")
+    (check,) = data_checks(config, 60, 15)
+    assert check.level == "FAIL"
+
+
+def test_it_is_checked_searched_and_retrained(recipe, door, tmp_path, formula_table):
+    """The written files, in a narrow network on small images and for one epoch each."""
+    search, retraining = recipe
+    small = ["space.input_size=32", "space.width_multiplier=0.25", "space.feature_mix=64"]
+    few = [*small, "search.warmup_epochs=0", "search.bn_batches=2", "search.derive_among=1", "run.threads=1"]
+    config = validate(SearchFile, load_config(search, few), str(search))
+    formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "flowers.yaml")
+    ended = door("check_search", search, *few)
+    assert ended.status == 0, ended.out
+    assert "ok   data: 128 training and 32 validation images" in ended.out
+    ended = door("run_search", search, "--out", "run", *few, "search.epochs=1", "data.workers=0")
+    assert ended.status == 0, ended.err
+    found = ["--architecture", "run/architecture.json", "--out", "retrained", "retrain.epochs=1", "run.threads=1"]
+    ended = door("run_retrain", retraining, *found, "data.workers=0")
+    assert ended.status == 0, ended.err
+    assert json.loads((tmp_path / "retrained" / "result.json").read_text())["test"]["images"] == CLASSES * TEST
+    ended = door("run_retrain", retraining, *found, "--resume", "data.workers=1")
+    assert ended.status == 0, ended.err
+
+
+def test_a_wrong_folder_is_answered_by_the_right_one(recipe, door, tmp_path, formula_table):
+    config = validate(SearchFile, load_config(recipe[0]), str(recipe[0]))
+    formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "flowers.yaml")
+    ended = door("run_search", recipe[0], "--out", "run", f"data.root={tmp_path / 'flower'}")
+    assert ended.status == 2
+    assert ended.err.rstrip().endswith(f"; correct it. Did you mean '{tmp_path / 'flowers'}'?")
