@@ -92,8 +92,10 @@ def verification(
 
 
 def draw_picture(path: Path, panels: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]) -> None:
-    """Predicted against measured, one panel per title, one colour per (label, predicted, measured). Writes a PNG, whole or not at
-    all; WriteError where the system refuses."""
+    """Predicted against measured, one panel per title, one colour per (label, predicted, measured).
+
+    Writes a PNG, whole or not at all; WriteError where the system refuses.
+    """
     from matplotlib.figure import Figure  # not pyplot: it keeps figures and picks a backend
 
     figure = Figure(figsize=(5.2 * len(panels), 5), layout="constrained")
