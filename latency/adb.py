@@ -183,7 +183,8 @@ class _Model:
         return [milliseconds(printed, passes)]
 
     def close(self) -> None:
-        self._adb.shell("rm", "-f", self._there)
+        with contextlib.suppress(KitFileError):  # as above; all of the folder goes at the end
+            self._adb.shell("rm", "-f", self._there)
 
 
 def milliseconds(printed: str, passes: int) -> float:

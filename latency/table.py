@@ -314,6 +314,8 @@ class LatencyTable(Section):
 
 def prepare_table_file(path: Path) -> None:
     """Create the folder of a table to be, before minutes of measuring. TableError where no file can be written."""
+    if "\0" in str(path):
+        raise TableError("--out: got a name with a NUL character; expected the table's file")
     if path.is_dir():
         raise TableError(f"--out {path}: is a folder; expected the table's file, e.g. {path / 'table.yaml'}")
     try:

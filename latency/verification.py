@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+from engine.files import replacing, writing
 from latency.table import Scores, TableError, Verification
 
 ACCEPTED_PERCENT = 3.0
@@ -91,7 +92,10 @@ def verification(
 
 
 def draw_picture(path: Path, panels: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]) -> None:
-    """Predicted against measured, one panel per title, one colour per (label, predicted, measured). Writes a PNG."""
+    """Predicted against measured, one panel per title, one colour per (label, predicted, measured).
+
+    Writes a PNG, whole or not at all; WriteError where the system refuses.
+    """
     from matplotlib.figure import Figure  # not pyplot: it keeps figures and picks a backend
 
     figure = Figure(figsize=(5.2 * len(panels), 5), layout="constrained")
@@ -104,4 +108,5 @@ def draw_picture(path: Path, panels: Mapping[str, Sequence[tuple[str, np.ndarray
             axes.plot(measured, predicted, "o", markersize=4, alpha=0.8, label=f"{label}: MAPE {mape:.1f} %")
         axes.set(xlabel="measured ms", ylabel="predicted ms", title=title, xlim=ends, ylim=ends, aspect="equal")
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as temporary, writing(path):
+        figure.savefig(temporary, dpi=120, format="png")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from engine.errors import ConfigError, UserError
+from engine.files import writing
 from latency import bench
 from latency.config import MeasureConfig
 from latency.plan import Job
@@ -101,11 +102,13 @@ class Exported(Runtime):
             return None
 
     def __enter__(self) -> Self:
-        self._folder = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="latency_models_"))
+        with writing(tempfile.gettempdir()):
+            self._folder = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="latency_models_"))
         return self
 
     def prepare(self, jobs: Sequence[Job], progress: Progress | None = None) -> None:
-        records = write_models(self._space, self._measure, jobs, Path(self._folder), progress)
+        with writing(self._folder):
+            records = write_models(self._space, self._measure, jobs, Path(self._folder), progress)
         self._jobs = {str(record["id"]): record for record in records}
         self.version = bench.runtime_version(self.name)
 

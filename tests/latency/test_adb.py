@@ -14,7 +14,7 @@ import pytest
 from latency import kit as kits
 from latency.adb import Adb, milliseconds, run_on_phone
 from latency.config import LatencyConfig, MeasureConfig
-from latency.kit import KitFileError, export_kit, import_results, read_kit
+from latency.kit import KitFileError, export_kit, import_results, open_kit, read_kit
 from supernet.space import Space, SpaceConfig
 
 FAKE = '''#!{python}
@@ -23,6 +23,15 @@ import os, pathlib, shlex, shutil, sys
 phone, words = pathlib.Path(os.environ["PHONE"]), sys.argv[1:]
 with open(phone / "log", "a") as log:
     log.write(" ".join(words) + "\\n")
+if os.environ.get("STARTS"):
+    print("* daemon not running; starting now at tcp:5037", file=sys.stderr)
+    print("* daemon started successfully", file=sys.stderr)
+if os.environ.get("FAILS"):
+    print("* daemon started successfully", file=sys.stderr)
+    sys.exit(os.environ["FAILS"])
+if os.environ.get("BYTES"):
+    sys.stdout.buffer.write(b"\\xff\\xfe\\x1b[2J\\n")
+    sys.exit()
 if words[0] == "-s":
     if words[1] != "SERIAL1":
         sys.exit("error: device '" + words[1] + "' not found")
@@ -155,6 +164,89 @@ def test_what_goes_wrong_is_one_line(kit, phone, benchmark_model, door, tmp_path
     assert [path.name for path in phone.rglob("*") if path.is_file()] == ["log"]  # cleaned up
 
 
+def adb_error(kit, benchmark_model, program: str = "adb") -> str:
+    with pytest.raises(KitFileError) as error:
+        run_on_phone(open_kit(kit), kit, Adb(program), benchmark_model)
+    assert "\n" not in str(error.value)
+    assert str(error.value).isprintable()
+    return str(error.value)
+
+
+def test_the_start_message_of_adb_is_no_part_of_the_phones_name(kit, phone, benchmark_model, monkeypatch):
+    monkeypatch.setenv("STARTS", "1")
+    results = run_on_phone(open_kit(kit), kit, Adb(), benchmark_model)
+    assert results["device"] == {"name": "Pixel 9, Tensor G4", "cores": 8, "machine": "aarch64", "kind": "phone"}
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("error: device unauthorized.", "unlock the phone and allow debugging"),
+        ("error: more than one device/emulator", "choose one with --serial"),
+        ("adb: no devices/emulators found", "plug the phone in, and switch on USB debugging"),
+        ("error: device offline", "adb reconnect"),
+        ("error: closed", "see `adb devices`"),
+        ("\x1b[31merror: closed", "failed: \\x1b[31merror: closed; see"),
+    ],
+)
+def test_what_adb_says_has_its_remedy(said, words, kit, phone, benchmark_model, monkeypatch):
+    monkeypatch.setenv("FAILS", said)
+    assert words in adb_error(kit, benchmark_model)
+
+
+def test_text_that_cannot_be_decoded_is_no_name(kit, phone, benchmark_model, monkeypatch):
+    monkeypatch.setenv("BYTES", "1")
+    assert "expected the phone's answer" in adb_error(kit, benchmark_model)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "words"),
+    [
+        (b"#!/bin/sh\n", 0o644, "cannot be run (Permission denied)"),
+        (b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xff\x7f", 0o755, "cannot be run (Exec format error)"),
+        (b"no program", 0o755, "cannot be run (Exec format error)"),
+        (b"#!/nonexistent/interpreter\n", 0o755, "no program"),
+    ],
+)
+def test_an_adb_that_cannot_run_is_one_line(content, mode, words, kit, tmp_path, benchmark_model):
+    program = tmp_path / "bad_adb"
+    program.write_bytes(content)
+    program.chmod(mode)
+    assert words in adb_error(kit, benchmark_model, str(program))
+    assert "cannot be run (Permission denied)" in adb_error(kit, benchmark_model, str(tmp_path))
+
+
+def test_an_adb_that_hangs_is_ended(kit, tmp_path, benchmark_model, monkeypatch):
+    program = tmp_path / "slow_adb"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("latency.adb.NO_ANSWER_S", 0.2)
+    assert "did not end within 0.2 s; is the phone awake?" in adb_error(kit, benchmark_model, str(program))
+
+
+def test_a_phone_that_goes_away_while_it_is_measured_is_what_is_said(kit, phone, benchmark_model, monkeypatch):
+    """Not that its folder cannot be removed."""
+    monkeypatch.setenv("BROKEN", "1")
+    real = Adb.shell
+
+    def shell(self, *arguments):
+        if arguments[0] == "rm":
+            raise KitFileError("gone")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Adb, "shell", shell)
+    assert "Failed to load" in adb_error(kit, benchmark_model)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_phone_is_touched(
+    kit, phone, benchmark_model, door, tmp_path
+):
+    ended = door("device_kit", "adb", kit, "--benchmark", benchmark_model, "--out", tmp_path / "none" / "r.json")
+    assert ended.status == 2
+    assert "cannot be written (No such file or directory)" in ended.err
+    assert not (phone / "log").exists()
+
+
 def test_a_kit_for_another_runtime_is_refused(kit, phone, benchmark_model):
     made = read_kit(kit)
     other = kits.Kit({**made.manifest, "runtime": "onnxruntime"}, made.digest, made.config, made.space, made.jobs)
@@ -169,6 +261,25 @@ NEW = "INFO: count=50 first=5 curr=4 min=4 max=6 avg=9e9 std=1 p5=1 median=5094 
 @pytest.mark.parametrize(("printed", "ms"), [(OLD, 2950.34), (NEW, 5.094)])
 def test_the_benchmark_programs_output(printed, ms):
     assert milliseconds(printed, 50) == pytest.approx(ms)
+
+
+ODD = [
+    "count=50 first=1 avg=-3 std=1",
+    "count=50 first=1 avg=0 std=1",
+    "count=50 first=1 avg=1e999 std=1",
+    "count=50 first=1 avg=+-+ std=1",
+    "count=50 first=1 avg=3 median=e std=1",
+    "count=" + "9" * 5000 + " first=1 avg=3 std=1",
+    "\x1b[2J" * 2000,
+]
+
+
+@pytest.mark.parametrize("printed", ODD)
+def test_output_with_numbers_that_are_no_times_is_an_error_of_one_short_line(printed):
+    with pytest.raises(KitFileError, match="printed no line") as error:
+        milliseconds(printed, 50)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 600
 
 
 @pytest.mark.parametrize("printed", ["", "Segmentation fault", "count=2 first=1 avg=3 std=1", "count=50 curr=4"])

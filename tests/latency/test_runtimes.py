@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import shutil
 import typing
 import warnings
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ import torch
 from torch import nn
 
 from engine.errors import ConfigError, UserError
+from engine.files import WriteError
 from latency import bench
 from latency.config import MeasureConfig
+from latency.device import this_device
 from latency.plan import Counts, draw_plan, network_job, timed_layers
-from latency.runtimes import RUNTIMES, open_runtime, version_here
+from latency.runtimes import RUNTIMES, open_runtime, pytorch, version_here
 from latency.runtimes.base import random_images, timing_module
 from latency.runtimes.pytorch import PyTorch
 from supernet.architecture import Architecture
@@ -347,3 +351,110 @@ def test_every_runtime_tells_its_own_version(monkeypatch):
     assert version_here("mine") == "mine 7"
     assert version_here("pytorch_compile") == torch.__version__
     assert version_here("unknown") is None
+
+
+# --- a GPU, played by two clocks -------------------------------------------------------------------------------------
+
+
+class PlayedGpu:
+    """A CPU that takes `launch_ms` to launch a kernel, and a GPU that takes `kernel_ms` to run it."""
+
+    def __init__(self, monkeypatch, launch_ms: float, kernel_ms: float, cycles_in_a_ms: float = 1 << 21):
+        self.cpu_ms = self.gpu_ms = 0.0
+        self.launch_ms, self.kernel_ms = launch_ms, kernel_ms
+        self.waits: list[int] = []
+        gpu = self
+
+        def sleep(cycles: int) -> None:
+            gpu.waits.append(cycles)
+            gpu.work(cycles / cycles_in_a_ms)
+
+        class Event:
+            def __init__(self, enable_timing: bool):
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at_ms = max(gpu.gpu_ms, gpu.cpu_ms)
+
+            def query(self) -> bool:
+                return self.at_ms <= gpu.cpu_ms
+
+            def elapsed_time(self, later: Event) -> float:
+                return later.at_ms - self.at_ms
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "_sleep", sleep)
+        monkeypatch.setattr(torch.cuda, "synchronize", self.wait)
+
+    def work(self, ms: float) -> None:
+        """A kernel: launched by the CPU, run by the GPU once it is free."""
+        self.cpu_ms += self.launch_ms
+        self.gpu_ms = max(self.gpu_ms, self.cpu_ms) + ms
+
+    def wait(self) -> None:
+        self.cpu_ms = max(self.cpu_ms, self.gpu_ms)
+
+    def layer(self, kernels: int):
+        def forward(x):
+            for _ in range(kernels):
+                self.work(self.kernel_ms)
+            return x
+
+        return forward
+
+
+@pytest.mark.parametrize("launch_ms", [0.001, 0.01, 1.0])
+def test_the_time_of_a_layer_on_a_gpu_is_not_that_of_launching_it(launch_ms, monkeypatch):
+    """Kernels of 2 us, launched every 1 us, 10 us or 1 ms: the layers take 2 us a kernel."""
+    gpu = PlayedGpu(monkeypatch, launch_ms, kernel_ms=0.002)
+    kernels = [1, 8, 3]
+    chain = pytorch._CudaChain([gpu.layer(k) for k in kernels], torch.zeros(1), inside=True)
+    for taken in chain.times(3):
+        assert taken == pytest.approx([0.002 * k for k in kernels])
+    whole = pytorch._CudaChain([gpu.layer(k) for k in kernels], torch.zeros(1), inside=False)
+    assert whole.times(2) == pytest.approx([0.002 * 12] * 2)
+
+
+def test_the_gpu_waits_longer_where_the_cpu_is_too_slow_to_queue_a_network(monkeypatch):
+    gpu = PlayedGpu(monkeypatch, launch_ms=1.0, kernel_ms=0.002)
+    chain = pytorch._CudaChain([gpu.layer(10)] * 2, torch.zeros(1), inside=True)
+    chain.times(2)
+    assert gpu.waits[0] == pytorch.FIRST_WAIT  # 4 ms, where queueing takes 20
+    assert gpu.waits[-1] / (1 << 21) > 20
+    assert gpu.waits[-1] == gpu.waits[-2]  # the second pass knows
+
+
+def test_an_op_that_waits_for_the_gpu_itself_is_one_line(monkeypatch):
+    gpu = PlayedGpu(monkeypatch, launch_ms=0.01, kernel_ms=0.002)
+    chain = pytorch._CudaChain([lambda x: (gpu.wait(), x)[1]], torch.zeros(1), inside=False)
+    with pytest.raises(UserError, match=r"measure\.device: .*an op waits for the GPU itself"):
+        chain.times(1)
+
+
+def test_the_identity_is_that_of_the_gpu_in_use(monkeypatch):
+    """Not that of GPU 0, while the timing uses another one."""
+    cards = [("small", 10), ("large", 20)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda i: SimpleNamespace(name=cards[i][0], multi_processor_count=cards[i][1]),
+    )
+    found = {}
+    for current in (0, 1):
+        monkeypatch.setattr(torch.cuda, "current_device", lambda current=current: current)
+        found[current] = this_device("cuda")
+        assert (found[current].kind, found[current].name, found[current].cores) == ("gpu", *cards[current])
+    assert found[0].fingerprint != found[1].fingerprint
+
+
+def test_a_full_disk_while_models_are_written_is_one_line(small_space, quick, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("latency.runtimes.exported.write_models", full)
+    with (
+        open_runtime(small_space, quick.model_copy(update={"runtime": "onnxruntime"})) as runner,
+        pytest.raises(WriteError, match=r"latency_models_.*: cannot be written \(No space left on device\); make room"),
+    ):
+        runner.prepare([])

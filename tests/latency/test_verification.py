@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engine.files import WriteError
 from latency.verification import ACCEPTED_PERCENT, draw_picture, fitted_line, scores, verification
 
 MEASURED = np.array([1.0, 2.0, 4.0, 5.0, 8.0, 10.0])
@@ -148,3 +151,22 @@ def test_the_picture_is_a_png(tmp_path):
     series = [("table", PREDICTED, MEASURED), ("other", MEASURED, MEASURED)]
     draw_picture(tmp_path / "p.png", {"a": series, "b": series[:1]})
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A disk that fills up while it is drawn: one line, and the picture from before is still there."""
+    path, numbers = tmp_path / "t.png", np.array([1.0, 2.0, 3.0])
+    panels = {"a device": [("a runtime", numbers, numbers + 0.1)]}
+    draw_picture(path, panels)
+    before = path.read_bytes()
+    assert before.startswith(b"\x89PNG")
+
+    def full(self, file, **_):
+        Path(file).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(WriteError, match=r"t\.png: cannot be written \(No space left on device\); make room"):
+        draw_picture(path, panels)
+    assert [p.name for p in tmp_path.iterdir()] == ["t.png"]
+    assert path.read_bytes() == before
