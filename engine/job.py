@@ -16,11 +16,13 @@ from pathlib import Path
 import torch.distributed as dist
 
 from engine.distributed import ALONE, WAIT, Group, LostPeerError
-from engine.errors import UserError
+from engine.errors import Interrupted, UserError
 
 # When one process has ended with a failure, torchrun stops the others. So those that have nothing to say end later than
 # the one that speaks, and process 0 speaks before the others where all found the same.
 _HEAD_START_S, _SILENCE_S = 0.3, 1.0
+_SAVING_S = 20.0
+"""How long a training loop that was told to stop by SIGTERM has to save a checkpoint; torchrun kills after 30 s."""
 
 
 @contextlib.contextmanager
@@ -66,6 +68,8 @@ def _status(error: BaseException) -> int:
     """The exit status of a process whose error another one reports."""
     if isinstance(error, SystemExit):
         return int(error.code or 0)
+    if isinstance(error, Interrupted):
+        return error.status
     return 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, UserError) else 1
 
 
@@ -84,7 +88,10 @@ def _stop_on_sigterm(board: dist.Store) -> None:
     """
     read, write = os.pipe()
     os.set_blocking(write, False)
-    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def note(*_: object) -> None: ...
+
+    signal.signal(signal.SIGTERM, note)
     signal.set_wakeup_fd(write)
 
     def as_usual() -> None:
@@ -96,6 +103,8 @@ def _stop_on_sigterm(board: dist.Store) -> None:
     def watch() -> None:
         while os.read(read, 1)[0] != signal.SIGTERM:
             pass
+        if signal.getsignal(signal.SIGTERM) is not note:  # a training loop saves first (engine/interrupts.py)
+            time.sleep(_SAVING_S)
         if _first_to_speak(board):
             sys.stderr.write(
                 "error: stopped by SIGTERM: another process of this job has ended, or the job was cancelled; continue "

@@ -314,7 +314,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(uninterrupted, architec
     path = tmp_path / "other.json"
     path.write_text(Architecture(type(architecture.space)(other), architecture.paths).to_json())
     checkpoint_path = max((uninterrupted / "checkpoints").glob("step-*.pt"))
-    with pytest.raises(CheckpointError, match=r"does not fit the architecture: .*feature_mix"):
+    with pytest.raises(CheckpointError, match=r"is of the network 'run' .*, not of the network 'unnamed' .*layers.4"):
         evaluate_checkpoint(config_of(), path, checkpoint_path)
 
 

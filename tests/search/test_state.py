@@ -86,7 +86,7 @@ def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file):
         "baseline": 0.25,
         "step": 7,
         "arch_steps": 3,
-        "settled": Settled(((0.5, 0.5),), 5),
+        "settled": Settled(((0.5, 0.25, 0.25),) * 4, 5),
         "told": {"skip": "collapsing"},
         "gradients": [(0.5, 0.25)],
     }
