@@ -121,7 +121,8 @@ class SearchState:
             check_tensor("alpha", tensors["alpha"], self.alpha.shape, self.alpha.dtype)
             check_optimizer(tensors["optimizer"], self.optimizer, scheduled=True)
             check_optimizer(tensors["arch_optimizer"], self.arch_optimizer, scheduled=False)
-            if plain.settled and torch.tensor(plain.settled.anchor).shape != self.alpha.shape:
+            rows = [len(row) for row in plain.settled.anchor] if plain.settled else []
+            if plain.settled and rows != [self.alpha.shape[1]] * len(self.alpha):
                 raise ValueError(f"settled.anchor has another shape than alpha, {tuple(self.alpha.shape)}")
         except KeyError as error:
             raise CheckpointError(f"the checkpoint has no {error}, so it is not of a search") from error
