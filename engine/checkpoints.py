@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import pickle
 import re
 import struct
@@ -14,8 +15,9 @@ from typing import Any
 
 import torch
 
-from engine.errors import CheckpointError
-from engine.files import write_atomically
+from engine.errors import CheckpointError, UserError
+from engine.files import make_folder, read_bytes, remove_stale, write_atomically, writing
+from engine.states import not_finite
 
 log = logging.getLogger("engine")
 
@@ -25,6 +27,9 @@ _NOT_A_STATE = (
     *(ArithmeticError, AssertionError, ImportError, struct.error),
 )
 
+FORMAT = "proxylessnas/checkpoint@1"
+"""A checkpoint's key `format`. Older ones have no such key."""
+_EXPECTED = "a step-*.pt file of a run"
 _NAME = re.compile(r"step-(?P<step>\d{9})-(?P<hash>[0-9a-f]{12})\.pt")
 
 
@@ -39,23 +44,32 @@ class Checkpoints:
         """Write atomically, then delete all but the newest `keep`.
 
         Other files of this step or a later one go too: a run that saves here has passed them by as damaged. Raises
-        UnpicklingError, and changes no file, for a state that could not be read back: only tensors and plain values.
+        WriteError where the system refuses, UserError for a state with a value that is not finite, and UnpicklingError
+        for one that could not be read back, which only tensors and plain values can; none of these changes a file.
         """
+        if ruined := not_finite(state):
+            good = [other for other in self.steps() if other < step]
+            raise UserError(
+                f"{ruined} is not finite at step {step}: training has diverged; this state is not saved, "
+                f"{f'the checkpoint of step {good[0]} is good' if good else 'and there is no checkpoint before it'}; "
+                "start again in another folder with a lower learning rate, or more warm-up"
+            )
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
         # A bug that must show at the first save, not at the resume. No tensor is read: meta tensors have no content.
         torch.load(io.BytesIO(content), map_location="meta", weights_only=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         path = self.folder / f"step-{step:09d}-{_hash(content)}.pt"
         write_atomically(path, content)
-        others = [other for other in self._files() if other != path]
-        before = [other for other in others if _step(other) < step][: self.keep - 1]
+        # folders are nobody's checkpoint: they are left alone
+        others = [other for other in self._files() if other != path and (other.is_symlink() or not other.is_dir())]
+        before = [other for other in others if _step(other) < step and other.is_file()][: self.keep - 1]
         for other in others:
             if other not in before:
-                other.unlink(missing_ok=True)
-        for stale in self.folder.glob(".step-*.tmp"):  # of a process that was killed while writing
-            stale.unlink(missing_ok=True)
+                with writing(other):
+                    other.unlink(missing_ok=True)
+        remove_stale(self.folder)  # of a process that was killed while writing
         return path
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
@@ -72,7 +86,7 @@ class Checkpoints:
             try:
                 state = load_checkpoint(candidates[0])
             except CheckpointError as error:
-                if not candidates[0].exists():  # deleted meanwhile
+                if not os.path.lexists(candidates[0]):  # deleted meanwhile; a link to nothing is there, and damaged
                     continue
                 log.warning("%s; trying the checkpoint before it", error)
                 damaged.add(candidates[0])
@@ -83,6 +97,18 @@ class Checkpoints:
                 f"{self.folder}: all {len(damaged)} checkpoints are damaged; start again in a new folder"
             )
         return None
+
+    def resume(self) -> tuple[int, dict[str, Any]] | None:
+        """As newest(), for the one process that writes here: what was passed by as damaged is renamed to `*.damaged`,
+        so that no later save counts it among the checkpoints that it keeps. WriteError where that is refused."""
+        found = self.newest()
+        if found is None:
+            return None
+        for path in self._files():
+            if _step(path) > found[0]:
+                with writing(path):
+                    path.rename(path.with_name(f"{path.name}.damaged"))
+        return found
 
     def steps(self) -> list[int]:
         """The steps that have a file, newest first; newest() tells whether it is good."""
@@ -106,24 +132,32 @@ def _hash(content: bytes) -> str:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """One checkpoint file. CheckpointError where it is absent, damaged, or no checkpoint."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; expected a .pt file of a run") from None
+    content = read_bytes(path, _EXPECTED, CheckpointError, most=_size(path), missing=f"expected {_EXPECTED}")
     named = _NAME.fullmatch(path.name)
     if named and named["hash"] != _hash(content):
         raise CheckpointError(f"{path}: is damaged: its content does not match the hash in its name")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except _NOT_A_STATE:
-        raise CheckpointError(
-            f"{path}: is not a checkpoint of this framework; expected a step-*.pt file of a run"
-        ) from None
+        raise CheckpointError(f"{path}: is not a checkpoint of this framework; expected {_EXPECTED}") from None
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: is not a checkpoint of this framework; expected a step-*.pt file of a run")
+        raise CheckpointError(f"{path}: is not a checkpoint of this framework; expected {_EXPECTED}")
+    if state.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(f"{path}: has the format {state['format']!r:.60}, expected '{FORMAT}'")
     return state
+
+
+def _size(path: Path) -> int:
+    """How many bytes of a file are read: all of a regular one. CheckpointError if twice as much, its content and its
+    tensors, is more than this machine's memory: no run here has written it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError):  # reading it will say why
+        return 0
+    if 2 * size > memory:
+        raise CheckpointError(f"{path}: has {size >> 20} MB, too many for this machine's memory; expected {_EXPECTED}")
+    return size
 
 
 def misfit(error: Exception) -> str:

@@ -269,9 +269,12 @@ def _refuse_type(value: object) -> str:
     raise TypeError(f"a value of type {type(value).__name__} cannot be used in a configuration")
 
 
-def differences(old: Any, new: Any) -> list[str]:
-    """`key: old -> new` for the values that differ between two nested structures, MOST_DIFFERENCES at most."""
-    return list(itertools.islice(_differences(old, new, ""), MOST_DIFFERENCES))
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """`key: old -> new` for the values that differ between two nested structures, MOST_DIFFERENCES at most.
+
+    prefix: begins each key, e.g. `space.`.
+    """
+    return list(itertools.islice(_differences(old, new, prefix), MOST_DIFFERENCES))
 
 
 def _differences(old: Any, new: Any, prefix: str) -> Iterator[str]:

@@ -109,6 +109,23 @@ class Group:
             dist.all_reduce(total, group=self.host)
         return total
 
+    def largest(self, value: int) -> Callable[[], int]:
+        """Begin to find the largest of all processes' values; what is returned waits for it. Meanwhile the processes
+        may compute, and send other things."""
+        if self.alone:
+            return lambda: value
+        found = torch.tensor([value])
+        with _connected():
+            work = dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.host, async_op=True)
+        assert work is not None
+
+        def wait() -> int:
+            with _connected():
+                work.wait()
+            return int(found)
+
+        return wait
+
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Process 0's values into the tensors of all, in place; all float32, on the device that `on` was given."""
         if self.alone:

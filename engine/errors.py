@@ -42,6 +42,16 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read or does not fit."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run was stopped by a signal, SIGINT or SIGTERM, after it had saved its state or, at once, without."""
+
+    def __init__(self, signal: int, saved: str = ""):
+        """saved: what the run has saved, e.g. `step 12 of 40 is saved`."""
+        super().__init__(f"interrupted; {saved}" if saved else "interrupted")
+        self.status = 128 + signal
+        """What the process exits with: 130 for SIGINT, 143 for SIGTERM."""
+
+
 @contextmanager
 def explain(where: str) -> Iterator[None]:
     """Turn a ValueError raised inside into a ConfigError that begins with `where`."""
@@ -52,7 +62,8 @@ def explain(where: str) -> Iterator[None]:
 
 
 def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None:
-    """Run a script's main: one line and exit status 2 for what the user can mend, 130 for Ctrl-C.
+    """Run a script's main: one line and exit status 2 for what the user can mend, 130 for Ctrl-C, 143 for
+    SIGTERM during a run.
 
     resumable: whether the script knows --resume.
     """
@@ -61,7 +72,8 @@ def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; continue with --resume\n" if resumable else "interrupted\n")
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        told = str(error) if isinstance(error, Interrupted) else "interrupted"
+        sys.stderr.write(f"{told}; continue with --resume\n" if resumable else f"{told}\n")
+        sys.exit(error.status if isinstance(error, Interrupted) else 130)
     sys.exit(status or 0)

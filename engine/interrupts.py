@@ -1,4 +1,4 @@
-"""Ctrl-C between steps, not inside one."""
+"""Ctrl-C and SIGTERM between steps, not inside one, and after the same step in all processes of a job."""
 
 from __future__ import annotations
 
@@ -9,34 +9,58 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from engine.distributed import ALONE, Group
+from engine.errors import Interrupted
+
 TOLD = b"\nstopping after this step; Ctrl-C again stops at once\n"
+
+Agreed = Callable[[], int | None]
+"""After a step: the signal by which the run is to stop now, None if it goes on."""
 
 
 @contextmanager
-def interrupts_between_steps() -> Iterator[Callable[[], None]]:
-    """Yields `check`, to be called between steps: KeyboardInterrupt if SIGINT has come. A second SIGINT raises at once.
+def interrupts_between_steps(group: Group = ALONE) -> Iterator[Agreed]:
+    """Yields a function that every process of the group calls after every step, with the same answer in all of them:
+    the number of the signal (SIGINT or SIGTERM) by which the run is to stop, None if it goes on.
 
-    Raised wherever the program happens to be, a KeyboardInterrupt is lost where that is a destructor, and can leave a
-    queue that another thread waits for, such as that of TensorBoard's writer, so that the program never ends.
-    Changes nothing outside the main thread, nor where SIGINT is ignored, as by jobs in the background.
+    Alone, that is a signal that has come. In a group the processes exchange after each step whether one has come; the
+    exchange goes on while they compute the next step, after which all have its answer. So a run stops one step later
+    than the last process was told, with the same step done everywhere.
+
+    A second Ctrl-C raises at once; a further SIGTERM does not, because launchers send it to a process more than once.
+    Raised wherever the program happens to be, the first one would be lost where that is
+    a destructor, and could leave a queue that another thread waits for, such as that of TensorBoard's writer, so that
+    the program never ends. Changes nothing outside the main thread, nor for a signal that is ignored, as SIGINT is by
+    jobs in the background.
     """
     came: list[int] = []
+    answer: list[Callable[[], int]] = []  # of the exchange that is under way
 
-    def check() -> None:
-        if came:
-            raise KeyboardInterrupt
+    def agreed() -> int | None:
+        mine = came[0] if came else 0
+        if group.alone:
+            return mine or None
+        largest = answer.pop()() if answer else 0
+        answer.append(group.largest(mine))
+        return largest or None
 
     def note(number: int, _: FrameType | None) -> None:
-        check()
+        if came and number == signal.SIGINT:
+            raise Interrupted(number)
+        if not came:
+            os.write(2, TOLD)  # unlike a stream, not in the middle of its own write
         came.append(number)
-        os.write(2, TOLD)  # unlike a stream, not in the middle of its own write
 
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or before in (signal.SIG_IGN, None):
-        yield check
-        return
-    signal.signal(signal.SIGINT, note)
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, note)
     try:
-        yield check
+        yield agreed
+        for wait in answer:
+            wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

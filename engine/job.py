@@ -17,7 +17,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from engine.distributed import ALONE, STEP_WAIT, WAIT, Group, LostPeerError, detail_of
-from engine.errors import UserError
+from engine.errors import Interrupted, UserError
 from engine.memory import memory_explained
 
 # When one process has ended with a failure, torchrun stops the others. So those that have nothing to say end later than
@@ -178,6 +178,8 @@ def _status(error: BaseException) -> int:
     """The exit status of a process whose error another one reports."""
     if isinstance(error, SystemExit):  # its code may be a text, which Python prints, ending with 1
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
+    if isinstance(error, Interrupted):
+        return error.status
     return 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, UserError) else 1
 
 

@@ -1,9 +1,8 @@
-"""The run folder: config.yaml, metrics.jsonl, tensorboard/, checkpoints/, results."""
+"""The run folder: config.yaml, inputs.json, metrics.jsonl, tensorboard/, checkpoints/, results."""
 
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,13 @@ from pydantic import BaseModel
 
 from engine.config import config_text, differences, load_config
 from engine.errors import ConfigError
-from engine.files import write_atomically
+from engine.files import remove_stale, write_atomically
+from engine.inputs import FILE, Inputs, record, refuse_other_inputs
 
 log = logging.getLogger("engine")
+
+TRACES = ("checkpoints", "metrics.jsonl", "tensorboard")
+"""What a run leaves once it has begun. A start that failed before its first step leaves config.yaml and inputs.json."""
 
 
 def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:
@@ -22,9 +25,8 @@ def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:
 
 
 def run_begun(out: Path) -> bool:
-    """Whether a folder holds a run. A start that failed before its first step leaves only its config: no run yet."""
-    begun = (out / "metrics.jsonl").exists() or (out / "checkpoints").exists()
-    return begun and (out / "config.yaml").exists()
+    """Whether a folder holds a run. A start that failed before its first step leaves no run yet."""
+    return any((out / trace).exists() for trace in TRACES) and (out / "config.yaml").exists()
 
 
 def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
@@ -38,35 +40,41 @@ def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
         )
 
 
-def open_run(out: Path, resolved: dict[str, Any], *, resume: bool) -> None:
-    """Create the folder and its config.yaml, or check that the run there has this very config.
+def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: bool) -> None:
+    """Write config.yaml and inputs.json, or check that the run there has this very config and was begun with these
+    inputs. Call it inside `locked(out)`, which makes the folder.
 
-    Raises ConfigError if the folder holds a run and `resume` is False, if its config differs, or if `resume` finds
-    other files in place of a run (a mistyped --out); nothing is deleted. A resume in an empty folder begins.
+    Raises ConfigError if the folder holds a run and `resume` is False, if its config or inputs differ, if files of a
+    run lie there without their config.yaml, or a config.yaml that no run has written, or if `resume` finds other files
+    in place of a run (a mistyped --out); nothing is deleted but half-written files of killed processes. A resume in an
+    empty folder begins.
     """
     config_file = out / "config.yaml"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(f"--out {out}: is a file, or lies below one; expected a folder") from None
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); choose a folder you may write") from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out {out}: is not writable; choose a folder you may write")
     if run_begun(out):
         if not resume:
             raise ConfigError(f"--out {out}: holds a run already; continue it with --resume, or choose another folder")
         refuse_changes(out, resolved)
+        refuse_other_inputs(out, inputs)
+        for folder in (out, *(out / trace for trace in TRACES)):
+            if folder.is_dir():
+                remove_stale(folder)
         return
-    if not config_file.exists() and (out / "checkpoints").exists():
-        raise ConfigError(f"--out {out}: has checkpoints but no config.yaml; put it back, or choose another folder")
+    if not config_file.exists():
+        for trace in TRACES:
+            if (out / trace).exists():
+                raise ConfigError(f"--out {out}: has {trace} but no config.yaml; put it back, or choose another folder")
+    elif not (out / FILE).exists():
+        raise ConfigError(f"--out {out}: has a config.yaml that no run has written; choose another folder")
     if resume:
-        # Hidden files do not count: they are the system's, or what a start killed while writing config.yaml has left
-        others = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path != config_file)
+        # Hidden files do not count: they are the system's, or what a start killed while writing has left
+        own = {config_file.name, FILE}
+        others = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in own)
         if others:
             raise ConfigError(
                 f"--resume: {out} holds no run but other files ({others[0]}{', ...' if len(others) > 1 else ''}); "
                 "correct --out, or begin there without --resume"
             )
         log.warning("%s holds no run yet; starting from the beginning", out)
+    remove_stale(out)
+    record(out, inputs)  # first: a config.yaml without it is not a run's
     dump_config(resolved, config_file)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from engine.data import DataConfig, Splits, open_images
+from typing import Any
+
+from engine.data import DataConfig, ImageSet, Splits, open_images
+from engine.data.folder import FolderImages
+from engine.data.memory import MemoryImages
+from engine.inputs import checksums
 from supernet import user_modules
 from supernet.architecture import Architecture
 
@@ -17,3 +22,33 @@ def images_for(architecture: Architecture, data: DataConfig) -> Splits:
         classes=space.classes,
         call=user_modules.call,
     )
+
+
+def preprocessing(images: ImageSet, architecture: Architecture) -> dict[str, Any]:
+    """What makes the input of the network of an image, in words and numbers, for a checkpoint that is used alone.
+
+    mean and std are of pixels in [0, 1], one for each channel.
+    """
+    assert isinstance(images, MemoryImages | FolderImages)
+    size, channels = architecture.space.config.input_size, architecture.space.config.input_channels
+    if isinstance(images, FolderImages):
+        shorter = round(size / 0.875)
+        resize = f"bilinear with antialiasing, the shorter side to {shorter}, then the central {size} x {size}"
+    else:
+        resize = f"bilinear with antialiasing to {size} x {size}"
+    mean, std = images.recipe.mean, images.recipe.std
+    grey = len(mean) == 1  # repeated where the network has 3 channels
+    return {
+        "input_size": size,
+        "channels": channels,
+        "resize": resize,
+        "mean": list(mean) * channels if grey else list(mean),
+        "std": list(std) * channels if grey else list(std),
+    }
+
+
+def own_files(architecture: Architecture, data: DataConfig) -> dict[str, str]:
+    """The checksum of each file of the user's own that a retraining runs, by key and module; what these files import in
+    turn is not looked at."""
+    named = [("space.candidate_modules", module) for module in architecture.space.config.candidate_modules]
+    return checksums(named + ([("data.module", data.module)] if data.module else []), user_modules.file_of)

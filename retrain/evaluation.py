@@ -4,30 +4,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.config import naming
+from engine.config import differences, naming
 from engine.data import evaluation_batches, statistics_batches
+from engine.errors import ConfigError
 from engine.training import Evaluation, evaluate, memory_format, on_device, prepare_device, recalibrate_bn
 from retrain.config import RetrainFile
 from retrain.data import images_for
-from retrain.weights import SPACE_KEYS, load_architecture, load_weights
+from retrain.weights import SPACE_KEYS, load_architecture, load_network
 
 BN_BATCHES = 20
 
 
-def evaluate_checkpoint(config: RetrainFile, architecture_path: Path, checkpoint: Path) -> Evaluation:
+def evaluate_checkpoint(config: RetrainFile, architecture_path: Path | None, checkpoint: Path) -> Evaluation:
     """Top-1, top-5 and loss on the test set.
 
-    With a search's checkpoint, BN statistics are first collected over BN_BATCHES training batches without augmentation.
-    Raises ConfigError or CheckpointError.
+    architecture_path: None takes the architecture that a retraining's checkpoint carries. With a search's checkpoint,
+    BN statistics are first collected over BN_BATCHES training batches without augmentation. Raises CheckpointError, and
+    ConfigError, also where the data have other classes than those that the checkpoint was trained on.
     """
     device = prepare_device(config.run)
-    architecture = load_architecture(architecture_path)
-    with naming(architecture_path, SPACE_KEYS):
-        images = images_for(architecture, config.data)
-    network, needs_statistics = load_weights(architecture, checkpoint)
+    loaded = load_network(checkpoint, load_architecture(architecture_path) if architecture_path else None)
+    network = loaded.network
+    with naming(architecture_path or checkpoint, SPACE_KEYS):
+        images = images_for(network.architecture, config.data)
+    if loaded.classes is not None and (changes := differences(list(loaded.classes), list(images.class_names))):
+        first = "; class ".join(changes[:3])
+        raise ConfigError(
+            f"data.name: other classes than {checkpoint} was trained on: class {first}; use data with its classes, in "
+            "their order"
+        )
     network.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
     size, workers = config.retrain.batch_size, config.data.workers
-    if needs_statistics:
+    if loaded.needs_statistics:
         batches = statistics_batches(images.train, size, BN_BATCHES, workers)
         recalibrate_bn(network, (on_device(batch, device, config.run).images for batch in batches))
     return evaluate(network, evaluation_batches(images.test, size, workers), device, config.run)

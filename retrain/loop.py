@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from engine.checkpoints import Checkpoints, misfit
-from engine.config import config_text, keys_of, load_config, naming, validate
+from engine.checkpoints import FORMAT, Checkpoints, misfit
+from engine.config import Section, config_text, keys_of, load_config, naming, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches
 from engine.distributed import ALONE, Group, reduce_gradients
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, Interrupted, UserError
 from engine.files import write_atomically
+from engine.folder_lock import locked
+from engine.inputs import Inputs, of_file, of_images, recorded
 from engine.interrupts import interrupts_between_steps
 from engine.metrics import MetricsLog
 from engine.progress import Progress
 from engine.runs import open_run
 from engine.seeding import mix
+from engine.states import check_module, check_optimizer, check_tensor
 from engine.training import (
     Evaluation,
     Throughput,
@@ -40,10 +46,12 @@ from engine.training import (
     training_step,
 )
 from retrain.config import RetrainFile
-from retrain.data import images_for
-from retrain.weights import SPACE_KEYS, load_architecture, load_weights
+from retrain.data import images_for, own_files, preprocessing
+from retrain.weights import SPACE_KEYS, in_words, layers_of, load_architecture, load_weights, refuse_other_network
 from supernet.architecture import Architecture
 from supernet.network import Network
+
+log = logging.getLogger("retrain")
 
 WEIGHTS, DROPOUT, TRAINING_ORDER = range(3)  # what a random draw is for, beside the run's seed
 
@@ -88,8 +96,25 @@ def retrain(
     resolved = resolved_training(config, architecture)
     group.check_same(resolved, "the config")
     group.check_same([len(images.train), zlib.crc32(images.train.labels.tobytes())], "the images of data.root")
-    group.from_first(lambda: open_run(out, resolved, resume=resume))
-    return _Retrain(config, architecture, images, device, out, resume, group).run()
+    with locked(out) if group.first else nullcontext():
+        group.from_first(lambda: open_run(out, resolved, inputs_of(config, architecture, images, out), resume=resume))
+        return _Retrain(config, architecture, images, device, out, resume, group).run()
+
+
+def inputs_of(config: RetrainFile, architecture: Architecture, images: Splits, out: Path) -> Inputs:
+    """What a retraining depends on beside its config."""
+    inputs: Inputs = {
+        "training images": of_images(images.train),
+        "test images": of_images(images.test),
+        "classes": {"names": list(images.class_names)},
+        "own files": own_files(architecture, config.data),
+    }
+    if config.retrain.inherit is not None:
+        # once there is a checkpoint, the weights are there: the file is no longer needed, and what it was stays known
+        begun = Checkpoints(out / "checkpoints").steps()
+        known = (recorded(out) or {}).get("inherited weights") if begun else None
+        inputs["inherited weights"] = known or {"content": of_file(config.retrain.inherit, "retrain.inherit")}
+    return inputs
 
 
 def resolved_training(config: RetrainFile, architecture: Architecture) -> dict[str, Any]:
@@ -113,8 +138,10 @@ class _Retrain:
         self.config, self.architecture, self.images, self.device, self.out = config, architecture, images, device, out
         self.group = group
         settings, run = config.retrain, config.run
+        self.checkpoints = Checkpoints(out / "checkpoints")
+        newest = group.from_first(self.checkpoints.resume) if resume else None
         network = Network(architecture, seed=mix(run.seed, WEIGHTS))
-        if settings.inherit is not None:
+        if settings.inherit is not None and newest is None:
             network, _ = load_weights(architecture, settings.inherit)
         self.network = network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
@@ -124,9 +151,11 @@ class _Retrain:
             nesterov=settings.momentum > 0,
         )
         self.step = 0
-        self.checkpoints = Checkpoints(out / "checkpoints")
-        newest = group.from_first(self.checkpoints.newest) if resume else None
-        corrupt = self._restore(newest[1]) if newest else []
+        self.saved: int | None = None
+        """The step of the last checkpoint of this process."""
+        self.test: _Tested | None = None
+        """The last evaluation."""
+        corrupt = self._restored(*newest) if newest else ()
         self.stream = BatchStream(
             images.train,
             batch_size=settings.batch_size,
@@ -137,10 +166,17 @@ class _Retrain:
             **group.slice,
             key="retrain.batch_size",
         )
-        self.stream.corrupt = corrupt
+        if newest:
+            log.info("%s: resuming at step %d of %d", out, self.step, settings.epochs * self.stream.batches_per_epoch)
+            with self._fitting(newest[0]):
+                self.stream.corrupt = frozenset(corrupt)
+        elif resume:
+            log.info("%s: no checkpoint yet, so training begins again at its first step", out)
         group.broadcast(self.network.parameters())
         self.reduction = reduce_gradients(list(self.network.parameters()), group)
         self.steps = settings.epochs * self.stream.batches_per_epoch
+        if self.step > self.steps:
+            raise CheckpointError(f"{self.checkpoints.folder}, step {self.step}: this training has {self.steps} steps")
         self.autocast = partial(autocast, run, device)
         # last: where anything above is refused, the folder stays one without a run
         self.metrics = MetricsLog(out, resume_step=self.step if newest else None) if group.first else None
@@ -151,11 +187,10 @@ class _Retrain:
         settings, run, group = self.config.retrain, self.config.run, self.group
         throughput = Throughput()
         base_lr = settings.lr * settings.batch_size / 256
-        test: Evaluation | None = None
         try:
             with (
                 Progress(self.steps, self.step, "retrain", shown=group.first) as progress,
-                interrupts_between_steps() as check_interrupt,
+                interrupts_between_steps(group) as told_to_stop,
             ):
                 self.network.train()
                 while self.step < self.steps:
@@ -175,9 +210,12 @@ class _Retrain:
                         if self.metrics:
                             self.metrics.scalars(self.step, scalars)
                         progress.update(self.step, loss=scalars["train/loss"], top1=scalars["train/top1"])
-                    test = self._epoch_end(loss) or test
-                    check_interrupt()
-            final = test or self._test()  # a finished run that is resumed has no step left to do
+                    self._epoch_end(loss)
+                    if signal := told_to_stop():
+                        self._save(interrupted=True)
+                        raise Interrupted(signal, f"step {self.step} of {self.steps} is saved")
+            # a finished run that is resumed has no step left to do
+            final = self.test.of if self.test and self.test.step == self.steps else self._test()
         finally:
             self.stream.close()
             if self.metrics:
@@ -194,36 +232,85 @@ class _Retrain:
         found = training_step(self.network, batch, self.optimizer, smoothing, self.autocast, self.reduction)
         return *found, batch
 
-    def _epoch_end(self, loss: torch.Tensor) -> Evaluation | None:
-        """Evaluation and checkpoint, where they are due after the step just done."""
-        run, test = self.config.run, None
-        if self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps:
+    def _epoch_end(self, loss: torch.Tensor) -> None:
+        """Evaluation and checkpoint, where they are due after the step just done; an evaluation is always saved."""
+        run = self.config.run
+        evaluated = self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps
+        if evaluated:
             test = self._test()
+            self.test = _Tested(self.step, test)
             scalars = {"test/loss": test.loss, "test/top1": test.top1, "test/top5": test.top5}
             if self.metrics:
                 self.metrics.scalars(self.step, scalars)
-        if self.step % run.checkpoint_every == 0 or self.step == self.steps:
-            mean = float(self.group.mean_of(loss))
-            check_finite(mean, self.step)  # a ruined state must not push the last good ones out
-            # what one process has met, all know from now on: unreadable files, and BN's statistics of its batches
-            self.stream.corrupt = frozenset().union(*self.group.gathered(self.stream.corrupt))
-            self.group.average_statistics(self.network)
-            if self.metrics:
-                self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
-                state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-                self.checkpoints.save(self.step, {"retrain": state, "corrupt": sorted(self.stream.corrupt)})
-        return test
+        if evaluated or self.step % run.checkpoint_every == 0:
+            check_finite(float(self.group.mean_of(loss)), self.step)  # a ruined state must not push good ones out
+            self._save()
 
-    def _restore(self, checkpoint: dict[str, Any]) -> list[int]:
-        """Take over a checkpoint's state; returns the unreadable files that it knew."""
+    def _save(self, *, interrupted: bool = False) -> None:
+        """A checkpoint of the step just done, unless there is one.
+
+        interrupted: between the steps that a run without interruption would save too. BN's statistics of each process
+        are saved then, because their mean, which the others have, would be rounded differently from then on.
+        """
+        if self.saved == self.step:
+            return
+        self.saved = self.step
+        # what one process has met, all know from now on: unreadable files, and BN's statistics of its batches
+        self.stream.corrupt = frozenset().union(*self.group.gathered(self.stream.corrupt))
+        own = self.group.gathered(_statistics(self.network)) if interrupted and not self.group.alone else []
+        self.group.average_statistics(self.network)
+        if not self.metrics:
+            return
+        self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
+        state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        kept = {
+            "format": FORMAT,
+            "network": in_words(self.architecture),
+            **layers_of(self.architecture),
+            "architecture": self.architecture.to_json(),
+            "classes": list(self.images.class_names),
+            "preprocessing": preprocessing(self.images.train, self.architecture),
+            "epoch": self.step / self.stream.batches_per_epoch,
+            "test": self.test.record() if self.test else None,
+            "retrain": state | ({"statistics": own} if own else {}),
+            "corrupt": sorted(self.stream.corrupt),
+        }
+        self.checkpoints.save(self.step, kept)
+
+    @contextmanager
+    def _fitting(self, step: int) -> Iterator[None]:
+        """Begin an error about the checkpoint of this step with its folder and step."""
         try:
+            yield
+        except KeyError as error:
+            raise CheckpointError(f"{self.checkpoints.folder}, step {step}: has no {error}") from error
+        except (UserError, RuntimeError, ValueError, TypeError) as error:
+            words = f"does not fit this config: {misfit(error)}"
+            raise CheckpointError(f"{self.checkpoints.folder}, step {step}: {words}") from error
+
+    def _restored(self, step: int, checkpoint: dict[str, Any]) -> tuple[int, ...]:
+        """Take over the state of the checkpoint named by this step; returns the unreadable files that it knew.
+        CheckpointError if it does not fit."""
+        refuse_other_network(checkpoint, self.architecture, f"{self.checkpoints.folder}, step {step}")
+        with self._fitting(step):
             state = checkpoint["retrain"]
-            self.network.load_state_dict(state["net"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.step = state["step"]
-            return list(checkpoint["corrupt"])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(f"{self.out}: its checkpoint does not fit this config: {misfit(error)}") from error
+            net, optimizer, each = state["net"], state["optimizer"], state.get("statistics", [])
+            rest = {"step": state["step"], "corrupt": checkpoint["corrupt"], "test": checkpoint.get("test")}
+            plain = validate(_Plain, rest, "the checkpoint")
+            if plain.step != step:
+                raise ValueError(f"its name says step {step}, its state is of step {plain.step}")
+            check_module(net, self.network)
+            check_optimizer(optimizer, self.optimizer, scheduled=True)
+            own = _statistics(self.network)
+            for rank, values in enumerate(each):
+                check_tensor(f"process {rank}'s BN statistics", values, own.shape, own.dtype)
+            self.network.load_state_dict(net)
+            self.optimizer.load_state_dict(optimizer)
+            if len(each) == self.group.world_size > 1:
+                _set_statistics(self.network, each[self.group.rank])
+        self.step = step
+        self.test = _Tested.of_record(plain.test) if plain.test else None
+        return plain.corrupt
 
     def _test(self) -> Evaluation:
         """Each process runs its slices, all with the same BN statistics."""
@@ -232,3 +319,52 @@ class _Retrain:
             self.images.test, self.config.retrain.batch_size, self.config.data.workers, **self.group.slice
         )
         return evaluate(self.network, batches, self.device, self.config.run, self.group)
+
+
+class _TestRecord(Section):
+    step: int = Field(ge=1)
+    loss: float | None
+    """None: not a number."""
+    top1: float
+    top5: float
+    images: int
+
+
+class _Plain(Section):
+    """What a checkpoint holds beside tensors and what describes the network."""
+
+    step: int = Field(ge=1)
+    test: _TestRecord | None
+    corrupt: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """An evaluation on the test set, and the step after which it was made."""
+
+    step: int
+    of: Evaluation
+
+    def record(self) -> dict[str, Any]:
+        return {"step": self.step, **asdict(self.of), "loss": self.of.loss if math.isfinite(self.of.loss) else None}
+
+    @classmethod
+    def of_record(cls, record: _TestRecord) -> _Tested:
+        loss = math.nan if record.loss is None else record.loss
+        return cls(record.step, Evaluation(loss, record.top1, record.top5, record.images))
+
+
+def _buffers(network: nn.Module) -> list[torch.Tensor]:
+    """BN's running means and variances; its other buffers count batches, which all processes have alike."""
+    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+
+
+def _statistics(network: nn.Module) -> torch.Tensor:
+    """BN's running statistics on the CPU, (numbers,)."""
+    return torch.cat([torch.zeros(0), *(buffer.flatten().cpu() for buffer in _buffers(network))])
+
+
+def _set_statistics(network: nn.Module, values: torch.Tensor) -> None:
+    buffers = _buffers(network)
+    for buffer, part in zip(buffers, values.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.checkpoints import load_checkpoint, misfit
+from engine.config import differences
 from engine.errors import CheckpointError, explain
-from engine.files import read_text
+from engine.files import parsed_json, read_text
+from engine.states import check_module
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.space import SpaceConfig
@@ -14,6 +19,8 @@ from supernet.supernet import Supernet
 
 SPACE_KEYS = frozenset(f"space.{key}" for key in SpaceConfig.model_fields)
 """The keys of architecture.json that data may not fit."""
+_NO_MATTER = ("candidate_modules", "dropout")
+"""Keys of a space that change no weight: where own files lie, and what a training drops."""
 
 
 def load_architecture(path: Path) -> Architecture:
@@ -29,24 +36,109 @@ def is_from_search(checkpoint: dict[str, object]) -> bool:
     return "search" in checkpoint
 
 
-def load_weights(architecture: Architecture, path: Path) -> tuple[Network, bool]:
-    """(the network with a checkpoint's weights, whether its BN statistics are still to be collected).
+def layers_of(architecture: Architecture) -> dict[str, Any]:
+    """What a checkpoint of a retraining says of its network, to be told from others: all that shapes its weights and
+    what it computes."""
+    space = architecture.space.config
+    return {"activation": space.activation, "layers": [str(layer) for layer in architecture.layers]}
 
-    A search's checkpoint gives the supernet's weights on the architecture's paths. CheckpointError if it does not fit.
+
+def in_words(architecture: Architecture) -> str:
+    """What a message calls a network."""
+    return f"the network '{architecture.name}' ({' '.join(architecture.names)})"
+
+
+def refuse_other_network(checkpoint: Mapping[str, Any], architecture: Architecture, where: str) -> None:
+    """CheckpointError, naming both, if a checkpoint says that it is of another network or supernet than this one's."""
+    if "space" in checkpoint:
+        theirs, own = (
+            {key: value for key, value in space.items() if key not in _NO_MATTER}
+            for space in (_mapping(checkpoint["space"]), architecture.space.config.model_dump(mode="json"))
+        )
+        changes, wanted = differences(theirs, own, "space."), f"a supernet that holds {in_words(architecture)}"
+    elif "layers" in checkpoint:
+        own = layers_of(architecture)
+        changes, wanted = differences({key: checkpoint.get(key) for key in own}, own), in_words(architecture)
+    else:  # of a version that did not say
+        return
+    if changes:
+        found = checkpoint.get("network", "another network")
+        raise CheckpointError(
+            f"{where}: is of {found}, not of {wanted}: {'; '.join(changes[:3])}; use the architecture.json of its run"
+        )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network with a checkpoint's weights."""
+
+    network: Network
+    needs_statistics: bool
+    """Whether its BN statistics are still to be collected, as a supernet has none."""
+    classes: tuple[str, ...] | None = None
+    """The names of its classes; None where the checkpoint does not say."""
+
+
+def load_network(path: Path, architecture: Architecture | None = None) -> Loaded:
+    """A network with a checkpoint's weights: of the checkpoint's own architecture, where none is given.
+
+    A search's checkpoint gives the supernet's weights on the architecture's paths. CheckpointError if it does not fit,
+    or if no architecture is given and it has none.
     """
     checkpoint = load_checkpoint(path)
+    if architecture is None:
+        architecture = _own_architecture(checkpoint, path)
+    refuse_other_network(checkpoint, architecture, str(path))
     try:
         if is_from_search(checkpoint):
             supernet = Supernet(architecture.space)
+            check_module(checkpoint["search"]["net"], supernet)
             supernet.load_state_dict(checkpoint["search"]["net"])
-            return Network.inherit(supernet, architecture), True
+            return Loaded(Network.inherit(supernet, architecture), needs_statistics=True)
         network = Network(architecture)
+        check_module(checkpoint["retrain"]["net"], network)
         network.load_state_dict(checkpoint["retrain"]["net"])
     except (KeyError, TypeError) as error:
         lacks = f"has no {error}" if isinstance(error, KeyError) else "holds something else"
         raise CheckpointError(
             f"{path}: {lacks}, so it is no checkpoint of a search or a retraining; expected a step-*.pt file of a run"
         ) from error
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: does not fit the architecture: {misfit(error)}") from error
-    return network, False
+    classes = checkpoint.get("classes")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise CheckpointError(f"{path}: its classes are no list of names; expected a step-*.pt file of a run")
+    return Loaded(network, needs_statistics=False, classes=None if classes is None else tuple(classes))
+
+
+def load_weights(architecture: Architecture, path: Path) -> tuple[Network, bool]:
+    """(the network with a checkpoint's weights, whether its BN statistics are still to be collected); see
+    load_network."""
+    loaded = load_network(path, architecture)
+    return loaded.network, loaded.needs_statistics
+
+
+def _own_architecture(checkpoint: dict[str, Any], path: Path) -> Architecture:
+    """The architecture that a checkpoint of a retraining carries. Modules that it names are not imported: a checkpoint
+    runs no code."""
+    text = checkpoint.get("architecture")
+    if not isinstance(text, str):
+        why = "is of a search, whose supernet holds many networks" if is_from_search(checkpoint) else "does not say"
+        raise CheckpointError(f"{path}: {why}; say which network: --architecture architecture.json")
+    record = parsed_json(text, f"{path}: its architecture", CheckpointError)
+    space = record.get("space") if isinstance(record, dict) else None
+    modules = space.get("candidate_modules") if isinstance(space, dict) else None
+    if modules:
+        first = modules[0] if isinstance(modules, list) else modules
+        raise CheckpointError(
+            f"{path}: its network needs the module {first}, which no checkpoint has imported; name the network: "
+            "--architecture architecture.json"
+        )
+    try:
+        return Architecture.from_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its architecture: {error}") from None

@@ -18,7 +18,7 @@ from retrain.weights import load_architecture
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="YAML file, see configs/retrain/: its data and run sections are used")
-    parser.add_argument("--architecture", type=Path, required=True, help="architecture.json")
+    parser.add_argument("--architecture", type=Path, help="architecture.json; default: the checkpoint's own")
     parser.add_argument("--checkpoint", type=Path, required=True, help="a .pt file of a run's checkpoints/")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. data.root=/images")
     args = parser.parse_intermixed_args()

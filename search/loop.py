@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from engine.checkpoints import Checkpoints
+from engine.checkpoints import FORMAT, Checkpoints, misfit
 from engine.config import config_text, keys_of, load_config, naming, validate
 from engine.data import BatchStream
 from engine.distributed import ALONE, Group, reduce_gradients
+from engine.errors import CheckpointError, Interrupted, UserError
 from engine.files import write_atomically
+from engine.folder_lock import locked
+from engine.inputs import of_images
 from engine.interrupts import interrupts_between_steps
 from engine.metrics import MetricsLog
 from engine.progress import Progress, Report, Stages, silent
@@ -42,6 +46,7 @@ from search.derivation import derive
 from search.gradient import weights_step
 from search.limits import Limit, limit_names, resolve
 from search.objective import expected_cost
+from search.own import own_files
 from search.peak import PeakLimit
 from search.plan import Plan
 from search.program import UnfinishedError
@@ -54,7 +59,10 @@ from search.state import (
     VALIDATION_ORDER,
     WARMUP_PATHS,
     WEIGHTS_PATHS,
+    Progressed,
     SearchState,
+    check_supernet,
+    in_words,
 )
 from search.update import ArchitectureUpdate
 from supernet.alpha import balanced_paths, mask_of, probabilities, sample_paths
@@ -106,8 +114,14 @@ def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[
 
     group.from_first(check)
     plan = Plan(config, space, resolved.limits, device, training, validation, resolved.peak)
-    group.from_first(lambda: open_run(out, resolved.record, resume=resume))
-    return Search(plan, out, resume, group).run()
+
+    def begin() -> None:
+        inputs = {"training images": of_images(training), "validation images": of_images(validation)}
+        open_run(out, resolved.record, inputs | {"own files": own_files(config)}, resume=resume)
+
+    with locked(out) if group.first else nullcontext():
+        group.from_first(begin)
+        return Search(plan, out, resume, group).run()
 
 
 def finish_search(config_path: Path, out: Path, *, overrides: Sequence[str] = ()) -> ResultFile:
@@ -135,13 +149,15 @@ class Search:
         config = plan.config
         self.state = SearchState.fresh(config, plan.space, plan.device)
         self.checkpoints = Checkpoints(out / "checkpoints")
-        newest = group.from_first(self.checkpoints.newest) if resume else None
-        corrupt: dict[str, list[int]] = {"training": [], "validation": []}
+        self.saved: int | None = None
+        """The step of the last checkpoint of this process."""
+        newest = group.from_first(self.checkpoints.resume) if resume else None
         if newest:
-            self.state.restore(newest[1]["search"])
-            corrupt = newest[1]["corrupt"]
-            self.began -= newest[1]["seconds"]  # what earlier processes took
+            before = self._restored(*newest)
+            self.began -= before.seconds
         self.resumed_at = self.state.step
+        if resume:
+            log.info("%s: resuming at step %d of %d", out, self.state.step, plan.steps)
         group.broadcast(self.state.net.parameters())
         if config.search.compile and not self._ended:
             compile_supernet(self.state.net, plan, group)
@@ -156,7 +172,9 @@ class Search:
         self.validation = stream(
             plan.validation, seed=mix(seed, VALIDATION_ORDER), start=self.state.arch_steps, augment=False
         )
-        self.training.corrupt, self.validation.corrupt = corrupt["training"], corrupt["validation"]
+        if newest:
+            with self._fitting(newest[0]):
+                self.training.corrupt, self.validation.corrupt = before.corrupt.training, before.corrupt.validation
         self.autocast = partial(autocast, config.run, plan.device)
         self.mask = mask_of(plan.space)
         self.update = ArchitectureUpdate(plan, group)
@@ -178,13 +196,15 @@ class Search:
                     shown=group.first,
                     phases=(("warm-up", plan.warmup_steps), ("search", plan.steps)),
                 ) as progress,
-                interrupts_between_steps() as check_interrupt,
+                interrupts_between_steps(group) as told_to_stop,
             ):
                 if state.step == 0:
                     self._evaluate(0, progress.between_steps)
                 while not self._ended:
                     self.step(progress)
-                    check_interrupt()
+                    if signal := told_to_stop():
+                        self._save()
+                        raise Interrupted(signal, f"step {state.step} of {plan.steps} is saved")
             if state.step < plan.steps and group.first:
                 log.info("probabilities have settled: the search ends at step %d of %d", state.step, plan.steps)
             with Stages(shown=group.first) as report:
@@ -268,25 +288,60 @@ class Search:
         return values
 
     def _epoch_end(self, loss: torch.Tensor, report: Report) -> None:
-        """Evaluation and checkpoint, where they are due after the step just done."""
+        """Evaluation and checkpoint, where they are due; an evaluation is always saved."""
         plan, step = self.plan, self.state.step
-        if step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or self._ended:
+        evaluated = step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or self._ended
+        if evaluated:
             self._evaluate(step, report)
-        if step % plan.config.run.checkpoint_every == 0 or self._ended:
-            mean = float(self.group.mean_of(loss))
-            check_finite(mean, step)  # a ruined state must not push the last good ones out
-            for stream in (self.training, self.validation):  # what one process has met, all know from now on
-                stream.corrupt = frozenset().union(*self.group.gathered(stream.corrupt))
-            if self.metrics:
-                self.save_checkpoint(self.metrics)
+        if evaluated or step % plan.config.run.checkpoint_every == 0:
+            check_finite(float(self.group.mean_of(loss)), step)  # a ruined state must not push the last good ones out
+            self._save()
+
+    def _save(self) -> None:
+        """A checkpoint of the step just done, unless there is one."""
+        if self.saved == self.state.step:
+            return
+        for stream in (self.training, self.validation):  # what one process has met, all know from now on
+            stream.corrupt = frozenset().union(*self.group.gathered(stream.corrupt))
+        if self.metrics:
+            self.save_checkpoint(self.metrics)
+        self.saved = self.state.step
 
     def save_checkpoint(self, metrics: MetricsLog) -> None:
         """Of the first process, which has the curves."""
         metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
         corrupt = {"training": sorted(self.training.corrupt), "validation": sorted(self.validation.corrupt)}
-        seconds = time.monotonic() - self.began
-        kept = {"search": self.state.to_checkpoint(), "corrupt": corrupt, "seconds": seconds}
+        space = self.plan.space
+        kept = {
+            "format": FORMAT,
+            "network": in_words(space),
+            "space": space.config.model_dump(mode="json"),
+            "search": self.state.to_checkpoint(),
+            "corrupt": corrupt,
+            "seconds": time.monotonic() - self.began,
+        }
         self.checkpoints.save(self.state.step, kept)
+
+    @contextmanager
+    def _fitting(self, step: int) -> Iterator[None]:
+        """Begin an error about the checkpoint of this step with its folder and step."""
+        try:
+            yield
+        except (UserError, ValueError) as error:
+            raise CheckpointError(f"{self.checkpoints.folder}, step {step}: {misfit(error)}") from error
+
+    def _restored(self, step: int, checkpoint: dict[str, Any]) -> Progressed:
+        """Take over the state of the checkpoint named by this step; returns the rest of it. CheckpointError if it does
+        not fit."""
+        check_supernet(checkpoint, self.plan.space, f"{self.checkpoints.folder}, step {step}")
+        with self._fitting(step):
+            self.state.restore(checkpoint.get("search"))
+            if self.state.step != step:
+                raise ValueError(f"its name says step {step}, its state is of step {self.state.step}")
+            if step > self.plan.steps:
+                raise ValueError(f"this search has {self.plan.steps} steps")
+            rest: dict[str, Any] = {key: checkpoint[key] for key in ("seconds", "corrupt") if key in checkpoint}
+            return validate(Progressed, rest, "the checkpoint")
 
     def _architecture_step(self) -> dict[str, float]:
         """One update of alpha; returns figures for the curves."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.errors import ConfigError, explain
+from engine.inputs import checksums
+from search.config import SearchFile
 from supernet import user_modules
 
 
@@ -23,3 +25,16 @@ def own_function(reference: str, key: str) -> Callable[..., Any]:
             return function(*arguments)
 
     return call
+
+
+def own_files(config: SearchFile) -> dict[str, str]:
+    """The checksum of each file of the user's own that a search runs, by key and module; what these files import in
+    turn is not looked at."""
+    named = [("space.candidate_modules", module) for module in config.space.candidate_modules]
+    if config.data.module:
+        named.append(("data.module", config.data.module))
+    functions = [("search.terms.function", term.function) for term in config.search.terms]
+    if config.search.reinforce and config.search.reinforce.reward:
+        functions.append(("search.reinforce.reward", config.search.reinforce.reward))
+    named += [(key, reference.rpartition(":")[0]) for key, reference in functions]
+    return checksums(named, user_modules.file_of)

@@ -65,12 +65,12 @@ def run_queue(
     ended: Callable[[J, int, bool], None],
     *,
     pause: float = 0.2,
-) -> bool:
+) -> int | None:
     """Start the jobs in order, each as soon as a slot of its kind is free; `ended` is told each exit status,
     and whether the queue has been interrupted before.
 
     SIGINT, SIGTERM and SIGHUP start no further job and are passed on as SIGINT to the running ones, which are waited
-    for; at a second signal they are killed. Returns whether all jobs were run, so not where it was interrupted.
+    for; at a second signal they are killed. Returns the first signal, None where all jobs were run.
     pause: seconds between two looks at the processes. ValueError for a job that no slot can run.
     """
     lacking = {job.kind for job in jobs} - {slot.kind for slot in slots}
@@ -95,7 +95,7 @@ def run_queue(
                 if status is not None:
                     del running[slot]
                     ended(job, status, bool(signals))
-        return not signals
+        return signals[0] if signals else None
 
 
 @contextlib.contextmanager

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from engine.checkpoints import misfit
-from engine.errors import CheckpointError
+from engine.config import Section, differences, validate
+from engine.errors import CheckpointError, ConfigError
 from engine.seeding import mix
+from engine.states import check_module, check_optimizer, check_tensor
 from engine.training import memory_format
 from search.collapse import Settled
 from search.config import SearchConfig, SearchFile
@@ -98,20 +102,99 @@ class SearchState:
             "gradients": list(self.gradients),
         }
 
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Raises CheckpointError if the checkpoint is not of such a search."""
+    def restore(self, checkpoint: Any) -> None:
+        """Takes over a state that `to_checkpoint` made, after it is found to be of such a search in every part.
+
+        Raises CheckpointError, and changes nothing, if it is not.
+        """
         try:
-            self.net.load_state_dict(checkpoint["net"])
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
-            self.arch_optimizer.load_state_dict(checkpoint["arch_optimizer"])
-            with torch.no_grad():
-                self.alpha.copy_(checkpoint["alpha"])
-            self.duals = tuple(Dual(**dual) for dual in checkpoint["duals"])
-            self.baseline, self.step = checkpoint["baseline"], checkpoint["step"]
-            self.arch_steps = checkpoint["arch_steps"]
-            settled = checkpoint["settled"]
-            self.settled = Settled(**settled) if settled else None
-            self.told = dict(checkpoint["told"])
-            self.gradients = [(ce, limits) for ce, limits in checkpoint["gradients"]]
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            if not isinstance(checkpoint, dict):
+                raise ValueError(f"its state is a value of type {type(checkpoint).__name__}")
+            tensors = {key: checkpoint[key] for key in ("net", "optimizer", "alpha", "arch_optimizer")}
+            rest = {key: value for key, value in checkpoint.items() if key not in tensors}
+            plain = validate(_Plain, rest, "its state")
+            if len(plain.duals) != len(self.duals):
+                raise ValueError(f"it has {len(plain.duals)} multipliers, expected {len(self.duals)}")
+            if plain.arch_steps > plain.step or (plain.settled and plain.settled.since > plain.step):
+                raise ValueError(f"it counts more than the {plain.step} steps that it has done")
+            check_module(tensors["net"], self.net)
+            check_tensor("alpha", tensors["alpha"], self.alpha.shape, self.alpha.dtype)
+            check_optimizer(tensors["optimizer"], self.optimizer, scheduled=True)
+            check_optimizer(tensors["arch_optimizer"], self.arch_optimizer, scheduled=False)
+            rows = [len(row) for row in plain.settled.anchor] if plain.settled else []
+            if plain.settled and rows != [self.alpha.shape[1]] * len(self.alpha):
+                raise ValueError(f"settled.anchor has another shape than alpha, {tuple(self.alpha.shape)}")
+        except KeyError as error:
+            raise CheckpointError(f"the checkpoint has no {error}, so it is not of a search") from error
+        except (RuntimeError, ValueError, TypeError, ConfigError) as error:
             raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error
+        self.net.load_state_dict(tensors["net"])
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        self.arch_optimizer.load_state_dict(tensors["arch_optimizer"])
+        with torch.no_grad():
+            self.alpha.copy_(tensors["alpha"])
+        self.duals = tuple(Dual(**dual.model_dump()) for dual in plain.duals)
+        self.baseline, self.step, self.arch_steps = plain.baseline, plain.step, plain.arch_steps
+        self.settled = Settled(**plain.settled.model_dump()) if plain.settled else None
+        self.told, self.gradients = dict(plain.told), list(plain.gradients)
+
+
+class _Dual(Section):
+    multiplier: float
+    ce_norm: float
+    cost_norm: float
+
+
+class _Settled(Section):
+    anchor: tuple[tuple[float, ...], ...]
+    since: int = Field(ge=0)
+
+
+class _Plain(Section):
+    """What a checkpoint's state holds beside tensors; see SearchState."""
+
+    duals: tuple[_Dual, ...]
+    baseline: float | None
+    step: int = Field(ge=0)
+    arch_steps: int = Field(ge=0)
+    settled: _Settled | None
+    told: dict[str, str]
+    gradients: tuple[tuple[float, float], ...]
+
+
+class Unreadable(Section):
+    """Indices of unreadable files of both parts."""
+
+    training: tuple[int, ...]
+    validation: tuple[int, ...]
+
+
+class Progressed(Section):
+    """What a checkpoint holds beside the state."""
+
+    seconds: float = Field(ge=0)
+    """What all processes so far took."""
+    corrupt: Unreadable
+
+
+def in_words(space: Space) -> str:
+    """What a message calls the supernet of a space."""
+    count = math.prod(len(edge.candidates) for edge in space.searchable)
+    c = space.config
+    return (
+        f"a supernet of {len(space.searchable)} searchable edges and {float(count):.3g} architectures for "
+        f"{c.input_size} x {c.input_size} images of {c.classes} classes"
+    )
+
+
+def check_supernet(checkpoint: dict[str, Any], space: Space, where: str) -> None:
+    """CheckpointError, naming both, if a checkpoint says that it is of another space than `space`."""
+    if "space" not in checkpoint:  # of a version that did not say
+        return
+    changes = differences(checkpoint["space"], space.config.model_dump(mode="json"), "space.")
+    if changes:
+        found = checkpoint.get("network", "another supernet")
+        raise CheckpointError(
+            f"{where}: is of {found}, this search's is {in_words(space)}: {'; '.join(changes[:3])}; use the run folder "
+            "of this search, or begin in another one"
+        )

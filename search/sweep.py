@@ -19,7 +19,8 @@ import torch
 
 from engine.config import load_config, validate
 from engine.errors import ConfigError
-from engine.files import read_json, write_atomically
+from engine.files import read_json, remove_stale, write_atomically
+from engine.folder_lock import locked
 from engine.progress import Progress
 from engine.quantities import quantity
 from engine.runs import refuse_changes, run_begun
@@ -79,14 +80,20 @@ class Outcome:
 class Sweep:
     outcomes: tuple[Outcome, ...]
     """In the order of the command line, the seeds of a config one after the other."""
-    interrupted: bool = False
+    signalled: int | None = None
+    """The signal that has interrupted it."""
+
+    @property
+    def interrupted(self) -> bool:
+        return self.signalled is not None
 
     @property
     def exit_status(self) -> int:
-        """0: every search has ended and meets its limits. 3: one misses a limit. 1: one has not ended. 130: Ctrl-C."""
+        """0: every search has ended and meets its limits. 3: one misses a limit. 1: one has not ended. 128 and the
+        signal's number where one has interrupted it: 130 for Ctrl-C, 143 for SIGTERM."""
         statuses = {outcome.status for outcome in self.outcomes}
-        if self.interrupted:
-            return 130
+        if self.signalled is not None:
+            return 128 + self.signalled
         return 1 if statuses - ENDED else 3 if statuses - {"finished"} else 0
 
 
@@ -112,19 +119,17 @@ def run_sweep(
     slots = [*gpus, *cpu_slots(jobs)]
     if not gpus:  # such a search says itself that there is no GPU
         searches = [Search(s.name, s.config, s.overrides, s.out) for s in searches]
-    done = _done(searches, resume=resume)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {out}: cannot be made ({error.strerror}); choose a folder you may write") from None
-    runner = _Runner(searches, slots, done, _earlier_seconds(out) if resume else {})
-    _warn_of_disturbed_timings(searches, runner.at_once)
-    with Progress(len(searches), len(done), "sweep") as progress:
-        runner.progress = progress
-        complete = run_queue([s for s in searches if s.name not in done], slots, runner.start, runner.ended)
-    sweep = Sweep(runner.outcomes, interrupted=not complete)
-    write_sweep(out, sweep.outcomes)
-    return sweep
+    with locked(out):  # its searches lock their own folders
+        remove_stale(out)
+        done = _done(searches, resume=resume)
+        runner = _Runner(searches, slots, done, _earlier_seconds(out) if resume else {})
+        _warn_of_disturbed_timings(searches, runner.at_once)
+        with Progress(len(searches), len(done), "sweep") as progress:
+            runner.progress = progress
+            signalled = run_queue([s for s in searches if s.name not in done], slots, runner.start, runner.ended)
+        sweep = Sweep(runner.outcomes, signalled)
+        write_sweep(out, sweep.outcomes)
+        return sweep
 
 
 def plan_sweep(
@@ -288,12 +293,13 @@ def _ended_outcome(search: Search, result: ResultFile, seconds: float) -> Outcom
 
 
 def _outcome(search: Search, status: int, interrupted: bool, seconds: float, log_start: int) -> Outcome:
-    """Of a process that has ended. 0 and 3 are run_search.py's for a search that ended, 130 is that of Ctrl-C."""
+    """Of a process that has ended. 0 and 3 are run_search.py's for a search that ended, 130 and 143 those of Ctrl-C and
+    of SIGTERM."""
     if status in (0, 3):
         result = load_result(search.folder)
         assert result is not None  # written before the process ends so
         return _ended_outcome(search, result, seconds)
-    if status == 130 or (interrupted and status < 0):
+    if status in (130, 143) or (interrupted and status < 0):
         return Outcome(search, "interrupted", seconds)
     if status < 0:
         return Outcome(search, "failed", seconds, f"killed by signal {-status} ({signal.Signals(-status).name})")

@@ -31,6 +31,14 @@ def load(module: str) -> ModuleType:
         raise ValueError(f"cannot import '{module}': {words}; {remedy}") from error
 
 
+def file_of(module: str) -> Path | None:
+    """The file that a module is imported from; None for one without a file. Raises ValueError as `load` does."""
+    if module.endswith(".py"):
+        return _found(module)
+    file = getattr(load(module), "__file__", None)
+    return Path(file) if file else None
+
+
 def call(module: str, function: str, *arguments: object) -> object:
     """What a function of a module returns. Raises ValueError where there is no such function, or where it raises."""
     return named_function(module, function)(*arguments)

@@ -472,7 +472,7 @@ architecture_case(
     lambda a: a | {"space": a["space"] | {"stages": [{"width": 8, "depth": 0, "candidates": ["proj"]}]}},
 )  # fmt: skip
 
-case("checkpoint-absent", EVALUATE, "none.pt", says=("none.pt: no such checkpoint",))
+case("checkpoint-absent", EVALUATE, "none.pt", says=("none.pt: no such file; expected a step-",))
 case("checkpoint-is-a-folder", EVALUATE, "run", says=("run: cannot be read", ".pt"))
 case("checkpoint-is-yaml", EVALUATE, "search.yaml", says=("search.yaml: is not a checkpoint",))
 
@@ -594,7 +594,7 @@ case("derive-at-a-mixed-range", DERIVE, "--at", "1..90%x9", says=("--at: got '1.
 case("derive-at-out-of-range", DERIVE, "--at", "1e6", says=("--at: got 1e+06 ms", "reach"))
 
 SWEEP = ("run_sweep", "search.yaml", "--out", "new")
-case("sweep-into-a-file", (*SWEEP[:3], "table.yaml"), says=("--out table.yaml: cannot be made", "choose a folder"))
+case("sweep-into-a-file", (*SWEEP[:3], "table.yaml"), says=("--out table.yaml: is a file", "expected a folder"))
 case("sweep-of-an-absent-config", SWEEP, "none.yaml", says=("none.yaml: no such file", "configs/search/"))
 case("sweep-of-a-config-twice", SWEEP, "search.yaml", says=("would share the folder new/search", "rename one"))
 case("sweep-with-a-seed-twice", SWEEP, "--seeds", "0", "0", says=("--seeds: 0 is given twice", "remove one"))

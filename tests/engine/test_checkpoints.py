@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pickle
 import random
 import re
@@ -18,7 +19,8 @@ import pytest
 import torch
 
 from engine.checkpoints import Checkpoints, load_checkpoint
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, UserError
+from engine.files import WriteError
 
 WRITER = """
 import sys
@@ -185,8 +187,8 @@ def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path):
     listed = tmp_path / "list.pt"
     torch.save([1, 2], listed)
     for path, words in [
-        (tmp_path / "absent.pt", "no such checkpoint"),
-        (tmp_path, "cannot be read"),
+        (tmp_path / "absent.pt", "no such file; expected a step-"),
+        (tmp_path, "is a folder; expected a step-"),
         (text, "is not a checkpoint of this framework; expected a step-"),
         (listed, "is not a checkpoint of this framework; expected a step-"),
     ]:
@@ -265,3 +267,161 @@ def test_reading_while_another_process_writes_and_deletes(tmp_path, caplog):
     assert last > 3
     assert reads > 3
     assert not caplog.records
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("ruined", "where"),
+    [
+        ({"net": {"a": torch.ones(2), "bn.running_var": torch.tensor([1.0, INF])}}, "net.bn.running_var"),
+        ({"optimizer": {"state": {3: {"momentum_buffer": torch.tensor(NAN)}}}}, "optimizer.state.3.momentum_buffer"),
+        ({"alpha": torch.tensor([[NAN]], dtype=torch.float16)}, "alpha"),
+        ({"duals": [{"multiplier": 0.5}, {"multiplier": -INF}]}, "duals.1.multiplier"),
+        ({"gradients": [(0.5, NAN)]}, "gradients.0.1"),
+    ],
+    ids=["statistics", "momentum", "alpha", "multiplier", "gradient"],
+)
+def test_a_ruined_state_is_not_saved_and_pushes_no_good_one_out(tmp_path, ruined, where):
+    checkpoints = Checkpoints(tmp_path)
+    state = state_of(1) | {"count": torch.tensor(3), "flag": torch.tensor(True), "none": None}
+    for step in (1, 2):
+        checkpoints.save(step, state)
+    before = files(tmp_path)
+    with pytest.raises(UserError) as error:
+        checkpoints.save(3, state | ruined)
+    assert str(error.value).startswith(
+        f"{where} is not finite at step 3: training has diverged; this state is not saved"
+    )
+    assert "the checkpoint of step 2 is good" in str(error.value)
+    assert files(tmp_path) == before
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to("/nonexistent")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def link_without_an_end(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+    (path / "kept").touch()
+
+
+def larger_than_memory(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 43)
+
+
+@pytest.mark.parametrize("resumed", [True, False], ids=["resumed", "saved past"])
+@pytest.mark.parametrize(
+    "make", [link_to_nothing, link_to_itself, link_without_an_end, folder, os.mkfifo, larger_than_memory]
+)
+def test_what_is_no_file_in_the_place_of_a_checkpoint_gives_way_to_the_one_before_it(tmp_path, make, resumed, caplog):
+    """Each is named once, nothing is waited for, and a save leaves two good checkpoints."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state_of(step))
+    odd = [tmp_path / f"step-{step:09d}-0123456789ab.pt" for step in ((3, 5) if resumed else (5, 6))]
+    for path in odd:
+        try:
+            make(path)
+        except OSError as error:
+            pytest.skip(f"this file system: {error}")
+    assert (checkpoints.resume() if resumed else checkpoints.newest())[0] == 2
+    assert len(caplog.records) == 2
+    checkpoints.save(4, state_of(4))
+    assert [path.name[:14] for path in checkpoints._files() if path not in odd] == ["step-000000004", "step-000000002"]
+    assert checkpoints.newest()[0] == 4
+    if resumed:  # nothing is lost
+        assert [os.path.lexists(f"{path}.damaged") for path in odd] == [True, True]
+    else:
+        assert [os.path.lexists(path) for path in odd] == [make is folder] * 2
+
+
+def test_another_format_is_named(tmp_path):
+    path = Checkpoints(tmp_path).save(1, {"format": "proxylessnas/checkpoint@9"})
+    with pytest.raises(CheckpointError, match="format 'proxylessnas/checkpoint@9', expected 'proxyl"):
+        load_checkpoint(path)
+
+
+LIMITED = """
+import os, resource, signal, sys
+from pathlib import Path
+import torch
+from engine.checkpoints import Checkpoints
+from engine.errors import run_door
+
+def main():
+    checkpoints = Checkpoints(Path(sys.argv[1]))
+    for step in (1, 2):
+        checkpoints.save(step, {"weights": torch.zeros(1000)})
+    if sys.argv[2] == "size":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    elif sys.argv[2] == "descriptors":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+    checkpoints.save(3, {"weights": torch.zeros(1_000_000)})
+
+run_door(main)
+"""
+
+
+def limited(folder: Path, how: str, shell: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Two small checkpoints, then a large one where the system refuses it."""
+    return subprocess.run(
+        [sys.executable, "-c", LIMITED, str(folder), how],
+        env=shell, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+
+
+def assert_refused_without_loss(end: subprocess.CompletedProcess[str], folder: Path, words: str) -> None:
+    assert end.returncode == 2, end.stderr
+    (line,) = end.stderr.splitlines()
+    assert line.startswith(f"error: {folder}/")
+    assert words in line
+    assert [name[:14] for name in files(folder)] == ["step-000000001", "step-000000002"]  # and no temporary file
+    assert Checkpoints(folder).newest()[0] == 2
+
+
+def test_a_limit_of_a_files_size_is_one_line_and_loses_nothing(tmp_path, shell):
+    assert_refused_without_loss(limited(tmp_path, "size", shell), tmp_path, "File too large); raise the limit")
+
+
+def test_no_descriptor_left_is_one_line_and_loses_nothing(tmp_path, shell):
+    assert_refused_without_loss(limited(tmp_path, "descriptors", shell), tmp_path, "Too many open files); raise the")
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, shell):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        assert_refused_without_loss(limited(disk, "disk", shell), disk, "No space left on device); make room")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_one_line(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, state_of(step))
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(WriteError, match="Operation not permitted"):
+        checkpoints.save(3, state_of(3))
+    assert checkpoints.newest()[0] == 3

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from engine.config import validate
 from engine.data import DataConfig, images
 from engine.data.images import CorruptFiles
 from engine.distributed import Group
+from engine.errors import Interrupted
+from retrain import loop
 from retrain.config import RetrainFile
 from retrain.loop import retrain
 from supernet.architecture import Architecture
@@ -65,10 +69,31 @@ def job(group: Group, folder: Path) -> dict[str, Any]:
             group=group)  # fmt: skip
     return {
         "met": met,
+        "interrupted": interrupted(group, folder),
         "whole": (whole.network.state_dict(), whole.test),
         "resumed": (resumed.network.state_dict(), resumed.test),
         "unlearning": unlearning.network.state_dict(),
     }
+
+
+def interrupted(group: Group, folder: Path) -> tuple[Any, ...]:
+    """(network, score, what the interrupt said) of a retraining of which process 1 gets SIGTERM in step 2."""
+    once = validate(RetrainFile, CONFIG | {"run": CONFIG["run"] | {"checkpoint_every": 3}}, "retrain.yaml")
+    told, plain = "", loop._Retrain._train
+
+    def train(self: Any, batch: Any) -> Any:
+        if self.step == 3 and group.rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return plain(self, batch)
+
+    loop._Retrain._train = train  # type: ignore[method-assign]
+    try:
+        retrain(once, architecture(), folder / "interrupted", group=group)
+    except Interrupted as error:
+        told = str(error)
+    loop._Retrain._train = plain  # type: ignore[method-assign]
+    ended = retrain(once, architecture(), folder / "interrupted", resume=True, group=group)
+    return ended.network.state_dict(), ended.test, told
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +128,17 @@ def test_a_resumed_retraining_equals_an_uninterrupted_one(found):
         (whole, score), (resumed, other) = own["whole"], own["resumed"]
         assert score == other
         assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_interrupted_in_one_process_and_resumed_equals_an_uninterrupted_one(found):
+    """Both stop after the step that follows the signal. BN's running statistics are the same too, of which each process
+    has its own between two evaluations."""
+    for own in found:
+        (whole, score), (resumed, other, told) = own["whole"], own["interrupted"]
+        assert told == "interrupted; step 5 of 8 is saved"
+        assert score == other
+        for name, value in whole.items():
+            assert torch.equal(value, resumed[name]), name
 
 
 def test_a_checkpoint_knows_the_unreadable_files_that_any_process_has_met(found, folder):

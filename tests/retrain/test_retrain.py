@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -19,13 +22,15 @@ from engine.checkpoints import Checkpoints
 from engine.config import validate
 from engine.data import Batch, Item, open_images
 from engine.data.memory import MemoryImages
-from engine.errors import CheckpointError, ConfigError
+from engine.errors import CheckpointError, ConfigError, Interrupted, UserError
+from engine.folder_lock import locked
 from retrain import evaluation, loop
 from retrain.config import RetrainFile
 from retrain.evaluation import evaluate_checkpoint
 from retrain.loop import retrain, run_retrain
 from supernet.architecture import Architecture
 from supernet.network import Network
+from tests.engine.image_folder import write_images
 
 STEPS = 8  # 2 epochs of 32 images in batches of 8
 
@@ -162,6 +167,274 @@ def test_a_killed_run_resumes_bit_for_bit(fatal, uninterrupted, architecture_fil
         assert torch.equal(own["optimizer"]["state"][i]["momentum_buffer"], state["momentum_buffer"])
     assert points(out) == points(uninterrupted)
     assert (out / "result.json").read_text() == (uninterrupted / "result.json").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(
+    number, uninterrupted, architecture, tmp_path, monkeypatch, caplog
+):
+    """Nothing but the interrupts has saved anything before the end of the second epoch."""
+    config = config_of(run={"checkpoint_every": 1000, "evaluate_every": 2})
+    whole, out, plain = tmp_path / "whole", tmp_path / "run", loop._Retrain._train
+    retrain(config, architecture, whole)
+
+    def told_in(step: int) -> Callable[..., Any]:
+        def train(self: Any, batch: Batch) -> Any:
+            if self.step + 1 == step:
+                os.kill(os.getpid(), number)
+            return plain(self, batch)
+
+        return train
+
+    for step in (3, 6):
+        monkeypatch.setattr(loop._Retrain, "_train", told_in(step))
+        with pytest.raises(Interrupted) as told:
+            retrain(config, architecture, out, resume=step > 3)
+        assert str(told.value) == f"interrupted; step {step} of 8 is saved"
+        assert told.value.status == 128 + number
+        assert checkpoint(out)[0] == step
+    monkeypatch.setattr(loop._Retrain, "_train", plain)
+    with caplog.at_level(logging.INFO):
+        retrain(config, architecture, out, resume=True)
+    assert f"{out}: resuming at step 6 of 8" in caplog.messages
+    (step, own), (expected_step, expected) = checkpoint(out), checkpoint(whole)
+    assert step == expected_step == STEPS
+    assert_equal_weights(own["net"], expected["net"])
+    for i, state in expected["optimizer"]["state"].items():
+        assert torch.equal(own["optimizer"]["state"][i]["momentum_buffer"], state["momentum_buffer"])
+    assert points(out) == points(whole)
+    assert_equal_weights(own["net"], checkpoint(uninterrupted)[1]["net"])  # how often one saves changes nothing
+
+
+def test_each_evaluation_is_saved(architecture, tmp_path):
+    retrain(config_of(run={"checkpoint_every": 1000}), architecture, tmp_path / "run")
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [8, 4]
+
+
+def test_a_folder_in_which_a_process_works_is_refused(uninterrupted, architecture_file, door, tmp_path, write_yaml):
+    out = tmp_path / "run"
+    shutil.copytree(uninterrupted, out)
+    path = write_yaml(tmp_path / "retrain.yaml", settings())
+    with locked(out):
+        ended = door("run_retrain", path, "--architecture", architecture_file, "--out", out, "--resume")
+    assert ended.status == 2
+    (line,) = (line for line in ended.err.splitlines() if line.startswith("error: "))
+    assert line.startswith(f"error: --out {out}: process {os.getpid()} on ")
+
+
+def test_a_resume_with_other_images_is_refused(architecture, tmp_path):
+    """Training images, and the test images that the accuracy is of."""
+    root, out = write_images(tmp_path / "images", 8), tmp_path / "run"
+    values = settings(retrain={"epochs": 1}) | {"data": {"name": "folder", "root": str(root), "workers": 0}}
+    config = validate(RetrainFile, values, "retrain.yaml")
+    retrain(config, architecture, out)
+    for part, what in (("train", "training"), ("test", "test")):
+        image = root / part / "class1" / "005.png"
+        content = image.read_bytes()
+        image.unlink()
+        with pytest.raises(ConfigError, match=f"number of the {what} images changed from 16 to 15; labels of"):
+            retrain(config, architecture, out, resume=True)
+        image.write_bytes(content)
+    for part in ("train", "test"):
+        (root / part / "class1").rename(root / part / "klasse1")
+    with pytest.raises(ConfigError, match="names of the classes changed"):
+        retrain(config, architecture, out, resume=True)
+
+
+def test_the_weights_to_begin_with_are_needed_until_the_first_checkpoint(architecture, searched, tmp_path, monkeypatch):
+    inherited, out = tmp_path / "search.pt", tmp_path / "run"
+    shutil.copy(search_checkpoint(searched), inherited)
+    config = config_of(retrain={"inherit": str(inherited)})
+    plain = loop._Retrain._train
+
+    def train(self: Any, batch: Batch) -> Any:
+        if self.step == fatal:
+            raise RuntimeError("killed")
+        return plain(self, batch)
+
+    monkeypatch.setattr(loop._Retrain, "_train", train)
+    whole = tmp_path / "whole"
+    fatal = -1
+    retrain(config, architecture, whole)
+    fatal = 1  # before a checkpoint
+    with pytest.raises(RuntimeError, match="killed"):
+        retrain(config, architecture, out)
+    recorded = json.loads((out / "inputs.json").read_text())["inputs"]["inherited weights"]
+    content = inherited.read_bytes()
+    inherited.write_bytes(content + b"more")
+    with pytest.raises(ConfigError, match="inherited weights: content changed since the run in"):
+        retrain(config, architecture, out, resume=True)
+    inherited.unlink()
+    with pytest.raises(ConfigError, match=r"retrain\.inherit: .*search.pt cannot be read"):
+        retrain(config, architecture, out, resume=True)
+    inherited.write_bytes(content)
+    fatal = 5
+    with pytest.raises(RuntimeError, match="killed"):
+        retrain(config, architecture, out, resume=True)
+    inherited.unlink()
+    fatal = -1
+    retrain(config, architecture, out, resume=True)
+    assert_equal_weights(checkpoint(out)[1]["net"], checkpoint(whole)[1]["net"])
+    assert json.loads((out / "inputs.json").read_text())["inputs"]["inherited weights"] == recorded
+
+
+def newest_file(run: Path) -> Path:
+    return max((run / "checkpoints").glob("step-*.pt"))
+
+
+def test_a_checkpoint_has_all_that_is_needed_to_use_it_alone(uninterrupted, architecture):
+    found = torch.load(newest_file(uninterrupted), weights_only=True)
+    assert found["format"] == "proxylessnas/checkpoint@1"
+    assert Architecture.from_json(found["architecture"]) == architecture
+    assert found["classes"] == ["class 0", "class 1"]
+    assert found["preprocessing"] == {
+        "input_size": 8,
+        "channels": 1,
+        "resize": "bilinear with antialiasing to 8 x 8",
+        "mean": [0.5],
+        "std": [12**-0.5],
+    }
+    reported = json.loads((uninterrupted / "result.json").read_text())["test"]
+    assert found["test"] == {"step": STEPS} | reported
+    assert found["epoch"] == 2
+
+
+def test_its_preprocessing_is_what_evaluates_image_files(architecture, tmp_path):
+    """The recipe in the checkpoint, carried out by Pillow and numpy, gives the batches of an evaluation."""
+    import numpy as np
+    from PIL import Image
+
+    from retrain.data import images_for, preprocessing
+
+    space = architecture.space.config.model_copy(update={"input_channels": 3})
+    architecture = Architecture(type(architecture.space)(space), architecture.paths)
+    root = write_images(tmp_path / "images", 2, size=20)
+    data = config_of().data.model_copy(update={"name": "folder", "root": root})
+    test = images_for(architecture, data).test
+    recipe = preprocessing(test, architecture)
+    assert recipe["resize"] == "bilinear with antialiasing, the shorter side to 9, then the central 8 x 8"
+    picture = Image.open(test.path(0)).convert("RGB")  # 22 wide, 20 high
+    assert picture.size == (22, 20)
+    resized = picture.resize((int(9 * 22 / 20), 9), Image.Resampling.BILINEAR)
+    left, top = round((resized.width - 8) / 2), round((resized.height - 8) / 2)
+    pixels = np.asarray(resized.crop((left, top, left + 8, top + 8)), dtype=np.float64) / 255
+    expected = (pixels - np.array(recipe["mean"])) / np.array(recipe["std"])
+    found = test.load([Item(0, 0, 0)], augment=False).images[0].permute(1, 2, 0).double().numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_retraining_is_evaluated_without_its_architecture_json(uninterrupted, door, tmp_path, write_yaml):
+    path = newest_file(uninterrupted)
+    reported = json.loads((uninterrupted / "result.json").read_text())["test"]
+    ended = door("evaluate", write_yaml(tmp_path / "retrain.yaml", settings()), "--checkpoint", path)
+    assert ended.status == 0, ended.err
+    assert f"top-1 {reported['top1']:.2f} %" in ended.out
+
+
+def rewritten(path: Path, folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """A checkpoint, changed, under a name whose hash is right."""
+    step, state = int(path.name[5:14]), copy.deepcopy(torch.load(path, weights_only=True))
+    change(state)
+    return Checkpoints(folder).save(step, state)
+
+
+def test_a_checkpoint_that_cannot_say_which_network_it_is_of_asks_for_one(uninterrupted, searched, tmp_path):
+    with pytest.raises(
+        CheckpointError, match="is of a search, whose supernet holds many networks; say which network: --"
+    ):
+        evaluate_checkpoint(config_of(), None, search_checkpoint(searched))
+    old = rewritten(newest_file(uninterrupted), tmp_path / "old", lambda c: c.pop("architecture"))
+    with pytest.raises(CheckpointError, match="does not say; say which network: --architecture"):
+        evaluate_checkpoint(config_of(), None, old)
+
+
+def test_a_checkpoint_imports_no_module(uninterrupted, tmp_path):
+    """Whoever made it may have written anything there."""
+    trap = tmp_path / "trap.py"
+    trap.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+
+    def name_it(state: dict[str, Any]) -> None:
+        record = json.loads(state["architecture"])
+        record["space"]["candidate_modules"] = [str(trap)]
+        state["architecture"] = json.dumps(record)
+
+    forged = rewritten(newest_file(uninterrupted), tmp_path / "forged", name_it)
+    with pytest.raises(CheckpointError, match=f"needs the module {trap}, which no checkpoint has imported"):
+        evaluate_checkpoint(config_of(), None, forged)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_evaluation_on_other_classes_is_refused(uninterrupted, architecture_file, tmp_path):
+    other = rewritten(newest_file(uninterrupted), tmp_path / "other", lambda c: c.update(classes=["cat", "class 1"]))
+    with pytest.raises(ConfigError, match=r"data\.name: other classes than .* on: class 0: 'cat' -> 'class 0'"):
+        evaluate_checkpoint(config_of(), architecture_file, other)
+
+
+def test_a_search_checkpoint_of_another_supernet_is_named_by_it(searched, architecture, tmp_path):
+    space = architecture.space.config.model_copy(update={"activation": "relu"})  # its weights have the same shapes
+    other = Architecture(type(architecture.space)(space), architecture.paths, "mine")
+    (tmp_path / "other.json").write_text(other.to_json())
+    says = (
+        r"is of a supernet of 3 .*, not of a supernet that holds the network 'mine' .*: space.activation: 'relu6' -> '"
+    )
+    with pytest.raises(CheckpointError, match=says):
+        evaluate_checkpoint(config_of(), tmp_path / "other.json", search_checkpoint(searched))
+
+
+def test_a_checkpoint_that_does_not_say_of_what_it_is_still_loads(uninterrupted, architecture_file, tmp_path):
+    """As those of earlier versions: also to resume from."""
+    out = tmp_path / "run"
+    shutil.copytree(uninterrupted, out)
+    shutil.rmtree(out / "checkpoints")
+    later = ("format", "network", "layers", "activation", "architecture", "classes", "preprocessing", "epoch", "test")
+    old = rewritten(newest_file(uninterrupted), out / "checkpoints", lambda c: [c.pop(key) for key in later])
+    assert evaluate_checkpoint(config_of(), architecture_file, old).images == 8
+    architecture = Architecture.from_json(architecture_file.read_text())
+    assert retrain(config_of(), architecture, out, resume=True).test.images == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["retrain"].update(step=7), "its name says step 8, its state is of step 7"),
+        (lambda c: c["retrain"].update(step=-8), "step"),
+        (lambda c: c["retrain"].update(step=8.0), "step"),
+        (lambda c: c.update(corrupt=[32]), "corrupt file 32 is not an index of a set of 32 images"),
+        (lambda c: c.update(corrupt="1"), "corrupt"),
+        (lambda c: c["retrain"]["net"].update({"stem.conv.weight": torch.zeros(1)}), "stem.conv.weight has shape"),
+        (lambda c: c["retrain"]["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(1)), "momentum_buffer"),
+        (lambda c: c["retrain"].update(statistics=[torch.zeros(1)]), "BN statistics has shape"),
+        (lambda c: c["test"].update(top1="good"), "test.top1"),
+        (lambda c: c.pop("retrain"), "has no 'retrain'"),
+        (lambda c: c.update(retrain=[1]), "does not fit this config"),
+        (lambda c: c["layers"].pop(), r"is of the network 'run' \(.*\), not of the network 'run' .*: layers: "),
+    ],
+)  # fmt: skip
+def test_a_forged_or_foreign_checkpoint_is_one_line(uninterrupted, architecture, tmp_path, change, says):
+    out = tmp_path / "run"
+    shutil.copytree(uninterrupted, out)
+    shutil.rmtree(out / "checkpoints")
+    rewritten(newest_file(uninterrupted), out / "checkpoints", change)
+    with pytest.raises(CheckpointError, match=says) as error:
+        retrain(config_of(), architecture, out, resume=True)
+    assert str(error.value).startswith(f"{out / 'checkpoints'}, step 8: ")
+
+
+def test_weights_ruined_by_the_update_before_a_checkpoint_are_not_saved(architecture, tmp_path, monkeypatch):
+    """The loss of the step, which was computed before its update, is still finite."""
+    plain = loop._Retrain._train
+
+    def train(self: Any, batch: Batch) -> Any:
+        found = plain(self, batch)
+        if self.step == 5:
+            with torch.no_grad():
+                self.network.stem.bn.running_var[0] = float("inf")
+        return found
+
+    monkeypatch.setattr(loop._Retrain, "_train", train)
+    with pytest.raises(UserError, match=r"^retrain.net.stem.bn.running_var is not finite at step 6.*of step 4 is good"):
+        retrain(config_of(), architecture, tmp_path / "run")
+    assert checkpoint(tmp_path / "run")[0] == 4
 
 
 def test_a_finished_run_resumed_reports_the_same(uninterrupted, architecture_file, tmp_path, write_yaml):
@@ -314,7 +587,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(uninterrupted, architec
     path = tmp_path / "other.json"
     path.write_text(Architecture(type(architecture.space)(other), architecture.paths).to_json())
     checkpoint_path = max((uninterrupted / "checkpoints").glob("step-*.pt"))
-    with pytest.raises(CheckpointError, match=r"does not fit the architecture: .*feature_mix"):
+    with pytest.raises(CheckpointError, match=r"is of the network 'run' .*, not of the network 'unnamed' .*layers.4"):
         evaluate_checkpoint(config_of(), path, checkpoint_path)
 
 

@@ -64,7 +64,7 @@ def test_two_gpus_never_hold_two_jobs_and_are_never_idle_in_vain(seed):
     rng = random.Random(seed)
     jobs = [MadeUpJob(str(i), "cuda", rng.randint(1, 9), rng.choice([0, 1, 3])) for i in range(12)]
     clock = Clockwork()
-    assert run_queue(jobs, gpu_slots(None, 2), clock.start, clock.end, pause=0)
+    assert run_queue(jobs, gpu_slots(None, 2), clock.start, clock.end, pause=0) is None
     assert [name for name, _ in clock.began] == [job.name for job in jobs]  # in order
     assert sorted(clock.ended) == sorted((job.name, job.status) for job in jobs)  # failures stop nobody
     assert {slot.name for _, slot in clock.began} == {"0", "1"}
@@ -154,8 +154,8 @@ def test_an_interrupted_queue_stops_what_runs_and_starts_no_more(manner, signals
             time.sleep(apart)
 
     jobs = [MadeUpJob(str(i), "cpu", 0) for i in range(3)]
-    complete = run_queue(jobs, cpu_slots(2), start, lambda job, *how: ended.append((job.name, *how)), pause=0.2)
-    assert not complete
+    first = run_queue(jobs, cpu_slots(2), start, lambda job, *how: ended.append((job.name, *how)), pause=0.2)
+    assert first == signals[0]
     assert sorted(ended) == [("0", status, True), ("1", status, True)]
     assert len(processes) == 2
     assert signal.getsignal(signal.SIGINT) is before

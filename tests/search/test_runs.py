@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -19,30 +21,47 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.checkpoints import Checkpoints
-from engine.errors import ConfigError, UserError
+from engine.errors import CheckpointError, ConfigError, UserError
+from engine.folder_lock import locked
 from search.family import derive_family
 from search.loop import finish_search, run_search
 from search.program import UnfinishedError
 from search.result import load_result
 from supernet.architecture import Architecture
+from tests.engine.image_folder import write_images
+from tests.search.conftest import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
 DOOR = ROOT / "scripts" / "run_search.py"
 
 
-@pytest.fixture
-def config_file(tmp_path, make_tiny_config):
-    """A search of 6 warm-up steps and 18 more on 80 made-up images; dropout uses torch's global generator."""
-    config = {
-        "space": make_tiny_config(dropout=0.2),
+def search_of(space):
+    """6 warm-up steps and 18 more on 80 made-up images."""
+    return {
+        "space": space,
         "data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4},
         "limits": [{"metric": "macs", "at": "50%"}],
         "search": {"warmup_epochs": 1, "epochs": 3, "batch_size": 8, "arch_every": 2, "arch_lr": 0.05, "bn_batches": 2},
         "run": {"seed": 3, "threads": 1, "log_every": 1, "checkpoint_every": 3},
     }
+
+
+@pytest.fixture
+def config_file(tmp_path, make_tiny_config):
+    """A search of 24 steps; dropout uses torch's global generator."""
     path = tmp_path / "search.yaml"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(search_of(make_tiny_config(dropout=0.2))))
     return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(config, folder) of a search that has ended."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(search_of(tiny_config(dropout=0.2))))
+    run_search(path, folder / "run")
+    return path, folder / "run"
 
 
 def final_state(run):
@@ -79,16 +98,186 @@ def metrics(run):
 
 def run_until_killed(config_file, out, step, *arguments):
     """Start the real process and SIGKILL it once metrics.jsonl shows `step`."""
+    status, errors = run_until_signalled(config_file, out, step, signal.SIGKILL, *arguments)
+    assert status == -signal.SIGKILL, errors
+
+
+def run_until_signalled(config_file, out, step, number, *arguments):
+    """(exit status, stderr) of the real process that gets a signal once metrics.jsonl shows `step`."""
     command = [sys.executable, str(DOOR), str(config_file), "--out", str(out), *arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     log, deadline = out / "metrics.jsonl", time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if log.exists() and f'"step": {step},' in log.read_text():
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(number)
             break
         time.sleep(0.005)
     _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors.decode()
+    return process.returncode, errors.decode()
+
+
+def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(config_file, tmp_path, caplog):
+    """Nothing but the interrupts has saved anything before the end."""
+    overrides = ["run.checkpoint_every=1000", "run.evaluate_every=1000", "run.log_every=1"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_search(config_file, whole, overrides=overrides)
+    reached = 0
+    for step, number, status in ((2, signal.SIGINT, 130), (9, signal.SIGTERM, 143)):
+        resume = ["--resume"] if reached else []
+        ended, errors = run_until_signalled(config_file, broken, step, number, *resume, *overrides)
+        assert ended == status, errors
+        saved = final_state(broken)[0]
+        assert saved >= step > reached
+        assert errors.splitlines()[-1] == f"interrupted; step {saved} of 24 is saved; continue with --resume"
+        if reached:
+            assert f"{broken}: resuming at step {reached} of 24" in errors
+        reached = saved
+    with caplog.at_level(logging.INFO):
+        run_search(config_file, broken, resume=True, overrides=overrides)
+    assert f"{broken}: resuming at step {reached} of 24" in caplog.messages
+    assert_identical(final_state(whole)[1], final_state(broken)[1])
+    assert metrics(whole) == metrics(broken)
+
+
+def test_each_evaluation_is_saved(config_file, tmp_path):
+    run_search(config_file, tmp_path / "run", overrides=["run.checkpoint_every=1000", "run.evaluate_every=1"])
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [24, 18]  # the last two of 6, 12, 18, 24
+
+
+def test_a_folder_in_which_a_process_works_is_refused(config_file, tmp_path, door):
+    out = tmp_path / "run"
+    run_search(config_file, out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"}
+    with locked(out):
+        ended = door("run_search", config_file, "--out", out, "--resume")
+        with pytest.raises(ConfigError, match=f"--out {out}: process {os.getpid()} on .* works in this folder"):
+            run_search(config_file, out, resume=True)
+    assert ended.status == 2
+    (line,) = (line for line in ended.err.splitlines() if line.startswith("error: "))
+    assert "works in this folder; wait until it has ended, or stop it, then use --resume" in line
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"}
+    run_search(config_file, out, resume=True)  # the lock goes with its holder
+
+
+def test_a_resume_with_other_images_is_refused(config_file, tmp_path):
+    root, out = tmp_path / "images", tmp_path / "run"
+    write_images(root, 24, parts=("train",))
+    write_images(root, 2, parts=("test",))
+    data = f"data={{name: folder, root: {root}, validation: 0.4, workers: 0}}"
+    overrides = [data, "space.classes=2", "search.epochs=1"]
+    run_search(config_file, out, overrides=overrides)
+    shutil.rmtree(root / "test")  # a search never sees it
+    write_images(root, 3, parts=("test",))
+    run_search(config_file, out, resume=True, overrides=overrides)
+    (image,) = root.glob("train/class0/003.*")
+    content = image.read_bytes()
+    image.write_bytes(content + b"more")
+    with pytest.raises(ConfigError, match="images: file names and sizes changed since the run in"):
+        run_search(config_file, out, resume=True, overrides=overrides)
+    image.unlink()
+    with pytest.raises(ConfigError, match=r"number of the (training|validation) images changed from \d+ to \d+"):
+        run_search(config_file, out, resume=True, overrides=overrides)
+    image.write_bytes(content)
+    run_search(config_file, out, resume=True, overrides=overrides)
+
+
+OWN_DATA = """
+import numpy as np
+from engine.data import Arrays, OwnSet
+
+def noise(root):
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), dtype=np.uint8)
+    labels = np.arange(80) % 4
+    return OwnSet(Arrays(pixels, labels), Arrays(pixels, labels), ("a", "b", "c", "d"), flip=False)
+"""
+
+
+def test_a_resume_with_edited_own_files_is_refused(config_file, tmp_path):
+    out, data, objective = tmp_path / "run", tmp_path / "own_data.py", tmp_path / "own_terms.py"
+    data.write_text(OWN_DATA)
+    objective.write_text("def flat(p, space, progress):\n    return (p * 0).sum()\n")
+    overrides = [
+        f"data={{module: {data}, name: noise, validation: 0.4}}",
+        f"search.terms=[{{function: {objective}:flat}}]",
+        "search.epochs=1",
+    ]
+    run_search(config_file, out, overrides=overrides)
+    for path, key in ((data, "data.module"), (objective, "search.terms.function")):
+        content = path.read_text()
+        path.write_text(content + "# edited\n")
+        with pytest.raises(ConfigError, match=f"own files: {key} {path} changed since the run in"):
+            run_search(config_file, out, resume=True, overrides=overrides)
+        path.write_text(content)
+    run_search(config_file, out, resume=True, overrides=overrides)
+
+
+def forged(out, change, *, name_step=None):
+    """The newest checkpoint of a run, changed, under a name whose hash is right."""
+    step, state = final_state(out)
+    state = copy.deepcopy(state)
+    change(state)
+    folder = Checkpoints(out / "checkpoints")
+    for path in folder._files():
+        path.unlink()
+    folder.save(name_step or step, state)
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "says"),
+    [
+        (lambda c: None, 23, "its name says step 23, its state is of step 24"),
+        (lambda c: c["search"].update(step=99), 99, "this search has 24 steps"),
+        (lambda c: c["corrupt"].update(training=[48]), None, "corrupt file 48 is not an index of a set of 48 images"),
+        (lambda c: c["corrupt"].update(validation=[-1]), None, "corrupt file -1 is not an index"),
+        (lambda c: c["corrupt"].update(validation=7), None, "corrupt.validation"),
+        (lambda c: c.update(corrupt=[]), None, "corrupt"),
+        (lambda c: c.update(seconds=-1.0), None, "seconds"),
+        (lambda c: c.pop("search"), None, "its state is a value of type NoneType"),
+        (lambda c: c["space"]["stages"][0].update(width=16), None, "is of a supernet .*: space.stages.0.width: 16"),
+        (lambda c: c["search"]["net"].pop("stem.conv.weight"), None, "it lacks stem.conv.weight"),
+    ],
+    ids=["name", "beyond", "unreadable", "negative", "number", "list", "seconds", "foreign", "network", "weights"],
+)  # fmt: skip
+def test_a_forged_or_foreign_checkpoint_is_one_line(finished, tmp_path, change, step, says):
+    config_file, run = finished
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    forged(out, change, name_step=step)
+    with pytest.raises(CheckpointError, match=says) as error:
+        run_search(config_file, out, resume=True)
+    assert str(error.value).startswith(f"{out / 'checkpoints'}, step {step or 24}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_does_not_say_of_what_it_is_still_resumes(finished, tmp_path):
+    """As those of earlier versions."""
+    config_file, run = finished
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    forged(out, lambda c: [c.pop(key) for key in ("format", "network", "space")])
+    assert run_search(config_file, out, resume=True).architecture.paths
+
+
+def test_weights_ruined_by_the_update_before_a_checkpoint_are_not_saved(config_file, tmp_path, monkeypatch):
+    """The loss of the step, which was computed before its update, is still finite."""
+    import search.loop as loop
+
+    real, seen = loop.weights_step, []
+
+    def ruining(net, *rest):
+        found = real(net, *rest)
+        seen.append(1)
+        if len(seen) == 9:
+            with torch.no_grad():
+                net.stem.conv.weight[0] = float("inf")
+        return found
+
+    monkeypatch.setattr(loop, "weights_step", ruining)
+    with pytest.raises(UserError) as error:
+        run_search(config_file, tmp_path / "run", overrides=["search.arch_every=2"])
+    assert str(error.value).startswith("search.net.stem.conv.weight is not finite at step 9: training has diverged")
+    assert "the checkpoint of step 6 is good" in str(error.value)
+    assert final_state(tmp_path / "run")[0] == 6
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import fields
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from engine.errors import CheckpointError
 from search.collapse import Settled
 from search.config import SearchConfig
 from search.objective import Dual
@@ -86,7 +88,7 @@ def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file):
         "baseline": 0.25,
         "step": 7,
         "arch_steps": 3,
-        "settled": Settled(((0.5, 0.5),), 5),
+        "settled": Settled(((0.5, 0.25, 0.25),) * 4, 5),
         "told": {"skip": "collapsing"},
         "gradients": [(0.5, 0.25)],
     }
@@ -97,3 +99,67 @@ def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file):
     assert {name: getattr(fresh, name) for name in changed} == changed
     assert torch.equal(fresh.alpha, state.alpha)
     assert {f.name for f in fields(SearchState)} == {"net", "optimizer", "alpha", "arch_optimizer", *changed}
+
+
+def altered(state: SearchState, change) -> dict:
+    checkpoint = copy.deepcopy(state.to_checkpoint())
+    change(checkpoint)
+    return checkpoint
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c.update(alpha=torch.zeros(1, 3)), r"alpha has shape \(1, 3\) of float32, expected \(4, 3\)"),
+        (lambda c: c.update(alpha=torch.zeros(3)), "alpha has shape"),
+        (lambda c: c.update(alpha=torch.zeros(4, 3, dtype=torch.float64)), "alpha has shape .* of float64"),
+        (lambda c: c.update(alpha=torch.full((4, 3), NAN)), "alpha has values that are not finite"),
+        (lambda c: c["net"].update({"stem.conv.weight": torch.zeros(1)}), "stem.conv.weight has shape"),
+        (lambda c: c["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(1)), "momentum_buffer of parameter 0"),
+        (lambda c: c["optimizer"]["state"].pop(3), "the optimizer lacks the state of parameter 3"),
+        (lambda c: c["optimizer"]["param_groups"][0].update(momentum=0.5), "the optimizer's momentum is"),
+        (lambda c: c["arch_optimizer"]["param_groups"][0].update(lr=1e9), "the optimizer's lr is"),
+        (lambda c: c["arch_optimizer"]["state"].update({0: dict.fromkeys(("step", "exp_avg", "exp_avg_sq"),
+                                                            torch.tensor(1.0))}), "exp_avg of parameter 0"),
+        (lambda c: c.update(step=-1), "step"),
+        (lambda c: c.update(step=7.0), "step"),
+        (lambda c: c.update(step=True), "step"),
+        (lambda c: c.update(step=10**30, arch_steps=10**31), "arch_steps|step|more than"),
+        (lambda c: c.update(arch_steps=8), "counts more than the 7 steps"),
+        (lambda c: c.update(arch_steps="3"), "arch_steps"),
+        (lambda c: c.update(settled={"anchor": ((0.5, 0.5),), "since": 5}), "settled.anchor has another shape"),
+        (lambda c: c.update(settled={"anchor": ((0.5,), (0.5, 0.5)), "since": 5}), "settled"),
+        (lambda c: c["settled"].update(since=8), "counts more than the 7 steps"),
+        (lambda c: c["settled"].update(since=-8), "settled.since"),
+        (lambda c: c.update(settled=[1]), "settled"),
+        (lambda c: c.update(told=["skip"]), "told"),
+        (lambda c: c.update(told={"skip": 3}), "told"),
+        (lambda c: c.update(gradients=[(0.5,)]), "gradients"),
+        (lambda c: c.update(gradients=[("a", 0.5)]), "gradients"),
+        (lambda c: c.update(gradients=torch.zeros(2)), "Tensor"),
+        (lambda c: c.update(duals=[]), "it has 0 multipliers, expected 1"),
+        (lambda c: c["duals"][0].update(multiplier=NAN), "duals.0.multiplier"),
+        (lambda c: c["duals"][0].update(more=1.0), "more"),
+        (lambda c: c["duals"][0].pop("ce_norm"), "ce_norm"),
+        (lambda c: c.update(baseline="high"), "baseline"),
+        (lambda c: c.pop("baseline"), "baseline"),
+        (lambda c: c.pop("net"), "the checkpoint has no 'net'"),
+    ],
+)  # fmt: skip
+def test_a_state_that_is_not_exactly_of_this_search_is_refused_and_leaves_the_other_as_it_was(
+    space, make_search_file, change, says
+):
+    config = make_search_file([{"metric": "macs", "at": "50%"}])
+    state, fresh = (SearchState.fresh(config, space, torch.device("cpu")) for _ in range(2))
+    state.step, state.arch_steps, state.settled = 7, 3, Settled(((0.5, 0.25, 0.25),) * 4, 5)
+    with torch.no_grad():
+        state.alpha.add_(1.0)
+    with pytest.raises(CheckpointError, match=says) as error:
+        fresh.restore(altered(state, change))
+    assert "\n" not in str(error.value)
+    assert fresh.step == 0
+    assert torch.equal(fresh.alpha, torch.zeros(4, 3))
+    fresh.restore(state.to_checkpoint())

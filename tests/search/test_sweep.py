@@ -15,6 +15,7 @@ import yaml
 
 import search.sweep
 from engine.errors import ConfigError
+from engine.folder_lock import locked
 from engine.training import Evaluation
 from search.closing import MeasuredDerivation
 from search.derivation import Derivation
@@ -119,6 +120,19 @@ def test_a_resume_with_another_setting_is_refused_before_anything_starts(folder)
         )
 
 
+def test_a_folder_in_which_a_sweep_works_is_refused(folder, door):
+    config = folder / "small.yaml"
+    arguments = (config, "search.label_smoothing=0.05", "--out", folder / "out", "--seeds", "5", "--resume")
+    before = files(folder, "")
+    with locked(folder / "out"):
+        ended = door("run_sweep", *arguments)
+    assert ended.status == 2
+    assert f"error: --out {folder / 'out'}: process {os.getpid()} on " in ended.err
+    assert {path: t for path, t in files(folder, "").items() if path.name != ".lock"} == {
+        path: t for path, t in before.items() if path.name != ".lock"
+    }
+
+
 def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_search, checkout, shell):
     config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}]}
     config["search"] = config["search"] | {"epochs": 60}
@@ -135,10 +149,11 @@ def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_se
         assert sweep.poll() is None, sweep.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    sweep.send_signal(signal.SIGINT)
+    sweep.send_signal(signal.SIGTERM)
     told, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 130, told
+    assert sweep.returncode == 143, told
     assert "interrupted; continue with --resume" in told
+    assert "is saved; continue with --resume" in (out / "a-seed0.log").read_text()
     rows = json.loads((out / "sweep.json").read_text())["searches"]
     assert [row["status"] for row in rows] == ["interrupted", "waiting"]
     steps = len(curves.read_text().splitlines())
@@ -267,7 +282,8 @@ def test_rows_and_exit_status(space, tmp_path):
     assert Sweep((good,)).exit_status == 0
     assert Sweep((good, timed)).exit_status == 3
     assert Sweep((good, timed, failed)).exit_status == 1
-    assert Sweep((good, failed), interrupted=True).exit_status == 130
+    assert Sweep((good, failed), signal.SIGINT).exit_status == 130
+    assert Sweep((good, failed), signal.SIGTERM).exit_status == 143
     write_sweep(tmp_path, [failed])
     assert "a \\| b" in (tmp_path / "sweep.md").read_text()
     assert not (tmp_path / "sweep.png").exists()  # nothing to draw
@@ -292,6 +308,7 @@ def test_only_comparable_searches_share_a_panel(space, tmp_path):
         ("", -9, False, ("failed", "killed by signal 9 (SIGKILL)")),
         ("", -9, True, ("interrupted", None)),
         ("interrupted; continue with --resume\n", 130, True, ("interrupted", None)),
+        ("interrupted; step 3 of 4 is saved; continue with --resume\n", 143, False, ("interrupted", None)),
         ("error: the key\n", 2, True, ("failed", "the key")),
     ],
 )

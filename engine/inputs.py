@@ -1,0 +1,128 @@
+"""What a run depends on beside its config: images, and files of the user's own. Recorded when the run begins, compared
+when it is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.data import ImageSet
+from engine.data.folder import FolderImages
+from engine.data.memory import MemoryImages
+from engine.errors import ConfigError, explain
+from engine.files import read_json, reason_of, write_atomically
+
+log = logging.getLogger("engine")
+
+FILE = "inputs.json"
+FORMAT = "proxylessnas/inputs@1"
+
+Inputs = dict[str, dict[str, Any]]
+"""By part, such as `training images` or `own files`: what is known of it by name."""
+
+
+def of_images(images: ImageSet) -> dict[str, Any]:
+    """The number of images, and checksums of their labels and of their content: of the pixels of a set in memory, of
+    the names and sizes of files."""
+    found: dict[str, Any] = {"number": len(images), "labels": _sha256(np.ascontiguousarray(images.labels).data)}
+    if isinstance(images, MemoryImages):
+        found["pixels"] = _sha256(images.pixels.contiguous().numpy().data)
+    elif isinstance(images, FolderImages):
+        digest = hashlib.sha256()
+        for i, name in enumerate(images.files.tolist()):
+            digest.update(b"%d %d " % (len(name), _size(images.path(i))))
+            digest.update(name)
+        found["file names and sizes"] = digest.hexdigest()
+    else:
+        raise TypeError(f"no checksum is known for a {type(images).__name__}")
+    return found
+
+
+def of_file(path: Path, key: str) -> str:
+    """The checksum of a file's content. ConfigError, begun by `key`, where it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ConfigError(f"{key}: {path} cannot be read ({reason_of(error)})") from None
+    return digest.hexdigest()
+
+
+def checksums(modules: Sequence[tuple[str, str]], file_of: Callable[[str], Path | None]) -> dict[str, str]:
+    """The checksum of the file of each (key, module). ConfigError, begun by the key, where there is none to be read.
+
+    file_of: the file of a module, None for one without a file; ValueError where it is not found. Importing users' files
+    is not this package's: `supernet.user_modules.file_of`.
+    """
+    found = {}
+    for key, module in modules:
+        with explain(key):
+            path = file_of(module)
+        if path is not None:
+            found[f"{key} {module}"] = of_file(path, key)
+    return found
+
+
+def recorded(out: Path) -> Inputs | None:
+    """What a run was begun with; None where that was not recorded. ConfigError for a damaged record."""
+    path = out / FILE
+    if not os.path.lexists(path):
+        return None
+    expected = "what this run was begun with; put the file back, or start again in a new folder"
+    record = read_json(path, expected)
+    inputs = record.get("inputs") if isinstance(record, dict) and record.get("format") == FORMAT else None
+    if not isinstance(inputs, dict) or not all(isinstance(part, dict) for part in inputs.values()):
+        raise ConfigError(f"{path}: is no record of inputs; expected {expected}")
+    return inputs
+
+
+def record(out: Path, inputs: Inputs) -> None:
+    """Write what a run begins with."""
+    write_atomically(out / FILE, json.dumps({"format": FORMAT, "inputs": inputs}, indent=2) + "\n")
+
+
+def refuse_other_inputs(out: Path, inputs: Inputs) -> None:
+    """ConfigError, naming each difference, unless the run in `out` was begun with these inputs."""
+    before = recorded(out)
+    if before is None:
+        log.warning("%s: has no %s, so changes of the data since the run began would not be noticed", out, FILE)
+        record(out, inputs)
+        return
+    changed = [line for part in before | inputs for line in _changes(part, before.get(part, {}), inputs.get(part, {}))]
+    if changed:
+        raise ConfigError(
+            f"--resume: {'; '.join(changed)} since the run in {out} began; put back what it was begun with, or start a "
+            "new run in another folder"
+        )
+
+
+def _changes(part: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    lines = []
+    for name in before | now:
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            words = f"{name} of the {part}" if name in ("number", "labels", "pixels", "names") else f"{part}: {name}"
+            number = isinstance(old, int) and isinstance(new, int)
+            lines.append(f"{words} changed from {old} to {new}" if number else f"{words} changed")
+    return lines
+
+
+def _sha256(content: memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _size(path: str) -> int:
+    """-1 for a file that has gone since it was found; loading it will say so."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1

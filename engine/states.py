@@ -1,0 +1,111 @@
+"""What a checkpoint holds: whether every number is finite, and whether it is exactly what a network or an optimizer
+needs. torch alone copies tensors of another shape or type where it can.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SLOTS = {
+    torch.optim.SGD: frozenset({"momentum_buffer"}),
+    torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+}
+"""What these optimizers keep for each parameter; `step` is one number."""
+
+
+def not_finite(state: Any) -> str | None:
+    """The path of the first value of a nested state that is infinite or not a number; None if all are finite."""
+    return next((path for path, value in _leaves(state, "") if not _finite(value)), None)
+
+
+def _leaves(state: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(state, list | tuple):
+        for i, value in enumerate(state):
+            yield from _leaves(value, f"{path}.{i}" if path else str(i))
+    else:
+        yield path, state
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return not (value.is_floating_point() or value.is_complex()) or bool(value.isfinite().all())
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def check_tensor(name: str, found: Any, shape: torch.Size, dtype: torch.dtype) -> None:
+    """ValueError unless `found` is a finite tensor of this shape and type."""
+    if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type != "cpu":
+        raise ValueError(f"{name} is {_kind(found)}, expected a tensor of shape {tuple(shape)}")
+    if found.shape != shape or found.dtype != dtype:
+        got, expected = (
+            f"{tuple(size)} of {_short(kind)}" for size, kind in ((found.shape, found.dtype), (shape, dtype))
+        )
+        raise ValueError(f"{name} has shape {got}, expected {expected}")
+    if not _finite(found):
+        raise ValueError(f"{name} has values that are not finite")
+
+
+def check_module(found: Any, module: nn.Module) -> None:
+    """ValueError unless `found` is a state_dict of exactly this module, with finite values."""
+    wanted = module.state_dict()
+    if not isinstance(found, Mapping):
+        raise ValueError(f"the weights are {_kind(found)}, expected a tensor for each name")
+    for names, what in ((wanted.keys() - found.keys(), "lacks"), (found.keys() - wanted.keys(), "has an unknown")):
+        if names:
+            first = next(name for name in (*wanted, *found) if name in names)
+            raise ValueError(f"it {what} {first}")
+    for name, value in wanted.items():
+        check_tensor(name, found[name], value.shape, value.dtype)
+
+
+def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, *, scheduled: bool) -> None:
+    """ValueError unless `found` is a state_dict of exactly this optimizer: its settings, and finite tensors of the
+    shapes and types of its parameters.
+
+    scheduled: the learning rate is set before each step, so a checkpoint may hold any. A setting that only one of the
+    two has is of another version of torch and does not count.
+    """
+    wanted = optimizer.state_dict()
+    groups = found.get("param_groups") if isinstance(found, Mapping) else None
+    state = found.get("state") if isinstance(found, Mapping) else None
+    if not isinstance(groups, list) or not isinstance(state, Mapping):
+        raise ValueError(f"the optimizer's state is {_kind(found)}, expected its state and its groups of parameters")
+    if len(groups) != len(wanted["param_groups"]):
+        raise ValueError(
+            f"the optimizer has {len(groups)} groups of parameters, expected {len(optimizer.param_groups)}"
+        )
+    for own, other in zip(wanted["param_groups"], groups, strict=True):
+        if not isinstance(other, Mapping) or other.get("params") != own["params"]:
+            raise ValueError(f"the optimizer's groups are not of the {len(own['params'])} parameters of this network")
+        for key in own:
+            if key in other and key != "params" and not (scheduled and key == "lr"):
+                value = other[key]
+                if type(value) is not type(own[key]) or value != own[key]:
+                    raise ValueError(f"the optimizer's {key} is {_kind(value)} {value!r:.40}, expected {own[key]!r}")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if lacking := wanted["state"].keys() - state.keys():
+        raise ValueError(f"the optimizer lacks the state of parameter {min(lacking)}")
+    slots = _SLOTS[type(optimizer)]
+    for i, kept in state.items():
+        if type(i) is not int or not 0 <= i < len(parameters) or not isinstance(kept, Mapping) or kept.keys() != slots:
+            raise ValueError(f"the optimizer's state of parameter {i!r:.20} is not {', '.join(sorted(slots))}")
+        for slot, value in kept.items():
+            one_number = slot == "step"
+            shape, dtype = (torch.Size(), torch.float32) if one_number else (parameters[i].shape, parameters[i].dtype)
+            check_tensor(f"the optimizer's {slot} of parameter {i}", value, shape, dtype)
+
+
+def _kind(value: object) -> str:
+    return "another kind of tensor" if isinstance(value, Tensor) else f"a value of type {type(value).__name__}"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
