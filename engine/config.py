@@ -7,7 +7,7 @@ import datetime
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -142,14 +142,19 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
         here = below
 
 
-def validate(model: type[M], data: dict[str, Any], source: str) -> M:
-    """Check a nested dictionary against a model. ConfigError with the first error in one line; `source` begins it."""
+def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping[str, Any] | None = None) -> M:
+    """Check a nested dictionary against a model. ConfigError with the first error in one line; `source` begins it.
+
+    context: what the model's validators are given beside the values, as pydantic's `info.context`.
+    """
     try:
         text = json.dumps(data, default=_as_text, ensure_ascii=False).encode()  # ValueError for half a surrogate pair
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from None
     try:
-        return model.model_validate_json(text)  # JSON mode: lists become tuples, text becomes paths, "3" stays text
+        return model.model_validate_json(
+            text, context=context
+        )  # JSON mode: lists become tuples, text becomes paths, "3" stays text
     except ValidationError as error:
         raise ConfigError(f"{source}: {first_in_words(model, error.errors())}") from None
 

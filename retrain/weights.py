@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from engine.checkpoints import load_checkpoint, misfit
@@ -15,8 +16,11 @@ SPACE_KEYS = frozenset(f"space.{key}" for key in SpaceConfig.model_fields)
 """The keys of architecture.json that data may not fit."""
 
 
-def load_architecture(path: Path) -> Architecture:
-    """Read architecture.json. ConfigError where it is absent or malformed."""
+def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Architecture:
+    """Read architecture.json. ConfigError where it is absent or malformed, or names modules that are not allowed.
+
+    allow_modules: as for `Architecture.from_json`.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -25,7 +29,7 @@ def load_architecture(path: Path) -> Architecture:
         reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8 text"
         raise ConfigError(f"{path}: cannot be read: {reason}; expected an architecture.json") from None
     with explain(str(path)):
-        return Architecture.from_json(text)
+        return Architecture.from_json(text, allow_modules=allow_modules)
 
 
 def is_from_search(checkpoint: dict[str, object]) -> bool:

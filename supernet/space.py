@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from supernet.catalogue import (
     CANDIDATES,
@@ -22,8 +22,12 @@ from supernet.catalogue import (
 )
 from supernet.complexity import Complexity
 from supernet.ops import OpSettings
+from supernet.own_candidates import answer, check_declared
+from supernet.user_modules import permitted
 
 Positive = Annotated[int, Field(ge=1)]
+MOST_EDGES = 10_000
+"""Of a space. A file that asks for 10^9 would fill the memory before anything else is wrong with it."""
 
 
 class _Section(BaseModel):
@@ -93,14 +97,17 @@ class SpaceConfig(_Section):
 
     @field_validator("candidate_modules")
     @classmethod
-    def modules_are_importable(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
-        for module in modules:
+    def modules_are_importable(cls, modules: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """A file from elsewhere is validated with a context that has `allow_modules` (supernet.user_modules.permitted);
+        without one, the modules are those of the user's own file or program."""
+        allowed = (info.context or {}).get("allow_modules")
+        for module in modules if allowed is None else permitted(modules, allowed):
             import_candidates(module)
         return modules
 
     @model_validator(mode="after")
     def edges_are_legal(self) -> Self:
-        Space(self)  # raises ValueError with the stage and the candidate at fault
+        check_declared(Space(self).all_layers)  # Space raises ValueError with the stage and the candidate at fault
         return self
 
     def channels(self, width: int | ExactWidth) -> int:
@@ -168,7 +175,8 @@ class Edge:
 
 
 class Space:
-    """A SpaceConfig resolved into layers. Immutable; equal where the configs are equal.
+    """A SpaceConfig resolved into layers. Immutable; equal where the configs are, but for where modules are found: a
+    process registers each candidate's name once.
 
     `paths` has one candidate index per searchable edge, in the order of the chain (= alpha's rows).
     Raises ValueError where a candidate is unknown or illegal on its edge.
@@ -188,10 +196,14 @@ class Space:
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Space) and self.config == other.config
+        return isinstance(other, Space) and self._resolved == other._resolved
 
     def __hash__(self) -> int:
-        return hash(self.config)
+        return hash(self._resolved)
+
+    @cached_property
+    def _resolved(self) -> SpaceConfig:
+        return self.config.model_copy(update={"candidate_modules": ()})
 
     @cached_property
     def searchable(self) -> tuple[Edge, ...]:
@@ -246,6 +258,8 @@ class Space:
 
 
 def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:
+    if (count := sum(stage.depth for stage in config.stages)) > MOST_EDGES:
+        raise ValueError(f"stages: their depths add up to {count} edges, expected at most {MOST_EDGES}")
     edges = []
     for s, stage in enumerate(config.stages):
         for d in range(stage.depth):
@@ -276,6 +290,13 @@ def _check_candidates(key: str, d: int, names: tuple[str, ...], shape: tuple[int
             )
         if name in names[:i]:
             raise ValueError(f"{key}: '{name}' is listed twice; list each candidate once")
-        if reason := CANDIDATES[name].why_illegal(*shape):
+        spec = CANDIDATES[name]
+        reason = answer(spec, "why_illegal", spec.why_illegal, *shape)
+        if reason is not None and not isinstance(reason, str):
+            raise ValueError(
+                f"{key}: candidate '{name}': why_illegal() returned a value of type {type(reason).__name__}, expected "
+                "the reason as text, or None; correct it"
+            )
+        if reason:
             hint = "" if key.endswith("first") else "; give the first edge its own list with `first: [...]`"
             raise ValueError(f"{key}: '{name}' cannot be on edge {d} of this stage: {reason}{hint if d == 0 else ''}")
