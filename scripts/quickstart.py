@@ -7,33 +7,24 @@ Everything is written below --out; one that holds a quick start, finished or not
 status 3 where the derived network misses its target; 0 where it meets it or the machine is too busy to tell.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import logging
 import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from engine.config import load_config, validate
+from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
-from engine.progress import Stages, set_up_logging
-from latency.config import LatencyConfig, latency_part
-from latency.measure import measure_table, time_architecture
-from latency.summary import summary
-from latency.verification import NOISY_PERCENT
-from retrain.config import RetrainFile
-from retrain.loop import RetrainResult, retrain
-from search.baseline import random_architectures
-from search.config import LARGEST_ERROR
-from search.loop import SearchResult, run_search
-from search.summary import misses
-from supernet.architecture import Architecture
-from supernet.space import Space
+
+if TYPE_CHECKING:  # what takes long is imported by the functions that use it, after the arguments have been parsed
+    from retrain.loop import RetrainResult
+    from search.loop import SearchResult
+    from supernet.architecture import Architecture
 
 log = logging.getLogger("quickstart")
 VERIFIED = 20  # fresh networks that the table's error is computed from
@@ -59,6 +50,10 @@ class Row:
 
 def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     """Run everything; returns (and writes to result.json) what was measured."""
+    from search.baseline import random_architectures
+    from search.loop import run_search
+    from supernet.architecture import Architecture
+
     if (out / "search").exists():
         raise ConfigError(f"--out {out}: holds a quick start already; choose another folder, or delete this one")
     began = time.monotonic()
@@ -88,6 +83,15 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
 def measured(path: Path, seed: int) -> float:
     """Write the latency table, of MOST_TABLES the one that other work on this machine has disturbed least. Returns the
     error in percent to accept it with: that of any search, or its own where the machine is never calm enough."""
+    from engine.config import load_config, validate
+    from engine.progress import Stages
+    from latency.config import LatencyConfig, latency_part
+    from latency.measure import measure_table
+    from latency.summary import summary
+    from latency.verification import NOISY_PERCENT
+    from search.config import LARGEST_ERROR
+    from supernet.space import Space
+
     config = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH))
     tables = []
     for attempt in range(MOST_TABLES):
@@ -112,6 +116,12 @@ def measured(path: Path, seed: int) -> float:
 
 
 def _retrained(name: str, architecture: Architecture, result: SearchResult, out: Path, seed: int) -> Row:
+    from engine.config import load_config, validate
+    from latency.config import LatencyConfig, latency_part
+    from latency.measure import time_architecture
+    from retrain.config import RetrainFile
+    from retrain.loop import retrain
+
     config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}"]), str(RETRAIN))
     trained: RetrainResult = retrain(config, architecture, out)
     measure = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH)).measure
@@ -122,6 +132,11 @@ def _retrained(name: str, architecture: Architecture, result: SearchResult, out:
 
 
 def _print(result: SearchResult, rows: list[Row]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from search.summary import misses
+
     limit = result.limits[0]
     console = Console()
     table = Table(
@@ -138,11 +153,14 @@ def _print(result: SearchResult, rows: list[Row]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder for results")
+    parser = parser_of(__doc__)
+    parser.add_argument("--out", type=path_argument, default=Path("runs/quickstart"), help="folder for results")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--baselines", type=int, default=2, help="random networks to retrain beside the derived one")
-    args = parser.parse_args()
+    args = parsed(parser)
+
+    from engine.progress import set_up_logging
+
     set_up_logging()
     met = quickstart(args.out, args.seed, args.baselines)["met"]
     return 3 if met is False else 0  # on a busy machine it stays open, which a warning has said
