@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,9 @@ def _readme(measure: MeasureConfig) -> str:
     )
 
 
-def read_kit(folder: Path) -> Kit:
-    """Raises KitFileError where the kit is not complete, was changed, or was made by another version of this
+def read_kit(folder: Path, allow_modules: Collection[str] = ()) -> Kit:
+    """allow_modules: the modules of candidates that the manifest may import, see `supernet.user_modules.permitted`.
+    Raises KitFileError where the kit is not complete, was changed, or was made by another version of this
     package."""
     try:
         manifest, digest = bench.read_manifest(str(folder))
@@ -158,7 +159,7 @@ def read_kit(folder: Path) -> Kit:
         data, records = manifest["config"], {job["id"]: job for job in manifest["jobs"]}
     except (KeyError, TypeError, ValueError) as error:
         raise KitFileError(f"{where}: lacks or misstates {error}; export the kit again") from None
-    config = validate(LatencyConfig, data, where)
+    config = validate(LatencyConfig, data, where, {"allow_modules": allow_modules})
     space = Space(config.space)
     jobs = draw_plan(space, counts, seed)
     keys = {job.id: [str(layer) for layer in job.layers] for job in jobs}
@@ -167,9 +168,10 @@ def read_kit(folder: Path) -> Kit:
     return Kit(manifest, digest, config, space, jobs)
 
 
-def import_results(folder: Path, path: Path) -> LatencyTable:
-    """The table that a kit's results make: calibrated and verified. Raises KitFileError or ConfigError in one line."""
-    kit = read_kit(folder)
+def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()) -> LatencyTable:
+    """The table that a kit's results make: calibrated and verified. allow_modules: as for read_kit. Raises KitFileError
+    or ConfigError in one line."""
+    kit = read_kit(folder, allow_modules)
     results = read_results(path, kit)
     measure = kit.config.measure
     if results.runtime.name != measure.runtime:

@@ -17,7 +17,7 @@ verified on networks timed on the device. A search reads it with `measure: {devi
 import argparse
 import sys
 
-from engine.arguments import parsed, parser_of, path_argument
+from engine.arguments import add_allow_modules, parsed, parser_of, path_argument
 from engine.errors import run_door
 
 
@@ -53,6 +53,7 @@ def _adb_parser(parser: argparse.ArgumentParser) -> None:
         "--benchmark", type=path_argument, required=True, help="LiteRT's benchmark_model program for the phone"
     )
     parser.add_argument("--out", type=path_argument, required=True, help="results.json")
+    add_allow_modules(parser, "the kit's manifest")
     parser.add_argument("--adb", default="adb", help="the adb program")
     parser.add_argument("--serial", help="of the phone, where several are connected")
 
@@ -61,6 +62,7 @@ def _import_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kit", type=path_argument)
     parser.add_argument("results", type=path_argument, help="results.json from the device")
     parser.add_argument("--out", type=path_argument, required=True, help="the table to write")
+    add_allow_modules(parser, "the kit's manifest")
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -88,7 +90,7 @@ def _adb(args: argparse.Namespace) -> None:
     from latency.bench import write_results
     from latency.kit import read_kit
 
-    kit = read_kit(args.kit)
+    kit = read_kit(args.kit, args.allow_modules)
     with Stages() as progress:
         results = run_on_phone(
             kit, args.kit, Adb(args.adb, args.serial), args.benchmark, lambda done, n: progress("phone", done, n)
@@ -103,7 +105,7 @@ def _import(args: argparse.Namespace) -> None:
     from latency.table import prepare_table_file
 
     prepare_table_file(args.out)
-    table = import_results(args.kit, args.results)
+    table = import_results(args.kit, args.results, args.allow_modules)
     table.save(args.out)
     print_report(table, args.out)
     print_how_to_search(args.out)

@@ -81,8 +81,6 @@ class Architecture:
             record = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"not JSON: {error}") from None
-        except RecursionError:
-            raise ValueError("has too many brackets inside each other") from None
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             found = record.get("format") if isinstance(record, dict) else type(record).__name__
             raise ValueError(f"format: got {found!r}, expected '{FORMAT}'")

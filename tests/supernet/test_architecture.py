@@ -105,7 +105,6 @@ def put(value: object, *keys: str | int):
             r"space\.candidate_modules: the file would run 'no/such/file\.py'",
         ),
         (put("x" * 10**6, "space", "stages", 0, "candidates", 0), r"unknown candidate 'xxx"),
-        (put(10**9, "space", "stages", 0, "depth"), r"space: stages: their depths add up to 10000000\d\d edges"),
     ],
 )
 def test_a_wrong_file_is_refused_by_key(architecture, change, message):
@@ -122,7 +121,6 @@ def test_a_wrong_file_is_refused_by_key(architecture, change, message):
         ("{'a': 1}", "not JSON"),
         ("[]", "format: got 'list'"),
         ("3", "format"),
-        ("[" * 5000, "too many brackets"),
     ],
 )
 def test_what_is_not_an_architecture_is_refused(text, message):
