@@ -16,7 +16,7 @@ import shlex
 import time
 
 from engine.arguments import parsed, parser_of, path_argument
-from engine.errors import run_door
+from engine.errors import explain, run_door
 
 
 def main() -> None:
@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.threads=4 or measure.runtime=onnxruntime")
     args = parsed(parser)
 
+    import torch
+
     from engine.config import load_config, validate
     from engine.progress import Stages, set_up_logging
     from latency.config import LatencyConfig, latency_part
@@ -36,12 +38,16 @@ def main() -> None:
     from latency.summary import print_report
     from latency.table import LatencyTable, TableError, prepare_table_file, refuse_to_replace
     from latency.verification import check_count
+    from supernet.own_candidates import check_running
     from supernet.space import Space
 
     set_up_logging()
     check_count(args.verify)
     config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
     space, measure = Space(config.space), config.measure
+    if measure.device == "cpu" or (measure.device == "cuda" and torch.cuda.is_available()):
+        with explain(f"{args.config}: space.candidate_modules"):
+            check_running(space.all_layers, torch.device(measure.device))
     prepare_table_file(args.out)
     keep = args.recalibrate or (args.verify and args.out.exists())
     if not keep:

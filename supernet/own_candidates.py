@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from supernet.catalogue import Candidate
 from supernet.complexity import Complexity
 from supernet.ops import OpSettings
-from supernet.user_modules import in_words
+from supernet.user_modules import failures_named
 
 if TYPE_CHECKING:
     from supernet.space import Layer
@@ -27,12 +27,8 @@ def is_own(spec: Candidate) -> bool:
 
 def answer(spec: Candidate, method: str, function: Callable[..., Any], *arguments: object) -> Any:
     """What `function`, a candidate's method, returns. ValueError, naming candidate and method, where it raises."""
-    try:
+    with failures_named(f"candidate '{spec}': {method}()"):
         return function(*arguments)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise ValueError(f"candidate '{spec}': {method}() failed: {in_words(error)}; correct it") from error
 
 
 def check_declared(layers: Iterable[Layer]) -> None:

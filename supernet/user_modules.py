@@ -88,19 +88,25 @@ def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Cal
 
     def run(*arguments: Any) -> Any:
         _check_arguments(where, found, takes, arguments)
-        try:
-            with _waiting(f"{where} to return"):
-                value = found(*arguments)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise ValueError(f"{where} failed: {in_words(error)}; correct it") from error
+        with failures_named(where), _waiting(f"{where} to return"):
+            value = found(*arguments)
         if inspect.iscoroutine(value) or inspect.isgenerator(value):
             value.close()  # one that is never awaited would warn about it
             raise ValueError(f"{where} returned a {type(value).__name__}, expected its result; correct it")
         return value
 
     return run
+
+
+@contextmanager
+def failures_named(where: str) -> Iterator[None]:
+    """Turn whatever a user's code raises inside into a ValueError that begins with `where`; Ctrl-C alone stays."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ValueError(f"{where} failed: {in_words(error)}; correct it") from error
 
 
 def permitted(modules: Sequence[str], allowed: Collection[str], called: Collection[str] = ()) -> tuple[str, ...]:
