@@ -80,7 +80,7 @@ def _export(args: argparse.Namespace) -> None:
         )
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(
-        f"{args.out}: {timings} timings of {config.measure.runtime} models, {size / 1e6:.0f} MB; see README.txt there"
+        f"{args.out}: {timings} timings of {config.measure.runtime} models, {size / 1e6:.1f} MB; see README.txt there"
     )
 
 
