@@ -106,7 +106,7 @@ def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None
 def _say(line: str) -> None:
     """A line on standard error, where there is one that can be written."""
     if sys.stderr is not None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # the latter where somebody has closed it
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 

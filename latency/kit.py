@@ -146,7 +146,7 @@ def _readme(measure: MeasureConfig) -> str:
 
 
 def read_kit(folder: Path, allow_modules: Collection[str] = ()) -> Kit:
-    """allow_modules: the modules of candidates that the manifest may import, see `supernet.user_modules.permitted`.
+    """allow_modules: the modules of candidates that the manifest may import, see `supernet.module_names.permitted`.
     Raises KitFileError where the kit is not complete, was changed, or was made by another version of this
     package."""
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from engine.errors import ConfigError, explain
 from supernet import user_modules
+from supernet.module_names import permitted
 
 
 def own_function(reference: str, key: str, takes: Sequence[str] = ()) -> Callable[..., Any]:
@@ -27,14 +28,14 @@ def own_function(reference: str, key: str, takes: Sequence[str] = ()) -> Callabl
 
 def with_permitted_modules(config: dict[str, Any], allowed: Collection[str]) -> dict[str, Any]:
     """The nested dictionary of a search that came from elsewhere, with each module of the user's own as it may be
-    loaded. ValueError names every one that may not; see `supernet.user_modules.permitted`.
+    loaded. ValueError names every one that may not; see `supernet.module_names.permitted`.
 
     config: as load_config gives it, not validated yet: what is not of the expected type is left for that.
     """
     candidates = [name for name in _list(_section(config, "space").get("candidate_modules")) if isinstance(name, str)]
     called = [module for _, _, module, _ in _functions(config)]
     modules = list(dict.fromkeys([*candidates, *called]))
-    paths = dict(zip(modules, user_modules.permitted(modules, allowed, called), strict=True))
+    paths = dict(zip(modules, permitted(modules, allowed, called), strict=True))
     for holder, key, module, name in list(_functions(config)):
         holder[key] = paths[module] + name
     return config
@@ -47,7 +48,7 @@ def _functions(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, st
         yield data, "module", data["module"], ""
     terms = [(term, "function") for term in _list(search.get("terms")) if isinstance(term, dict)]
     for holder, key in (*terms, (_section(search, "reinforce"), "reward")):
-        if isinstance(reference := holder.get(key), str):
+        if isinstance(reference := holder.get(key), str) and ":" in reference:  # without one, it is refused anyway
             module, colon, name = reference.rpartition(":")
             yield holder, key, module, colon + name
 

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from supernet.complexity import Complexity
+from supernet.module_names import portable
 from supernet.space import Layer, Space, SpaceConfig
-from supernet.user_modules import portable
 
 FORMAT = "proxylessnas/architecture@1"
 _KEYS = {"format", "name", "space", "paths", "complexity", "predicted"}
@@ -75,7 +75,7 @@ class Architecture:
         """Rebuild from the text of architecture.json. Raises ValueError saying which key is wrong.
 
         allow_modules: the modules of candidates that it may import beside those that are imported already; see
-        `supernet.user_modules.permitted`.
+        `supernet.module_names.permitted`.
         """
         try:
             record = json.loads(text)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from supernet.catalogue import (
     CANDIDATES,
+    MOST_OF_A_NAME,
     Candidate,
     FeatureMixSpec,
     PoolClassifierSpec,
@@ -21,9 +22,10 @@ from supernet.catalogue import (
     make_divisible,
 )
 from supernet.complexity import Complexity
+from supernet.module_names import permitted
 from supernet.ops import OpSettings
 from supernet.own_candidates import answer, check_declared
-from supernet.user_modules import permitted
+from supernet.user_modules import presentable
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -96,7 +98,7 @@ class SpaceConfig(_Section):
     @field_validator("candidate_modules")
     @classmethod
     def modules_are_importable(cls, modules: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """A file from elsewhere is validated with a context that has `allow_modules` (supernet.user_modules.permitted);
+        """A file from elsewhere is validated with a context that has `allow_modules` (supernet.module_names.permitted);
         without one, the modules are those of the user's own file or program."""
         allowed = (info.context or {}).get("allow_modules")
         for module in modules if allowed is None else permitted(modules, allowed):
@@ -278,11 +280,11 @@ def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:
 def _check_candidates(key: str, d: int, names: tuple[str, ...], shape: tuple[int, int, int, bool]) -> None:
     for i, name in enumerate(names):
         if name not in CANDIDATES:
-            near = difflib.get_close_matches(name, CANDIDATES, n=1)
+            near = difflib.get_close_matches(name[:MOST_OF_A_NAME], CANDIDATES, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(
-                f"{key}: unknown candidate '{name}', expected a name registered in supernet/catalogue.py or by "
-                f"space.candidate_modules.{hint}"
+                f"{key}: unknown candidate '{name[:MOST_OF_A_NAME]}', expected a name registered in "
+                f"supernet/catalogue.py or by space.candidate_modules.{hint}"
             )
         if name in names[:i]:
             raise ValueError(f"{key}: '{name}' is listed twice; list each candidate once")
@@ -295,4 +297,6 @@ def _check_candidates(key: str, d: int, names: tuple[str, ...], shape: tuple[int
             )
         if reason:
             hint = "" if key.endswith("first") else "; give the first edge its own list with `first: [...]`"
-            raise ValueError(f"{key}: '{name}' cannot be on edge {d} of this stage: {reason}{hint if d == 0 else ''}")
+            raise ValueError(
+                f"{key}: '{name}' cannot be on edge {d} of this stage: {presentable(reason)}{hint if d == 0 else ''}"
+            )

@@ -1,8 +1,6 @@
-"""Modules of the user's own: who may name one, how it is found, imported once per process, and called; whatever goes
-wrong in it is one line.
+"""Modules of the user's own: found, imported once per process, and called; whatever goes wrong in one is one line.
 
-A module is code. One that the user names, in the YAML file of a command or in a program, is imported. One that is named
-inside a file which came from elsewhere, such as an architecture.json, is not, unless the user allows it: `permitted`.
+Whether a file may name one is decided in supernet/module_names.py.
 """
 
 from __future__ import annotations
@@ -13,15 +11,14 @@ import importlib.util
 import inspect
 import logging
 import os
-import shlex
 import stat
 import sys
 import threading
 import traceback
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -36,7 +33,8 @@ MOST_CHARACTERS = 4000
 """Of what an error of the user's code says."""
 FIRST_WORD_S, NEXT_WORD_S = 10.0, 60.0
 """After how many seconds it is said that a user's code is being waited for, and how often from then on."""
-_PREFIX = "_user_"  # of the names in sys.modules of files
+FILE_PREFIX = "_user_"
+"""Of the names in sys.modules of modules that are files."""
 _CALLERS = (CHECKOUT / "supernet", CHECKOUT / "search", Path(torch.__file__).parent)
 _ON_THE_WAY = ("<", str(importlib.__file__), *(f"{folder}{os.sep}" for folder in _CALLERS))
 """What the names of files begin with that lie between a door and the user's code."""
@@ -48,7 +46,7 @@ def load(module: str) -> ModuleType:
     module: a dotted name ('my_package.ops') or a path to a .py file, looked for in the working folder and then beside
     this package, where the files of docs/examples/ are. Raises ValueError where it is not found or cannot be imported.
     """
-    path = _found(module) if _is_path(module) else None
+    path = _found(module) if is_path(module) else None
     try:
         with _waiting(f"{module} to be imported"):
             loaded = importlib.import_module(module) if path is None else _import_file(path)
@@ -109,39 +107,6 @@ def failures_named(where: str) -> Iterator[None]:
         raise ValueError(f"{where} failed: {in_words(error)}; correct it") from error
 
 
-def permitted(modules: Sequence[str], allowed: Collection[str], called: Collection[str] = ()) -> tuple[str, ...]:
-    """What `load` may be given for each of the modules that a file from elsewhere names; ValueError names the others.
-
-    allowed: what the user allows: the same names, or paths that end with the path in the file and then decide which
-    file is imported. What this process has imported already needs no permission, since importing it again runs nothing,
-    unless it is in `called`, which are those whose functions will be called. A path that leads out of the working
-    folder (absolute, `..`, `~`) always needs it, word for word.
-    """
-    found = [(module, _permitted(module, allowed, module in called)) for module in modules]
-    if refused := [module for module, name in found if name is None]:
-        strays = [module for module in refused if _leaves(module)]
-        reason = f", and '{strays[0]}' leads out of the working folder" if strays else ""
-        raise ValueError(
-            f"the file would run {', '.join(map(repr, refused))}{reason}; read that code and, if you trust it, allow "
-            f"it with --allow-modules {shlex.join(refused)} (allow_modules=[...] from Python)"
-        )
-    return tuple(name for _, name in found if name is not None)
-
-
-def portable(modules: Sequence[str]) -> tuple[str, ...]:
-    """The same modules for a file that is read elsewhere: paths that lead out of the working folder become relative to
-    the framework's own folder, or as many of their last parts as tell them apart."""
-    paths = {module: Path(module).expanduser().resolve() for module in modules if _leaves(module)}
-    names = {module: module for module in modules if module not in paths}
-    names |= {m: str(path.relative_to(CHECKOUT)) for m, path in paths.items() if path.is_relative_to(CHECKOUT)}
-    left = {module: path for module, path in paths.items() if module not in names}
-    for parts in range(1, max((len(path.parts) for path in left.values()), default=1)):
-        short = {module: str(Path(*path.parts[-parts:])) for module, path in left.items()}
-        if len({*short.values(), *names.values()}) == len({*left.values(), *names.values()}):
-            return tuple(names.get(module) or short[module] for module in modules)
-    return tuple(names.get(module) or left[module].name for module in modules)
-
-
 def in_words(error: BaseException) -> str:
     """`my_ops.py, line 3: NameError: name 'x' is not defined`, of the last line of the user's file on the way there."""
     files = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
@@ -153,43 +118,28 @@ def in_words(error: BaseException) -> str:
     return f"{place}{type(error).__name__}: {_text_of(error)}".removesuffix(": ")
 
 
+def presentable(text: str) -> str:
+    """A text of the user's code as one line that any message can hold: half a surrogate pair is written out."""
+    return " ".join(text[:MOST_CHARACTERS].split()).encode(errors="backslashreplace").decode()
+
+
 def _text_of(error: BaseException) -> str:
     try:
-        return " ".join(str(error)[:MOST_CHARACTERS].split())
+        return presentable(str(error))
     except KeyboardInterrupt:
         raise
     except BaseException as other:  # the user's own class, whose text fails  # noqa: BLE001
         return f"(its text fails with {type(other).__name__})"
 
 
-def _is_path(module: str) -> bool:
+def is_path(module: str) -> bool:
+    """Whether a module is named as a file rather than as Python names it."""
     return module.endswith(".py")
-
-
-def _leaves(module: str) -> bool:
-    """Whether it is a path that leads out of the folder where it is looked for."""
-    path = PurePath(module)
-    return _is_path(module) and (path.is_absolute() or ".." in path.parts or module.startswith("~"))
-
-
-def _permitted(module: str, allowed: Collection[str], called: bool) -> str | None:
-    if module in allowed:
-        return module
-    if not _is_path(module):
-        return module if module in sys.modules and not called else None
-    if _leaves(module):
-        return None
-    imported = [] if called else [str(m.__file__) for name, m in sys.modules.items() if name.startswith(_PREFIX)]
-    parts = PurePath(module).parts
-    for path in (*filter(_is_path, allowed), *sorted(imported)):
-        if parts in (PurePath(path).parts[-len(parts) :], _expanded(path).resolve().parts[-len(parts) :]):
-            return path
-    return None
 
 
 def _found(file: str) -> Path:
     """The file below the working folder, or else below the checkout. ValueError where it is in neither."""
-    for path in (_expanded(file), CHECKOUT / file):
+    for path in (expanded(file), CHECKOUT / file):
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -208,7 +158,8 @@ def _found(file: str) -> Path:
     )
 
 
-def _expanded(file: str) -> Path:
+def expanded(file: str) -> Path:
+    """A path with `~` as the home folder. ValueError where there is no such user."""
     try:
         return Path(file).expanduser()
     except RuntimeError:
@@ -216,7 +167,7 @@ def _expanded(file: str) -> Path:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"{_PREFIX}{path.stem}_{zlib.crc32(str(path).encode(errors='surrogateescape')):08x}"
+    name = f"{FILE_PREFIX}{path.stem}_{zlib.crc32(str(path).encode(errors='surrogateescape')):08x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -195,6 +195,7 @@ def test_a_declared_candidate_is_accepted_and_leaves_torchs_random_numbers(decla
         ("complexity", "return Complexity(True, 2)", r"complexity\(\) returned Complexity\(params=True, macs=2\)"),
         ("complexity", "return Complexity(3, -2)", r"complexity\(\) returned Complexity\(params=3, macs=-2\)"),
         ("complexity", "return c_in.no", r"complexity\(\) failed: declared\.py, line \d+: AttributeError"),
+        ("why_illegal", r"return 'half \ud800\n a pair'", r"of this stage: half \\ud800 a pair"),
         ("why_illegal", "return True", r"why_illegal\(\) returned a value of type bool, expected the reason as text"),
         (
             "why_illegal",
