@@ -14,6 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    package_dir={"": "."},  # editable installs are a line in a .pth file then; the other way prints a warning
     packages=[
         "supernet",
         "latency",

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -228,8 +228,11 @@ def _override_value(text: str, named: str) -> Any:
         raise ConfigError(f"{named}: {shown(text)} is not a YAML value") from None
 
 
-def validate(model: type[M], data: dict[str, Any], source: str) -> M:
-    """Check a nested dictionary against a model. ConfigError with the first error in one line; `source` begins it."""
+def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping[str, Any] | None = None) -> M:
+    """Check a nested dictionary against a model. ConfigError with the first error in one line; `source` begins it.
+
+    context: what the model's validators are given beside the values, as pydantic's `info.context`.
+    """
     try:
         text = json.dumps(data, default=_refuse_type, ensure_ascii=False).encode()  # ValueError: half a surrogate pair
     except RecursionError:
@@ -237,7 +240,9 @@ def validate(model: type[M], data: dict[str, Any], source: str) -> M:
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from None
     try:
-        return model.model_validate_json(text)  # JSON mode: lists become tuples, text becomes paths, "3" stays text
+        return model.model_validate_json(
+            text, context=context
+        )  # JSON mode: lists become tuples, text becomes paths, "3" stays text
     except ValidationError as error:
         errors = error.errors(include_url=False)
         if errors[0]["type"] == "json_invalid":  # what json.dumps wrote is JSON: only its depth can be wrong

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
-from engine.errors import ConfigError, UserError
+from engine.errors import OF_THE_SYSTEM, ConfigError, UserError
 
 MOST_TEXT_BYTES = 64 << 20
 """The largest text file that is read; the largest table of the ImageNet space has 0.1 MB."""
@@ -151,16 +151,9 @@ def nearest_path(path: Path) -> str:
     return f". Did you mean '{found}'?" if changed else ""
 
 
-_REMEDIES = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room, or raise the quota",
-    errno.EFBIG: "raise the limit of a file's size (ulimit -f), or choose another disk",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "close other programs: the system's limit of open files is reached",
+_REMEDIES = OF_THE_SYSTEM | {
     errno.EACCES: "choose a place that you may write",
     errno.EPERM: "choose a place that you may write",
-    errno.EROFS: "choose a place that you may write",
-    errno.EIO: "check the disk",
 }
 _SHORTAGES = (errno.EMFILE, errno.ENFILE)
 

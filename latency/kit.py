@@ -185,8 +185,8 @@ def open_kit(folder: Path) -> KitFiles:
 
 
 def read_kit(folder: Path, allow_modules: Collection[str] = ()) -> Kit:
-    """open_kit, and the plan. allow_modules: modules of candidates that the manifest may import. KitFileError also
-    where it was made by another version of this package."""
+    """open_kit, and the plan. allow_modules: modules of candidates that the manifest may import, see
+    `supernet.module_names.permitted`. KitFileError also if another version of this package made it."""
     return plan_of(open_kit(folder), folder, allow_modules)
 
 
@@ -198,7 +198,7 @@ def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) 
     counts, data = _counts(manifest, where), manifest.get("config")
     if not isinstance(data, dict):
         raise KitFileError(f"{where}: lacks or misstates 'config'; export the kit again")
-    config = validate(LatencyConfig, data, where)
+    config = validate(LatencyConfig, data, where, {"allow_modules": allow_modules})
     space = Space(config.space)
     jobs = draw_plan(space, counts, seed)
     keys = {job.id: [str(layer) for layer in job.layers] for job in jobs}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ class TimingsError(UserError):
     """Timings that cannot be read, or do not belong to the space."""
 
 
-def read_timings(path: Path, space: Space) -> list[tuple[Paths, float]]:
+def read_timings(path: Path, space: Space, allow_modules: Collection[str] = ()) -> list[tuple[Paths, float]]:
     """CSV with the header `architecture,ms`, or JSON: a list of {"architecture": ..., "ms": ...}.
 
     An architecture is the file name of an architecture.json (relative to `path`), or the candidates of all edges, in
-    CSV separated by spaces. Raises TimingsError naming the line or entry.
+    CSV separated by spaces. allow_modules: as for `Architecture.from_json`. Raises TimingsError naming the line or
+    entry.
     """
     text = read_text(path, "a .csv or .json file", TimingsError)
     if path.suffix.lower() == ".json":
@@ -39,7 +40,7 @@ def read_timings(path: Path, space: Space) -> list[tuple[Paths, float]]:
         rows = _csv_rows(path, text)
     else:
         raise TimingsError(f"{path}: got a file '{path.suffix}', expected .csv or .json")
-    return [(_paths(where, architecture, path.parent, space), ms) for where, architecture, ms in rows]
+    return [(_paths(where, architecture, path.parent, space, allow_modules), ms) for where, architecture, ms in rows]
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
@@ -96,16 +97,20 @@ def _json_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
     return rows
 
 
-def _paths(where: str, architecture: Any, folder: Path, space: Space) -> Paths:
+def _paths(where: str, architecture: Any, folder: Path, space: Space, allow_modules: Collection[str]) -> Paths:
     if isinstance(architecture, str) and architecture.strip().endswith(".json"):
+        named = Path(architecture.strip())
+        if named.is_absolute() or ".." in named.parts:
+            raise TimingsError(f"{where}: '{named}' leads out of the folder of this file; expected a file below it")
         file = folder / architecture.strip()
         try:
             text = read_text(file, "an architecture.json")
         except UserError as error:
             raise TimingsError(f"{where}: {error}") from None
         with explain(f"{where}: {file}"):
-            found = Architecture.from_json(text)
-        if found.space.config.model_copy(update={"dropout": 0.0}) != space.config.model_copy(update={"dropout": 0.0}):
+            found = Architecture.from_json(text, allow_modules=allow_modules)
+        ignored = {"dropout": 0.0, "candidate_modules": ()}  # what costs nothing, and where modules were found
+        if found.space.config.model_copy(update=ignored) != space.config.model_copy(update=ignored):
             raise TimingsError(
                 f"{where}: {file} is of another space than the config's; give the config that it came from"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from engine.config import differences, naming
@@ -11,19 +12,24 @@ from engine.training import Evaluation, evaluate, memory_format, on_device, prep
 from retrain.config import RetrainFile
 from retrain.data import images_for
 from retrain.weights import SPACE_KEYS, load_architecture, load_network
+from supernet.architecture import Architecture
 
 BN_BATCHES = 20
 
 
-def evaluate_checkpoint(config: RetrainFile, architecture_path: Path | None, checkpoint: Path) -> Evaluation:
-    """Top-1, top-5 and loss on the test set.
+def evaluate_checkpoint(
+    config: RetrainFile, architecture_path: Path | None, checkpoint: Path, allow_modules: Collection[str] = ()
+) -> tuple[Architecture, Evaluation]:
+    """The network's architecture; its top-1, top-5 and loss on the test set.
 
     architecture_path: None takes the architecture that a retraining's checkpoint carries. With a search's checkpoint,
-    BN statistics are first collected over BN_BATCHES training batches without augmentation. Raises CheckpointError, and
-    ConfigError, also where the data have other classes than those that the checkpoint was trained on.
+    BN statistics are first collected over BN_BATCHES training batches without augmentation. allow_modules: as for
+    `load_architecture`. Raises CheckpointError, and ConfigError, also where the data have other classes than those that
+    the checkpoint was trained on.
     """
     device = prepare_device(config.run)
-    loaded = load_network(checkpoint, load_architecture(architecture_path) if architecture_path else None)
+    architecture = load_architecture(architecture_path, allow_modules) if architecture_path else None
+    loaded = load_network(checkpoint, architecture, allow_modules)
     network = loaded.network
     with naming(architecture_path or checkpoint, SPACE_KEYS):
         images = images_for(network.architecture, config.data)
@@ -38,4 +44,5 @@ def evaluate_checkpoint(config: RetrainFile, architecture_path: Path | None, che
     if loaded.needs_statistics:
         batches = statistics_batches(images.train, size, BN_BATCHES, workers)
         recalibrate_bn(network, (on_device(batch, device, config.run).images for batch in batches))
-    return evaluate(network, evaluation_batches(images.test, size, workers), device, config.run)
+    found = evaluate(network, evaluation_batches(images.test, size, workers), device, config.run)
+    return network.architecture, found

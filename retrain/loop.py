@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -71,15 +71,16 @@ def run_retrain(
     *,
     resume: bool = False,
     overrides: Sequence[str] = (),
+    allow_modules: Collection[str] = (),
     group: Group = ALONE,
 ) -> RetrainResult:
     """Train an architecture as a YAML file says; write config.yaml, metrics, tensorboard/, checkpoints/, result.json.
 
-    The processes of `group` share every batch; the first one writes. Raises UserError where something the user can
-    mend is wrong.
+    allow_modules: what the architecture's file may import, see `Architecture.from_json`. The processes of `group` share
+    every batch; the first one writes. Raises UserError where something the user can mend is wrong.
     """
     config = validate(RetrainFile, load_config(config_path, overrides), str(config_path))
-    architecture = load_architecture(architecture_path)
+    architecture = load_architecture(architecture_path, allow_modules)
     with naming(config_path, keys_of(RetrainFile)), naming(architecture_path, SPACE_KEYS):
         return retrain(config, architecture, out, resume=resume, group=group)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from engine.checkpoints import load_checkpoint, misfit
 from engine.config import differences
 from engine.errors import CheckpointError, explain
-from engine.files import parsed_json, read_text
+from engine.files import read_text
 from engine.states import check_module
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -23,12 +23,15 @@ _NO_MATTER = ("candidate_modules", "dropout")
 """Keys of a space that change no weight: where own files lie, and what a training drops."""
 
 
-def load_architecture(path: Path) -> Architecture:
-    """Read architecture.json. ConfigError where it is absent or malformed."""
+def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Architecture:
+    """Read architecture.json. ConfigError where it is absent or malformed, or names modules that are not allowed.
+
+    allow_modules: as for `Architecture.from_json`.
+    """
     missing = "a search writes architecture.json into its run folder"
     text = read_text(path, "an architecture.json", missing=missing)
     with explain(str(path)):
-        return Architecture.from_json(text)
+        return Architecture.from_json(text, allow_modules=allow_modules)
 
 
 def is_from_search(checkpoint: dict[str, object]) -> bool:
@@ -83,15 +86,15 @@ class Loaded:
     """The names of its classes; None where the checkpoint does not say."""
 
 
-def load_network(path: Path, architecture: Architecture | None = None) -> Loaded:
+def load_network(path: Path, architecture: Architecture | None = None, allow_modules: Collection[str] = ()) -> Loaded:
     """A network with a checkpoint's weights: of the checkpoint's own architecture, where none is given.
 
-    A search's checkpoint gives the supernet's weights on the architecture's paths. CheckpointError if it does not fit,
-    or if no architecture is given and it has none.
+    A search's checkpoint gives the supernet's weights on the architecture's paths. allow_modules: as for
+    `Architecture.from_json`. CheckpointError if it does not fit, or if no architecture is given and it has none.
     """
     checkpoint = load_checkpoint(path)
     if architecture is None:
-        architecture = _own_architecture(checkpoint, path)
+        architecture = _own_architecture(checkpoint, path, allow_modules)
     refuse_other_network(checkpoint, architecture, str(path))
     try:
         if is_from_search(checkpoint):
@@ -122,23 +125,14 @@ def load_weights(architecture: Architecture, path: Path) -> tuple[Network, bool]
     return loaded.network, loaded.needs_statistics
 
 
-def _own_architecture(checkpoint: dict[str, Any], path: Path) -> Architecture:
-    """The architecture that a checkpoint of a retraining carries. Modules that it names are not imported: a checkpoint
-    runs no code."""
+def _own_architecture(checkpoint: dict[str, Any], path: Path, allow_modules: Collection[str]) -> Architecture:
+    """The architecture that a checkpoint of a retraining carries. CheckpointError if it has none, or names a module
+    that is not allowed: a checkpoint runs no code by itself."""
     text = checkpoint.get("architecture")
     if not isinstance(text, str):
         why = "is of a search, whose supernet holds many networks" if is_from_search(checkpoint) else "does not say"
         raise CheckpointError(f"{path}: {why}; say which network: --architecture architecture.json")
-    record = parsed_json(text, f"{path}: its architecture", CheckpointError)
-    space = record.get("space") if isinstance(record, dict) else None
-    modules = space.get("candidate_modules") if isinstance(space, dict) else None
-    if modules:
-        first = modules[0] if isinstance(modules, list) else modules
-        raise CheckpointError(
-            f"{path}: its network needs the module {first}, which no checkpoint has imported; name the network: "
-            "--architecture architecture.json"
-        )
     try:
-        return Architecture.from_json(text)
+        return Architecture.from_json(text, allow_modules=allow_modules)
     except ValueError as error:
         raise CheckpointError(f"{path}: its architecture: {error}") from None

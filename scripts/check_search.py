@@ -3,20 +3,20 @@
 One line for each condition: ok, warn, or FAIL with what to do. Nothing is written. Exit status 2 if any fails.
 """
 
-import argparse
-from pathlib import Path
-
+from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import run_door
-from engine.progress import Stages, set_up_logging
-from search.check import check_search
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="YAML file, see configs/search/")
-    parser.add_argument("--out", type=Path, help="folder for results: is there room for checkpoints?")
+    parser = parser_of(__doc__)
+    parser.add_argument("config", type=path_argument, help="YAML file, see configs/search/")
+    parser.add_argument("--out", type=path_argument, help="folder for results: is there room for checkpoints?")
     parser.add_argument("overrides", nargs="*", help="key=value, as for run_search.py")
-    args = parser.parse_intermixed_args()
+    args = parsed(parser)
+
+    from engine.progress import Stages, set_up_logging
+    from search.check import check_search
+
     set_up_logging()
     with Stages() as told:
         checks = check_search(args.config, args.overrides, args.out, told)

@@ -12,32 +12,36 @@ hold the accuracies over the costs. A bound that no architecture meets is named,
 is 2.
 """
 
-import argparse
 import sys
-from pathlib import Path
 
+from engine.arguments import add_allow_modules, parsed, parser_of, path_argument
 from engine.errors import run_door
-from engine.progress import Stages, set_up_logging
-from search.family import derive_family
-from search.summary import print_family
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a search")
+    parser = parser_of(__doc__)
+    parser.add_argument("run", type=path_argument, help="folder of a search")
     parser.add_argument(
         "--at", nargs="+", default=[], metavar="BOUND", help="numbers, N%% of the reachable range, or LOW..HIGHxCOUNT"
     )
-    parser.add_argument("--table", type=Path, help="derive for this table's device in place of the latency limits")
+    parser.add_argument(
+        "--table", type=path_argument, help="derive for this table's device in place of the latency limits"
+    )
     parser.add_argument("--method", choices=["constrained", "argmax"], help="default: as the search says")
     parser.add_argument("--no-score", action="store_true", help="derive only, in seconds and without the data")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="where to score; default: the search's run.device")
-    args = parser.parse_args()
+    add_allow_modules(parser, "the run's config.yaml")
+    args = parsed(parser)
+
+    from engine.progress import Stages, set_up_logging
+    from search.family import derive_family
+    from search.summary import print_family
+
     set_up_logging()
     with Stages() as report:
         family = derive_family(
-            args.run, args.at, args.method,
-            table=args.table, scored=not args.no_score, device=args.device, report=report,
+            args.run, args.at, args.method, table=args.table, scored=not args.no_score, device=args.device,
+            report=report, allow_modules=args.allow_modules,
         )  # fmt: skip
     if family.members:
         print_family(family)

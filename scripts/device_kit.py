@@ -18,37 +18,31 @@ status 3 where the table is written, but its error is above the 10 % that search
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from engine.config import load_config, validate
+from engine.arguments import add_allow_modules, parsed, parser_of, path_argument
 from engine.errors import run_door
-from engine.files import write_atomically
-from engine.progress import Stages, set_up_logging
-from latency.adb import Adb, run_on_phone
-from latency.config import LatencyConfig, latency_part
-from latency.existing import Identity, refuse_to_replace
-from latency.kit import export_kit, import_results, open_kit, prepare_results_file
-from latency.summary import exit_status, print_how_to_search, print_report
-from latency.table import prepare_table_file
-from latency.verification import check_count
 
 
 def main() -> int:
     commands = {"export": (_export_parser, _export), "adb": (_adb_parser, _adb), "import": (_import_parser, _import)}
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("command", choices=commands, help="each has its own --help")
     command = parser.parse_args(sys.argv[1:2]).command
     # not argparse's subparsers: they cannot take `key=value` after an option
-    of_command = argparse.ArgumentParser(prog=f"device_kit.py {command}")
+    of_command = parser_of(None, f"device_kit.py {command}")
     describe, run = commands[command]
     describe(of_command)
+    args = parsed(of_command, sys.argv[2:])
+
+    from engine.progress import set_up_logging
+
     set_up_logging()
-    return run(of_command.parse_intermixed_args(sys.argv[2:])) or 0
+    return run(args) or 0
 
 
 def _export_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, help="YAML file with `space` and `measure` sections")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the kit; must not exist yet")
+    parser.add_argument("config", type=path_argument, help="YAML file with `space` and `measure` sections")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder for the kit; must not exist yet")
     parser.add_argument("--verify", type=int, default=40, metavar="N", help="networks that the error is told from")
     parser.add_argument("--isolated", action="store_true", help="time ops alone (always so with litert)")
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
@@ -56,20 +50,30 @@ def _export_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def _adb_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kit", type=Path)
-    parser.add_argument("--benchmark", type=Path, required=True, help="LiteRT's benchmark_model program for the phone")
-    parser.add_argument("--out", type=Path, required=True, help="results.json")
+    parser.add_argument("kit", type=path_argument)
+    parser.add_argument(
+        "--benchmark", type=path_argument, required=True, help="LiteRT's benchmark_model program for the phone"
+    )
+    parser.add_argument("--out", type=path_argument, required=True, help="results.json")
+    add_allow_modules(parser, "the kit's manifest")
     parser.add_argument("--adb", default="adb", help="the adb program")
     parser.add_argument("--serial", help="of the phone, where several are connected")
 
 
 def _import_parser(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kit", type=Path)
-    parser.add_argument("results", type=Path, help="results.json from the device")
-    parser.add_argument("--out", type=Path, required=True, help="the table to write")
+    parser.add_argument("kit", type=path_argument)
+    parser.add_argument("results", type=path_argument, help="results.json from the device")
+    parser.add_argument("--out", type=path_argument, required=True, help="the table to write")
+    add_allow_modules(parser, "the kit's manifest")
 
 
 def _export(args: argparse.Namespace) -> None:
+    from engine.config import load_config, validate
+    from engine.progress import Stages
+    from latency.config import LatencyConfig, latency_part
+    from latency.kit import export_kit
+    from latency.verification import check_count
+
     check_count(args.verify)
     config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
     with Stages() as progress:
@@ -83,6 +87,11 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _adb(args: argparse.Namespace) -> None:
+    from engine.files import write_atomically
+    from engine.progress import Stages
+    from latency.adb import Adb, run_on_phone
+    from latency.kit import open_kit, prepare_results_file
+
     kit = open_kit(args.kit)
     prepare_results_file(args.out)
     with Stages() as progress:
@@ -94,8 +103,13 @@ def _adb(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> int:
+    from latency.existing import Identity, refuse_to_replace
+    from latency.kit import import_results
+    from latency.summary import exit_status, print_how_to_search, print_report
+    from latency.table import prepare_table_file
+
     prepare_table_file(args.out)
-    table = import_results(args.kit, args.results)
+    table = import_results(args.kit, args.results, args.allow_modules)
     refuse_to_replace(args.out, Identity.of_table(table))
     table.save(args.out)
     print_report(table, args.out)

@@ -3,31 +3,33 @@
 python scripts/evaluate.py configs/retrain/imagenet.yaml --architecture a.json --checkpoint runs/r/checkpoints/X.pt
 """
 
-import argparse
-from pathlib import Path
-
-from engine.config import keys_of, load_config, naming, validate
+from engine.arguments import add_allow_modules, parsed, parser_of, path_argument
 from engine.errors import run_door
-from engine.progress import set_up_logging
-from engine.quantities import accuracy_text
-from retrain.config import RetrainFile
-from retrain.evaluation import evaluate_checkpoint
-from retrain.weights import load_architecture
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="YAML file, see configs/retrain/: its data and run sections are used")
-    parser.add_argument("--architecture", type=Path, help="architecture.json; default: the checkpoint's own")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a .pt file of a run's checkpoints/")
+    parser = parser_of(__doc__)
+    parser.add_argument(
+        "config", type=path_argument, help="YAML file, see configs/retrain/: its data and run sections are used"
+    )
+    parser.add_argument("--architecture", type=path_argument, help="architecture.json; default: the checkpoint's own")
+    parser.add_argument("--checkpoint", type=path_argument, required=True, help="a .pt file of a run's checkpoints/")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. data.root=/images")
-    args = parser.parse_intermixed_args()
+    add_allow_modules(parser, "the architecture's file or the checkpoint")
+    args = parsed(parser)
+
+    from engine.config import keys_of, load_config, naming, validate
+    from engine.progress import set_up_logging
+    from engine.quantities import accuracy_text
+    from retrain.config import RetrainFile
+    from retrain.evaluation import evaluate_checkpoint
+
     set_up_logging()
     config = validate(RetrainFile, load_config(args.config, args.overrides), str(args.config))
     with naming(args.config, keys_of(RetrainFile)):
-        test = evaluate_checkpoint(config, args.architecture, args.checkpoint)
-    classes = load_architecture(args.architecture).space.config.classes
-    print(f"test set, {test.images} images: {accuracy_text(test.top1, test.top5, test.loss, classes)}")
+        architecture, test = evaluate_checkpoint(config, args.architecture, args.checkpoint, args.allow_modules)
+    figures = accuracy_text(test.top1, test.top5, test.loss, architecture.space.config.classes)
+    print(f"test set, {test.images} images: {figures}")
 
 
 if __name__ == "__main__":

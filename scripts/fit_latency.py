@@ -8,32 +8,33 @@ networks, better 60, which hold every candidate of every edge. Exit status 3: th
 networks left out of the fit is above the 10 % that searches accept of a verified one.
 """
 
-import argparse
-from pathlib import Path
-
-from engine.config import load_config, validate
+from engine.arguments import add_allow_modules, parsed, parser_of, path_argument
 from engine.errors import run_door
-from engine.progress import set_up_logging
-from latency.config import LatencyConfig, latency_part
-from latency.device import named_device
-from latency.existing import Identity, refuse_to_replace
-from latency.fit import fit_table
-from latency.summary import fit_status, print_fit
-from latency.table import Runtime, prepare_table_file
-from latency.timings import read_timings
-from supernet.space import Space
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="YAML file with `space` and `measure` sections")
-    parser.add_argument("timings", type=Path, help=".csv or .json")
-    parser.add_argument("--out", type=Path, required=True, help="the table to write")
+    parser = parser_of(__doc__)
+    parser.add_argument("config", type=path_argument, help="YAML file with `space` and `measure` sections")
+    parser.add_argument("timings", type=path_argument, help=".csv or .json")
+    parser.add_argument("--out", type=path_argument, required=True, help="the table to write")
     parser.add_argument("--device-name", default="unknown device", help="what the networks were timed on")
     parser.add_argument("--device-kind", choices=["cpu", "gpu", "phone", "other"], default="other")
     parser.add_argument("--runtime", default="unknown", help="what ran them, e.g. 'tflite 2.16'")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.batch=8")
-    args = parser.parse_intermixed_args()
+    add_allow_modules(parser, "the architecture files of the timings")
+    args = parsed(parser)
+
+    from engine.config import load_config, validate
+    from engine.progress import set_up_logging
+    from latency.config import LatencyConfig, latency_part
+    from latency.device import named_device
+    from latency.existing import Identity, refuse_to_replace
+    from latency.fit import fit_table
+    from latency.summary import fit_status, print_fit
+    from latency.table import Runtime, prepare_table_file
+    from latency.timings import read_timings
+    from supernet.space import Space
+
     set_up_logging()
     config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
     space = Space(config.space)
@@ -42,7 +43,7 @@ def main() -> int:
     found = fit_table(
         space,
         config.measure,
-        read_timings(args.timings, space),
+        read_timings(args.timings, space, args.allow_modules),
         device=named_device(args.device_kind, args.device_name, None, "unknown"),
         runtime=Runtime(name=name, version=version or "unknown"),
         source=str(args.timings),

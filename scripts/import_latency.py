@@ -3,32 +3,33 @@
 python scripts/import_latency.py mobile_trim.yaml --device-name "Pixel 1" --out tables/imagenet_mobile.yaml
 """
 
-import argparse
-from pathlib import Path
-
-from engine.config import load_config, validate
+from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import run_door
-from latency.config import LatencyConfig, latency_part
-from latency.existing import Identity, refuse_to_replace
-from latency.importers import IMPORTERS, import_table, in_words
-from latency.summary import print_how_to_search
-from latency.table import prepare_table_file
-from supernet.space import Space
 
+FORMATS = ("ofa", "official", "tunas")  # the names of latency.importers.IMPORTERS, which is not imported for --help
 MOST_LISTED = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="YAML or JSON file in one of the formats")
-    parser.add_argument("--out", type=Path, required=True, help="the table to write")
-    parser.add_argument("--format", choices=sorted(IMPORTERS), help="of the source; default: what its keys show")
+    parser = parser_of(__doc__)
+    parser.add_argument("source", type=path_argument, help="YAML or JSON file in one of the formats")
+    parser.add_argument("--out", type=path_argument, required=True, help="the table to write")
+    parser.add_argument("--format", choices=FORMATS, help="of the source; default: what its keys show")
     parser.add_argument("--device-name", default="unknown phone", help="what the source was measured on")
     parser.add_argument(
         "--activation", choices=("relu6", "relu", "hswish"), help="entries to take; ofa has hswish and relu"
     )
-    parser.add_argument("--config", type=Path, help="YAML with a space: list which of its ops the table lacks")
-    args = parser.parse_args()
+    parser.add_argument("--config", type=path_argument, help="YAML with a space: list which of its ops the table lacks")
+    args = parsed(parser)
+
+    from engine.config import load_config, validate
+    from latency.config import LatencyConfig, latency_part
+    from latency.existing import Identity, refuse_to_replace
+    from latency.importers import import_table, in_words
+    from latency.summary import print_how_to_search
+    from latency.table import prepare_table_file
+    from supernet.space import Space
+
     space = None
     if args.config:
         space = Space(validate(LatencyConfig, latency_part(load_config(args.config)), str(args.config)).space)

@@ -14,36 +14,43 @@ settings, and any other file is left alone. --recalibrate keeps the measured ent
 Exit status 3: the table is written, but its error is above the 10 % that searches accept.
 """
 
-import argparse
 import shlex
 import time
-from pathlib import Path
 
-from engine.config import load_config, validate
-from engine.errors import run_door
-from engine.progress import Stages, set_up_logging
-from latency.config import LatencyConfig, latency_part
-from latency.existing import Identity, free_file, refuse_to_replace
-from latency.measure import measure_table, recalibrate_table, verify_table
-from latency.summary import exit_status, print_report
-from latency.table import LatencyTable, TableError, prepare_table_file
-from latency.verification import check_count
-from supernet.space import Space
+from engine.arguments import parsed, parser_of, path_argument
+from engine.errors import explain, run_door
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="YAML file with a `space` section")
-    parser.add_argument("--out", type=Path, required=True, help="the table, e.g. tables/imagenet_cpu.yaml")
+    parser = parser_of(__doc__)
+    parser.add_argument("config", type=path_argument, help="YAML file with a `space` section")
+    parser.add_argument("--out", type=path_argument, required=True, help="the table, e.g. tables/imagenet_cpu.yaml")
     parser.add_argument("--verify", type=int, default=0, metavar="N", help="time N fresh networks, e.g. 40")
     parser.add_argument("--recalibrate", action="store_true", help="refit the corrections of the table that is there")
     parser.add_argument("--seed", type=int, help="of networks and their order; default: 0, or the time for old tables")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.threads=4 or measure.runtime=onnxruntime")
-    args = parser.parse_intermixed_args()
+    args = parsed(parser)
+
+    import torch
+
+    from engine.config import load_config, validate
+    from engine.progress import Stages, set_up_logging
+    from latency.config import LatencyConfig, latency_part
+    from latency.existing import Identity, free_file, refuse_to_replace
+    from latency.measure import measure_table, recalibrate_table, verify_table
+    from latency.summary import exit_status, print_report
+    from latency.table import LatencyTable, TableError, prepare_table_file
+    from latency.verification import check_count
+    from supernet.own_candidates import check_running
+    from supernet.space import Space
+
     set_up_logging()
     check_count(args.verify)
     config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
     space, measure = Space(config.space), config.measure
+    if measure.device == "cpu" or (measure.device == "cuda" and torch.cuda.is_available()):
+        with explain(f"{args.config}: space.candidate_modules"):
+            check_running(space.all_layers, torch.device(measure.device))
     prepare_table_file(args.out)
     keep = args.recalibrate or (args.verify and args.out.exists())
     if not keep:

@@ -7,7 +7,8 @@ Everything is written below --out; one that holds a quick start, finished or not
 status 3 where the derived network misses its target; 0 where it meets it or the machine is too busy to tell.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 import logging
 import math
@@ -15,27 +16,17 @@ import shlex
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
-from engine.config import load_config, validate
+from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
-from engine.progress import Stages, set_up_logging
-from engine.quantities import amount
-from latency.config import LARGEST_ERROR, LatencyConfig, latency_part
-from latency.measure import measure_table
-from latency.summary import summary
-from latency.verification import NOISY_PERCENT
-from retrain.config import RetrainFile
-from retrain.loop import RetrainResult, retrain
-from search.baseline import random_architectures
-from search.clock import Clock, Reading, acceptable_error
-from search.loop import SearchResult, run_search
-from supernet.architecture import Architecture
-from supernet.cost import Cost
-from supernet.space import Space
+
+if TYPE_CHECKING:  # what takes long is imported by the functions that use it, after the arguments have been parsed
+    from retrain.loop import RetrainResult
+    from search.clock import Reading
+    from search.loop import SearchResult
+    from supernet.architecture import Architecture
 
 log = logging.getLogger("quickstart")
 VERIFIED = 20  # fresh networks that the table's error is computed from
@@ -82,6 +73,13 @@ class Ending:
 
 def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     """Run everything; returns (and writes to result.json) what was measured."""
+    from engine.progress import Stages
+    from search.baseline import random_architectures
+    from search.clock import Clock
+    from search.loop import run_search
+    from supernet.architecture import Architecture
+    from supernet.cost import Cost
+
     if (out / "search").exists():
         raise ConfigError(f"--out {out}: holds a quick start already; choose another folder, or delete this one")
     began = time.monotonic()
@@ -143,6 +141,8 @@ def closing_words(ending: Ending) -> list[str]:
 
 
 def _verdict(e: Ending) -> str:
+    from search.clock import acceptable_error
+
     ms, target = e.decided.timing.median_ms, e.target_ms
     timed = f"the search timed its network at {ms:.3f} ms for a target of {target:.3f} ms"
     off = f"{100 * abs(ms / target - 1):.1f} % {'above' if ms > target else 'below'}"
@@ -206,6 +206,14 @@ def _accuracies(e: Ending) -> str:
 def measured(path: Path, seed: int) -> float:
     """Write the latency table, of MOST_TABLES the one that other work on this machine has disturbed least. Returns the
     error in percent to accept it with: that of any search, or its own where the machine is never calm enough."""
+    from engine.config import load_config, validate
+    from engine.progress import Stages
+    from latency.config import LARGEST_ERROR, LatencyConfig, latency_part
+    from latency.measure import measure_table
+    from latency.summary import summary
+    from latency.verification import NOISY_PERCENT
+    from supernet.space import Space
+
     config = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH))
     tables = []
     for attempt in range(MOST_TABLES):
@@ -230,6 +238,10 @@ def measured(path: Path, seed: int) -> float:
 
 
 def _retrained(architecture: Architecture, out: Path, seed: int) -> RetrainResult:
+    from engine.config import load_config, validate
+    from retrain.config import RetrainFile
+    from retrain.loop import retrain
+
     config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}"]), str(RETRAIN))
     return retrain(config, architecture, out)
 
@@ -243,6 +255,11 @@ def _row(name: str, trained: RetrainResult, reading: Reading) -> Row:
 
 
 def _print(ending: Ending, result: SearchResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from engine.quantities import amount
+
     console = Console()
     table = Table(
         *("network", "predicted ms", "measured ms", "noise ms", "test top-1 %", "params", "MACs"),
@@ -259,11 +276,14 @@ def _print(ending: Ending, result: SearchResult) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder for results")
+    parser = parser_of(__doc__)
+    parser.add_argument("--out", type=path_argument, default=Path("runs/quickstart"), help="folder for results")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--baselines", type=int, default=2, help="random networks to retrain beside the derived one")
-    args = parser.parse_args()
+    args = parsed(parser)
+
+    from engine.progress import set_up_logging
+
     set_up_logging()
     met = quickstart(args.out, args.seed, args.baselines)["met"]
     return 3 if met is False else 0  # on a busy machine it stays open, which a warning has said

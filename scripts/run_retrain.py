@@ -6,29 +6,35 @@ Writes config.yaml, metrics.jsonl, tensorboard/, checkpoints/ and result.json in
 Several processes or machines: torchrun --nproc-per-node 8 scripts/run_retrain.py ... (docs/cluster.md)
 """
 
-import argparse
-from pathlib import Path
-
+from engine.arguments import add_allow_modules, parsed, parser_of, path_argument
 from engine.errors import run_door
-from engine.job import open_group
-from engine.progress import set_up_logging
-from engine.quantities import accuracy_text
-from retrain.loop import run_retrain
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="YAML file, see configs/retrain/")
-    parser.add_argument("--architecture", type=Path, required=True, help="architecture.json of a search")
-    parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    parser = parser_of(__doc__)
+    parser.add_argument("config", type=path_argument, help="YAML file, see configs/retrain/")
+    parser.add_argument("--architecture", type=path_argument, required=True, help="architecture.json of a search")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder for results")
     parser.add_argument("--resume", action="store_true", help="continue the training in --out")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. retrain.epochs=10")
+    add_allow_modules(parser, "the architecture's file")
+    args = parsed(parser)
+
+    from engine.job import open_group
+    from engine.progress import set_up_logging
+    from engine.quantities import accuracy_text
+    from retrain.loop import run_retrain
+
     with open_group() as group:
-        with group.quiet():
-            args = parser.parse_intermixed_args()
         set_up_logging(group)
         result = run_retrain(
-            args.config, args.architecture, args.out, resume=args.resume, overrides=args.overrides, group=group
+            args.config,
+            args.architecture,
+            args.out,
+            resume=args.resume,
+            overrides=args.overrides,
+            allow_modules=args.allow_modules,
+            group=group,
         )
         if group.first:
             test = result.test

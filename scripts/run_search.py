@@ -4,25 +4,24 @@ Writes config.yaml (resolved), metrics.jsonl, tensorboard/, checkpoints/ and arc
 Several processes or machines: torchrun --nproc-per-node 8 scripts/run_search.py ... (docs/cluster.md)
 """
 
-import argparse
-from pathlib import Path
-
+from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import run_door
-from engine.job import open_group
-from engine.progress import set_up_logging
-from search.loop import run_search
-from search.summary import print_result
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="YAML file, see configs/search/")
-    parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    parser = parser_of(__doc__)
+    parser.add_argument("config", type=path_argument, help="YAML file, see configs/search/")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder for results")
     parser.add_argument("--resume", action="store_true", help="continue the search in --out")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. search.epochs=10")
+    args = parsed(parser)
+
+    from engine.job import open_group
+    from engine.progress import set_up_logging
+    from search.loop import run_search
+    from search.summary import print_result
+
     with open_group() as group:
-        with group.quiet():
-            args = parser.parse_intermixed_args()
         set_up_logging(group)
         result = run_search(args.config, args.out, resume=args.resume, overrides=args.overrides, group=group)
         if group.first:

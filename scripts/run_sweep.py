@@ -9,30 +9,30 @@ those that have begun and skips those that have ended. Writes sweep.json, sweep.
 search failed, 3 if one misses a limit.
 """
 
-import argparse
-from pathlib import Path
-
+from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import run_door
-from engine.progress import set_up_logging
-from search.summary import print_sweep
-from search.sweep import run_sweep
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("configs", nargs="+", help="YAML files, and key=value overrides for all of them")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the searches and the summary")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder for the searches and the summary")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: each config's own run.seed")
     parser.add_argument("--jobs", type=int, default=1, help="searches at a time on the CPU; GPUs have one each")
     parser.add_argument("--resume", action="store_true", help="continue the sweep in --out")
-    args = parser.parse_intermixed_args()
+    args = parsed(parser)
     if args.jobs < 1:
         parser.error(f"--jobs: got {args.jobs}, expected 1 or more")
-    set_up_logging()
-    configs = [Path(text) for text in args.configs if "=" not in text]
+    configs = [path_argument(text) for text in args.configs if "=" not in text]
     overrides = [text for text in args.configs if "=" in text]
     if not configs:
         parser.error("configs: got overrides alone, expected a YAML file")
+
+    from engine.progress import set_up_logging
+    from search.summary import print_sweep
+    from search.sweep import run_sweep
+
+    set_up_logging()
     sweep = run_sweep(configs, args.out, seeds=args.seeds, jobs=args.jobs, resume=args.resume, overrides=overrides)
     print_sweep(sweep, args.out)
     return sweep.exit_status

@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.checkpoints import Checkpoints
 from engine.config import load_config, validate
 from engine.data import open_images, stratified_split
-from engine.errors import ConfigError, IncompleteDataError, UserError
+from engine.errors import ConfigError, IncompleteDataError, UserError, explain
 from engine.progress import Report, silent
 from engine.quantities import quantity, rate
 from engine.training import prepare_device
@@ -40,6 +40,7 @@ from supernet import user_modules
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.architecture import Architecture
 from supernet.cost import Cost
+from supernet.own_candidates import check_running, is_own
 from supernet.space import Space
 
 log = logging.getLogger("search")
@@ -114,6 +115,7 @@ def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) ->
     complete = len(resolved.limits) == len(resolved.config.additive) > 0
     if complete and resolved.config.search.derive == "constrained":  # argmax looks at no limit
         checks += _caught("limits together", lambda: _together(resolved))
+    checks += _caught("own candidates", lambda: _own_candidates(resolved))
     checks += _caught("own functions", lambda: _own_functions(resolved))
     checks += _tables(resolved, told)
     if out is not None:
@@ -179,6 +181,17 @@ def _together(resolved: Resolved) -> list[Check]:
     if found.notes:
         return [Check("warn", "limits together", note, "raise `tolerance`, or move a bound") for note in found.notes]
     return [Check("ok", "limits together", "an architecture meets all of them")]
+
+
+def _own_candidates(resolved: Resolved) -> list[Check]:
+    """Candidates of the user's own, run once on random images, where the search's device is here."""
+    layers, device = resolved.space.all_layers, resolved.config.run.device
+    own = list(dict.fromkeys(str(layer.spec) for layer in layers if is_own(layer.spec)))
+    if not own or (device == "cuda" and not torch.cuda.is_available()):
+        return []  # of a device that is not here, something else is said
+    with explain("space.candidate_modules"):
+        check_running(layers, torch.device(device))
+    return [Check("ok", "own candidates", f"{', '.join(own)}: run, and leave their input as it is")]
 
 
 def _own_functions(resolved: Resolved) -> list[Check]:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 from engine.checkpoints import Checkpoints, misfit
 from engine.config import load_config, validate
 from engine.data import ImageSet
-from engine.errors import CheckpointError, ConfigError, one_line
+from engine.errors import CheckpointError, ConfigError, explain, one_line
 from engine.files import write_atomically
 from engine.progress import Report, reported, silent
 from engine.quantities import quantity
@@ -26,6 +26,7 @@ from engine.training import Evaluation, RunConfig, prepare_device
 from search.config import COMPUTED, LimitConfig, SearchFile, in_full
 from search.derivation import Derivation, InfeasibleError, derive, smallest
 from search.limits import Limit, Resolved, resolve, resolve_bound
+from search.own import with_permitted_modules
 from search.pareto import Panel, Point, draw_fronts, on_front
 from search.peak import PeakLimit
 from search.program import UnfinishedError
@@ -95,6 +96,7 @@ def derive_family(
     scored: bool = True,
     device: str | None = None,
     report: Report = silent,
+    allow_modules: Collection[str] = (),
 ) -> Family:
     """Derive from a search's newest good checkpoint, at the run's own bound or at each of `bounds` of its first limit.
 
@@ -104,6 +106,7 @@ def derive_family(
     scored: with the accuracy of each network, which needs the run's data. device: where they are scored, in place of
     run.device; cpu means without amp too. The run may still be running: its own files are only read. report: told
     what is being done.
+    allow_modules: the user's modules that the run's config.yaml may import and call; it may come from elsewhere.
 
     Writes architecture-<bound>.json into the run folder (without bounds architecture.json, or architecture-derived.json
     where the search has ended and written its own), and for scored bounds pareto.json and pareto.png; with a table, all
@@ -113,7 +116,9 @@ def derive_family(
     config_file = run / "config.yaml"
     if not config_file.exists():
         raise ConfigError(f"{run}: no config.yaml; expected the folder of a search, as given to run_search.py --out")
-    config = validate(SearchFile, load_config(config_file), str(config_file))
+    with explain(str(config_file)):
+        settings = with_permitted_modules(load_config(config_file), allow_modules)
+    config = validate(SearchFile, settings, str(config_file), {"allow_modules": allow_modules})
     resolved = resolve(config, config_file)
     if table is not None:
         if not bounds:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from engine.errors import ConfigError, explain
 from engine.inputs import checksums
 from search.config import SearchFile
 from supernet import user_modules
+from supernet.module_names import permitted
 
 
-def own_function(reference: str, key: str) -> Callable[..., Any]:
+def own_function(reference: str, key: str, takes: Sequence[str] = ()) -> Callable[..., Any]:
     """The function that `path/to/file.py:name` or `package.module:name` is; a ConfigError names `key`, where it cannot
-    be had and where it raises."""
+    be had and where it raises. takes: what it is called with, by name."""
     module, _, name = reference.rpartition(":")
     if not module or not name.isidentifier():
         raise ConfigError(f"{key}: got '{reference}', expected path/to/file.py:name or package.module:name")
     with explain(key):
-        function = user_modules.named_function(module, name)
+        function = user_modules.named_function(module, name, takes)
 
     def call(*arguments: Any) -> Any:
         with explain(key):
@@ -38,3 +39,39 @@ def own_files(config: SearchFile) -> dict[str, str]:
         functions.append(("search.reinforce.reward", config.search.reinforce.reward))
     named += [(key, reference.rpartition(":")[0]) for key, reference in functions]
     return checksums(named, user_modules.file_of)
+
+
+def with_permitted_modules(config: dict[str, Any], allowed: Collection[str]) -> dict[str, Any]:
+    """The nested dictionary of a search that came from elsewhere, with each module of the user's own as it may be
+    loaded. ValueError names every one that may not; see `supernet.module_names.permitted`.
+
+    config: as load_config gives it, not validated yet: what is not of the expected type is left for that.
+    """
+    candidates = [name for name in _list(_section(config, "space").get("candidate_modules")) if isinstance(name, str)]
+    called = [module for _, _, module, _ in _functions(config)]
+    modules = list(dict.fromkeys([*candidates, *called]))
+    paths = dict(zip(modules, permitted(modules, allowed, called), strict=True))
+    for holder, key, module, name in list(_functions(config)):
+        holder[key] = paths[module] + name
+    return config
+
+
+def _functions(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str, str]]:
+    """(section, key in it, module, `:name` or nothing) of each function of the user's own."""
+    data, search = _section(config, "data"), _section(config, "search")
+    if isinstance(data.get("module"), str):
+        yield data, "module", data["module"], ""
+    terms = [(term, "function") for term in _list(search.get("terms")) if isinstance(term, dict)]
+    for holder, key in (*terms, (_section(search, "reinforce"), "reward")):
+        if isinstance(reference := holder.get(key), str) and ":" in reference:  # without one, it is refused anyway
+            module, colon, name = reference.rpartition(":")
+            yield holder, key, module, colon + name
+
+
+def _section(config: dict[str, Any], key: str) -> dict[str, Any]:
+    section = config.get(key)
+    return section if isinstance(section, dict) else {}
+
+
+def _list(values: object) -> list[Any]:
+    return values if isinstance(values, list) else []

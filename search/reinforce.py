@@ -93,19 +93,43 @@ def user_reward(config: ReinforceConfig) -> Reward | None:
     """The function that `search.reinforce.reward` names. Raises ConfigError where it cannot be had."""
     if config.reward is None:
         return None
-    function = own_function(config.reward, "search.reinforce.reward")
+    function = own_function(config.reward, "search.reinforce.reward", ("sample",))
 
     def checked(sample: Sampled) -> float:
         value = function(sample)
-        if isinstance(value, Tensor | np.generic):
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        number = _number(value)
+        if number is None or not math.isfinite(number):
+            found = _described(value) if number is None else repr(number)
             raise UserError(
-                f"search.reinforce.reward: {config.reward} returned {value!r}, expected a finite number; correct it"
+                f"search.reinforce.reward: {config.reward} returned {found}, expected a finite number; correct it"
             )
-        return float(value)
+        return number
 
     return checked
+
+
+def _number(value: object) -> float | None:
+    """A user's value as a number, infinite ones too; None for what is none."""
+    if isinstance(value, Tensor):
+        single = value.ndim == 0 and value.device.type != "meta" and value.layout == torch.strided
+        value = value.item() if single else None
+    elif isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer above 1e308
+        return math.inf
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"a {kind} tensor of shape {tuple(value.shape)} on {value.device}"
+    if isinstance(value, str):
+        return repr(value[:50])
+    return "None" if value is None else f"a value of type {type(value).__name__}"
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engine.errors import UserError
+from engine.errors import UserError, explain
 from search.config import EntropyConfig, TermConfig
 from search.own import own_function
 from supernet.space import Space
+from supernet.user_modules import failures_named
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,22 @@ class Term:
     weight: float = 1.0
 
     def gradient(self, p: Tensor, progress: float) -> tuple[float, Tensor]:
-        """weight * (value, its gradient in p (E, N) float64); p: a leaf that requires grad.
+        """weight * (value, its gradient in p (E, N) float64).
 
         UserError where one of them cannot be used: at any step, since a term that is finite at equal probabilities need
         not be so where one of them has come to 0.
         """
-        value = self.value(p, progress)
-        if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
-            raise self._refused(f"returned {_described(value)}", "a 0-dim tensor computed from p")
-        (gradient,) = torch.autograd.grad(value.double(), [p], allow_unused=True)
+        own = p.detach().clone().requires_grad_()  # what a term does to it, no other term sees
+        value = self.value(own, progress)
+        if fault := _fault(value, own):
+            raise self._refused(f"returned {fault}", "a 0-dim tensor computed from p")
+        with explain("search.terms"), failures_named(f"the gradient of {self.name}"):
+            (gradient,) = torch.autograd.grad(value.double(), [own], allow_unused=True)
         if gradient is None:
             raise self._refused("returned a tensor that does not depend on p", "a 0-dim tensor computed from p")
+        gradient = gradient.to_dense()
+        if not torch.equal(own.detach(), p.detach()):
+            raise self._refused("changed p in place", "p as it was")
         for what, found in (("value", value), ("gradient in p", gradient)):
             if not bool(found.isfinite().all()):
                 raise self._refused(f"has a {what} that is not finite {progress:.0%} into the search", "finite numbers")
@@ -61,7 +67,7 @@ def entropy_term(config: EntropyConfig) -> Term:
 
 def user_term(config: TermConfig, space: Space) -> Term:
     """weight * function(p, space, progress). Raises ConfigError where the function cannot be had."""
-    function = own_function(config.function, "search.terms.function")
+    function = own_function(config.function, "search.terms.function", ("p", "space", "progress"))
     return Term(config.function, lambda p, progress: function(p, space, progress), config.weight)
 
 
@@ -72,10 +78,18 @@ def build_terms(entropy: EntropyConfig | None, others: Sequence[TermConfig], spa
 
 def terms_gradient(terms: Sequence[Term], p: Tensor, progress: float) -> tuple[float, Tensor]:
     """(value, gradient in p (E, N) float64) of the sum of all terms."""
-    p = p.detach().clone().requires_grad_()
     values, gradients = zip(*(term.gradient(p, progress) for term in terms), strict=True)
     return sum(values), torch.stack(gradients).sum(dim=0)
 
 
-def _described(value: object) -> str:
-    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+def _fault(value: object, p: Tensor) -> str | None:
+    """What keeps a value from being a term, in words."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.ndim or value.layout != torch.strided:
+        return f"a {'' if value.layout == torch.strided else 'sparse '}tensor of shape {tuple(value.shape)}"
+    if not value.is_floating_point():
+        return f"a tensor of type {str(value.dtype).removeprefix('torch.')}"
+    if value.device != p.device:
+        return f"a tensor on the device {value.device}"
+    return None if value.requires_grad else "a tensor that does not depend on p"

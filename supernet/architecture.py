@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from supernet.complexity import Complexity
+from supernet.module_names import portable
 from supernet.space import Layer, Space, SpaceConfig
 
 FORMAT = "proxylessnas/architecture@1"
@@ -59,19 +60,24 @@ class Architecture:
     def to_json(self, predicted: Sequence[Mapping[str, Any]] = ()) -> str:
         """The text of architecture.json. predicted: what each limit's metric is, in whose table and which unit."""
         c = self.complexity
+        space = self.space.config
         record = {
             "format": FORMAT,
             "name": self.name,
             "paths": list(self.names),
             "complexity": {"params": c.params, "macs": c.macs},
             "predicted": [dict(p) for p in predicted],
-            "space": self.space.config.model_dump(mode="json"),
+            "space": space.model_dump(mode="json") | {"candidate_modules": list(portable(space.candidate_modules))},
         }
         return json.dumps(record, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Architecture:
-        """Rebuild from the text of architecture.json. Raises ValueError saying which key is wrong."""
+    def from_json(cls, text: str, *, allow_modules: Collection[str] = ()) -> Architecture:
+        """Rebuild from the text of architecture.json. Raises ValueError saying which key is wrong.
+
+        allow_modules: the modules of candidates that it may import beside those that are imported already; see
+        `supernet.module_names.permitted`.
+        """
         record = _parsed(text)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             found = record.get("format") if isinstance(record, dict) else type(record).__name__
@@ -87,7 +93,8 @@ class Architecture:
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ValueError("paths: expected a list of candidate names, one per edge")
         try:
-            config = SpaceConfig.model_validate_json(json.dumps(record["space"]))
+            text = json.dumps(record["space"])
+            config = SpaceConfig.model_validate_json(text, context={"allow_modules": allow_modules})
         except RecursionError:
             raise ValueError("space: has too many brackets inside each other") from None
         except ValidationError as error:

@@ -5,6 +5,7 @@ To add one from outside the package, see docs/extending/candidate.md.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -43,19 +44,30 @@ class Candidate(ABC):
 
 CANDIDATES: dict[str, Candidate] = {}
 
+MOST_OF_A_NAME = 100
+_NAME = re.compile(rf"[^\s+@]{{1,{MOST_OF_A_NAME}}}")
+
 C = TypeVar("C", bound=type[Candidate])
 
 
 def register(**fields: Iterable[Any]) -> Callable[[C], C]:
     """Class decorator: enter an instance into CANDIDATES for each combination of the given field values.
 
-    Raises ValueError if a name is taken by another class.
+    Raises ValueError if a name is taken by another class, or cannot be a name; TypeError for what is no candidate.
     """
 
     def enter(cls: C) -> C:
+        if not (isinstance(cls, type) and issubclass(cls, Candidate)):
+            raise TypeError(f"{cls!r:.100} is registered, expected a subclass of supernet.catalogue.Candidate")
         for values in product(*fields.values()):
             spec = cls(**dict(zip(fields, values, strict=True)))
             name = str(spec)
+            hash(spec)  # TypeError where its dataclass is not frozen
+            if not _NAME.fullmatch(name) or not name.isprintable():
+                raise ValueError(
+                    f"{cls.__qualname__} names itself {name[:MOST_OF_A_NAME]!r}, expected 1 to {MOST_OF_A_NAME} "
+                    "characters without blanks, '+' and '@', which separate the parts of a table's keys"
+                )
             if name in CANDIDATES:
                 raise ValueError(f"candidate '{name}' is already registered by {type(CANDIDATES[name]).__qualname__}")
             CANDIDATES[name] = spec

@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from supernet.catalogue import (
     CANDIDATES,
+    MOST_OF_A_NAME,
     Candidate,
     FeatureMixSpec,
     PoolClassifierSpec,
@@ -21,7 +22,10 @@ from supernet.catalogue import (
     make_divisible,
 )
 from supernet.complexity import Complexity
+from supernet.module_names import permitted
 from supernet.ops import OpSettings
+from supernet.own_candidates import answer, check_declared
+from supernet.user_modules import presentable
 
 MOST_CHANNELS = 1 << 16
 LARGEST_INPUT = 1 << 13
@@ -101,8 +105,11 @@ class SpaceConfig(_Section):
 
     @field_validator("candidate_modules")
     @classmethod
-    def modules_are_importable(cls, modules: tuple[str, ...]) -> tuple[str, ...]:
-        for module in modules:
+    def modules_are_importable(cls, modules: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """A file from elsewhere is validated with a context that has `allow_modules` (supernet.module_names.permitted);
+        without one, the modules are those of the user's own file or program."""
+        allowed = (info.context or {}).get("allow_modules")
+        for module in modules if allowed is None else permitted(modules, allowed):
             import_candidates(module)
         return modules
 
@@ -114,7 +121,7 @@ class SpaceConfig(_Section):
                     f"width_multiplier: got {self.width_multiplier:g}, which makes {key} {self.channels(width)} "
                     f"channels; expected at most {MOST_CHANNELS}"
                 )
-        Space(self)  # raises ValueError with the stage and the candidate at fault
+        check_declared(Space(self).all_layers)  # Space raises ValueError with the stage and the candidate at fault
         return self
 
     def _widths(self) -> list[tuple[str, int | ExactWidth]]:
@@ -186,7 +193,8 @@ class Edge:
 
 
 class Space:
-    """A SpaceConfig resolved into layers. Immutable; equal where the configs are equal.
+    """A SpaceConfig resolved into layers. Immutable; equal where the configs are, but for where modules are found: a
+    process registers each candidate's name once.
 
     `paths` has one candidate index per searchable edge, in the order of the chain (= alpha's rows).
     Raises ValueError where a candidate is unknown or illegal on its edge.
@@ -206,10 +214,14 @@ class Space:
         )
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Space) and self.config == other.config
+        return isinstance(other, Space) and self._resolved == other._resolved
 
     def __hash__(self) -> int:
-        return hash(self.config)
+        return hash(self._resolved)
+
+    @cached_property
+    def _resolved(self) -> SpaceConfig:
+        return self.config.model_copy(update={"candidate_modules": ()})
 
     @cached_property
     def searchable(self) -> tuple[Edge, ...]:
@@ -288,14 +300,23 @@ def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:
 def _check_candidates(key: str, d: int, names: tuple[str, ...], shape: tuple[int, int, int, bool]) -> None:
     for i, name in enumerate(names):
         if name not in CANDIDATES:
-            near = difflib.get_close_matches(name, CANDIDATES, n=1)
+            near = difflib.get_close_matches(name[:MOST_OF_A_NAME], CANDIDATES, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
             raise ValueError(
-                f"{key}: unknown candidate '{name}', expected a name registered in supernet/catalogue.py or by "
-                f"space.candidate_modules.{hint}"
+                f"{key}: unknown candidate '{name[:MOST_OF_A_NAME]}', expected a name registered in "
+                f"supernet/catalogue.py or by space.candidate_modules.{hint}"
             )
         if name in names[:i]:
             raise ValueError(f"{key}: '{name}' is listed twice; list each candidate once")
-        if reason := CANDIDATES[name].why_illegal(*shape):
+        spec = CANDIDATES[name]
+        reason = answer(spec, "why_illegal", spec.why_illegal, *shape)
+        if reason is not None and not isinstance(reason, str):
+            raise ValueError(
+                f"{key}: candidate '{name}': why_illegal() returned a value of type {type(reason).__name__}, expected "
+                "the reason as text, or None; correct it"
+            )
+        if reason:
             hint = "" if key.endswith("first") else "; give the first edge its own list with `first: [...]`"
-            raise ValueError(f"{key}: '{name}' cannot be on edge {d} of this stage: {reason}{hint if d == 0 else ''}")
+            raise ValueError(
+                f"{key}: '{name}' cannot be on edge {d} of this stage: {presentable(reason)}{hint if d == 0 else ''}"
+            )

@@ -1,19 +1,43 @@
-"""Modules of the user's own: found, imported once per process, and whatever goes wrong in them told in one line."""
+"""Modules of the user's own: found, imported once per process, and called; whatever goes wrong in one is one line.
+
+Whether a file may name one is decided in supernet/module_names.py.
+"""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import importlib.util
+import inspect
+import logging
+import os
+import stat
 import sys
+import threading
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+import torch
+
+log = logging.getLogger("supernet")
+
 CHECKOUT = Path(__file__).resolve().parents[1]
+MOST_BYTES = 16 << 20
+"""The largest .py file that is imported."""
+MOST_CHARACTERS = 4000
+"""Of what an error of the user's code says."""
+FIRST_WORD_S, NEXT_WORD_S = 10.0, 60.0
+"""After how many seconds it is said that a user's code is being waited for, and how often from then on."""
+FILE_PREFIX = "_user_"
+"""Of the names in sys.modules of modules that are files."""
+_CALLERS = (CHECKOUT / "supernet", CHECKOUT / "search", Path(torch.__file__).parent)
+_ON_THE_WAY = ("<", str(importlib.__file__), *(f"{folder}{os.sep}" for folder in _CALLERS))
+"""What the names of files begin with that lie between a door and the user's code."""
 
 
 def load(module: str) -> ModuleType:
@@ -22,13 +46,19 @@ def load(module: str) -> ModuleType:
     module: a dotted name ('my_package.ops') or a path to a .py file, looked for in the working folder and then beside
     this package, where the files of docs/examples/ are. Raises ValueError where it is not found or cannot be imported.
     """
-    path = _found(module) if module.endswith(".py") else None
+    path = _found(module) if is_path(module) else None
     try:
-        return importlib.import_module(module) if path is None else _import_file(path)
-    except (Exception, SystemExit) as error:
-        words = _in_words(error)
+        with _waiting(f"{module} to be imported"):
+            loaded = importlib.import_module(module) if path is None else _import_file(path)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        words = in_words(error)
         remedy = "correct it" if path or ", line " in words else "give a dotted module or a path to a .py file"
         raise ValueError(f"cannot import '{module}': {words}; {remedy}") from error
+    if not isinstance(loaded, ModuleType):  # a module may put anything in its own place
+        raise ValueError(f"cannot import '{module}': it gives a value of type {type(loaded).__name__}; correct it")
+    return loaded
 
 
 def file_of(module: str) -> Path | None:
@@ -44,8 +74,11 @@ def call(module: str, function: str, *arguments: object) -> object:
     return named_function(module, function)(*arguments)
 
 
-def named_function(module: str, function: str) -> Callable[..., Any]:
-    """A function of a module, which raises ValueError for whatever goes wrong in it. ValueError where there is none."""
+def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Callable[..., Any]:
+    """A function of a module, which raises ValueError for whatever goes wrong in it. ValueError where there is none.
+
+    takes: what it is called with, by name, for the message where it takes something else.
+    """
     functions = _functions(load(module))
     if function not in functions:
         near = difflib.get_close_matches(function, functions, n=1)
@@ -53,29 +86,96 @@ def named_function(module: str, function: str) -> Callable[..., Any]:
             f"'{module}' has no function '{function}', expected {' or '.join(functions) or 'one to be written there'}"
             + (f". Did you mean '{near[0]}'?" if near else "")
         )
+    found = functions[function]
+    where = f"'{module}': {function}()"
+    for kind, is_kind in _KINDS_THAT_RETURN_NOTHING.items():
+        if is_kind(found):
+            raise ValueError(f"{where} is {kind}, expected a plain function that returns its result; correct it")
 
     def run(*arguments: Any) -> Any:
-        try:
-            return functions[function](*arguments)
-        except (Exception, SystemExit) as error:
-            raise ValueError(f"'{module}': {function}() failed: {_in_words(error)}; correct it") from error
+        _check_arguments(where, found, takes, arguments)
+        with failures_named(where), _waiting(f"{where} to return"):
+            value = found(*arguments)
+        if inspect.iscoroutine(value) or inspect.isgenerator(value):
+            value.close()  # one that is never awaited would warn about it
+            raise ValueError(f"{where} returned a {type(value).__name__}, expected its result; correct it")
+        return value
 
     return run
 
 
+@contextmanager
+def failures_named(where: str) -> Iterator[None]:
+    """Turn whatever a user's code raises inside into a ValueError that begins with `where`; Ctrl-C alone stays."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise ValueError(f"{where} failed: {in_words(error)}; correct it") from error
+
+
+def in_words(error: BaseException) -> str:
+    """`my_ops.py, line 3: NameError: name 'x' is not defined`, of the last line of the user's file on the way there."""
+    files = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
+    files = [(name, line) for name, line in files if name and not name.startswith(_ON_THE_WAY)]
+    place = ""
+    if files:  # the first file behind ours is the user's; what it calls may be any library
+        line = [line for name, line in files if name == files[0][0]][-1]
+        place = f"{Path(files[0][0]).name}, line {line}: "
+    return f"{place}{type(error).__name__}: {_text_of(error)}".removesuffix(": ")
+
+
+def presentable(text: str) -> str:
+    """A text of the user's code as one line that any message can hold: half a surrogate pair is written out."""
+    return " ".join(text[:MOST_CHARACTERS].split()).encode(errors="backslashreplace").decode()
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return presentable(str(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as other:  # the user's own class, whose text fails  # noqa: BLE001
+        return f"(its text fails with {type(other).__name__})"
+
+
+def is_path(module: str) -> bool:
+    """Whether a module is named as a file rather than as Python names it."""
+    return module.endswith(".py")
+
+
 def _found(file: str) -> Path:
     """The file below the working folder, or else below the checkout. ValueError where it is in neither."""
-    for path in (Path(file).expanduser(), CHECKOUT / file):
-        if path.is_file():
-            return path.resolve()
+    for path in (expanded(file), CHECKOUT / file):
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it has a NUL character"
+            raise ValueError(f"'{file}' cannot be read ({reason}); expected a .py file") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"'{file}' is a folder, a device or a pipe; expected a .py file")
+        if found.st_size > MOST_BYTES:
+            raise ValueError(f"'{file}' has more than {MOST_BYTES >> 20} MB; expected a .py file")
+        return path.resolve()
     raise ValueError(
         f"no such file '{file}', neither in the working folder nor in {CHECKOUT}; give a dotted module or a path to a "
         ".py file"
     )
 
 
+def expanded(file: str) -> Path:
+    """A path with `~` as the home folder. ValueError where there is no such user."""
+    try:
+        return Path(file).expanduser()
+    except RuntimeError:
+        raise ValueError(f"'{file}': there is no home folder of that name; write the path in full") from None
+
+
 def _import_file(path: Path) -> ModuleType:
-    name = f"_user_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    name = f"{FILE_PREFIX}{path.stem}_{zlib.crc32(str(path).encode(errors='surrogateescape')):08x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -88,26 +188,58 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(loaded)
         complete = True
     finally:
-        if not complete:  # as if it had never been named
-            del sys.modules[name]
+        sys.modules.pop(name, None)  # as if it had never been named; the file may have removed it itself
+        if complete:
+            sys.modules[name] = loaded
     return loaded
+
+
+_KINDS_THAT_RETURN_NOTHING: dict[str, Callable[[object], bool]] = {
+    "an `async def`": lambda f: inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f),
+    "a generator": inspect.isgeneratorfunction,
+}
+"""Kinds of functions of which a call computes nothing yet."""
 
 
 def _functions(module: ModuleType) -> dict[str, Callable[..., object]]:
     """The public functions that a module defines; what it imports is not its own."""
     return {
         name: value
-        for name, value in vars(module).items()
-        if isinstance(value, FunctionType) and value.__module__ == module.__name__ and not name.startswith("_")
+        for name, value in list(vars(module).items())
+        if isinstance(value, FunctionType)
+        and value.__module__ == module.__name__
+        and isinstance(name, str)
+        and not name.startswith("_")
     }
 
 
-def _in_words(error: BaseException) -> str:
-    """`my_ops.py, line 3: NameError: name 'x' is not defined`, of the last line of the user's file on the way there."""
-    passed = {__file__, importlib.__file__}
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in passed and f.filename[0] != "<"]
-    place = ""
-    if frames:  # the first file behind ours is the user's; what it calls may be any library
-        line = [f.lineno for f in frames if f.filename == frames[0].filename][-1]
-        place = f"{Path(frames[0].filename).name}, line {line}: "
-    return f"{place}{type(error).__name__}: {' '.join(str(error).split())}"
+def _check_arguments(where: str, function: Callable[..., object], takes: Sequence[str], given: Sequence[Any]) -> None:
+    """ValueError where the function cannot be called with so many arguments."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # one that a decorator has made up
+        return
+    try:
+        signature.bind(*given)
+    except TypeError as error:
+        expected = f"({', '.join(takes)})" if takes else f"{len(given)} argument{'s' if len(given) != 1 else ''}"
+        raise ValueError(f"{where} takes {signature}, expected it to take {expected}: {error}; correct it") from None
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """Say from time to time what is waited for, should it take long: a user's code may never end."""
+    over = threading.Event()
+
+    def remind() -> None:
+        seconds = FIRST_WORD_S
+        while not over.wait(seconds):
+            log.warning("still waiting for %s; Ctrl-C stops", what)
+            seconds = NEXT_WORD_S
+
+    thread = threading.Thread(target=remind, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()

@@ -43,3 +43,50 @@ def test_run_search_ends_with_one_line_for_the_same_mistake(changes, config, doo
     assert line.startswith("error: ")
     (failure,) = (line for line in checked.out.splitlines() if line.startswith("FAIL"))
     assert failure.partition(": ")[2].partition("  fix")[0].partition(": ")[2][:40] in line
+
+
+IN_PLACE = """
+from dataclasses import dataclass
+from torch import nn
+from supernet.catalogue import Candidate, register
+from supernet.complexity import Complexity
+
+class Doubles(nn.Module):
+    def forward(self, x):
+        return {forward}
+
+@register()
+@dataclass(frozen=True)
+class DoublesSpec(Candidate):
+    def __str__(self):
+        return "{name}"
+    def build(self, c_in, c_out, stride, settings):
+        return Doubles()
+    def complexity(self, c_in, c_out, size, stride):
+        return Complexity(0, 1000)
+"""
+
+
+@pytest.mark.parametrize(("name", "forward"), [("doubles", "2 * x"), ("doubles_in_place", "x.mul_(2)")])
+def test_an_own_candidate_is_run_before_anything_is_measured_or_trained(
+    name, forward, config, door, tiny_search, write_yaml
+):
+    """One that changes its input would spoil the other candidates of its edge, without a word."""
+    (config.parent / "own.py").write_text(IN_PLACE.format(name=name, forward=forward))
+    stages = [{"width": 8, "candidates": [name, "conv_k1"]}]
+    space = tiny_search["space"] | {"stages": stages, "candidate_modules": ["own.py"]}
+    write_yaml(config, tiny_search | {"space": space, "limits": [{"metric": "macs", "at": "50%"}]})
+    checked = door("check_search", config)
+    quick = ["measure.rounds=2", "measure.passes=1", "measure.coverings=1", "measure.calibration_networks=0"]
+    measured = door("measure_latency", config, "--out", "t.yaml", *quick)
+    searched = door("run_search", config, "--out", "run")
+    if name == "doubles":
+        assert "ok   own candidates: doubles: run, and leave their input as it is" in checked.out
+        assert (checked.status, measured.status, searched.status) == (0, 0, 0), measured.err + searched.err
+        return
+    assert (checked.status, measured.status, searched.status) == (2, 2, 2)
+    says = f"space.candidate_modules: candidate '{name}': forward() changed its input in place"
+    assert says in checked.out
+    assert says in measured.err
+    assert says in searched.err
+    assert not (config.parent / "t.yaml").exists()

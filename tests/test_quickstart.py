@@ -48,8 +48,8 @@ def test_a_disturbed_table_is_measured_again_and_the_least_disturbed_is_kept(
     tables, kept, accepted, warned, tmp_path, monkeypatch, caplog, script
 ):
     found = iter([MadeUpTable(*figures) for figures in tables])
-    monkeypatch.setattr(script, "measure_table", lambda *args, **kwargs: next(found))
-    monkeypatch.setattr(script, "summary", lambda verification: "made up")
+    monkeypatch.setattr("latency.measure.measure_table", lambda *args, **kwargs: next(found))
+    monkeypatch.setattr("latency.summary.summary", lambda verification: "made up")
     monkeypatch.chdir(SCRIPT.parents[1])
     assert script.measured(tmp_path / "table.yaml", 0) == accepted
     assert (tmp_path / "table.yaml").read_text() == f"{kept[0]} {kept[1]}"

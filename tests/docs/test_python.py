@@ -1,5 +1,6 @@
 """docs/extending/python.md: its program runs as it stands, in a process of its own."""
 
+import re
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ def test_it_runs(checkout, shell, tmp_path, tiny_search, write_yaml, formula_tab
     command = [sys.executable, program, path, "run", "run.seed=1"]
     ended = subprocess.run(command, cwd=tmp_path, env=shell, capture_output=True, text=True, check=False, timeout=120)
     assert ended.returncode == 0, ended.stderr
+    assert not re.findall(r"^.*Warning: .*$", ended.stderr, re.MULTILINE)  # of Python, torch or another library
     assert "3 edges: " in ended.stdout
     assert "logits: (2, 2)" in ended.stdout
     assert load_config(tmp_path / "run" / "config.yaml")["run"]["seed"] == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from engine.errors import CheckpointError, ConfigError, UserError, explain, run_door
@@ -64,3 +67,83 @@ def test_an_interrupted_script_that_knows_how_to_resume_says_so(capsys):
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_door(raising(ZeroDivisionError()))
+
+
+DOOR = """
+import errno, os, sys
+from engine.errors import UserError, run_door
+
+def main():
+    case = sys.argv[1]
+    if case == "lines":
+        for i in range(100_000):
+            print(i)
+    elif case == "line":
+        print("one")
+    elif case == "words":
+        print("é \\udcff ☃")
+        raise UserError("é \\udcff ☃")
+    elif case == "other pipe":
+        read, write = os.pipe()
+        os.close(read)
+        os.write(write, b"x")
+    elif case == "memory":
+        raise MemoryError("Unable to allocate 8 EiB")
+    else:
+        raise OSError(errno.EMFILE, "Too many open files", "é\\n.yaml")
+
+run_door(main)
+"""
+
+
+@pytest.fixture
+def in_shell(tmp_path, shell):
+    """in_shell("line", "> /dev/full"): (status, stdout, stderr) of the above door, its output led there by a shell."""
+    (tmp_path / "door.py").write_text(DOOR)
+
+    def run(case: str, redirection: str = "", **environment: str) -> tuple[int, str, str]:
+        line = f'set -o pipefail; "$0" door.py "$1" {redirection}'
+        ended = subprocess.run(
+            ["bash", "-c", line, sys.executable, case], cwd=tmp_path, env=shell | environment,
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        return ended.returncode, ended.stdout, ended.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(("case", "redirection", "out"), [("lines", "| head -n 1", "0\n"), ("line", "| true", "")])
+def test_a_door_whose_output_nobody_reads_ends_without_a_word(in_shell, case, redirection, out):
+    status, printed, err = in_shell(case, redirection)
+    assert (printed, err) == (out, "")
+    assert status in (0, 141)  # 0 where the reader was still there when the line came
+
+
+def test_another_broken_pipe_is_a_bug(in_shell):
+    assert in_shell("other pipe")[2].endswith("BrokenPipeError: [Errno 32] Broken pipe\n")
+
+
+@pytest.mark.parametrize(
+    ("case", "redirection", "err"),
+    [
+        ("line", "> /dev/full", "error: No space left on device; make room\n"),
+        ("memory", "", "error: not enough memory Unable to allocate 8 EiB; close other programs, or ask for less\n"),
+        ("files", "", "error: é .yaml: Too many open files; raise the limit of open files (ulimit -n)\n"),
+        ("files", "2>&-", ""),
+        ("files", "2> /dev/full", ""),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(in_shell, case, redirection, err):
+    assert in_shell(case, redirection) == (2, "", err)
+
+
+def test_a_closed_output_is_no_failure(in_shell):
+    assert in_shell("line", ">&-") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", r"\xe9 \udcff \u2603"), ("utf-8", "é \\udcff ☃"), ("ascii:strict", r"\xe9 \udcff \u2603")],
+)
+def test_what_a_terminal_cannot_show_is_escaped(in_shell, encoding, shown):
+    assert in_shell("words", PYTHONIOENCODING=encoding) == (2, f"{shown}\n", f"error: {shown}\n")

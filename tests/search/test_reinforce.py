@@ -111,6 +111,42 @@ def nothing(sample):
     return float("nan")
 """
 
+RETURNED = {
+    "None": "None",
+    "True": "a value of type bool",
+    "'0.5' * 10**6": repr(("0.5" * 17)[:50]),
+    "0.5j": "a value of type complex",
+    "[0.5]": "a value of type list",
+    "10**5000": "inf",
+    "-float('inf')": "-inf",
+    "np.bool_(True)": "a value of type bool",
+    "np.ones(1)": "a value of type ndarray",
+    "torch.ones(1)": "a float32 tensor of shape (1,) on cpu",
+    "torch.ones(2)": "a float32 tensor of shape (2,) on cpu",
+    "torch.tensor(1j)": "a complex64 tensor of shape () on cpu",
+    "torch.tensor(True)": "a bool tensor of shape () on cpu",
+    "torch.ones((), device='meta')": "a float32 tensor of shape () on meta",
+}
+
+
+@pytest.mark.parametrize(("code", "found"), RETURNED.items())
+def test_a_reward_that_is_no_number_is_refused(tmp_path, code, found):
+    path = tmp_path / "own.py"
+    path.write_text(f"import numpy as np\nimport torch\ndef f(sample):\n    return {code}\n")
+    reward = user_reward(ReinforceConfig(reward=f"{path}:f"))
+    with pytest.raises(UserError) as error:
+        reward(None)
+    assert str(error.value) == (
+        f"search.reinforce.reward: {path}:f returned {found}, expected a finite number; correct it"
+    )
+
+
+@pytest.mark.parametrize("code", ["0.5", "1", "np.float32(0.5)", "torch.tensor(0.5, requires_grad=True)"])
+def test_a_reward_may_be_any_kind_of_number(tmp_path, code):
+    path = tmp_path / "own.py"
+    path.write_text(f"import numpy as np\nimport torch\ndef f(sample):\n    return {code}\n")
+    assert user_reward(ReinforceConfig(reward=f"{path}:f"))(None) in (0.5, 1.0)
+
 
 def test_a_users_reward_takes_the_place_of_the_published_one(space, make_cost, make_limit, tmp_path):
     """With 5 more for candidate 1 of the first edge, that is where alpha goes."""

@@ -65,6 +65,8 @@ def test_a_term_goes_through_the_jacobian_with_the_others(space, make_cost, make
 
 
 OWN = """
+import torch
+
 def prefers_first(p, space, progress):
     assert p.shape == space.mask.shape
     return p[:, 0].sum() * (1 + progress)
@@ -86,6 +88,54 @@ def root(p, space, progress):
 
 def elsewhere(p, space, progress):
     return p.new_ones((), requires_grad=True) * 2
+
+def none(p, space, progress):
+    return None
+
+def text(p, space, progress):
+    return "0.3"
+
+def row(p, space, progress):
+    return p.sum().reshape(1)
+
+def complex_value(p, space, progress):
+    return p.sum() * 1j
+
+def truth(p, space, progress):
+    return p.sum() > 0
+
+def detached(p, space, progress):
+    return p.detach().sum()
+
+def on_meta(p, space, progress):
+    return p.sum().to("meta")
+
+def two_arguments(p, space):
+    return p.sum()
+
+async def awaited(p, space, progress):
+    return p.sum()
+
+def changes_p(p, space, progress):
+    p.data.mul_(2)
+    return p.sum()
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, p):
+        return p.sum()
+    @staticmethod
+    def backward(ctx, d):
+        raise SystemExit(4)
+
+def no_backward(p, space, progress):
+    return Backward.apply(p)
+
+kept = []
+
+def kept_graph(p, space, progress):
+    kept.append(p.square().sum())
+    return kept[0]
 """
 
 
@@ -110,8 +160,19 @@ def test_a_users_term_enters_with_its_weight(space, own, alpha):
     ("reference", "message"),
     [
         ("{own}:wrong", "returned float, expected a 0-dim tensor computed from p"),
-        ("{own}:broken", "broken() failed: own.py, line 10: AttributeError: 'Tensor' object has no attribute"),
+        ("{own}:broken", "broken() failed: own.py, line 12: AttributeError: 'Tensor' object has no attribute"),
         ("{own}:elsewhere", "returned a tensor that does not depend on p, expected a 0-dim tensor computed from p"),
+        ("{own}:none", "returned NoneType, expected a 0-dim tensor computed from p"),
+        ("{own}:text", "returned str, expected"),
+        ("{own}:row", "returned a tensor of shape (1,), expected"),
+        ("{own}:complex_value", "returned a tensor of type complex128, expected"),
+        ("{own}:truth", "returned a tensor of type bool, expected"),
+        ("{own}:detached", "returned a tensor that does not depend on p, expected"),
+        ("{own}:on_meta", "returned a tensor on the device meta, expected"),
+        ("{own}:two_arguments", "takes (p, space), expected it to take (p, space, progress): too many positional"),
+        ("{own}:awaited", "is an `async def`, expected a plain function that returns its result"),
+        ("{own}:changes_p", "changed p in place, expected p as it was"),
+        ("{own}:no_backward", "no_backward failed: own.py, line 63: SystemExit: 4; correct it"),
         ("{own}:missing", "has no function 'missing'"),
         ("{own}", "expected path/to/file.py:name or package.module:name"),
         ("nowhere.py:f", "no such file 'nowhere.py'"),
@@ -127,6 +188,14 @@ def test_what_is_refused_in_one_line(space, own, alpha, reference, message):
         use()
     assert message in str(error.value)
     assert str(error.value).startswith("search.terms")
+
+
+def test_a_term_that_keeps_its_graph_is_refused_at_the_second_step(space, own, alpha):
+    terms = build_terms(None, [TermConfig(function=f"{own}:kept_graph")], space)
+    p = probabilities(alpha, mask_of(space))
+    terms_gradient(terms, p, 0.0)
+    with pytest.raises(UserError, match=r"kept_graph (failed: RuntimeError|returned a tensor that does)"):
+        terms_gradient(terms, p, 0.5)
 
 
 @pytest.mark.parametrize(("name", "what"), [("entropy", "value"), ("root", "gradient in p")])

@@ -100,7 +100,11 @@ def put(value: object, *keys: str | int):
         (put(1, "space", "depth"), r"space\.depth: "),
         (put(["nothing"], "space", "stages", 1, "candidates"), r"space: stages\.1\.candidates: unknown candidate"),
         (put(None, "space"), r"space: "),
-        (put(["no/such/file.py"], "space", "candidate_modules"), r"space\.candidate_modules: no such file"),
+        (
+            put(["no/such/file.py"], "space", "candidate_modules"),
+            r"space\.candidate_modules: the file would run 'no/such/file\.py'",
+        ),
+        (put("x" * 10**6, "space", "stages", 0, "candidates", 0), r"unknown candidate 'xxx"),
     ],
 )
 def test_a_wrong_file_is_refused_by_key(architecture, change, message):
@@ -111,7 +115,13 @@ def test_a_wrong_file_is_refused_by_key(architecture, change, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "not JSON"), ("{'a': 1}", "not JSON"), ("[]", "format: got 'list'"), ("3", "format")]
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("{'a': 1}", "not JSON"),
+        ("[]", "format: got 'list'"),
+        ("3", "format"),
+    ],
 )
 def test_what_is_not_an_architecture_is_refused(text, message):
     with pytest.raises(ValueError, match=message):

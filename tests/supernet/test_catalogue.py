@@ -5,6 +5,7 @@ import torch
 
 from supernet import CANDIDATES, Architecture, Network, Supernet
 from supernet.catalogue import SkipSpec, import_candidates
+from supernet.own_candidates import check_running
 
 pytestmark = pytest.mark.usefixtures("own_candidates")
 
@@ -78,11 +79,12 @@ def test_own_candidates_build_count_and_train(own_space, count):
 
 
 def test_own_candidates_survive_architecture_json(own_space, own_file):
+    """Their module is named so that the file can be read elsewhere: without the folders of this machine."""
     architecture = Architecture(own_space, (0, 0))
     text = architecture.to_json()
-    for name in ("plain_k3", "plain_k5"):
+    for name in ("plain_k3", "plain_k5", own_file.name):
         assert f'"{name}"' in text
-    assert str(own_file) in text
+    assert str(own_file.parent) not in text
     assert Architecture.from_json(text) == architecture
 
 
@@ -118,6 +120,127 @@ def test_a_refused_file_registers_nothing(tmp_path):
     path.write_text(OWN.format(cls="HalfSpec", name="half"))
     import_candidates(str(path))
     assert "half_k3" in CANDIDATES
+
+
+DECLARED = """
+from dataclasses import dataclass
+import torch
+from torch import nn
+from supernet.catalogue import Candidate, register
+from supernet.complexity import Complexity
+
+class Op(nn.Module):
+    def __init__(self, c_in, c_out, stride):
+        super().__init__()
+        self.shape = c_out, stride
+    def forward(self, x):
+        n, (c_out, stride) = len(x), self.shape
+        {forward}
+
+@register()
+@dataclass(frozen=True)
+class Spec(Candidate):
+    def __str__(self):
+        {name}
+    def build(self, c_in, c_out, stride, settings):
+        {build}
+    def complexity(self, c_in, c_out, size, stride):
+        {complexity}
+    def why_illegal(self, c_in, c_out, stride, residual):
+        {why_illegal}
+"""
+GOOD = {
+    "name": "return 'declared'",
+    "build": "return Op(c_in, c_out, stride)",
+    "complexity": "return Complexity(0, 5)",
+    "why_illegal": "return None",
+    "forward": "return x.mean() * x.new_ones(n, c_out, -(-x.shape[2] // stride), -(-x.shape[3] // stride))",
+}
+
+
+@pytest.fixture
+def declared(tmp_path, make_space):
+    """declared(build="return None"): the layers of a space with a candidate whose methods do this."""
+
+    def make(**methods):
+        path = tmp_path / "declared.py"
+        path.write_text(DECLARED.format(**GOOD | methods))
+        stages = ({"width": 8, "stride": 2, "candidates": ["declared", "proj"]}, {"width": 8, "candidates": ["proj"]})
+        return make_space(*stages, candidate_modules=[str(path)], input_size=9, stem={"width": 4}).all_layers
+
+    return make
+
+
+def test_a_declared_candidate_is_accepted_and_leaves_torchs_random_numbers(declared):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    check_running(declared(build="torch.rand(9); return Op(c_in, c_out, stride)"), torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("method", "code", "message"),
+    [
+        ("build", "return None", r"candidate 'declared': build\(\) returned None, expected a torch\.nn\.Module"),
+        ("build", "return lambda x: x", r"build\(\) returned a value of type function, expected a torch\.nn\.Module"),
+        ("build", "raise SystemExit(3)", r"build\(\) failed: declared\.py, line \d+: SystemExit: 3; correct it"),
+        (
+            "build",
+            "return self.build(c_in, c_out, stride, settings)",
+            r"build\(\) failed: declared\.py.*RecursionError",
+        ),
+        ("complexity", "return 3", r"complexity\(\) returned a value of type int for declared 5x5x4->8 s2, expected a"),
+        ("complexity", "return None", r"complexity\(\) returned None"),
+        ("complexity", "return Complexity(1.5, 2)", r"complexity\(\) returned Complexity\(params=1\.5, macs=2\)"),
+        ("complexity", "return Complexity(True, 2)", r"complexity\(\) returned Complexity\(params=True, macs=2\)"),
+        ("complexity", "return Complexity(3, -2)", r"complexity\(\) returned Complexity\(params=3, macs=-2\)"),
+        ("complexity", "return c_in.no", r"complexity\(\) failed: declared\.py, line \d+: AttributeError"),
+        ("why_illegal", r"return 'half \ud800\n a pair'", r"of this stage: half \\ud800 a pair"),
+        ("why_illegal", "return True", r"why_illegal\(\) returned a value of type bool, expected the reason as text"),
+        (
+            "why_illegal",
+            "raise GeneratorExit",
+            r"why_illegal\(\) failed: declared\.py, line \d+: GeneratorExit; correct",
+        ),
+        ("name", "return 'two words'", r"Spec names itself 'two words', expected 1 to 100 characters without blanks"),
+        ("name", "return 'two\\nlines'", r"Spec names itself 'two\\nlines'"),
+        ("name", "return ''", r"Spec names itself ''"),
+        ("name", "return 'a+residual'", r"Spec names itself 'a\+residual'"),
+        ("name", "return 'x' * 10**6", r"Spec names itself 'x{100}', expected"),
+        ("name", "return 'bell\\x07'", r"Spec names itself 'bell\\x07'"),
+        ("name", "return str(self)", r"cannot import .*RecursionError"),
+        ("name", "return 3", r"cannot import .*TypeError: __str__ returned non-string"),
+    ],
+)
+def test_a_candidate_that_declares_nonsense_is_refused_with_its_space(declared, method, code, message):
+    with pytest.raises(ValueError, match=message):
+        declared(**{method: code})
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x.mul_(2); " + GOOD["forward"], r"forward\(\) changed its input in place, which other candidates get too"),
+        ("return x", r"forward\(\) made a tensor \(2, 4, 5, 5\) of float32 on cpu of .*, expected \(2, 8, 3, 3\)"),
+        (GOOD["forward"] + " * 1j", r"forward\(\) made a tensor \(2, 8, 3, 3\) of complex64"),
+        (GOOD["forward"] + ".double()", r"forward\(\) made a tensor \(2, 8, 3, 3\) of float64"),
+        (GOOD["forward"] + ".to('meta')", r"forward\(\) made a tensor \(2, 8, 3, 3\) of float32 on meta"),
+        ("return None", r"forward\(\) made None of a tensor"),
+        ("raise KeyError(3)", r"forward\(\) failed: declared\.py, line \d+: KeyError: 3; correct it"),
+    ],
+)
+def test_a_candidate_that_computes_nonsense_is_refused_before_anything_is_trained(declared, code, message):
+    layers = declared(forward=code)
+    with pytest.raises(ValueError, match=f"candidate 'declared': {message}"):
+        check_running(layers, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("text", ["class Spec: pass", "def f(): pass"])
+def test_what_is_no_candidate_is_not_registered(tmp_path, text):
+    path = tmp_path / "other.py"
+    path.write_text(f"from supernet.catalogue import register\n@register()\n{text}\n")
+    with pytest.raises(ValueError, match="is registered, expected a subclass of supernet"):
+        import_candidates(str(path))
 
 
 @pytest.mark.parametrize(

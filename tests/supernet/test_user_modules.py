@@ -1,10 +1,12 @@
 """Where a user's module is looked for, how often it runs, and what is said when it fails."""
 
+import os
 import sys
 
 import pytest
 
-from supernet.user_modules import CHECKOUT, call, load
+from supernet import user_modules
+from supernet.user_modules import CHECKOUT, call, load, named_function
 
 
 @pytest.fixture
@@ -83,3 +85,117 @@ def test_only_a_modules_own_functions_are_called(folder):
     (folder / "empty.py").write_text("")
     with pytest.raises(ValueError, match=r"expected one to be written there$"):
         call("empty.py", "loads")
+
+
+@pytest.mark.parametrize(
+    ("raised", "says"),
+    [
+        ("SystemExit(3)", "SystemExit: 3"),
+        ("GeneratorExit()", "GeneratorExit"),
+        ("type('Own', (BaseException,), {})('mine')", "Own: mine"),
+        ("type('Mute', (Exception,), {'__str__': lambda s: 1 / 0})()", "Mute: (its text fails with ZeroDivisionError)"),
+        ("type('Deep', (Exception,), {'__str__': lambda s: str(s)})()", "Deep: (its text fails with RecursionError)"),
+        ("ExceptionGroup('two', [ValueError(1), KeyError(2)])", "ExceptionGroup: two (2 sub-exceptions)"),
+        ("MemoryError()", "MemoryError"),
+        (r"ValueError('half \ud800 a pair')", r"ValueError: half \ud800 a pair"),
+    ],
+)
+def test_whatever_is_raised_is_one_line(folder, raised, says):
+    """At import and in a call."""
+    (folder / "raises.py").write_text(f"raise {raised}\n")
+    (folder / "own.py").write_text(f"def f():\n    raise {raised}\n")
+    with pytest.raises(ValueError, match=r"^cannot import 'raises\.py'") as error:
+        load("raises.py")
+    assert str(error.value) == f"cannot import 'raises.py': raises.py, line 1: {says}; correct it"
+    with pytest.raises(ValueError, match=r"^'own\.py': f\(\) failed") as error:
+        call("own.py", "f")
+    assert str(error.value) == f"'own.py': f() failed: own.py, line 2: {says}; correct it"
+
+
+def test_an_interrupt_inside_a_call_is_no_mistake_of_the_user(folder):
+    (folder / "own.py").write_text("def f():\n    raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        call("own.py", "f")
+
+
+def test_endless_recursion_is_one_line(folder):
+    (folder / "own.py").write_text("def f():\n    return f()\n")
+    with pytest.raises(ValueError, match=r"f\(\) failed: own\.py, line 2: RecursionError: maximum recursion depth"):
+        call("own.py", "f")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("async def f(): return 1", "'own.py': f() is an `async def`, expected a plain function"),
+        ("async def f():\n    yield 1", "'own.py': f() is an `async def`, expected a plain function"),
+        ("def f():\n    yield 1", "'own.py': f() is a generator, expected a plain function"),
+        ("async def _g(): return 1\ndef f(): return _g()", "'own.py': f() returned a coroutine, expected its result"),
+        ("def f(): return (i for i in ())", "'own.py': f() returned a generator, expected its result"),
+    ],
+)
+@pytest.mark.filterwarnings("error")  # "coroutine ... was never awaited" among them
+def test_a_function_that_computes_nothing_yet_is_refused(folder, code, says):
+    (folder / "own.py").write_text(code + "\n")
+    with pytest.raises(ValueError, match=r"correct it$") as error:
+        call("own.py", "f")
+    assert str(error.value).startswith(says)
+
+
+def test_a_function_that_takes_something_else_is_told_what_it_is_called_with(folder):
+    (folder / "own.py").write_text(
+        "def f(p, space):\n    pass\ndef g(p, *, space):\n    pass\ndef h(*all):\n    return all\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"f\(\) takes \(p, space\), expected it to take \(p, space, progress\): too many"
+    ):
+        named_function("own.py", "f", ("p", "space", "progress"))(1, 2, 3)
+    with pytest.raises(ValueError, match=r"g\(\) takes \(p, \*, space\), expected it to take 1 argument: missing a"):
+        call("own.py", "g", 1)
+    assert call("own.py", "h", 1, 2) == (1, 2)
+    (folder / "own2.py").write_text("def f(p):\n    return p + len()\n")  # a TypeError of its own keeps its place
+    with pytest.raises(ValueError, match=r"f\(\) failed: own2\.py, line 2: TypeError: len\(\) takes exactly"):
+        call("own2.py", "f", 1)
+
+
+def test_what_is_waited_for_is_said(folder, monkeypatch, caplog):
+    monkeypatch.setattr(user_modules, "FIRST_WORD_S", 0.05)
+    (folder / "slow.py").write_text("import time\ntime.sleep(0.5)\ndef f():\n    time.sleep(0.5)\n")
+    call("slow.py", "f")
+    words = [record.getMessage() for record in caplog.records]
+    assert "still waiting for slow.py to be imported; Ctrl-C stops" in words
+    assert "still waiting for 'slow.py': f() to return; Ctrl-C stops" in words
+
+
+def test_a_module_may_remove_itself_from_the_table_of_modules(folder):
+    (folder / "own.py").write_text("import sys\nruns = []\ndel sys.modules[__name__]\n")
+    load("own.py").runs.append(1)
+    assert load("own.py").runs == [1]
+
+
+def test_a_module_that_is_something_else_is_refused(folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    (folder / "own_stand_in.py").write_text("import sys\nsys.modules[__name__] = 3\n")
+    with pytest.raises(ValueError, match="cannot import 'own_stand_in': it gives a value of type int; correct it"):
+        load("own_stand_in")
+
+
+def test_a_path_that_is_no_readable_file_is_one_line(folder):
+    (folder / "folder.py").mkdir()
+    os.mkfifo(folder / "pipe.py")
+    (folder / "device.py").symlink_to("/dev/zero")
+    (folder / "loop.py").symlink_to("loop.py")
+    (folder / "nul.py").write_bytes(b"x = 1\0")
+    (folder / "latin.py").write_bytes("x = 'é'\n".encode("latin-1"))
+    with open(folder / "huge.py", "wb") as file:
+        file.truncate(1 << 33)
+    special = "is a folder, a device or a pipe; expected a .py file"
+    for name, says in {
+        "folder.py": special, "pipe.py": special, "device.py": special, "loop.py": "cannot be read",
+        "nul.py": "null bytes", "latin.py": "SyntaxError", "huge.py": "has more than 16 MB",
+        "a\0b.py": "it has a NUL character", "x" * 300 + ".py": "cannot be read", "nul.py/x.py": "cannot be read",
+        "~nobody_here/x.py": "there is no home folder of that name",
+    }.items():  # fmt: skip
+        with pytest.raises(ValueError, match=says) as error:
+            load(name)
+        assert "\n" not in str(error.value)

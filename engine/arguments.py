@@ -1,0 +1,80 @@
+"""The command line of the scripts.
+
+Imports nothing that takes long, torch above all. A script does the same: its `main` parses the arguments first and then
+imports what it runs, so that `--help` and a mistyped option are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from engine.errors import ConfigError, one_line
+from engine.files import in_home
+
+SILENCE_S = 1.0
+"""torchrun stops all processes once one has failed, so those that say nothing end later than the one that does."""
+
+
+def parser_of(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
+    """A parser that shows a script's docstring as it is written."""
+    return argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, of the command line where none are given. Ends the process with a usage line where they are wrong;
+    of the processes that torchrun has started, the first one alone prints it."""
+    with _first_process_alone():
+        return parser.parse_intermixed_args(arguments)
+
+
+def path_argument(text: str) -> Path:
+    """`type=` of a file or folder: `~` is the home folder, also in `--out=~/runs`, where no shell replaces it."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected the name of a file or folder")
+    try:
+        return in_home(Path(text))
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def module_argument(text: str) -> str:
+    """`type=` of a Python module: a dotted name, or the path of a .py file."""
+    if text.endswith(".py") or all(part.isidentifier() for part in text.split(".")):
+        return text
+    raise argparse.ArgumentTypeError(
+        f"got {one_line(text)!r}, expected a dotted module or a path to a .py file; options and overrides come first"
+    )
+
+
+def add_allow_modules(parser: argparse.ArgumentParser, source: str) -> None:
+    """The option for a script that reads `source`, a file that may have come from elsewhere."""
+    parser.add_argument(
+        "--allow-modules",
+        type=module_argument,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="MODULE",
+        help=f"modules that {source} names and that you trust: they are code, and it runs",
+    )
+
+
+@contextlib.contextmanager
+def _first_process_alone() -> Iterator[None]:
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            yield
+        except SystemExit:
+            time.sleep(SILENCE_S)
+            raise

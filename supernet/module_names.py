@@ -1,0 +1,68 @@
+"""Names of the user's modules in files: which of them may be imported, and how they are written.
+
+A module is code. One that the user names, in the YAML file of a command or in a program, is imported. One that is named
+inside a file which may have come from elsewhere, such as an architecture.json, is not, unless the user allows it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePath
+
+from supernet.user_modules import CHECKOUT, FILE_PREFIX, expanded, is_path
+
+
+def permitted(modules: Sequence[str], allowed: Collection[str], called: Collection[str] = ()) -> tuple[str, ...]:
+    """What `load` may be given for each of the modules that a file from elsewhere names; ValueError names the others.
+
+    allowed: what the user allows: the same names, or paths that end with the path in the file and then decide which
+    file is imported. What this process has imported already needs no permission, since importing it again runs nothing,
+    unless it is in `called`, which are those whose functions will be called. A path that leads out of the working
+    folder (absolute, `..`, `~`) always needs it, word for word.
+    """
+    found = [(module, _permitted(module, allowed, module in called)) for module in modules]
+    if refused := [module for module, name in found if name is None]:
+        strays = [module for module in refused if _leaves(module)]
+        reason = f", and '{strays[0]}' leads out of the working folder" if strays else ""
+        raise ValueError(
+            f"the file would run {', '.join(map(repr, refused))}{reason}; read that code and, if you trust it, allow "
+            f"it with --allow-modules {shlex.join(refused)} (allow_modules=[...] from Python)"
+        )
+    return tuple(name for _, name in found if name is not None)
+
+
+def portable(modules: Sequence[str]) -> tuple[str, ...]:
+    """The same modules for a file that is read elsewhere: paths that lead out of the working folder become relative to
+    the framework's own folder, or as many of their last parts as tell them apart."""
+    paths = {module: Path(module).expanduser().resolve() for module in modules if _leaves(module)}
+    names = {module: module for module in modules if module not in paths}
+    names |= {m: str(path.relative_to(CHECKOUT)) for m, path in paths.items() if path.is_relative_to(CHECKOUT)}
+    left = {module: path for module, path in paths.items() if module not in names}
+    for parts in range(1, max((len(path.parts) for path in left.values()), default=1)):
+        short = {module: str(Path(*path.parts[-parts:])) for module, path in left.items()}
+        if len({*short.values(), *names.values()}) == len({*left.values(), *names.values()}):
+            return tuple(names.get(module) or short[module] for module in modules)
+    return tuple(names.get(module) or left[module].name for module in modules)
+
+
+def _leaves(module: str) -> bool:
+    """Whether it is a path that leads out of the folder where it is looked for."""
+    path = PurePath(module)
+    return is_path(module) and (path.is_absolute() or ".." in path.parts or module.startswith("~"))
+
+
+def _permitted(module: str, allowed: Collection[str], called: bool) -> str | None:
+    if module in allowed:
+        return module
+    if not is_path(module):
+        return module if module in sys.modules and not called else None
+    if _leaves(module):
+        return None
+    imported = [] if called else [str(m.__file__) for name, m in sys.modules.items() if name.startswith(FILE_PREFIX)]
+    parts = PurePath(module).parts
+    for path in (*filter(is_path, allowed), *sorted(imported)):
+        if parts in (PurePath(path).parts[-len(parts) :], expanded(path).resolve().parts[-len(parts) :]):
+            return path
+    return None

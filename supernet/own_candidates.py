@@ -1,0 +1,97 @@
+"""What is asked of a user's own candidate before anything is built on it, each fault one line that names it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from supernet.catalogue import Candidate
+from supernet.complexity import Complexity
+from supernet.ops import OpSettings
+from supernet.user_modules import failures_named
+
+if TYPE_CHECKING:
+    from supernet.space import Layer
+
+SETTINGS = OpSettings("relu", 1e-3, 0.1, running_stats=True)
+BATCH = 2  # BN needs two images
+
+
+def is_own(spec: Candidate) -> bool:
+    """Whether a candidate is not from the catalogue itself."""
+    return type(spec).__module__ != Candidate.__module__
+
+
+def answer(spec: Candidate, method: str, function: Callable[..., Any], *arguments: object) -> Any:
+    """What `function`, a candidate's method, returns. ValueError, naming candidate and method, where it raises."""
+    with failures_named(f"candidate '{spec}': {method}()"):
+        return function(*arguments)
+
+
+def check_declared(layers: Iterable[Layer]) -> None:
+    """ValueError unless every own candidate counts itself on each of the layers, and builds a module on its smallest.
+
+    Nothing is computed with the module, and torch's random numbers go on as if nothing had been built.
+    """
+    own = [layer for layer in layers if is_own(layer.spec)]
+    for layer in own:
+        found = answer(
+            layer.spec, "complexity", layer.spec.complexity, layer.c_in, layer.c_out, layer.size, layer.stride
+        )
+        numbers = (found.params, found.macs) if isinstance(found, Complexity) else ()
+        if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
+            raise ValueError(
+                f"candidate '{layer.spec}': complexity() returned {_described(found)} for {layer}, expected a "
+                "Complexity of two whole numbers, 0 or more; correct it"
+            )
+    for layer in _smallest_of_each(own):
+        _built(layer)
+
+
+def check_running(layers: Iterable[Layer], device: torch.device) -> None:
+    """ValueError unless every own candidate, on its smallest layer, gives a map of the promised shape and leaves its
+    input as it was: the other candidates of an edge get the same tensor."""
+    for layer in _smallest_of_each(layer for layer in layers if is_own(layer.spec)):
+        op = _built(layer).to(device)
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            x = torch.randn(BATCH, layer.c_in, layer.size, layer.size).to(device)
+            before = x.clone()
+            with torch.no_grad():
+                out = answer(layer.spec, "forward", op, x)
+        where, shape = f"candidate '{layer.spec}': forward()", (BATCH, layer.c_out, layer.size_out, layer.size_out)
+        if not isinstance(out, Tensor) or tuple(out.shape) != shape or out.dtype != x.dtype or out.device != x.device:
+            raise ValueError(
+                f"{where} made {_described(out)} of {_described(x)}, expected {shape} of the same kind: stride "
+                f"{layer.stride}, {layer.c_out} channels; correct it"
+            )
+        if not torch.equal(x, before):
+            raise ValueError(f"{where} changed its input in place, which other candidates get too; correct it")
+
+
+def _smallest_of_each(layers: Iterable[Layer]) -> list[Layer]:
+    """One layer of each candidate and stride: the one that takes the least."""
+    smallest: dict[tuple[str, int], Layer] = {}
+    for layer in sorted(layers, key=lambda layer: layer.c_in * layer.c_out * layer.size**2):
+        smallest.setdefault((str(layer.spec), layer.stride), layer)
+    return list(smallest.values())
+
+
+def _built(layer: Layer) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        op = answer(layer.spec, "build", layer.spec.build, layer.c_in, layer.c_out, layer.stride, SETTINGS)
+    if not isinstance(op, nn.Module):
+        raise ValueError(
+            f"candidate '{layer.spec}': build() returned {_described(op)}, expected a torch.nn.Module; correct it"
+        )
+    return op
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')} on {value.device}"
+    if isinstance(value, Complexity):
+        return f"Complexity(params={value.params!r:.40}, macs={value.macs!r:.40})"
+    return "None" if value is None else f"a value of type {type(value).__name__}"
