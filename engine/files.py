@@ -15,7 +15,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from engine.errors import ConfigError, UserError
 
@@ -29,6 +29,31 @@ class WriteError(UserError):
     """A file that cannot be written: the disk is full, a limit of the system is reached, or the place is forbidden."""
 
 
+@contextlib.contextmanager
+def opened(path: Path, expected: str, error: type[UserError] = ConfigError, missing: str = "") -> Iterator[BinaryIO]:
+    """A regular file of any size, open for reading. Errors: see read_bytes, those of reading in the block included."""
+    try:
+        # Opening a pipe without a writer would wait for one
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        raise error(f"{path}: no such file; {missing or f'expected {expected}'}") from None
+    except ValueError:  # a NUL character
+        raise error(f"{path}: is no file name, it has a NUL character; expected {expected}") from None
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+            raise error(f"{path}: is {what}; expected {expected}")
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
+    finally:
+        os.close(descriptor)
+
+
 def read_bytes(
     path: Path, expected: str, error: type[UserError] = ConfigError, most: int = MOST_TEXT_BYTES, missing: str = ""
 ) -> bytes:
@@ -38,24 +63,8 @@ def read_bytes(
     it if there is no such file. Raises `error` in one line: no such file, a folder, a device, too large, a loop of
     links, not readable.
     """
-    try:
-        # Opening a pipe without a writer would wait for one
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-        try:
-            mode = os.fstat(descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
-                raise error(f"{path}: is {what}; expected {expected}")
-            with open(descriptor, "rb", closefd=False) as file:
-                content = file.read(most + 1)
-        finally:
-            os.close(descriptor)
-    except FileNotFoundError:
-        raise error(f"{path}: no such file; {missing or f'expected {expected}'}") from None
-    except ValueError:  # a NUL character
-        raise error(f"{path}: is no file name, it has a NUL character; expected {expected}") from None
-    except OSError as problem:
-        raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
+    with opened(path, expected, error, missing) as file:
+        content = file.read(most + 1)
     if len(content) > most:
         raise error(f"{path}: has more than {most >> 20} MB; expected {expected}")
     return content
@@ -170,14 +179,15 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     """`with replacing(path) as temporary`: write `temporary`, and it replaces `path` once the block has ended well.
 
     It lies in the same folder under a name that nobody can predict, is private until complete, and then has the
     permissions that the file it replaces has, or those that the umask gives to a new file. It goes if the block raises.
+    name: what its name holds, if not that of `path`, for files that other programs find by a part of their name.
     Raises WriteError where the system refuses.
     """
-    temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
+    temporary = path.parent / f".{(name or path.name)[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
     try:
         with writing(path):
             # O_EXCL: never a file or a link that somebody has put there

@@ -20,9 +20,9 @@ from engine.runs import dump_config, open_run
 
 
 def texts(folder: Path) -> list[tuple[int, bytes]]:
-    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0}, purge_orphaned_data=False)
+    accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0}, purge_orphaned_data=False)
     accumulator.Reload()
-    return [(e.step, e.tensor_proto.string_val[0]) for e in accumulator.Tensors("config/text_summary")]
+    return [(e.step, e.tensor_proto.string_val[0]) for e in accumulator.Tensors("config")]
 
 
 def test_text_outlives_resumes_and_is_there_once(tmp_path):

@@ -104,7 +104,7 @@ def test_killed_at_several_steps_and_resumed_equals_uninterrupted(config_file, t
     assert metrics(whole) == metrics(broken)
     paths = [json.loads((run / "architecture.json").read_text())["paths"] for run in (whole, broken)]
     assert paths[0] == paths[1]
-    curves = EventAccumulator(str(broken / "tensorboard"), purge_orphaned_data=False).Reload()
+    curves = EventAccumulator(str(broken), purge_orphaned_data=False).Reload()
     for tag in curves.Tags()["scalars"]:
         steps = [point.step for point in curves.Scalars(tag)]
         assert steps == sorted(set(steps)), tag
@@ -150,7 +150,7 @@ def test_how_often_one_evaluates_never_changes_the_run(config_file, tmp_path):
 
 def test_curves_begin_with_the_first_step(config_file, tmp_path):
     run_search(config_file, tmp_path / "run")
-    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    curves = EventAccumulator(str(tmp_path / "run")).Reload()
     first = {
         "train/loss", "train/top1", "train/top5", "lr/weights", "lr/arch", "arch/entropy", "expected/macs",
         "target/macs", "lambda/macs", "speed/images_per_second",
