@@ -40,6 +40,13 @@ UNDESCRIBED = Curve("", "")
 NO_CURVES: Mapping[str, Curve] = MappingProxyType({})
 
 
+def accuracy_curves(group: str, found: Sequence[float], classes: int) -> dict[str, float]:
+    """`<group>/loss`, `/top1` and, where there are more than five classes, `/top5`; found: these three."""
+    loss, top1, top5 = found
+    values = {f"{group}/loss": loss, f"{group}/top1": top1}
+    return values | ({f"{group}/top5": top5} if classes > 5 else {})
+
+
 class MetricsLog:
     """Writes `metrics.jsonl` (one object a line: step and tags) and an event file into a run folder.
 

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -257,15 +258,21 @@ class LatencyTable(Section):
             has = f"columns {', '.join(self.columns)}" if self.columns else "no columns beside latency"
             raise TableError(f"{where}: no column '{name}'; it has {has}; choose one of them as metric, or add it")
 
+        return Cost.of_space(space, self.column_price(name, where), constant=column.constant)
+
+    def column_price(self, name: str, where: str) -> Callable[[Layer, str], float]:
+        """What a layer on the edge of that name has in a column; `skip` has 0. TableError if the column lacks it."""
+        values = self.columns[name].values
+
         def price(layer: Layer, place: str) -> float:
             if layer.is_skip:
                 return 0.0
-            value = column.values.get(f"{layer} @{place}", column.values.get(str(layer)))
+            value = values.get(f"{layer} @{place}", values.get(str(layer)))
             if value is None:
                 raise TableError(f"{where}: columns.{name} has no value for '{layer}'; complete the column")
             return value
 
-        return Cost.of_space(space, price, constant=column.constant)
+        return price
 
 
 def prepare_table_file(path: Path) -> None:

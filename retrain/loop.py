@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from engine.checkpoints import Checkpoints, misfit
-from engine.config import config_text, keys_of, load_config, naming, validate
+from engine.config import keys_of, load_config, naming, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError
 from engine.files import write_atomically
 from engine.interrupts import interrupts_between_steps
-from engine.metrics import MetricsLog
+from engine.metrics import MetricsLog, accuracy_curves
 from engine.progress import Progress
 from engine.runs import open_run
 from engine.seeding import mix
@@ -41,6 +41,7 @@ from engine.training import (
 )
 from retrain.config import RetrainFile
 from retrain.data import images_for
+from retrain.report import CURVES, log_begin, log_end, predicted_latency
 from retrain.weights import SPACE_KEYS, load_architecture, load_weights
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -73,13 +74,20 @@ def run_retrain(
     config = validate(RetrainFile, load_config(config_path, overrides), str(config_path))
     architecture = load_architecture(architecture_path)
     with naming(config_path, keys_of(RetrainFile)), naming(architecture_path, SPACE_KEYS):
-        return retrain(config, architecture, out, resume=resume, group=group)
+        predicted_ms = predicted_latency(architecture_path.read_text(encoding="utf-8"))
+        return retrain(config, architecture, out, resume=resume, group=group, predicted_ms=predicted_ms)
 
 
 def retrain(
-    config: RetrainFile, architecture: Architecture, out: Path, *, resume: bool = False, group: Group = ALONE
+    config: RetrainFile,
+    architecture: Architecture,
+    out: Path,
+    *,
+    resume: bool = False,
+    group: Group = ALONE,
+    predicted_ms: float | None = None,
 ) -> RetrainResult:
-    """As run_retrain, from objects."""
+    """As run_retrain, from objects. predicted_ms: the network's latency by its search's table, shown in TensorBoard."""
     group.share_of(config.retrain.batch_size, "retrain.batch_size")
     device = prepare_device(config.run, group)
     group = group.on(device)
@@ -89,7 +97,7 @@ def retrain(
     group.check_same(resolved, "the config")
     group.check_same([len(images.train), zlib.crc32(images.train.labels.tobytes())], "the images of data.root")
     group.from_first(lambda: open_run(out, resolved, resume=resume))
-    return _Retrain(config, architecture, images, device, out, resume, group).run()
+    return _Retrain(config, architecture, images, device, out, resume, group, predicted_ms).run()
 
 
 def resolved_training(config: RetrainFile, architecture: Architecture) -> dict[str, Any]:
@@ -109,9 +117,11 @@ class _Retrain:
         out: Path,
         resume: bool,
         group: Group,
+        predicted_ms: float | None,
     ):
         self.config, self.architecture, self.images, self.device, self.out = config, architecture, images, device, out
-        self.group = group
+        self.group, self.predicted_ms = group, predicted_ms
+        self.classes = architecture.space.config.classes
         settings, run = config.retrain, config.run
         network = Network(architecture, seed=mix(run.seed, WEIGHTS))
         if settings.inherit is not None:
@@ -143,9 +153,10 @@ class _Retrain:
         self.steps = settings.epochs * self.stream.batches_per_epoch
         self.autocast = partial(autocast, run, device)
         # last: where anything above is refused, the folder stays one without a run
-        self.metrics = MetricsLog(out, resume_step=self.step if newest else None) if group.first else None
+        resume_step = self.step if newest else None
+        self.metrics = MetricsLog(out, resume_step=resume_step, curves=CURVES) if group.first else None
         if self.metrics and not newest:
-            self.metrics.text("config", f"```yaml\n{config_text(config)}```")
+            log_begin(self.metrics, config, architecture, out)
 
     def run(self) -> RetrainResult:
         settings, run, group = self.config.retrain, self.config.run, self.group
@@ -169,7 +180,7 @@ class _Retrain:
                     self.step += 1
                     if self.step == 1 or self.step % run.log_every == 0 or self.step == self.steps:
                         means = group.mean_of(torch.stack([loss, *accuracy(logits, batch.labels)]))
-                        scalars = dict(zip(("train/loss", "train/top1", "train/top5"), means.tolist(), strict=True))
+                        scalars = accuracy_curves("train", means.tolist(), self.classes)
                         scalars |= {"lr/weights": lr, "speed/images_per_second": throughput.per_second()}
                         check_finite(scalars["train/loss"], self.step)
                         if self.metrics:
@@ -178,6 +189,9 @@ class _Retrain:
                     test = self._epoch_end(loss) or test
                     check_interrupt()
             final = test or self._test()  # a finished run that is resumed has no step left to do
+            if self.metrics:
+                log_end(self.metrics, self.step, self.architecture, final, self.predicted_ms)
+                self.metrics.flush()
         finally:
             self.stream.close()
             if self.metrics:
@@ -199,9 +213,9 @@ class _Retrain:
         run, test = self.config.run, None
         if self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps:
             test = self._test()
-            scalars = {"test/loss": test.loss, "test/top1": test.top1, "test/top5": test.top5}
             if self.metrics:
-                self.metrics.scalars(self.step, scalars)
+                figures = accuracy_curves("test", (test.loss, test.top1, test.top5), self.classes)
+                self.metrics.scalars(self.step, figures)
         if self.step % run.checkpoint_every == 0 or self.step == self.steps:
             mean = float(self.group.mean_of(loss))
             check_finite(mean, self.step)  # a ruined state must not push the last good ones out

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 
 from engine.checkpoints import Checkpoints
-from engine.config import config_text, keys_of, load_config, naming, validate
+from engine.config import keys_of, load_config, naming, validate
 from engine.data import BatchStream
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.files import write_atomically
 from engine.interrupts import interrupts_between_steps
-from engine.metrics import MetricsLog
+from engine.metrics import MetricsLog, accuracy_curves
 from engine.progress import Progress
 from engine.runs import open_run, refuse_changes, run_begun
 from engine.seeding import generator, mix
@@ -43,7 +43,7 @@ from search.limits import Limit, limit_names, resolve
 from search.objective import expected_cost
 from search.peak import PeakLimit
 from search.plan import Plan
-from search.report import architecture_scalars, log_picture
+from search.report import architecture_scalars, curves_of, log_begin, log_end, log_evaluation
 from search.result import ResultFile, load_result, result_of, write_architecture
 from search.scoring import open_parts, score
 from search.state import (
@@ -159,9 +159,11 @@ class Search:
         self.alarm = CollapseAlarm(strength_of(config.search.loss), self.state.told)
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
-        self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None) if group.first else None
+        curves = curves_of(plan.space, plan.limits, plan.peak)
+        resume_step = self.state.step if newest else None
+        self.metrics = MetricsLog(out, resume_step=resume_step, curves=curves) if group.first else None
         if self.metrics and not newest:
-            self.metrics.text("config", f"```yaml\n{config_text(config)}```")
+            log_begin(self.metrics, plan, out)
 
     def run(self) -> SearchResult:
         plan, state, group = self.plan, self.state, self.group
@@ -201,7 +203,7 @@ class Search:
         if step == 0 or state.step % run.log_every == 0 or self._ended:
             group.check_same(state.alpha.tolist(), f"alpha at step {state.step}")
             means = group.mean_of(torch.stack([loss, *accuracy(logits, batch.labels)]))
-            scalars = dict(zip(("train/loss", "train/top1", "train/top5"), means.tolist(), strict=True))
+            scalars = accuracy_curves("train", means.tolist(), plan.space.config.classes)
             scalars |= {"lr/weights": plan.lr(step), "lr/arch": plan.arch_lr(step)}
             scalars |= {"speed/images_per_second": self.throughput.per_second()}
             scalars |= figures | architecture_scalars(state, plan.limits) | self._signs()
@@ -300,15 +302,10 @@ class Search:
         paths = self.group.from_first(
             lambda: derive(self.state.alpha, self.mask, plan.limits, plan.config.search.derive).paths
         )
-        found = self.score(Architecture(plan.space, paths))
-        values = {"derived/loss": found.loss, "derived/top1": found.top1, "derived/top5": found.top5}
-        for name, limit in zip(limit_names(plan.limits), plan.limits, strict=True):
-            values[f"derived/{name}"] = limit.cost.of(paths)
-        if plan.peak:
-            values[f"derived/{plan.peak.metric}"] = plan.peak.of(paths)
+        architecture = Architecture(plan.space, paths)
+        found = self.score(architecture)
         if self.metrics:
-            self.metrics.scalars(step, values)
-            log_picture(self.metrics, step, self.state)
+            log_evaluation(self.metrics, step, self.state, plan, architecture, found)
         self.throughput = Throughput()  # training speed, without the time that this took
 
     def score(self, architecture: Architecture) -> Evaluation:
@@ -347,5 +344,8 @@ class Search:
             architecture, plan.limits, plan.peak, state.alpha, measured, scored, notes=notes, seed=plan.config.run.seed,
             steps=state.step, seconds=time.monotonic() - self.began, resumed_at=self.resumed_at,
         )  # fmt: skip
+        if self.metrics:
+            log_end(self.metrics, state.step, architecture, plan.limits, figures)
+            self.metrics.flush()
         # last: where it exists, the search has ended
         write_atomically(self.out / "result.json", figures.model_dump_json(indent=2) + "\n")

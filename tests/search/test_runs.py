@@ -152,15 +152,16 @@ def test_curves_begin_with_the_first_step(config_file, tmp_path):
     run_search(config_file, tmp_path / "run")
     curves = EventAccumulator(str(tmp_path / "run")).Reload()
     first = {
-        "train/loss", "train/top1", "train/top5", "lr/weights", "lr/arch", "arch/entropy", "expected/macs",
+        "train/loss", "train/top1", "lr/weights", "lr/arch", "arch/entropy", "expected/macs",
         "target/macs", "lambda/macs", "speed/images_per_second",
     }  # fmt: skip
     assert first <= set(curves.Tags()["scalars"])
     assert all(curves.Scalars(tag)[0].step == 1 for tag in first)
-    assert {"derived/top1", "derived/top5", "derived/macs"} <= set(curves.Tags()["scalars"])
+    assert {"derived/top1", "derived/macs"} <= set(curves.Tags()["scalars"])
+    assert not any("top5" in tag for tag in curves.Tags()["scalars"])  # of four classes
     assert curves.Tags()["images"] == ["arch/probabilities"]
     logged = {tag for record in metrics(tmp_path / "run") for tag in record} - {"step"}
-    assert logged == {tag for tag in curves.Tags()["scalars"] if not tag.startswith("speed/")}
+    assert logged == {tag for tag in curves.Tags()["scalars"] if not tag.startswith(("speed/", "final/"))}
 
 
 def test_alpha_rests_in_the_warm_up_and_moves_after_it(config_file, tmp_path):

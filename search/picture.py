@@ -1,0 +1,77 @@
+"""The path probabilities as a picture that can be read in a card of TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from search.combine import members
+from search.limits import Limit
+from supernet.space import Space
+from supernet.summary import with_unit
+
+CELL = (1.0, 0.5)
+"""Inches; 100 pixels each."""
+CHOSEN = "#e8000b"
+
+
+def probabilities_picture(p: np.ndarray, space: Space, paths: tuple[int, ...], limits: Sequence[Limit]) -> np.ndarray:
+    """uint8 (height, width, 3): a row per searchable edge, a column per candidate.
+
+    p: (edges, candidates). paths: the network to frame. Below each probability is the cell's cost for the first limit
+    on latency, or for the first limit if there is none on latency.
+    """
+    edges = space.searchable
+    names = list(dict.fromkeys(name for edge in edges for name in edge.candidates))
+    column = [[names.index(name) for name in edge.candidates] for edge in edges]
+    cells = np.full((len(edges), len(names)), np.nan)
+    for e, places in enumerate(column):
+        cells[e, places] = p[e, : len(places)]
+    costs, unit = _costs(limits)
+
+    figure = Figure(figsize=(2.6 + CELL[0] * len(names), 1.9 + CELL[1] * len(edges)), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set_facecolor("#d9d9d9")  # where an edge lacks a candidate
+    image = axes.imshow(cells, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    for e, places in enumerate(column):
+        for i, x in enumerate(places):
+            colour = "black" if p[e, i] > 0.6 else "white"
+            axes.text(x, e - 0.16, f"{p[e, i]:.2f}", ha="center", va="center", fontsize=14, weight="bold", color=colour)
+            if costs is not None:
+                axes.text(x, e + 0.26, _short(costs[e, i], unit), ha="center", va="center", fontsize=10, color=colour)
+    for e, path in enumerate(paths):
+        axes.add_patch(
+            Rectangle((column[e][path] - 0.47, e - 0.46), 0.94, 0.92, fill=False, edgecolor=CHOSEN, linewidth=3.5)
+        )
+    for e in range(1, len(edges)):
+        if edges[e].stage != edges[e - 1].stage:
+            axes.axhline(e - 0.5, color="black", linewidth=3)
+    axes.set_xticks(range(len(names)), names, fontsize=12, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(edges)), [edge.name for edge in edges], fontsize=12)
+    axes.set_xlabel(
+        "candidate" + (f"; below each probability its cost in {unit}" if costs is not None else ""), fontsize=13
+    )
+    axes.set_ylabel("edge (stage.place)", fontsize=13)
+    axes.set_title("path probabilities; framed: derived now", fontsize=14)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+    bar.set_label("probability", fontsize=13)
+    bar.ax.tick_params(labelsize=11)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _costs(limits: Sequence[Limit]) -> tuple[np.ndarray | None, str]:
+    """(edges, candidates) of the limit to show, and its unit; of several tables the largest entry."""
+    if not limits:
+        return None, ""
+    limit = next((limit for limit in limits if limit.metric == "latency"), limits[0])
+    return np.max([cost.table for cost in members(limit.cost)], axis=0), limit.unit
+
+
+def _short(cost: float, unit: str) -> str:
+    return f"{cost:.3g}" if unit == "ms" else with_unit(cost)
