@@ -81,9 +81,9 @@ class MetricsLog:
         encoded = io.BytesIO()
         picture = Image.fromarray(pixels).quantize(MOST_COLOURS)
         picture.save(encoded, format="PNG", optimize=True)
-        height, width, channels = pixels.shape
-        image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=encoded.getvalue())
-        self._write(step, Summary.Value(tag=tag, image=image, metadata=self._metadata(images, tag)))
+        height, width, _ = pixels.shape
+        content = np.array([str(width).encode(), str(height).encode(), encoded.getvalue()], dtype=np.object_)
+        self._write(step, self._value(images, tag, tensor_util.make_tensor_proto(content)))
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
         """Markdown. A resume keeps what was written at step 0."""
@@ -163,7 +163,8 @@ class MetricsLog:
         self._events.write(Event(summary=Summary(value=values)), step)
 
     def _scalar(self, tag: str, value: float) -> Summary.Value:
-        return Summary.Value(tag=tag, simple_value=value, metadata=self._metadata(scalars, tag))
+        # As a tensor: TensorBoard's fast reader ignores the description beside a `simple_value`
+        return self._value(scalars, tag, tensor_util.make_tensor_proto(np.float32(value)))
 
     def _value(self, plugin, tag: str, tensor: TensorProto) -> Summary.Value:  # type: ignore[no-untyped-def]
         return Summary.Value(tag=tag, tensor=tensor, metadata=self._metadata(plugin, tag))
@@ -174,7 +175,7 @@ class MetricsLog:
             return None
         self._described.add(tag)
         curve = self._curves.get(tag) or FINAL.get(tag, UNDESCRIBED)
-        return plugin.create_summary_metadata(display_name=tag, description=curve.description)
+        return plugin.create_summary_metadata(display_name="", description=curve.description)
 
 
 def _of_hparams(tag: str, content: HParamsPluginData) -> Summary.Value:

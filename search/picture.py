@@ -41,9 +41,9 @@ def probabilities_picture(p: np.ndarray, space: Space, paths: tuple[int, ...], l
     for e, places in enumerate(column):
         for i, x in enumerate(places):
             colour = "black" if p[e, i] > 0.6 else "white"
-            axes.text(x, e - 0.16, f"{p[e, i]:.2f}", ha="center", va="center", fontsize=14, weight="bold", color=colour)
+            axes.text(x, e - 0.16, f"{p[e, i]:.2f}", ha="center", va="center", fontsize=15, weight="bold", color=colour)
             if costs is not None:
-                axes.text(x, e + 0.26, _short(costs[e, i], unit), ha="center", va="center", fontsize=10, color=colour)
+                axes.text(x, e + 0.26, _short(costs[e, i], unit), ha="center", va="center", fontsize=12, color=colour)
     for e, path in enumerate(paths):
         axes.add_patch(
             Rectangle((column[e][path] - 0.47, e - 0.46), 0.94, 0.92, fill=False, edgecolor=CHOSEN, linewidth=3.5)

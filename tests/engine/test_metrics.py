@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import signal
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from PIL import Image
 
 from engine.metrics import MetricsLog
+from tests.curves import curves_in
 
 WRITER = """
 import sys
@@ -49,17 +51,8 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def events(folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(
-        str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0}, purge_orphaned_data=False
-    )
-    accumulator.Reload()
-    return accumulator
-
-
 def event_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    accumulator = events(folder)
-    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+    return curves_in(folder).scalars
 
 
 def assert_same_points(folder: Path) -> None:
@@ -122,9 +115,12 @@ def test_killed_writers_and_resumes_leave_one_point_a_step(tmp_path):
     assert steps_of(tmp_path, "top1") == list(range(2, 47, 2))
     assert points(tmp_path)["loss"] == [(step, 1 / step) for step in range(1, 60)]
     assert_same_points(tmp_path)
-    images = events(tmp_path).Images("net")
-    assert [image.step for image in images] == list(range(5, 47, 5))
-    assert all(len(image.encoded_image_string) > 0 for image in images)
+    images = curves_in(tmp_path).of("images")["net"]
+    assert [step for step, _ in images] == list(range(5, 47, 5))
+    for step, (width, height, content) in images:
+        picture = Image.open(io.BytesIO(content))
+        assert (int(width), int(height), picture.size) == (6, 4, (6, 4))
+        assert picture.convert("RGB").getpixel((0, 0)) == (step % 256,) * 3
 
 
 def test_a_resume_right_after_the_start_keeps_the_order(tmp_path):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
@@ -17,6 +16,7 @@ from engine import event_files, truncation
 from engine.errors import ConfigError
 from engine.event_files import HEADER, Damage, events_of, record_of
 from engine.metrics import MetricsLog
+from tests.curves import curves_in
 
 LAST = 20
 
@@ -33,8 +33,7 @@ def line_steps(folder: Path) -> list[int]:
 
 
 def event_steps(folder: Path) -> list[int]:
-    curves = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
-    return [point.step for point in curves.Scalars("loss")]
+    return [step for step, _ in curves_in(folder).scalars["loss"]]
 
 
 def damaged(folder: Path) -> list[Path]:
