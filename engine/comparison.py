@@ -24,19 +24,22 @@ class Curve:
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A column of settings. kind: float for every number."""
+    """A column of settings."""
 
     kind: type[float] | type[str]
+    """float for every number."""
     meaning: str
+    prominent: bool = False
+    """Whether it is among the five that the page shows at first."""
 
 
 HYPERPARAMETERS = {
-    "kind": Hyperparameter(str, "search or retraining."),
+    "kind": Hyperparameter(str, "search or retraining.", prominent=True),
     "data": Hyperparameter(str, "The data set."),
     "architecture": Hyperparameter(str, "The name of the architecture that is retrained."),
-    "device": Hyperparameter(str, "The device whose latency table the first limit on latency reads."),
-    "limits": Hyperparameter(str, "What the derived network has to meet."),
-    "bound": Hyperparameter(float, "The bound of the first limit, in its unit."),
+    "device": Hyperparameter(str, "The device whose latency table the first limit on latency reads.", prominent=True),
+    "limits": Hyperparameter(str, "What the derived network has to meet.", prominent=True),
+    "bound": Hyperparameter(float, "The bound of the first limit, in its unit.", prominent=True),
     "arch_update": Hyperparameter(str, "How the path probabilities learn."),
     "loss": Hyperparameter(str, "How limits enter the loss of the path probabilities."),
     "arch_lr": Hyperparameter(float, "The learning rate of the path probabilities."),
@@ -46,7 +49,7 @@ HYPERPARAMETERS = {
     "lr": Hyperparameter(float, "The first learning rate of the weights."),
     "weight_decay": Hyperparameter(float, "The weight decay of the weights."),
     "label_smoothing": Hyperparameter(float, "The label smoothing of the weights' loss."),
-    "seed": Hyperparameter(float, "The seed of all random numbers."),
+    "seed": Hyperparameter(float, "The seed of all random numbers.", prominent=True),
 }
 
 FINAL = {
@@ -61,3 +64,9 @@ FINAL = {
     "final/params": Curve("parameters", "Learned numbers of the network."),
 }
 """The columns of results; each is also the tag of a scalar with one point, at the last step."""
+
+ACCURACY_CHARTS: dict[str, tuple[str, ...]] = {
+    "top-1 [%]: train, derived (validation), test": ("(train|derived|test)/top1$",),
+    "loss [nats]: train, derived (validation), test": ("(train|derived|test)/loss$",),
+}
+"""Charts of the page CUSTOM SCALARS that all runs have: title, and patterns of the tags in it."""

@@ -89,13 +89,15 @@ class MetricsLog:
         """Markdown. A resume keeps what was written at step 0."""
         self._write(step, self._value(texts, tag, tensor_util.make_tensor_proto(text, dtype=np.object_)))
 
-    def histogram(
-        self, step: int, tag: str, values: np.ndarray, *, bins: int = 30, span: tuple[float, float] | None = None
-    ) -> None:
-        """The distribution of the finite ones of `values`, in bins of equal width over `span`, or over their range."""
-        numbers, edges = np.histogram(values[np.isfinite(values)], bins=bins, range=span)
-        buckets = np.stack([edges[:-1], edges[1:], numbers], axis=1)  # (bins, 3): left, right, how many
-        self._write(step, self._value(histograms, tag, tensor_util.make_tensor_proto(buckets)))
+    def histogram(self, step: int, tag: str, values: np.ndarray, bins: int = 30) -> None:
+        """The distribution of the finite ones of `values`, in bins of equal width from the smallest to the largest."""
+        values = values[np.isfinite(values)]
+        if len(values) and np.ptp(values) > 0:
+            numbers, edges = np.histogram(values, bins=bins)
+            buckets = np.stack([edges[:-1], edges[1:], numbers], axis=1)  # (bins, 3): left, right, how many
+        else:
+            buckets = np.array([[values[0], values[0], len(values)]]) if len(values) else np.empty((0, 3))
+        self._write(step, self._value(histograms, tag, tensor_util.make_tensor_proto(buckets.astype(np.float64))))
 
     def charts(self, layout: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
         """The page CUSTOM SCALARS: {heading: {title of a chart: patterns of the tags that it shows}}."""
@@ -118,7 +120,8 @@ class MetricsLog:
         """The run's row of the page HPARAMS, called `run`. values: of engine.comparison.HYPERPARAMETERS."""
         kinds = {float: api_pb2.DATA_TYPE_FLOAT64, str: api_pb2.DATA_TYPE_STRING}
         columns = [
-            api_pb2.HParamInfo(name=name, type=kinds[h.kind], description=h.meaning)
+            # The page shows at first the columns that are said to differ
+            api_pb2.HParamInfo(name=name, type=kinds[h.kind], description=h.meaning, differs=h.prominent)
             for name, h in HYPERPARAMETERS.items()
         ]
         metrics = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from engine.comparison import Curve
+from engine.comparison import ACCURACY_CHARTS, Curve
 from engine.config import config_text
 from engine.graph import graph_of
 from engine.metrics import MetricsLog
@@ -39,14 +39,7 @@ def log_begin(log: MetricsLog, config: RetrainFile, architecture: Architecture, 
     """What stays the same during a retraining: config, architecture, its row of HPARAMS, charts of CUSTOM SCALARS."""
     log.text("config", f"```yaml\n{config_text(config)}```")
     log.text("architecture", as_markdown(table_of(architecture)))
-    log.charts(
-        {
-            "accuracy": {
-                "top-1 [%]: in training, on test images": ["(train|test)/top1$"],
-                "loss [nats]: likewise": ["(train|test)/loss$"],
-            }
-        }
-    )
+    log.charts({"accuracy": ACCURACY_CHARTS})
     settings = config.retrain
     log.hyperparameters(
         str(out),

@@ -14,8 +14,10 @@ from search.limits import Limit
 from supernet.space import Space
 from supernet.summary import with_unit
 
-CELL = (1.0, 0.5)
-"""Inches; 100 pixels each."""
+CELL = (1.0, 0.55)
+"""Width and height in inches."""
+DPI, MOST_PIXELS = 100, 4000
+"""A card shows the picture at a third to a half of its size, hence the large letters; huge spaces get fewer dots."""
 CHOSEN = "#e8000b"
 
 
@@ -33,7 +35,8 @@ def probabilities_picture(p: np.ndarray, space: Space, paths: tuple[int, ...], l
         cells[e, places] = p[e, : len(places)]
     costs, unit = _costs(limits)
 
-    figure = Figure(figsize=(2.6 + CELL[0] * len(names), 1.9 + CELL[1] * len(edges)), dpi=100, layout="constrained")
+    size = 2.8 + CELL[0] * len(names), 2.4 + CELL[1] * len(edges)
+    figure = Figure(figsize=size, dpi=min(DPI, MOST_PIXELS / max(size)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.set_facecolor("#d9d9d9")  # where an edge lacks a candidate
@@ -41,9 +44,9 @@ def probabilities_picture(p: np.ndarray, space: Space, paths: tuple[int, ...], l
     for e, places in enumerate(column):
         for i, x in enumerate(places):
             colour = "black" if p[e, i] > 0.6 else "white"
-            axes.text(x, e - 0.16, f"{p[e, i]:.2f}", ha="center", va="center", fontsize=15, weight="bold", color=colour)
+            axes.text(x, e - 0.15, f"{p[e, i]:.2f}", ha="center", va="center", fontsize=17, weight="bold", color=colour)
             if costs is not None:
-                axes.text(x, e + 0.26, _short(costs[e, i], unit), ha="center", va="center", fontsize=12, color=colour)
+                axes.text(x, e + 0.27, _short(costs[e, i], unit), ha="center", va="center", fontsize=13.5, color=colour)
     for e, path in enumerate(paths):
         axes.add_patch(
             Rectangle((column[e][path] - 0.47, e - 0.46), 0.94, 0.92, fill=False, edgecolor=CHOSEN, linewidth=3.5)
@@ -51,16 +54,14 @@ def probabilities_picture(p: np.ndarray, space: Space, paths: tuple[int, ...], l
     for e in range(1, len(edges)):
         if edges[e].stage != edges[e - 1].stage:
             axes.axhline(e - 0.5, color="black", linewidth=3)
-    axes.set_xticks(range(len(names)), names, fontsize=12, rotation=30, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(edges)), [edge.name for edge in edges], fontsize=12)
-    axes.set_xlabel(
-        "candidate" + (f"; below each probability its cost in {unit}" if costs is not None else ""), fontsize=13
-    )
-    axes.set_ylabel("edge (stage.place)", fontsize=13)
-    axes.set_title("path probabilities; framed: derived now", fontsize=14)
+    axes.set_xticks(range(len(names)), names, fontsize=15, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(edges)), [edge.name for edge in edges], fontsize=15)
+    axes.set_xlabel("candidate" + (f" (small: its cost in {unit})" if costs is not None else ""), fontsize=16)
+    axes.set_ylabel("edge (stage.place)", fontsize=16)
+    axes.set_title("path probabilities; framed: derived now", fontsize=16)
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
-    bar.set_label("probability", fontsize=13)
-    bar.ax.tick_params(labelsize=11)
+    bar.set_label("probability", fontsize=16)
+    bar.ax.tick_params(labelsize=14)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

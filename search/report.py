@@ -5,13 +5,13 @@ Nothing here changes a search: random draws have a generator of their own, and t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from engine.comparison import Curve
+from engine.comparison import ACCURACY_CHARTS, Curve
 from engine.config import config_text
 from engine.graph import graph_of
 from engine.metrics import MetricsLog, accuracy_curves
@@ -114,25 +114,22 @@ def log_begin(log: MetricsLog, plan: Plan, out: Path) -> None:
     log.hyperparameters(str(out), hyperparameters(plan.config, plan.limits))
 
 
-def charts(limits: Sequence[Limit]) -> dict[str, dict[str, list[str]]]:
+def charts(limits: Sequence[Limit]) -> dict[str, Mapping[str, tuple[str, ...]]]:
     """Of each limit what is expected, asked and derived in one chart, and lambda in the chart beside it.
 
     TensorBoard takes tags for patterns, which it looks for at the beginning of a tag.
     """
-    pairs: dict[str, list[str]] = {}
+    pairs: dict[str, tuple[str, ...]] = {}
     for name, limit in zip(limit_names(limits), limits, strict=True):
         pattern = "".join(c if c.isalnum() or c in "_/" else f"\\{c}" for c in name)
-        pairs[f"{name} [{limit.unit}]: expected, target, derived"] = [f"(expected|target|derived)/{pattern}$"]
-        pairs[f"{name}: lambda"] = [f"lambda/{pattern}$"]
+        pairs[f"{name} [{limit.unit}]: expected, target, derived"] = (f"(expected|target|derived)/{pattern}$",)
+        pairs[f"{name}: lambda"] = (f"lambda/{pattern}$",)
     return {
         "limits": pairs,
-        "accuracy": {
-            "top-1 [%]: sampled networks in training, derived network in validation": ["(train|derived)/top1$"],
-            "loss [nats]: likewise": ["(train|derived)/loss$"],
-        },
+        "accuracy": ACCURACY_CHARTS,
         "alpha": {
-            "undecided (1) to decided (0)": ["arch/relative_entropy$"],
-            "probability of skip by stage": ["skip/"],
+            "undecided (1) to decided (0)": ("arch/relative_entropy$",),
+            "probability of skip by stage": ("skip/",),
         },
     }
 
@@ -183,7 +180,7 @@ def log_evaluation(
     log.image(step, "arch/probabilities", probabilities_picture(p.numpy(), space, architecture.paths, limits))
     log.histogram(step, "arch/alpha", alpha[mask].numpy())
     for edge, row, real in zip(space.searchable, p, mask, strict=True):
-        log.histogram(step, f"probability/{edge.name}", row[real].numpy(), bins=20, span=(0, 1))
+        log.histogram(step, f"probability/{edge.name}", row[real].numpy(), bins=20)
     random = generator(plan.config.run.seed, SAMPLED_COSTS, step)
     sampled = [sample_paths(alpha, mask, random) for _ in range(SAMPLES)]
     for name, limit in zip(limit_names(limits), limits, strict=True):

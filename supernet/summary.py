@@ -19,8 +19,8 @@ NO_CONSTANTS: Mapping[str, float] = MappingProxyType({})
 
 
 def with_unit(number: float) -> str:
-    """Three digits and k, M or G: `1.23 M`; a number below 1000 as it is."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    """Three digits and k, M, G or T: `1.23 M`; a number below 1000 as it is."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size * 0.9995:  # 999,600 is 1.00 M in three digits
             return f"{number / size:#.3g} {unit}".replace(". ", " ")
     return f"{number:.3g}"
