@@ -1,4 +1,4 @@
-"""The run folder: config.yaml, metrics.jsonl, tensorboard/, checkpoints/, results."""
+"""The run folder: config.yaml, metrics.jsonl, event files, checkpoints/, results."""
 
 from __future__ import annotations
 

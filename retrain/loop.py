@@ -66,7 +66,7 @@ def run_retrain(
     overrides: Sequence[str] = (),
     group: Group = ALONE,
 ) -> RetrainResult:
-    """Train an architecture as a YAML file says; write config.yaml, metrics, tensorboard/, checkpoints/, result.json.
+    """Train an architecture as a YAML file says; write config.yaml, curves, checkpoints/, result.json.
 
     The processes of `group` share every batch; the first one writes. Raises UserError where something the user can
     mend is wrong.

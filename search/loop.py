@@ -74,7 +74,7 @@ class SearchResult:
 def run_search(
     config_path: Path, out: Path, *, resume: bool = False, overrides: Sequence[str] = (), group: Group = ALONE
 ) -> SearchResult:
-    """Search as a YAML file says and write config.yaml, metrics.jsonl, tensorboard/, checkpoints/, architecture.json
+    """Search as a YAML file says and write config.yaml, metrics.jsonl, an event file, checkpoints/, architecture.json
     and result.json.
 
     The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError, TableError,
