@@ -19,7 +19,7 @@ def graph_of(network: nn.Module, images: Tensor, names: Mapping[str, str]) -> Gr
     """Run `network` once on `images` in eval mode and record what it calls.
 
     The network is left with hooks and in eval mode, so give one that is not needed any more. names: what modules are
-    called in place of their own dotted names, e.g. {"edges.3": "1.0.mbconv_k3_e6"}.
+    called in place of their own dotted names, e.g. {"edges.3": "stage1/0.mbconv_k3_e6"}.
     """
     recorder = _Recorder(images, {id(p): name for name, p in network.named_parameters()})
     for dotted, module in network.named_modules():
@@ -32,7 +32,7 @@ def graph_of(network: nn.Module, images: Tensor, names: Mapping[str, str]) -> Gr
 
 
 def _called(dotted: str, names: Mapping[str, str]) -> str:
-    """`edges.3.op.project` -> `1.0.mbconv_k3_e6/op/project`."""
+    """`edges.3.op.project` -> `stage1/0.mbconv_k3_e6/op/project`."""
     for module, name in names.items():
         if dotted == module or dotted.startswith(f"{module}."):
             return "/".join((name, *dotted[len(module) + 1 :].split("."))).rstrip("/")

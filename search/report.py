@@ -61,7 +61,7 @@ CURVES = {
     "derived/top5": Curve("%", "Its share of validation images whose class is among the five likeliest."),
     "derived/<limit>": Curve(LIMITS_UNIT, "Cost of the network that would be derived now."),
     "arch/probabilities": Curve(
-        "", "softmax(alpha): a row per edge, a column per candidate; framed is what would be derived now."
+        "", "softmax(alpha): a column per edge, a row per candidate; framed is what would be derived now."
     ),
     "arch/alpha": Curve("", "Distribution of all entries of alpha."),
     "probability/<edge>": Curve(

@@ -25,12 +25,9 @@ class Network(Chain):
 
     @property
     def reading_names(self) -> dict[str, str]:
-        """What a reader calls each edge's module: {"edges.3": "1.0.mbconv_k3_e6"}, of stage1.0.
-
-        Short, since TensorBoard cuts off the names in its graph after 18 letters.
-        """
+        """What a reader calls each edge's module, grouped by stage: {"edges.3": "stage1/0.mbconv_k3_e6"}."""
         pairs = zip(self.architecture.space.edges, self.architecture.names, strict=True)
-        return {f"edges.{i}": f"{edge.name.removeprefix('stage')}.{op}" for i, (edge, op) in enumerate(pairs)}
+        return {f"edges.{i}": f"{edge.name.replace('.', '/')}.{op}" for i, (edge, op) in enumerate(pairs)}
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)
