@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from engine.errors import OF_THE_SYSTEM, ConfigError, UserError
 
@@ -31,30 +31,12 @@ class WriteError(UserError):
     """A file that cannot be written: the disk is full, a limit of the system is reached, or the place is forbidden."""
 
 
-def read_bytes(
-    path: Path, expected: str, error: type[UserError] = ConfigError, most: int = MOST_TEXT_BYTES, missing: str = ""
-) -> bytes:
-    """The content of a regular file of at most `most` bytes.
-
-    expected: what the file should be, e.g. "a latency table", for the line of an error. missing: what to say instead of
-    it if there is no such file; the nearest path that exists follows. Raises `error` in one line: no such file, a
-    folder, a device, too large, a loop of links, not readable; UserError if the system has no more files to open.
-    """
+@contextlib.contextmanager
+def opened(path: Path, expected: str, error: type[UserError] = ConfigError, missing: str = "") -> Iterator[BinaryIO]:
+    """A regular file of any size, open for reading. Errors: see read_bytes, those of reading in the block included."""
     try:
         # Opening a pipe without a writer would wait for one
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                what = "a folder" if stat.S_ISDIR(status.st_mode) else "a device or a pipe"
-                raise error(f"{path}: is {what}; expected {expected}")
-            with open(descriptor, "rb", closefd=False) as file:
-                # As much memory as the file needs; the system's own files (/proc) have a size of 0
-                content = file.read(min(most, status.st_size) + 1)
-                if len(content) > status.st_size:
-                    content += file.read(most + 1 - len(content))
-        finally:
-            os.close(descriptor)
     except FileNotFoundError:
         raise error(f"{path}: no such file; {missing or f'expected {expected}'}{nearest_path(path)}") from None
     except ValueError:  # a NUL character
@@ -64,6 +46,34 @@ def read_bytes(
             remedy = _REMEDIES[problem.errno]
             raise UserError(f"{path}: cannot be read ({reason_of(problem)}); {remedy}") from None
         raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+            raise error(f"{path}: is {what}; expected {expected}")
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
+    finally:
+        os.close(descriptor)
+
+
+def read_bytes(
+    path: Path, expected: str, error: type[UserError] = ConfigError, most: int = MOST_TEXT_BYTES, missing: str = ""
+) -> bytes:
+    """The content of a regular file of at most `most` bytes.
+
+    expected: what the file should be, e.g. "a latency table", for the line of an error. missing: what to say instead of
+    it if there is no such file; the nearest path that exists follows. Raises `error` in one line: no such file, a
+    folder, a device, too large, a loop of links, not readable; UserError if the system has no more files to open.
+    """
+    with opened(path, expected, error, missing) as file:
+        # As much memory as the file needs; the system's own files (/proc) have a size of 0
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(min(most, size) + 1)
+        if len(content) > size:
+            content += file.read(most + 1 - len(content))
     if len(content) > most:
         raise error(f"{path}: has more than {most >> 20} MB; expected {expected}")
     return content
@@ -202,14 +212,15 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     """`with replacing(path) as temporary`: write `temporary`, and it replaces `path` once the block has ended well.
 
     It lies in the same folder under a name that nobody can predict, is private until complete, and then has the
     permissions that the file it replaces has, or those that the umask gives to a new file. It goes if the block raises.
+    name: what its name holds, if not that of `path`, for files that other programs find by a part of their name.
     Raises WriteError where the system refuses.
     """
-    temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
+    temporary = path.parent / f".{(name or path.name)[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
     try:
         with writing(path):
             # O_EXCL: never a file or a link that somebody has put there

@@ -1,106 +1,193 @@
-"""Curves: metrics.jsonl and TensorBoard files with the same scalars, and a resume that leaves no duplicate points."""
+"""Curves: metrics.jsonl and TensorBoard's event files with the same scalars, and all else that TensorBoard shows."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
-from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from PIL import Image
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as layouts
+from tensorboard.plugins.histogram import metadata as histograms
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
+from tensorboard.plugins.image import metadata as images
+from tensorboard.plugins.scalar import metadata as scalars
+from tensorboard.plugins.text import metadata as texts
+from tensorboard.util import tensor_util
 
-from engine.files import fsync_folder, write_atomically
+from engine.comparison import FINAL, HYPERPARAMETERS, Curve
+from engine.event_files import EventFile, write_all
+from engine.files import writing
+from engine.truncation import event_paths, truncate_events, truncate_lines
+
+MOST_COLOURS = 256
+
+
+UNDESCRIBED = Curve("", "")
+NO_CURVES: Mapping[str, Curve] = MappingProxyType({})
+
+
+def accuracy_curves(group: str, found: Sequence[float], classes: int) -> dict[str, float]:
+    """`<group>/loss`, `/top1` and, where there are more than five classes, `/top5`; found: these three."""
+    loss, top1, top5 = found
+    values = {f"{group}/loss": loss, f"{group}/top1": top1}
+    return values | ({f"{group}/top5": top5} if classes > 5 else {})
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl` (one object a line: step and tags) and `tensorboard/` into a run folder.
+    """Writes `metrics.jsonl` (one object a line: step and tags) and an event file into a run folder.
 
     resume_step: continue from the checkpoint of that step; later points, which the resumed run will make again, are
-    removed from both first. None begins anew.
+    removed from both first. None begins anew. curves: what each tag means.
     """
 
-    def __init__(self, folder: Path, *, resume_step: int | None):
-        jsonl, events = folder / "metrics.jsonl", folder / "tensorboard"
+    def __init__(self, folder: Path, *, resume_step: int | None, curves: Mapping[str, Curve] = NO_CURVES):
+        self._path = folder / "metrics.jsonl"
         if resume_step is not None:
-            _truncate_jsonl(jsonl, resume_step)
-            _truncate_events(events, resume_step)
+            truncate_lines(self._path, resume_step)
+            truncate_events(folder, resume_step, _is_of_the_end)
         else:
-            for path in events.glob("events.out.tfevents.*"):
-                path.unlink()
-        self._jsonl = jsonl.open("a" if resume_step is not None else "w", encoding="utf-8")
-        self._writer = SummaryWriter(str(events))
+            with writing(folder):
+                for path in event_paths(folder):
+                    path.unlink()
+        with writing(self._path):
+            self._jsonl = self._path.open("ab" if resume_step is not None else "wb", buffering=0)
+        self._events = EventFile(folder)
+        self._curves = curves
+        self._described: set[str] = set()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One point per tag. JSON has no NaN or infinity: they become null there."""
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
-        self._jsonl.write(json.dumps({"step": step, **finite}) + "\n")
-        self._jsonl.flush()
-        for tag, value in values.items():
-            self._writer.add_scalar(tag, value, step)
+        with writing(self._path):
+            write_all(self._jsonl.fileno(), (json.dumps({"step": step, **finite}) + "\n").encode())
+        self._write(step, *(self._scalar(tag, value) for tag, value in values.items()))
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
-        """pixels (height, width, 3) uint8."""
-        self._writer.add_image(tag, pixels, step, dataformats="HWC")
+        """pixels (height, width, 3) uint8; kept with at most 256 colours."""
+        encoded = io.BytesIO()
+        picture = Image.fromarray(pixels).quantize(MOST_COLOURS)
+        picture.save(encoded, format="PNG", optimize=True)
+        height, width, _ = pixels.shape
+        content = np.array([str(width).encode(), str(height).encode(), encoded.getvalue()], dtype=np.object_)
+        self._write(step, self._value(images, tag, tensor_util.make_tensor_proto(content)))
 
-    def text(self, tag: str, text: str) -> None:
-        """Markdown for TensorBoard's text page, at step 0; a resume keeps it, so write it when a run begins."""
-        self._writer.add_text(tag, text, 0)
+    def text(self, tag: str, text: str, step: int = 0) -> None:
+        """Markdown. A resume keeps what was written at step 0."""
+        self._write(step, self._value(texts, tag, tensor_util.make_tensor_proto(text, dtype=np.object_)))
+
+    def histogram(self, step: int, tag: str, values: np.ndarray, bins: int = 30) -> None:
+        """The distribution of the finite ones of `values`, in bins of equal width from the smallest to the largest."""
+        values = values[np.isfinite(values)]
+        if len(values) and np.ptp(values) > 0:
+            numbers, edges = np.histogram(values, bins=bins)
+            buckets = np.stack([edges[:-1], edges[1:], numbers], axis=1)  # (bins, 3): left, right, how many
+        else:
+            buckets = np.array([[values[0], values[0], len(values)]]) if len(values) else np.empty((0, 3))
+        self._write(step, self._value(histograms, tag, tensor_util.make_tensor_proto(buckets.astype(np.float64))))
+
+    def charts(self, layout: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """The page CUSTOM SCALARS: {heading: {title of a chart: patterns of the tags that it shows}}."""
+        categories = [
+            layout_pb2.Category(
+                title=heading,
+                chart=[
+                    layout_pb2.Chart(title=title, multiline=layout_pb2.MultilineChartContent(tag=patterns))
+                    for title, patterns in of_heading.items()
+                ],
+            )
+            for heading, of_heading in layout.items()
+        ]
+        content = layout_pb2.Layout(category=categories).SerializeToString()
+        tensor = tensor_util.make_tensor_proto(content, dtype=np.object_)
+        metadata = layouts.create_summary_metadata()
+        self._write(0, Summary.Value(tag=layouts.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=metadata))
+
+    def hyperparameters(self, run: str, values: Mapping[str, float | str]) -> None:
+        """The run's row of the page HPARAMS, called `run`. values: of engine.comparison.HYPERPARAMETERS."""
+        kinds = {float: api_pb2.DATA_TYPE_FLOAT64, str: api_pb2.DATA_TYPE_STRING}
+        columns = [
+            # The page shows at first the columns that are said to differ
+            api_pb2.HParamInfo(name=name, type=kinds[h.kind], description=h.meaning, differs=h.prominent)
+            for name, h in HYPERPARAMETERS.items()
+        ]
+        metrics = [
+            api_pb2.MetricInfo(
+                name=api_pb2.MetricName(tag=tag), display_name=f"{tag} [{curve.unit}]", description=curve.meaning
+            )
+            for tag, curve in FINAL.items()
+        ]
+        start = SessionStartInfo(group_name=run, start_time_secs=time.time())
+        for name, value in values.items():
+            setattr(start.hparams[name], "string_value" if isinstance(value, str) else "number_value", value)
+        experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
+        tags = hparams_metadata.EXPERIMENT_TAG, hparams_metadata.SESSION_START_INFO_TAG
+        contents = HParamsPluginData(experiment=experiment), HParamsPluginData(session_start_info=start)
+        self._write(0, *map(_of_hparams, tags, contents))
+
+    def final(self, step: int, values: Mapping[str, float]) -> None:
+        """The figures that the page HPARAMS compares: of engine.comparison.FINAL. Ends the run's row there.
+
+        Not in metrics.jsonl: result.json has them. All that the end of a run writes is removed by a resume, which
+        writes it again.
+        """
+        self._write(step, *(self._scalar(tag, value) for tag, value in values.items()))
+        end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
+        self._write(step, _of_hparams(hparams_metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)))
+
+    def graph(self, graph: GraphDef) -> None:
+        """The page GRAPHS. Also of the end of a run."""
+        self._events.write(Event(graph_def=graph.SerializeToString()))
 
     def flush(self) -> None:
         """Everything so far to the disk. Called before each checkpoint, so that a resume never lacks a point."""
-        self._jsonl.flush()
-        os.fsync(self._jsonl.fileno())
-        self._writer.flush()
+        with writing(self._path):
+            os.fsync(self._jsonl.fileno())
+        self._events.flush()
 
     def close(self) -> None:
         self._jsonl.close()
-        self._writer.close()
+        self._events.close()
+
+    def _write(self, step: int, *values: Summary.Value) -> None:
+        self._events.write(Event(summary=Summary(value=values)), step)
+
+    def _scalar(self, tag: str, value: float) -> Summary.Value:
+        # As a tensor: TensorBoard's fast reader ignores the description beside a `simple_value`
+        return self._value(scalars, tag, tensor_util.make_tensor_proto(np.float32(value)))
+
+    def _value(self, plugin, tag: str, tensor: TensorProto) -> Summary.Value:  # type: ignore[no-untyped-def]
+        return Summary.Value(tag=tag, tensor=tensor, metadata=self._metadata(plugin, tag))
+
+    def _metadata(self, plugin, tag: str) -> SummaryMetadata | None:  # type: ignore[no-untyped-def]
+        """TensorBoard takes it from the first point of each tag."""
+        if tag in self._described:
+            return None
+        self._described.add(tag)
+        curve = self._curves.get(tag) or FINAL.get(tag, UNDESCRIBED)
+        return plugin.create_summary_metadata(display_name="", description=curve.description)
 
 
-def _truncate_jsonl(path: Path, step: int) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            break  # the half line of a killed process; nothing can follow it
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    write_atomically(path, "".join(kept))
+def _of_hparams(tag: str, content: HParamsPluginData) -> Summary.Value:
+    metadata = hparams_metadata.create_summary_metadata(content)
+    return Summary.Value(tag=tag, metadata=metadata, tensor=hparams_metadata.NULL_TENSOR)
 
 
-def _truncate_events(folder: Path, step: int) -> None:
-    """Rewrite all event files as one that ends at `step`.
-
-    TensorBoard can hide points after a restart, but other readers of the files would still see them twice.
-    """
-    # Readers take the files in the order of their names, events.out.tfevents.<second>.<host>.<pid>.<count>: the zeros
-    # sort before every writer of this process or a later one, whatever its clock, host and pid.
-    kept = folder / "events.out.tfevents.0000000000.kept"
-    old = sorted(folder.glob("events.out.tfevents.*"))
-    if not old:
-        return
-    temporary = folder / ".kept.tmp"
-    seen = set()
-    with temporary.open("wb") as file:
-        writer = RecordWriter(file)
-        for path in old:
-            for raw in RawEventFileLoader(str(path)).Load():  # up to the half record of a killed process
-                # A record can be there twice if an earlier resume was killed between the two steps below
-                if raw not in seen and Event.FromString(raw).step <= step:
-                    writer.write(raw)
-                    seen.add(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, kept)
-    fsync_folder(folder)
-    for path in old:
-        if path != kept:
-            path.unlink()
+def _is_of_the_end(event: Event) -> bool:
+    """Whether the end of a run writes an event of this kind: final figures, the graph."""
+    tags = [value.tag for value in event.summary.value]
+    ended = any(tag.startswith("final/") or tag == hparams_metadata.SESSION_END_INFO_TAG for tag in tags)
+    return ended or bool(event.graph_def)

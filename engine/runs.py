@@ -1,4 +1,4 @@
-"""The run folder: config.yaml, inputs.json, metrics.jsonl, tensorboard/, checkpoints/, results."""
+"""The run folder: config.yaml, inputs.json, metrics.jsonl, event files, checkpoints/, results."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from pydantic import BaseModel
 
 from engine.config import config_text, differences, load_config
 from engine.errors import ConfigError
+from engine.event_files import PATTERN
 from engine.files import remove_stale, write_atomically
 from engine.inputs import FILE, Inputs, record, refuse_other_inputs
 
 log = logging.getLogger("engine")
 
-TRACES = ("checkpoints", "metrics.jsonl", "tensorboard")
-"""What a run leaves once it has begun. A start that failed before its first step leaves config.yaml and inputs.json."""
+_TRACES = ("checkpoints", "metrics.jsonl", PATTERN, "tensorboard")
+"""What a run leaves once it has begun, as patterns of names; the last one is of earlier versions. A start that failed
+before its first step leaves config.yaml and inputs.json."""
+
+
+def _traces(out: Path) -> list[Path]:
+    return [path for pattern in _TRACES for path in sorted(out.glob(pattern))]
 
 
 def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:
@@ -26,7 +32,7 @@ def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:
 
 def run_begun(out: Path) -> bool:
     """Whether a folder holds a run. A start that failed before its first step leaves no run yet."""
-    return any((out / trace).exists() for trace in TRACES) and (out / "config.yaml").exists()
+    return bool(_traces(out)) and (out / "config.yaml").exists()
 
 
 def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
@@ -55,14 +61,14 @@ def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: boo
             raise ConfigError(f"--out {out}: holds a run already; continue it with --resume, or choose another folder")
         refuse_changes(out, resolved)
         refuse_other_inputs(out, inputs)
-        for folder in (out, *(out / trace for trace in TRACES)):
-            if folder.is_dir():
-                remove_stale(folder)
+        for folder in (out, *filter(Path.is_dir, _traces(out))):
+            remove_stale(folder)
         return
     if not config_file.exists():
-        for trace in TRACES:
-            if (out / trace).exists():
-                raise ConfigError(f"--out {out}: has {trace} but no config.yaml; put it back, or choose another folder")
+        if traces := _traces(out):
+            raise ConfigError(
+                f"--out {out}: has {traces[0].name} but no config.yaml; put it back, or choose another folder"
+            )
     elif not (out / FILE).exists():
         raise ConfigError(f"--out {out}: has a config.yaml that no run has written; choose another folder")
     if resume:

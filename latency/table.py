@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -294,15 +295,7 @@ class LatencyTable(Section):
             has = f"columns {', '.join(self.columns)}" if self.columns else "no columns beside latency"
             raise TableError(f"{where}: no column '{name}'; it has {has}; choose one of them as metric, or add it")
 
-        def price(layer: Layer, place: str) -> float:
-            if layer.is_skip:
-                return 0.0
-            value = column.values.get(f"{layer} @{place}", column.values.get(str(layer)))
-            if value is None:
-                raise TableError(f"{where}: columns.{name} has no value for '{layer}'; complete the column")
-            return value
-
-        cost = Cost.of_space(space, price, constant=column.constant)
+        cost = Cost.of_space(space, self.column_price(name, where), constant=column.constant)
         least, _ = cost.reachable
         if least <= 0:
             raise TableError(
@@ -310,6 +303,20 @@ class LatencyTable(Section):
                 f"{least:.4g} {column.unit}, expected more than 0; correct the constant or the values"
             )
         return cost
+
+    def column_price(self, name: str, where: str) -> Callable[[Layer, str], float]:
+        """What a layer on the edge of that name has in a column; `skip` has 0. TableError if the column lacks it."""
+        values = self.columns[name].values
+
+        def price(layer: Layer, place: str) -> float:
+            if layer.is_skip:
+                return 0.0
+            value = values.get(f"{layer} @{place}", values.get(str(layer)))
+            if value is None:
+                raise TableError(f"{where}: columns.{name} has no value for '{layer}'; complete the column")
+            return value
+
+        return price
 
 
 def prepare_table_file(path: Path) -> None:

@@ -18,15 +18,15 @@ from pydantic import Field
 from torch import nn
 
 from engine.checkpoints import FORMAT, Checkpoints, misfit
-from engine.config import Section, config_text, keys_of, load_config, naming, validate
+from engine.config import Section, keys_of, load_config, naming, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
-from engine.files import write_atomically
+from engine.files import read_json, write_atomically
 from engine.folder_lock import locked
 from engine.inputs import Inputs, of_file, of_images, recorded
 from engine.interrupts import interrupts_between_steps
-from engine.metrics import MetricsLog
+from engine.metrics import MetricsLog, accuracy_curves
 from engine.progress import Progress
 from engine.runs import open_run
 from engine.seeding import mix
@@ -47,6 +47,7 @@ from engine.training import (
 )
 from retrain.config import RetrainFile
 from retrain.data import images_for, own_files, preprocessing
+from retrain.report import CURVES, log_begin, log_end, predicted_latency
 from retrain.weights import SPACE_KEYS, in_words, layers_of, load_architecture, load_weights, refuse_other_network
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -74,7 +75,7 @@ def run_retrain(
     allow_modules: Collection[str] = (),
     group: Group = ALONE,
 ) -> RetrainResult:
-    """Train an architecture as a YAML file says; write config.yaml, metrics, tensorboard/, checkpoints/, result.json.
+    """Train an architecture as a YAML file says; write config.yaml, curves, checkpoints/, result.json.
 
     allow_modules: what the architecture's file may import, see `Architecture.from_json`. The processes of `group` share
     every batch; the first one writes. Raises UserError where something the user can mend is wrong.
@@ -82,13 +83,20 @@ def run_retrain(
     config = validate(RetrainFile, load_config(config_path, overrides), str(config_path))
     architecture = load_architecture(architecture_path, allow_modules)
     with naming(config_path, keys_of(RetrainFile)), naming(architecture_path, SPACE_KEYS):
-        return retrain(config, architecture, out, resume=resume, group=group)
+        predicted_ms = predicted_latency(read_json(architecture_path, "an architecture.json"))
+        return retrain(config, architecture, out, resume=resume, group=group, predicted_ms=predicted_ms)
 
 
 def retrain(
-    config: RetrainFile, architecture: Architecture, out: Path, *, resume: bool = False, group: Group = ALONE
+    config: RetrainFile,
+    architecture: Architecture,
+    out: Path,
+    *,
+    resume: bool = False,
+    group: Group = ALONE,
+    predicted_ms: float | None = None,
 ) -> RetrainResult:
-    """As run_retrain, from objects."""
+    """As run_retrain, from objects. predicted_ms: the network's latency by its search's table, shown in TensorBoard."""
     group.share_of(config.retrain.batch_size, "retrain.batch_size")
     device = prepare_device(config.run, group)
     group = group.on(device)
@@ -99,7 +107,7 @@ def retrain(
     group.check_same([len(images.train), zlib.crc32(images.train.labels.tobytes())], "the images of data.root")
     with locked(out) if group.first else nullcontext():
         group.from_first(lambda: open_run(out, resolved, inputs_of(config, architecture, images, out), resume=resume))
-        return _Retrain(config, architecture, images, device, out, resume, group).run()
+        return _Retrain(config, architecture, images, device, out, resume, group, predicted_ms).run()
 
 
 def inputs_of(config: RetrainFile, architecture: Architecture, images: Splits, out: Path) -> Inputs:
@@ -135,9 +143,11 @@ class _Retrain:
         out: Path,
         resume: bool,
         group: Group,
+        predicted_ms: float | None,
     ):
         self.config, self.architecture, self.images, self.device, self.out = config, architecture, images, device, out
-        self.group = group
+        self.group, self.predicted_ms = group, predicted_ms
+        self.classes = architecture.space.config.classes
         settings, run = config.retrain, config.run
         self.checkpoints = Checkpoints(out / "checkpoints")
         newest = group.from_first(self.checkpoints.resume) if resume else None
@@ -180,9 +190,10 @@ class _Retrain:
             raise CheckpointError(f"{self.checkpoints.folder}, step {self.step}: this training has {self.steps} steps")
         self.autocast = partial(autocast, run, device)
         # last: where anything above is refused, the folder stays one without a run
-        self.metrics = MetricsLog(out, resume_step=self.step if newest else None) if group.first else None
+        resume_step = self.step if newest else None
+        self.metrics = MetricsLog(out, resume_step=resume_step, curves=CURVES) if group.first else None
         if self.metrics and not newest:
-            self.metrics.text("config", f"```yaml\n{config_text(config)}```")
+            log_begin(self.metrics, config, architecture, out)
 
     def run(self) -> RetrainResult:
         settings, run, group = self.config.retrain, self.config.run, self.group
@@ -205,7 +216,7 @@ class _Retrain:
                     self.step += 1
                     if self.step == 1 or self.step % run.log_every == 0 or self.step == self.steps:
                         means = group.mean_of(torch.stack([loss, *accuracy(logits, batch.labels)]))
-                        scalars = dict(zip(("train/loss", "train/top1", "train/top5"), means.tolist(), strict=True))
+                        scalars = accuracy_curves("train", means.tolist(), self.classes)
                         scalars |= {"lr/weights": lr, "speed/images_per_second": throughput.per_second()}
                         check_finite(scalars["train/loss"], self.step)
                         if self.metrics:
@@ -217,6 +228,9 @@ class _Retrain:
                         raise Interrupted(signal, f"step {self.step} of {self.steps} is saved")
             # a finished run that is resumed has no step left to do
             final = self.test.of if self.test and self.test.step == self.steps else self._test()
+            if self.metrics:
+                log_end(self.metrics, self.step, self.architecture, final, self.predicted_ms)
+                self.metrics.flush()
         finally:
             self.stream.close()
             if self.metrics:
@@ -240,9 +254,9 @@ class _Retrain:
         if evaluated:
             test = self._test()
             self.test = _Tested(self.step, test)
-            scalars = {"test/loss": test.loss, "test/top1": test.top1, "test/top5": test.top5}
             if self.metrics:
-                self.metrics.scalars(self.step, scalars)
+                figures = accuracy_curves("test", (test.loss, test.top1, test.top5), self.classes)
+                self.metrics.scalars(self.step, figures)
         if evaluated or self.step % run.checkpoint_every == 0:
             check_finite(float(self.group.mean_of(loss)), self.step)  # a ruined state must not push good ones out
             self._save()

@@ -2,7 +2,7 @@
 
     python scripts/run_retrain.py configs/retrain/imagenet.yaml --architecture runs/cpu/architecture.json --out runs/r
 
-Writes config.yaml, metrics.jsonl, tensorboard/, checkpoints/ and result.json into --out.
+Writes config.yaml, curves (metrics.jsonl and, for TensorBoard, an event file), checkpoints/ and result.json into --out.
 Several processes or machines: torchrun --nproc-per-node 8 scripts/run_retrain.py ... (docs/cluster.md)
 """
 

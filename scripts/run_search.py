@@ -1,6 +1,7 @@
 """Search an architecture:  python scripts/run_search.py configs/search/imagenet_cpu.yaml --out runs/cpu
 
-Writes config.yaml (resolved), metrics.jsonl, tensorboard/, checkpoints/ and architecture.json into --out.
+Writes config.yaml (resolved), curves (metrics.jsonl and, for TensorBoard, an event file), checkpoints/,
+architecture.json and result.json into --out.
 Several processes or machines: torchrun --nproc-per-node 8 scripts/run_search.py ... (docs/cluster.md)
 """
 

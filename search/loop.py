@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from engine.checkpoints import FORMAT, Checkpoints, misfit
-from engine.config import config_text, keys_of, load_config, naming, validate
+from engine.config import keys_of, load_config, naming, validate
 from engine.data import BatchStream
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
@@ -23,7 +23,7 @@ from engine.files import write_atomically
 from engine.folder_lock import locked
 from engine.inputs import of_images
 from engine.interrupts import interrupts_between_steps
-from engine.metrics import MetricsLog
+from engine.metrics import MetricsLog, accuracy_curves
 from engine.progress import Progress, Report, Stages, silent
 from engine.quantities import quantity
 from engine.runs import open_run, refuse_changes, run_begun
@@ -50,7 +50,7 @@ from search.own import own_files
 from search.peak import PeakLimit
 from search.plan import Plan
 from search.program import UnfinishedError
-from search.report import architecture_scalars, log_picture
+from search.report import architecture_scalars, curves_of, log_alpha, log_begin, log_end, log_evaluation
 from search.result import ResultFile, load_result, result_of, write_architecture
 from search.scoring import open_parts, score
 from search.state import (
@@ -84,7 +84,7 @@ class SearchResult:
 def run_search(
     config_path: Path, out: Path, *, resume: bool = False, overrides: Sequence[str] = (), group: Group = ALONE
 ) -> SearchResult:
-    """Search as a YAML file says and write config.yaml, metrics.jsonl, tensorboard/, checkpoints/, architecture.json
+    """Search as a YAML file says and write config.yaml, metrics.jsonl, an event file, checkpoints/, architecture.json
     and result.json.
 
     The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError, TableError,
@@ -181,9 +181,11 @@ class Search:
         self.alarm = CollapseAlarm(strength_of(config.search.loss), self.state.told)
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
-        self.metrics = MetricsLog(out, resume_step=self.state.step if newest else None) if group.first else None
+        curves = curves_of(plan.space, plan.limits, plan.peak)
+        resume_step = self.state.step if newest else None
+        self.metrics = MetricsLog(out, resume_step=resume_step, curves=curves) if group.first else None
         if self.metrics and not newest:
-            self.metrics.text("config", f"```yaml\n{config_text(config)}```")
+            log_begin(self.metrics, plan, out)
 
     def run(self) -> SearchResult:
         plan, state, group = self.plan, self.state, self.group
@@ -232,7 +234,7 @@ class Search:
         if step == 0 or state.step % run.log_every == 0 or self._ended:
             group.check_same(state.alpha.tolist(), f"alpha at step {state.step}")
             means = group.mean_of(torch.stack([loss, *accuracy(logits, batch.labels)]))
-            scalars = dict(zip(("train/loss", "train/top1", "train/top5"), means.tolist(), strict=True))
+            scalars = accuracy_curves("train", means.tolist(), plan.space.config.classes)
             scalars |= {"lr/weights": plan.lr(step), "lr/arch": plan.arch_lr(step)}
             scalars |= {"speed/images_per_second": self.throughput.per_second()}
             scalars |= figures | architecture_scalars(state, plan.limits) | self._signs()
@@ -364,18 +366,14 @@ class Search:
         """Curves of the network that would be derived now. Leaves no trace in the supernet or in any stream."""
         plan = self.plan
         paths = self.group.from_first(lambda: self._derived_now(report))
-        values: dict[str, float] = {}
-        if paths is not None:
-            found = self.score(Architecture(plan.space, paths), report, "evaluating")
-            values = {"derived/loss": found.loss, "derived/top1": found.top1, "derived/top5": found.top5}
-            for name, limit in zip(limit_names(plan.limits), plan.limits, strict=True):
-                values[f"derived/{name}"] = limit.cost.of(paths)
-            if plan.peak:
-                values[f"derived/{plan.peak.metric}"] = plan.peak.of(paths)
-        if self.metrics:
-            if values:
-                self.metrics.scalars(step, values)
-            log_picture(self.metrics, step, self.state)
+        if paths is None:
+            if self.metrics:
+                log_alpha(self.metrics, step, self.state, plan)
+        else:
+            architecture = Architecture(plan.space, paths)
+            found = self.score(architecture, report, "evaluating")
+            if self.metrics:
+                log_evaluation(self.metrics, step, self.state, plan, architecture, found)
         self.throughput = Throughput()  # training speed, without the time that this took
 
     def _derived_now(self, report: Report) -> tuple[int, ...] | None:
@@ -433,5 +431,8 @@ class Search:
             architecture, plan.limits, plan.peak, state.alpha, measured, scored, notes=notes, seed=plan.config.run.seed,
             steps=state.step, seconds=time.monotonic() - self.began, resumed_at=self.resumed_at,
         )  # fmt: skip
+        if self.metrics:
+            log_end(self.metrics, state.step, architecture, plan.limits, figures)
+            self.metrics.flush()
         # last: where it exists, the search has ended
         write_atomically(self.out / "result.json", figures.model_dump_json(indent=2) + "\n")

@@ -1,19 +1,98 @@
-"""What a search tells while it runs: curves, and a picture of the path probabilities."""
+"""What TensorBoard shows of a search: curves, the network that would be derived now, pictures, figures to compare.
+
+Nothing here changes a search: random draws have a generator of their own, and the graph is of a fresh network.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+import torch
 
-from engine.metrics import MetricsLog
-from search.limits import Limit, limit_names
+from engine.comparison import ACCURACY_CHARTS, Curve
+from engine.config import config_text
+from engine.graph import graph_of
+from engine.metrics import MetricsLog, accuracy_curves
+from engine.seeding import generator
+from engine.training import Evaluation
+from search.config import SearchFile
+from search.limits import Limit, Source, limit_names
 from search.objective import expected_cost
-from search.state import SearchState
-from supernet.alpha import entropy, mask_of, probabilities
-from supernet.space import Space
+from search.peak import PeakLimit
+from search.picture import probabilities_picture
+from search.plan import Plan
+from search.result import ResultFile
+from search.state import SAMPLED_COSTS, SearchState
+from supernet.alpha import entropy, mask_of, probabilities, sample_paths
+from supernet.architecture import Architecture
+from supernet.network import Network
+from supernet.space import Layer, Space
+from supernet.summary import as_markdown, table_of
+
+LIMITS_UNIT = "(the limit's)"
+CURVES = {
+    "train/loss": Curve("nats", "Cross entropy of the sampled networks on training batches, label smoothing included."),
+    "train/top1": Curve("%", "Accuracy of the sampled networks on training batches."),
+    "train/top5": Curve("%", "Share of training images whose class is among the five likeliest."),
+    "lr/weights": Curve("", "Learning rate of the weights."),
+    "lr/arch": Curve("", "Learning rate of alpha; 0 in the warm-up."),
+    "speed/images_per_second": Curve("images/s", "Speed of the training, without evaluations."),
+    "arch/entropy": Curve("nats", "Entropy of alpha, the mean over the edges: 0 where one candidate has all."),
+    "arch/relative_entropy": Curve("", "Entropy of alpha over the largest possible: 1 undecided, 0 decided."),
+    "arch/ce": Curve("nats", "Cross entropy in architecture steps, on validation batches."),
+    "arch/reward": Curve("", "REINFORCE: mean reward of the sampled networks."),
+    "arch/top1": Curve("%", "REINFORCE: mean accuracy of the sampled networks on a validation batch."),
+    "arch/gradient": Curve("", "REINFORCE: norm of the policy gradient."),
+    "arch/terms": Curve("", "What search.entropy and search.terms add to the loss of alpha."),
+    "arch/ce_over_limits": Curve(
+        "",
+        "Norm of the cross entropy's share of alpha's gradient over that of the limits, the mean since the last point.",
+    ),
+    "skip/<stage>": Curve("", "Probability of `skip`, the mean over the edges of the stage that have it."),
+    "expected/<limit>": Curve(LIMITS_UNIT, "Cost expected over the networks that alpha draws."),
+    "target/<limit>": Curve(LIMITS_UNIT, "The bound that the expected cost is brought to, or kept below."),
+    "lambda/<limit>": Curve("", "Multiplier of the limit in the loss of alpha; 0 in all forms but the lagrangian."),
+    "derived/loss": Curve(
+        "nats", "Validation loss of the network that would be derived now, with the supernet's weights."
+    ),
+    "derived/top1": Curve("%", "Validation accuracy of the network that would be derived now, likewise."),
+    "derived/top5": Curve("%", "Its share of validation images whose class is among the five likeliest."),
+    "derived/<limit>": Curve(LIMITS_UNIT, "Cost of the network that would be derived now."),
+    "arch/probabilities": Curve(
+        "", "softmax(alpha): a column per edge, a row per candidate; framed is what would be derived now."
+    ),
+    "arch/alpha": Curve("", "Distribution of all entries of alpha."),
+    "probability/<edge>": Curve(
+        "", "Distribution of the edge's path probabilities: all at 0 or 1 once it has decided."
+    ),
+    "sampled/<limit>": Curve(LIMITS_UNIT, "Distribution of the cost of 256 networks drawn from alpha."),
+    "architecture": Curve("", "The network that would be derived now: each layer's op, shapes and costs."),
+    "final/architecture": Curve("", "The derived network: each layer's op, shapes and costs."),
+    "config": Curve("", "The config of the run as given."),
+}
+"""Every tag that a search writes, but those of engine.comparison.FINAL, which retrainings have, too. `<limit>` is a
+limit's name, `<stage>` and `<edge>` those of a stage and a searchable edge."""
+
+SAMPLES = 256
+"""Networks behind a distribution of costs: a second for the largest space and a percent of the range of error."""
+
+
+def curves_of(space: Space, limits: Sequence[Limit], peak: PeakLimit | None) -> dict[str, Curve]:
+    """CURVES with the names of this search's limits, stages and edges, and their units."""
+    units: dict[str, str | None] = dict(zip(limit_names(limits), (limit.unit for limit in limits), strict=True))
+    names: dict[str, dict[str, str | None]] = {
+        "<limit>": units | ({peak.metric: peak.unit} if peak else {}),
+        "<stage>": dict.fromkeys(edge.stage for edge in space.searchable),
+        "<edge>": dict.fromkeys(edge.name for edge in space.searchable),
+    }
+    found = {}
+    for tag, curve in CURVES.items():
+        place = next((place for place in names if place in tag), None)
+        for name, unit in names[place].items() if place else [("", None)]:
+            found[tag.replace(place or "", name)] = Curve(unit or curve.unit, curve.meaning)
+    return found
 
 
 def architecture_scalars(state: SearchState, limits: Sequence[Limit]) -> dict[str, float]:
@@ -28,25 +107,138 @@ def architecture_scalars(state: SearchState, limits: Sequence[Limit]) -> dict[st
     return values
 
 
-def probabilities_picture(p: np.ndarray, space: Space) -> np.ndarray:
-    """A heat map, edges down, candidates across: uint8 (height, width, 3)."""
-    edges = space.searchable
-    figure = Figure(figsize=(1.5 + 0.9 * p.shape[1], 1.0 + 0.3 * p.shape[0]), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.imshow(np.where(space.mask, p, np.nan), vmin=0, vmax=1, cmap="viridis", aspect="auto")
-    for e, edge in enumerate(edges):
-        for i, name in enumerate(edge.candidates):
-            colour = "black" if p[e, i] > 0.6 else "white"
-            axes.text(i, e, f"{name}\n{p[e, i]:.2f}", ha="center", va="center", fontsize=5, color=colour)
-    axes.set_yticks(range(len(edges)), [edge.name for edge in edges], fontsize=6)
-    axes.set_xticks([])
-    axes.set_title("path probabilities", fontsize=8)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+def log_begin(log: MetricsLog, plan: Plan, out: Path) -> None:
+    """What stays the same during a search: its config, the charts of CUSTOM SCALARS, its row of HPARAMS."""
+    log.text("config", f"```yaml\n{config_text(plan.config)}```")
+    log.charts(charts(plan.limits))
+    log.hyperparameters(str(out), hyperparameters(plan.config, plan.limits))
 
 
-def log_picture(log: MetricsLog, step: int, state: SearchState) -> None:
-    space = state.net.space
-    p = probabilities(state.alpha.detach(), mask_of(space)).numpy()
-    log.image(step, "arch/probabilities", probabilities_picture(p, space))
+def charts(limits: Sequence[Limit]) -> dict[str, Mapping[str, tuple[str, ...]]]:
+    """Of each limit what is expected, asked and derived in one chart, and lambda in the chart beside it.
+
+    TensorBoard takes tags for patterns, which it looks for at the beginning of a tag.
+    """
+    pairs: dict[str, tuple[str, ...]] = {}
+    for name, limit in zip(limit_names(limits), limits, strict=True):
+        pattern = "".join(c if c.isalnum() or c in "_/" else f"\\{c}" for c in name)
+        pairs[f"{name} [{limit.unit}]: expected, target, derived"] = (f"(expected|target|derived)/{pattern}$",)
+        pairs[f"{name}: lambda"] = (f"lambda/{pattern}$",)
+    return {
+        "limits": pairs,
+        "accuracy": ACCURACY_CHARTS,
+        "alpha": {
+            "undecided (1) to decided (0)": ("arch/relative_entropy$",),
+            "probability of skip by stage": ("skip/",),
+        },
+    }
+
+
+def hyperparameters(config: SearchFile, limits: Sequence[Limit]) -> dict[str, float | str]:
+    """Of engine.comparison.HYPERPARAMETERS those that a search has."""
+    search = config.search
+    words = [f"{name} {_asked(limit)}" for name, limit in zip(limit_names(limits), limits, strict=True)]
+    values: dict[str, float | str] = {
+        "kind": "search", "data": config.data.name, "limits": ", ".join(words), "arch_update": search.arch_update,
+        "loss": search.resolved_reinforce.limits if search.arch_update == "reinforce" else search.resolved_loss.form,
+        "arch_lr": search.arch_lr, "epochs": search.epochs, "warmup_epochs": search.warmup_epochs,
+        "batch_size": search.batch_size, "lr": search.lr, "weight_decay": search.weight_decay,
+        "label_smoothing": search.label_smoothing, "seed": config.run.seed,
+    }  # fmt: skip
+    if limits:
+        values["bound"] = limits[0].bound
+    timed = first_on_latency(limits)
+    if timed is not None and limits[timed].sources:
+        values["device"] = ", ".join(source.table.device.name for source in limits[timed].sources)
+    return values
+
+
+def _asked(limit: Limit) -> str:
+    return f"{'at' if limit.at else 'below'} {limit.bound:.4g} {limit.unit}"
+
+
+def first_on_latency(limits: Sequence[Limit]) -> int | None:
+    return next((i for i, limit in enumerate(limits) if limit.metric == "latency"), None)
+
+
+def log_evaluation(
+    log: MetricsLog, step: int, state: SearchState, plan: Plan, architecture: Architecture, scored: Evaluation
+) -> None:
+    """The network that would be derived now, and alpha; see log_alpha."""
+    space, limits = plan.space, plan.limits
+    values = accuracy_curves("derived", (scored.loss, scored.top1, scored.top5), space.config.classes)
+    for name, limit in zip(limit_names(limits), limits, strict=True):
+        values[f"derived/{name}"] = limit.cost.of(architecture.paths)
+    if plan.peak:
+        values[f"derived/{plan.peak.metric}"] = plan.peak.of(architecture.paths)
+    log.scalars(step, values)
+    log.text("architecture", architecture_text(architecture, limits), step)
+    log_alpha(log, step, state, plan, architecture.paths)
+
+
+def log_alpha(
+    log: MetricsLog, step: int, state: SearchState, plan: Plan, derived: tuple[int, ...] | None = None
+) -> None:
+    """Alpha as a picture, in which `derived` is framed, and as distributions; the costs of networks drawn from it."""
+    space, limits = plan.space, plan.limits
+    mask = mask_of(space)
+    alpha = state.alpha.detach()
+    p = probabilities(alpha, mask)
+    log.image(step, "arch/probabilities", probabilities_picture(p.numpy(), space, derived, limits))
+    log.histogram(step, "arch/alpha", alpha[mask].numpy())
+    for edge, row, real in zip(space.searchable, p, mask, strict=True):
+        log.histogram(step, f"probability/{edge.name}", row[real].numpy(), bins=20)
+    random = generator(plan.config.run.seed, SAMPLED_COSTS, step)
+    sampled = [sample_paths(alpha, mask, random) for _ in range(SAMPLES)]
+    for name, limit in zip(limit_names(limits), limits, strict=True):
+        log.histogram(step, f"sampled/{name}", np.array([limit.cost.of(paths) for paths in sampled]))
+
+
+def log_end(
+    log: MetricsLog, step: int, architecture: Architecture, limits: Sequence[Limit], figures: ResultFile
+) -> None:
+    """The derived network: as text, as a graph, and its figures."""
+    log.text("final/architecture", architecture_text(architecture, limits), step)
+    network = Network(architecture)
+    config = architecture.space.config
+    images = torch.zeros(1, config.input_channels, config.input_size, config.input_size)
+    log.graph(graph_of(network, images, network.reading_names))
+    values = {"final/top1": figures.top1, "final/macs": figures.macs, "final/params": figures.params}
+    timed = first_on_latency(limits)
+    if timed is not None:
+        values["final/latency"] = figures.limits[timed].predicted
+        if measured := figures.limits[timed].measured:
+            values["final/measured"] = measured.median_ms
+    log.final(step, values)
+
+
+def architecture_text(architecture: Architecture, limits: Sequence[Limit]) -> str:
+    """Markdown: each layer with its costs, and each limit with what it is for this network."""
+    lines = [
+        f"- {name}: {limit.cost.of(architecture.paths):.4g} {limit.unit}, asked {_asked(limit)}"
+        for name, limit in zip(limit_names(limits), limits, strict=True)
+    ]
+    return "\n".join((as_markdown(table_of(architecture, *layer_costs(architecture, limits))), "", *lines))
+
+
+def layer_costs(architecture: Architecture, limits: Sequence[Limit]) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """What each layer costs in each table of the limits, and what a network costs once: columns of its summary."""
+    space = architecture.space
+    names = ("stem", *(edge.name for edge in space.edges), "feature_mix", "classifier")
+    columns: dict[str, list[float]] = {}
+    constants: dict[str, float] = {}
+    for name, limit in zip(limit_names(limits), limits, strict=True):
+        for source in limit.sources:
+            table = f", {source.path.stem}" if len(limit.sources) > 1 else ""
+            heading = f"{name} [{limit.unit}]{table}"
+            price, constants[heading] = _price(limit, source)
+            columns[heading] = [price(layer, place) for place, layer in zip(names, architecture.layers, strict=True)]
+    return columns, constants
+
+
+def _price(limit: Limit, source: Source) -> tuple[Callable[[Layer, str], float], float]:
+    """What a layer costs in a table, and what a network costs there once."""
+    table = source.table
+    if limit.metric == "latency":
+        return table.price, table.constant_ms
+    return table.column_price(limit.metric, str(source.path)), table.columns[limit.metric].constant

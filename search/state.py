@@ -24,7 +24,9 @@ from supernet.space import Space
 from supernet.supernet import Supernet
 
 # What a random draw is for; with (seed, step) it seeds the draw's generator.
-WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER, WARMUP_PATHS = range(7)
+WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER, WARMUP_PATHS, SAMPLED_COSTS = (
+    range(8)
+)
 
 
 def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD:

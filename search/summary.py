@@ -13,6 +13,7 @@ from engine.quantities import amount, quantity
 from search.family import Family
 from search.limits import limit_names
 from search.loop import SearchResult
+from search.report import layer_costs
 from search.sweep import COLUMNS, Sweep, row_of
 from supernet.complexity import Complexity
 
@@ -49,7 +50,8 @@ def print_result(result: SearchResult) -> None:
         console.print(tries)
     for text in misses(result):
         console.print(text, highlight=False, markup=False)
-    console.print("  ".join(result.architecture.names), highlight=False, markup=False)
+    columns, constants = layer_costs(result.architecture, result.limits)
+    console.print(result.architecture.summary(columns, constants), highlight=False, markup=False, soft_wrap=True)
 
 
 def misses(result: SearchResult) -> list[str]:

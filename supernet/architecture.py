@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from supernet.complexity import Complexity
 from supernet.module_names import portable
 from supernet.space import Layer, Space, SpaceConfig
+from supernet.summary import NO_CONSTANTS, NO_COSTS, as_text, table_of
 
 FORMAT = "proxylessnas/architecture@1"
 _KEYS = {"format", "name", "space", "paths", "complexity", "predicted"}
@@ -28,6 +29,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         self.space.check_paths(self.paths)
+
+    def __repr__(self) -> str:
+        return f"Architecture({self.name!r}: {' '.join(self.names)})"
 
     @classmethod
     def from_names(cls, space: Space, names: Sequence[str], name: str = "unnamed") -> Architecture:
@@ -56,6 +60,15 @@ class Architecture:
     @property
     def complexity(self) -> Complexity:
         return self.space.complexity(self.paths)
+
+    def summary(
+        self, costs: Mapping[str, Sequence[float]] = NO_COSTS, constants: Mapping[str, float] = NO_CONSTANTS
+    ) -> str:
+        """A table to print: each layer's op, channels, input size, stride, params and MACs, and the sum.
+
+        costs: further columns, a number for each of `layers`; constants: what a column has once per network.
+        """
+        return as_text(table_of(self, costs, constants))
 
     def to_json(self, predicted: Sequence[Mapping[str, Any]] = ()) -> str:
         """The text of architecture.json. predicted: what each limit's metric is, in whose table and which unit."""

@@ -23,6 +23,12 @@ class Network(Chain):
             init_weights(self)
         self.architecture = architecture
 
+    @property
+    def reading_names(self) -> dict[str, str]:
+        """What a reader calls each edge's module, grouped by stage: {"edges.3": "stage1/0.mbconv_k3_e6"}."""
+        pairs = zip(self.architecture.space.edges, self.architecture.names, strict=True)
+        return {f"edges.{i}": f"{edge.name.replace('.', '/')}.{op}" for i, (edge, op) in enumerate(pairs)}
+
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images)
         for edge in self.edges:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine import progress as module
 from engine.config import Section, load_config
@@ -17,12 +16,7 @@ from engine.errors import ConfigError
 from engine.metrics import MetricsLog
 from engine.progress import Progress, set_up_logging
 from engine.runs import dump_config, open_run
-
-
-def texts(folder: Path) -> list[tuple[int, bytes]]:
-    accumulator = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0}, purge_orphaned_data=False)
-    accumulator.Reload()
-    return [(e.step, e.tensor_proto.string_val[0]) for e in accumulator.Tensors("config/text_summary")]
+from tests.curves import curves_in
 
 
 def test_text_outlives_resumes_and_is_there_once(tmp_path):
@@ -32,7 +26,7 @@ def test_text_outlives_resumes_and_is_there_once(tmp_path):
     metrics.close()
     for _ in range(2):
         MetricsLog(tmp_path, resume_step=0).close()
-        assert texts(tmp_path) == [(0, b"epochs: 3")]
+        assert curves_in(tmp_path).texts == {"config": [(0, "epochs: 3")]}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import signal
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from PIL import Image
 
 from engine.metrics import MetricsLog
+from tests.curves import curves_in
 
 WRITER = """
 import sys
@@ -49,17 +51,8 @@ def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def events(folder: Path) -> EventAccumulator:
-    accumulator = EventAccumulator(
-        str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0}, purge_orphaned_data=False
-    )
-    accumulator.Reload()
-    return accumulator
-
-
 def event_points(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    accumulator = events(folder)
-    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+    return curves_in(folder).scalars
 
 
 def assert_same_points(folder: Path) -> None:
@@ -76,6 +69,10 @@ def log(folder: Path, steps: range, resume_step: int | None = None) -> None:
     for step in steps:
         metrics.scalars(step, {"loss": 1 / step, "lr": 0.1 * step})
     metrics.close()
+
+
+def event_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*tfevents*"))
 
 
 def steps_of(folder: Path, tag: str = "loss") -> list[int]:
@@ -118,20 +115,23 @@ def test_killed_writers_and_resumes_leave_one_point_a_step(tmp_path):
     assert steps_of(tmp_path, "top1") == list(range(2, 47, 2))
     assert points(tmp_path)["loss"] == [(step, 1 / step) for step in range(1, 60)]
     assert_same_points(tmp_path)
-    images = events(tmp_path).Images("net")
-    assert [image.step for image in images] == list(range(5, 47, 5))
-    assert all(len(image.encoded_image_string) > 0 for image in images)
+    images = curves_in(tmp_path).of("images")["net"]
+    assert [step for step, _ in images] == list(range(5, 47, 5))
+    for step, (width, height, content) in images:
+        picture = Image.open(io.BytesIO(content))
+        assert (int(width), int(height), picture.size) == (6, 4, (6, 4))
+        assert picture.convert("RGB").getpixel((0, 0)) == (step % 256,) * 3
 
 
 def test_a_resume_right_after_the_start_keeps_the_order(tmp_path):
     """Writers of one second have names that differ in host, pid and count only; none of these says who was first."""
     log(tmp_path, range(1, 11))
     for late in ("9999999999.zzz.99999.9", "1000000000.a.1.0"):  # of a machine whose clock is ahead, or behind
-        newest = max((tmp_path / "tensorboard").iterdir())
+        newest = max(event_files(tmp_path))
         newest.rename(newest.with_name(f"events.out.tfevents.{late}"))
         log(tmp_path, range(6, 11), resume_step=5)
         assert steps_of(tmp_path) == list(range(1, 11))
-        names = sorted(path.name for path in (tmp_path / "tensorboard").iterdir())
+        names = [path.name for path in event_files(tmp_path)]
         assert len(names) == 2
         assert names[0].endswith(".kept")
 
@@ -146,7 +146,7 @@ def test_many_resumes_within_a_second_keep_the_order(tmp_path):
 
 def test_a_resume_killed_before_it_removed_the_old_files_repeats_nothing(tmp_path):
     log(tmp_path, range(1, 11))
-    (first,) = (tmp_path / "tensorboard").iterdir()
+    (first,) = event_files(tmp_path)
     content = first.read_bytes()
     MetricsLog(tmp_path, resume_step=8).close()
     first.write_bytes(content)  # as if it had not been removed yet
@@ -167,14 +167,14 @@ def test_a_half_written_line_is_dropped(tmp_path):
 
 def test_a_half_written_event_does_not_break_a_resume(tmp_path):
     log(tmp_path, range(1, 6))
-    (first,) = (tmp_path / "tensorboard").iterdir()
+    (first,) = event_files(tmp_path)
     whole = first.read_bytes()
     folder = tmp_path / "again"
-    (folder / "tensorboard").mkdir(parents=True)
+    folder.mkdir()
     for cut in [*range(1, 60), len(whole) - 3, len(whole)]:
-        for path in (folder / "tensorboard").iterdir():
+        for path in event_files(folder):
             path.unlink()
-        (folder / "tensorboard" / first.name).write_bytes(whole[:-cut])
+        (folder / first.name).write_bytes(whole[:-cut])
         log(folder, range(4, 8), resume_step=3)
         if cut < 60:
             assert steps_of(folder) == [1, 2, 3, 4, 5, 6, 7]
@@ -184,7 +184,7 @@ def test_a_half_written_event_does_not_break_a_resume(tmp_path):
 
 def test_garbage_after_the_last_event_does_not_break_a_resume(tmp_path):
     log(tmp_path, range(1, 6))
-    (first,) = (tmp_path / "tensorboard").iterdir()
+    (first,) = event_files(tmp_path)
     first.write_bytes(first.read_bytes() + b"\x00" * 100)
     with (tmp_path / "metrics.jsonl").open("ab") as file:
         file.write(b"\x00\xff" * 20)

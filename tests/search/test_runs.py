@@ -18,7 +18,6 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from engine.checkpoints import Checkpoints
 from engine.errors import CheckpointError, ConfigError, UserError
@@ -28,6 +27,7 @@ from search.loop import finish_search, run_search
 from search.program import UnfinishedError
 from search.result import load_result
 from supernet.architecture import Architecture
+from tests.curves import curves_in
 from tests.engine.image_folder import write_images
 from tests.search.conftest import tiny_config
 
@@ -296,11 +296,12 @@ def test_killed_at_several_steps_and_resumed_equals_uninterrupted(config_file, t
     assert metrics(whole) == metrics(broken)
     paths = [json.loads((run / "architecture.json").read_text())["paths"] for run in (whole, broken)]
     assert paths[0] == paths[1]
-    curves = EventAccumulator(str(broken / "tensorboard"), purge_orphaned_data=False).Reload()
-    for tag in curves.Tags()["scalars"]:
-        steps = [point.step for point in curves.Scalars(tag)]
-        assert steps == sorted(set(steps)), tag
-    assert [point.step for point in curves.Scalars("train/loss")] == list(range(1, 25))
+    unbroken, curves = curves_in(whole), curves_in(broken)
+    assert [step for step, _ in curves.scalars["train/loss"]] == list(range(1, 25))
+    assert curves.points.keys() == unbroken.points.keys()
+    for tag in curves.points:  # each once: scalars, texts, pictures, distributions, the row of HPARAMS
+        assert [step for step, _ in curves.points[tag]] == [step for step, _ in unbroken.points[tag]], tag
+    assert len(curves.graphs) == 1
 
 
 def test_killed_between_two_points_of_the_curves_and_resumed_equals_uninterrupted(config_file, tmp_path):
@@ -342,17 +343,18 @@ def test_how_often_one_evaluates_never_changes_the_run(config_file, tmp_path):
 
 def test_curves_begin_with_the_first_step(config_file, tmp_path):
     run_search(config_file, tmp_path / "run")
-    curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    curves = curves_in(tmp_path / "run").scalars
     first = {
-        "train/loss", "train/top1", "train/top5", "lr/weights", "lr/arch", "arch/entropy", "expected/macs",
+        "train/loss", "train/top1", "lr/weights", "lr/arch", "arch/entropy", "expected/macs",
         "target/macs", "lambda/macs", "speed/images_per_second",
     }  # fmt: skip
-    assert first <= set(curves.Tags()["scalars"])
-    assert all(curves.Scalars(tag)[0].step == 1 for tag in first)
-    assert {"derived/top1", "derived/top5", "derived/macs"} <= set(curves.Tags()["scalars"])
-    assert curves.Tags()["images"] == ["arch/probabilities"]
+    assert first <= set(curves)
+    assert all(curves[tag][0][0] == 1 for tag in first)
+    assert {"derived/top1", "derived/macs"} <= set(curves)
+    assert not any("top5" in tag for tag in curves)  # of four classes
+    assert list(curves_in(tmp_path / "run").of("images")) == ["arch/probabilities"]
     logged = {tag for record in metrics(tmp_path / "run") for tag in record} - {"step"}
-    assert logged == {tag for tag in curves.Tags()["scalars"] if not tag.startswith("speed/")}
+    assert logged == {tag for tag in curves if not tag.startswith(("speed/", "final/"))}
 
 
 def test_alpha_rests_in_the_warm_up_and_moves_after_it(config_file, tmp_path):

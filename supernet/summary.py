@@ -1,0 +1,85 @@
+"""An architecture as a table, for a terminal or Markdown: a row per layer with its op, shapes, parameters and MACs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from supernet.space import Layer
+
+if TYPE_CHECKING:
+    from supernet.architecture import Architecture
+
+COLUMNS = ("layer", "op", "channels", "input", "stride", "params", "MACs")
+LEFT = 2
+"""The first columns are words, aligned to the left; the others are numbers."""
+NO_COSTS: Mapping[str, Sequence[float]] = MappingProxyType({})
+NO_CONSTANTS: Mapping[str, float] = MappingProxyType({})
+
+
+def with_unit(number: float) -> str:
+    """Three digits and k, M, G or T: `1.23 M`; a number below 1000 as it is."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size * 0.9995:  # 999,600 is 1.00 M in three digits
+            return f"{number / size:#.3g} {unit}".replace(". ", " ")
+    return f"{number:.3g}"
+
+
+def table_of(
+    architecture: Architecture,
+    costs: Mapping[str, Sequence[float]] = NO_COSTS,
+    constants: Mapping[str, float] = NO_CONSTANTS,
+) -> list[list[str]]:
+    """Head, a row per layer, and the sum.
+
+    costs: further columns by their heading, a number for each of `architecture.layers`, such as milliseconds.
+    constants: what is added once per network to a column of the same heading; a row of its own. Raises ValueError if a
+    column has another length.
+    """
+    layers, space = architecture.layers, architecture.space
+    for name, column in costs.items():
+        if len(column) != len(layers):
+            raise ValueError(
+                f"column '{name}': got {len(column)} numbers, expected one for each of {len(layers)} layers"
+            )
+    names = ("stem", *(edge.name for edge in space.edges), "feature_mix", "classifier")
+    rows = [[*COLUMNS, *costs]]
+    for i, (name, layer) in enumerate(zip(names, layers, strict=True)):
+        c = layer.complexity
+        numbers = [with_unit(c.params), with_unit(c.macs), *(f"{column[i]:.4g}" for column in costs.values())]
+        rows.append([name, *_shapes(layer), *numbers])
+    if any(constants.values()):
+        once = [f"{constants.get(name, 0.0):.4g}" for name in costs]
+        rows.append(["once per network", *[""] * (len(COLUMNS) - 1), *once])
+    total = architecture.complexity
+    sums = [f"{sum(column) + constants.get(name, 0.0):.4g}" for name, column in costs.items()]
+    rows.append(["sum", "", "", "", "", with_unit(total.params), with_unit(total.macs), *sums])
+    return rows
+
+
+def _shapes(layer: Layer) -> tuple[str, str, str, str]:
+    op = f"{layer.spec}+residual" if layer.residual and not layer.is_skip else str(layer.spec)
+    return op, f"{layer.c_in}->{layer.c_out}", f"{layer.size}x{layer.size}", str(layer.stride)
+
+
+def as_text(rows: Sequence[Sequence[str]]) -> str:
+    """Aligned columns; the head and the sum are set off by lines."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if k < LEFT else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    rule = "  ".join("-" * width for width in widths)
+    head, *body, total = (line.rstrip() for line in lines)
+    return "\n".join((head, rule, *body, rule, total))
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown, the sum in bold."""
+    head, *body, total = rows
+    aligned = [":--" if k < LEFT else "--:" for k in range(len(head))]
+    bold = [f"**{cell}**" if cell else "" for cell in total]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, aligned, *body, bold))
