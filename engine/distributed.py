@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -205,15 +204,6 @@ class Group:
         yield
         for _ in range(2 - turn):
             self.barrier()
-
-    @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
-        """What all processes would print, such as a script's usage, is printed by process 0."""
-        if self.first:
-            yield
-            return
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
 
 
 ALONE = Group()

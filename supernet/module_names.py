@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from supernet.user_modules import CHECKOUT, FILE_PREFIX, expanded, is_path
@@ -22,7 +22,9 @@ def permitted(modules: Sequence[str], allowed: Collection[str], called: Collecti
     unless it is in `called`, which are those whose functions will be called. A path that leads out of the working
     folder (absolute, `..`, `~`) always needs it, word for word.
     """
-    found = [(module, _permitted(module, allowed, module in called)) for module in modules]
+    files = [str(m.__file__) for name, m in sys.modules.items() if name.startswith(FILE_PREFIX)]
+    known = {path: expanded(path).resolve().parts for path in (*filter(is_path, allowed), *sorted(files))}
+    found = [(module, _permitted(module, allowed, module in called, known)) for module in modules]
     if refused := [module for module, name in found if name is None]:
         strays = [module for module in refused if _leaves(module)]
         reason = f", and '{strays[0]}' leads out of the working folder" if strays else ""
@@ -53,16 +55,17 @@ def _leaves(module: str) -> bool:
     return is_path(module) and (path.is_absolute() or ".." in path.parts or module.startswith("~"))
 
 
-def _permitted(module: str, allowed: Collection[str], called: bool) -> str | None:
+def _permitted(module: str, allowed: Collection[str], called: bool, known: Mapping[str, tuple[str, ...]]) -> str | None:
+    """known: the parts of each path that is allowed or imported, the former first, without links."""
     if module in allowed:
         return module
     if not is_path(module):
         return module if module in sys.modules and not called else None
     if _leaves(module):
         return None
-    imported = [] if called else [str(m.__file__) for name, m in sys.modules.items() if name.startswith(FILE_PREFIX)]
     parts = PurePath(module).parts
-    for path in (*filter(is_path, allowed), *sorted(imported)):
-        if parts in (PurePath(path).parts[-len(parts) :], expanded(path).resolve().parts[-len(parts) :]):
+    for path, resolved in known.items():
+        ends_alike = parts in (PurePath(path).parts[-len(parts) :], resolved[-len(parts) :])
+        if ends_alike and (path in allowed or not called):
             return path
     return None

@@ -63,7 +63,7 @@ def load(module: str) -> ModuleType:
 
 def file_of(module: str) -> Path | None:
     """The file that a module is imported from; None for one without a file. Raises ValueError as `load` does."""
-    if module.endswith(".py"):
+    if is_path(module):
         return _found(module)
     file = getattr(load(module), "__file__", None)
     return Path(file) if file else None

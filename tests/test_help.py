@@ -73,3 +73,14 @@ def test_a_mistyped_option_is_answered_at_once(script, answers):
 def test_the_formats_of_the_command_line_are_those_of_the_importers(answers):
     """The script lists them itself, since the importers take long to import."""
     assert f"--format {{{','.join(sorted(IMPORTERS))}}}" in answers["import_latency", "help"][2]
+
+
+def test_under_torchrun_a_mistyped_option_is_said_once(shell, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = str(CHECKOUT / "scripts" / "run_search.py")
+    ended = subprocess.run(
+        [*command, script, "--no-such-option"], cwd=tmp_path, env=shell,
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert ended.returncode != 0
+    assert ended.stderr.count("run_search.py: error: ") == 1

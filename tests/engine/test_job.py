@@ -25,7 +25,7 @@ from engine.job import open_group
 
 def main():
     with open_group() as group:
-        with group.quiet():
+        if group.first:
             print("usage")
         assert group.gathered(group.rank) == [0, 1]
         case = sys.argv[1]

@@ -1,5 +1,6 @@
 """Where a user's module is looked for, how often it runs, and what is said when it fails."""
 
+import logging
 import os
 import sys
 
@@ -158,13 +159,24 @@ def test_a_function_that_takes_something_else_is_told_what_it_is_called_with(fol
         call("own2.py", "f", 1)
 
 
-def test_what_is_waited_for_is_said(folder, monkeypatch, caplog):
-    monkeypatch.setattr(user_modules, "FIRST_WORD_S", 0.05)
-    (folder / "slow.py").write_text("import time\ntime.sleep(0.5)\ndef f():\n    time.sleep(0.5)\n")
+def test_what_is_waited_for_is_said(folder, monkeypatch):
+    """The module and its function end once it has been said that they are waited for."""
+    monkeypatch.setattr(user_modules, "FIRST_WORD_S", 0.01)
+    said = []
+
+    class Answer(logging.Handler):
+        def emit(self, record):
+            said.append(record.getMessage())
+            (folder / f"said{len(said)}").touch()
+
+    handler = Answer()
+    monkeypatch.setattr(user_modules.log, "handlers", [handler])
+    wait = "while not Path('said{}').exists():\n    {}time.sleep(0.01)\n"
+    text = f"import time\nfrom pathlib import Path\n{wait.format(1, '')}def f():\n    {wait.format(2, '    ')}"
+    (folder / "slow.py").write_text(text)
     call("slow.py", "f")
-    words = [record.getMessage() for record in caplog.records]
-    assert "still waiting for slow.py to be imported; Ctrl-C stops" in words
-    assert "still waiting for 'slow.py': f() to return; Ctrl-C stops" in words
+    assert said[0] == "still waiting for slow.py to be imported; Ctrl-C stops"
+    assert said[1] == "still waiting for 'slow.py': f() to return; Ctrl-C stops"
 
 
 def test_a_module_may_remove_itself_from_the_table_of_modules(folder):
