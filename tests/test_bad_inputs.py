@@ -324,7 +324,7 @@ case("table-is-a-folder", SEARCH, f"{LIMIT}.table=run", says=("run: is a folder"
 case("table-is-another-yaml", SEARCH, f"{LIMIT}.table=search.yaml", says=("search.yaml: ", "unknown key", "format"))
 case(
     "table-of-another-size", SEARCH, "space.input_size=10",
-    says=("table.yaml: input_size is 8", "10", "space.input_size", "measure_latency.py search.yaml --out table.yaml"),
+    says=("table.yaml: input_size is 8", "10", "space.input_size", "measure_latency.py search.yaml --out table-2.yaml"),
 )  # fmt: skip
 case("table-of-another-batch", SEARCH, "measure.batch=8", says=("table.yaml: batch is 1", "8", "measure.batch=8"))
 case("table-of-another-activation", SEARCH, "space.activation=relu", says=("activation is relu6", "space.activation"))
@@ -334,7 +334,7 @@ case("table-of-another-layout", SEARCH, "measure.channels_last=false", says=("me
 case(
     "table-lacks-an-op", SEARCH, f"{STAGE}.candidates=[mbconv_k3_e1, mbconv_k5_e3]",
     says=("table.yaml: no entry 'mbconv_k5_e3 8x8x8->16 s1'", "op mbconv_k5_e3", "8x8 input", "8 channels",
-          "scripts/measure_latency.py search.yaml --out table.yaml"),
+          "scripts/measure_latency.py search.yaml --out table-2.yaml"),
 )  # fmt: skip
 
 
