@@ -55,7 +55,6 @@ def _adb_parser(parser: argparse.ArgumentParser) -> None:
         "--benchmark", type=path_argument, required=True, help="LiteRT's benchmark_model program for the phone"
     )
     parser.add_argument("--out", type=path_argument, required=True, help="results.json")
-    add_allow_modules(parser, "the kit's manifest")
     parser.add_argument("--adb", default="adb", help="the adb program")
     parser.add_argument("--serial", help="of the phone, where several are connected")
 

@@ -415,18 +415,18 @@ def test_an_export_that_fails_at_the_end_leaves_nothing_under_its_name(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_manifest_imports_no_module_that_is_not_allowed(exported, tmp_path, monkeypatch, door):
-    """Whoever sends a kit could have written one beside it."""
+def test_a_manifest_imports_no_module_that_is_not_allowed(kit, tmp_path, monkeypatch, door):
+    """Whoever sends a kit with its results could have written a module beside it."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(exported, tmp_path / "kit")
     (tmp_path / "sent.py").write_text("from pathlib import Path\nPath('it_ran').touch()\n")
-    manifest = json.loads((tmp_path / "kit" / "manifest.json").read_text())
+    manifest = json.loads((kit / "manifest.json").read_text())
     manifest["config"]["space"]["candidate_modules"] = ["sent.py"]
-    (tmp_path / "kit" / "manifest.json").write_text(json.dumps(manifest))
-    for command in (["import", "kit", "r.json", "--out", "t.yaml"], ["adb", "kit", "--benchmark", "b", "--out", "r"]):
-        ended = door("device_kit", *command)
-        assert ended.status == 2
-        assert "space.candidate_modules: the file would run 'sent.py'" in ended.err
-        assert not (tmp_path / "it_ran").exists()
-    read_kit(tmp_path / "kit", ["sent.py"])
+    (kit / "manifest.json").write_text(json.dumps(manifest))
+    digest = bench.sha256(kit / "manifest.json")
+    change(kit, lambda results: results.update(manifest_sha256=digest))
+    ended = door("device_kit", "import", kit, kit / "results.json", "--out", "t.yaml")
+    assert ended.status == 2
+    assert "space.candidate_modules: the file would run 'sent.py'" in ended.err
+    assert not (tmp_path / "it_ran").exists()
+    import_results(kit, kit / "results.json", ["sent.py"])
     assert (tmp_path / "it_ran").exists()
