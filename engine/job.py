@@ -120,8 +120,8 @@ def _connect_store(rank: int, world_size: int, first_here: bool) -> dist.Store:
         else:
             cause = "torchrun, which keeps it, may have ended; " if of_launcher else ""
             ways = (
-                f"{cause}each machine has to reach that name and port: see --rdzv-endpoint and --local-addr of torchrun, "
-                "and firewalls"
+                f"{cause}each machine has to reach that name and port: see --rdzv-endpoint and --local-addr of "
+                "torchrun, and firewalls"
             )
         line = f"process {rank}, on {socket.gethostname()}, cannot join the job at {place} ({detail_of(error)}); {ways}"
         _tell_torchrun(f"error: {line}")
