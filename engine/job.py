@@ -235,8 +235,8 @@ def _stop_on_sigterm(board: _Board) -> None:
 
     A handler in Python would have to wait for the main thread, which may sit in a collective for as long as its
     timeout; the signal's number arrives in a pipe at once, where a thread of its own reads it. A program that has
-    meanwhile set a handler of its own for SIGTERM, to save before it ends, has SAVE_S for that; a second SIGTERM ends
-    it at once.
+    meanwhile set a handler of its own for SIGTERM, to save before it ends, has SAVE_S for that; further SIGTERMs change
+    nothing, because launchers send it more than once.
     """
     if threading.current_thread() is not threading.main_thread():
         return  # Python sets handlers in the main thread alone
@@ -262,9 +262,9 @@ def _stop_on_sigterm(board: _Board) -> None:
     def watch() -> None:
         saving = False
         for received in iter(lambda: os.read(read, 1), b""):
-            if received[0] != signal.SIGTERM:
+            if received[0] != signal.SIGTERM or saving:
                 continue
-            if saving or signal.getsignal(signal.SIGTERM) is heard:
+            if signal.getsignal(signal.SIGTERM) is heard:
                 end()
             saving = True
             last = threading.Timer(SAVE_S, end)

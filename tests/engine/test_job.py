@@ -53,6 +53,7 @@ def main():
                 raise UserError("the other one has to stop")
             while not came:
                 time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1.0)
             print("saved", flush=True)
         if case == "restart" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
@@ -131,7 +132,8 @@ def test_a_status_that_is_a_text_is_printed_once(ended):
 
 
 def test_a_program_that_handles_sigterm_has_time_to_save(ended):
-    """torchrun sends SIGTERM to process 0, which needs another second: it is not ended within it."""
+    """torchrun sends SIGTERM to process 0, which needs another second: it is not ended within it, nor when SIGTERM comes
+    again, as launchers send it more than once."""
     end = ended("saves")
     assert end.stdout == "usage\nsaved\n"
     (line,) = errors(end.stderr)
