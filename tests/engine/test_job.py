@@ -132,8 +132,8 @@ def test_a_status_that_is_a_text_is_printed_once(ended):
 
 
 def test_a_program_that_handles_sigterm_has_time_to_save(ended):
-    """torchrun sends SIGTERM to process 0, which needs another second: it is not ended within it, nor when SIGTERM comes
-    again, as launchers send it more than once."""
+    """torchrun sends SIGTERM to process 0, which needs another second: it is not ended within it, nor by a further
+    SIGTERM, which launchers send too."""
     end = ended("saves")
     assert end.stdout == "usage\nsaved\n"
     (line,) = errors(end.stderr)
