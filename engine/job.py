@@ -24,7 +24,9 @@ from engine.memory import memory_explained
 # the one that speaks, and process 0 speaks before the others where all found the same.
 _HEAD_START_S, _SILENCE_S = 0.3, 1.0
 CONNECT_WAIT = timedelta(minutes=5)
-"""For the store of the job, which torchrun opens before it starts any process."""
+"""For the store of the job where process 0 keeps it, which may start later than others."""
+LAUNCHER_WAIT = timedelta(seconds=20)
+"""For the store of the job where torchrun keeps it, opened before it starts any process."""
 LOOK_S = 1.0
 """Seconds between two looks at whether the launcher still lives."""
 SAVE_S = 20.0
@@ -48,7 +50,7 @@ def open_group() -> Iterator[Group]:
     if rank >= world_size:
         raise UserError(f"RANK: got {rank}, expected less than WORLD_SIZE, which is {world_size}; {_START}")
     launcher = os.getppid()
-    store = _connect_store(rank, world_size)
+    store = _connect_store(rank, world_size, first_here=local_rank == 0)
     # connections of their own, that no waiting call can block
     board = _Board(dist.PrefixStore("job", store.clone()), launcher, local_rank == 0)
     ended = threading.Event()
@@ -98,28 +100,34 @@ def _number(name: str, least: int) -> int:
     return int(text)
 
 
-def _connect_store(rank: int, world_size: int) -> dist.Store:
-    """The store that all processes of the job share. UserError where it cannot be reached in CONNECT_WAIT."""
+def _connect_store(rank: int, world_size: int, first_here: bool) -> dist.Store:
+    """The store that all processes of the job share. UserError where it cannot be reached after a bounded wait: in the
+    first process of each machine, while the others leave it to torchrun's report and raise SystemExit."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name):
             raise UserError(f"{name}: is not set, expected where the store of the job is; {_START}")
     port = _number("MASTER_PORT", 1)
     place = f"{os.environ['MASTER_ADDR']}:{port}"
+    of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    wait = LAUNCHER_WAIT if of_launcher else CONNECT_WAIT
     try:
-        store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=CONNECT_WAIT))
+        store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=wait))
     except ValueError as error:
         raise UserError(f"MASTER_ADDR, MASTER_PORT: got {place}: {error}; {_START}") from None
     except RuntimeError as error:
         if "EADDRINUSE" in str(error):
             ways = "another program uses that port; name a free one (torchrun --master-port)"
         else:
+            cause = "torchrun, which keeps it, may have ended; " if of_launcher else ""
             ways = (
-                "each machine has to reach that name and port: see --rdzv-endpoint and --local-addr of torchrun, and "
-                "firewalls"
+                f"{cause}each machine has to reach that name and port: see --rdzv-endpoint and --local-addr of "
+                "torchrun, and firewalls"
             )
-        raise UserError(
-            f"process {rank}, on {socket.gethostname()}, cannot join the job at {place} ({detail_of(error)}); {ways}"
-        ) from None
+        line = f"process {rank}, on {socket.gethostname()}, cannot join the job at {place} ({detail_of(error)}); {ways}"
+        _tell_torchrun(f"error: {line}")
+        if not first_here:
+            raise SystemExit(2) from None
+        raise UserError(line) from None
     store.set_timeout(STEP_WAIT)  # other processes may start much later, on a machine where imports are slow
     # torchrun --max-restarts starts the processes again with the same store: what was said before does not count
     return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -229,8 +237,8 @@ def _stop_on_sigterm(board: _Board) -> None:
 
     A handler in Python would have to wait for the main thread, which may sit in a collective for as long as its
     timeout; the signal's number arrives in a pipe at once, where a thread of its own reads it. A program that has
-    meanwhile set a handler of its own for SIGTERM, to save before it ends, has SAVE_S for that; a second SIGTERM ends
-    it at once.
+    meanwhile set a handler of its own for SIGTERM, to save before it ends, has SAVE_S for that; further SIGTERMs change
+    nothing, because launchers send it more than once.
     """
     if threading.current_thread() is not threading.main_thread():
         return  # Python sets handlers in the main thread alone
@@ -256,9 +264,9 @@ def _stop_on_sigterm(board: _Board) -> None:
     def watch() -> None:
         saving = False
         for received in iter(lambda: os.read(read, 1), b""):
-            if received[0] != signal.SIGTERM:
+            if received[0] != signal.SIGTERM or saving:
                 continue
-            if saving or signal.getsignal(signal.SIGTERM) is heard:
+            if signal.getsignal(signal.SIGTERM) is heard:
                 end()
             saving = True
             last = threading.Timer(SAVE_S, end)

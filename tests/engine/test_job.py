@@ -53,6 +53,7 @@ def main():
                 raise UserError("the other one has to stop")
             while not came:
                 time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1.0)
             print("saved", flush=True)
         if case == "restart" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
@@ -131,7 +132,8 @@ def test_a_status_that_is_a_text_is_printed_once(ended):
 
 
 def test_a_program_that_handles_sigterm_has_time_to_save(ended):
-    """torchrun sends SIGTERM to process 0, which needs another second: it is not ended within it."""
+    """torchrun sends SIGTERM to process 0, which needs another second: it is not ended within it, nor by a further
+    SIGTERM, which launchers send too."""
     end = ended("saves")
     assert end.stdout == "usage\nsaved\n"
     (line,) = errors(end.stderr)
@@ -223,17 +225,18 @@ def test_a_report_that_torchrun_cannot_be_given_is_no_error(monkeypatch, tmp_pat
 
 @pytest.fixture
 def launched(monkeypatch):
-    """The environment of process 1 of 2, as torchrun makes it; the store is at a port where nobody listens."""
+    """The environment of process 1 of 2, each on its machine, as torchrun makes it. Nobody listens at the port."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     values = {
-        "TORCHELASTIC_RUN_ID": "test", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1",
+        "TORCHELASTIC_RUN_ID": "test", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "False",
     }  # fmt: skip
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(job, "CONNECT_WAIT", timedelta(seconds=1))
+    monkeypatch.setattr(job, "LAUNCHER_WAIT", timedelta(seconds=0.5))
     return monkeypatch
 
 
@@ -263,10 +266,22 @@ def test_an_environment_that_torchrun_did_not_make_is_one_line(launched, name, v
     assert refused().startswith(line)
 
 
-def test_a_store_that_cannot_be_reached_is_one_line_after_a_bounded_wait(launched):
+@pytest.mark.parametrize(("keeps_it", "said"), [("True", "torchrun, which keeps it, may have ended; "), ("False", "")])
+def test_a_store_that_cannot_be_reached_is_one_line_after_a_bounded_wait(launched, keeps_it, said):
+    """Where torchrun keeps it, it is there before any process; torchrun was killed while this one imported torch."""
+    launched.setenv("TORCHELASTIC_USE_AGENT_STORE", keeps_it)
     line = refused()
     assert line.startswith(f"process 1, on {socket.gethostname()}, cannot join the job at 127.0.0.1:")
-    assert "--rdzv-endpoint" in line
+    assert f"); {said}each machine has to reach that name and port: see --rdzv-endpoint and " in line
+
+
+def test_of_a_machine_that_cannot_join_one_process_reports(launched, tmp_path):
+    launched.setenv("LOCAL_RANK", "1")
+    launched.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "reason.json"))
+    with pytest.raises(SystemExit) as ended, open_group():
+        raise AssertionError("the job has opened")
+    assert ended.value.code == 2
+    assert "cannot join the job" in (tmp_path / "reason.json").read_text()
 
 
 def test_a_port_that_is_taken_is_one_line(launched):
