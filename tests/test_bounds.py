@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from engine.config import load_config, validate
 from retrain.config import RetrainFile
 from search.config import COMPUTED, LimitConfig, SearchFile
+from search.own import own_function
 from tests.engine.config_files import message_of
 
 ROOT = Path(__file__).parents[1]
@@ -222,3 +223,12 @@ def test_no_section_has_a_path_that_knows_no_home_folder(model):
     found = dict(paths(model))
     assert found
     assert all(found.values()), found
+
+
+def test_modules_and_functions_of_the_user_may_be_in_the_home_folder(monkeypatch, tmp_path):
+    (tmp_path / "home_of_a_test.py").write_text("def three():\n    return 3\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    assert own_function("~/home_of_a_test.py:three", "search.terms.0.function")() == 3
+    config = load_config(QUICK, ["space.candidate_modules=[~/home_of_a_test.py]"])
+    assert validate(SearchFile, config, "f").space.candidate_modules == ("~/home_of_a_test.py",)
