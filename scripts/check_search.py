@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from engine.errors import run_door
+from engine.files import in_home
 from engine.progress import Stages, set_up_logging
 from search.check import check_search
 
@@ -19,7 +20,7 @@ def main() -> int:
     args = parser.parse_intermixed_args()
     set_up_logging()
     with Stages() as told:
-        checks = check_search(args.config, args.overrides, args.out, told)
+        checks = check_search(in_home(args.config), args.overrides, in_home(args.out) if args.out else None, told)
     for check in checks:
         print(check)
     return 2 if any(check.level == "FAIL" for check in checks) else 0

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
-from engine.files import write_atomically
+from engine.files import in_home, write_atomically
 from engine.progress import Stages, set_up_logging
 from engine.quantities import amount
 from latency.config import LatencyConfig, latency_part
@@ -266,7 +266,7 @@ def main() -> int:
     parser.add_argument("--baselines", type=int, default=2, help="random networks to retrain beside the derived one")
     args = parser.parse_args()
     set_up_logging()
-    met = quickstart(args.out, args.seed, args.baselines)["met"]
+    met = quickstart(in_home(args.out), args.seed, args.baselines)["met"]
     return 3 if met is False else 0  # on a busy machine it stays open, which a warning has said
 
 
