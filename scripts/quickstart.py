@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what takes long is imported by the functions that use it, a
 log = logging.getLogger("quickstart")
 VERIFIED = 20  # fresh networks that the table's error is computed from
 MOST_TABLES = 3  # measured, until one is undisturbed
+LAST_TIMINGS = 2  # of all networks, until one is undisturbed: they decide nothing
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SEARCH = CONFIGS / "search" / "quickstart_cpu.yaml"
@@ -102,7 +103,7 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     assert limit.source is not None
     clock = Clock.of(space, limit.cost, limit.source.measure)
     with Stages() as report:
-        readings = clock.timed_all(list(networks.values()), report, "timing all networks in turn")
+        readings = clock.timed_all(list(networks.values()), report, "timing all networks in turn", LAST_TIMINGS)
     rows = tuple(map(_row, networks, trained, readings))
     resume = ["python", "scripts/run_search.py", str(SEARCH), "--out", str(out / "search"), "--resume", *overrides]
     ending = Ending(

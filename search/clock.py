@@ -99,18 +99,22 @@ class Clock:
         return self.timed_all([paths], report, what)[0]
 
     def timed_all(
-        self, networks: Sequence[tuple[int, ...]], report: Report = silent, what: str = "timing"
+        self,
+        networks: Sequence[tuple[int, ...]],
+        report: Report = silent,
+        what: str = "timing",
+        most: int = MOST_TIMINGS,
     ) -> list[Reading]:
         """A reading of each network, all timed in turn with the reference, so that they can be compared.
 
-        They are of the first timing in which all can be believed, or of MOST_TIMINGS of the one that comes closest to
+        They are of the first timing in which all can be believed, or of `most` timings of the one that comes closest to
         it. report: told `what` is being timed, and from the second timing on which one it is and why.
         """
         found: list[list[Reading]] = []
         every = [Architecture(self.space, paths) for paths in (*networks, self.reference)]
         expected = self.cost.of(self.reference)
-        while len(found) < MOST_TIMINGS and not (found and _worst(found[-1]).believed):
-            again = f", {len(found) + 1} of at most {MOST_TIMINGS}: {_worst(found[-1]).trouble}" if found else ""
+        while len(found) < most and not (found and _worst(found[-1]).believed):
+            again = f", {len(found) + 1} of at most {most}: {_worst(found[-1]).trouble}" if found else ""
             *timings, reference = self.timer(every, self.measure, partial(report, what + again))
             drift = reference.median_ms / expected
             found.append([Reading(self.cost.of(p), t, drift) for p, t in zip(networks, timings, strict=True)])

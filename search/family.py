@@ -19,7 +19,7 @@ from engine.checkpoints import Checkpoints, misfit
 from engine.config import load_config, validate
 from engine.data import ImageSet
 from engine.errors import CheckpointError, ConfigError, explain, one_line
-from engine.files import write_atomically
+from engine.files import in_home, write_atomically
 from engine.progress import Report, reported, silent
 from engine.quantities import quantity
 from engine.training import Evaluation, RunConfig, prepare_device
@@ -113,6 +113,7 @@ def derive_family(
     names begin with architecture-<table> and pareto-<table>. A bound that no architecture meets does not keep the
     others from being derived, see Family.refused. Raises ConfigError or CheckpointError.
     """
+    run, table = in_home(run), in_home(table) if table else None
     config_file = run / "config.yaml"
     if not config_file.exists():
         raise ConfigError(f"{run}: no config.yaml; expected the folder of a search, as given to run_search.py --out")

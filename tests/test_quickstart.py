@@ -63,11 +63,8 @@ def ending(script):
 
     def make(met, decided, again, *, top1=(98.61, 99.44, 99.16), noise=0.005, out="runs/quick start"):
         readings = [Reading(0.95, Timing(ms, noise * ms, 270), drift) for ms, drift in (decided, again)]
-        names = ["derived", *(f"random {i + 1}" for i in range(len(top1) - 1))]
-        rows = tuple(
-            script.Row(name, 0.95, again[0], 0.01, 0.003, t, 40_000, 4_000_000)
-            for name, t in zip(names, top1, strict=True)
-        )
+        figures = (0.95, again[0], 0.01, 0.003)
+        rows = tuple(script.Row(f"network {i}", *figures, t, 40_000, 4_000_000) for i, t in enumerate(top1))
         return script.Ending(Path(out), 0.964, met, *readings, rows, 360, "python scripts/run_search.py --resume")
 
     return make

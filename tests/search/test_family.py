@@ -368,3 +368,9 @@ def _score_of(run, paths):
     net.load_state_dict(Checkpoints(run / "checkpoints").newest()[1]["search"]["net"])
     architecture = Architecture(net.space, paths)
     return search.scoring.score(net, architecture, config, training, validation, torch.device("cpu")).loss
+
+
+def test_the_home_folder_can_be_written_as_a_tilde(run, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    family = derive_family(Path("~") / run.name, scored=False)
+    assert family.members[0].path.parent == run

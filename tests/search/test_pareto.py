@@ -8,6 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from engine.files import WriteError
 from search.pareto import Panel, Point, draw_fronts, on_front
 from supernet.cost import macs_cost
 
@@ -50,3 +51,9 @@ def test_a_panel_each_in_one_png(tmp_path):
     assert both.shape == (alone.shape[0], 2 * alone.shape[1], 4)
     assert alone.std() > 0  # something is drawn
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"p\.png: cannot be written \(Not a directory\)"):
+        draw_fronts(tmp_path / "file" / "p.png", [Panel("one", "ms", (Point("10%", 1.0, 50.0),))])
