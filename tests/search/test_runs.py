@@ -521,6 +521,27 @@ def test_a_killed_process_ends_the_job_and_resumes_with_as_many_processes_or_one
     assert metrics(fewer)[: len(before)] == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_launcher_saves_the_step_that_all_processes_have_done(config_file, tmp_path, shell, number):
+    out = tmp_path / "out"
+    overrides = ["run.checkpoint_every=1000", "run.evaluate_every=1000", "search.epochs=40"]
+    command = [*TORCHRUN, str(config_file), "--out", str(out), *overrides]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=shell, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    log, deadline = out / "metrics.jsonl", time.monotonic() + 300
+    while time.monotonic() < deadline and not (log.exists() and '"step": 8,' in log.read_text()):
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (line,) = (line for line in errors.splitlines() if line.startswith("interrupted; "))
+    step = final_state(out)[0]
+    assert line == f"interrupted; step {step} of 246 is saved; continue with --resume"
+    assert step >= 8
+
+
 def test_a_search_of_one_process_continues_with_two(config_file, tmp_path, shell):
     """Two share what one did alone: the same paths and images, so the same losses up to the batch statistics of BN,
     which are of half a batch each."""
