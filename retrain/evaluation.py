@@ -23,10 +23,14 @@ def evaluate_checkpoint(config: RetrainFile, architecture_path: Path | None, che
     ConfigError, also where the data have other classes than those that the checkpoint was trained on.
     """
     device = prepare_device(config.run)
-    loaded = load_network(checkpoint, load_architecture(architecture_path) if architecture_path else None)
-    network = loaded.network
+    if architecture_path is None:
+        architecture = load_network(checkpoint).network.architecture
+    else:
+        architecture = load_architecture(architecture_path)
     with naming(architecture_path or checkpoint, SPACE_KEYS):
-        images = images_for(network.architecture, config.data)
+        images = images_for(architecture, config.data)
+    loaded = load_network(checkpoint, architecture)
+    network = loaded.network
     if loaded.classes is not None and (changes := differences(list(loaded.classes), list(images.class_names))):
         first = "; class ".join(changes[:3])
         raise ConfigError(

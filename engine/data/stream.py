@@ -192,4 +192,5 @@ def _as_loaded(batch: Any) -> Any:
 
 def _settle_in(worker: int) -> None:
     torch.set_num_threads(1)  # the processes share the cores among themselves
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the step being finished needs its batches
+    for number in (signal.SIGINT, signal.SIGTERM):  # go to all processes; the step being finished needs its batches
+        signal.signal(number, signal.SIG_IGN)
