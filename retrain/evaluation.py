@@ -28,11 +28,14 @@ def evaluate_checkpoint(
     the checkpoint was trained on.
     """
     device = prepare_device(config.run)
-    architecture = load_architecture(architecture_path, allow_modules) if architecture_path else None
-    loaded = load_network(checkpoint, architecture, allow_modules)
-    network = loaded.network
+    if architecture_path is None:
+        architecture = load_network(checkpoint, allow_modules=allow_modules).network.architecture
+    else:
+        architecture = load_architecture(architecture_path, allow_modules)
     with naming(architecture_path or checkpoint, SPACE_KEYS):
-        images = images_for(network.architecture, config.data)
+        images = images_for(architecture, config.data)
+    loaded = load_network(checkpoint, architecture)
+    network = loaded.network
     if loaded.classes is not None and (changes := differences(list(loaded.classes), list(images.class_names))):
         first = "; class ".join(changes[:3])
         raise ConfigError(

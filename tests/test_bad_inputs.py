@@ -473,7 +473,7 @@ architecture_case(
 )  # fmt: skip
 
 case("checkpoint-absent", EVALUATE, "none.pt", says=("none.pt: no such file; expected a step-",))
-case("checkpoint-is-a-folder", EVALUATE, "run", says=("run: cannot be read", ".pt"))
+case("checkpoint-is-a-folder", EVALUATE, "run", says=("run: is a folder", ".pt"))
 case("checkpoint-is-yaml", EVALUATE, "search.yaml", says=("search.yaml: is not a checkpoint",))
 
 
@@ -518,7 +518,7 @@ def checkpoint_damaged(folder: Path, files: Files) -> None:
 @spoiled(
     RETRAIN,
     "retrain.inherit=other.pt",
-    says=("other.pt: does not fit the architecture", "size mismatch for feature_mix"),
+    says=("other.pt: is of a supernet", "space.feature_mix: 16 -> 24"),
 )
 def checkpoint_of_another_architecture(folder: Path, files: Files) -> None:
     shutil.copy(newest(folder), folder / "other.pt")

@@ -286,7 +286,8 @@ def _no_main_module() -> Iterator[None]:
 def _serve(images: ImageSet, connection: Connection) -> None:
     """What a process does: answer questions until the program that asks has closed the connection, or ended."""
     torch.set_num_threads(1)  # the processes share the cores among themselves
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the step being finished needs its batches
+    for number in (signal.SIGINT, signal.SIGTERM):  # go to all processes; the step being finished needs its batches
+        signal.signal(number, signal.SIG_IGN)
     while True:
         try:
             ticket, items, augment = connection.recv()

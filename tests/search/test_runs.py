@@ -139,6 +139,26 @@ def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(config_file, t
     assert metrics(whole) == metrics(broken)
 
 
+def test_a_signal_to_all_processes_of_a_group_lets_those_that_read_data_finish_the_step(config_file, tmp_path, shell):
+    """As `timeout`, systemd and Slurm send it."""
+    root, out = write_images(tmp_path / "images", 40), tmp_path / "out"
+    overrides = [
+        f"data={{name: folder, root: {root}, validation: 0.4, workers: 1}}", "space.classes=2", "search.epochs=200",
+        "run.checkpoint_every=1000", "run.evaluate_every=1000",
+    ]  # fmt: skip
+    command = [sys.executable, str(DOOR), str(config_file), "--out", str(out), *overrides]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=shell, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    log, deadline = out / "metrics.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and '"step": 9,' in log.read_text()):
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors.decode()
+    assert f"interrupted; step {final_state(out)[0]} of " in errors.decode()
+
+
 def test_each_evaluation_is_saved(config_file, tmp_path):
     run_search(config_file, tmp_path / "run", overrides=["run.checkpoint_every=1000", "run.evaluate_every=1"])
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [24, 18]  # the last two of 6, 12, 18, 24
@@ -552,6 +572,27 @@ def test_a_killed_process_ends_the_job_and_resumes_with_as_many_processes_or_one
     assert final_state(fewer)[0] == 24
     before = [record for record in metrics(whole) if record["step"] <= step]
     assert metrics(fewer)[: len(before)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_launcher_saves_the_step_that_all_processes_have_done(config_file, tmp_path, shell, number):
+    out = tmp_path / "out"
+    overrides = ["run.checkpoint_every=1000", "run.evaluate_every=1000", "search.epochs=40"]
+    command = [*TORCHRUN, str(config_file), "--out", str(out), *overrides]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=shell, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    log, deadline = out / "metrics.jsonl", time.monotonic() + 300
+    while time.monotonic() < deadline and not (log.exists() and '"step": 8,' in log.read_text()):
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (line,) = (line for line in errors.splitlines() if line.startswith("interrupted; "))
+    step = final_state(out)[0]
+    assert line == f"interrupted; step {step} of 246 is saved; continue with --resume"
+    assert step >= 8
 
 
 def test_a_search_of_one_process_continues_with_two(config_file, tmp_path, shell):
