@@ -130,9 +130,12 @@ class MetricsLog:
             )
             for tag, curve in FINAL.items()
         ]
-        start = SessionStartInfo(group_name=run, start_time_secs=time.time())
+        start = SessionStartInfo(group_name=_encodable(run), start_time_secs=time.time())
         for name, value in values.items():
-            setattr(start.hparams[name], "string_value" if isinstance(value, str) else "number_value", value)
+            if isinstance(value, str):
+                start.hparams[name].string_value = _encodable(value)
+            else:
+                start.hparams[name].number_value = value
         experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=metrics)
         tags = hparams_metadata.EXPERIMENT_TAG, hparams_metadata.SESSION_START_INFO_TAG
         contents = HParamsPluginData(experiment=experiment), HParamsPluginData(session_start_info=start)
@@ -170,7 +173,7 @@ class MetricsLog:
         return self._value(scalars, tag, tensor_util.make_tensor_proto(np.float32(value)))
 
     def _value(self, plugin, tag: str, tensor: TensorProto) -> Summary.Value:  # type: ignore[no-untyped-def]
-        return Summary.Value(tag=tag, tensor=tensor, metadata=self._metadata(plugin, tag))
+        return Summary.Value(tag=_encodable(tag), tensor=tensor, metadata=self._metadata(plugin, tag))
 
     def _metadata(self, plugin, tag: str) -> SummaryMetadata | None:  # type: ignore[no-untyped-def]
         """TensorBoard takes it from the first point of each tag."""
@@ -179,6 +182,11 @@ class MetricsLog:
         self._described.add(tag)
         curve = self._curves.get(tag) or FINAL.get(tag, UNDESCRIBED)
         return plugin.create_summary_metadata(display_name="", description=curve.description)
+
+
+def _encodable(text: str) -> str:
+    """The name of a file can have bytes that are no UTF-8, which a protocol buffer does not take."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _of_hparams(tag: str, content: HParamsPluginData) -> Summary.Value:

@@ -5,6 +5,7 @@ Nothing here changes a retraining: the graph is of a fresh network.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ def log_end(
 
 def predicted_latency(architecture: dict[str, Any]) -> float | None:
     """The first latency that the content of an architecture.json states; None if it states none."""
-    for record in architecture.get("predicted") or ():
-        if isinstance(record, dict) and record.get("metric") == "latency" and isinstance(record.get("value"), float):
-            return float(record["value"])
+    records = architecture.get("predicted")
+    for record in records if isinstance(records, list) else ():
+        value = record.get("value") if isinstance(record, dict) and record.get("metric") == "latency" else None
+        if isinstance(value, float) and math.isfinite(value):
+            return value
     return None

@@ -29,6 +29,15 @@ def test_text_outlives_resumes_and_is_there_once(tmp_path):
         assert curves_in(tmp_path).texts == {"config": [(0, "epochs: 3")]}
 
 
+def test_names_of_files_that_are_not_utf_8_are_shown_with_a_mark_in_place_of_what_cannot_be(tmp_path):
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    metrics = MetricsLog(tmp_path, resume_step=None)
+    metrics.hyperparameters(name, {"limits": name})
+    metrics.scalars(1, {f"expected/latency_{name}": 1.0})
+    metrics.close()
+    assert curves_in(tmp_path).scalars == {"expected/latency_caf?": [(1, 1.0)]}
+
+
 @pytest.fixture
 def terminal(monkeypatch):
     """What a terminal got while the root logger wrote to it."""
