@@ -29,6 +29,8 @@ _NOT_A_STATE = (
 
 FORMAT = "proxylessnas/checkpoint@1"
 """A checkpoint's key `format`. Older ones have no such key."""
+DESCRIPTION = ("network", "space", "layers", "activation", "architecture", "classes", "preprocessing", "epoch", "test")
+"""Keys that say of what a checkpoint is; a run's kind of checkpoint has some of them. Their values are plain."""
 _EXPECTED = "a step-*.pt file of a run"
 _NAME = re.compile(r"step-(?P<step>\d{9})-(?P<hash>[0-9a-f]{12})\.pt")
 
@@ -144,7 +146,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is not a checkpoint of this framework; expected {_EXPECTED}")
     if state.get("format", FORMAT) != FORMAT:
         raise CheckpointError(f"{path}: has the format {state['format']!r:.60}, expected '{FORMAT}'")
+    for key in DESCRIPTION:
+        if not _is_plain(state.get(key)):
+            raise CheckpointError(f"{path}: {key}: holds something else than text and numbers; expected {_EXPECTED}")
     return state
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value could be JSON: text, numbers, lists and mappings of them."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _size(path: Path) -> int:

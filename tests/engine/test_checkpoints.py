@@ -425,3 +425,12 @@ def test_a_checkpoint_that_cannot_be_deleted_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(WriteError, match="Operation not permitted"):
         checkpoints.save(3, state_of(3))
     assert checkpoints.newest()[0] == 3
+
+
+@pytest.mark.parametrize("key", ["network", "space", "layers", "classes", "test"])
+@pytest.mark.parametrize("value", [torch.zeros(3, 3), [torch.zeros(1)], {"stages": [torch.zeros(2)]}, {1: "a"}])
+def test_what_a_checkpoint_says_of_itself_is_text_and_numbers(tmp_path, key, value):
+    """A forged one may hold a tensor there, which cannot be compared with a setting."""
+    path = Checkpoints(tmp_path).save(1, {"search": {}, key: value})
+    with pytest.raises(CheckpointError, match=f"{key}: holds something else than text and numbers; expected a step-"):
+        load_checkpoint(path)
