@@ -64,6 +64,10 @@ def test_an_evaluation_that_is_left_early_disturbs_nothing(images):
         left = evaluation_batches(images, 5, 2)
         assert len(list(islice(left, taken))) == taken
         assert all(map(torch.equal, expected, (batch.images for batch in evaluation_batches(images, 5, 2))))
+    pool = images.readers._pool
+    while any(worker.tickets for worker in pool._workers):
+        pool._receive()
+    assert not pool._arrived  # batches that nobody waits for are not kept
 
 
 def test_a_stream_that_closes_leaves_another_one_of_the_same_set_whole(images):
