@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from engine.errors import UserError, one_line
 from engine.files import read_bytes
@@ -105,8 +105,6 @@ def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
         plain = Image.fromarray(_from_floats(np.asarray(image)))
     elif image.has_transparency_data:
         plain = _on_white(image)
-    elif image.mode == "LAB":
-        plain = _from_lab(image)
     else:
         plain = image
     if channels == 1:
@@ -151,14 +149,6 @@ def _on_white(image: Image.Image) -> Image.Image:
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     colours = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
-
-
-def _from_lab(image: Image.Image) -> Image.Image:
-    """CIELAB -> sRGB, which needs a colour management that Pillow's `convert` does not have."""
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    assert converted is not None  # it is None only if the image is changed in place
-    return converted
 
 
 def _upright(plain: Image.Image, image: Image.Image) -> Image.Image:

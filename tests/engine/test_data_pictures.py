@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from engine.data import DataConfig, Item, open_images
 from engine.data.folder import FolderImages, recipe_of_photographs
@@ -171,8 +171,14 @@ def test_the_orientation_tag_is_followed(orientation, ending, tmp_path):
     assert np.abs(shown - np.array(seen)).mean() < 12  # JPEG and WebP lose a little at the edge
 
 
-def test_damaged_metadata_of_a_whole_picture_is_no_reason_to_refuse_it(tmp_path):
+def test_damaged_metadata_of_a_whole_picture_is_no_reason_to_refuse_it(tmp_path, monkeypatch):
     path = saved(tmp_path / "a.png", Image.fromarray(RAMP), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff damaged")
+    np.testing.assert_array_equal(read(path), RAMP)
+
+    def broken(self):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "getexif", broken)  # as some damage makes it do
     np.testing.assert_array_equal(read(path), RAMP)
 
 
@@ -235,6 +241,14 @@ WRONG = {
     "a pipe": os.mkfifo,
     "no file": lambda path: None,
 }
+
+
+def test_postscript_is_never_handed_to_another_program(tmp_path, monkeypatch):
+    """Pillow would give it to Ghostscript, whatever the name of the file is."""
+    WRONG["a script of PostScript"](tmp_path / "a.jpg")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was asked"))
+    with pytest.raises(UnreadableError, match=r"^is no image, or of a format that is not read$"):
+        read(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("kind", WRONG)

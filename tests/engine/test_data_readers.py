@@ -63,7 +63,12 @@ def test_an_evaluation_that_is_left_early_disturbs_nothing(images):
     for taken in (1, 3, 0, 5):
         left = evaluation_batches(images, 5, 2)
         assert len(list(islice(left, taken))) == taken
+        left.close()
         assert all(map(torch.equal, expected, (batch.images for batch in evaluation_batches(images, 5, 2))))
+    pool = images.readers._pool
+    while any(worker.tickets for worker in pool._workers):
+        pool._receive()
+    assert not pool._arrived  # batches that nobody waits for are not kept
 
 
 def test_a_stream_that_closes_leaves_another_one_of_the_same_set_whole(images):

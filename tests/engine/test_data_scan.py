@@ -127,6 +127,12 @@ def test_a_link_to_a_folder_above_is_left_out(root, caplog):
     assert warnings(caplog) == [f"{root / 'train'}: left out links to a folder above (5)"]
 
 
+def test_a_link_to_itself_beside_the_classes_is_no_class(root, caplog):
+    os.symlink("circle", root / "train" / "circle")
+    assert names(root) == PLAIN
+    assert warnings(caplog) == [f"{root / 'train'}: left out files outside the class folders (1)"]
+
+
 def test_each_real_file_is_taken_once_however_many_links_lead_to_it(root, caplog, tmp_path):
     place = root / "train" / "class0"
     (place / "inside").mkdir()
