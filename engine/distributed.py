@@ -165,16 +165,6 @@ class Group:
             dist.all_gather_object(values, value, group=self.host)
         return values
 
-    def any_of(self, flag: bool) -> bool:
-        """Whether `flag` is true in at least one process; all processes get the same answer.
-
-        For what one process alone can notice and all have to do at the same step, such as stopping after a signal. The
-        answer travels over the host group, a few bytes a call.
-        """
-        if self.alone:
-            return flag
-        return bool(self.sum_of(torch.tensor([float(flag)])).item())
-
     def check_same(self, value: Any, what: str) -> None:
         """UserError in every process where one has another value than process 0: of the first such process, how."""
         if self.alone:

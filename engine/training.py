@@ -187,9 +187,11 @@ def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group =
         finally:
             for m, momentum in zip(norms, momenta, strict=True):
                 m.momentum = momentum
-    total = int(group.sum_of(torch.tensor(count)))
+    total = count if group.alone else int(group.sum_of(torch.tensor(count)))
     if total == 0:
         raise ValueError("no batch to collect BN statistics from")
+    if group.alone:
+        return
     for m in norms:  # so that the mean over processes is the mean over batches
         assert m.running_mean is not None
         assert m.running_var is not None

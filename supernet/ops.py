@@ -194,7 +194,8 @@ class PoolClassifier(nn.Module):
         self.linear = nn.Linear(c_in, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):
+        device = x.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return self.linear(self.dropout(x.mean(dim=(2, 3))))
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             return self.linear(self.dropout(x.mean(dim=(2, 3), dtype=self.linear.weight.dtype)))

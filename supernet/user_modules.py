@@ -62,9 +62,15 @@ def load(module: str) -> ModuleType:
 
 
 def file_of(module: str) -> Path | None:
-    """The file that a module is imported from; None for one without a file. Raises ValueError as `load` does."""
+    """The file that a module is imported from; None for one without a file. Raises ValueError as `load` does.
+
+    A path of a file from elsewhere may be only the end of the path that was imported (supernet/module_names.py).
+    """
     if is_path(module):
-        return _found(module)
+        parts = Path(module).parts
+        files = (Path(str(m.__file__)) for name, m in sys.modules.items() if name.startswith(FILE_PREFIX))
+        imported = [file for file in files if file.parts[-len(parts) :] == parts]
+        return _found(module) if len(imported) != 1 else imported[0]
     file = getattr(load(module), "__file__", None)
     return Path(file) if file else None
 

@@ -253,8 +253,3 @@ def test_a_wrong_root_is_answered_by_the_nearest_folder(root):
     assert refused(root.parent / "imags").endswith(f"; correct it. Did you mean '{root}'?")
     (root / "train").rename(root / "training")
     assert refused(root).endswith(f"; add it or correct the path. Did you mean '{root / 'training'}'?")
-
-
-def test_a_root_that_is_no_path_is_one_line():
-    assert refused(Path("a\0b")).startswith("data.root: no folder 'a")
-    assert "there is no home folder" in refused(Path("~nobody-of-this-name/x"))

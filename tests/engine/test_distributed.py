@@ -116,7 +116,7 @@ def job(group: Group) -> dict[str, object]:
         "untouched": values,
         "from_first": group.from_first(lambda: {"made by": group.rank}),
         "gathered": group.gathered({"rank": group.rank}),
-        "any": [group.any_of(flag) for flag in (False, group.rank == 1, group.first, True)],
+        "largest": [group.largest(value)() for value in (0, group.rank, 15 * group.first, -group.rank - 1)],
         "refused": refused(),
         "broadcast": broadcast(),
         "turn": in_turn(group),
@@ -140,10 +140,9 @@ def test_both_processes_get_the_same_mean_sum_and_objects(found):
         assert [tensor.unique().tolist() for tensor in own["broadcast"]] == [[0.0], [5.0]]
 
 
-def test_what_one_process_has_noticed_all_know(found):
-    """Of flags that are set in no process, in one of either, and in both."""
-    assert [own["any"] for own in found] == [[False, True, True, True]] * 2
-    assert [ALONE.any_of(flag) for flag in (False, True)] == [False, True]
+def test_both_processes_get_the_largest_of_their_values(found):
+    assert [own["largest"] for own in found] == [[0, 1, 15, -1]] * 2
+    assert ALONE.largest(3)() == 3
 
 
 def test_a_value_that_differs_is_refused_in_both_with_the_same_words(found):
@@ -286,7 +285,7 @@ def ends(group: Group, folder: Path) -> None:
     if group.rank == 1:
         os._exit(0)  # no destructor runs, as if it was killed
     try:
-        group.any_of(True)
+        group.largest(1)()
     except LostPeerError as error:
         (folder / "told").write_text(str(error))
     os._exit(0)

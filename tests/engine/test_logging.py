@@ -79,17 +79,17 @@ def test_a_resume_among_other_files_is_taken_for_a_mistyped_out(tmp_path, names,
     for name in names:
         (tmp_path / name).write_text("kept")
     with pytest.raises(ConfigError) as error:
-        open_run(tmp_path, {"a": 1}, resume=True)
+        open_run(tmp_path, {"a": 1}, {}, resume=True)
     assert str(error.value) == (
         f"--resume: {tmp_path} holds no run but other files ({shown}); correct --out, or begin there without --resume"
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
-    open_run(tmp_path, {"a": 1}, resume=False)
+    open_run(tmp_path, {"a": 1}, {}, resume=False)
 
 
 def test_a_resume_begins_where_a_start_was_killed_before_its_config(tmp_path, caplog):
     (tmp_path / ".config.yaml.x1y2z3.tmp").write_text("ha")
     with caplog.at_level(logging.WARNING):
-        open_run(tmp_path, {"a": 1}, resume=True)
+        open_run(tmp_path, {"a": 1}, {}, resume=True)
     assert caplog.messages == [f"{tmp_path} holds no run yet; starting from the beginning"]
     assert load_config(tmp_path / "config.yaml") == {"a": 1}
