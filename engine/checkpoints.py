@@ -45,9 +45,10 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any]) -> Path:
         """Writes a checkpoint atomically, then deletes all but the newest `keep`.
 
-        Other files of this step or a later one are deleted too: a run that saves here has skipped them as damaged. Raises
-        WriteError if the system refuses, UserError if a value of the state is not finite, and UnpicklingError if the state
-        holds anything but tensors and plain values, which could not be read back. None of these errors changes a file.
+        Other files of this step or a later one are deleted too: a run that saves here has skipped them as damaged.
+        Raises WriteError if the system refuses, UserError if a value of the state is not finite, and UnpicklingError if
+        the state holds anything but tensors and plain values, which could not be read back. None of these errors
+        changes a file.
         """
         if ruined := not_finite(state):
             good = [other for other in self.steps() if other < step]

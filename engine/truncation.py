@@ -113,7 +113,7 @@ def keep_damaged(path: Path) -> Path:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """Yields the lines of a file with their ends; b"" in place of a line that is too long to be a point."""
+    """Yields the lines of a file with their ends; a blank one in place of a line that is too long to be a point."""
     with opened(path, "the curves of a run") as file:
         while line := file.readline(MOST_LINE_BYTES):
             part = line

@@ -119,7 +119,7 @@ def occurrences(jobs: Sequence[Job], keys: Sequence[str]) -> np.ndarray:
 
 
 def smallest_sum(space: Space, keys: Sequence[str]) -> Callable[[np.ndarray], float]:
-    """A function of the milliseconds of `keys` that gives the smallest sum of any network of the space."""
+    """Returns a function of the milliseconds of `keys` that returns the smallest sum of any network of the space."""
 
     def smallest(ms: np.ndarray) -> float:
         own = dict(zip(keys, ms.tolist(), strict=True))
@@ -147,9 +147,9 @@ def calibrated(
 
 
 def corrected(table: LatencyTable, found: Correction, seed: int) -> LatencyTable:
-    """The table with `calibrated_ms` and the constant of a fit that started from its entries.
+    """Returns the table with `calibrated_ms` and the constant of a fit that started from its entries.
 
-    Its record keeps the networks of every calibration before.
+    Its history keeps the networks of every earlier calibration.
     """
     entries = {
         key: entry.model_copy(update={"calibrated_ms": float(factor * entry.ms)})
@@ -187,7 +187,8 @@ def with_energy(
 def verified(
     table: LatencyTable, jobs: Sequence[Job], samples: Samples, *, used: Sequence[Paths | None]
 ) -> LatencyTable:
-    """jobs: `...a` and `...b`, two measurements of each network. used: the networks that calibrated the table."""
+    """Returns the table with its verification. jobs: `...a` and `...b`, two measurements of each network. used: the
+    networks that calibrated the table."""
     first = [job for job in jobs if job.id.endswith("a")]
     again = [job for job in jobs if job.id.endswith("b")]
     found = verification(

@@ -27,7 +27,7 @@ class Device(Section):
 
 
 def this_device(device: Literal["cpu", "cuda"]) -> Device:
-    """This machine's CPU, or the GPU that this process uses. Raises ConfigError for cuda without a GPU."""
+    """Returns this machine's CPU, or the GPU that this process uses. Raises ConfigError for cuda without a GPU."""
     kind: Kind = "cpu"
     name, cores = cpu_name(), usable_cores()
     if device == "cuda":

@@ -52,7 +52,7 @@ class Fit:
     space: Space
     table: LatencyTable
     left_out: Scores
-    """Of networks predicted by fits that they took no part in."""
+    """The errors on networks that were left out of the fit that predicts them."""
     identified: Identified
     outliers: tuple[tuple[Paths, float, float], ...] = ()
     """(network, measured ms, ms that the others predict) of networks that no fit to the others explains."""
