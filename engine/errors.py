@@ -110,8 +110,8 @@ def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None
         _say(f"error: {one_line(f'{name}{error.strerror}')}; {OF_THE_SYSTEM[error.errno]}")
         sys.exit(2)
     except KeyboardInterrupt as error:
-        told = str(error) if isinstance(error, Interrupted) else "interrupted"
-        _say(f"{told}; continue with --resume" if resumable else told)
+        line = str(error) if isinstance(error, Interrupted) else "interrupted"
+        _say(f"{line}; continue with --resume" if resumable else line)
         sys.exit(error.status if isinstance(error, Interrupted) else 130)
     sys.exit(status or 0)
 

@@ -1,7 +1,7 @@
 """Entries that a table lacks, predicted from its measured entries of the same op family, and marked as such.
 
 A family is a class of candidates, e.g. every MBConvSpec. Within one, log(ms) is linear in the logarithms of an op's
-work and shapes, fitted by ridge regression; what it is worth is told by leaving one entry out at a time.
+work and shapes, fitted by ridge regression; its error is estimated by leaving one entry out at a time.
 """
 
 from __future__ import annotations

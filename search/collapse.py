@@ -50,7 +50,7 @@ def strength_of(loss: Loss | None) -> str | None:
 
 @dataclass
 class CollapseAlarm:
-    """Finds what is worth a warning; each kind is told once."""
+    """Detects what is worth a warning; each kind is logged once."""
 
     strength: str | None
     """The key that sets how strongly limits pull; None where multipliers see to that (`strength_of`)."""

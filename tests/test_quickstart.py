@@ -78,7 +78,7 @@ def test_the_verdict_is_the_one_of_result_json_and_says_by_which_timing(script, 
         "the 2.0 % that such a timing may be off."
     )
     assert "there the derived network takes 1.032 ms, +5.2 %. It does not change the verdict." in timings
-    assert "1.00 times what the latency table says in the first timing and 1.05 times in this one" in timings
+    assert "1.00 times what the latency table predicts in the first timing and 1.05 times in this one" in timings
     assert "the machine as a whole accounts for +5.0 % and +0.2 % is left" in timings
 
 

@@ -144,7 +144,7 @@ def test_a_machine_that_is_off_as_a_whole_corrects_nothing(fine_space, drift):
     assert result.derivation.paths == own
     assert calls == [own] * (2 * MOST_TIMINGS)
     (note,) = result.derivation.notes
-    assert f"takes {drift:.2f} times what the table says" in note
+    assert f"takes {drift:.2f} times what the table predicts" in note
     assert "recalibrate" in note
 
 
