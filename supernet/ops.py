@@ -195,7 +195,9 @@ class PoolClassifier(nn.Module):
         self.linear = nn.Linear(c_in, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):
+        kind = x.device.type
+        # torch raises if it is asked about its meta device, on which activation sizes are computed
+        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
             return self.linear(self.dropout(x.mean(dim=(2, 3))))
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(kind, enabled=False):
             return self.linear(self.dropout(x.mean(dim=(2, 3), dtype=self.linear.weight.dtype)))
