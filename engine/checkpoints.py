@@ -115,7 +115,7 @@ class Checkpoints:
         return found
 
     def steps(self) -> list[int]:
-        """The steps that have a file, newest first; newest() tells whether it is good."""
+        """The steps that have a file, newest first; newest() checks whether it is good."""
         return [_step(path) for path in self._files()]
 
     def _files(self) -> list[Path]:

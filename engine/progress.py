@@ -31,7 +31,7 @@ RECENT_UPDATES = 20
 def set_up_logging(group: Group = ALONE) -> None:
     """Warnings and notes through the progress bar's console, so that they do not tear it. Scripts call this once.
 
-    What all processes find is said by process 0; an unreadable file by the one that met it.
+    Process 0 logs what all processes have in common; an unreadable file is logged by the process that met it.
     """
     handler: logging.Handler = RichHandler(console=console, show_path=False, show_time=False)
     handler.setFormatter(logging.Formatter("%(message)s"))  # it shows the level itself; basicConfig would add it again

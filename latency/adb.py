@@ -64,7 +64,7 @@ class Adb:
         printed, errors = (text.decode("utf-8", errors="replace") for text in (done.stdout, done.stderr))
         if done.returncode:
             said = [line for line in (errors or printed).strip().splitlines() if not line.startswith("* daemon")]
-            last = one_line(said[-1], 300) if said else "it said nothing"
+            last = one_line(said[-1], 300) if said else "it printed nothing"
             raise KitFileError(f"{called} failed: {last}; {_remedy(' '.join(said))}")
         return printed
 

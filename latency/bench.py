@@ -58,7 +58,7 @@ def timed_rounds(
     schedule: a list of rounds, each a list of job ids. open_job(id) -> an object with run(n): n forward passes;
     times(n): milliseconds of n passes, a number or a list of one per layer for each; close(). The `warmup` passes
     after opening are thrown away. joules(): a counter of energy used so far, None where there is none. progress(done,
-    total): told after each job. Returns (samples, energy): {id: [round][pass] or [round][pass][layer]} in ms, {id:
+    total): called after each job. Returns (samples, energy): {id: [round][pass] or [round][pass][layer]} in ms, {id:
     [round]} in mJ a pass.
     """
     rng = np.random.default_rng(seed)
@@ -246,7 +246,7 @@ def _milliseconds(call: Callable[..., object], *arguments: object) -> float:
 
 
 def cpu_name() -> str:
-    """The board's or processor's name, as the kernel tells it."""
+    """Returns the name of the board or processor, from the kernel."""
     board = "/proc/device-tree/model"
     if os.path.exists(board):
         with open(board, encoding="utf-8", errors="replace") as file:

@@ -42,7 +42,8 @@ def build_table(
     space: Space, measure: MeasureConfig, jobs: Sequence[Job], samples: Samples, origin: Origin, *, seed: int,
     energy: Mapping[str, Sequence[float]] | None = None,
 ) -> LatencyTable:  # fmt: skip
-    """The table that a plan's timings make. energy: job id -> mJ per pass in each round, where the platform tells."""
+    """The table that a plan's timings make. energy: job id -> mJ per pass in each round, if the platform measures
+    it."""
     context = [job for job in jobs if job.purpose == "context"]
     alone = [job for job in jobs if job.purpose == "layer"]
     entries = entries_in_context(context, samples) if context else entries_alone(alone, samples)

@@ -1,4 +1,4 @@
-"""What device this is: the part of a table's provenance that tells whether its numbers hold here."""
+"""What device this is: the part of a table's provenance that decides whether its numbers hold here."""
 
 from __future__ import annotations
 

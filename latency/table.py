@@ -35,7 +35,7 @@ class Entry(Section):
     """Milliseconds of one layer: the whole edge including its residual add, eval mode, inference mode."""
 
     median_ms: float = Field(ge=0)
-    """As measured (`method` of the table says how)."""
+    """As measured, in the way that `method` of the table names."""
     iqr_ms: float | None = Field(None, ge=0)
     """Interquartile range; null where the source does not tell."""
     n: int | None = Field(None, ge=1)

@@ -287,7 +287,7 @@ def main() -> int:
 
     set_up_logging()
     met = quickstart(args.out, args.seed, args.baselines)["met"]
-    return 3 if met is False else 0  # on a busy machine it stays open, which a warning has said
+    return 3 if met is False else 0  # on a busy machine it stays open, and a warning was printed
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ class Check:
 def check_search(
     config_path: Path, overrides: Sequence[str] = (), out: Path | None = None, told: Report = silent
 ) -> list[Check]:
-    """Runs every check of a search config. out: the folder for its results, whose free space is checked. told: a Report
-    of the checks that take a while.
+    """Runs every check of a search config. out: the folder for its results, whose free space is checked. told: called
+    during the checks that take a while.
 
     If a check fails, only those that need its result are left out. No UserError is raised.
     """
@@ -106,7 +106,7 @@ def report(checks: Sequence[Check], source: Path) -> None:
 
 
 def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) -> list[Check]:
-    """What can be said of a resolved config without its data."""
+    """Returns the checks of a resolved config that need no data."""
     checks = [_space(resolved)]
     if resolved.peak:
         checks.append(Check("ok", "peak", str(resolved.peak)))
@@ -266,9 +266,7 @@ def _timed(space: Space, source: Source, told: Report) -> Check:
     busy = _busy(timing)
     if busy and OFF < ratio <= BUSIEST:
         remedy = "wait until the machine is idle and check again; measure the table again if that changes nothing"
-        return Check(
-            "warn", "timing", f"this machine is busy ({busy}), so nothing is said of its table: {text}", remedy
-        )
+        return Check("warn", "timing", f"this machine is busy ({busy}), so its table was not judged: {text}", remedy)
     if max(ratio, 1 / ratio) > FAR_OFF:
         return Check("FAIL", "timing", text, f"measure {source.path} again: its numbers are not this device's ms")
     if max(ratio, 1 / ratio) > OFF:

@@ -26,7 +26,7 @@ LARGEST_DISTURBANCE = 0.10
 """A timing is reliable only if twice the noise between its rounds, and its reference's distance from the prediction,
 are at most this share."""
 CONFIDENCE = 0.975
-"""Probability that a timing of a network exactly at the bound is called met, as far as its standard error tells."""
+"""Probability that a timing of a network exactly at the bound is called met, as far as its standard error shows."""
 SMALLEST_ERROR = 0.02
 """The difference between two timings of one network on an idle machine (docs/latency.md). The rounds within each are
 alike, so the standard error does not include it."""
@@ -65,7 +65,7 @@ class Reading:
         """Returns in a few words why the network is timed again."""
         if not steady(self.timing):
             return "the machine is busy"
-        return f"the machine takes {self.drift:.2f} times as long as its table says"
+        return f"the machine takes {self.drift:.2f} times as long as its table predicts"
 
     @property
     def doubt(self) -> float:

@@ -104,7 +104,7 @@ class LimitConfig(Section):
     """w_k in (0, 1e6], one per entry of `tables`. By default 1/k each in a weighted sum (the mean), 1 each in a worst
     case."""
     measure: MeasureConfig | None = None
-    """How this limit's table was measured, where that is not what the search's `measure` says: a limit on a second
+    """How this limit's table was measured, if that differs from the search's `measure`: a limit on a second
     device. What it does not set is as there. Tables of `tables` are compared in what a search with measure.device
     `external` compares."""
     at: float | str | None = None

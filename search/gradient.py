@@ -58,7 +58,7 @@ def second_order_pair(d_gates: Tensor, sample: PairSample) -> Tensor:
 
 
 def restore_unsampled(alpha: Tensor, before: Tensor, pairs: Tensor) -> None:
-    """After a two_path step: unsampled alphas back bitwise, and every unsampled candidate keeps its probability.
+    """Restores unsampled alphas bitwise after a two_path step, and the probability of every unsampled candidate.
 
     Momentum may have moved unsampled entries. The change of the pair's log-sum-exp is subtracted from both entries, so
     that the pair's total probability is what it was. Changes `alpha` (E, N) in place; pairs (E, 2).

@@ -282,7 +282,7 @@ def _source(
 
 
 def _making(what: str, command: str, measure: MeasureConfig) -> str:
-    """Returns how to make a table, as the end of a message. On a machine without a GPU, it says where the command
+    """Returns how to make a table, as the end of a message. On a machine without a GPU, it names where the command
     works."""
     if measure.device == "cuda" and not torch.cuda.is_available():
         what += " where the GPU is, copy it here to search with measure.device=external, and make it"

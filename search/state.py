@@ -32,7 +32,7 @@ WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_OR
 def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD:
     """SGD, Nesterov, of the parameters that have a gradient; the others keep their value and their momentum.
 
-    One fused kernel updates them all, in half the time of torch's loop over them on a CPU. It wants the momentum of all
+    One fused kernel updates them all, in half the time of torch's loop over them on a CPU. It needs the momentum of all
     or of none of its parameters, while each step brings some for the first time; so all begin with zeros, of which the
     first step makes what SGD begins with: 0.9 * 0 + g = g.
     """

@@ -263,7 +263,7 @@ class _Runner:
         environment = dict(os.environ)
         if slot.kind == "cuda":
             environment["CUDA_VISIBLE_DEVICES"] = slot.name
-        if self.at_once > 1:  # each its share of the cores; run.threads says more
+        if self.at_once > 1:  # each its share of the cores; see run.threads
             environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // self.at_once))
         output = search.log.open("ab")
         start = output.tell()
@@ -307,12 +307,12 @@ def _outcome(search: Search, status: int, interrupted: bool, seconds: float, log
 
 
 def _error_in(path: Path, start: int) -> str | None:
-    """The line of a log that says why: the last that begins with `error:`, or else the last at all."""
+    """Returns the line of a log with the reason: the last that begins with `error:`, or else the last at all."""
     with path.open("rb") as file:
         file.seek(start)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    found = told or lines
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    found = errors or lines
     return found[-1] if found else None
 
 

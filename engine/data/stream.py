@@ -76,7 +76,7 @@ class BatchStream(Iterator[Batch]):
     @property
     def corrupt(self) -> frozenset[int]:
         """Indices of the set's files known to be unreadable, each named in a warning once. Settable from a checkpoint:
-        the files in it are not named again. With several ranks each knows those that it met."""
+        the files in it are not named again. With several ranks each has those that it met."""
         return frozenset(self._images.corrupt.indices)
 
     @corrupt.setter

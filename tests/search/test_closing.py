@@ -438,7 +438,7 @@ def test_a_drifting_machine_is_reported_during_the_timing(fine_space):
 
     clock = Clock.of(fine_space, limit.cost, MeasureConfig(), timer)
     clock.timed(clock.reference, lambda *call: told.append(call[0]), "timing")
-    assert told[1] == "timing, 2 of at most 5: the machine takes 1.40 times as long as its table says"
+    assert told[1] == "timing, 2 of at most 5: the machine takes 1.40 times as long as its table predicts"
 
 
 def test_several_networks_are_timed_in_turn_with_one_reference(fine_space):
