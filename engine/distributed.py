@@ -166,10 +166,10 @@ class Group:
         return values
 
     def any_of(self, flag: bool) -> bool:
-        """Returns whether `flag` is true in at least one process; all processes get the same answer.
+        """Whether `flag` is true in at least one process; all processes get the same answer.
 
-        It is used if one process alone can notice what all have to do at the same step, such as stopping after a
-        signal. The answer travels over the host group, a few bytes a call.
+        For what one process alone can notice and all have to do at the same step, such as stopping after a signal. The
+        answer travels over the host group, a few bytes a call.
         """
         if self.alone:
             return flag

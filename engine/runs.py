@@ -16,13 +16,13 @@ from engine.inputs import FILE, Inputs, record, refuse_other_inputs
 
 log = logging.getLogger("engine")
 
-TRACES = ("checkpoints", "metrics.jsonl", PATTERN, "tensorboard")
+_TRACES = ("checkpoints", "metrics.jsonl", PATTERN, "tensorboard")
 """Patterns of the names of files that a run writes once it has begun; the last one is of earlier versions. A start that
 failed before its first step leaves config.yaml and inputs.json."""
 
 
 def _traces(out: Path) -> list[Path]:
-    return [path for pattern in TRACES for path in sorted(out.glob(pattern))]
+    return [path for pattern in _TRACES for path in sorted(out.glob(pattern))]
 
 
 def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:

@@ -195,9 +195,8 @@ class PoolClassifier(nn.Module):
         self.linear = nn.Linear(c_in, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        kind = x.device.type
-        # torch raises if it is asked about its meta device, on which activation sizes are computed
-        if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        device = x.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
             return self.linear(self.dropout(x.mean(dim=(2, 3))))
-        with torch.autocast(kind, enabled=False):
+        with torch.autocast(device, enabled=False):
             return self.linear(self.dropout(x.mean(dim=(2, 3), dtype=self.linear.weight.dtype)))

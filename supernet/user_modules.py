@@ -62,8 +62,7 @@ def load(module: str) -> ModuleType:
 
 
 def file_of(module: str) -> Path | None:
-    """Returns the file that a module is imported from; None for one without a file. Raises ValueError as `load`
-    does."""
+    """The file that a module is imported from; None for one without a file. Raises ValueError as `load` does."""
     if is_path(module):
         return _found(module)
     file = getattr(load(module), "__file__", None)

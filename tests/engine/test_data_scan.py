@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import validate
 from engine.data import DataConfig, open_images
 from engine.data.pictures import extensions
 from engine.errors import ConfigError
@@ -254,14 +253,3 @@ def test_a_wrong_root_is_answered_by_the_nearest_folder(root):
     assert refused(root.parent / "imags").endswith(f"; correct it. Did you mean '{root}'?")
     (root / "train").rename(root / "training")
     assert refused(root).endswith(f"; add it or correct the path. Did you mean '{root / 'training'}'?")
-
-
-@pytest.mark.parametrize(
-    ("root", "words"),
-    [("a\0b", "expected a path without a NUL character"), ("~nobody-of-this-name/x", "no home folder of that name")],
-)
-def test_a_root_that_is_no_path_is_one_line(root, words):
-    with pytest.raises(ConfigError) as caught:
-        validate(DataConfig, {"name": "folder", "root": root}, "search.yaml")
-    assert str(caught.value).startswith("search.yaml: root: ")
-    assert words in str(caught.value)

@@ -140,8 +140,8 @@ def test_both_processes_get_the_same_mean_sum_and_objects(found):
         assert [tensor.unique().tolist() for tensor in own["broadcast"]] == [[0.0], [5.0]]
 
 
-def test_a_flag_of_one_process_is_known_to_all(found):
-    """Flags are set in no process, in the first, in the second, and in both."""
+def test_what_one_process_has_noticed_all_know(found):
+    """Of flags that are set in no process, in one of either, and in both."""
     assert [own["any"] for own in found] == [[False, True, True, True]] * 2
     assert [ALONE.any_of(flag) for flag in (False, True)] == [False, True]
 
