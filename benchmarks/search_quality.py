@@ -74,9 +74,10 @@ HERE = Path(__file__).resolve().parent / "quality"
 SEARCH, RETRAIN, TRUTH = HERE / "search.yaml", HERE / "retrain.yaml", HERE / "truth.json"
 ALGORITHMS = ("two_path", "full_v2", "reinforce")
 SHARES = (0.25, 0.4, 0.55)
-"""Of the reachable range: the targets. Beyond, networks of similar latency differ by little more than seeds do."""
+"""The targets, as shares of the reachable range. Above them, networks of similar latency differ by little more than
+seeds do."""
 FIRST_SEED = 2
-"""Of the searches: seeds 0 and 1 chose the settings in search.yaml."""
+"""The first seed of the searches: seeds 0 and 1 were used to choose the settings in search.yaml."""
 BAND = 0.9
 """Networks of [BAND T, T] are compared: the window of `at` with the tolerance in search.yaml."""
 VERIFIED = 20
@@ -197,7 +198,7 @@ class Band:
         return int(self.indices[np.argsort(costs[self.indices])[len(self.indices) // 2]])
 
     def percentile(self, index: int, accuracy: float) -> float:
-        """Of 0 to 100: the share of the other networks that are worse, ties counting half."""
+        """Returns the share of the other networks that are worse, from 0 to 100; ties count half."""
         others = self.accuracies[self.indices != index]
         return 100 * float(((others < accuracy) + 0.5 * (others == accuracy)).mean())
 

@@ -55,7 +55,7 @@ PIXELS = 48
 VERIFIED = 20
 RECORD = "found.json"
 LAST = 0.1
-"""Of the steps: where the expected latency has to be at its target."""
+"""The share of the steps, at the end, in which the expected latency has to be at its target."""
 
 
 def plan_of(config: SearchFile, limit: Limit, steps: int) -> Plan:

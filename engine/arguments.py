@@ -1,7 +1,7 @@
-"""The command line of the scripts.
+"""Parses the command line of the scripts.
 
-Imports nothing that takes long, torch above all. A script does the same: its `main` parses the arguments first and then
-imports what it runs, so that `--help` and a mistyped option are answered at once.
+This module imports nothing slow, such as torch. A script does the same: its `main` parses the arguments first and then
+imports what it runs, so `--help` and a mistyped option are answered at once.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from engine.errors import ConfigError, one_line
 from engine.files import in_home
 
 SILENCE_S = 1.0
-"""torchrun stops all processes once one has failed, so those that say nothing end later than the one that does."""
+"""Seconds that the processes that print nothing wait before they end: torchrun stops all processes once one has failed,
+so the one that prints must end first."""
 
 
 def parser_of(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
-    """A parser that shows a script's docstring as it is written."""
+    """Returns a parser that shows a script's docstring as it is written."""
     return argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 
 def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The arguments, of the command line where none are given. Ends the process with a usage line where they are wrong;
-    of the processes that torchrun has started, the first one alone prints it."""
+    """Returns the parsed arguments, by default those of the command line. Ends the process with a usage line if they
+    are wrong; of the processes that torchrun has started, only the first one prints it."""
     with _first_process_alone():
         return parser.parse_intermixed_args(arguments)
 
 
 def path_argument(text: str) -> Path:
-    """`type=` of a file or folder: `~` is the home folder, also in `--out=~/runs`, where no shell replaces it."""
+    """Converts an argument to a path (`type=` of argparse): `~` is the home folder, also in `--out=~/runs`, where no
+    shell replaces it."""
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected the name of a file or folder")
     try:
@@ -46,7 +48,7 @@ def path_argument(text: str) -> Path:
 
 
 def module_argument(text: str) -> str:
-    """`type=` of a Python module: a dotted name, or the path of a .py file."""
+    """Checks an argument that names a Python module (`type=` of argparse): a dotted name, or the path of a .py file."""
     if text.endswith(".py") or all(part.isidentifier() for part in text.split(".")):
         return text
     raise argparse.ArgumentTypeError(
@@ -55,7 +57,7 @@ def module_argument(text: str) -> str:
 
 
 def add_allow_modules(parser: argparse.ArgumentParser, source: str) -> None:
-    """The option for a script that reads `source`, a file that may have come from elsewhere."""
+    """Adds `--allow-modules` to a script that reads `source`, a file that may have come from elsewhere."""
     parser.add_argument(
         "--allow-modules",
         type=module_argument,

@@ -28,9 +28,9 @@ _NOT_A_STATE = (
 )
 
 FORMAT = "proxylessnas/checkpoint@1"
-"""A checkpoint's key `format`. Older ones have no such key."""
+"""The value of a checkpoint's key `format`. Checkpoints of earlier versions have no such key."""
 DESCRIPTION = ("network", "space", "layers", "activation", "architecture", "classes", "preprocessing", "epoch", "test")
-"""Keys that say of what a checkpoint is; a run's kind of checkpoint has some of them. Their values are plain."""
+"""Keys that describe the network of a checkpoint; each kind of run writes some of them. Their values are plain."""
 _EXPECTED = "a step-*.pt file of a run"
 _NAME = re.compile(r"step-(?P<step>\d{9})-(?P<hash>[0-9a-f]{12})\.pt")
 
@@ -43,11 +43,12 @@ class Checkpoints:
     keep: int = 2
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write atomically, then delete all but the newest `keep`.
+        """Writes a checkpoint atomically, then deletes all but the newest `keep`.
 
-        Other files of this step or a later one go too: a run that saves here has passed them by as damaged. Raises
-        WriteError where the system refuses, UserError for a state with a value that is not finite, and UnpicklingError
-        for one that could not be read back, which only tensors and plain values can; none of these changes a file.
+        Other files of this step or a later one are deleted too: a run that saves here has skipped them as damaged.
+        Raises WriteError if the system refuses, UserError if a value of the state is not finite, and UnpicklingError if
+        the state holds anything but tensors and plain values, which could not be read back. None of these errors
+        changes a file.
         """
         if ruined := not_finite(state):
             good = [other for other in self.steps() if other < step]
@@ -64,14 +65,14 @@ class Checkpoints:
         make_folder(self.folder)
         path = self.folder / f"step-{step:09d}-{_hash(content)}.pt"
         write_atomically(path, content)
-        # folders are nobody's checkpoint: they are left alone
+        # a folder of such a name is no checkpoint and is left alone
         others = [other for other in self._files() if other != path and (other.is_symlink() or not other.is_dir())]
         before = [other for other in others if _step(other) < step and other.is_file()][: self.keep - 1]
         for other in others:
             if other not in before:
                 with writing(other):
                     other.unlink(missing_ok=True)
-        remove_stale(self.folder)  # of a process that was killed while writing
+        remove_stale(self.folder)  # left by a process that was killed while writing
         return path
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
@@ -88,7 +89,7 @@ class Checkpoints:
             try:
                 state = load_checkpoint(candidates[0])
             except CheckpointError as error:
-                if not os.path.lexists(candidates[0]):  # deleted meanwhile; a link to nothing is there, and damaged
+                if not os.path.lexists(candidates[0]):  # deleted meanwhile; a link to nothing is damaged
                     continue
                 log.warning("%s; trying the checkpoint before it", error)
                 damaged.add(candidates[0])
@@ -101,8 +102,9 @@ class Checkpoints:
         return None
 
     def resume(self) -> tuple[int, dict[str, Any]] | None:
-        """As newest(), for the one process that writes here: what was passed by as damaged is renamed to `*.damaged`,
-        so that no later save counts it among the checkpoints that it keeps. WriteError where that is refused."""
+        """Returns the same as newest(), for the one process that writes here: damaged files that were skipped are
+        renamed to `*.damaged`, so that no later save counts them among the checkpoints that it keeps. Raises WriteError
+        if the system refuses."""
         found = self.newest()
         if found is None:
             return None
@@ -113,7 +115,7 @@ class Checkpoints:
         return found
 
     def steps(self) -> list[int]:
-        """The steps that have a file, newest first; newest() tells whether it is good."""
+        """The steps that have a file, newest first; newest() checks whether it is good."""
         return [_step(path) for path in self._files()]
 
     def _files(self) -> list[Path]:
@@ -153,7 +155,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value could be JSON: text, numbers, lists and mappings of them."""
+    """Returns whether a value could be JSON: text, numbers, lists and mappings of them."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
     if isinstance(value, list):
@@ -162,12 +164,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _size(path: Path) -> int:
-    """How many bytes of a file are read: all of a regular one. CheckpointError if twice as much, its content and its
-    tensors, is more than this machine's memory: no run here has written it."""
+    """Returns the size of a file in bytes. Raises CheckpointError if twice as much (the content and its tensors)
+    exceeds the memory of this machine: then no run here has written it."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         size = path.stat().st_size
-    except (OSError, ValueError):  # reading it will say why
+    except (OSError, ValueError):  # reading it raises the error
         return 0
     if 2 * size > memory:
         raise CheckpointError(f"{path}: has {size >> 20} MB, too many for this machine's memory; expected {_EXPECTED}")
@@ -175,7 +177,8 @@ def _size(path: Path) -> int:
 
 
 def misfit(error: Exception) -> str:
-    """What torch's load_state_dict found wrong first, in a short line; its own first one only says that it failed."""
+    """Returns the first fault that torch's load_state_dict reports, in a short line; the first line of torch's own
+    message only reports a failure."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     line = lines[1] if len(lines) > 1 else lines[0]
     return f"{line[:157]}..." if len(line) > 160 else line

@@ -1,7 +1,7 @@
-"""What TensorBoard's page HPARAMS compares: one list for searches and retrainings.
+"""Lists what TensorBoard's page HPARAMS compares, once for searches and retrainings.
 
-TensorBoard takes the columns of that page from one run, whichever it meets first; so all runs name the same ones, and
-each fills in those that it has.
+TensorBoard takes the columns of that page from the first run that it reads. So all runs name the same columns, and each
+fills in those that it has.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Curve:
-    """What a tag shows: its unit, if it has one, and a sentence."""
+    """Describes a tag of TensorBoard: its unit, if it has one, and a sentence."""
 
     unit: str
     meaning: str
 
     @property
     def description(self) -> str:
-        """As TensorBoard shows it beside the curve."""
+        """Returns the text that TensorBoard shows beside the curve."""
         return f"{self.meaning} Unit: {self.unit}." if self.unit else self.meaning
 
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """A column of settings."""
+    """A setting that is a column of the page HPARAMS."""
 
     kind: type[float] | type[str]
-    """float for every number."""
+    """The type of the column; float for every number."""
     meaning: str
     prominent: bool = False
-    """Whether it is among the five that the page shows at first."""
+    """Whether it is one of the five columns that the page shows at first."""
 
 
 HYPERPARAMETERS = {

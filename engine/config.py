@@ -25,13 +25,13 @@ from engine.yaml_dialect import MOST_CHARACTERS, MOST_NODES, TOO_DEEP, Dumper, L
 M = TypeVar("M", bound=BaseModel)
 
 MOST_FILES = 32
-"""A configuration and the files that it extends, directly or through others."""
+"""The most files of one configuration: itself and those that it extends, directly or through others."""
 MOST_IN_AN_OVERRIDE = 30_000
-"""Characters of `key=value`; also values in it, with every alias written out."""
+"""The most characters of an override `key=value`; also the most values in it, with every alias written out."""
 MOST_PARTS = 30
-"""Names between the dots of an override's key."""
+"""The most names in an override's key, which dots separate."""
 MOST_DIFFERENCES = 100
-"""Lines that `differences` returns at most."""
+"""The most lines that `differences` returns."""
 _LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes, of Linux
 
 
@@ -56,7 +56,7 @@ def _user_path(path: Path) -> Path:
         raise ValueError(str(error)) from None
 
 
-# Sections are strict, and a path is written as text: this one conversion is meant.
+# Sections are strict, but a path is written as text: this one conversion is wanted.
 UserPath = Annotated[Path, Field(strict=False), AfterValidator(_user_path)]
 """A path in a configuration: `~` is the home folder. A run's config.yaml records it in full."""
 
@@ -68,9 +68,9 @@ def config_text(config: BaseModel | dict[str, Any]) -> str:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML or JSON file with its `extends:` bases merged in, then `key.sub=value` overrides.
+    """Reads a YAML or JSON file, merges its `extends:` bases in, then applies `key.sub=value` overrides.
 
-    `extends` names one file or a list, relative to the file that says so; mappings merge, everything else is replaced.
+    `extends` names one file or a list, relative to the file that holds it; mappings merge, everything else is replaced.
     Raises ConfigError.
     """
     config = _load_with_bases(path, (), _Loaded())
@@ -82,17 +82,17 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def read_mapping(path: Path, expected: str = "a YAML file", *, missing: str = "") -> dict[str, Any]:
-    """What one YAML or JSON file holds, without `extends`. Raises ConfigError where it is no mapping.
+    """Returns the content of one YAML or JSON file, without `extends`. Raises ConfigError if it is no mapping.
 
-    Whatever its name: a text that is JSON is read as such, since YAML forbids its tabs. expected, missing: see
-    engine.files.read_text.
+    The file's name does not matter: a text that is JSON is read as JSON, since YAML forbids its tabs. expected,
+    missing: see engine.files.read_text.
     """
     return _mapping(path, read_text(path, expected, missing=missing))
 
 
 @dataclass
 class _Loaded:
-    """The files of one configuration. merged: by real path, each with its bases merged in."""
+    """Reads the files of one configuration. merged: by real path, each file with its bases merged in."""
 
     merged: dict[str, dict[str, Any]] = field(default_factory=dict)
     characters: int = 0
@@ -117,7 +117,7 @@ def _load_with_bases(path: Path, above: tuple[Path, ...], loaded: _Loaded) -> di
     if not isinstance(bases, list) or not all(isinstance(base, str) and base.strip() for base in bases):
         raise ConfigError(f"{path}: extends: got {shown(bases)}, expected a file name or a list of them")
     merged: dict[str, Any] = {}
-    for base in reversed(dict.fromkeys(reversed(bases))):  # of a file that is named twice, the last one counts
+    for base in reversed(dict.fromkeys(reversed(bases))):  # if a file is named twice, the last place counts
         merged = _merged(merged, _load_with_bases(path.parent / in_home(Path(base)), (*above, path), loaded))
     loaded.merged[real] = _merged(merged, own)
     return loaded.merged[real]
@@ -141,7 +141,7 @@ def _parsed(path: Path, text: str) -> Any:
     try:
         return yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
-        if not_json and (len(text) > MOST_CHARACTERS or "\t" in text):  # it was meant as JSON
+        if not_json and (len(text) > MOST_CHARACTERS or "\t" in text):  # it is broken JSON rather than YAML
             raise not_json from None
         if not isinstance(error, yaml.MarkedYAMLError):
             raise ConfigError(f"{path}: not YAML: {error}") from None
@@ -151,7 +151,7 @@ def _parsed(path: Path, text: str) -> Any:
 
 
 def _has_more_values(data: Any, most: int) -> bool:
-    """Whether `data` holds more than `most` values, what is shared counted each time. Stops once that is clear."""
+    """Returns whether `data` holds more than `most` values; shared values count each time. Stops counting at `most`."""
     left, open_values = most, [iter((data,))]
     while open_values:
         for value in open_values[-1]:
@@ -229,9 +229,9 @@ def _override_value(text: str, named: str) -> Any:
 
 
 def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping[str, Any] | None = None) -> M:
-    """Check a nested dictionary against a model. ConfigError with the first error in one line; `source` begins it.
+    """Checks a nested dictionary against a model. Raises ConfigError: `source`, then the first error, in one line.
 
-    context: what the model's validators are given beside the values, as pydantic's `info.context`.
+    context: what the model's validators get beside the values, as pydantic's `info.context`.
     """
     try:
         text = json.dumps(data, default=_refuse_type, ensure_ascii=False).encode()  # ValueError: half a surrogate pair
@@ -245,7 +245,7 @@ def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping
         )  # JSON mode: lists become tuples, text becomes paths, "3" stays text
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        if errors[0]["type"] == "json_invalid":  # what json.dumps wrote is JSON: only its depth can be wrong
+        if errors[0]["type"] == "json_invalid":  # json.dumps wrote it, so only its depth can be wrong
             raise ConfigError(f"{source}: {TOO_DEEP}") from None
         raise ConfigError(f"{source}: {first_in_words(model, errors)}") from None
 
@@ -275,9 +275,10 @@ def _refuse_type(value: object) -> str:
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """`key: old -> new` for the values that differ between two nested structures, MOST_DIFFERENCES at most.
+    """Returns a line `key: old -> new` for each value that differs between two nested structures, at most
+    MOST_DIFFERENCES.
 
-    prefix: begins each key, e.g. `space.`.
+    prefix: the beginning of each key, e.g. `space.`.
     """
     return list(itertools.islice(_differences(old, new, prefix), MOST_DIFFERENCES))
 
@@ -298,7 +299,7 @@ def _differences(old: Any, new: Any, prefix: str) -> Iterator[str]:
 
 
 def _same_path(old: Any, new: Any) -> bool:
-    """Whether two texts are one path, in one of them with `~`: an earlier version recorded that as it was written."""
+    """Returns whether two texts are the same path, one of them with `~`: earlier versions recorded it unexpanded."""
     if not (isinstance(old, str) and isinstance(new, str)) or "~" not in (old[:1], new[:1]):
         return False
     try:

@@ -109,8 +109,8 @@ class Group:
         return total
 
     def largest(self, value: int) -> Callable[[], int]:
-        """Begin to find the largest of all processes' values; what is returned waits for it. Meanwhile the processes
-        may compute, and send other things."""
+        """Starts to compute the largest of all processes' values and returns a function that waits for it. Meanwhile
+        the processes may compute and exchange other tensors."""
         if self.alone:
             return lambda: value
         found = torch.tensor([value])
@@ -206,13 +206,13 @@ _LOST = re.compile(
     r"|timed out|timeout|pair closure|ncclRemoteError|remote process exited|communicator was aborted",
     re.IGNORECASE,
 )
-"""What gloo and NCCL say of a peer that has ended, or does not answer. NCCL's general text for a failed system call is
-not among them: it mentions a peer, but appears for a full /dev/shm too."""
+"""Matches the messages of gloo and NCCL about a peer that has ended or does not answer. NCCL's general text for a
+failed system call is left out: it mentions a peer, but appears for a full /dev/shm too."""
 
 
 def tells_of_a_lost_peer(error: RuntimeError) -> bool:
-    """Whether the error of a collective means that another process has ended or cannot be reached, rather than a fault
-    of this process: of its GPU, of its memory, or of the tensors that it sent."""
+    """Returns whether the error of a collective means that another process has ended or cannot be reached, rather than
+    a fault of this process: of its GPU, of its memory, or of the tensors that it sent."""
     if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError) or _DEVICE.search(str(error)):
         return False
     return isinstance(error, dist.DistNetworkError) or _LOST.search(str(error)) is not None
@@ -220,8 +220,8 @@ def tells_of_a_lost_peer(error: RuntimeError) -> bool:
 
 @contextlib.contextmanager
 def _connected() -> Iterator[None]:
-    """LostPeerError where a message cannot be sent or received because a peer has gone; other errors stay as they
-    are."""
+    """Raises LostPeerError if a message cannot be sent or received because a peer has ended; other errors pass
+    unchanged."""
     try:
         yield
     except RuntimeError as error:  # "[.../pair.cc:561] Connection closed by peer [10.0.0.1]:6038. This is typically..."
@@ -233,7 +233,7 @@ def _connected() -> Iterator[None]:
 
 
 def detail_of(error: BaseException) -> str:
-    """The first sentence of torch's message, without the place in its source."""
+    """Returns the first sentence of torch's message, without the place in torch's source."""
     return str(error).split("\n")[0].split("] ", 1)[-1].split(". ")[0]
 
 

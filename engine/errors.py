@@ -1,4 +1,5 @@
-"""Errors that a user can mend, each one line: what key or file, what was found, what is accepted, what to do."""
+"""Defines the errors that a user can mend, each one line: the key or file, what was found, what is accepted, what to
+do."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 MOST_CHARACTERS = 1500
-"""Of a message; commands that it names are long, a file's content may be longer."""
+"""The longest message. Commands in it are long, but a file's content quoted in it may be far longer."""
 
 
 OF_THE_SYSTEM = {
@@ -26,13 +27,13 @@ OF_THE_SYSTEM = {
     errno.EROFS: "choose a place that you may write",
     errno.EIO: "check the disk",
 }
-"""What to do where the system refuses something, whatever it was."""
+"""Maps the number of a system error to what the user can do about it, whatever was refused."""
 
 
 def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
-    """A text for a terminal: one line of at most `most` characters, control characters escaped, its middle left out
-    where it is longer."""
-    if len(text) > 4 * most:  # before any work that grows with it
+    """Returns a text for a terminal: one line of at most `most` characters, control characters escaped; the middle of a
+    longer text is left out."""
+    if len(text) > 4 * most:  # first, so that the work below is bounded
         text = f"{text[: 2 * most]} ... {text[-2 * most :]}"
     text = " ".join(text.split())
     if not text.isprintable():
@@ -50,30 +51,30 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A setting, a file of settings, or data that does not fit them."""
+    """A setting or a file of settings is wrong, or data do not fit the settings."""
 
 
 class IncompleteDataError(ConfigError):
-    """Files of a data set that can be downloaded are not all there."""
+    """Some files of a data set are missing, and they can be downloaded."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be read or does not fit."""
+    """A checkpoint cannot be read or does not fit."""
 
 
 class Interrupted(KeyboardInterrupt):
     """A run was stopped by a signal, SIGINT or SIGTERM, after it had saved its state or, at once, without."""
 
     def __init__(self, signal: int, saved: str = ""):
-        """saved: what the run has saved, e.g. `step 12 of 40 is saved`."""
+        """saved: words for what the run has saved, e.g. `step 12 of 40 is saved`."""
         super().__init__(f"interrupted; {saved}" if saved else "interrupted")
         self.status = 128 + signal
-        """What the process exits with: 130 for SIGINT, 143 for SIGTERM."""
+        """The exit status of the process: 130 for SIGINT, 143 for SIGTERM."""
 
 
 @contextmanager
 def explain(where: str) -> Iterator[None]:
-    """Turn a ValueError raised inside into a ConfigError that begins with `where`."""
+    """Turns a ValueError raised inside into a ConfigError that begins with `where`."""
     try:
         yield
     except ValueError as error:
@@ -81,11 +82,11 @@ def explain(where: str) -> Iterator[None]:
 
 
 def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None:
-    """Run a script's main: one line and exit status 2 for what the user can mend, 130 for Ctrl-C, 143 for
-    SIGTERM during a run.
+    """Runs a script's main. An error that the user can mend becomes one line and exit status 2; the status is 130 after
+    Ctrl-C and 143 after SIGTERM during a run.
 
-    resumable: whether the script knows --resume. Where nobody reads the output any more (`| head`), the script ends
-    without a word. What an output cannot show, such as a file name on an ASCII terminal, is escaped.
+    resumable: whether the script has --resume. If nobody reads the output any more (`| head`), the script ends without
+    a message. Characters that an output cannot show, such as a file name's on an ASCII terminal, are escaped.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -93,7 +94,7 @@ def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None
     try:
         status = main()
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, since at the interpreter's end a failure is a traceback
+            sys.stdout.flush()  # here, since a failure at the interpreter's end would be a traceback
     except UserError as error:
         _say(f"error: {error}")
         sys.exit(2)
@@ -109,22 +110,22 @@ def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None
         _say(f"error: {one_line(f'{name}{error.strerror}')}; {OF_THE_SYSTEM[error.errno]}")
         sys.exit(2)
     except KeyboardInterrupt as error:
-        told = str(error) if isinstance(error, Interrupted) else "interrupted"
-        _say(f"{told}; continue with --resume" if resumable else told)
+        line = str(error) if isinstance(error, Interrupted) else "interrupted"
+        _say(f"{line}; continue with --resume" if resumable else line)
         sys.exit(error.status if isinstance(error, Interrupted) else 130)
     sys.exit(status or 0)
 
 
 def _say(line: str) -> None:
-    """A line on standard error, where there is one that can be written."""
+    """Prints a line on standard error, if that can be written."""
     if sys.stderr is not None:
-        with suppress(OSError, ValueError):  # the latter where somebody has closed it
+        with suppress(OSError, ValueError):  # ValueError if it has been closed
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
 
 
 def _nobody_reads() -> bool:
-    """Whether standard output is a pipe without a reader; what is left to print then goes nowhere."""
+    """Returns whether standard output is a pipe without a reader; if so, further output is discarded."""
     if sys.stdout is None:
         return False
     poll = select.poll()

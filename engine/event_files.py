@@ -1,4 +1,4 @@
-"""TensorBoard's event files: written record by record without a thread, and read back past whatever is damaged.
+"""Writes TensorBoard's event files record by record, without a thread, and reads them back past damaged records.
 
 A record is: uint64 length, uint32 checksum of these 8 bytes, the content (a serialized Event), uint32 checksum of the
 content; all little-endian, checksums are masked CRC-32C.
@@ -25,15 +25,15 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import CRC_TABLE, mask
 from engine.files import opened, writing
 
 PATTERN = "events.out.tfevents.*"
-"""TensorBoard takes every file for one of its own that has "tfevents" in its name."""
+"""TensorBoard reads every file that has "tfevents" in its name."""
 HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 SEARCHED_AT_ONCE = 1 << 20
 
 
 class EventFile:
-    """An event file in the making. Each record is with the system when `write` returns; WriteError where it refuses.
+    """Writes an event file. The system has each record when `write` returns; WriteError if it refuses one.
 
-    TensorBoard's own writer hands records to a thread, whose errors surface late, from another call, or from none.
+    TensorBoard's own writer passes records to a thread, whose errors surface late, in another call, or never.
     """
 
     def __init__(self, folder: Path):
@@ -47,13 +47,13 @@ class EventFile:
         self.write(Event(file_version="brain.Event:2", source_metadata=writer))
 
     def write(self, event: Event, step: int = 0) -> None:
-        """Append an event with the time of now and this step."""
+        """Appends an event with the current time and this step."""
         event.wall_time, event.step = time.time(), step
         with writing(self.path):
             write_all(self._file.fileno(), record_of(event.SerializeToString()))
 
     def flush(self) -> None:
-        """Everything so far to the disk."""
+        """Forces everything written so far to the disk."""
         with writing(self.path):
             os.fsync(self._file.fileno())
 
@@ -62,28 +62,28 @@ class EventFile:
 
 
 def write_all(descriptor: int, content: bytes) -> None:
-    """Every byte, or OSError. One call of the system may write less than it is given."""
+    """Writes every byte or raises OSError. A single call of os.write may write only a part."""
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def record_of(content: bytes) -> bytes:
-    """A serialized Event as it stands in a file."""
+    """Returns a serialized Event as a record of a file."""
     length = struct.pack("<Q", len(content))
     return b"".join((length, FOOTER.pack(masked_crc32c(length)), content, FOOTER.pack(masked_crc32c(content))))
 
 
 @dataclass
 class Damage:
-    """What could not be read of a file."""
+    """Counts what could not be read of a file."""
 
     records: int = 0
-    """Whole records whose content is wrong."""
+    """The number of whole records with a wrong content."""
     stretches: int = 0
-    """Places where no record begins."""
+    """The number of stretches of bytes that hold no record."""
     bytes: int = 0
-    """Length of all of this together."""
+    """The length of all of these together."""
 
     def __bool__(self) -> bool:
         return self.bytes > 0
@@ -95,9 +95,9 @@ class Damage:
 
 
 def events_of(path: Path, damage: Damage) -> Iterator[tuple[bytes, Event]]:
-    """Each good record of an event file, serialized and parsed; `damage` counts what is skipped on the way.
+    """Yields each good record of an event file, serialized and parsed; `damage` counts what is skipped.
 
-    A record that the end of the file cuts off, which is what a killed process leaves, is no damage.
+    A record that the end of the file cuts off is no damage: a killed process leaves such a record.
     """
     with opened(path, "an event file of TensorBoard") as file:
         records = _Records(file)
@@ -122,7 +122,7 @@ def events_of(path: Path, damage: Damage) -> Iterator[tuple[bytes, Event]]:
 
 
 class _Records:
-    """The records of an open file, by where they begin."""
+    """Reads the records of an open file, given the offset at which one begins."""
 
     def __init__(self, file: BinaryIO):
         self.descriptor = file.fileno()
@@ -132,7 +132,7 @@ class _Records:
         return os.pread(self.descriptor, end - begin, begin)
 
     def end_of(self, at: int) -> int | None:
-        """Where the record that begins at `at` ends, perhaps beyond the file; None if none begins there."""
+        """Returns where the record that begins at `at` ends, perhaps beyond the file; None if none begins there."""
         header = self.piece(at, at + HEADER.size)
         if len(header) < HEADER.size:
             return None
@@ -142,7 +142,7 @@ class _Records:
         return at + HEADER.size + int(length) + FOOTER.size
 
     def event(self, at: int, end: int) -> tuple[bytes, Event] | None:
-        """The content of a whole record, or None if it is wrong."""
+        """Returns the content of a whole record, or None if it is wrong."""
         raw = self.piece(at + HEADER.size, end - FOOTER.size)
         if FOOTER.pack(masked_crc32c(raw)) != self.piece(end - FOOTER.size, end):
             return None
@@ -152,7 +152,7 @@ class _Records:
             return None
 
     def next(self, start: int) -> int:
-        """Where the first record at or after `start` begins; the file's end if there is none.
+        """Returns where the first record at or after `start` begins; the file's end if there is none.
 
         By chance a header's checksum fits at one of 2^32 places, and then hardly ever with a length that fits.
         """
@@ -167,7 +167,7 @@ class _Records:
 
 
 def _headers(piece: np.ndarray) -> np.ndarray:
-    """Where the checksum of a header's length is right: bool, one for each place of (bytes,) with a header's length."""
+    """Returns where the checksum of a header is right: one bool for each place of `(bytes,)` at which a header fits."""
     places = max(0, len(piece) - HEADER.size + 1)
     table = np.array(CRC_TABLE, np.uint32)
     crc = np.full(places, 0xFFFFFFFF, np.uint32)

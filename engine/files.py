@@ -1,7 +1,7 @@
-"""Reading files that people and other programs made, and writing files that survive being killed.
+"""Reads files that people and other programs made, and writes files that stay whole if the process is killed.
 
-Every file that a user can name is read here: bounded in size, regular files alone, and whatever is wrong with it is one
-line. Every file that a run writes is written here: complete or not at all, and a full disk is one line too.
+Every file that a user can name is read here: only regular files of a bounded size, and each fault is one line. Every
+file that a run writes is written here: it is complete or absent, and a full disk is one line too.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from engine.errors import OF_THE_SYSTEM, ConfigError, UserError
 MOST_TEXT_BYTES = 64 << 20
 """The largest text file that is read; the largest table of the ImageNet space has 0.1 MB."""
 TEMPORARY = ".tmp"
-"""What the name of a half-written file ends with. Its name begins with a dot and the name of the file to be."""
+"""The end of a half-written file's name, which begins with a dot and the name of the finished file."""
 
 
 class WriteError(UserError):
-    """A file that cannot be written: the disk is full, a limit of the system is reached, or the place is forbidden."""
+    """A file cannot be written: the disk is full, a limit of the system is reached, or the place is forbidden."""
 
 
 @contextlib.contextmanager
 def opened(path: Path, expected: str, error: type[UserError] = ConfigError, missing: str = "") -> Iterator[BinaryIO]:
-    """A regular file of any size, open for reading. Errors: see read_bytes, those of reading in the block included."""
+    """Opens a regular file of any size for reading. Errors: see read_bytes, those of reading in the block included."""
     try:
         # Opening a pipe without a writer would wait for one
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         raise error(f"{path}: no such file; {missing or f'expected {expected}'}{nearest_path(path)}") from None
-    except ValueError:  # a NUL character
+    except ValueError:  # the path has a NUL character
         raise error(f"{path}: is no file name, it has a NUL character; expected {expected}") from None
     except OSError as problem:
-        if problem.errno in _SHORTAGES:  # no fault of this file
+        if problem.errno in _SHORTAGES:  # not a fault of this file
             remedy = _REMEDIES[problem.errno]
             raise UserError(f"{path}: cannot be read ({reason_of(problem)}); {remedy}") from None
         raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
@@ -62,14 +62,14 @@ def opened(path: Path, expected: str, error: type[UserError] = ConfigError, miss
 def read_bytes(
     path: Path, expected: str, error: type[UserError] = ConfigError, most: int = MOST_TEXT_BYTES, missing: str = ""
 ) -> bytes:
-    """The content of a regular file of at most `most` bytes.
+    """Returns the content of a regular file of at most `most` bytes.
 
-    expected: what the file should be, e.g. "a latency table", for the line of an error. missing: what to say instead of
-    it if there is no such file; the nearest path that exists follows. Raises `error` in one line: no such file, a
+    expected: what the file should be, e.g. "a latency table", for the line of an error. missing: the words in its place
+    if there is no such file; the nearest path that exists follows. Raises `error` in one line: no such file, a
     folder, a device, too large, a loop of links, not readable; UserError if the system has no more files to open.
     """
     with opened(path, expected, error, missing) as file:
-        # As much memory as the file needs; the system's own files (/proc) have a size of 0
+        # This takes as much memory as the file needs; files of the system itself (/proc) have a size of 0.
         size = os.fstat(file.fileno()).st_size
         content = file.read(min(most, size) + 1)
         if len(content) > size:
@@ -82,7 +82,8 @@ def read_bytes(
 def read_text(
     path: Path, expected: str, error: type[UserError] = ConfigError, most: int = MOST_TEXT_BYTES, missing: str = ""
 ) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark. Errors: see read_bytes; also if it is no text."""
+    """Returns the text of a UTF-8 file, with or without a byte order mark. Errors: see read_bytes; also if it is no
+    text."""
     content = read_bytes(path, expected, error, most, missing)
     try:
         return content.decode("utf-8-sig")
@@ -91,8 +92,8 @@ def read_text(
 
 
 def parsed_json(text: str, where: str, error: type[UserError] = ConfigError, hint: str = "") -> Any:
-    """What a JSON text holds. Raises `error` where it is none, has numbers that are not finite, names a key twice, or
-    nests too deeply. where: begins the line; hint: ends it."""
+    """Returns the value of a JSON text. Raises `error` if the text is no JSON, has numbers that are not finite, names a
+    key twice, or nests too deeply. where: the beginning of the line; hint: its end."""
 
     def number(written: str) -> float:
         value = float(written)
@@ -119,26 +120,26 @@ def parsed_json(text: str, where: str, error: type[UserError] = ConfigError, hin
 def read_json(
     path: Path, expected: str, error: type[UserError] = ConfigError, hint: str = "", missing: str = ""
 ) -> Any:
-    """What a JSON file holds. Errors: see read_text and parsed_json."""
+    """Returns the value of a JSON file. Errors: see read_text and parsed_json."""
     return parsed_json(read_text(path, expected, error, missing=missing), str(path), error, hint)
 
 
 def in_home(path: Path) -> Path:
-    """The path with `~` as the home folder. ConfigError where there is no such user."""
+    """Returns the path with `~` replaced by the home folder. Raises ConfigError if there is no such user."""
     try:
         return path.expanduser()
     except RuntimeError:
         raise ConfigError(f"{path}: there is no home folder of that name; write the path in full") from None
 
 
-_MOST_NAMES = 10_000  # of one folder; more are not looked at for a suggestion
+_MOST_NAMES = 10_000  # the names of one folder that are compared for a suggestion
 
 
 def nearest_path(path: Path) -> str:
-    """`. Did you mean '...'?` with the existing path whose names are nearest to those of `path`, or nothing.
+    """Returns `. Did you mean '...'?` with the existing path whose names are nearest to those of `path`, or ''.
 
-    Every name that does not exist is compared, without its ending, with what lies in the folder at its place. Ends a
-    sentence about a path that is not there.
+    Every name that does not exist is compared, without its ending, with what lies in the folder at its place. The
+    result ends a sentence about a path that does not exist.
     """
     found = Path(path.anchor)
     changed = False
@@ -152,8 +153,8 @@ def nearest_path(path: Path) -> str:
         except (OSError, ValueError):  # a file, a forbidden folder, a NUL character
             return ""
         given = Path(part)
-        there.sort(key=lambda name: name.suffix == given.suffix)  # of equal stems the last one counts
-        names = {name.stem.lower(): name for name in there}  # an ending makes all names of a folder alike
+        there.sort(key=lambda name: name.suffix == given.suffix)  # the last one of equal stems counts
+        names = {name.stem.lower(): name for name in there}  # endings make all names of a folder alike
         near = difflib.get_close_matches(given.stem.lower(), names, n=1)
         if not near:
             return ""
@@ -169,19 +170,19 @@ _SHORTAGES = (errno.EMFILE, errno.ENFILE)
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says of an error, in a few words."""
+    """Returns the system's description of an error, in a few words."""
     return error.strerror or " ".join(str(error).split()) or type(error).__name__
 
 
 def refuse_write(path: Path | str, error: OSError) -> NoReturn:
-    """Raise WriteError in one line for an OSError that was met while writing `path`."""
+    """Raises WriteError in one line for an OSError that was met while writing `path`."""
     remedy = _REMEDIES.get(error.errno or 0, "choose another place")
     raise WriteError(f"{path}: cannot be written ({reason_of(error)}); {remedy}") from error
 
 
 @contextlib.contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Turn an OSError raised inside into a WriteError that names `path`: disk full, limits reached, forbidden."""
+    """Turns an OSError raised inside into a WriteError that names `path`: disk full, limits reached, forbidden."""
     try:
         yield
     except OSError as error:
@@ -189,7 +190,8 @@ def writing(path: Path | str) -> Iterator[None]:
 
 
 def make_folder(path: Path, key: str = "") -> Path:
-    """Create a folder with all above it. WriteError, begun by `key`, where that is impossible or a file is there."""
+    """Creates a folder and those above it. Raises WriteError, which begins with `key`, if that is impossible or a file
+    has that name."""
     named = f"{key} {path}".strip()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -203,7 +205,7 @@ def make_folder(path: Path, key: str = "") -> Path:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Makes a rename inside `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -215,10 +217,10 @@ def fsync_folder(folder: Path) -> None:
 def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     """`with replacing(path) as temporary`: write `temporary`, and it replaces `path` once the block has ended well.
 
-    It lies in the same folder under a name that nobody can predict, is private until complete, and then has the
-    permissions that the file it replaces has, or those that the umask gives to a new file. It goes if the block raises.
-    name: what its name holds, if not that of `path`, for files that other programs find by a part of their name.
-    Raises WriteError where the system refuses.
+    The temporary file lies in the same folder under a name that nobody can predict. At the end it has the permissions
+    of the file that it replaces, or those that the umask gives to a new file. It is deleted if the block raises. name:
+    what its name contains in place of the name of `path`, for files that other programs find by a part of their name.
+    Raises WriteError if the system refuses.
     """
     temporary = path.parent / f".{(name or path.name)[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
     try:
@@ -240,19 +242,20 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
             os.replace(temporary, path)
             fsync_folder(path.parent)
     finally:
-        with contextlib.suppress(OSError):  # gone once renamed
+        with contextlib.suppress(OSError):  # it does not exist any more once it has been renamed
             temporary.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """A reader sees the old file or the new one, never half of it; see `replacing`. Raises WriteError."""
+    """Writes a file so that a reader gets the old content or the new one, never a part; see `replacing`. Raises
+    WriteError."""
     raw = content.encode() if isinstance(content, str) else content
     with replacing(path) as temporary, writing(path):
         temporary.write_bytes(raw)
 
 
 def remove_stale(folder: Path) -> None:
-    """Delete what killed processes left half-written in `folder`. Call it only while no other process writes there."""
+    """Deletes half-written files of killed processes in `folder`. Call it only while no other process writes there."""
     for path in folder.glob(f".*{TEMPORARY}"):
         with contextlib.suppress(OSError):
             path.unlink()

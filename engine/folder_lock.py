@@ -1,4 +1,4 @@
-"""The lock of a run folder: one process at a time writes there."""
+"""Locks a run folder, so that one process at a time writes there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.files import make_folder, refuse_write, writing
 log = logging.getLogger("engine")
 
 LOCK = ".lock"
-"""The file's name. It stays behind when a process ends, and then means nothing: only the kernel's lock counts."""
+"""The file's name. The file remains when a process ends and then has no effect: only the kernel's lock on it counts."""
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _HOLDER = re.compile(r"(\d{1,10}) ([\w.-]{1,255})\n")
 
@@ -39,11 +39,11 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """`with locked(out)`: create the folder where it is absent, and be the only one who writes there.
+    """`with locked(out)`: creates the folder if it is absent, and locks it against other processes for the block.
 
-    ConfigError where another process does, named by its number and machine. The kernel lets go of the lock when the
-    process ends, however it ends. Between machines that share a folder the lock holds as far as their file system has
-    locks (NFS has, unless mounted with `nolock` or `local_lock`); where it has none, a warning says so.
+    Raises ConfigError if another process has the lock; the error names its number and machine. The kernel releases the
+    lock when the process ends, however it ends. Between machines that share a folder the lock works if their file
+    system has locks (NFS has, unless mounted with `nolock` or `local_lock`); if it has none, a warning is logged.
     """
     make_folder(folder, "--out")
     if not os.access(folder, os.W_OK | os.X_OK):

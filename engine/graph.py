@@ -1,4 +1,5 @@
-"""A network as TensorBoard's page GRAPHS draws it: the functions that one forward pass calls, grouped by module."""
+"""Builds the graph of a network for TensorBoard's page GRAPHS: the functions that a forward pass calls, grouped by
+module."""
 
 from __future__ import annotations
 
@@ -16,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 
 
 def graph_of(network: nn.Module, images: Tensor, names: Mapping[str, str]) -> GraphDef:
-    """Run `network` once on `images` in eval mode and record what it calls.
+    """Runs `network` once on `images` in eval mode and records the functions that it calls.
 
-    The network is left with hooks and in eval mode, so give one that is not needed any more. names: what modules are
-    called in place of their own dotted names, e.g. {"edges.3": "stage1/0.mbconv_k3_e6"}.
+    The network keeps hooks and stays in eval mode, so pass one that is not needed any more. names: names to show in
+    place of modules' own dotted names, e.g. {"edges.3": "stage1/0.mbconv_k3_e6"}.
     """
     recorder = _Recorder(images, {id(p): name for name, p in network.named_parameters()})
     for dotted, module in network.named_modules():
@@ -32,7 +33,7 @@ def graph_of(network: nn.Module, images: Tensor, names: Mapping[str, str]) -> Gr
 
 
 def _called(dotted: str, names: Mapping[str, str]) -> str:
-    """`edges.3.op.project` -> `stage1/0.mbconv_k3_e6/op/project`."""
+    """Converts `edges.3.op.project` to `stage1/0.mbconv_k3_e6/op/project`."""
     for module, name in names.items():
         if dotted == module or dotted.startswith(f"{module}."):
             return "/".join((name, *dotted[len(module) + 1 :].split("."))).rstrip("/")
@@ -51,7 +52,7 @@ class _Recorder(TorchFunctionMode):
         self.taken = {"images"}
         self.node_of = {id(images): "images"}
         self.alive: list[Tensor] = [images]
-        """The tensors in node_of: as long as they live, no other has the same id."""
+        """The tensors in node_of, kept so that no other tensor gets the same id."""
 
     def enter(self, scope: str, *_: object) -> None:
         self.scopes.append(scope)

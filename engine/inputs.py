@@ -1,5 +1,5 @@
-"""What a run depends on beside its config: images, and files of the user's own. Recorded when the run begins, compared
-when it is resumed."""
+"""Records what a run depends on beside its config, images and the user's own files, and compares it when the run is
+resumed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ FILE = "inputs.json"
 FORMAT = "proxylessnas/inputs@1"
 
 Inputs = dict[str, dict[str, Any]]
-"""By part, such as `training images` or `own files`: what is known of it by name."""
+"""For each part, such as `training images` or `own files`, its figures and checksums by name."""
 
 
 def of_images(images: ImageSet) -> dict[str, Any]:
-    """The number of images, and checksums of their labels and of their content: of the pixels of a set in memory, of
-    the names and sizes of files."""
+    """Returns the number of images, and checksums of their labels and content: of the pixels of a set in memory, of the
+    names and sizes of files."""
     found: dict[str, Any] = {"number": len(images), "labels": _sha256(np.ascontiguousarray(images.labels).data)}
     if isinstance(images, MemoryImages):
         found["pixels"] = _sha256(images.pixels.contiguous().numpy().data)
@@ -46,7 +46,7 @@ def of_images(images: ImageSet) -> dict[str, Any]:
 
 
 def of_file(path: Path, key: str) -> str:
-    """The checksum of a file's content. ConfigError, begun by `key`, where it cannot be read."""
+    """Returns the checksum of a file's content. Raises ConfigError, which begins with `key`, if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -58,10 +58,11 @@ def of_file(path: Path, key: str) -> str:
 
 
 def checksums(modules: Sequence[tuple[str, str]], file_of: Callable[[str], Path | None]) -> dict[str, str]:
-    """The checksum of the file of each (key, module). ConfigError, begun by the key, where there is none to be read.
+    """Returns the checksum of the file of each (key, module). Raises ConfigError, which begins with the key, if a file
+    cannot be read.
 
-    file_of: the file of a module, None for one without a file; ValueError where it is not found. Importing users' files
-    is not this package's: `supernet.user_modules.file_of`.
+    file_of: returns the file of a module, None for one without a file; raises ValueError if it is not found. Callers
+    pass `supernet.user_modules.file_of`, because engine/ imports no other package of this project.
     """
     found = {}
     for key, module in modules:
@@ -73,7 +74,7 @@ def checksums(modules: Sequence[tuple[str, str]], file_of: Callable[[str], Path 
 
 
 def recorded(out: Path) -> Inputs | None:
-    """What a run was begun with; None where that was not recorded. ConfigError for a damaged record."""
+    """Returns the recorded inputs of a run; None if there is no record. Raises ConfigError for a damaged record."""
     path = out / FILE
     if not os.path.lexists(path):
         return None
@@ -86,12 +87,12 @@ def recorded(out: Path) -> Inputs | None:
 
 
 def record(out: Path, inputs: Inputs) -> None:
-    """Write what a run begins with."""
+    """Writes the inputs that a run begins with."""
     write_atomically(out / FILE, json.dumps({"format": FORMAT, "inputs": inputs}, indent=2) + "\n")
 
 
 def refuse_other_inputs(out: Path, inputs: Inputs) -> None:
-    """ConfigError, naming each difference, unless the run in `out` was begun with these inputs."""
+    """Raises ConfigError, naming each difference, unless the run in `out` began with these inputs."""
     before = recorded(out)
     if before is None:
         log.warning("%s: has no %s, so changes of the data since the run began would not be noticed", out, FILE)
@@ -121,7 +122,7 @@ def _sha256(content: memoryview) -> str:
 
 
 def _size(path: str) -> int:
-    """-1 for a file that has gone since it was found; loading it will say so."""
+    """Returns the size of a file in bytes; -1 if it has been deleted since it was found, which loading it reports."""
     try:
         return os.stat(path).st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between steps, not inside one, and after the same step in all processes of a job."""
+"""Handles Ctrl-C and SIGTERM between steps, never inside one, and after the same step in all processes of a job."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from types import FrameType
 from engine.distributed import ALONE, Group
 from engine.errors import Interrupted
 
-TOLD = b"\nstopping after this step; Ctrl-C again stops at once\n"
+STOPPING = b"\nstopping after this step; Ctrl-C again stops at once\n"
 
 Agreed = Callable[[], int | None]
-"""After a step: the signal by which the run is to stop now, None if it goes on."""
+"""Called after each step. Returns the number of the signal that stops the run now, None if it continues."""
 
 
 @contextmanager
@@ -24,17 +24,16 @@ def interrupts_between_steps(group: Group = ALONE) -> Iterator[Agreed]:
     the number of the signal (SIGINT or SIGTERM) by which the run is to stop, None if it goes on.
 
     Alone, that is a signal that has come. In a group the processes exchange after each step whether one has come; the
-    exchange goes on while they compute the next step, after which all have its answer. So a run stops one step later
-    than the last process was told, with the same step done everywhere.
+    exchange goes on while they compute the next step, after which all have its answer. So a run stops one step after
+    the last process received its signal, with the same step done everywhere.
 
     A second Ctrl-C raises at once; a further SIGTERM does not, because launchers send it to a process more than once.
-    Raised wherever the program happens to be, the first one would be lost where that is
-    a destructor, and could leave a queue that another thread waits for, such as that of TensorBoard's writer, so that
-    the program never ends. Changes nothing outside the main thread, nor for a signal that is ignored, as SIGINT is by
-    jobs in the background.
+    The first Ctrl-C does not raise: an exception would be lost inside a destructor, and inside a queue's lock it could
+    block another thread for ever, so that the program never ends. Changes nothing outside the main thread, nor for a
+    signal that is ignored, as SIGINT is by jobs in the background.
     """
     came: list[int] = []
-    answer: list[Callable[[], int]] = []  # of the exchange that is under way
+    answer: list[Callable[[], int]] = []  # the exchange under way
 
     def agreed() -> int | None:
         mine = came[0] if came else 0
@@ -48,7 +47,7 @@ def interrupts_between_steps(group: Group = ALONE) -> Iterator[Agreed]:
         if came and number == signal.SIGINT:
             raise Interrupted(number)
         if not came:
-            os.write(2, TOLD)  # unlike a stream, not in the middle of its own write
+            os.write(2, STOPPING)  # safe in a handler: a stream might be interrupted in its own write
         came.append(number)
 
     before = {}

@@ -20,15 +20,15 @@ from engine.distributed import ALONE, STEP_WAIT, WAIT, Group, LostPeerError, det
 from engine.errors import Interrupted, UserError
 from engine.memory import memory_explained
 
-# When one process has ended with a failure, torchrun stops the others. So those that have nothing to say end later than
-# the one that speaks, and process 0 speaks before the others where all found the same.
+# When one process has ended with a failure, torchrun stops the others. So processes that print nothing end later than
+# the one that prints, and process 0 prints before the others if all have the same error.
 _HEAD_START_S, _SILENCE_S = 0.3, 1.0
 CONNECT_WAIT = timedelta(minutes=5)
-"""For the store of the job where process 0 keeps it, which may start later than others."""
+"""The wait for the store of the job if process 0 keeps it, which may start later than others."""
 LAUNCHER_WAIT = timedelta(seconds=20)
-"""For the store of the job where torchrun keeps it, opened before it starts any process."""
+"""The wait for the store of the job if torchrun keeps it, which opens it before it starts any process."""
 LOOK_S = 1.0
-"""Seconds between two looks at whether the launcher still lives."""
+"""Seconds between two checks of whether the launcher still runs."""
 SAVE_S = 20.0
 """Seconds that a program which handles SIGTERM itself has to save and end; torchrun and Slurm kill after 30."""
 LAUNCHER_ENDED = "the launcher of this job (torchrun) has ended, so this process ends too; continue with --resume"
@@ -38,9 +38,9 @@ LAUNCHER_ENDED = "the launcher of this job (torchrun) has ended, so this process
 def open_group() -> Iterator[Group]:
     """`with open_group() as group`: the processes that torchrun has started, else ALONE.
 
-    An error in any of them ends them all; one of them raises it, the others end without a word. At the end each waits
-    until all are done, because torchrun stops what still runs when one returns a status other than 0. When torchrun
-    itself is killed, each process ends within seconds. UserError where the processes cannot be connected.
+    An error in any of them ends them all; one of them raises it, the others end without a message. At the end each
+    waits until all are done, because torchrun stops the others when one returns a status other than 0. If torchrun
+    itself is killed, each process ends within seconds. Raises UserError if the processes cannot be connected.
     """
     if not dist.is_torchelastic_launched() or _number("WORLD_SIZE", 1) == 1:
         with memory_explained():
@@ -51,7 +51,7 @@ def open_group() -> Iterator[Group]:
         raise UserError(f"RANK: got {rank}, expected less than WORLD_SIZE, which is {world_size}; {_START}")
     launcher = os.getppid()
     store = _connect_store(rank, world_size, first_here=local_rank == 0)
-    # connections of their own, that no waiting call can block
+    # connections of their own, which no waiting call can block
     board = _Board(dist.PrefixStore("job", store.clone()), launcher, local_rank == 0)
     ended = threading.Event()
     _end_with_launcher(board.twin(dist.PrefixStore("job", store.clone())), ended)
@@ -73,7 +73,8 @@ def open_group() -> Iterator[Group]:
 
 
 def _last_error(error: BaseException, board: _Board, rank: int) -> BaseException:
-    """What a process ends with after `error`: that, or a silent SystemExit where another process reports."""
+    """Returns the exception that a process ends with after `error`: `error` itself, or a SystemExit without a message
+    if another process reports."""
     if isinstance(error, LostPeerError) and board.launcher_ended():
         error = UserError(LAUNCHER_ENDED)
     if rank != 0:
@@ -92,7 +93,7 @@ _START = "start the program with torchrun, which sets it (docs/cluster.md), or u
 
 
 def _number(name: str, least: int) -> int:
-    """A whole number of the environment that torchrun makes. UserError where it is none."""
+    """Returns a whole number from the environment that torchrun sets. Raises UserError if it is none."""
     text = os.environ.get(name)
     if text is None or not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
         found = "is not set" if text is None else f"got '{text[:40]}'"
@@ -101,8 +102,8 @@ def _number(name: str, least: int) -> int:
 
 
 def _connect_store(rank: int, world_size: int, first_here: bool) -> dist.Store:
-    """The store that all processes of the job share. UserError where it cannot be reached after a bounded wait: in the
-    first process of each machine, while the others leave it to torchrun's report and raise SystemExit."""
+    """Returns the store that all processes of the job share. If it cannot be reached within a bounded wait, the first
+    process of each machine raises UserError and the others SystemExit."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name):
             raise UserError(f"{name}: is not set, expected where the store of the job is; {_START}")
@@ -129,7 +130,7 @@ def _connect_store(rank: int, world_size: int, first_here: bool) -> dist.Store:
             raise SystemExit(2) from None
         raise UserError(line) from None
     store.set_timeout(STEP_WAIT)  # other processes may start much later, on a machine where imports are slow
-    # torchrun --max-restarts starts the processes again with the same store: what was said before does not count
+    # torchrun --max-restarts starts the processes again with the same store: what was written before does not count
     return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
@@ -145,21 +146,21 @@ def _explain_gloo() -> Iterator[None]:
 
 
 class _Board:
-    """Where the processes of a job agree which one of them reports its end."""
+    """Lets the processes of a job agree which one of them reports its end."""
 
     def __init__(self, store: dist.Store, launcher: int, first_here: bool):
         """launcher: the process that has started this one. first_here: whether it is the first of its machine."""
         self._store, self._launcher, self._first_here = store, launcher, first_here
-        self._asked = threading.Lock()  # several threads of this process may want to speak
+        self._asked = threading.Lock()  # several threads of this process may call speaks()
 
     def twin(self, store: dist.Store) -> _Board:
-        """The same board over another connection."""
+        """Returns the same board over another connection."""
         other = _Board(store, self._launcher, self._first_here)
         other._asked = self._asked
         return other
 
     def launcher_ended(self) -> bool:
-        """Whether the process that started this one has gone, or the store that torchrun keeps."""
+        """Returns whether the process that started this one has ended, or the store that torchrun keeps."""
         if os.getppid() != self._launcher:  # first: torch writes a page about a store that does not answer
             return True
         try:
@@ -169,10 +170,10 @@ class _Board:
         return False
 
     def speaks(self, always: bool = False) -> bool:
-        """Whether the caller reports for the job: true once, for the first that asks; later calls get False.
+        """Returns whether the caller reports for the job: True for the first call, False for later ones.
 
-        Where the launcher, and with it the board, has gone, the first process of each machine reports; any that has
-        something of its own to say (`always`) does too.
+        If the launcher, and with it the board, has ended, the first process of each machine reports; so does any
+        process with an error of its own (`always`).
         """
         if not self._asked.acquire(blocking=False):
             return False
@@ -184,7 +185,7 @@ class _Board:
 
 def _status(error: BaseException) -> int:
     """The exit status of a process whose error another one reports."""
-    if isinstance(error, SystemExit):  # its code may be a text, which Python prints, ending with 1
+    if isinstance(error, SystemExit):  # its code may be a text, which Python prints; the status is then 1
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if isinstance(error, Interrupted):
         return error.status
@@ -200,14 +201,14 @@ def _tell_torchrun(line: str) -> None:
 
 
 def _end(board: _Board, line: str, status: int) -> None:
-    """End this process at once, whatever its main thread does; with a line where it is the one that reports."""
+    """Ends this process at once, whatever its main thread does; prints a line if it is the process that reports."""
     if board.speaks():
 
         def write() -> None:
-            with contextlib.suppress(OSError):  # the terminal may have gone too
+            with contextlib.suppress(OSError):  # the terminal may have been closed too
                 os.write(2, f"error: {line}\n".encode())
 
-        # a thread, because a pipe that is full and that nobody reads would block for ever
+        # in a thread, because a full pipe without a reader would block for ever
         writer = threading.Thread(target=write, daemon=True)
         writer.start()
         writer.join(_SILENCE_S)
@@ -217,10 +218,10 @@ def _end(board: _Board, line: str, status: int) -> None:
 
 
 def _end_with_launcher(board: _Board, ended: threading.Event) -> None:
-    """End this process within seconds once its launcher has gone, even while it waits in a collective.
+    """Ends this process within seconds once its launcher has ended, even while it waits in a collective.
 
-    Nobody would stop it any more, and a job that is started again would write into the same folder. ended: set where
-    the job is over, so that the store may go.
+    Nobody would stop the process any more, and a job that is started again would write into the same folder. ended: set
+    once the job is over, so that the store may end.
     """
 
     def watch() -> None:
@@ -233,12 +234,12 @@ def _end_with_launcher(board: _Board, ended: threading.Event) -> None:
 
 
 def _stop_on_sigterm(board: _Board) -> None:
-    """End with a line on SIGTERM, which torchrun sends when another process has ended, even while this one waits.
+    """Ends the process with a line on SIGTERM, which torchrun sends when another process has ended, even during a wait.
 
-    A handler in Python would have to wait for the main thread, which may sit in a collective for as long as its
-    timeout; the signal's number arrives in a pipe at once, where a thread of its own reads it. A program that has
-    meanwhile set a handler of its own for SIGTERM, to save before it ends, has SAVE_S for that; further SIGTERMs change
-    nothing, because launchers send it more than once.
+    A handler in Python would have to wait for the main thread, which may stay in a collective until its timeout. The
+    signal's number is written to a pipe at once, and a thread of its own reads it. A program that has meanwhile set its
+    own handler for SIGTERM, to save before it ends, has SAVE_S for that. Further SIGTERMs change nothing, because
+    launchers send the signal more than once.
     """
     if threading.current_thread() is not threading.main_thread():
         return  # Python sets handlers in the main thread alone
@@ -246,7 +247,7 @@ def _stop_on_sigterm(board: _Board) -> None:
     os.set_blocking(write, False)
 
     def heard(number: int, frame: object) -> None:
-        """Nothing: the thread below acts. The main thread may never come to it."""
+        """Does nothing: the thread below acts, since the main thread may never run this handler."""
 
     signal.signal(signal.SIGTERM, heard)
     signal.set_wakeup_fd(write)

@@ -1,4 +1,4 @@
-"""What is said where memory does not suffice."""
+"""Turns failed allocations into errors that tell the user what to change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOST = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not
 
 @contextmanager
 def memory_explained() -> Iterator[None]:
-    """Turn an allocation that failed inside, on a GPU or on the host, into a UserError that names the ways out."""
+    """Turns an allocation that failed inside, on a GPU or on the host, into a UserError that names the ways out."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -1,4 +1,5 @@
-"""Curves: metrics.jsonl and TensorBoard's event files with the same scalars, and all else that TensorBoard shows."""
+"""Writes curves: metrics.jsonl and TensorBoard's event files with the same scalars, and all else that TensorBoard
+shows."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ NO_CURVES: Mapping[str, Curve] = MappingProxyType({})
 
 
 def accuracy_curves(group: str, found: Sequence[float], classes: int) -> dict[str, float]:
-    """`<group>/loss`, `/top1` and, where there are more than five classes, `/top5`; found: these three."""
+    """Returns the curves `<group>/loss`, `<group>/top1` and, for more than five classes, `<group>/top5`; found: these
+    three."""
     loss, top1, top5 = found
     values = {f"{group}/loss": loss, f"{group}/top1": top1}
     return values | ({f"{group}/top5": top5} if classes > 5 else {})
@@ -51,7 +53,7 @@ class MetricsLog:
     """Writes `metrics.jsonl` (one object a line: step and tags) and an event file into a run folder.
 
     resume_step: continue from the checkpoint of that step; later points, which the resumed run will make again, are
-    removed from both first. None begins anew. curves: what each tag means.
+    removed from both first. None begins anew. curves: a description of each tag.
     """
 
     def __init__(self, folder: Path, *, resume_step: int | None, curves: Mapping[str, Curve] = NO_CURVES):
@@ -77,7 +79,7 @@ class MetricsLog:
         self._write(step, *(self._scalar(tag, value) for tag, value in values.items()))
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
-        """pixels (height, width, 3) uint8; kept with at most 256 colours."""
+        """Writes a picture. pixels (height, width, 3) uint8; kept with at most 256 colours."""
         encoded = io.BytesIO()
         picture = Image.fromarray(pixels).quantize(MOST_COLOURS)
         picture.save(encoded, format="PNG", optimize=True)
@@ -86,21 +88,22 @@ class MetricsLog:
         self._write(step, self._value(images, tag, tensor_util.make_tensor_proto(content)))
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
-        """Markdown. A resume keeps what was written at step 0."""
+        """Writes a text in Markdown. A resume keeps what was written at step 0."""
         self._write(step, self._value(texts, tag, tensor_util.make_tensor_proto(text, dtype=np.object_)))
 
     def histogram(self, step: int, tag: str, values: np.ndarray, bins: int = 30) -> None:
-        """The distribution of the finite ones of `values`, in bins of equal width from the smallest to the largest."""
+        """Writes the distribution of the finite `values`, in bins of equal width from the smallest to the largest."""
         values = values[np.isfinite(values)]
         if len(values) and np.ptp(values) > 0:
             numbers, edges = np.histogram(values, bins=bins)
-            buckets = np.stack([edges[:-1], edges[1:], numbers], axis=1)  # (bins, 3): left, right, how many
+            buckets = np.stack([edges[:-1], edges[1:], numbers], axis=1)  # (bins, 3): left, right, count
         else:
             buckets = np.array([[values[0], values[0], len(values)]]) if len(values) else np.empty((0, 3))
         self._write(step, self._value(histograms, tag, tensor_util.make_tensor_proto(buckets.astype(np.float64))))
 
     def charts(self, layout: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
-        """The page CUSTOM SCALARS: {heading: {title of a chart: patterns of the tags that it shows}}."""
+        """Writes the layout of the page CUSTOM SCALARS: {heading: {title of a chart: patterns of the tags that it
+        shows}}."""
         categories = [
             layout_pb2.Category(
                 title=heading,
@@ -117,10 +120,11 @@ class MetricsLog:
         self._write(0, Summary.Value(tag=layouts.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=metadata))
 
     def hyperparameters(self, run: str, values: Mapping[str, float | str]) -> None:
-        """The run's row of the page HPARAMS, called `run`. values: of engine.comparison.HYPERPARAMETERS."""
+        """Writes the run's row of the page HPARAMS, called `run`. values: of the names in
+        engine.comparison.HYPERPARAMETERS."""
         kinds = {float: api_pb2.DATA_TYPE_FLOAT64, str: api_pb2.DATA_TYPE_STRING}
         columns = [
-            # The page shows at first the columns that are said to differ
+            # The page first shows the columns that are declared to differ
             api_pb2.HParamInfo(name=name, type=kinds[h.kind], description=h.meaning, differs=h.prominent)
             for name, h in HYPERPARAMETERS.items()
         ]
@@ -142,9 +146,10 @@ class MetricsLog:
         self._write(0, *map(_of_hparams, tags, contents))
 
     def final(self, step: int, values: Mapping[str, float]) -> None:
-        """The figures that the page HPARAMS compares: of engine.comparison.FINAL. Ends the run's row there.
+        """Writes the results that the page HPARAMS compares, of the names in engine.comparison.FINAL, and ends the
+        run's row.
 
-        Not in metrics.jsonl: result.json has them. All that the end of a run writes is removed by a resume, which
+        They are not in metrics.jsonl: result.json has them. A resume removes all that the end of a run writes, and then
         writes it again.
         """
         self._write(step, *(self._scalar(tag, value) for tag, value in values.items()))
@@ -152,7 +157,7 @@ class MetricsLog:
         self._write(step, _of_hparams(hparams_metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end)))
 
     def graph(self, graph: GraphDef) -> None:
-        """The page GRAPHS. Also of the end of a run."""
+        """Writes the graph of the page GRAPHS. It belongs to the end of a run, as `final` does."""
         self._events.write(Event(graph_def=graph.SerializeToString()))
 
     def flush(self) -> None:
@@ -169,14 +174,14 @@ class MetricsLog:
         self._events.write(Event(summary=Summary(value=values)), step)
 
     def _scalar(self, tag: str, value: float) -> Summary.Value:
-        # As a tensor: TensorBoard's fast reader ignores the description beside a `simple_value`
+        # As a tensor, since TensorBoard's fast reader ignores the description beside a `simple_value`
         return self._value(scalars, tag, tensor_util.make_tensor_proto(np.float32(value)))
 
     def _value(self, plugin, tag: str, tensor: TensorProto) -> Summary.Value:  # type: ignore[no-untyped-def]
         return Summary.Value(tag=_encodable(tag), tensor=tensor, metadata=self._metadata(plugin, tag))
 
     def _metadata(self, plugin, tag: str) -> SummaryMetadata | None:  # type: ignore[no-untyped-def]
-        """TensorBoard takes it from the first point of each tag."""
+        """Returns the metadata of a tag, which TensorBoard takes from the tag's first point."""
         if tag in self._described:
             return None
         self._described.add(tag)
@@ -185,7 +190,8 @@ class MetricsLog:
 
 
 def _encodable(text: str) -> str:
-    """The name of a file can have bytes that are no UTF-8, which a protocol buffer does not take."""
+    """Returns the text with bytes that are no UTF-8 escaped: the name of a file can have some, but a protocol buffer
+    cannot."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -195,7 +201,7 @@ def _of_hparams(tag: str, content: HParamsPluginData) -> Summary.Value:
 
 
 def _is_of_the_end(event: Event) -> bool:
-    """Whether the end of a run writes an event of this kind: final figures, the graph."""
+    """Returns whether the end of a run writes an event of this kind: final figures, the graph."""
     tags = [value.tag for value in event.summary.value]
     ended = any(tag.startswith("final/") or tag == hparams_metadata.SESSION_END_INFO_TAG for tag in tags)
     return ended or bool(event.graph_def)

@@ -1,4 +1,4 @@
-"""How far a run is, and what it waits for: a bar on a terminal, plain lines elsewhere."""
+"""Shows how far a run is and what it waits for: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from engine.distributed import ALONE, Group
 
 T = TypeVar("T")
 Report = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and the total (0: it cannot be counted). A Stages is one, and
-Progress.between_steps."""
+"""A function that is called with the name of a task, how much of it is done, and the total (0: it cannot be counted).
+Stages and Progress.between_steps are such functions."""
 
 console = Console(stderr=True)
 FEWEST_STEPS = 5
-"""The time left is not said before so many steps of a phase have been seen after its first one."""
+"""The time left is not shown before so many steps of a phase have been done after its first one."""
 RECENT_UPDATES = 20
-"""The time left follows from the steps between so many updates."""
+"""The time left is computed from the last so many updates."""
 
 
 def set_up_logging(group: Group = ALONE) -> None:
     """Warnings and notes through the progress bar's console, so that they do not tear it. Scripts call this once.
 
-    What all processes find is said by process 0; an unreadable file by the one that met it.
+    Process 0 logs what all processes have in common; an unreadable file is logged by the process that met it.
     """
     handler: logging.Handler = RichHandler(console=console, show_path=False, show_time=False)
     handler.setFormatter(logging.Formatter("%(message)s"))  # it shows the level itself; basicConfig would add it again
@@ -44,11 +44,11 @@ def set_up_logging(group: Group = ALONE) -> None:
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """The Report that says nothing."""
+    """The Report that shows nothing."""
 
 
 def reported(items: Iterable[T], what: str, total: int, report: Report) -> Iterator[T]:
-    """The items, with a report before the first one and after each that has been dealt with."""
+    """Yields the items, with a report before the first one and after each that is done."""
     report(what, 0, total)
     for done, item in enumerate(items, 1):
         yield item
@@ -58,9 +58,10 @@ def reported(items: Iterable[T], what: str, total: int, report: Report) -> Itera
 class Progress:
     """`with Progress(total, start, "search") as progress: progress.update(step, loss=...)`.
 
-    total, start: in steps; a resumed run starts above 0. A total of 0 is of what cannot be counted. seconds: least time
-    between two plain lines. shown: False in the processes that print nothing. phases: (name, step at which it ends) in
-    order, where the steps of one take longer than those of another; the time left is then that of the current phase.
+    total, start: in steps; a resumed run starts above 0. A total of 0 means that it cannot be counted. seconds: the
+    least time between two plain lines. shown: False in the processes that print nothing. phases: (name, step at which
+    it ends) in order, if the steps of one take longer than those of another; the time left is then that of the current
+    phase.
     """
 
     def __init__(
@@ -112,7 +113,8 @@ class Progress:
             self._print(now, shown, self._left(now))
 
     def between_steps(self, what: str, done: int, total: int) -> None:
-        """A Report of what is done between two steps. Off a terminal it is said only where it takes `seconds`."""
+        """Reports what is done between two steps. Elsewhere than on a terminal, a line appears only if it takes
+        `seconds`."""
         if not self.shown:
             return
         now, shown = time.monotonic(), what + _counted(done, total)
@@ -123,15 +125,15 @@ class Progress:
 
     def _print(self, now: float, *texts: str) -> None:
         self._printed = now
-        # out, unlike print, neither wraps the line nor reads [..] as markup
+        # unlike print, out neither wraps the line nor reads [..] as markup
         console.out("  ".join(filter(None, [self.what + _counted(self.step, self.total), *texts])), highlight=False)
 
     def _phase(self, step: int) -> tuple[str, int]:
-        """The name of the phase that the next step is of, and the step at which it ends."""
+        """Returns the name of the phase of the next step, and the step at which that phase ends."""
         return next(((name, end) for name, end in self.phases if step < end), ("", self.total))
 
     def _left(self, now: float) -> str:
-        """The time left, as far as it can be known; after the last step, what all of them took."""
+        """Returns the time left, if it can be estimated; after the last step, the time that all steps took."""
         if self.total == 0:
             return ""
         if self.step >= self.total:
@@ -145,9 +147,9 @@ class Progress:
 
 
 class Stages:
-    """`with Stages() as told: told("measure", 3, 10)`: a Progress for each thing that is done, one after the other.
+    """`with Stages() as report: report("measure", 3, 10)`: shows one Progress for each task, one after the other.
 
-    It is a Report. shown: as in Progress.
+    A Stages is a Report. shown: as in Progress.
     """
 
     def __init__(self, *, shown: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""The run folder: config.yaml, inputs.json, metrics.jsonl, event files, checkpoints/, results."""
+"""Opens a run folder, which holds config.yaml, inputs.json, metrics.jsonl, event files, checkpoints/ and results."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from engine.inputs import FILE, Inputs, record, refuse_other_inputs
 log = logging.getLogger("engine")
 
 _TRACES = ("checkpoints", "metrics.jsonl", PATTERN, "tensorboard")
-"""What a run leaves once it has begun, as patterns of names; the last one is of earlier versions. A start that failed
-before its first step leaves config.yaml and inputs.json."""
+"""Patterns of the names of files that a run writes once it has begun; the last one is of earlier versions. A start that
+failed before its first step leaves config.yaml and inputs.json."""
 
 
 def _traces(out: Path) -> list[Path]:
@@ -31,7 +31,7 @@ def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:
 
 
 def run_begun(out: Path) -> bool:
-    """Whether a folder holds a run. A start that failed before its first step leaves no run yet."""
+    """Returns whether a folder holds a run. A start that failed before its first step leaves no run yet."""
     return bool(_traces(out)) and (out / "config.yaml").exists()
 
 
@@ -47,13 +47,12 @@ def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
 
 
 def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: bool) -> None:
-    """Write config.yaml and inputs.json, or check that the run there has this very config and was begun with these
-    inputs. Call it inside `locked(out)`, which makes the folder.
+    """Writes config.yaml and inputs.json, or checks that the run there has this config and began with these inputs.
 
-    Raises ConfigError if the folder holds a run and `resume` is False, if its config or inputs differ, if files of a
-    run lie there without their config.yaml, or a config.yaml that no run has written, or if `resume` finds other files
-    in place of a run (a mistyped --out); nothing is deleted but half-written files of killed processes. A resume in an
-    empty folder begins.
+    Call it inside `locked(out)`, which makes the folder. Raises ConfigError if the folder holds a run and `resume` is
+    False; if its config or inputs differ; if it holds files of a run without config.yaml, or a config.yaml that no run
+    has written; or if `resume` is True and the folder holds other files but no run (a mistyped --out). Nothing is
+    deleted but half-written files of killed processes. A resume in an empty folder begins a run.
     """
     config_file = out / "config.yaml"
     if run_begun(out):
@@ -72,7 +71,7 @@ def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: boo
     elif not (out / FILE).exists():
         raise ConfigError(f"--out {out}: has a config.yaml that no run has written; choose another folder")
     if resume:
-        # Hidden files do not count: they are the system's, or what a start killed while writing has left
+        # Hidden files do not count: the system makes them, or a start that was killed while writing
         own = {config_file.name, FILE}
         others = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in own)
         if others:
@@ -82,5 +81,5 @@ def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: boo
             )
         log.warning("%s holds no run yet; starting from the beginning", out)
     remove_stale(out)
-    record(out, inputs)  # first: a config.yaml without it is not a run's
+    record(out, inputs)  # inputs.json first, since a config.yaml without it belongs to no run
     dump_config(resolved, config_file)

@@ -1,5 +1,5 @@
-"""What a checkpoint holds: whether every number is finite, and whether it is exactly what a network or an optimizer
-needs. torch alone copies tensors of another shape or type where it can.
+"""Checks the content of a checkpoint: whether every number is finite, and whether it fits a network or an optimizer
+exactly. torch alone copies tensors of another shape or type if it can.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ _SLOTS = {
     torch.optim.SGD: frozenset({"momentum_buffer"}),
     torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),
 }
-"""What these optimizers keep for each parameter; `step` is one number."""
+"""The names of what these optimizers keep for each parameter; `step` is one number."""
 
 
 def not_finite(state: Any) -> str | None:
-    """The path of the first value of a nested state that is infinite or not a number; None if all are finite."""
+    """Returns the path of the first value of a nested state that is infinite or not a number; None if all are
+    finite."""
     return next((path for path, value in _leaves(state, "") if not _finite(value)), None)
 
 
@@ -41,7 +42,7 @@ def _finite(value: Any) -> bool:
 
 
 def check_tensor(name: str, found: Any, shape: torch.Size, dtype: torch.dtype) -> None:
-    """ValueError unless `found` is a finite tensor of this shape and type."""
+    """Raises ValueError unless `found` is a finite tensor of this shape and type."""
     if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type != "cpu":
         raise ValueError(f"{name} is {_kind(found)}, expected a tensor of shape {tuple(shape)}")
     if found.shape != shape or found.dtype != dtype:
@@ -54,7 +55,7 @@ def check_tensor(name: str, found: Any, shape: torch.Size, dtype: torch.dtype) -
 
 
 def check_module(found: Any, module: nn.Module) -> None:
-    """ValueError unless `found` is a state_dict of exactly this module, with finite values."""
+    """Raises ValueError unless `found` is a state_dict of exactly this module, with finite values."""
     wanted = module.state_dict()
     if not isinstance(found, Mapping):
         raise ValueError(f"the weights are {_kind(found)}, expected a tensor for each name")
@@ -67,11 +68,11 @@ def check_module(found: Any, module: nn.Module) -> None:
 
 
 def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, *, scheduled: bool) -> None:
-    """ValueError unless `found` is a state_dict of exactly this optimizer: its settings, and finite tensors of the
-    shapes and types of its parameters.
+    """Raises ValueError unless `found` is a state_dict of exactly this optimizer: its settings, and finite tensors of
+    the shapes and types of its parameters.
 
-    scheduled: the learning rate is set before each step, so a checkpoint may hold any. A setting that only one of the
-    two has is of another version of torch and does not count.
+    scheduled: whether the learning rate is set before each step; a checkpoint may then hold any. A setting that only
+    one of the two has comes from another version of torch and does not count.
     """
     wanted = optimizer.state_dict()
     groups = found.get("param_groups") if isinstance(found, Mapping) else None

@@ -27,11 +27,11 @@ Autocast = Callable[[], AbstractContextManager[object]]
 """Makes what a forward pass runs in, see `autocast`."""
 
 
-# Bounds of settings: far above what makes sense, and low enough for a mistyped number to be refused before it trains.
+# Bounds of settings: far above what makes sense, and low enough to refuse a mistyped number before training begins.
 MOST_EPOCHS = 1_000_000
 LARGEST_BATCH = 1 << 20
 LARGEST_LR = 100.0
-"""Of a learning rate, and of weight decay."""
+"""The largest learning rate, and the largest weight decay."""
 NEVER = 1_000_000_000
 """The largest number of steps or epochs between two reports, which is never."""
 MOST_THREADS = 4096
@@ -51,8 +51,8 @@ class RunConfig(Section):
     evaluate_every: int = Field(1, ge=1, le=NEVER)
     """Epochs."""
     amp: Literal["none", "bf16"] = "none"
-    """bf16: automatic mixed precision, the classifier in float32; on a GPU, one that computes bfloat16 itself. Its
-    exponents are those of float32, so gradients need no scaling."""
+    """bf16: automatic mixed precision, with the classifier in float32. A GPU must compute bfloat16 itself, not emulate
+    it. Its exponents are those of float32, so gradients need no scaling."""
     channels_last: bool = True
 
 
@@ -70,11 +70,11 @@ def keep_freed_memory() -> None:
 
 
 def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
-    """The device, with the thread count set; of several processes on a machine each has a GPU of its own. ConfigError
-    for cuda where there is none, and for bf16 on a GPU that only emulates it.
+    """Sets the thread count and returns the device; each of several processes on a machine has a GPU of its own. Raises
+    ConfigError for cuda if there is no GPU, and for bf16 on a GPU that only emulates it.
 
-    That is all a CPU needs to repeat a run bit for bit: the ops of these networks are deterministic there for a given
-    thread count, so torch.use_deterministic_algorithms would change nothing.
+    The thread count is all that a CPU needs to repeat a run bit for bit: the ops of these networks are deterministic on
+    a CPU for a given thread count, so torch.use_deterministic_algorithms would change nothing.
     """
     keep_freed_memory()
     if run.threads is not None:
@@ -125,20 +125,21 @@ def check_finite(loss: float, step: int) -> None:
 
 
 def hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether each label (N,) is among the k largest logits (N, classes): (N,) bool.
+    """Returns whether each label (N,) is among the k largest logits (N, classes): (N,) bool.
 
-    It is if fewer than k other logits are as large as its own: a tie counts against the network, so that the answer
-    does not depend on the order of classes, and equal logits for all classes are not a hit. Nor is a logit that is NaN,
-    and another one's NaN counts as larger. With k classes or fewer, every label is a hit.
+    A label is a hit if fewer than k other logits are as large as its own: a tie counts against the network, so that the
+    answer does not depend on the order of classes, and equal logits for all classes are no hit. A label whose own logit
+    is NaN is no hit, and a NaN of another class counts as larger. With k classes or fewer, every label is a hit.
     """
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     own = logits.gather(1, labels[:, None])  # (N, 1)
-    others = (~(logits < own)).sum(dim=1) - 1  # NaN is smaller than nothing; the own logit is not smaller than itself
+    others = (~(logits < own)).sum(dim=1) - 1  # NaN is smaller than no number; the own logit is not smaller than itself
     return (others < k) & ~own.isnan()[:, 0]
 
 
 def accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> tuple[Tensor, ...]:
-    """Percent of labels (N,) among the k largest logits (N, classes), for each k: 0-dim tensors. Ties: see `hits`."""
+    """Returns the percentage of labels (N,) among the k largest logits (N, classes), for each k: 0-dim tensors. Ties:
+    see `hits`."""
     return tuple(100 * hits(logits, labels, k).float().mean() for k in topk)
 
 
@@ -164,7 +165,7 @@ def _in_eval_mode(network: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 @memory_explained()
 def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group = ALONE) -> None:
-    """Collect BN statistics anew: the average over the batches of images (N, C, H, W) of all processes.
+    """Collects BN statistics anew: the average over the batches of images (N, C, H, W) of all processes.
 
     Every batch weighs the same, whichever process has it, and one process may have none. Only BN runs in training mode
     (no dropout). Momenta and modes are restored. ValueError without any batch.
@@ -180,8 +181,8 @@ def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group =
             for images in batches:
                 count += 1
                 for m in norms:
-                    # The average of `count` batches. torch computes the same where momentum is None, but reads its
-                    # count of batches from the device to do so: each layer of each batch would wait for a GPU.
+                    # The average of `count` batches. torch computes the same if momentum is None, but then reads its
+                    # count of batches from the device: each layer of each batch would wait for a GPU.
                     m.momentum = 1 / count
                 network(images)
         finally:

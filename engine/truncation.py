@@ -1,7 +1,7 @@
-"""Cutting curves back to a checkpoint's step, so that a resumed run, which makes the later points again, repeats none.
+"""Cuts curves back to a checkpoint's step, so that a resumed run, which makes the later points again, repeats none.
 
-A damaged file keeps every line and record that is still good. Unless all that it loses is what the end of a killed
-process has cut off, it is kept beside them as `.damaged`, and a warning says how much was lost.
+Every good line and record of a damaged file is kept. If more is lost than the last line or record, which a killed
+process may leave half-written, the damaged file is kept too, as `.damaged`, and a warning gives the size of the loss.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ log = logging.getLogger("engine")
 MOST_LINE_BYTES = 1 << 20
 """The longest line that is parsed; a point of a space of a hundred limits has some 10 kB."""
 # Readers take the files in the order of their names, events.out.tfevents.<second>.<host>.<pid>.<count>: the zeros sort
-# before every writer of this process or a later one, whatever its clock, host and pid.
+# before the file of any later writer, whatever its clock, host and pid.
 KEPT = f"{PATTERN[:-1]}0000000000.kept"
 FORMER_FOLDER = "tensorboard"
-"""Where a run's event files lay in earlier versions."""
+"""The folder of a run's event files in earlier versions."""
 
 
 def event_paths(folder: Path) -> list[Path]:
-    """The event files of a run, in the order in which they were written."""
+    """Returns the event files of a run, in the order in which they were written."""
     return [*sorted((folder / FORMER_FOLDER).glob(PATTERN)), *sorted(folder.glob(PATTERN))]
 
 
 def truncate_lines(path: Path, step: int) -> None:
-    """Rewrite metrics.jsonl as its good lines up to `step`."""
+    """Rewrites metrics.jsonl with its good lines up to `step`."""
     if not path.exists():
         return
     good, bad = 0, 0
@@ -60,7 +60,8 @@ def truncate_lines(path: Path, step: int) -> None:
 
 
 def truncate_events(folder: Path, step: int, of_the_end: Callable[[Event], bool]) -> None:
-    """Rewrite all event files as one that ends at `step`, without what the end of a run writes, which is written again.
+    """Rewrites all event files as one that ends at `step`, without what the end of a run writes, which is written
+    again.
 
     TensorBoard can hide points after a restart, but other readers of the files would still see them twice.
     """
@@ -69,14 +70,14 @@ def truncate_events(folder: Path, step: int, of_the_end: Callable[[Event], bool]
         return
     kept = folder / KEPT
     seen = set()
-    # Under a name that TensorBoard does not take for an event file as long as it is half-written
+    # Half-written, it has a name that TensorBoard does not take for an event file.
     with replacing(kept, name="curves") as temporary, writing(kept), temporary.open("wb") as file:
         for path in old:
             damage, good = Damage(), 0
             for raw, event in events_of(path, damage):
                 good += 1
                 digest = hashlib.sha256(raw).digest()
-                # A record can be there twice if an earlier resume was killed before it removed the old files
+                # A record can exist twice if an earlier resume was killed before it removed the old files
                 if digest not in seen and event.step <= step and not of_the_end(event):
                     file.write(record_of(raw))
                     seen.add(digest)
@@ -97,13 +98,13 @@ def truncate_events(folder: Path, step: int, of_the_end: Callable[[Event], bool]
 
 
 def keep_damaged(path: Path) -> Path:
-    """A copy of a file beside it: its name with `.damaged`, and a number if another file has that name already."""
-    # TensorBoard takes every file for one of its own that has "tfevents" in its name
+    """Copies a file to its own name with `.damaged`, and a number if another file has that name already."""
+    # TensorBoard reads every file that has "tfevents" in its name
     name = path.name.replace("tfevents", "events")
     copy, number = path.with_name(f"{name}.damaged"), 1
     while copy.exists():
         if copy.is_file() and filecmp.cmp(path, copy, shallow=False):
-            return copy  # made by a resume that was killed before it had replaced the file
+            return copy  # a resume that was killed before it replaced the file has made this copy
         number += 1
         copy = path.with_name(f"{name}.{number}.damaged")
     with replacing(copy) as temporary, writing(copy):
@@ -112,7 +113,7 @@ def keep_damaged(path: Path) -> Path:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file with their ends; an empty one in place of one that is too long to be a point."""
+    """Yields the lines of a file with their ends; a blank one in place of a line that is too long to be a point."""
     with opened(path, "the curves of a run") as file:
         while line := file.readline(MOST_LINE_BYTES):
             part = line
@@ -122,12 +123,13 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether a killed process may have left this: the beginning of a point, without an end."""
+    """Returns whether a killed process may have left this line: the beginning of a point, without its end."""
     return not line.endswith((b"\n", b"}")) and line[:9] == b'{"step": '[: len(line)]
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a point: an object of `step`, a whole number, and of numbers or null. None if the line is none."""
+    """Returns the step of a point, which is a JSON object of `step`, a whole number, and of numbers or null; None if
+    the line is no point."""
     try:
         record = parsed_json(line.decode("utf-8-sig"), "")
     except (UnicodeDecodeError, UserError):

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in one line: the key, what was found, what is accepted, the nearest name."""
+"""Turns pydantic's errors into one line: the key, what was found, what is accepted, the nearest name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pydantic import BaseModel
 from engine.yaml_dialect import Dumper, meant_number
 
 MOST_PROBLEMS = 200
-"""Of a file's errors, so many are looked at to explain the first one."""
+"""The most errors of a file that are compared to explain the first one."""
 MOST_NAMED = 40
-"""Keys of a section that an error lists."""
+"""The most keys of a section that an error lists."""
 LONGEST_NAME = 100
-"""Characters of a name that is compared with the accepted ones."""
+"""The most characters of a name that is compared with the accepted ones."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _bound(number: float) -> str:
 
 
 _SWITCHES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
-"""Words that YAML 1.1 read as bool; in YAML 1.2 they are text."""
+"""Words that are bool in YAML 1.1 and text in YAML 1.2."""
 
 
 def _remedy(problems: Sequence[_Problem]) -> str:
@@ -263,7 +263,8 @@ def _remedy(problems: Sequence[_Problem]) -> str:
 
 
 def number_remedy(text: str) -> str:
-    """`; ...` for a text that stands for a number: quoted, or in a way of writing that YAML 1.2 does not have."""
+    """Returns `; ...`, what to do about a text that stands for a number: quoted, or written in a way that YAML 1.2
+    lacks."""
     number = meant_number(text)
     if not number:
         return ""
@@ -286,7 +287,7 @@ def keys_below(model: type[BaseModel], section: str) -> set[str]:
 
 
 def shown(value: object, most: int = 60) -> str:
-    """A value as YAML would have it, in one line, shortened. The work is bounded by `most`, whatever the value."""
+    """Returns a value as YAML, in one line, shortened. `most` bounds the work, whatever the value."""
     if value is ABSENT:
         return "(absent)"
     value = _beginning(value, [most])
@@ -299,7 +300,8 @@ def shown(value: object, most: int = 60) -> str:
 
 
 def _beginning(value: Any, left: list[int]) -> Any:
-    """The first `left` values inside a value, which is enough to write as many characters; `left` is counted down."""
+    """Returns a value with only its first `left` values, which suffice for as many characters; `left` is counted
+    down."""
     most = left[0]
     left[0] -= 1
     if isinstance(value, str):

@@ -1,8 +1,8 @@
-"""YAML as this project reads and writes it: the scalars of YAML 1.2, text keys given once, and bounded work.
+"""Reads and writes YAML as this project uses it: the scalars of YAML 1.2, text keys given once, and bounded work.
 
 A scalar without quotes is read by the core schema of YAML 1.2.2 (Sec. 10.3.2): `0042` is 42, `0o17` is 15, `1e-3` is a
-number, and `yes`, `on`, `1_000`, `0b1` and `2026-01-31` are text. YAML 1.1 read `12:30` as 750 and `1:30.5` as 90.5
-(base 60); these are refused. `<<: *anchor` merges, as in YAML 1.1, because configurations need it.
+number, and `yes`, `on`, `1_000`, `0b1` and `2026-01-31` are text. `12:30` and `1:30.5`, which are 750 and 90.5 in YAML
+1.1 (base 60), are refused. `<<: *anchor` merges, as in YAML 1.1, because configurations need it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from typing import Any, ClassVar, NoReturn
 import yaml
 
 MOST_CHARACTERS = 2 << 20
-"""Of a YAML text. PyYAML reads about a million characters in a second."""
+"""The most characters of a YAML text. PyYAML reads about a million characters in a second."""
 MOST_NODES = 60_000
-"""Values, keys and lists of a YAML text with every alias written out; 100 characters of a long text count as one more.
+"""The most values, keys and lists of a YAML text, with every alias written out; 100
+characters of a long text count as one more.
 A latency table has about ten for each entry."""
 MOST_LEVELS = 100
-"""Lists and sections inside each other."""
+"""The most lists and sections inside each other."""
 MOST_DIGITS = 400
-"""Of a whole number: as many as the largest floating-point number has, and some."""
+"""The most digits of a whole number: somewhat more than the largest floating-point number has."""
 
 TOO_DEEP = "has too many brackets or sections inside each other"
 _PREFIX = "tag:yaml.org,2002:"
@@ -39,7 +40,7 @@ _FLOAT = re.compile(
 )
 _SIXTY = re.compile(r"[-+]?(?:[1-9][0-9_]*(?::[0-5]?[0-9])+|[0-9][0-9_]*(?::[0-5]?[0-9])+\.[0-9_]*)\Z")
 _DIGITS = list("-+.0123456789")
-_SCALARS = (  # (tag, what a plain scalar of it looks like, what it may begin with), asked in this order
+_SCALARS = (  # (tag, pattern of its plain scalars, their first characters), tried in this order
     (f"{_PREFIX}null", _NULL, ["~", "n", "N", ""]),
     (f"{_PREFIX}bool", _BOOL, list("tTfF")),
     (f"{_PREFIX}int", _INT, _DIGITS),
@@ -63,10 +64,10 @@ class Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"has more than {MOST_CHARACTERS >> 20} million characters")
         super().__init__(text)
         self._nodes, self._most, self._level = 0, most_nodes, 0
-        self._sizes: dict[str, int] = {}  # by anchor, once complete
+        self._sizes: dict[str, int] = {}  # by anchor, added once complete
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """As PyYAML's, counting nodes with every alias written out."""
+        """Composes a node as PyYAML does, and counts nodes with every alias written out."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)  # raises where there is no such anchor
@@ -99,7 +100,8 @@ class Dumper(yaml.SafeDumper):
 
 
 def meant_number(text: str) -> str:
-    """The number that a text is (`3`), or is in Python or YAML 1.1 (`1_000`, `0b101`), as YAML 1.2 writes it; or ''."""
+    """Returns, as YAML 1.2 writes it, the number that a text is (`3`), or is in Python or YAML 1.1 (`1_000`, `0b101`);
+    or ''."""
     plain = text.strip().replace("_", "")
     if len(plain) > MOST_DIGITS:
         return ""
@@ -109,12 +111,13 @@ def meant_number(text: str) -> str:
 
 
 def _refuse(problem: str, place: Any) -> NoReturn:
-    """place: the node or the event at fault."""
+    """Raises the error of a fault in the text. place: the node or the event at fault."""
     raise yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
 
 
 def _matching(node: yaml.ScalarNode, pattern: re.Pattern[str], kind: str) -> str:
-    """The text of a scalar that is a `kind`; an explicit tag such as `!!int x` may claim it wrongly."""
+    """Returns the text of a scalar if it is a `kind`, and refuses it otherwise: an explicit tag such as `!!int x` may
+    be wrong."""
     if not isinstance(node, yaml.ScalarNode) or not pattern.match(node.value):
         _refuse(f"the tag !!{kind} does not fit this value; remove the tag", node)
     return str(node.value)
@@ -159,7 +162,7 @@ def _list(loader: Loader, node: yaml.SequenceNode) -> list[Any]:
 
 
 def _base_60(loader: Loader, node: yaml.ScalarNode) -> NoReturn:
-    """Refuse what YAML 1.1 read as a number in base 60, with that number."""
+    """Refuses a number in base 60 of YAML 1.1; the error names its value."""
     text = _matching(node, _SIXTY, "base60").replace("_", "")
     if len(text) > 60:
         _refuse("a value such as 12:30 is no number; put text in quotes", node)
@@ -179,7 +182,7 @@ def _mapping_without_duplicates(loader: Loader, node: yaml.MappingNode) -> dict[
         _refuse("the tag !!map does not fit this value; remove the tag", node)
     seen = set()
     for key_node, value_node in node.value:
-        if key_node.tag == f"{_PREFIX}merge":  # `<<: *anchor`: what it brings may be given again
+        if key_node.tag == f"{_PREFIX}merge":  # keys that `<<: *anchor` merges in may be given again
             continue
         if key_node.tag == _BASE_60:
             _refuse(f"key '{key_node.value}' is not text; put it in quotes", key_node)
@@ -199,7 +202,7 @@ def _mapping_without_duplicates(loader: Loader, node: yaml.MappingNode) -> dict[
 
 
 def _text_as_it_is(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # line ends that YAML reads as "\n" unless they are escaped, which double quotes alone can do
+    # YAML reads these line ends as "\n" unless they are escaped, which only double quotes can do
     style = '"' if any(end in text for end in "\x85\u2028\u2029") else None
     return dumper.represent_scalar(f"{_PREFIX}str", text, style=style)
 
@@ -208,7 +211,7 @@ def _path_as_text(dumper: yaml.SafeDumper, path: PurePath) -> yaml.ScalarNode:
     return _text_as_it_is(dumper, str(path))
 
 
-Loader.yaml_implicit_resolvers, Dumper.yaml_implicit_resolvers = {}, {}  # nothing of YAML 1.1
+Loader.yaml_implicit_resolvers, Dumper.yaml_implicit_resolvers = {}, {}  # without the rules of YAML 1.1
 for _tag, _pattern, _first in _SCALARS:
     Loader.add_implicit_resolver(_tag, _pattern, _first)
     Dumper.add_implicit_resolver(_tag, _pattern, _first)

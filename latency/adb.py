@@ -38,9 +38,10 @@ class Adb:
         self._command = [program, *(["-s", serial] if serial else [])]
 
     def __call__(self, *arguments: str) -> str:
-        """Run `adb ARGUMENTS` and return what it prints; its own messages, such as that it starts, are left out.
+        """Runs `adb ARGUMENTS` and returns its standard output, which does not have adb's own messages, such as its
+        start.
 
-        KitFileError where it cannot run, fails, or does not end within 10 minutes.
+        Raises KitFileError if it cannot run, fails, or does not end within 10 minutes.
         """
         command = [*self._command, *arguments]
         called = f"`{one_line(shlex.join(command), 200)}`"
@@ -63,7 +64,7 @@ class Adb:
         printed, errors = (text.decode("utf-8", errors="replace") for text in (done.stdout, done.stderr))
         if done.returncode:
             said = [line for line in (errors or printed).strip().splitlines() if not line.startswith("* daemon")]
-            last = one_line(said[-1], 300) if said else "it said nothing"
+            last = one_line(said[-1], 300) if said else "it printed nothing"
             raise KitFileError(f"{called} failed: {last}; {_remedy(' '.join(said))}")
         return printed
 
@@ -84,7 +85,8 @@ def _remedy(said: str) -> str:
 
 
 def _one_answer(adb: Adb, *arguments: str) -> str:
-    """The last line that a command on the phone prints; KitFileError where it is none, or no name."""
+    """Returns the last line that a command on the phone prints. Raises KitFileError if there is none, or it is no
+    name."""
     lines = [line.strip() for line in adb.shell(*arguments).splitlines() if line.strip()]
     if not lines or len(lines[-1]) > 100 or not lines[-1].isprintable() or "\ufffd" in lines[-1]:
         raise KitFileError(
@@ -125,7 +127,7 @@ def run_on_phone(
                 progress=progress,
             )
     finally:
-        with contextlib.suppress(KitFileError):  # where the phone is gone, that is what has been said
+        with contextlib.suppress(KitFileError):  # if the phone is gone, that has been reported already
             adb.shell("rm", "-rf", FOLDER)
     return {
         "format": bench.RESULTS_FORMAT,
@@ -146,7 +148,7 @@ def run_on_phone(
 
 
 def _soc(adb: Adb) -> str:
-    """The phone's processor; phones before Android 12 do not say."""
+    """Returns the name of the phone's processor; phones before Android 12 do not give it."""
     return adb.shell("getprop", "ro.soc.model").strip() and _one_answer(adb, "getprop", "ro.soc.model")
 
 
@@ -183,7 +185,7 @@ class _Model:
         return [milliseconds(printed, passes)]
 
     def close(self) -> None:
-        with contextlib.suppress(KitFileError):  # as above; all of the folder goes at the end
+        with contextlib.suppress(KitFileError):  # as above; the whole folder is deleted at the end
             self._adb.shell("rm", "-f", self._there)
 
 
@@ -193,7 +195,7 @@ def milliseconds(printed: str, passes: int) -> float:
     counted: Sequence[re.Match[str]] = [m for line in printed.splitlines() if (m := _COUNTED.search(line[:2000]))]
     if counted and int(counted[-1][1]) >= passes:
         _, average, median = counted[-1].groups()
-        with contextlib.suppress(ValueError):  # digits and signs, and no number
+        with contextlib.suppress(ValueError):  # the text has digits and signs but is no number
             us = float(median or average)
             if 0 < us <= LONGEST_MS * 1e3:
                 return us / 1e3

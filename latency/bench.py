@@ -58,7 +58,7 @@ def timed_rounds(
     schedule: a list of rounds, each a list of job ids. open_job(id) -> an object with run(n): n forward passes;
     times(n): milliseconds of n passes, a number or a list of one per layer for each; close(). The `warmup` passes
     after opening are thrown away. joules(): a counter of energy used so far, None where there is none. progress(done,
-    total): told after each job. Returns (samples, energy): {id: [round][pass] or [round][pass][layer]} in ms, {id:
+    total): called after each job. Returns (samples, energy): {id: [round][pass] or [round][pass][layer]} in ms, {id:
     [round]} in mJ a pass.
     """
     rng = np.random.default_rng(seed)
@@ -213,7 +213,7 @@ class LiteRTModel:
 
 
 def unpacked(name: str) -> bytes:
-    """The content of a model's file, which may be gzipped. KitError where it is too large or damaged."""
+    """Returns the content of a model's file, which may be gzipped. Raises KitError if it is too large or damaged."""
     try:
         with (gzip.open if name.endswith(".gz") else open)(name, "rb") as file:
             content = file.read(MOST_MODEL_BYTES + 1)
@@ -246,7 +246,7 @@ def _milliseconds(call: Callable[..., object], *arguments: object) -> float:
 
 
 def cpu_name() -> str:
-    """The board's or processor's name, as the kernel tells it."""
+    """Returns the name of the board or processor, from the kernel."""
     board = "/proc/device-tree/model"
     if os.path.exists(board):
         with open(board, encoding="utf-8", errors="replace") as file:
@@ -309,20 +309,21 @@ def _text(path: str) -> str:
 
 MOST_MANIFEST_BYTES = 64 << 20
 MOST_MODEL_BYTES = 2 << 30
-"""Of a model as it is run; a packed one may claim to be anything."""
+"""The largest model, unpacked; unpacking stops there."""
 MOST_JOBS = 20_000
 MOST_ELEMENTS = 1 << 28
-"""Of an input: 1 GB."""
+"""The most elements of an input: 1 GB in float32."""
 RUNTIMES = ("onnxruntime", "litert")
 WHOLE_NUMBERS = {"threads": (1, 1024), "passes": (1, 100_000), "warmup": (0, 100_000), "seed": (0, 2**63 - 1)}
-"""Of a manifest: key -> the smallest and the largest that is accepted."""
+"""Maps keys of a manifest to the smallest and the largest accepted value."""
 
 
 def read_manifest(folder: str) -> tuple[dict[str, Any], str]:
-    """The manifest of the kit in `folder`, and its sha256. KitError unless the kit is complete and unchanged.
+    """Returns the manifest of the kit in `folder`, and its sha256. Raises KitError unless the kit is complete and
+    unchanged.
 
-    Nothing in the manifest is trusted: every value that this program uses is checked, every file that it names lies in
-    the folder itself, and every file that is opened has its hash in `files`.
+    Nothing in the manifest is trusted: this function checks every value that this program uses, that every named file
+    lies in the folder itself, and that every file to be opened has its hash in `files`.
     """
     path = os.path.join(folder, MANIFEST)
     try:
@@ -368,7 +369,7 @@ def read_manifest(folder: str) -> tuple[dict[str, Any], str]:
 
 
 class _RefusedError(ValueError):
-    """What is wrong in a manifest, without its name and what to do."""
+    """A fault of a manifest; the message lacks the file's name and the remedy."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -381,7 +382,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(digits: str) -> int:
-    if len(digits) > 20:  # the time that a longer one takes grows with its square
+    if len(digits) > 20:  # the time to convert a longer number grows with its square
         raise _RefusedError(f"a number has {len(digits)} digits")
     return int(digits)
 
@@ -391,7 +392,7 @@ def _not_a_number(word: str) -> float:
 
 
 def _shown(value: Any) -> str:
-    """A value of a manifest, short and in one line."""
+    """Returns a value of a manifest as a short text in one line."""
     if isinstance(value, (dict, list)):
         return f"a {'section' if isinstance(value, dict) else 'list'} of {len(value)}"
     text = ascii(value[:80]) if isinstance(value, str) else ascii(value)
@@ -414,14 +415,14 @@ def _check_settings(manifest: dict[str, Any]) -> None:
 
 
 def _check_files(folder: str, files: Any) -> None:
-    """Every name is that of a file below `folder`, reached without links, with a sha256."""
+    """Checks that every name is that of a file below `folder`, reached without links, and has a sha256."""
     if not isinstance(files, dict) or len(files) > MOST_JOBS:
         raise _RefusedError(f"files: got {_shown(files)}, expected at most {MOST_JOBS} names with their sha256")
     root = os.path.realpath(folder)
     for name, digest in files.items():
         parts = name.split("/")
         inside = all(part and part not in (".", "..") for part in parts) and name.isprintable() and len(name) <= 1000
-        if not inside or "\\" in name or ":" in name:  # on Windows, these lead elsewhere
+        if not inside or "\\" in name or ":" in name:  # these lead out of the folder on Windows
             raise _RefusedError(f"files: {_shown(name)} is no name of a file in the kit's folder")
         if os.path.realpath(os.path.join(root, name)) != os.path.join(root, *parts):
             raise _RefusedError(f"files: {_shown(name)} is a link, or lies behind one; a kit has no links")
@@ -564,7 +565,7 @@ def check_writable(path: str) -> None:
 
 
 def write_results(path: str, results: dict[str, Any]) -> None:
-    """Atomically: a file that is there is complete. KitError where it cannot be written."""
+    """Writes results.json atomically. Raises KitError if it cannot be written."""
     text = json.dumps(results, allow_nan=False)
     temporary = None
     try:
@@ -585,8 +586,8 @@ def write_results(path: str, results: dict[str, Any]) -> None:
 
 
 def _new_file(path: str) -> tuple[int, str]:
-    """A descriptor and the name of a file beside `path` that was not there. Nobody can predict the name, and its
-    permissions are those that the umask gives."""
+    """Creates a file beside `path` and returns its descriptor and name. Nobody can predict the name; the permissions
+    are those that the umask gives."""
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(8)}.tmp")
     return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), temporary

@@ -42,7 +42,8 @@ def build_table(
     space: Space, measure: MeasureConfig, jobs: Sequence[Job], samples: Samples, origin: Origin, *, seed: int,
     energy: Mapping[str, Sequence[float]] | None = None,
 ) -> LatencyTable:  # fmt: skip
-    """The table that a plan's timings make. energy: job id -> mJ per pass in each round, where the platform tells."""
+    """The table that a plan's timings make. energy: job id -> mJ per pass in each round, if the platform measures
+    it."""
     context = [job for job in jobs if job.purpose == "context"]
     alone = [job for job in jobs if job.purpose == "layer"]
     entries = entries_in_context(context, samples) if context else entries_alone(alone, samples)
@@ -119,7 +120,7 @@ def occurrences(jobs: Sequence[Job], keys: Sequence[str]) -> np.ndarray:
 
 
 def smallest_sum(space: Space, keys: Sequence[str]) -> Callable[[np.ndarray], float]:
-    """A function of the milliseconds of `keys` that gives the smallest sum of any network of the space."""
+    """Returns a function of the milliseconds of `keys` that returns the smallest sum of any network of the space."""
 
     def smallest(ms: np.ndarray) -> float:
         own = dict(zip(keys, ms.tolist(), strict=True))
@@ -147,9 +148,9 @@ def calibrated(
 
 
 def corrected(table: LatencyTable, found: Correction, seed: int) -> LatencyTable:
-    """The table with `calibrated_ms` and the constant of a fit that started from its entries.
+    """Returns the table with `calibrated_ms` and the constant of a fit that started from its entries.
 
-    Its record keeps the networks of every calibration before.
+    Its history keeps the networks of every earlier calibration.
     """
     entries = {
         key: entry.model_copy(update={"calibrated_ms": float(factor * entry.ms)})
@@ -187,7 +188,8 @@ def with_energy(
 def verified(
     table: LatencyTable, jobs: Sequence[Job], samples: Samples, *, used: Sequence[Paths | None]
 ) -> LatencyTable:
-    """jobs: `...a` and `...b`, two measurements of each network. used: the networks that calibrated the table."""
+    """Returns the table with its verification. jobs: `...a` and `...b`, two measurements of each network. used: the
+    networks that calibrated the table."""
     first = [job for job in jobs if job.id.endswith("a")]
     again = [job for job in jobs if job.id.endswith("b")]
     found = verification(

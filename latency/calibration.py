@@ -1,4 +1,4 @@
-"""Correcting a table's entries by the latencies of whole networks.
+"""Corrects a table's entries by the latencies of whole networks.
 
 A sum of entries m over a network's layers misses what happens between layers and what the measuring itself adds. So the
 latency of network i is modelled as
@@ -12,9 +12,9 @@ error, every w_k pulled towards one common factor g that is fitted too,
 
 A large strength leaves a common factor and a constant, a small one moves each entry; cross-validation decides.
 
-c may be negative: measuring adds a little to each layer. Fitted to slow networks alone it may become so negative that
-the fastest network of the space would take no time at all. Where that would be so, the best of the other fits counts:
-of other strengths, and of c >= 0.
+c may be negative, because measuring adds a little to each layer. If it is fitted to slow networks alone, it may become
+so negative that the predicted time of the space's fastest network is 0 or less. Such a fit is discarded; the best of
+the others is taken, which have other strengths or c >= 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scipy.optimize import nnls
 STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-8, 7))  # 1e-4 to 1e3
 FOLDS = 10
 LEAST_SHARE = 1e-3
-"""Of the time of the fastest measured network: what a fit has to leave to the fastest of the space."""
+"""The least predicted time of the space's fastest network, as a share of the time of the fastest measured network."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ def fit_correction(
     smallest: Callable[[np.ndarray], float] | None = None,
     seed: int = 0,
 ) -> Correction:
-    """occurrences: (networks, entries) counts n. entries: (entries,) m >= 0. measured: (networks,) y > 0.
+    """Fits the correction. occurrences: (networks, entries) counts
+    n. entries: (entries,) m >= 0. measured: (networks,) y > 0.
 
-    smallest: gives the smallest sum that a network of the space has with entries (entries,); None where only networks
-    like the measured ones count. Deterministic for a seed, which deals the networks into folds. Raises ValueError for
+    smallest: returns the smallest sum of any network of the space for entries (entries,); None if only networks like
+    the measured ones count. Deterministic for a seed, which deals the networks into folds. Raises ValueError for
     measurements that are not above 0.
     """
     if not (np.isfinite(measured).all() and (measured > 0).all()):
@@ -77,7 +78,7 @@ def fit_correction(
 
 
 def _fits(parts: np.ndarray, measured: np.ndarray, seed: int, *, free_constant: bool) -> list[Correction]:
-    """One for each strength. free_constant: whether it may be below 0."""
+    """Returns a fit for each strength. free_constant: whether the constant may be below 0."""
     found = []
     for strength in STRENGTHS:
         left_out = _left_out(parts, measured, strength, seed, free_constant)
@@ -110,10 +111,11 @@ def _left_out(
 def _solve(
     parts: np.ndarray, measured: np.ndarray, strength: float, free_constant: bool = True
 ) -> tuple[np.ndarray, float]:
-    """(w, c) of the minimum above. parts: (networks, entries) n_ik m_k. free_constant: whether c may be below 0.
+    """Returns (w, c) of the minimum above. parts: (networks, entries) n_ik m_k. free_constant: whether c may be below
+    0.
 
-    For any w the best g is its mean and the best free c a projection; with both put in, non-negative least squares
-    remain, which an active-set method solves exactly. Where c >= 0 it is one unknown more of them.
+    For any w the best g is its mean and the best free c is a projection. With both inserted, a problem of non-negative
+    least squares remains, which an active-set method solves exactly. With c >= 0, c is one more of its unknowns.
     """
     networks, count = parts.shape
     pull = np.sqrt(strength) * (np.eye(count) - 1 / count)

@@ -15,7 +15,7 @@ EXPORTED = ("onnxruntime", "litert")
 """Runtimes that read a file written by this package, here or on another device."""
 FEWEST_CALIBRATION_NETWORKS = 10
 MOST_REPEATS = 10_000
-"""Of whatever is timed repeatedly; more would take days."""
+"""The most repetitions of anything that is timed; more would take days."""
 LARGEST_ERROR = 10.0
 """Percent by which a table's sums may miss whole networks before a search refuses it, unless it sets another bound."""
 

@@ -1,4 +1,4 @@
-"""What device this is: the part of a table's provenance that tells whether its numbers hold here."""
+"""What device this is: the part of a table's provenance that decides whether its numbers hold here."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Device(Section):
 
 
 def this_device(device: Literal["cpu", "cuda"]) -> Device:
-    """This machine's CPU, or the GPU that this process uses. Raises ConfigError for cuda without a GPU."""
+    """Returns this machine's CPU, or the GPU that this process uses. Raises ConfigError for cuda without a GPU."""
     kind: Kind = "cpu"
     name, cores = cpu_name(), usable_cores()
     if device == "cuda":

@@ -1,4 +1,4 @@
-"""A table's file that exists already: what may take its place, and the name of a file that is free."""
+"""Protects a table's file that exists already: decides what may replace it, and finds a free file name."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from latency.table import LatencyTable, TableError, memory_format_name
 from supernet.space import Space
 
 MEASURED_COLUMNS = frozenset({"macs", "params", "weight_bytes", "energy_mj"})
-"""That a measurement makes again."""
+"""Columns that a measurement computes anew."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What two tables have in common where the later one is the earlier one measured, fitted or imported again."""
+    """What stays the same if a table is measured, fitted or imported again."""
 
     source: str | None
-    """The file that it was made of; None for one that was measured here."""
+    """The file from which the table was made; None for a table that was measured here."""
     device: Device
     settings: tuple[tuple[str, object], ...]
     keys: frozenset[str]
-    """Of the entries."""
+    """The keys of the entries."""
     columns: frozenset[str]
 
     @classmethod
@@ -49,7 +49,8 @@ class Identity:
 
     @classmethod
     def of_measuring(cls, space: Space, measure: MeasureConfig) -> Identity:
-        """Of the table that measuring `space` here will make. ConfigError where the device is not here."""
+        """Returns the identity of the table that measuring `space` here will make. Raises ConfigError if the device is
+        not here."""
         device = this_device("cuda" if measure.device == "cuda" else "cpu")
         return cls(
             None,
@@ -68,7 +69,8 @@ class Identity:
         )
 
     def lost_by(self, other: Identity) -> str | None:
-        """In words: what a file with this identity has that one with the other does not; None where it is the same."""
+        """Returns in words what a file with this identity has and a file with the other one lacks; None if they are the
+        same."""
         if self.source != other.source:
             return f"the table of {self.device.name}, made from {self.source}" if self.source else "a measured table"
         if self.device.fingerprint != other.device.fingerprint:
@@ -90,7 +92,7 @@ def _settings(*values: object) -> tuple[tuple[str, object], ...]:
 
 
 def free_file(path: Path) -> Path:
-    """A name beside `path` that no file has: `table-2.yaml` for `table.yaml`."""
+    """Returns a name beside `path` that no file has: `table-2.yaml` for `table.yaml`."""
     k = 2
     while (found := path.with_name(f"{path.stem}-{k}{path.suffix}")).exists() or found.is_symlink():
         k += 1
@@ -98,7 +100,7 @@ def free_file(path: Path) -> Path:
 
 
 def refuse_to_replace(path: Path, new: Identity) -> None:
-    """TableError where `path` holds anything but the same table, made before: that is what making it again is for."""
+    """Raises TableError if `path` holds anything but an earlier version of the same table, which may be replaced."""
     if not path.exists():
         return
     elsewhere = f"choose another file, e.g. --out {free_file(path)}, or delete this one"

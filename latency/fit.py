@@ -5,7 +5,8 @@ No op was timed, so its entry begins as a guess from shapes,
     m_k = a MACs_k + b elements_k + d,      a, b, d >= 0,
 
 fitted to the networks (elements: of the layer's input and output), and is then corrected as any table is
-(latency/calibration.py). What the networks do not tell is said: entries that none of them holds, and entries that
+(latency/calibration.py). What the networks do not determine is listed:
+entries that none of them holds, and entries that
 always change together.
 """
 
@@ -52,7 +53,7 @@ class Fit:
     space: Space
     table: LatencyTable
     left_out: Scores
-    """Of networks predicted by fits that they took no part in."""
+    """The errors on networks that were left out of the fit that predicts them."""
     identified: Identified
     outliers: tuple[tuple[Paths, float, float], ...] = ()
     """(network, measured ms, ms that the others predict) of networks that no fit to the others explains."""

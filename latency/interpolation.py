@@ -1,7 +1,7 @@
 """Entries that a table lacks, predicted from its measured entries of the same op family, and marked as such.
 
 A family is a class of candidates, e.g. every MBConvSpec. Within one, log(ms) is linear in the logarithms of an op's
-work and shapes, fitted by ridge regression; what it is worth is told by leaving one entry out at a time.
+work and shapes, fitted by ridge regression; its error is estimated by leaving one entry out at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from supernet.space import Layer, Space
 FEWEST = 5
 """Measured layers that a family needs."""
 STRENGTHS = tuple(10.0**-exponent for exponent in range(8, 0, -1))
-"""Of the ridge penalty, per measured layer; the one with the lowest leave-one-out error is taken."""
+"""Strengths of the ridge penalty, per measured layer; the one with the lowest leave-one-out error is taken."""
 
 _KEY = re.compile(
     r"(?P<op>[^\s+@]+)(?P<residual>\+residual)? (?P<size>[1-9]\d{0,5})x(?P=size)x(?P<c_in>[1-9]\d{0,5})"
@@ -40,7 +40,8 @@ class FamilyReport:
     loo_mape_percent: float
     """Mean absolute percentage error of each measured layer predicted from the others, at the strength taken."""
     extrapolated: tuple[str, ...]
-    """Of `predicted`: MACs outside the measured layers' range, so that the error above says little about them."""
+    """The predicted layers whose MACs lie outside the measured layers' range; the error above does not hold for
+    them."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def _printable(text: str) -> str:
 
 
 Word = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
-"""Text of another machine that is printed here and stands in a table."""
+"""A text from another machine that is printed here and written into a table."""
 
 
 class DeviceRecord(Section):
@@ -81,7 +81,7 @@ class Results(Section):
 
 @dataclass(frozen=True)
 class KitFiles:
-    """A kit's manifest, checked, and its sha256. Every file is there and unchanged; no module has been imported."""
+    """A kit's checked manifest and its sha256. Every file exists and is unchanged; no module has been imported."""
 
     manifest: Mapping[str, Any]
     digest: str
@@ -89,7 +89,7 @@ class KitFiles:
 
 @dataclass(frozen=True)
 class Kit(KitFiles):
-    """A kit read back, with the plan that its manifest describes."""
+    """A kit that was read back, with the plan that its manifest describes."""
 
     config: LatencyConfig
     space: Space
@@ -146,8 +146,8 @@ def export_kit(
 
 @contextlib.contextmanager
 def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder`, an empty or absent one, which takes its name once the block has ended well. It goes
-    if the block raises."""
+    """Yields a new folder that takes the name of `folder`, an empty or absent one, once the block has ended well. The
+    new folder is deleted if the block raises."""
     make_folder(folder.parent, "--out")
     new = folder.parent / f".{folder.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
     new.mkdir()
@@ -155,7 +155,7 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
         yield new
         new.replace(folder)
     finally:
-        shutil.rmtree(new, ignore_errors=True)  # gone once renamed
+        shutil.rmtree(new, ignore_errors=True)  # it does not exist any more once it has been renamed
 
 
 def _readme(measure: MeasureConfig) -> str:
@@ -169,7 +169,7 @@ def _readme(measure: MeasureConfig) -> str:
 
 
 def prepare_results_file(path: Path) -> None:
-    """KitFileError where results could not be written to `path`, before minutes of measuring."""
+    """Raises KitFileError if results cannot be written to `path`. Call it before the minutes of measuring."""
     try:
         bench.check_writable(str(path))
     except bench.KitError as error:
@@ -177,7 +177,8 @@ def prepare_results_file(path: Path) -> None:
 
 
 def open_kit(folder: Path) -> KitFiles:
-    """Raises KitFileError where the kit is not complete or was changed. Nothing that it names is imported or run."""
+    """Returns the kit's checked manifest. Raises KitFileError if the kit is incomplete or was changed. Nothing that it
+    names is imported or run."""
     try:
         return KitFiles(*bench.read_manifest(str(folder)))
     except bench.KitError as error:
@@ -185,13 +186,13 @@ def open_kit(folder: Path) -> KitFiles:
 
 
 def read_kit(folder: Path, allow_modules: Collection[str] = ()) -> Kit:
-    """open_kit, and the plan. allow_modules: modules of candidates that the manifest may import, see
-    `supernet.module_names.permitted`. KitFileError also if another version of this package made it."""
+    """Opens a kit (see open_kit) and makes its plan. allow_modules: modules of candidates that the manifest may import,
+    see `supernet.module_names.permitted`. Raises KitFileError also if another version of this package made it."""
     return plan_of(open_kit(folder), folder, allow_modules)
 
 
 def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) -> Kit:
-    """The kit with what its manifest says of the space. allow_modules: as for read_kit."""
+    """Returns the kit with the plan of the space in its manifest. allow_modules: as for read_kit."""
     manifest, digest = files.manifest, files.digest
     where = str(folder / bench.MANIFEST)
     seed, records = manifest["seed"], {job["id"]: job for job in manifest["jobs"]}
@@ -208,7 +209,8 @@ def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) 
 
 
 def _counts(manifest: Mapping[str, Any], where: str) -> Counts:
-    """How much the plan holds, no more than the manifest's jobs: drawing it again takes no longer than it did."""
+    """Returns the counts of the plan. They are at most the number of the manifest's jobs, so that a forged manifest
+    cannot make drawing the plan take long."""
     found = manifest.get("counts")
     names = [job["id"] for job in manifest["jobs"]]
     there = {purpose: sum(name.startswith(purpose) for name in names) for purpose in ("context", "calibration")}
@@ -230,7 +232,7 @@ def _counts(manifest: Mapping[str, Any], where: str) -> Counts:
 
 
 def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()) -> LatencyTable:
-    """The table that a kit's results make: calibrated and verified. allow_modules: as for read_kit.
+    """Returns the table of a kit's results, calibrated and verified. allow_modules: as for read_kit.
 
     The results are compared with the kit before anything that its manifest names is imported. Raises KitFileError or
     ConfigError in one line.
@@ -260,7 +262,8 @@ def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()
 
 
 def read_results(path: Path, kit: KitFiles) -> Results:
-    """results.json of this very kit; its samples are not looked at yet. KitFileError names what is wrong."""
+    """Reads the results.json of this kit; its samples are not checked yet. Raises KitFileError that names what is
+    wrong."""
     missing = "run bench.py on the device and copy its results.json here"
     data = read_json(
         path, "a device's results.json", KitFileError, "perhaps cut off; copy it from the device again", missing
@@ -310,7 +313,7 @@ def _check_samples(path: Path, kit: Kit, results: Results) -> None:
 
 
 LONGEST_MS = 1e6  # a quarter of an hour for one pass: no network of a search
-LARGEST_MJ = 1e9  # 1 kW for as long
+LARGEST_MJ = 1e9  # at most 1 kW for as long
 
 
 def _check_numbers(where: str, numbers: Sequence[Any], *, whole: bool) -> None:

@@ -34,7 +34,8 @@ Progress = Callable[[str, int, int], None]
 
 RECALIBRATION_NETWORKS = 20
 TIMING_ROUNDS = 15
-"""Of one timing. Rounds are what makes the median of a timing certain; passes within a round share its disturbance."""
+"""The rounds of one timing. More rounds make its median more certain; more passes do not, since all passes of a round
+share its disturbance."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Timing:
     """A whole network's latency at the measured batch."""
 
     median_ms: float
-    """Over all passes of all rounds."""
+    """The median over all passes of all rounds."""
     noise_ms: float
     """Standard deviation of the rounds' medians: how much one round differs from another."""
     n: int
-    """Passes, over all rounds."""
+    """The number of passes in all rounds."""
     rounds: int = TIMING_ROUNDS
 
     @property
@@ -60,7 +61,7 @@ class Timing:
 
     @classmethod
     def of(cls, samples: ArrayLike) -> Timing:
-        """samples (rounds, passes): milliseconds."""
+        """Summarises a timing. samples (rounds, passes): milliseconds."""
         ms = np.asarray(samples, dtype=float)
         spread = float(np.std(np.median(ms, axis=1), ddof=1))
         return cls(float(np.median(ms)), spread, ms.size, len(ms))
@@ -94,10 +95,10 @@ def verify_table(
     seed: int,
     progress: Progress | None = None,
 ) -> LatencyTable:
-    """Time `networks` fresh networks and write the table's error into it: other ones than any calibration of the table
-    has used, as long as the space has such.
+    """Times `networks` fresh networks and writes the table's error into it.
 
-    Raises TableError where the table is another device's.
+    The networks are others than those of any calibration of the table, as long as the space has such. Raises TableError
+    if the table is another device's.
     """
     refuse_foreign(table, measure)
     used = used_networks(space, table)
@@ -109,7 +110,7 @@ def verify_table(
 
 
 def used_networks(space: Space, table: LatencyTable) -> list[tuple[int, ...]]:
-    """The networks of every calibration of a table that was measured by this package, each once."""
+    """Returns the networks of every calibration of a table that this package measured, each once."""
     drawn = table.calibration.drawn if table.calibration else ()
     every = [paths for one in drawn for paths in calibration_networks(space, one.networks, one.seed)]
     return list(dict.fromkeys(every))
@@ -118,10 +119,11 @@ def used_networks(space: Space, table: LatencyTable) -> list[tuple[int, ...]]:
 def recalibrate_table(
     table: LatencyTable, space: Space, measure: MeasureConfig, *, seed: int, progress: Progress | None = None
 ) -> LatencyTable:
-    """Refit the corrections from RECALIBRATION_NETWORKS networks timed now. TableError where it is another device's.
+    """Refits the corrections from RECALIBRATION_NETWORKS networks timed now. Raises TableError if the table is another
+    device's.
 
-    They may be among those of earlier calibrations or verifications: what counts is their time now. A record of their
-    count and seed is all that it takes to draw them again, and to keep them out of the next verification.
+    The networks may be among those of earlier calibrations or verifications, since only their time now counts. The
+    table records their count and seed, from which they are drawn again to be kept out of the next verification.
     """
     refuse_foreign(table, measure)
     paths = calibration_networks(space, RECALIBRATION_NETWORKS, seed)
@@ -138,9 +140,9 @@ def time_architecture(
     rounds: int = TIMING_ROUNDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> Timing:
-    """Time a whole network (fresh weights: they do not change its speed) on this machine.
+    """Times a whole network on this machine, with fresh weights, which do not change its speed.
 
-    progress: told (done, total), in rounds. Raises ConfigError where the device or the runtime is absent.
+    progress: called with (done, total), in rounds. Raises ConfigError if the device or the runtime is absent.
     """
     return time_architectures([architecture], measure, rounds=rounds, progress=progress)[0]
 
@@ -152,9 +154,9 @@ def time_architectures(
     rounds: int = TIMING_ROUNDS,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Timing]:
-    """Time several networks of one space in turn, in the order of `architectures`: what disturbs one disturbs all.
+    """Times several networks of one space in turn, in the order of `architectures`, so that a disturbance affects all.
 
-    progress: told (done, total), in networks times rounds. Raises ConfigError where the device or the runtime is
+    progress: called with (done, total), in networks times rounds. Raises ConfigError if the device or the runtime is
     absent.
     """
     space = architectures[0].space

@@ -30,7 +30,7 @@ class Job:
     purpose: Purpose
     layers: tuple[Layer, ...]
     paths: Paths | None = None
-    """Of a whole network; None for a layer alone."""
+    """The paths of a whole network; None for a layer alone."""
 
     @property
     def inside(self) -> bool:

@@ -15,18 +15,18 @@ from latency.verification import NOISY_PERCENT, accepted_percent, draw_picture
 
 MOST_LISTED = 6
 WRONG_TABLE = 3
-"""Exit status where a table is written that a search would refuse for its error."""
+"""The exit status if the written table has an error for which a search would refuse it."""
 
 
 def exit_status(table: LatencyTable) -> int:
-    """0, or WRONG_TABLE where what is known of the table's error is above LARGEST_ERROR."""
+    """Returns WRONG_TABLE if the known error of the table is above LARGEST_ERROR, else 0."""
     if table.verification:
         return WRONG_TABLE if table.verification.table.mape_percent > LARGEST_ERROR else 0
     return WRONG_TABLE if table.calibration and table.calibration.cross_validation_percent > LARGEST_ERROR else 0
 
 
 def fit_status(found: Fit) -> int:
-    """0, or WRONG_TABLE where the error on networks left out of the fit is above LARGEST_ERROR."""
+    """Returns WRONG_TABLE if the error on networks left out of the fit is above LARGEST_ERROR, else 0."""
     return WRONG_TABLE if found.left_out.mape_percent > LARGEST_ERROR else 0
 
 
@@ -81,7 +81,7 @@ def print_report(table: LatencyTable, path: Path) -> None:
 
 
 def verdict(found: Verification) -> list[str]:
-    """What the verification says of the table, in lines. A busy machine comes first: it leaves no other verdict."""
+    """Returns the verdict of the verification, in lines. If the machine was busy, that is the only verdict."""
     worst = max(found.table.mape_percent, *found.table.mape_percent_thirds)
     accepted = accepted_percent(found.noise_mape_percent)
     refused = found.table.mape_percent > LARGEST_ERROR

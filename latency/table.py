@@ -35,7 +35,7 @@ class Entry(Section):
     """Milliseconds of one layer: the whole edge including its residual add, eval mode, inference mode."""
 
     median_ms: float = Field(ge=0)
-    """As measured (`method` of the table says how)."""
+    """As measured, in the way that `method` of the table names."""
     iqr_ms: float | None = Field(None, ge=0)
     """Interquartile range; null where the source does not tell."""
     n: int | None = Field(None, ge=1)
@@ -67,7 +67,7 @@ class Column(Section):
 
 
 class Drawn(Section):
-    """Networks that a calibration used: `networks` and `seed` draw them again (latency/plan.py)."""
+    """The networks of a calibration, which are drawn again from `networks` and `seed` (latency/plan.py)."""
 
     networks: int = Field(ge=1)
     seed: int
@@ -79,17 +79,17 @@ class Calibration(Section):
     date: str
     networks: int = Field(ge=1)
     strength: float = Field(gt=0)
-    """Of the pull towards the measured entries, chosen by cross-validation."""
+    """The strength of the pull towards the measured entries, chosen by cross-validation."""
     cross_validation_percent: float = Field(ge=0)
     """RMS relative error on networks left out of the fit."""
     seed: int
-    """Of the plan that the networks were drawn by; verification avoids them."""
+    """The seed of the plan from which the networks were drawn; verification avoids them."""
     history: tuple[Drawn, ...] = ()
     """The networks of the calibrations that this one started from, oldest first; verification avoids them, too."""
 
     @property
     def drawn(self) -> tuple[Drawn, ...]:
-        """The networks of every calibration that has a part in the entries, oldest first."""
+        """Returns the networks of every calibration that changed the entries, oldest first."""
         return (*self.history, Drawn(networks=self.networks, seed=self.seed))
 
 
@@ -112,14 +112,14 @@ class Verification(Section):
     date: str
     networks: int = Field(ge=3)
     calibrated_by: int = Field(0, ge=0)
-    """How many of them had calibrated the table: more than 0 only where the space has too few others."""
+    """How many of them had calibrated the table: more than 0 only if the space has too few others."""
     measured_range_ms: tuple[float, float]
     noise_mape_percent: float = Field(ge=0)
     """What a repeated measurement of the same networks differed by."""
     noise_spearman: float | None = None
     table: Scores
     raw: Scores
-    """Of the entries before calibration."""
+    """The errors of the entries before calibration."""
     constant: Scores
     """A plain predictor beside it: one number for every network, fitted on these networks."""
     macs: Scores
@@ -230,8 +230,8 @@ class LatencyTable(Section):
         return self.source is not None
 
     def check(self, space: Space, measure: MeasureConfig, where: str, remedy: str) -> None:
-        """TableError unless this table was made for `space` and `measure`. where: its file. remedy: how to make another
-        one and leave this one as it is, e.g. "make another table: python scripts/...".
+        """Raises TableError unless this table was made for `space` and `measure`. where: its file. remedy: how to make
+        another one without changing this one, e.g. "make another table: python scripts/...".
         """
         own: dict[str, tuple[object, object, str]] = {
             "input_size": (self.input_size, space.config.input_size, "space.input_size"),
@@ -267,9 +267,9 @@ class LatencyTable(Section):
             )
 
     def cost(self, space: Space, where: str = "the latency table") -> Cost:
-        """Entries as matrices over the space's paths, in ms. where: its file.
+        """Returns the entries as matrices over the space's paths, in ms. where: its file.
 
-        TableError where an architecture would take 0 ms or less: it would meet every bound, and has no logarithm.
+        Raises TableError if an architecture would take 0 ms or less: it would meet every bound, and has no logarithm.
         """
         cost = Cost.of_space(space, self.price, constant=self.constant_ms)
         least, _ = cost.reachable
@@ -305,7 +305,8 @@ class LatencyTable(Section):
         return cost
 
     def column_price(self, name: str, where: str) -> Callable[[Layer, str], float]:
-        """What a layer on the edge of that name has in a column; `skip` has 0. TableError if the column lacks it."""
+        """Returns the entry of a layer on the named edge in a column; 0 for `skip`. Raises TableError if the column
+        lacks it."""
         values = self.columns[name].values
 
         def price(layer: Layer, place: str) -> float:
@@ -338,7 +339,8 @@ def prepare_table_file(path: Path) -> None:
 
 
 def _without_empty_history(content: dict[str, Any]) -> dict[str, Any]:
-    """The content as tables had it that were calibrated once, before there was a history: their identity stays."""
+    """Returns the content without an empty history, so that tables calibrated once keep the hash that they had before
+    tables had a history."""
     calibration = content.get("calibration")
     if calibration and not calibration["history"]:
         calibration.pop("history")

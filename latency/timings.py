@@ -17,7 +17,7 @@ from supernet.architecture import Architecture
 from supernet.space import Space
 
 MOST_CHARACTERS = 1_000_000
-"""Of one cell; the candidates of a thousand edges have less than 100,000."""
+"""The most characters of one cell; the candidates of a thousand edges have less than 100,000."""
 MOST_MS = 1e9
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 
@@ -27,7 +27,7 @@ class TimingsError(UserError):
 
 
 def read_timings(path: Path, space: Space, allow_modules: Collection[str] = ()) -> list[tuple[Paths, float]]:
-    """CSV with the header `architecture,ms`, or JSON: a list of {"architecture": ..., "ms": ...}.
+    """Reads timings: CSV with the header `architecture,ms`, or JSON, a list of {"architecture": ..., "ms": ...}.
 
     An architecture is the file name of an architecture.json (relative to `path`), or the candidates of all edges, in
     CSV separated by spaces. allow_modules: as for `Architecture.from_json`. Raises TimingsError naming the line or
@@ -65,14 +65,14 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
         if len(row) < len(header):
             raise TimingsError(f"{where}: has {len(row)} values, expected {len(header)} as in the header")
         values = dict(zip(header, row, strict=True))
-        cell = values["ms"].strip()  # 1_000 and other digits than 0 to 9 are numbers in Python alone
+        cell = values["ms"].strip()  # only Python accepts 1_000 and digits of other scripts
         ms = _ms(where, cell, float(cell) if _NUMBER.fullmatch(cell) else None)
         rows.append((where, values["architecture"], ms))
     return rows
 
 
 def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """(the number of its last line, its cells) for each row."""
+    """Yields (the number of its last line, its cells) for each row."""
     before = csv.field_size_limit(MOST_CHARACTERS)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -109,7 +109,7 @@ def _paths(where: str, architecture: Any, folder: Path, space: Space, allow_modu
             raise TimingsError(f"{where}: {error}") from None
         with explain(f"{where}: {file}"):
             found = Architecture.from_json(text, allow_modules=allow_modules)
-        ignored = {"dropout": 0.0, "candidate_modules": ()}  # what costs nothing, and where modules were found
+        ignored = {"dropout": 0.0, "candidate_modules": ()}  # neither changes the time
         if found.space.config.model_copy(update=ignored) != space.config.model_copy(update=ignored):
             raise TimingsError(
                 f"{where}: {file} is of another space than the config's; give the config that it came from"
@@ -127,7 +127,7 @@ def _paths(where: str, architecture: Any, folder: Path, space: Space, allow_modu
 
 
 def _ms(where: str, written: Any, number: Any) -> float:
-    """`number` where it is milliseconds; written: what the file has."""
+    """Returns `number` if it can be milliseconds, and raises otherwise; written: the text in the file."""
     if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number <= MOST_MS:
         found = shown(written) if isinstance(written, str | list | dict) else repr(written)
         raise TimingsError(f"{where}: ms is {found}, expected milliseconds above 0, at most {MOST_MS:g}")

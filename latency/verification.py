@@ -67,10 +67,11 @@ def verification(
     repeated: np.ndarray,
     calibrated_by: int = 0,
 ) -> Verification:
-    """All (networks,): ms by the table, ms by its uncorrected entries, MACs, and two measurements of the same networks.
+    """Computes a verification. All arguments are (networks,): ms by the table, ms by its uncorrected entries, MACs, and
+    two measurements of the same networks.
 
-    Predictions are compared with the first measurement; the second tells the noise, a repeated measurement's error.
-    calibrated_by: how many of the networks had calibrated the table.
+    Predictions are compared with the first measurement; the second gives the noise, which is the error of a repeated
+    measurement. calibrated_by: how many of the networks had calibrated the table.
     """
     noise = scores(repeated, measured)
     own = scores(predicted, measured)
@@ -92,9 +93,9 @@ def verification(
 
 
 def draw_picture(path: Path, panels: Mapping[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]) -> None:
-    """Predicted against measured, one panel per title, one colour per (label, predicted, measured).
+    """Draws predicted against measured ms: one panel per title, one colour per (label, predicted, measured).
 
-    Writes a PNG, whole or not at all; WriteError where the system refuses.
+    Writes a PNG, whole or not at all. Raises WriteError if the system refuses.
     """
     from matplotlib.figure import Figure  # not pyplot: it keeps figures and picks a backend
 

@@ -25,7 +25,7 @@ def images_for(architecture: Architecture, data: DataConfig) -> Splits:
 
 
 def preprocessing(images: ImageSet, architecture: Architecture) -> dict[str, Any]:
-    """What makes the input of the network of an image, in words and numbers, for a checkpoint that is used alone.
+    """Describes how an image becomes the network's input, in words and numbers, for a checkpoint that is used alone.
 
     mean and std are of pixels in [0, 1], one for each channel.
     """
@@ -37,7 +37,7 @@ def preprocessing(images: ImageSet, architecture: Architecture) -> dict[str, Any
     else:
         resize = f"bilinear with antialiasing to {size} x {size}"
     mean, std = images.recipe.mean, images.recipe.std
-    grey = len(mean) == 1  # repeated where the network has 3 channels
+    grey = len(mean) == 1  # repeated if the network has 3 channels
     return {
         "input_size": size,
         "channels": channels,
@@ -48,7 +48,7 @@ def preprocessing(images: ImageSet, architecture: Architecture) -> dict[str, Any
 
 
 def own_files(architecture: Architecture, data: DataConfig) -> dict[str, str]:
-    """The checksum of each file of the user's own that a retraining runs, by key and module; what these files import in
-    turn is not looked at."""
+    """Returns the checksum of each file of the user's own that a retraining runs, by key and module. Modules that these
+    files import in turn are left out."""
     named = [("space.candidate_modules", module) for module in architecture.space.config.candidate_modules]
     return checksums(named + ([("data.module", data.module)] if data.module else []), user_modules.file_of)

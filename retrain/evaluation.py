@@ -20,12 +20,12 @@ BN_BATCHES = 20
 def evaluate_checkpoint(
     config: RetrainFile, architecture_path: Path | None, checkpoint: Path, allow_modules: Collection[str] = ()
 ) -> tuple[Architecture, Evaluation]:
-    """The network's architecture; its top-1, top-5 and loss on the test set.
+    """Returns the network's architecture, and its top-1, top-5 and loss on the test set.
 
     architecture_path: None takes the architecture that a retraining's checkpoint carries. With a search's checkpoint,
     BN statistics are first collected over BN_BATCHES training batches without augmentation. allow_modules: as for
-    `load_architecture`. Raises CheckpointError, and ConfigError, also where the data have other classes than those that
-    the checkpoint was trained on.
+    `load_architecture`. Raises CheckpointError, and ConfigError, also if the data have other classes than those of the
+    checkpoint's training.
     """
     device = prepare_device(config.run)
     if architecture_path is None:

@@ -75,10 +75,10 @@ def run_retrain(
     allow_modules: Collection[str] = (),
     group: Group = ALONE,
 ) -> RetrainResult:
-    """Train an architecture as a YAML file says; write config.yaml, curves, checkpoints/, result.json.
+    """Trains an architecture with the settings of a YAML file; writes config.yaml, curves, checkpoints/, result.json.
 
     allow_modules: what the architecture's file may import, see `Architecture.from_json`. The processes of `group` share
-    every batch; the first one writes. Raises UserError where something the user can mend is wrong.
+    every batch; the first one writes. Raises UserError for anything wrong that the user can mend.
     """
     config = validate(RetrainFile, load_config(config_path, overrides), str(config_path))
     architecture = load_architecture(architecture_path, allow_modules)
@@ -96,7 +96,8 @@ def retrain(
     group: Group = ALONE,
     predicted_ms: float | None = None,
 ) -> RetrainResult:
-    """As run_retrain, from objects. predicted_ms: the network's latency by its search's table, shown in TensorBoard."""
+    """Does the same as run_retrain, from objects. predicted_ms: the network's latency by its search's table, shown in
+    TensorBoard."""
     group.share_of(config.retrain.batch_size, "retrain.batch_size")
     device = prepare_device(config.run, group)
     group = group.on(device)
@@ -111,7 +112,7 @@ def retrain(
 
 
 def inputs_of(config: RetrainFile, architecture: Architecture, images: Splits, out: Path) -> Inputs:
-    """What a retraining depends on beside its config."""
+    """Returns what a retraining depends on beside its config."""
     inputs: Inputs = {
         "training images": of_images(images.train),
         "test images": of_images(images.test),
@@ -119,7 +120,7 @@ def inputs_of(config: RetrainFile, architecture: Architecture, images: Splits, o
         "own files": own_files(architecture, config.data),
     }
     if config.retrain.inherit is not None:
-        # once there is a checkpoint, the weights are there: the file is no longer needed, and what it was stays known
+        # once a checkpoint exists, it has the weights: the file is no longer needed, and its record stays
         begun = Checkpoints(out / "checkpoints").steps()
         known = (recorded(out) or {}).get("inherited weights") if begun else None
         inputs["inherited weights"] = known or {"content": of_file(config.retrain.inherit, "retrain.inherit")}
@@ -226,7 +227,7 @@ class _Retrain:
                     if signal := told_to_stop():
                         self._save(interrupted=True)
                         raise Interrupted(signal, f"step {self.step} of {self.steps} is saved")
-            # a finished run that is resumed has no step left to do
+            # a finished run that is resumed has no step left
             final = self.test.of if self.test and self.test.step == self.steps else self._test()
             if self.metrics:
                 log_end(self.metrics, self.step, self.architecture, final, self.predicted_ms)
@@ -248,7 +249,7 @@ class _Retrain:
         return *found, batch
 
     def _epoch_end(self, loss: torch.Tensor) -> None:
-        """Evaluation and checkpoint, where they are due after the step just done; an evaluation is always saved."""
+        """Evaluates and saves a checkpoint, if they are due after the step just done; an evaluation is always saved."""
         run = self.config.run
         evaluated = self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps
         if evaluated:
@@ -258,25 +259,25 @@ class _Retrain:
                 figures = accuracy_curves("test", (test.loss, test.top1, test.top5), self.classes)
                 self.metrics.scalars(self.step, figures)
         if evaluated or self.step % run.checkpoint_every == 0:
-            check_finite(float(self.group.mean_of(loss)), self.step)  # a ruined state must not push good ones out
+            check_finite(float(self.group.mean_of(loss)), self.step)  # a ruined one would replace a good one
             self._save()
 
     def _save(self, *, interrupted: bool = False) -> None:
-        """A checkpoint of the step just done, unless there is one.
+        """Saves a checkpoint of the step just done, unless there is one.
 
-        interrupted: between the steps that a run without interruption would save too. BN's statistics of each process
-        are saved then, because their mean, which the others have, would be rounded differently from then on.
+        interrupted: whether a run without interruption would not save this step. BN's statistics of each process are
+        saved then: if all went on with their mean, as after other checkpoints, later rounding would differ.
         """
         if self.saved == self.step:
             return
         self.saved = self.step
-        # what one process has met, all know from now on: unreadable files, and BN's statistics of its batches
+        # exchanged among all processes: unreadable files, and BN's statistics of their batches
         self.stream.corrupt = frozenset().union(*self.group.gathered(self.stream.corrupt))
         own = self.group.gathered(_statistics(self.network)) if interrupted and not self.group.alone else []
         self.group.average_statistics(self.network)
         if not self.metrics:
             return
-        self.metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
+        self.metrics.flush()  # flushed first, so that no point up to the checkpoint can be missing after a resume
         state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
         kept = {
             "format": FORMAT,
@@ -294,7 +295,7 @@ class _Retrain:
 
     @contextmanager
     def _fitting(self, step: int) -> Iterator[None]:
-        """Begin an error about the checkpoint of this step with its folder and step."""
+        """Begins any error about the checkpoint of this step with its folder and step."""
         try:
             yield
         except KeyError as error:
@@ -304,8 +305,8 @@ class _Retrain:
             raise CheckpointError(f"{self.checkpoints.folder}, step {step}: {words}") from error
 
     def _restored(self, step: int, checkpoint: dict[str, Any]) -> tuple[int, ...]:
-        """Take over the state of the checkpoint named by this step; returns the unreadable files that it knew.
-        CheckpointError if it does not fit."""
+        """Restores the state from the checkpoint of this step and returns its unreadable files. Raises CheckpointError
+        if it does not fit."""
         refuse_other_network(checkpoint, self.architecture, f"{self.checkpoints.folder}, step {step}")
         with self._fitting(step):
             state = checkpoint["retrain"]
@@ -339,14 +340,14 @@ class _Retrain:
 class _TestRecord(Section):
     step: int = Field(ge=1)
     loss: float | None
-    """None: not a number."""
+    """The loss; None if it is not a number."""
     top1: float
     top5: float
     images: int
 
 
 class _Plain(Section):
-    """What a checkpoint holds beside tensors and what describes the network."""
+    """The content of a checkpoint beside tensors and the description of the network."""
 
     step: int = Field(ge=1)
     test: _TestRecord | None
@@ -370,12 +371,12 @@ class _Tested:
 
 
 def _buffers(network: nn.Module) -> list[torch.Tensor]:
-    """BN's running means and variances; its other buffers count batches, which all processes have alike."""
+    """Returns BN's running means and variances; its other buffers count batches and are the same in all processes."""
     return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
 
 
 def _statistics(network: nn.Module) -> torch.Tensor:
-    """BN's running statistics on the CPU, (numbers,)."""
+    """Returns BN's running statistics on the CPU, (numbers,)."""
     return torch.cat([torch.zeros(0), *(buffer.flatten().cpu() for buffer in _buffers(network))])
 
 

@@ -1,6 +1,6 @@
-"""What TensorBoard shows of a retraining: curves, the architecture as text and graph, figures to compare.
+"""Writes what TensorBoard shows of a retraining: curves, the architecture as text and graph, figures to compare.
 
-Nothing here changes a retraining: the graph is of a fresh network.
+Nothing here changes a retraining: the graph is drawn from a fresh network.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ CURVES = {
     "architecture": Curve("", "The network that is trained: each layer's op, shapes, parameters and MACs."),
     "config": Curve("", "The config of the run as given."),
 }
-"""Every tag that a retraining writes, but those of engine.comparison.FINAL, which searches have, too."""
+"""Every tag that a retraining writes, except those of engine.comparison.FINAL, which searches have too."""
 
 
 def log_begin(log: MetricsLog, config: RetrainFile, architecture: Architecture, out: Path) -> None:
-    """What stays the same during a retraining: config, architecture, its row of HPARAMS, charts of CUSTOM SCALARS."""
+    """Writes what stays the same during a retraining: config, architecture, its row of HPARAMS, charts of CUSTOM
+    SCALARS."""
     log.text("config", f"```yaml\n{config_text(config)}```")
     log.text("architecture", as_markdown(table_of(architecture)))
     log.charts({"accuracy": ACCURACY_CHARTS})
@@ -56,7 +57,7 @@ def log_begin(log: MetricsLog, config: RetrainFile, architecture: Architecture, 
 def log_end(
     log: MetricsLog, step: int, architecture: Architecture, test: Evaluation, predicted_ms: float | None
 ) -> None:
-    """The network as a graph, and its figures. predicted_ms: by the table that the search had read, where known."""
+    """Writes the network as a graph, and its figures. predicted_ms: by the search's table, None if not known."""
     network = Network(architecture)
     config = architecture.space.config
     images = torch.zeros(1, config.input_channels, config.input_size, config.input_size)
@@ -67,7 +68,7 @@ def log_end(
 
 
 def predicted_latency(architecture: dict[str, Any]) -> float | None:
-    """The first latency that the content of an architecture.json states; None if it states none."""
+    """Returns the first latency in the content of an architecture.json; None if it has none."""
     records = architecture.get("predicted")
     for record in records if isinstance(records, list) else ():
         value = record.get("value") if isinstance(record, dict) and record.get("metric") == "latency" else None

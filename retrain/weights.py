@@ -20,11 +20,11 @@ from supernet.supernet import Supernet
 SPACE_KEYS = frozenset(f"space.{key}" for key in SpaceConfig.model_fields)
 """The keys of architecture.json that data may not fit."""
 _NO_MATTER = ("candidate_modules", "dropout")
-"""Keys of a space that change no weight: where own files lie, and what a training drops."""
+"""Keys of a space that change no weight: the places of own files, and the dropout."""
 
 
 def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Architecture:
-    """Read architecture.json. ConfigError where it is absent or malformed, or names modules that are not allowed.
+    """Reads architecture.json. Raises ConfigError if it is absent or malformed, or names modules that are not allowed.
 
     allow_modules: as for `Architecture.from_json`.
     """
@@ -40,19 +40,19 @@ def is_from_search(checkpoint: dict[str, object]) -> bool:
 
 
 def layers_of(architecture: Architecture) -> dict[str, Any]:
-    """What a checkpoint of a retraining says of its network, to be told from others: all that shapes its weights and
-    what it computes."""
+    """Returns the description of a network in a retraining's checkpoint, by which it is distinguished from others: all
+    that determines its weights' shapes and its computation."""
     space = architecture.space.config
     return {"activation": space.activation, "layers": [str(layer) for layer in architecture.layers]}
 
 
 def in_words(architecture: Architecture) -> str:
-    """What a message calls a network."""
+    """Returns a network's name for a message."""
     return f"the network '{architecture.name}' ({' '.join(architecture.names)})"
 
 
 def refuse_other_network(checkpoint: Mapping[str, Any], architecture: Architecture, where: str) -> None:
-    """CheckpointError, naming both, if a checkpoint says that it is of another network or supernet than this one's."""
+    """Raises CheckpointError, naming both, if the description in a checkpoint is of another network or supernet."""
     if "space" in checkpoint:
         theirs, own = (
             {key: value for key, value in space.items() if key not in _NO_MATTER}
@@ -62,7 +62,7 @@ def refuse_other_network(checkpoint: Mapping[str, Any], architecture: Architectu
     elif "layers" in checkpoint:
         own = layers_of(architecture)
         changes, wanted = differences({key: checkpoint.get(key) for key in own}, own), in_words(architecture)
-    else:  # of a version that did not say
+    else:  # of an earlier version, which did not describe the network
         return
     if changes:
         found = checkpoint.get("network", "another network")
@@ -81,13 +81,13 @@ class Loaded:
 
     network: Network
     needs_statistics: bool
-    """Whether its BN statistics are still to be collected, as a supernet has none."""
+    """Whether its BN statistics must still be collected, since a supernet has none."""
     classes: tuple[str, ...] | None = None
-    """The names of its classes; None where the checkpoint does not say."""
+    """The names of its classes; None if the checkpoint does not have them."""
 
 
 def load_network(path: Path, architecture: Architecture | None = None, allow_modules: Collection[str] = ()) -> Loaded:
-    """A network with a checkpoint's weights: of the checkpoint's own architecture, where none is given.
+    """Returns a network with a checkpoint's weights; None as the architecture takes the checkpoint's own.
 
     A search's checkpoint gives the supernet's weights on the architecture's paths. allow_modules: as for
     `Architecture.from_json`. CheckpointError if it does not fit, or if no architecture is given and it has none.
@@ -119,14 +119,15 @@ def load_network(path: Path, architecture: Architecture | None = None, allow_mod
 
 
 def load_weights(architecture: Architecture, path: Path) -> tuple[Network, bool]:
-    """(the network with a checkpoint's weights, whether its BN statistics are still to be collected); see
+    """Returns the network with a checkpoint's weights, and whether its BN statistics must still be collected; see
     load_network."""
     loaded = load_network(path, architecture)
     return loaded.network, loaded.needs_statistics
 
 
 def _own_architecture(checkpoint: dict[str, Any], path: Path, allow_modules: Collection[str]) -> Architecture:
-    """The architecture that a checkpoint of a retraining carries. CheckpointError if it has none, or names a module
+    """Returns the architecture in a checkpoint of a retraining. Raises CheckpointError if it has
+    none, or names a module
     that is not allowed: a checkpoint runs no code by itself."""
     text = checkpoint.get("architecture")
     if not isinstance(text, str):

@@ -18,8 +18,8 @@ def main() -> int:
     from search.check import check_search
 
     set_up_logging()
-    with Stages() as told:
-        checks = check_search(args.config, args.overrides, args.out, told)
+    with Stages() as stages:
+        checks = check_search(args.config, args.overrides, args.out, stages)
     for check in checks:
         print(check)
     return 2 if any(check.level == "FAIL" for check in checks) else 0

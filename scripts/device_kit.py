@@ -43,7 +43,7 @@ def main() -> int:
 def _export_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=path_argument, help="YAML file with `space` and `measure` sections")
     parser.add_argument("--out", type=path_argument, required=True, help="folder for the kit; must not exist yet")
-    parser.add_argument("--verify", type=int, default=40, metavar="N", help="networks that the error is told from")
+    parser.add_argument("--verify", type=int, default=40, metavar="N", help="networks that the error is measured on")
     parser.add_argument("--isolated", action="store_true", help="time ops alone (always so with litert)")
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.threads=4")

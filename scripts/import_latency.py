@@ -6,7 +6,7 @@ python scripts/import_latency.py mobile_trim.yaml --device-name "Pixel 1" --out 
 from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import run_door
 
-FORMATS = ("ofa", "official", "tunas")  # the names of latency.importers.IMPORTERS, which is not imported for --help
+FORMATS = ("ofa", "official", "tunas")  # the names in latency.importers.IMPORTERS, which is not imported for --help
 MOST_LISTED = 20
 
 

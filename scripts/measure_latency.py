@@ -1,14 +1,14 @@
-"""Measure a latency table, and tell how well it predicts:
+"""Measures a latency table, and checks how well it predicts:
 
     python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/imagenet_cpu.yaml --verify 40
     python scripts/measure_latency.py configs/search/imagenet_cpu.yaml --out tables/imagenet_cpu.yaml --recalibrate
 
 CONFIG is any YAML with a `space` section: a search config makes its own table, configs/latency/ has smaller files.
-The section `measure` says the device, runtime, threads, batch and precision.
+The section `measure` has the device, runtime, threads, batch and precision.
 
---verify times fresh whole networks, writes the table's error into it and draws TABLE.png. A table that is there
-already is kept as it is and verified; without --verify it is measured anew if it is of this very space, device and
-settings, and any other file is left alone. --recalibrate keeps the measured entries and refits their corrections from
+--verify times fresh whole networks, writes the table's error into it and draws TABLE.png. A table that exists already
+is kept as it is and verified. Without --verify, it is measured anew if it is of the same space, device and settings;
+any other file is refused and left alone. --recalibrate keeps the measured entries and refits their corrections from
 20 networks timed now; an earlier verification is dropped, unless --verify asks for a new one.
 
 Exit status 3: the table is written, but its error is above the 10 % that searches accept.

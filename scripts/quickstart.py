@@ -2,9 +2,9 @@
 
 Measures a latency table on this CPU (again where other work disturbs it), searches at 50 % of the reachable range,
 derives, retrains from scratch, and prints the derived network beside random networks of the same predicted latency that
-were retrained alike, all timed in turn. It ends with what that shows, and what it does not.
+were retrained alike, all timed in turn. It ends with what these results show, and what they do not show.
 Everything is written below --out; one that holds a quick start, finished or not, is refused: delete it first. Exit
-status 3 where the derived network misses its target; 0 where it meets it or the machine is too busy to tell.
+status 3 if the derived network misses its target; 0 if it meets it or the machine is too busy to decide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 
-if TYPE_CHECKING:  # what takes long is imported by the functions that use it, after the arguments have been parsed
+if TYPE_CHECKING:  # the functions import slow modules themselves, after the arguments have been parsed
     from retrain.loop import RetrainResult
     from search.clock import Reading
     from search.loop import SearchResult
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # what takes long is imported by the functions that use it, a
 log = logging.getLogger("quickstart")
 VERIFIED = 20  # fresh networks that the table's error is computed from
 MOST_TABLES = 3  # measured, until one is undisturbed
-LAST_TIMINGS = 2  # of all networks, until one is undisturbed: they decide nothing
+LAST_TIMINGS = 2  # timings of all networks at most, until one is undisturbed: they decide nothing
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SEARCH = CONFIGS / "search" / "quickstart_cpu.yaml"
@@ -45,7 +45,7 @@ class Row:
     name: str
     predicted_ms: float
     measured_ms: float
-    """In the last timing, in turn with all others."""
+    """Its latency in the last timing, in turn with all others."""
     noise_ms: float
     standard_error_ms: float
     top1: float
@@ -55,18 +55,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Ending:
-    """What the closing words are about."""
+    """The results that the closing words describe."""
 
     out: Path
     target_ms: float
     met: bool | None
-    """As the search has it: whether `decided` meets the target; None if that cannot be told."""
+    """The search's verdict: whether `decided` meets the target; None if that is undecided."""
     decided: Reading
-    """Of the derived network, by which the search has decided."""
+    """The reading of the derived network by which the search decided."""
     again: Reading
-    """Of the derived network, in the last timing, the one that the table shows."""
+    """The reading of the derived network in the last timing, which the printed table shows."""
     rows: tuple[Row, ...]
-    """The derived network's first."""
+    """A row for each network, the derived one first."""
     test_images: int
     resume: str
     """The command that times the derived network again."""
@@ -99,7 +99,7 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
         _retrained(Architecture(space, paths), folder, seed)
         for paths, folder in zip(networks.values(), folders, strict=True)
     ]
-    assert isinstance(limit.cost, Cost)  # of the one table that was measured above
+    assert isinstance(limit.cost, Cost)  # limits of the one table that was measured above
     assert limit.source is not None
     clock = Clock.of(space, limit.cost, limit.source.measure)
     with Stages() as report:
@@ -126,8 +126,8 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
 
 
 def closing_words(ending: Ending) -> list[str]:
-    """What the quick start has shown, a paragraph each: the target, the two timings, the accuracies; then where things
-    lie and what to do next."""
+    """Returns what the quick start has shown, in paragraphs: the target, the two timings, the accuracies, where the
+    files lie, and what to do next."""
     out = shlex.quote(str(ending.out))
     return [
         _verdict(ending),
@@ -162,17 +162,17 @@ def _verdict(e: Ending) -> str:
 
 
 def _two_timings(e: Ending) -> str:
-    """Why the table's figure is not the one that decided: the machine's share of it, told by the reference, and the
-    rest."""
+    """Returns why the printed table's figure differs from the one that decided: the share of the machine's speed,
+    measured on the reference, and the rest."""
     before, now = e.decided.timing.median_ms, e.again.timing.median_ms
     change = now / before
     machine = e.again.drift / e.decided.drift
     text = (
         f"The table above is another timing, after the retraining: there the derived network takes {now:.3f} ms, "
         f"{100 * (change - 1):+.1f} %. It does not change the verdict. A reference network that was timed in turn took "
-        f"{e.decided.drift:.2f} times what the latency table says in the first timing and {e.again.drift:.2f} times in "
-        f"this one, so the machine as a whole accounts for {100 * (machine - 1):+.1f} % and "
-        f"{100 * (change / machine - 1):+.1f} % is left."
+        f"{e.decided.drift:.2f} times what the latency table predicts in the first timing and "
+        f"{e.again.drift:.2f} times in this one, so the machine as a whole accounts for {100 * (machine - 1):+.1f} % "
+        f"and {100 * (change / machine - 1):+.1f} % is left."
     )
     if not e.again.believed:
         return f"{text} The machine was busy this time, so compare the networks of the table at most with each other."
@@ -287,7 +287,7 @@ def main() -> int:
 
     set_up_logging()
     met = quickstart(args.out, args.seed, args.baselines)["met"]
-    return 3 if met is False else 0  # on a busy machine it stays open, which a warning has said
+    return 3 if met is False else 0  # on a busy machine it stays open, and a warning was printed
 
 
 if __name__ == "__main__":

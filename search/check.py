@@ -62,10 +62,10 @@ class Check:
 def check_search(
     config_path: Path, overrides: Sequence[str] = (), out: Path | None = None, told: Report = silent
 ) -> list[Check]:
-    """Every check of a search config; out: the folder for its results, whose free space is looked at. told: what is
-    being done where that takes a while.
+    """Runs every check of a search config. out: the folder for its results, whose free space is checked. told: called
+    during the checks that take a while.
 
-    A check that fails hides only those that need what it could not give. Raises nothing that the user can mend.
+    If a check fails, only those that need its result are left out. No UserError is raised.
     """
     try:
         config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
@@ -106,7 +106,7 @@ def report(checks: Sequence[Check], source: Path) -> None:
 
 
 def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) -> list[Check]:
-    """What can be said of a resolved config without its data."""
+    """Returns the checks of a resolved config that need no data."""
     checks = [_space(resolved)]
     if resolved.peak:
         checks.append(Check("ok", "peak", str(resolved.peak)))
@@ -184,11 +184,11 @@ def _together(resolved: Resolved) -> list[Check]:
 
 
 def _own_candidates(resolved: Resolved) -> list[Check]:
-    """Candidates of the user's own, run once on random images, where the search's device is here."""
+    """Runs the user's own candidates once on random images, if the search's device is here."""
     layers, device = resolved.space.all_layers, resolved.config.run.device
     own = list(dict.fromkeys(str(layer.spec) for layer in layers if is_own(layer.spec)))
     if not own or (device == "cuda" and not torch.cuda.is_available()):
-        return []  # of a device that is not here, something else is said
+        return []  # another check reports a device that is not here
     with explain("space.candidate_modules"):
         check_running(layers, torch.device(device))
     return [Check("ok", "own candidates", f"{', '.join(own)}: run, and leave their input as it is")]
@@ -238,10 +238,10 @@ def _tables(resolved: Resolved, told: Report) -> list[Check]:
 DECISIVE = 2.0
 """What an entry of alpha has to be able to move by: Adam's steps are about arch_lr each; e^2, 7, is a ratio of p."""
 OFF, FAR_OFF = 1.25, 3.0
-"""Factors between a measured and a predicted network: an idle machine may come near the first; beyond the second, the
-table is wrong, or else the machine is busy."""
+"""Factors between the measured and the predicted latency of a network. An idle machine may come near the first. Beyond
+the second, the table is wrong, unless the machine is busy."""
 BUSIEST = 30.0
-"""The largest factor that other work on this machine may explain; a factor below 1, it never explains."""
+"""The largest factor that other work on this machine can explain. It never explains a factor below 1."""
 CHECK_ROUNDS = 5
 
 
@@ -266,9 +266,7 @@ def _timed(space: Space, source: Source, told: Report) -> Check:
     busy = _busy(timing)
     if busy and OFF < ratio <= BUSIEST:
         remedy = "wait until the machine is idle and check again; measure the table again if that changes nothing"
-        return Check(
-            "warn", "timing", f"this machine is busy ({busy}), so nothing is said of its table: {text}", remedy
-        )
+        return Check("warn", "timing", f"this machine is busy ({busy}), so its table was not judged: {text}", remedy)
     if max(ratio, 1 / ratio) > FAR_OFF:
         return Check("FAIL", "timing", text, f"measure {source.path} again: its numbers are not this device's ms")
     if max(ratio, 1 / ratio) > OFF:
@@ -277,7 +275,7 @@ def _timed(space: Space, source: Source, told: Report) -> Check:
 
 
 def _busy(timing: Timing) -> str:
-    """What shows that other work disturbs this machine; empty if nothing does."""
+    """Returns what shows that other work disturbs this machine; '' if nothing does."""
     signs = [] if steady(timing) else [f"rounds of one timing differ by {50 * twice_noise(timing):.0f} %"]
     load, cores = load_average(), os.cpu_count() or 1
     if load > cores:
@@ -286,7 +284,8 @@ def _busy(timing: Timing) -> str:
 
 
 def load_average() -> float:
-    """Processes that want a core of this machine, the mean over a minute; 0 where the system does not tell."""
+    """Returns how many processes needed a core of this machine, averaged over a minute; 0 if the system does not
+    provide it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 

@@ -21,58 +21,59 @@ from supernet.cost import Cost
 from supernet.space import Space
 
 MOST_TIMINGS = 5
-"""Of one network, until one can be believed."""
+"""The most timings of one network, until one is reliable (see Reading)."""
 LARGEST_DISTURBANCE = 0.10
-"""A decision is based on a timing only where twice the noise between its rounds, and its reference's distance from the
-prediction, are at most this share."""
+"""A timing is reliable only if twice the noise between its rounds, and its reference's distance from the prediction,
+are at most this share."""
 CONFIDENCE = 0.975
-"""Probability that a timing of a network exactly at the bound is called met, as far as its standard error tells."""
+"""Probability that a timing of a network exactly at the bound is called met, as far as its standard error shows."""
 SMALLEST_ERROR = 0.02
-"""Two timings of one network differ by this on an idle machine (docs/latency.md): their rounds are alike within each of
-them, so the standard error does not see it."""
+"""The difference between two timings of one network on an idle machine (docs/latency.md). The rounds within each are
+alike, so the standard error does not include it."""
 LARGEST_ERROR = 0.05
-"""A steady timing of TIMING_ROUNDS rounds has at most 3.5 %; with fewer rounds no more than this is excused."""
+"""The largest acceptable error. A steady timing of TIMING_ROUNDS rounds has at most 3.5 %; with fewer rounds, more than
+this is not accepted."""
 Timer = Callable[[Sequence[Architecture], MeasureConfig, Callable[[int, int], None]], Sequence[Timing]]
-"""Times networks in turn; told (done, total) of the timing while it lasts."""
+"""A function that times networks in turn; its last argument is called with (done, total) during the timing."""
 
 
 def in_turn(
     architectures: Sequence[Architecture], measure: MeasureConfig, progress: Callable[[int, int], None]
 ) -> Sequence[Timing]:
-    """The Timer of this machine."""
+    """Times networks in turn on this machine; this is a Timer."""
     return time_architectures(architectures, measure, progress=progress)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One network's latency on one device, as its table has it and as it was timed."""
+    """One network's latency on one device: predicted by its table, and measured."""
 
     predicted: float
-    """ms."""
+    """The prediction, in ms."""
     timing: Timing
     drift: float = 1.0
-    """Of the reference, timed in turn with it: measured over predicted."""
+    """Measured over predicted latency of the reference, timed in turn with the network."""
 
     @property
     def believed(self) -> bool:
-        """Whether a correction may follow from it. On a busy machine a median can be 40 % off, and a bound that is
-        moved by as much gives another, worse network."""
+        """Whether the reading is reliable, so that a decision may be based on it. On a busy machine a median can be 40
+        % off, and a bound that is moved by as much gives another, worse network."""
         return steady(self.timing) and abs(self.drift - 1) <= LARGEST_DISTURBANCE
 
     @property
     def trouble(self) -> str:
-        """In a few words, why it is timed again."""
+        """Returns in a few words why the network is timed again."""
         if not steady(self.timing):
             return "the machine is busy"
-        return f"the machine takes {self.drift:.2f} times as long as its table says"
+        return f"the machine takes {self.drift:.2f} times as long as its table predicts"
 
     @property
     def doubt(self) -> float:
-        """How far it is from being steady and undrifted, as a share."""
+        """How far the reading is from being steady and without drift, as a share."""
         return max(twice_noise(self.timing), abs(self.drift - 1))
 
     def figures(self) -> dict[str, float | bool]:
-        """For a record: what was measured, in ms, and what it is worth."""
+        """Returns for a record what was measured, in ms, and whether it is reliable."""
         return {
             "measured_ms": self.timing.median_ms, "noise_ms": self.timing.noise_ms,
             "standard_error_ms": self.timing.standard_error_ms, "drift": self.drift, "believed": self.believed,
@@ -95,7 +96,7 @@ class Clock:
         return cls(cost, measure, timer, space, middle_network(cost))
 
     def timed(self, paths: tuple[int, ...], report: Report = silent, what: str = "timing") -> Reading:
-        """The reading of one network; see timed_all."""
+        """Returns the reading of one network; see timed_all."""
         return self.timed_all([paths], report, what)[0]
 
     def timed_all(
@@ -105,10 +106,11 @@ class Clock:
         what: str = "timing",
         most: int = MOST_TIMINGS,
     ) -> list[Reading]:
-        """A reading of each network, all timed in turn with the reference, so that they can be compared.
+        """Returns a reading of each network, all timed in turn with the reference, so that they can be compared.
 
-        They are of the first timing in which all can be believed, or of `most` timings of the one that comes closest to
-        it. report: told `what` is being timed, and from the second timing on which one it is and why.
+        They come from the first timing in which all are reliable or, if there is none among `most` timings, from the
+        one that comes closest to it. report: called with `what` is being timed and, from the second timing on, its
+        number and the reason.
         """
         found: list[list[Reading]] = []
         every = [Architecture(self.space, paths) for paths in (*networks, self.reference)]
@@ -126,18 +128,18 @@ def _worst(readings: Sequence[Reading]) -> Reading:
 
 
 def twice_noise(timing: Timing) -> float:
-    """Twice the difference between rounds, as a share of the measurement."""
+    """Returns twice the noise between rounds, as a share of the measurement."""
     return 2 * timing.noise_ms / timing.median_ms
 
 
 def steady(timing: Timing) -> bool:
-    """Whether other work has left the rounds alone. It is about single rounds: what other work disturbs in some of them
-    may shift all of them, and then no average over rounds helps."""
+    """Returns whether the rounds are undisturbed by other work. This compares single rounds: work that disturbs some of
+    them may shift all of them, and then no average over rounds helps."""
     return twice_noise(timing) <= LARGEST_DISTURBANCE
 
 
 def acceptable_error(timing: Timing) -> float:
-    """How far above a bound a measurement may lie and still meet it, as a share of the bound.
+    """Returns how far above a bound a measurement may lie and still meet it, as a share of the bound.
 
     It is the measurement's standard error times the t-quantile for its rounds: a network exactly at the bound exceeds
     it once in 40 timings. It is at least SMALLEST_ERROR and at most LARGEST_ERROR.
@@ -148,5 +150,5 @@ def acceptable_error(timing: Timing) -> float:
 
 
 def meets_bound(timing: Timing, bound: float) -> bool:
-    """Whether a measurement is at most the bound, in ms, or above it by no more than acceptable_error."""
+    """Returns whether a measurement is at most the bound, in ms, or above it by no more than acceptable_error."""
     return timing.median_ms <= bound * (1 + acceptable_error(timing))

@@ -41,11 +41,11 @@ class MeasuredDerivation:
     missed: tuple[int, ...] = ()
     """Indices of the limits that are not met: measured where they are timed, else predicted."""
     unsettled: tuple[int, ...] = ()
-    """Indices of the limits whose timing cannot be believed: met or not, nothing was shown."""
+    """Indices of the limits whose timing is not reliable, so that it is undecided whether they are met."""
     timed: tuple[int, ...] = ()
     """Indices of the limits whose tables are of this machine."""
     tries: tuple[Try, ...] = ()
-    """In order. Empty where nothing is timed."""
+    """The tries in order; empty if nothing is timed."""
     chosen: int = 0
     """The index of the try whose derivation this is."""
     confirmation: tuple[Timing, ...] = ()
@@ -53,7 +53,7 @@ class MeasuredDerivation:
 
     @property
     def met(self) -> bool | None:
-        """Whether every limit is met; None where that is not settled."""
+        """Whether every limit is met; None if that is undecided."""
         return False if self.missed else None if self.unsettled else True
 
 
@@ -83,15 +83,16 @@ def derive_measured(
     timer: Timer = in_turn,
     report: Report = silent,
 ) -> MeasuredDerivation:
-    """Derive (see derivation.derive); where tables are of this device, measure and correct, at most MOST_TRIES times.
+    """Derives (see derivation.derive) and, if tables are of this device, measures and corrects, at most MOST_TRIES
+    times.
 
     A limit is met if measured <= T (1 + acceptable_error); one that is not timed, if it is predicted so. With `at`, a
     network that is faster than T (1 - tolerance - acceptable_error) is no violation but leaves budget unused, so it is
     corrected too while tries last; of the tries that meet every timed limit, the one that uses most of them wins.
-    `argmax` ignores limits: it is timed once and never corrected. A reading that cannot be believed (see clock.Reading)
-    settles nothing: it moves no bound, a try with one wins only if there is no other that meets the limits, and its
-    limit is neither met nor missed. Where no bound is moved the tries end. Notes say what held in the try that won.
-    report: told what is being done.
+    `argmax` ignores limits: it is timed once and never corrected. An unreliable reading (see clock.Reading) decides
+    nothing: no bound is moved, the try wins only if no other one meets the limits, and the limit is neither met nor
+    missed. If no bound is moved, the tries end. The notes describe the try that won. report: called with what is being
+    done.
     """
     local = tuple(local_latency_limits(limits))
     if not local:
@@ -164,15 +165,15 @@ def _tries(
 
 @dataclass(frozen=True)
 class _Verdict:
-    """On one timed limit."""
+    """The verdict on one timed limit."""
 
     met: bool | None
-    """None: not settled."""
+    """Whether the limit is met; None if the timing is not reliable enough to decide."""
     note: str = ""
 
 
 def _verdict(name: str, limit: Limit, reading: Reading, second: Reading) -> _Verdict:
-    """second: the confirmation."""
+    """Returns the verdict on a limit. second: the reading of the confirmation."""
     if not reading.believed:
         return _Verdict(None, _disturbed(name, reading))
     if not _within(limit, reading):
@@ -194,7 +195,8 @@ def _clock(limit: Limit, space: Space, timer: Timer) -> Clock:
 
 
 def _corrected(asked: float, limit: Limit, reading: Reading) -> float:
-    """The bound to ask for next: moved by the miss, unless there is none or the reading cannot be believed."""
+    """Returns the bound for the next derivation: moved by the miss, unless there is none or the reading is not
+    reliable."""
     unused = limit.at and reading.timing.median_ms < limit.bound * (
         1 - limit.tolerance - acceptable_error(reading.timing)
     )
@@ -205,8 +207,8 @@ def _corrected(asked: float, limit: Limit, reading: Reading) -> float:
 
 
 def _best(tries: Sequence[Try], limits: Sequence[Limit]) -> int:
-    """Of the tries that meet every timed limit, in readings that can be believed if there are such tries, the one that
-    uses most of them; if none does, the closest to it, again of those that can be believed."""
+    """Returns, among the tries that meet every timed limit, the one that uses most of the limits; if none meets them,
+    the try closest to that. Tries with reliable readings come before all others."""
 
     def used(i: int) -> list[float]:
         return [r.timing.median_ms / limit.bound for limit, r in zip(limits, tries[i].readings, strict=True)]
@@ -223,20 +225,22 @@ def _within(limit: Limit, reading: Reading) -> bool:
 
 
 def _predicted_above(paths: tuple[int, ...], limits: Sequence[Limit]) -> list[int]:
-    """The limits that a network is predicted to miss: none after a constrained derivation; argmax looks at none."""
+    """Returns the limits that a network is predicted to miss: none after a constrained derivation; argmax ignores
+    limits."""
     return [i for i, limit in enumerate(limits) if not below_bound(paths, limit)]
 
 
 def _disturbed(name: str, last: Reading) -> str:
-    """What to say of a reading that cannot be believed."""
+    """Returns the note about a reading that is not reliable."""
     again = "when the machine is idle, scripts/run_search.py with --resume times again"
     if not steady(last.timing):
         noise = 100 * twice_noise(last.timing)
         return (
-            f"{name}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so it corrects "
-            f"nothing and settles nothing; {again}"
+            f"{name}: other work on this machine disturbs the timing (2x noise is {noise:.0f} %), so no "
+            f"bound is corrected and it stays open whether the limit is met; {again}"
         )
     return (
-        f"{name}: a network of the middle of the range takes {last.drift:.2f} times what the table says, so it is the "
-        f"machine that is off, and the timing settles nothing; {again}, or recalibrate the table if that stays"
+        f"{name}: a network of the middle of the range takes {last.drift:.2f} times what the table predicts, so the "
+        "whole machine is slower or faster than its table, and it stays open whether the limit is met; "
+        f"{again}, or recalibrate the table if that stays"
     )

@@ -50,12 +50,12 @@ def strength_of(loss: Loss | None) -> str | None:
 
 @dataclass
 class CollapseAlarm:
-    """Finds what is worth a warning; each kind is told once."""
+    """Detects what is worth a warning; each kind is logged once."""
 
     strength: str | None
     """The key that sets how strongly limits pull; None where multipliers see to that (`strength_of`)."""
     told: dict[str, str] = field(default_factory=dict)
-    """Kind of alarm -> what was said. The search keeps it in its state, so that a resumed one tells nothing twice."""
+    """Kind of alarm -> its text. The search keeps it in its state, so that a resumed one logs nothing twice."""
 
     def look(
         self,

@@ -46,18 +46,18 @@ def members(cost: Cost | WorstCase) -> tuple[Cost, ...]:
 
 
 def magnitude(costs: Sequence[Cost], bound: float) -> float:
-    """What costs with one bound are divided by, and what a tolerance is a share of: the bound's absolute value. Of a
-    bound that is next to nothing beside the costs, 1e-6 of these, so that it is above 0 in any case."""
+    """Returns the divisor of costs with one bound, of which a tolerance is a share: the bound's absolute value. If the
+    bound is negligible beside the costs, it is 1e-6 of these, so that it is above 0 in any case."""
     return max(abs(bound), 1e-6 * max(abs(end) for cost in costs for end in cost.reachable)) or 1.0
 
 
 def least_worst(
     costs: Sequence[Cost], below: Sequence[tuple[Cost, float]] = (), seconds: float = MOST_SECONDS
 ) -> float:
-    """min over architectures of max_k cost_k: minimise t subject to cost_k <= t for every k.
+    """Returns the minimum over architectures of max_k cost_k: minimise t subject to cost_k <= t for every k.
 
-    below: further costs, each with what it may be at most. Infinite where no architecture is below all of them. Raises
-    UnfinishedError where the solver does not come to its end within `seconds`.
+    below: further costs, each with what it may be at most. The result is infinite if no architecture is below all of
+    them. Raises UnfinishedError if the solver does not finish within `seconds`.
     """
     mask = costs[0].mask
     edge, candidate = np.nonzero(mask)

@@ -21,8 +21,8 @@ log = logging.getLogger("search")
 
 
 def agreed(group: Group, ratios: list[float | None]) -> list[float | None]:
-    """What process 0 has timed, for all, because all have to run the same programs; None for a candidate that torch
-    cannot compile in one of them."""
+    """Returns the timings of process 0 in all processes, because all have to run the same programs; None for a
+    candidate that torch cannot compile in one of them."""
     everywhere = zip(*group.gathered(ratios), strict=True)
     return [None if None in candidate else candidate[0] for candidate in everywhere]
 
@@ -35,7 +35,7 @@ def compile_supernet(net: Supernet, plan: Plan, group: Group) -> None:
     images = images.to(plan.device, memory_format=memory_format(config.run))
     began = time.monotonic()
     with Progress(len(distinct_candidates(net)), 0, "compile", shown=group.first) as progress:
-        progress.update(0)  # the first one takes longest
+        progress.update(0)  # the first one takes the longest
         try:
             trials = compile_candidates(
                 net, images, partial(autocast, config.run, plan.device),

@@ -26,10 +26,11 @@ PEAK = "peak_activation_bytes"
 COMPUTED = ("macs", "params", "weight_bytes", PEAK)
 """Metrics that follow from the space; the others are read from a table."""
 LARGEST_WEIGHT = 1e6
-"""Of a term of a loss, whose cross entropy is about 1: with a larger one nothing else would count."""
+"""The largest weight of a term of the loss. The cross entropy is about 1, so with a larger weight no other term would
+count."""
 LARGEST_POWER = 100.0
 MOST_TABLES = 100
-"""Of a limit; also limits of a search."""
+"""The most tables of a limit, and the most limits of a search."""
 
 
 def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:
@@ -42,7 +43,8 @@ def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:
 
 
 def in_full(text: str) -> str:
-    """A number that ends in k, M or G (300M, 3.5 k) without that letter: 300000000, 3500. Any other text as it is."""
+    """Returns a number that ends in k, M or G (300M, 3.5 k) without that letter: 300000000, 3500. Any other text is
+    returned unchanged."""
     found = _WITH_LETTERS.fullmatch(text.strip())
     if not found or found["letters"] not in _FACTORS:
         return text
@@ -50,10 +52,10 @@ def in_full(text: str) -> str:
 
 
 def written_bound(text: str, metric: str) -> float | str:
-    """The bound of a limit that is written as text: a number for `300M`, or the percentage as it stands.
+    """Returns the bound of a limit that is written as text: a number for `300M`, or the percentage unchanged.
 
     k, M and G are thousands, millions and thousands of millions, of COMPUTED metrics; a space may stand before them.
-    ValueError, with what to write, for anything else.
+    Raises ValueError, with what to write, for anything else.
     """
     text = text.strip()
     if _PERCENT.fullmatch(text) and float(text.rstrip("% ")) <= 100:
@@ -95,24 +97,24 @@ class LimitConfig(Section):
     tables: tuple[UserPath, ...] = Field((), max_length=MOST_TABLES)
     """In place of `table`: one per device, for one limit on all of them."""
     tables_sha256: tuple[str, ...] = ()
-    """Filled in at start, as table_sha256."""
+    """Filled in at the start, like table_sha256."""
     combine: Literal["weighted_sum", "worst_case"] | None = None
-    """Of `tables`: sum_k w_k F_k, or max_k w_k F_k."""
+    """How `tables` are combined: sum_k w_k F_k, or max_k w_k F_k."""
     weights: tuple[float, ...] = ()
-    """w_k in (0, 1e6], one per entry of `tables`. Absent: 1/k each in a weighted sum (the mean), 1 each in a worst
+    """w_k in (0, 1e6], one per entry of `tables`. By default 1/k each in a weighted sum (the mean), 1 each in a worst
     case."""
     measure: MeasureConfig | None = None
-    """How this limit's table was measured, where that is not what the search's `measure` says: a limit on a second
+    """How this limit's table was measured, if that differs from the search's `measure`: a limit on a second
     device. What it does not set is as there. Tables of `tables` are compared in what a search with measure.device
     `external` compares."""
     at: float | str | None = None
-    """Use the budget: derive within `tolerance` below it. A number in the metric's unit, or N% of the reachable range.
-    macs, params and bytes may be written with k, M or G: 300M is 300e6."""
+    """The bound to use up: derive within `tolerance` below it. A number in the metric's unit, or N% of the reachable
+    range. macs, params and bytes may be written with k, M or G: 300M is 300e6."""
     below: float | str | None = None
     """An upper bound only, written as `at`."""
     tolerance: float = Field(0.02, ge=0.001, lt=1)
     """With `at`: the derived network lies in [bound (1 - tolerance), bound]. The fewer networks a window holds, the
-    longer its integer program takes; below 0.001, which no timing could tell apart, minutes and more."""
+    longer its integer program takes; below 0.001, a difference that no timing shows, it takes minutes and more."""
     missing: Literal["error", "interpolate"] = "error"
     """interpolate: predict entries that the table lacks from those of the same op family (latency/interpolation.py)."""
     largest_error: float = Field(LARGEST_ERROR, gt=0, le=1000)
@@ -319,7 +321,8 @@ class SearchConfig(Section):
     edge has candidates, each candidate is trained once; uniform: independent draws."""
     epochs: int = Field(120, ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
-    """Of weights and architecture steps alike, all processes together; BN needs at least 2 images in each."""
+    """Images of a batch, of weights steps and architecture steps alike, in all processes together; BN needs at least 2
+    images in each process."""
     warmup_lr: float = Field(0.05, gt=0, le=LARGEST_LR)
     """Start of the warm-up's own cosine."""
     lr: float = Field(0.025, gt=0, le=LARGEST_LR)

@@ -22,7 +22,7 @@ from supernet.alpha import log_probabilities
 from supernet.cost import Cost
 
 ROUNDING = 1e-9
-"""As a share of the bound; the sums of two equal sets of entries differ by less than this."""
+"""The rounding error of a sum, as a share of the bound: two sums of the same entries differ by less."""
 
 
 class InfeasibleError(UserError):
@@ -37,7 +37,8 @@ class Derivation:
     notes: tuple[str, ...] = ()
     """What the reader should know, e.g. that an `at` window was empty."""
     proven: bool = True
-    """Whether no other architecture that meets the limits is likelier. False where its time has stopped the solver."""
+    """Whether no other architecture that meets the limits is likelier. False if the time limit has stopped the
+    solver."""
 
 
 def argmax(alpha: Tensor, mask: Tensor) -> Derivation:
@@ -55,16 +56,17 @@ def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], seconds: f
 def likeliest(
     alpha: Tensor, mask: Tensor, limits: Sequence[Limit], count: int, seconds: float = MOST_SECONDS
 ) -> list[Derivation]:
-    """The `count` likeliest architectures that meet every limit, exactly, the likeliest first; fewer where no more do.
+    """Returns exactly the `count` likeliest architectures that meet every limit, the likeliest first; fewer if no more
+    do.
 
     Each further one is the solution of the program that excludes those found.
 
-    With `at`, the cost must also reach bound (1 - tolerance); where no architecture lies in that window, it is extended
-    down to the nearest that does (see `extended`), and a note says so. Raises InfeasibleError naming the smallest
-    reachable value.
+    With `at`, the cost must also reach bound (1 - tolerance). If no architecture lies in that window, it is extended
+    down to the nearest one (see `extended`), and a note is added. Raises InfeasibleError naming the smallest reachable
+    value.
 
-    seconds: for each architecture. Where the solver is stopped by it, the best that it has found is returned, marked as
-    not proven, with a note; where it has found none, UnfinishedError is raised.
+    seconds: the time limit for each architecture. If it stops the solver, the best architecture found is returned,
+    marked as not proven, with a note; if none was found, UnfinishedError is raised.
     """
     log_p = log_probabilities(alpha.detach(), mask).numpy()
     used, notes = list(limits), list[str]()
@@ -117,7 +119,7 @@ def _unfinished(limits: Sequence[Limit], seconds: float) -> UnfinishedError:
 
 
 def _unproven(last: _Answer, log_p: np.ndarray, found: Sequence[tuple[int, ...]], count: int, seconds: float) -> str:
-    """The note of a program that its time has stopped, after `found`."""
+    """Returns the note about a program that the time limit has stopped, after `found`."""
     if last.paths is None:
         return (
             f"{len(found)} of {count} likeliest networks: the search for the next was stopped after {seconds:g} s; "
@@ -132,11 +134,12 @@ def _unproven(last: _Answer, log_p: np.ndarray, found: Sequence[tuple[int, ...]]
 
 
 def extended(mask: Tensor, limits: Sequence[Limit], seconds: float = MOST_SECONDS) -> tuple[list[Limit], bool]:
-    """The limits, `at` windows reaching down to (1 - tolerance) times the largest cost below the bound that the other
-    limits allow; one after the other, so an earlier window narrows what a later one can reach. And whether that is
-    proven to be the largest.
+    """Returns the limits with extended `at` windows, and whether the largest costs behind them are proven.
 
-    Raises InfeasibleError where no architecture is below all bounds, UnfinishedError where none was found in time.
+    Each window reaches down to (1 - tolerance) times the largest cost below the bound that the other limits allow. The
+    windows are extended one after the other, so an earlier one narrows what a later one can reach.
+
+    Raises InfeasibleError if no architecture is below all bounds, UnfinishedError if none was found in time.
     """
     found, proven = [replace(limit, at=False) for limit in limits], True
     for i, limit in enumerate(limits):
@@ -176,10 +179,11 @@ def derive(
     report: Report = silent,
     what: str = "deriving",
 ) -> Derivation:
-    """method: argmax or constrained; of the `among` likeliest that meet the limits, the one with the smallest `loss`.
+    """Derives an architecture: among the `among` likeliest that meet the limits, the one with the smallest `loss`.
 
-    A path probability is learned from a linear estimate of the loss, edge by edge; this loss is of a whole network. One
-    that is not a number counts as infinite. report: told of the scoring, as a part of `what`.
+    method: argmax or constrained. A path probability is learned from a linear estimate of the loss, edge by edge; this
+    loss is of a whole network. A loss that is not a number counts as infinite. report: called during the scoring, as a
+    part of `what`.
     """
     if method == "argmax":
         return argmax(alpha, mask)
@@ -192,7 +196,7 @@ def derive(
 
     candidates = likeliest(alpha, mask, limits, among)
     scoring = reported(candidates, f"{what}: scoring the candidates", len(candidates), report)
-    return min(scoring, key=order)  # ties: the likelier
+    return min(scoring, key=order)  # if losses tie, the likelier one
 
 
 def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
@@ -200,22 +204,23 @@ def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
 
 
 def _unit(limit: Limit) -> float:
-    """What tolerances and ROUNDING are shares of."""
+    """Returns the cost of which tolerances and ROUNDING are shares."""
     return magnitude(members(limit.cost), limit.bound)
 
 
 def _upper(limit: Limit) -> float:
-    """What a limit's sums may be at most: the bound, up to ROUNDING."""
+    """Returns the most that a limit's sums may be: the bound, up to ROUNDING."""
     return limit.bound + ROUNDING * _unit(limit)
 
 
 def _lower(limit: Limit) -> float:
-    """What one of a limit's sums has to reach with `at`: the lower side of the window, up to ROUNDING."""
+    """Returns the least that one of a limit's sums has to reach with `at`: the lower side of the window, up to
+    ROUNDING."""
     return limit.bound - (limit.tolerance + ROUNDING) * _unit(limit)
 
 
 def below_bound(paths: tuple[int, ...], limit: Limit) -> bool:
-    """Whether an architecture is within a limit's upper bound by its table."""
+    """Returns whether an architecture is within a limit's upper bound by its table."""
     return limit.cost.of(paths) <= _upper(limit)
 
 
@@ -233,10 +238,10 @@ def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
 @dataclass(frozen=True)
 class _Answer:
     paths: tuple[int, ...] | None
-    """None: no architecture meets the limits if `proven`, else none was found in time."""
+    """The solution. None if no architecture meets the limits (`proven`), or if none was found in time."""
     proven: bool
     most: float
-    """No architecture that meets the limits has a larger log probability."""
+    """An upper bound on the log probability of every architecture that meets the limits."""
 
 
 def _solve(
@@ -246,9 +251,9 @@ def _solve(
     seconds: float,
     excluded: Sequence[tuple[int, ...]] = (),
 ) -> _Answer:
-    """The integer program over one binary variable per (edge, candidate).
+    """Solves the integer program over one binary variable per (edge, candidate).
 
-    excluded: architectures that are no answer; another one differs from each on at least one edge.
+    excluded: architectures that are no answer; the answer differs from each on at least one edge.
 
     A worst case is below a bound exactly if all its members are, and reaches one if any of them does: with `at`, one
     program for each choice of the members that have to, and the likeliest of their answers.

@@ -41,10 +41,10 @@ log = logging.getLogger("search")
 
 FORMAT = "proxylessnas/pareto@1"
 MOST_BOUNDS = 1000
-"""Of one call: each is derived, and scored unless it leads to the network of another one."""
+"""The most bounds of one call: each is derived, and scored unless it leads to the same network as another one."""
 MOST_DIGITS = 30
 _NUMBER_OR_PERCENT = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|[0-9]+(\.[0-9]+)?\s*%")
-_WITH_LETTER = re.compile(r"(?<![\w+-])\d{1,20}(\.\d{1,20})?\s*[kMG](?![a-wyzA-Z])")  # 100M..300Mx5 has two
+_WITH_LETTER = re.compile(r"(?<![\w+-])\d{1,20}(\.\d{1,20})?\s*[kMG](?![a-wyzA-Z])")  # 100M..300Mx5 has two of them
 _RANGE = re.compile(r"(?P<low>[^.x]+(\.[^.x]+)?)\.\.(?P<high>[^x]+)x(?P<count>[0-9]+)")
 
 
@@ -75,7 +75,7 @@ class Family:
     """The members in the order of their bounds; iterating over a family gives them."""
 
     step: int
-    """Of the checkpoint."""
+    """The step of the checkpoint."""
     members: tuple[FamilyMember, ...]
     refused: tuple[str, ...] = ()
     """A line for each bound that no architecture meets: the bound, and the smallest that can be reached."""
@@ -98,14 +98,14 @@ def derive_family(
     report: Report = silent,
     allow_modules: Collection[str] = (),
 ) -> Family:
-    """Derive from a search's newest good checkpoint, at the run's own bound or at each of `bounds` of its first limit.
+    """Derives from a search's newest good checkpoint, at the run's own bound or at each of `bounds` of its first limit.
 
     bounds: numbers in the metric's unit, `N%` of the reachable range, or LOW..HIGHxCOUNT for COUNT evenly spaced ones.
     table: one device's latency table in place of all latency limits, so that each device gets a network of its own from
     one supernet; it need not be among the run's, and needs `bounds`.
-    scored: with the accuracy of each network, which needs the run's data. device: where they are scored, in place of
-    run.device; cpu means without amp too. The run may still be running: its own files are only read. report: told
-    what is being done.
+    scored: whether to compute the accuracy of each network, which needs the run's data. device: where they are scored,
+    in place of run.device; with cpu also without amp. The search may still be running: its own files are only read.
+    report: called with what is being done.
     allow_modules: the user's modules that the run's config.yaml may import and call; it may come from elsewhere.
 
     Writes architecture-<bound>.json into the run folder (without bounds architecture.json, or architecture-derived.json
@@ -154,16 +154,17 @@ def derive_family(
 
 
 def _bounds_of(limit: Limit, texts: Sequence[str]) -> list[str]:
-    """Each bound of `texts` once, with k, M and G written out where the limit's metric is counted."""
+    """Returns each bound of `texts` once, with k, M and G written out if the limit's metric is counted."""
     if limit.metric in COMPUTED:
         texts = [_WITH_LETTER.sub(lambda number: in_full(number.group()), text) for text in texts]
     return expand_bounds(texts, limit.unit)
 
 
 def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:
-    """Each bound once, ranges LOW..HIGHxCOUNT written out.
+    """Returns each bound once, ranges LOW..HIGHxCOUNT written out.
 
-    ConfigError for what is no number, percentage or range from a lower to a higher end, and for more than MOST_BOUNDS.
+    Raises ConfigError for what is no number, percentage or range from a lower to a higher end, and for more than
+    MOST_BOUNDS.
     """
     found: dict[str, str] = {}
     for text in texts:
@@ -175,7 +176,7 @@ def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:
 
 
 def _written_out(text: str, unit: str) -> list[str]:
-    """One bound as it is, a range as its bounds. ConfigError where the text is neither."""
+    """Returns one bound unchanged, or the bounds of a range. Raises ConfigError if the text is neither."""
     span = _RANGE.fullmatch(text.replace(" ", "")) if len(text) <= 3 * MOST_DIGITS else None
     ends = [span["low"], span["high"]] if span else [text]
     if not all(len(end) <= MOST_DIGITS and _is_bound(end) for end in ends):
@@ -249,9 +250,9 @@ def _member(
     report: Report,
     what: str,
 ) -> FamilyMember:
-    """Derive at one bound and write its file. ConfigError or InfeasibleError where no architecture meets it.
+    """Derives at one bound and writes its file. Raises ConfigError or InfeasibleError if no architecture meets it.
 
-    report: told of the scoring, as a part of `what`.
+    report: called during the scoring, as a part of `what`.
     """
     space, limits = resolved.space, resolved.limits
     if text is not None:
@@ -340,7 +341,8 @@ def _with_scores(members: Sequence[FamilyMember], scorer: _Scorer, report: Repor
 
 
 def _points(members: Sequence[FamilyMember]) -> list[Point]:
-    """Of scored members, cost by the first limit; without an additive limit, all cost the same."""
+    """Returns a point for each scored member: its cost by the first limit, 0 without an additive limit, and its
+    accuracy."""
     return [
         Point(m.asked or m.path.stem, m.limits[0].cost.of(m.architecture.paths) if m.limits else 0.0, m.accuracy.top1)
         for m in members

@@ -58,9 +58,9 @@ def second_order_pair(d_gates: Tensor, sample: PairSample) -> Tensor:
 
 
 def restore_unsampled(alpha: Tensor, before: Tensor, pairs: Tensor) -> None:
-    """After a two_path step: unsampled alphas back bitwise, and every unsampled candidate keeps its probability.
+    """Restores unsampled alphas bitwise after a two_path step, and the probability of every unsampled candidate.
 
-    Momentum may have moved unsampled entries. Of the pair, the change of its log-sum-exp is subtracted from both, so
+    Momentum may have moved unsampled entries. The change of the pair's log-sum-exp is subtracted from both entries, so
     that the pair's total probability is what it was. Changes `alpha` (E, N) in place; pairs (E, 2).
     """
     with torch.no_grad():
@@ -72,7 +72,7 @@ def restore_unsampled(alpha: Tensor, before: Tensor, pairs: Tensor) -> None:
 def one_hot(paths: Sequence[int], candidates: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """Gates at `paths`: one leaf (E, N) on the network's device."""
     hot = F.one_hot(torch.tensor(paths, dtype=torch.long), candidates).to(dtype)
-    return hot.to(device, non_blocking=True).requires_grad_()  # blocking, it would wait for the step before
+    return hot.to(device, non_blocking=True).requires_grad_()  # a blocking copy would wait for the step before
 
 
 def weights_step(

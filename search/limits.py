@@ -41,7 +41,7 @@ class Source:
     """How networks are timed on its device, if that is this one."""
     weight: float = 1.0
     sha256: str = ""
-    """Of the table as its file has it, without what was interpolated."""
+    """The hash of the table as its file has it, without interpolated entries."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _unit(limit: LimitConfig, sources: Sequence[Source], where: str) -> str:
 
 
 def _computed(config: SearchFile, space: Space, metric: str) -> Cost:
-    """Of the metrics that follow from the space."""
+    """Returns the cost of a metric that follows from the space."""
     if metric == "macs":
         return macs_cost(space)
     if metric == "params":
@@ -249,7 +249,7 @@ def _source(
     command = partial(measure_command, source, path, overrides, own=own)
     key = f"{where}.{'table' if limit.table else f'tables.{k}'}"
     table = _load_table(limit, k, key, _making("it", command(external=external), measure))
-    free = free_file(path)  # a table that is there is never to be written over
+    free = free_file(path)  # the command must never overwrite an existing table
     beside = partial(measure_command, source, free, overrides, own=own)
     another = _making(f"another table ({free}, to be named in {key})", beside(external=external), measure)
     recalibrate = beside(external=True)
@@ -282,14 +282,15 @@ def _source(
 
 
 def _making(what: str, command: str, measure: MeasureConfig) -> str:
-    """How to make a table, as the end of a message. A machine without a GPU is told where the command works."""
+    """Returns how to make a table, as the end of a message. On a machine without a GPU, it names where the command
+    works."""
     if measure.device == "cuda" and not torch.cuda.is_available():
         what += " where the GPU is, copy it here to search with measure.device=external, and make it"
     return f"make {what} with: {command}"
 
 
 def _load_table(limit: LimitConfig, k: int, key: str, make: str) -> LatencyTable:
-    """key: its place in the file. make: how to make one that is not there."""
+    """Loads the table of a limit. key: its place in the config. make: how to make the table if it does not exist."""
     path = limit.files[k]
     if not path.exists():
         near = nearest_path(path)

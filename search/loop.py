@@ -77,18 +77,18 @@ class SearchResult:
     limits: tuple[Limit, ...]
     measured: MeasuredDerivation
     accuracy: Evaluation
-    """Of the derived network with the supernet's weights, on the validation part."""
+    """The accuracy of the derived network with the supernet's weights, on the validation part."""
     peak: PeakLimit | None = None
 
 
 def run_search(
     config_path: Path, out: Path, *, resume: bool = False, overrides: Sequence[str] = (), group: Group = ALONE
 ) -> SearchResult:
-    """Search as a YAML file says and write config.yaml, metrics.jsonl, an event file, checkpoints/, architecture.json
-    and result.json.
+    """Searches with the settings of a YAML file and writes config.yaml, metrics.jsonl, an event file, checkpoints/,
+    architecture.json and result.json.
 
     The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError, TableError,
-    CheckpointError, ...) where something the user can mend is wrong.
+    CheckpointError, ...) for anything wrong that the user can mend.
     """
     with naming(config_path, keys_of(SearchFile)):
         return _run_search(config_path, out, resume, overrides, group)
@@ -290,27 +290,27 @@ class Search:
         return values
 
     def _epoch_end(self, loss: torch.Tensor, report: Report) -> None:
-        """Evaluation and checkpoint, where they are due; an evaluation is always saved."""
+        """Evaluates and saves a checkpoint, if they are due; an evaluation is always saved."""
         plan, step = self.plan, self.state.step
         evaluated = step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or self._ended
         if evaluated:
             self._evaluate(step, report)
         if evaluated or step % plan.config.run.checkpoint_every == 0:
-            check_finite(float(self.group.mean_of(loss)), step)  # a ruined state must not push the last good ones out
+            check_finite(float(self.group.mean_of(loss)), step)  # a ruined one would replace a good one
             self._save()
 
     def _save(self) -> None:
-        """A checkpoint of the step just done, unless there is one."""
+        """Saves a checkpoint of the step just done, unless there is one."""
         if self.saved == self.state.step:
             return
-        for stream in (self.training, self.validation):  # what one process has met, all know from now on
+        for stream in (self.training, self.validation):  # exchanged: the unreadable files that any process has met
             stream.corrupt = frozenset().union(*self.group.gathered(stream.corrupt))
         if self.metrics:
             self.save_checkpoint(self.metrics)
         self.saved = self.state.step
 
     def save_checkpoint(self, metrics: MetricsLog) -> None:
-        """Of the first process, which has the curves."""
+        """Writes the curves so far, then the checkpoint. Only process 0 calls this."""
         metrics.flush()  # first, so that no point up to the checkpoint can be missing after a resume
         corrupt = {"training": sorted(self.training.corrupt), "validation": sorted(self.validation.corrupt)}
         space = self.plan.space
@@ -326,15 +326,15 @@ class Search:
 
     @contextmanager
     def _fitting(self, step: int) -> Iterator[None]:
-        """Begin an error about the checkpoint of this step with its folder and step."""
+        """Begins any error about the checkpoint of this step with its folder and step."""
         try:
             yield
         except (UserError, ValueError) as error:
             raise CheckpointError(f"{self.checkpoints.folder}, step {step}: {misfit(error)}") from error
 
     def _restored(self, step: int, checkpoint: dict[str, Any]) -> Progressed:
-        """Take over the state of the checkpoint named by this step; returns the rest of it. CheckpointError if it does
-        not fit."""
+        """Restores the state from the checkpoint of this step and returns the rest of its content. Raises
+        CheckpointError if it does not fit."""
         check_supernet(checkpoint, self.plan.space, f"{self.checkpoints.folder}, step {step}")
         with self._fitting(step):
             self.state.restore(checkpoint.get("search"))
@@ -377,8 +377,8 @@ class Search:
         self.throughput = Throughput()  # training speed, without the time that this took
 
     def _derived_now(self, report: Report) -> tuple[int, ...] | None:
-        """The network that would be derived now; None, with a warning, if the solver finds none in its time. Only
-        process 0 calls this."""
+        """Returns the network that would be derived now; None, with a warning, if the solver finds none in its time.
+        Only process 0 calls this."""
         plan, state = self.plan, self.state
         report("deriving", 0, 0)
         try:

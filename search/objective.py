@@ -154,9 +154,9 @@ class AlphaGradient:
     duals: tuple[Dual, ...]
     """With their norms updated."""
     ce_norm: float
-    """Of CE's share of the gradient; its ratio to the next tells which of the two steers alpha."""
+    """The norm of CE's share of the gradient; its ratio to the next norm shows which of the two dominates."""
     limits_norm: float
-    """Of the share of all limits together."""
+    """The norm of the share of all limits together."""
 
 
 def alpha_gradient(from_ce: Tensor, ce: float, p: Tensor, objective: Objective, jacobian: Jacobian) -> AlphaGradient:

@@ -13,8 +13,8 @@ from supernet.module_names import permitted
 
 
 def own_function(reference: str, key: str, takes: Sequence[str] = ()) -> Callable[..., Any]:
-    """The function that `path/to/file.py:name` or `package.module:name` is; a ConfigError names `key`, where it cannot
-    be had and where it raises. takes: what it is called with, by name."""
+    """Returns the function that `path/to/file.py:name` or `package.module:name` names. A ConfigError, which names
+    `key`, is raised if there is no such function, and later if it raises. takes: the names of its arguments."""
     module, _, name = reference.rpartition(":")
     if not module or not name.isidentifier():
         raise ConfigError(f"{key}: got '{reference}', expected path/to/file.py:name or package.module:name")
@@ -29,8 +29,8 @@ def own_function(reference: str, key: str, takes: Sequence[str] = ()) -> Callabl
 
 
 def own_files(config: SearchFile) -> dict[str, str]:
-    """The checksum of each file of the user's own that a search runs, by key and module; what these files import in
-    turn is not looked at."""
+    """Returns the checksum of each file of the user's own that a search runs, by key and module. Modules that these
+    files import in turn are left out."""
     named = [("space.candidate_modules", module) for module in config.space.candidate_modules]
     if config.data.module:
         named.append(("data.module", config.data.module))
@@ -42,10 +42,11 @@ def own_files(config: SearchFile) -> dict[str, str]:
 
 
 def with_permitted_modules(config: dict[str, Any], allowed: Collection[str]) -> dict[str, Any]:
-    """The nested dictionary of a search that came from elsewhere, with each module of the user's own as it may be
-    loaded. ValueError names every one that may not; see `supernet.module_names.permitted`.
+    """Returns the nested dictionary of a search that came from elsewhere, with each module of the user's own as it may
+    be loaded. Raises ValueError naming every module that is not allowed; see `supernet.module_names.permitted`.
 
-    config: as load_config gives it, not validated yet: what is not of the expected type is left for that.
+    config: as load_config returns it, not validated yet; values of other types than expected are left to the
+    validation.
     """
     candidates = [name for name in _list(_section(config, "space").get("candidate_modules")) if isinstance(name, str)]
     called = [module for _, _, module, _ in _functions(config)]
@@ -57,13 +58,13 @@ def with_permitted_modules(config: dict[str, Any], allowed: Collection[str]) -> 
 
 
 def _functions(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str, str]]:
-    """(section, key in it, module, `:name` or nothing) of each function of the user's own."""
+    """Yields (section, key in it, module, `:name` or nothing) of each function of the user's own."""
     data, search = _section(config, "data"), _section(config, "search")
     if isinstance(data.get("module"), str):
         yield data, "module", data["module"], ""
     terms = [(term, "function") for term in _list(search.get("terms")) if isinstance(term, dict)]
     for holder, key in (*terms, (_section(search, "reinforce"), "reward")):
-        if isinstance(reference := holder.get(key), str) and ":" in reference:  # without one, it is refused anyway
+        if isinstance(reference := holder.get(key), str) and ":" in reference:  # without a colon, it is refused anyway
             module, colon, name = reference.rpartition(":")
             yield holder, key, module, colon + name
 

@@ -1,4 +1,4 @@
-"""The path probabilities as a picture that can be read in a card of TensorBoard."""
+"""Draws the path probabilities as a picture that is readable in a card of TensorBoard."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from engine.quantities import amount
 from search.combine import members
 from search.limits import Limit
 from supernet.space import Space
-from supernet.summary import with_unit
 
 CELL = (0.85, 0.6)
-"""Width and height in inches."""
+"""Width and height of a cell, in inches."""
 DPI, MOST_PIXELS = 100, 4000
 """A card shows the picture at a third to a half of its size, hence the large letters; huge spaces get fewer dots."""
 CHOSEN = "#e8000b"
@@ -24,7 +24,8 @@ CHOSEN = "#e8000b"
 def probabilities_picture(
     p: np.ndarray, space: Space, paths: tuple[int, ...] | None, limits: Sequence[Limit]
 ) -> np.ndarray:
-    """uint8 (height, width, 3): a column per searchable edge, a row per candidate, since TensorBoard's cards are wide.
+    """Returns uint8 (height, width, 3): a column per searchable edge, a row per candidate, since TensorBoard's cards
+    are wide.
 
     p: (edges, candidates). paths: the network to frame, if any. Below each probability is the cell's cost for the first
     limit on latency, or for the first limit if there is none on latency.
@@ -41,7 +42,7 @@ def probabilities_picture(
     figure = Figure(figsize=size, dpi=min(DPI, MOST_PIXELS / max(size)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.set_facecolor("#d9d9d9")  # where an edge lacks a candidate
+    axes.set_facecolor("#d9d9d9")  # cells of candidates that an edge lacks
     image = axes.imshow(cells, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for e, places in enumerate(rows):
         for i, y in enumerate(places):
@@ -68,7 +69,8 @@ def probabilities_picture(
 
 
 def _costs(limits: Sequence[Limit]) -> tuple[np.ndarray | None, str]:
-    """(edges, candidates) of the limit to show, and its unit; of several tables the largest entry."""
+    """Returns the costs (edges, candidates) of the limit to show, and their unit; for several tables the largest
+    entry."""
     if not limits:
         return None, ""
     limit = next((limit for limit in limits if limit.metric == "latency"), limits[0])
@@ -76,4 +78,4 @@ def _costs(limits: Sequence[Limit]) -> tuple[np.ndarray | None, str]:
 
 
 def _short(cost: float, unit: str) -> str:
-    return f"{cost:.3g}" if unit == "ms" else with_unit(cost)
+    return f"{cost:.3g}" if unit == "ms" else amount(cost)

@@ -37,14 +37,14 @@ class Plan:
         return self.warmup_steps + self.config.search.epochs * self.steps_per_epoch
 
     def lr(self, step: int) -> float:
-        """Of the weights: two cosines, one for the warm-up and one for the search."""
+        """Returns the learning rate of the weights: two cosines, one for the warm-up and one for the search."""
         s = self.config.search
         if step < self.warmup_steps:
             return cosine_lr(s.warmup_lr, step, self.warmup_steps)
         return cosine_lr(s.lr, step - self.warmup_steps, self.steps - self.warmup_steps)
 
     def progress(self, step: int) -> float:
-        """Of the search without its warm-up, in [0, 1]."""
+        """Returns the progress of the search without its warm-up, in [0, 1]."""
         return max(0, step - self.warmup_steps) / (self.steps - self.warmup_steps)
 
     def architecture_step_follows(self, step: int) -> bool:

@@ -1,5 +1,4 @@
-"""Do a latency table's numbers look like milliseconds? What its kind of device can do at best, and does at worst, says
-so.
+"""Checks that a latency table's numbers can be milliseconds, by the fastest and slowest speeds of its kind of device.
 
 A layer of M multiply-accumulates takes between
 
@@ -24,12 +23,12 @@ from supernet.cost import Cost, macs_cost
 from supernet.space import Layer, Space
 
 LONGEST_MS = 10_000.0
-"""No single layer takes longer for one image."""
+"""The longest time of a single layer for one image."""
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """GMAC/s of whole networks between which a kind of device lies, and milliseconds that a layer takes without any
+    """The bounds of a kind of device: GMAC/s of whole networks, and milliseconds that a layer takes without any
     work."""
 
     slowest: float
@@ -37,7 +36,7 @@ class Speeds:
     overhead_min_ms: float = 1e-3
     """The smallest layer is a call of a kernel or two, which takes a microsecond on CPUs and GPUs alike."""
     overhead_max_ms: float = 1.0
-    """A dozen calls of an eager framework take that much on a slow board."""
+    """A dozen calls of an eager framework take that long on a slow board."""
 
 
 PER_THREAD = {
@@ -47,8 +46,8 @@ PER_THREAD = {
     2: Speeds(0.8, 800.0),
     1: Speeds(1.6, 1600.0),
 }
-"""CPU cores, by bytes of a number. Networks on several threads are slower than so many times one thread, but not so
-much slower that the lower bound has to stay."""
+"""CPU cores, by bytes of a number. Both bounds are multiplied by the number of threads: networks gain less than that
+from threads, but not so much less that they fall below the lower bound."""
 GPU = {
     # TF32 matrix units of a data centre's GPU at a third of their peak; 20 GMAC/s of a small board's GPU are within the
     # overhead of their layers
@@ -65,7 +64,7 @@ PHONE = {
     1: Speeds(3.0, 3000.0),
 }
 OTHER = Speeds(0.01, 4e5, 1e-4, 10.0)
-"""A microcontroller as well as a GPU: too wide for a factor of 1000 to be seen always."""
+"""From a microcontroller to a GPU: too wide to notice every factor of 1000."""
 BYTES = {
     "float32": 4,
     "float64": 4,
@@ -80,7 +79,7 @@ BYTES = {
 
 
 def speeds_of(table: LatencyTable) -> Speeds:
-    """What the table's kind of device can do, with its threads and precision."""
+    """Returns the speeds of the table's kind of device, with its threads and precision."""
     kind, size = table.device.kind, BYTES.get(table.dtype.lower(), 4)
     if kind == "cpu" or (kind == "phone" and table.threads):
         fewest, most = (table.threads, table.threads) if table.threads else (1, table.device.cores or 1)
@@ -91,14 +90,14 @@ def speeds_of(table: LatencyTable) -> Speeds:
 
 @dataclass(frozen=True)
 class Span:
-    """Milliseconds that a kind of device takes for some layers."""
+    """The least and the most milliseconds that a kind of device takes for some layers."""
 
     least: float
     most: float
 
     @classmethod
     def of(cls, layers: Sequence[Layer], batch: int, speeds: Speeds) -> Span:
-        gmacs = batch * sum(layer.complexity.macs for layer in layers) / 1e6  # ms at 1 GMAC/s
+        gmacs = batch * sum(layer.complexity.macs for layer in layers) / 1e6  # in ms at 1 GMAC/s
         return cls(
             len(layers) * speeds.overhead_min_ms + gmacs / speeds.fastest,
             len(layers) * speeds.overhead_max_ms + gmacs / speeds.slowest,
@@ -106,13 +105,13 @@ class Span:
 
 
 def largest_network(space: Space) -> tuple[int, ...]:
-    """The paths with the most MACs."""
+    """Returns the paths with the most MACs."""
     macs = macs_cost(space)
     return tuple(int(i) for i in np.where(macs.mask, macs.table, -1).argmax(axis=1))
 
 
 def implied_speed(space: Space, table: LatencyTable, cost: Cost) -> float:
-    """GMAC/s of the architecture with the most MACs."""
+    """Returns the GMAC/s of the architecture with the most MACs."""
     paths = largest_network(space)
     return macs_cost(space).of(paths) * table.batch / cost.of(paths) / 1e6
 
@@ -133,9 +132,9 @@ def doubts(space: Space, table: LatencyTable, cost: Cost) -> list[Note]:
 
 
 def _another_unit(space: Space, table: LatencyTable, cost: Cost) -> Note | None:
-    """A note where the largest network, with the constant or without, is slower or faster than the device can be.
+    """Returns a note if the largest network, with the constant or without, is slower or faster than the device can be.
 
-    Without the constant, too: one in other units than the entries hides theirs.
+    The check without the constant is needed because a constant in other units than the entries can hide theirs.
     """
     speeds, paths = speeds_of(table), largest_network(space)
     layers = [layer for layer in space.layers(paths) if not layer.is_skip]

@@ -1,4 +1,5 @@
-"""Integer programs, solved by scipy.optimize.milp (HiGHS) within a time: what is not proven by then is not claimed."""
+"""Solves integer programs by scipy.optimize.milp (HiGHS) within a time limit, and marks results that are not proven by
+then."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from engine.errors import UserError
 
 MOST_SECONDS = 60.0
-"""Of one question to the solver. With windows of 0.1 % and more it takes well under a second (docs/design.md)."""
+"""The time limit of one call that solves programs, such as a derivation. With windows of 0.1 % and more it takes well
+under a second (docs/design.md)."""
 
 
 class UnfinishedError(UserError):
@@ -22,7 +24,7 @@ class UnfinishedError(UserError):
 
 @dataclass(frozen=True)
 class Deadline:
-    """A time to be used up by several programs together."""
+    """A time limit that several programs share."""
 
     seconds: float
     began: float = field(default_factory=time.monotonic)
@@ -35,11 +37,11 @@ class Deadline:
 @dataclass(frozen=True)
 class Solution:
     x: np.ndarray | None
-    """None: none exists if `proven`, else none was found in time."""
+    """The solution. None if none exists (`proven`), or if none was found in time."""
     proven: bool
-    """Whether the solver has come to its end."""
+    """Whether the solver finished, so that the result is exact."""
     least: float
-    """No solution has a smaller objective; infinite if none exists."""
+    """A lower bound on the objective of every solution; infinite if there is none."""
 
 
 def solve(
@@ -49,7 +51,7 @@ def solve(
     integrality: np.ndarray,
     deadline: Deadline,
 ) -> Solution:
-    """Minimise objective x. Raises UnfinishedError where the solver gives up for another reason than the deadline."""
+    """Minimises `objective @ x`. Raises UnfinishedError if the solver gives up for another reason than the deadline."""
     found = milp(
         objective, constraints=constraints, bounds=bounds, integrality=integrality,
         options={"mip_rel_gap": 0, "time_limit": deadline.left},

@@ -21,13 +21,13 @@ class Slot:
 
     kind: Kind
     name: str
-    """Of a GPU, as CUDA_VISIBLE_DEVICES knows it; of the CPU, a number."""
+    """The name of a GPU, as in CUDA_VISIBLE_DEVICES, or the number of a CPU slot."""
 
 
 class Job(Protocol):
     @property
     def kind(self) -> Kind:
-        """Of the slots that it can run on."""
+        """The kind of the slots that it can run on."""
 
 
 class Process(Protocol):
@@ -46,10 +46,11 @@ def cpu_slots(count: int) -> list[Slot]:
 
 
 def gpu_slots(visible: str | None, count: int) -> list[Slot]:
-    """visible: the environment's CUDA_VISIBLE_DEVICES, None where it is not set. count: GPUs that torch finds.
+    """Returns a slot for each GPU. visible: the environment's CUDA_VISIBLE_DEVICES, None if it is not set. count: the
+    number of GPUs that torch can use.
 
-    CUDA ignores what follows the first name that it does not know, so torch's count tells how many names hold. Of parts
-    of a GPU (MIG) it shows a process only the first, but each name is a place for another process.
+    CUDA ignores what follows the first unknown name, so torch's count is the number of valid names. If the names are
+    parts of a GPU (MIG), a process can use only the first, but each name is a slot for another process.
     """
     names = [str(i) for i in range(count)] if visible is None else [name.strip() for name in visible.split(",")]
     if count and names[0].startswith("MIG-"):
@@ -66,12 +67,12 @@ def run_queue(
     *,
     pause: float = 0.2,
 ) -> int | None:
-    """Start the jobs in order, each as soon as a slot of its kind is free; `ended` is told each exit status,
-    and whether the queue has been interrupted before.
+    """Starts the jobs in order, each as soon as a slot of its kind is free. `ended` is called with each exit status,
+    and with whether the queue had been interrupted before.
 
     SIGINT, SIGTERM and SIGHUP start no further job and are passed on as SIGINT to the running ones, which are waited
     for; at a second signal they are killed. Returns the first signal, None where all jobs were run.
-    pause: seconds between two looks at the processes. ValueError for a job that no slot can run.
+    pause: seconds between two checks of the processes. ValueError for a job that no slot can run.
     """
     lacking = {job.kind for job in jobs} - {slot.kind for slot in slots}
     if lacking:

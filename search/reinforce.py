@@ -109,7 +109,7 @@ def user_reward(config: ReinforceConfig) -> Reward | None:
 
 
 def _number(value: object) -> float | None:
-    """A user's value as a number, infinite ones too; None for what is none."""
+    """Returns a user's value as a number, which may be infinite; None if it is no number."""
     if isinstance(value, Tensor):
         single = value.ndim == 0 and value.device.type != "meta" and value.layout == torch.strided
         value = value.item() if single else None

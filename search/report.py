@@ -1,6 +1,7 @@
-"""What TensorBoard shows of a search: curves, the network that would be derived now, pictures, figures to compare.
+"""Writes what TensorBoard shows of a search: curves, the network that would be derived now, pictures, figures to
+compare.
 
-Nothing here changes a search: random draws have a generator of their own, and the graph is of a fresh network.
+Nothing here changes a search: random draws have a generator of their own, and the graph is drawn from a fresh network.
 """
 
 from __future__ import annotations
@@ -72,15 +73,16 @@ CURVES = {
     "final/architecture": Curve("", "The derived network: each layer's op, shapes and costs."),
     "config": Curve("", "The config of the run as given."),
 }
-"""Every tag that a search writes, but those of engine.comparison.FINAL, which retrainings have, too. `<limit>` is a
+"""Every tag that a search writes, except those of engine.comparison.FINAL, which retrainings have too. `<limit>` is a
 limit's name, `<stage>` and `<edge>` those of a stage and a searchable edge."""
 
 SAMPLES = 256
-"""Networks behind a distribution of costs: a second for the largest space and a percent of the range of error."""
+"""The networks drawn for a distribution of costs. They take a second in the largest space and give an error of about 1
+% of the range."""
 
 
 def curves_of(space: Space, limits: Sequence[Limit], peak: PeakLimit | None) -> dict[str, Curve]:
-    """CURVES with the names of this search's limits, stages and edges, and their units."""
+    """Returns CURVES with the names of this search's limits, stages and edges, and their units."""
     units: dict[str, str | None] = dict(zip(limit_names(limits), (limit.unit for limit in limits), strict=True))
     names: dict[str, dict[str, str | None]] = {
         "<limit>": units | ({peak.metric: peak.unit} if peak else {}),
@@ -108,16 +110,16 @@ def architecture_scalars(state: SearchState, limits: Sequence[Limit]) -> dict[st
 
 
 def log_begin(log: MetricsLog, plan: Plan, out: Path) -> None:
-    """What stays the same during a search: its config, the charts of CUSTOM SCALARS, its row of HPARAMS."""
+    """Writes what stays the same during a search: its config, the charts of CUSTOM SCALARS, its row of HPARAMS."""
     log.text("config", f"```yaml\n{config_text(plan.config)}```")
     log.charts(charts(plan.limits))
     log.hyperparameters(str(out), hyperparameters(plan.config, plan.limits))
 
 
 def charts(limits: Sequence[Limit]) -> dict[str, Mapping[str, tuple[str, ...]]]:
-    """Of each limit what is expected, asked and derived in one chart, and lambda in the chart beside it.
+    """Returns two charts for each limit: expected cost, target and derived cost in the first, lambda in the second.
 
-    TensorBoard takes tags for patterns, which it looks for at the beginning of a tag.
+    TensorBoard treats the tags of a chart as patterns and matches them at the beginning of a tag.
     """
     pairs: dict[str, tuple[str, ...]] = {}
     for name, limit in zip(limit_names(limits), limits, strict=True):
@@ -135,7 +137,7 @@ def charts(limits: Sequence[Limit]) -> dict[str, Mapping[str, tuple[str, ...]]]:
 
 
 def hyperparameters(config: SearchFile, limits: Sequence[Limit]) -> dict[str, float | str]:
-    """Of engine.comparison.HYPERPARAMETERS those that a search has."""
+    """Returns the values of those engine.comparison.HYPERPARAMETERS that a search has."""
     search = config.search
     words = [f"{name} {_asked(limit)}" for name, limit in zip(limit_names(limits), limits, strict=True)]
     values: dict[str, float | str] = {
@@ -164,7 +166,7 @@ def first_on_latency(limits: Sequence[Limit]) -> int | None:
 def log_evaluation(
     log: MetricsLog, step: int, state: SearchState, plan: Plan, architecture: Architecture, scored: Evaluation
 ) -> None:
-    """The network that would be derived now, and alpha; see log_alpha."""
+    """Writes the network that would be derived now, and alpha; see log_alpha."""
     space, limits = plan.space, plan.limits
     values = accuracy_curves("derived", (scored.loss, scored.top1, scored.top5), space.config.classes)
     for name, limit in zip(limit_names(limits), limits, strict=True):
@@ -179,7 +181,8 @@ def log_evaluation(
 def log_alpha(
     log: MetricsLog, step: int, state: SearchState, plan: Plan, derived: tuple[int, ...] | None = None
 ) -> None:
-    """Alpha as a picture, in which `derived` is framed, and as distributions; the costs of networks drawn from it."""
+    """Writes alpha as a picture, in which `derived` is framed, and as distributions; and the costs of networks drawn
+    from it."""
     space, limits = plan.space, plan.limits
     mask = mask_of(space)
     alpha = state.alpha.detach()
@@ -197,7 +200,7 @@ def log_alpha(
 def log_end(
     log: MetricsLog, step: int, architecture: Architecture, limits: Sequence[Limit], figures: ResultFile
 ) -> None:
-    """The derived network: as text, as a graph, and its figures."""
+    """Writes the derived network as text and as a graph, and its figures."""
     log.text("final/architecture", architecture_text(architecture, limits), step)
     network = Network(architecture)
     config = architecture.space.config
@@ -213,7 +216,7 @@ def log_end(
 
 
 def architecture_text(architecture: Architecture, limits: Sequence[Limit]) -> str:
-    """Markdown: each layer with its costs, and each limit with what it is for this network."""
+    """Returns Markdown: each layer with its costs, and each limit with this network's cost."""
     lines = [
         f"- {name}: {limit.cost.of(architecture.paths):.4g} {limit.unit}, asked {_asked(limit)}"
         for name, limit in zip(limit_names(limits), limits, strict=True)
@@ -222,7 +225,8 @@ def architecture_text(architecture: Architecture, limits: Sequence[Limit]) -> st
 
 
 def layer_costs(architecture: Architecture, limits: Sequence[Limit]) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """What each layer costs in each table of the limits, and what a network costs once: columns of its summary."""
+    """Returns the cost of each layer in each table of the limits, and the constant of each table: columns of the
+    summary."""
     space = architecture.space
     names = ("stem", *(edge.name for edge in space.edges), "feature_mix", "classifier")
     columns: dict[str, list[float]] = {}
@@ -237,7 +241,7 @@ def layer_costs(architecture: Architecture, limits: Sequence[Limit]) -> tuple[di
 
 
 def _price(limit: Limit, source: Source) -> tuple[Callable[[Layer, str], float], float]:
-    """What a layer costs in a table, and what a network costs there once."""
+    """Returns a function for the cost of a layer in a table, and the table's constant for a network."""
     table = source.table
     if limit.metric == "latency":
         return table.price, table.constant_ms

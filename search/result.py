@@ -26,15 +26,15 @@ class MeasuredFigures(Section):
     """The derived network timed on this machine, in ms."""
 
     median_ms: float
-    """Of the timing that decided."""
+    """The median of the timing that decided."""
     noise_ms: float
     """Standard deviation between the rounds of the timing."""
     standard_error_ms: float | None = None
-    """Of `median_ms`; null in a file that an earlier version wrote."""
+    """The standard error of `median_ms`; null in a file that an earlier version wrote."""
     drift: float
-    """Of the reference timed in turn with it: measured over predicted."""
+    """Measured over predicted latency of the reference timed in turn with it."""
     believed: bool
-    """Whether noise and drift are small enough for the timing to settle anything."""
+    """Whether the timing is reliable: noise and drift are small enough to base a decision on it."""
     confirmation_ms: float
     """Median of a second timing, independent of the one that decided."""
     confirmation_noise_ms: float
@@ -51,7 +51,7 @@ class LimitFigures(Section):
     """The bound; exactly one of `at` and `below` is given."""
     below: float | None = None
     predicted: float
-    """Of the derived network: the sum of its table entries."""
+    """The cost of the derived network: the sum of its table entries."""
     expected: float | None = None
     """Over the networks that the last alpha draws; none for peak_activation_bytes, which is no sum."""
     measured: MeasuredFigures | None = None
@@ -90,9 +90,9 @@ class ResultFile(Section):
     params: int
     macs: int
     log_probability: float
-    """Of the derived network under the last alpha."""
+    """The log probability of the derived network under the last alpha."""
     notes: tuple[str, ...]
-    """What went wrong or deserves doubt: alarms during the search, notes on alpha and on the derivation."""
+    """Warnings: alarms during the search, notes on alpha and on the derivation."""
     steps: int
     """Weights steps, warm-up included."""
     seconds: float

@@ -49,11 +49,11 @@ def score(
     report: Report = silent,
     what: str = "scoring the derived network",
 ) -> Evaluation:
-    """A copy of the architecture's weights, BN statistics over `search.bn_batches` training batches, then accuracy on
-    `search.evaluation_images` validation images. Leaves no trace in the supernet.
+    """Returns an architecture's accuracy on `search.evaluation_images` validation images, with a copy of its weights
+    and BN statistics over `search.bn_batches` training batches. The supernet stays unchanged.
 
-    device: where the supernet is. The processes of `group` each run their slices of the batches. report: told `what` is
-    being done, in batches.
+    device: where the supernet is. The processes of `group` each run their slices of the batches. report: called with
+    `what` is being done, in batches.
     """
     s, layout, workers = config.search, memory_format(config.run), config.data.workers
     network = Network.inherit(net, architecture)

@@ -32,7 +32,7 @@ WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_OR
 def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD:
     """SGD, Nesterov, of the parameters that have a gradient; the others keep their value and their momentum.
 
-    One fused kernel updates them all, in half the time of torch's loop over them on a CPU. It wants the momentum of all
+    One fused kernel updates them all, in half the time of torch's loop over them on a CPU. It needs the momentum of all
     or of none of its parameters, while each step brings some for the first time; so all begin with zeros, of which the
     first step makes what SGD begins with: 0.9 * 0 + g = g.
     """
@@ -105,7 +105,7 @@ class SearchState:
         }
 
     def restore(self, checkpoint: Any) -> None:
-        """Takes over a state that `to_checkpoint` made, after it is found to be of such a search in every part.
+        """Restores a state that `to_checkpoint` made, after every part has been checked to fit this search.
 
         Raises CheckpointError, and changes nothing, if it is not.
         """
@@ -153,7 +153,7 @@ class _Settled(Section):
 
 
 class _Plain(Section):
-    """What a checkpoint's state holds beside tensors; see SearchState."""
+    """The content of a checkpoint's state beside tensors; see SearchState."""
 
     duals: tuple[_Dual, ...]
     baseline: float | None
@@ -172,15 +172,15 @@ class Unreadable(Section):
 
 
 class Progressed(Section):
-    """What a checkpoint holds beside the state."""
+    """The content of a checkpoint beside the state."""
 
     seconds: float = Field(ge=0)
-    """What all processes so far took."""
+    """The time that all processes so far took."""
     corrupt: Unreadable
 
 
 def in_words(space: Space) -> str:
-    """What a message calls the supernet of a space."""
+    """Returns the name of the supernet of a space for a message."""
     count = math.prod(len(edge.candidates) for edge in space.searchable)
     c = space.config
     return (
@@ -190,8 +190,8 @@ def in_words(space: Space) -> str:
 
 
 def check_supernet(checkpoint: dict[str, Any], space: Space, where: str) -> None:
-    """CheckpointError, naming both, if a checkpoint says that it is of another space than `space`."""
-    if "space" not in checkpoint:  # of a version that did not say
+    """Raises CheckpointError, naming both, if a checkpoint has another space than `space`."""
+    if "space" not in checkpoint:  # of an earlier version, which did not record the space
         return
     changes = differences(checkpoint["space"], space.config.model_dump(mode="json"), "space.")
     if changes:

@@ -18,7 +18,7 @@ from search.sweep import COLUMNS, Sweep, row_of
 from supernet.complexity import Complexity
 
 WIDEST_NAME = 30
-"""Characters of a search's name on one line of a table; a longer one is folded."""
+"""The most characters of a search's name on one line of a table; a longer name is folded."""
 
 
 def print_result(result: SearchResult) -> None:
@@ -55,7 +55,7 @@ def print_result(result: SearchResult) -> None:
 
 
 def misses(result: SearchResult) -> list[str]:
-    """Of each limit that is not met, or not shown to be, a line with what to do about it."""
+    """Returns a line for each limit that is not met, or not shown to be met, with what to do about it."""
     found, measured, names = [], result.measured, limit_names(result.limits)
     for i in measured.missed:
         limit, value = result.limits[i], result.limits[i].cost.of(result.architecture.paths)
@@ -67,11 +67,11 @@ def misses(result: SearchResult) -> list[str]:
         else:
             found.append(
                 f"{names[i]}: {quantity(value, limit.unit)} predicted, above {quantity(limit.bound, limit.unit)}; "
-                "argmax looks at no limit: scripts/derive.py with --method constrained meets it."
+                "argmax ignores limits: scripts/derive.py with --method constrained meets it."
             )
     return found + [
         f"{names[i]}: whether it meets {quantity(result.limits[i].bound, result.limits[i].unit)} is not settled, since "
-        "its timing cannot be believed: see the warning; time it again on an idle machine (--resume)."
+        "its timing was disturbed: see the warning; time it again on an idle machine (--resume)."
         for i in measured.unsettled
     ]
 
@@ -109,7 +109,7 @@ def print_family(family: Family) -> None:
 
 
 def print_sweep(sweep: Sweep, out: Path) -> None:
-    """One row per search, names in full; what went wrong below it, where a line has room."""
+    """Prints one row per search, with the name in full; errors are printed below the table, where a line has room."""
     console = Console()
     used = [i for i, _ in enumerate(COLUMNS[:-1]) if i < 2 or any(row_of(o)[i] for o in sweep.outcomes)]
     table = _table([COLUMNS[i] for i in used], f"{out}")
@@ -127,7 +127,7 @@ def print_sweep(sweep: Sweep, out: Path) -> None:
 
 
 def _table(columns: Sequence[str], title: str, *, header: bool = True) -> Table:
-    """A table that folds what is too long for its column: rich would cut it off, and put dots for the rest."""
+    """Returns a table that folds text too long for its column, which rich would replace by dots."""
     table = Table(title=escape(title), show_header=header)
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -37,7 +37,7 @@ FORMAT = "proxylessnas/sweep@1"
 DOOR = Path(__file__).resolve().parents[1] / "scripts" / "run_search.py"
 Status = Literal["finished", "missed", "unsettled", "failed", "interrupted", "waiting"]
 """missed: ended, but a limit is not met, measured where it was timed, else predicted. unsettled: ended, but a timing
-proves nothing. waiting: not begun when interrupted."""
+was not reliable, so that it is undecided. waiting: not begun when interrupted."""
 ENDED = {"finished", "missed", "unsettled"}
 
 
@@ -46,11 +46,11 @@ class Search:
     """One search of a sweep."""
 
     name: str
-    """Of its folder, and of its log beside it."""
+    """The name of its folder, and of its log beside it."""
     config: Path
     overrides: tuple[str, ...]
     out: Path
-    """Of the sweep."""
+    """The folder of the sweep."""
     kind: Kind = "cpu"
 
     @property
@@ -70,9 +70,9 @@ class Outcome:
     search: Search
     status: Status
     seconds: float = 0.0
-    """Of its processes, those of earlier sweeps that were resumed included."""
+    """The time of its processes, including those before a resume of the sweep."""
     error: str | None = None
-    """In one line."""
+    """Its error in one line."""
     result: ResultFile | None = None
 
 
@@ -81,7 +81,7 @@ class Sweep:
     outcomes: tuple[Outcome, ...]
     """In the order of the command line, the seeds of a config one after the other."""
     signalled: int | None = None
-    """The signal that has interrupted it."""
+    """The signal that has interrupted the sweep."""
 
     @property
     def interrupted(self) -> bool:
@@ -89,8 +89,8 @@ class Sweep:
 
     @property
     def exit_status(self) -> int:
-        """0: every search has ended and meets its limits. 3: one misses a limit. 1: one has not ended. 128 and the
-        signal's number where one has interrupted it: 130 for Ctrl-C, 143 for SIGTERM."""
+        """Returns 0 if every search has ended and meets its limits, 3 if one misses a limit, 1 if one has not ended,
+        and 128 plus the signal's number if a signal has interrupted the sweep: 130 for Ctrl-C, 143 for SIGTERM."""
         statuses = {outcome.status for outcome in self.outcomes}
         if self.signalled is not None:
             return 128 + self.signalled
@@ -119,7 +119,7 @@ def run_sweep(
     slots = [*gpus, *cpu_slots(jobs)]
     if not gpus:  # such a search says itself that there is no GPU
         searches = [Search(s.name, s.config, s.overrides, s.out) for s in searches]
-    with locked(out):  # its searches lock their own folders
+    with locked(out):  # the searches lock their own folders
         remove_stale(out)
         done = _done(searches, resume=resume)
         runner = _Runner(searches, slots, done, _earlier_seconds(out) if resume else {})
@@ -263,7 +263,7 @@ class _Runner:
         environment = dict(os.environ)
         if slot.kind == "cuda":
             environment["CUDA_VISIBLE_DEVICES"] = slot.name
-        if self.at_once > 1:  # each its share of the cores; run.threads says more
+        if self.at_once > 1:  # each its share of the cores; see run.threads
             environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // self.at_once))
         output = search.log.open("ab")
         start = output.tell()
@@ -293,8 +293,8 @@ def _ended_outcome(search: Search, result: ResultFile, seconds: float) -> Outcom
 
 
 def _outcome(search: Search, status: int, interrupted: bool, seconds: float, log_start: int) -> Outcome:
-    """Of a process that has ended. 0 and 3 are run_search.py's for a search that ended, 130 and 143 those of Ctrl-C and
-    of SIGTERM."""
+    """Returns the outcome of a process that has ended. run_search.py exits with 0 or 3 after a search that ended, with
+    130 after Ctrl-C and with 143 after SIGTERM."""
     if status in (0, 3):
         result = load_result(search.folder)
         assert result is not None  # written before the process ends so
@@ -307,12 +307,12 @@ def _outcome(search: Search, status: int, interrupted: bool, seconds: float, log
 
 
 def _error_in(path: Path, start: int) -> str | None:
-    """The line of a log that says why: the last that begins with `error:`, or else the last at all."""
+    """Returns the line of a log with the reason: the last that begins with `error:`, or else the last at all."""
     with path.open("rb") as file:
         file.seek(start)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    found = told or lines
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    found = errors or lines
     return found[-1] if found else None
 
 

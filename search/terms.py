@@ -25,12 +25,12 @@ class Term:
     weight: float = 1.0
 
     def gradient(self, p: Tensor, progress: float) -> tuple[float, Tensor]:
-        """weight * (value, its gradient in p (E, N) float64).
+        """Returns weight * (value, its gradient in p (E, N) float64).
 
-        UserError where one of them cannot be used: at any step, since a term that is finite at equal probabilities need
-        not be so where one of them has come to 0.
+        Raises UserError if one of them cannot be used. This is checked at every step, since a term that is finite at
+        equal probabilities may be infinite once a probability is 0.
         """
-        own = p.detach().clone().requires_grad_()  # what a term does to it, no other term sees
+        own = p.detach().clone().requires_grad_()  # a copy, so that a term cannot change the p of another term
         value = self.value(own, progress)
         if fault := _fault(value, own):
             raise self._refused(f"returned {fault}", "a 0-dim tensor computed from p")
@@ -83,7 +83,7 @@ def terms_gradient(terms: Sequence[Term], p: Tensor, progress: float) -> tuple[f
 
 
 def _fault(value: object, p: Tensor) -> str | None:
-    """What keeps a value from being a term, in words."""
+    """Returns what is wrong with a value, as the end of "returned ..."; None if it can be a term."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     if value.ndim or value.layout != torch.strided:

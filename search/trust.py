@@ -41,7 +41,7 @@ def completed(table: LatencyTable, path: Path, space: Space) -> tuple[LatencyTab
 
 
 def elsewhere(table: LatencyTable) -> bool:
-    """Whether the table is of a GPU, and this machine has none: nothing of it can be measured here."""
+    """Returns whether the table is of a GPU and this machine has none, so that it cannot be measured here."""
     return table.device.kind == "gpu" and not torch.cuda.is_available()
 
 
@@ -63,10 +63,11 @@ def trust(
     table: LatencyTable, path: Path, largest_error: float, where: str, command: Callable[..., str], recalibrate: str, *,
     external: bool,
 ) -> list[Note]:  # fmt: skip
-    """Notes on the verification of a table as it was loaded. TableError where its error is above `largest_error`.
+    """Returns notes on the verification of a table as it was loaded. Raises TableError if its error is above
+    `largest_error`.
 
-    largest_error: in percent; where: its place in its file. command: gives the measuring command with further
-    arguments. recalibrate: how to recalibrate a copy of the table, as a command.
+    largest_error: in percent; where: its place in its file. command: returns the measuring command with further
+    arguments. recalibrate: the command that recalibrates a copy of the table.
     """
     there = " on the machine with its GPU" if elsewhere(table) and not external else ""
     verify = f"{there}: " + ("the kit of scripts/device_kit.py" if external else command("--verify", "40"))
@@ -76,7 +77,7 @@ def trust(
         text = f"{path}: comes from elsewhere and was never verified on whole networks"
         if table.calibration:
             text += f" (error on networks left out of its fit: {table.calibration.cross_validation_percent:.2g} %)"
-        return [Note(text, "time the derived network on the device before you believe its latency")]
+        return [Note(text, "time the derived network on the device before you rely on its latency")]
     if found is None:
         text = f"{path}: never verified on whole networks, so its error is unknown"
         return [Note(text, f"verify it{verify}")]

@@ -26,7 +26,7 @@ class Update:
     figures: dict[str, float]
     """For the curves."""
     norms: tuple[float, float] | None
-    """Of the gradients on alpha of the cross entropy and of the limits; None where the limits have none."""
+    """The norms of the gradients on alpha of the cross entropy and of the limits; None if the limits have none."""
 
 
 class ArchitectureUpdate:

@@ -1,6 +1,6 @@
 """Architecture parameters: alpha (searchable edges E, candidates N) float32 on the CPU, and the sampling of paths.
 
-Rows of edges with fewer candidates are padded; padded entries stay finite and `mask` (E, N) bool says which are real.
+Rows of edges with fewer candidates are padded; padded entries stay finite and `mask` (E, N) bool marks the real ones.
 Everything below works on the whole matrix at once and in float64.
 """
 

@@ -64,9 +64,9 @@ class Architecture:
     def summary(
         self, costs: Mapping[str, Sequence[float]] = NO_COSTS, constants: Mapping[str, float] = NO_CONSTANTS
     ) -> str:
-        """A table to print: each layer's op, channels, input size, stride, params and MACs, and the sum.
+        """Returns a table to print: each layer's op, channels, input size, stride, params and MACs, and the sum.
 
-        costs: further columns, a number for each of `layers`; constants: what a column has once per network.
+        costs: further columns, a number for each of `layers`; constants: what a column adds once per network.
         """
         return as_text(table_of(self, costs, constants))
 
@@ -86,7 +86,7 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str, *, allow_modules: Collection[str] = ()) -> Architecture:
-        """Rebuild from the text of architecture.json. Raises ValueError saying which key is wrong.
+        """Rebuilds an architecture from the text of architecture.json. Raises ValueError that names the wrong key.
 
         allow_modules: the modules of candidates that it may import beside those that are imported already; see
         `supernet.module_names.permitted`.
@@ -126,7 +126,8 @@ class Architecture:
 
 
 def _parsed(text: str) -> Any:
-    """What a JSON text holds. ValueError for text that is none, numbers that are not finite, keys given twice."""
+    """Returns the value of a JSON text. Raises ValueError if it is no JSON, or has numbers that are not finite or keys
+    given twice."""
 
     def finite(written: str) -> float:
         if not math.isfinite(number := float(written)):

@@ -53,7 +53,7 @@ C = TypeVar("C", bound=type[Candidate])
 def register(**fields: Iterable[Any]) -> Callable[[C], C]:
     """Class decorator: enter an instance into CANDIDATES for each combination of the given field values.
 
-    Raises ValueError if a name is taken by another class, or cannot be a name; TypeError for what is no candidate.
+    Raises ValueError if a name is taken by another class, or cannot be a name; TypeError if the class is no candidate.
     """
 
     def enter(cls: C) -> C:
@@ -62,7 +62,7 @@ def register(**fields: Iterable[Any]) -> Callable[[C], C]:
         for values in product(*fields.values()):
             spec = cls(**dict(zip(fields, values, strict=True)))
             name = str(spec)
-            hash(spec)  # TypeError where its dataclass is not frozen
+            hash(spec)  # TypeError if its dataclass is not frozen
             if not _NAME.fullmatch(name) or not name.isprintable():
                 raise ValueError(
                     f"{cls.__qualname__} names itself {name[:MOST_OF_A_NAME]!r}, expected 1 to {MOST_OF_A_NAME} "

@@ -14,7 +14,7 @@ from supernet.ops import InputMoments, MBConv, Zero
 def inner_product(a: Tensor, b: Tensor) -> Tensor:
     """<a, b>, accumulated in float32 or better."""
     wide = torch.promote_types(a.dtype, torch.float32)
-    return (a.to(wide) * b).sum()  # the product widens b as it reads it, without a copy on a GPU
+    return (a.to(wide) * b).sum()  # the product converts b to float32 while reading it, without a copy on a GPU
 
 
 class GateGradient(torch.autograd.Function):

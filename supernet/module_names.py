@@ -1,7 +1,8 @@
-"""Names of the user's modules in files: which of them may be imported, and how they are written.
+"""Decides which of the user's modules that a file names may be imported, and how files name them.
 
-A module is code. One that the user names, in the YAML file of a command or in a program, is imported. One that is named
-inside a file which may have come from elsewhere, such as an architecture.json, is not, unless the user allows it.
+A module is code. A module that the user names, in the YAML file of a command or in a program, is imported. A module
+that is named inside a file which may have come from elsewhere, such as an architecture.json, is imported only if the
+user allows it.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from supernet.user_modules import CHECKOUT, FILE_PREFIX, expanded, is_path
 
 
 def permitted(modules: Sequence[str], allowed: Collection[str], called: Collection[str] = ()) -> tuple[str, ...]:
-    """What `load` may be given for each of the modules that a file from elsewhere names; ValueError names the others.
+    """Returns what `load` may import for each module that a file from elsewhere names. Raises ValueError naming the
+    others.
 
-    allowed: what the user allows: the same names, or paths that end with the path in the file and then decide which
-    file is imported. What this process has imported already needs no permission, since importing it again runs nothing,
-    unless it is in `called`, which are those whose functions will be called. A path that leads out of the working
-    folder (absolute, `..`, `~`) always needs it, word for word.
+    allowed: what the user allows: the same names, or paths that end with the path in the file; such a path then decides
+    which file is imported. A module that this process has imported already needs no permission, since importing it
+    again runs nothing, unless it is in `called`, the modules whose functions will be called. A path that leads out of
+    the working folder (absolute, `..`, `~`) always needs permission, word for word.
     """
     files = [str(m.__file__) for name, m in sys.modules.items() if name.startswith(FILE_PREFIX)]
     known = {path: expanded(path).resolve().parts for path in (*filter(is_path, allowed), *sorted(files))}
@@ -36,8 +38,8 @@ def permitted(modules: Sequence[str], allowed: Collection[str], called: Collecti
 
 
 def portable(modules: Sequence[str]) -> tuple[str, ...]:
-    """The same modules for a file that is read elsewhere: paths that lead out of the working folder become relative to
-    the framework's own folder, or as many of their last parts as tell them apart."""
+    """Returns the modules' names for a file that is read elsewhere: a path that leads out of the working folder becomes
+    relative to the framework's own folder, or is cut to as many of its last parts as distinguish it."""
     paths = {module: Path(module).expanduser().resolve() for module in modules if _leaves(module)}
     names = {module: module for module in modules if module not in paths}
     names |= {m: str(path.relative_to(CHECKOUT)) for m, path in paths.items() if path.is_relative_to(CHECKOUT)}
@@ -50,13 +52,14 @@ def portable(modules: Sequence[str]) -> tuple[str, ...]:
 
 
 def _leaves(module: str) -> bool:
-    """Whether it is a path that leads out of the folder where it is looked for."""
+    """Returns whether a module is a path that leads out of the working folder."""
     path = PurePath(module)
     return is_path(module) and (path.is_absolute() or ".." in path.parts or module.startswith("~"))
 
 
 def _permitted(module: str, allowed: Collection[str], called: bool, known: Mapping[str, tuple[str, ...]]) -> str | None:
-    """known: the parts of each path that is allowed or imported, the former first, without links."""
+    """Returns what `load` may import for one module, None if it is not allowed. known: the parts of each path that is
+    allowed or imported, without links, the allowed ones first."""
     if module in allowed:
         return module
     if not is_path(module):

@@ -25,7 +25,7 @@ class Network(Chain):
 
     @property
     def reading_names(self) -> dict[str, str]:
-        """What a reader calls each edge's module, grouped by stage: {"edges.3": "stage1/0.mbconv_k3_e6"}."""
+        """Returns a readable name for each edge's module, grouped by stage: {"edges.3": "stage1/0.mbconv_k3_e6"}."""
         pairs = zip(self.architecture.space.edges, self.architecture.names, strict=True)
         return {f"edges.{i}": f"{edge.name.replace('.', '/')}.{op}" for i, (edge, op) in enumerate(pairs)}
 

@@ -77,10 +77,11 @@ class InputMoments:
 
     @classmethod
     def is_worth_it(cls, x: Tensor) -> bool:
-        """Whether they cost less than the passes they save: on a CPU, on large maps of few channels.
+        """Returns whether the moments cost less than the passes they save: on a CPU, on large maps of few channels.
 
-        Elsewhere never: they need copies of the input in float32, twice or four times its own memory, to save passes
-        that were only measured on a CPU. A GPU normalises in the input's own precision with its own kernel.
+        On other devices always False: the moments need copies of the input in float32, two to four times its own
+        memory, to save passes that were only measured on a CPU. A GPU normalises in the input's own precision with its
+        own kernel.
         """
         if x.device.type != "cpu":
             return False
@@ -184,8 +185,8 @@ class Zero(nn.Module):
 class PoolClassifier(nn.Module):
     """Global average pool, dropout, linear: (N, C, H, W) -> logits (N, classes).
 
-    Under autocast it computes in float32 all the same: logits of bfloat16, which has 8 bits of mantissa, would often be
-    equal where they are not.
+    It computes in float32 under autocast too: bfloat16 has 8 bits of mantissa, so different logits would often become
+    equal.
     """
 
     def __init__(self, c_in: int, classes: int, dropout: float):

@@ -1,4 +1,4 @@
-"""What is asked of a user's own candidate before anything is built on it, each fault one line that names it."""
+"""Checks a user's own candidates before a space is built with them. Each fault is one line that names the candidate."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ BATCH = 2  # BN needs two images
 
 
 def is_own(spec: Candidate) -> bool:
-    """Whether a candidate is not from the catalogue itself."""
+    """Returns whether a candidate is the user's own rather than from the catalogue."""
     return type(spec).__module__ != Candidate.__module__
 
 
 def answer(spec: Candidate, method: str, function: Callable[..., Any], *arguments: object) -> Any:
-    """What `function`, a candidate's method, returns. ValueError, naming candidate and method, where it raises."""
+    """Returns what `function`, a candidate's method, returns. Raises ValueError, naming candidate and method, if it
+    raises."""
     with failures_named(f"candidate '{spec}': {method}()"):
         return function(*arguments)
 
 
 def check_declared(layers: Iterable[Layer]) -> None:
-    """ValueError unless every own candidate counts itself on each of the layers, and builds a module on its smallest.
+    """Raises ValueError unless every own candidate returns its parameters and MACs on each of the layers, and builds a
+    module on its smallest layer.
 
-    Nothing is computed with the module, and torch's random numbers go on as if nothing had been built.
+    The module is not run, and the state of torch's random numbers is restored.
     """
     own = [layer for layer in layers if is_own(layer.spec)]
     for layer in own:
@@ -52,8 +54,8 @@ def check_declared(layers: Iterable[Layer]) -> None:
 
 
 def check_running(layers: Iterable[Layer], device: torch.device) -> None:
-    """ValueError unless every own candidate, on its smallest layer, gives a map of the promised shape and leaves its
-    input as it was: the other candidates of an edge get the same tensor."""
+    """Raises ValueError unless every own candidate, on its smallest layer, returns a map of the expected shape and does
+    not change its input, which the other candidates of an edge get too."""
     for layer in _smallest_of_each(layer for layer in layers if is_own(layer.spec)):
         op = _built(layer).to(device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -72,7 +74,7 @@ def check_running(layers: Iterable[Layer], device: torch.device) -> None:
 
 
 def _smallest_of_each(layers: Iterable[Layer]) -> list[Layer]:
-    """One layer of each candidate and stride: the one that takes the least."""
+    """Returns one layer of each candidate and stride: the one that takes the least to compute."""
     smallest: dict[tuple[str, int], Layer] = {}
     for layer in sorted(layers, key=lambda layer: layer.c_in * layer.c_out * layer.size**2):
         smallest.setdefault((str(layer.spec), layer.stride), layer)

@@ -29,12 +29,12 @@ from supernet.user_modules import presentable
 
 MOST_CHANNELS = 1 << 16
 LARGEST_INPUT = 1 << 13
-"""In pixels."""
+"""The largest height and width of the input, in pixels."""
 MOST_CLASSES = 1_000_000
 MOST_EDGES = 10_000
-"""Of a space. A file that asks for 10^9 would fill the memory before anything else is wrong with it."""
+"""The most edges of a space. Without a bound, a file with 10^9 edges would fill the memory before any other check."""
 MOST_CANDIDATES = 1000
-"""Of one edge."""
+"""The most candidates of one edge."""
 Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 
 
@@ -67,7 +67,7 @@ class StageConfig(_Section):
     width: Width
     depth: int = Field(1, ge=1, le=MOST_EDGES)
     stride: Literal[1, 2] = 1
-    """Of the stage's first edge; the others have stride 1."""
+    """The stride of the stage's first edge; the others have stride 1."""
     candidates: tuple[str, ...] = Field(min_length=1, max_length=MOST_CANDIDATES)
     """Names from the catalogue; one name makes fixed edges. `skip` is dropped on edges that are not residual."""
     first: tuple[str, ...] | None = Field(None, min_length=1, max_length=MOST_CANDIDATES)
@@ -106,8 +106,8 @@ class SpaceConfig(_Section):
     @field_validator("candidate_modules")
     @classmethod
     def modules_are_importable(cls, modules: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """A file from elsewhere is validated with a context that has `allow_modules` (supernet.module_names.permitted);
-        without one, the modules are those of the user's own file or program."""
+        """Imports the modules. A file from elsewhere is validated with a context that has `allow_modules`
+        (supernet.module_names.permitted); without it, the user's own file or program names the modules."""
         allowed = (info.context or {}).get("allow_modules")
         for module in modules if allowed is None else permitted(modules, allowed):
             import_candidates(module)
@@ -193,11 +193,11 @@ class Edge:
 
 
 class Space:
-    """A SpaceConfig resolved into layers. Immutable; equal where the configs are, but for where modules are found: a
-    process registers each candidate's name once.
+    """A SpaceConfig resolved into layers. Immutable; equal if the configs are equal, except for the places of modules:
+    a process registers each candidate's name once.
 
     `paths` has one candidate index per searchable edge, in the order of the chain (= alpha's rows).
-    Raises ValueError where a candidate is unknown or illegal on its edge.
+    Raises ValueError if a candidate is unknown or illegal on its edge.
     """
 
     def __init__(self, config: SpaceConfig):

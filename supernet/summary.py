@@ -1,4 +1,5 @@
-"""An architecture as a table, for a terminal or Markdown: a row per layer with its op, shapes, parameters and MACs."""
+"""Writes an architecture as a table, for a terminal or Markdown: a row per layer with its op, shapes, parameters and
+MACs."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
 
 COLUMNS = ("layer", "op", "channels", "input", "stride", "params", "MACs")
 LEFT = 2
-"""The first columns are words, aligned to the left; the others are numbers."""
+"""The number of first columns that are words, aligned to the left; the others are numbers."""
 NO_COSTS: Mapping[str, Sequence[float]] = MappingProxyType({})
 NO_CONSTANTS: Mapping[str, float] = MappingProxyType({})
 
 
 def with_unit(number: float) -> str:
-    """Three digits and k, M, G or T: `1.23 M`; a number below 1000 as it is."""
+    """Returns a number with three digits and k, M, G or T: `1.23 M`; a number below 1000 as it is."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size * 0.9995:  # 999,600 is 1.00 M in three digits
             return f"{number / size:#.3g} {unit}".replace(". ", " ")
@@ -31,7 +32,7 @@ def table_of(
     costs: Mapping[str, Sequence[float]] = NO_COSTS,
     constants: Mapping[str, float] = NO_CONSTANTS,
 ) -> list[list[str]]:
-    """Head, a row per layer, and the sum.
+    """Returns the head, a row per layer, and the sum.
 
     costs: further columns by their heading, a number for each of `architecture.layers`, such as milliseconds.
     constants: what is added once per network to a column of the same heading; a row of its own. Raises ValueError if a
@@ -64,7 +65,7 @@ def _shapes(layer: Layer) -> tuple[str, str, str, str]:
 
 
 def as_text(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns; the head and the sum are set off by lines."""
+    """Returns the table with aligned columns; lines separate the head and the sum."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
@@ -78,7 +79,7 @@ def as_text(rows: Sequence[Sequence[str]]) -> str:
 
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table of Markdown, the sum in bold."""
+    """Returns the table in Markdown, with the sum in bold."""
     head, *body, total = rows
     aligned = [":--" if k < LEFT else "--:" for k in range(len(head))]
     bold = [f"**{cell}**" if cell else "" for cell in total]

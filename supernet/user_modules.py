@@ -1,6 +1,6 @@
-"""Modules of the user's own: found, imported once per process, and called; whatever goes wrong in one is one line.
+"""Finds modules of the user's own, imports each once per process, and calls them; any error in one becomes one line.
 
-Whether a file may name one is decided in supernet/module_names.py.
+supernet/module_names.py decides whether a file may name a module.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 16 << 20
 """The largest .py file that is imported."""
 MOST_CHARACTERS = 4000
-"""Of what an error of the user's code says."""
+"""The most characters of a message of the user's code that are shown."""
 FIRST_WORD_S, NEXT_WORD_S = 10.0, 60.0
-"""After how many seconds it is said that a user's code is being waited for, and how often from then on."""
+"""Seconds until the first message that a user's code is still running, and between further ones."""
 FILE_PREFIX = "_user_"
-"""Of the names in sys.modules of modules that are files."""
+"""The beginning of the names in sys.modules of modules that are files."""
 _CALLERS = (CHECKOUT / "supernet", CHECKOUT / "search", Path(torch.__file__).parent)
 _ON_THE_WAY = ("<", str(importlib.__file__), *(f"{folder}{os.sep}" for folder in _CALLERS))
-"""What the names of files begin with that lie between a door and the user's code."""
+"""The beginnings of the names of files that lie between a script and the user's code in a traceback."""
 
 
 def load(module: str) -> ModuleType:
@@ -56,7 +56,7 @@ def load(module: str) -> ModuleType:
         words = in_words(error)
         remedy = "correct it" if path or ", line " in words else "give a dotted module or a path to a .py file"
         raise ValueError(f"cannot import '{module}': {words}; {remedy}") from error
-    if not isinstance(loaded, ModuleType):  # a module may put anything in its own place
+    if not isinstance(loaded, ModuleType):  # a module may replace itself by any object in sys.modules
         raise ValueError(f"cannot import '{module}': it gives a value of type {type(loaded).__name__}; correct it")
     return loaded
 
@@ -81,9 +81,10 @@ def call(module: str, function: str, *arguments: object) -> object:
 
 
 def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Callable[..., Any]:
-    """A function of a module, which raises ValueError for whatever goes wrong in it. ValueError where there is none.
+    """Returns a function of a module, wrapped so that any error in it becomes a ValueError. Raises ValueError if the
+    module has no such function.
 
-    takes: what it is called with, by name, for the message where it takes something else.
+    takes: the names of its arguments, for the message if it takes others.
     """
     functions = _functions(load(module))
     if function not in functions:
@@ -103,7 +104,7 @@ def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Cal
         with failures_named(where), _waiting(f"{where} to return"):
             value = found(*arguments)
         if inspect.iscoroutine(value) or inspect.isgenerator(value):
-            value.close()  # one that is never awaited would warn about it
+            value.close()  # a coroutine that is never awaited would print a warning
             raise ValueError(f"{where} returned a {type(value).__name__}, expected its result; correct it")
         return value
 
@@ -112,7 +113,8 @@ def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Cal
 
 @contextmanager
 def failures_named(where: str) -> Iterator[None]:
-    """Turn whatever a user's code raises inside into a ValueError that begins with `where`; Ctrl-C alone stays."""
+    """Turns whatever a user's code raises inside into a ValueError that begins with `where`; only Ctrl-C passes
+    unchanged."""
     try:
         yield
     except KeyboardInterrupt:
@@ -122,7 +124,8 @@ def failures_named(where: str) -> Iterator[None]:
 
 
 def in_words(error: BaseException) -> str:
-    """`my_ops.py, line 3: NameError: name 'x' is not defined`, of the last line of the user's file on the way there."""
+    """Returns `my_ops.py, line 3: NameError: name 'x' is not defined`: the error, and the last line of the user's file
+    in its traceback."""
     files = [(f.f_code.co_filename, line) for f, line in traceback.walk_tb(error.__traceback__)]
     files = [(name, line) for name, line in files if name and not name.startswith(_ON_THE_WAY)]
     place = ""
@@ -133,7 +136,7 @@ def in_words(error: BaseException) -> str:
 
 
 def presentable(text: str) -> str:
-    """A text of the user's code as one line that any message can hold: half a surrogate pair is written out."""
+    """Returns a text of the user's code as one line that any message can hold: half a surrogate pair is written out."""
     return " ".join(text[:MOST_CHARACTERS].split()).encode(errors="backslashreplace").decode()
 
 
@@ -142,12 +145,12 @@ def _text_of(error: BaseException) -> str:
         return presentable(str(error))
     except KeyboardInterrupt:
         raise
-    except BaseException as other:  # the user's own class, whose text fails  # noqa: BLE001
+    except BaseException as other:  # the user's own class, whose __str__ fails  # noqa: BLE001
         return f"(its text fails with {type(other).__name__})"
 
 
 def is_path(module: str) -> bool:
-    """Whether a module is named as a file rather than as Python names it."""
+    """Returns whether a module is named as a file rather than as Python names it."""
     return module.endswith(".py")
 
 
@@ -173,7 +176,7 @@ def _found(file: str) -> Path:
 
 
 def expanded(file: str) -> Path:
-    """A path with `~` as the home folder. ValueError where there is no such user."""
+    """Returns the path with `~` replaced by the home folder. Raises ValueError if there is no such user."""
     try:
         return Path(file).expanduser()
     except RuntimeError:
@@ -194,7 +197,7 @@ def _import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(loaded)
         complete = True
     finally:
-        sys.modules.pop(name, None)  # as if it had never been named; the file may have removed it itself
+        sys.modules.pop(name, None)  # as before the import; the file may have removed it itself
         if complete:
             sys.modules[name] = loaded
     return loaded
@@ -204,7 +207,7 @@ _KINDS_THAT_RETURN_NOTHING: dict[str, Callable[[object], bool]] = {
     "an `async def`": lambda f: inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f),
     "a generator": inspect.isgeneratorfunction,
 }
-"""Kinds of functions of which a call computes nothing yet."""
+"""Kinds of functions whose call computes nothing yet."""
 
 
 def _functions(module: ModuleType) -> dict[str, Callable[..., object]]:
@@ -220,10 +223,10 @@ def _functions(module: ModuleType) -> dict[str, Callable[..., object]]:
 
 
 def _check_arguments(where: str, function: Callable[..., object], takes: Sequence[str], given: Sequence[Any]) -> None:
-    """ValueError where the function cannot be called with so many arguments."""
+    """Raises ValueError if the function cannot be called with so many arguments."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # one that a decorator has made up
+    except (TypeError, ValueError):  # a signature that a decorator has made up
         return
     try:
         signature.bind(*given)
@@ -234,7 +237,7 @@ def _check_arguments(where: str, function: Callable[..., object], takes: Sequenc
 
 @contextmanager
 def _waiting(what: str) -> Iterator[None]:
-    """Say from time to time what is waited for, should it take long: a user's code may never end."""
+    """Logs from time to time what is being waited for, if it takes long: a user's code may never end."""
     over = threading.Event()
 
     def remind() -> None:

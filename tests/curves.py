@@ -1,4 +1,4 @@
-"""What a run's event files hold, read as TensorBoard reads them."""
+"""Reads a run's event files as TensorBoard reads them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from tensorboard.util import tensor_util
 @dataclass
 class Curves:
     metadata: dict[str, SummaryMetadata] = field(default_factory=dict)
-    """Of each tag's first point; later ones are not looked at."""
+    """The metadata of each tag's first point; those of later points are ignored."""
     points: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
-    """(step, value as an array) of each tag, in the order of the files."""
+    """The points (step, value as an array) of each tag, in the order of the files."""
     graphs: list[GraphDef] = field(default_factory=list)
 
     def of(self, plugin: str) -> dict[str, list[tuple[int, Any]]]:
-        """The points of the tags that a page of TensorBoard shows: scalars, text, images, histograms, hparams."""
+        """Returns the points of the tags that a page of TensorBoard shows: scalars, text, images, histograms,
+        hparams."""
         return {tag: p for tag, p in self.points.items() if self.metadata[tag].plugin_data.plugin_name == plugin}
 
     @property

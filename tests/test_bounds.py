@@ -180,7 +180,7 @@ def test_such_a_bound_is_read_in_an_override(monkeypatch):
         ("energy_mj", "3k", "write 3000"),
     ],
 )
-def test_a_bound_in_a_unit_that_is_not_accepted_says_what_to_write(metric, written, remedy):
+def test_the_error_about_a_bound_in_an_unknown_unit_has_what_to_write(metric, written, remedy):
     limit = {"metric": metric, "below": written} | ({} if metric in COMPUTED else {"table": "t.yaml"})
     message = message_of(validate, LimitConfig, limit, "f")
     assert message.startswith("f: below: got '")
@@ -209,7 +209,7 @@ def test_the_checkpoint_of_a_retraining_may_be_in_the_home_folder(monkeypatch, t
 
 
 @pytest.mark.parametrize("model", [SearchFile, RetrainFile])
-def test_no_section_has_a_path_that_knows_no_home_folder(model):
+def test_every_path_of_every_section_accepts_the_home_folder(model):
     """A field of another kind of Path would take `~` for the name of a folder."""
 
     def paths(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, bool]]:

@@ -71,7 +71,7 @@ class DoublesSpec(Candidate):
 def test_an_own_candidate_is_run_before_anything_is_measured_or_trained(
     name, forward, config, door, tiny_search, write_yaml
 ):
-    """One that changes its input would spoil the other candidates of its edge, without a word."""
+    """A candidate that changes its input would silently spoil the other candidates of its edge."""
     (config.parent / "own.py").write_text(IN_PLACE.format(name=name, forward=forward))
     stages = [{"width": 8, "candidates": [name, "conv_k1"]}]
     space = tiny_search["space"] | {"stages": stages, "candidate_modules": ["own.py"]}

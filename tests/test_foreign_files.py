@@ -119,7 +119,7 @@ def test_a_retraining_imports_what_is_allowed_alone(architecture, retraining, do
     assert Path("it_ran").exists()
 
 
-def test_the_user_says_where_a_module_is(architecture, folder):
+def test_the_option_determines_where_a_module_is(architecture, folder):
     (folder / "elsewhere").mkdir()
     (folder / "ops.py").rename(folder / "elsewhere" / "ops.py")
     assert load_architecture(architecture, [str(folder / "elsewhere" / "ops.py")]).names == ("sent", "sent")
@@ -220,7 +220,7 @@ def test_all_that_a_run_would_run_is_named_at_once(run, door):
 
 
 def test_a_search_with_a_module_elsewhere_goes_on_on_this_machine(folder, search, write_yaml, retraining, door):
-    """Its architecture.json names the file alone; --allow-modules says where it is. Its resume needs no option."""
+    """Its architecture.json has only the file's name; --allow-modules has the path. Its resume needs no option."""
     (folder / "far").mkdir()
     module = folder / "far" / "ops.py"
     module.write_text(OPS)

@@ -75,7 +75,7 @@ def test_the_formats_of_the_command_line_are_those_of_the_importers(answers):
     assert f"--format {{{','.join(sorted(IMPORTERS))}}}" in answers["import_latency", "help"][2]
 
 
-def test_under_torchrun_a_mistyped_option_is_said_once(shell, tmp_path):
+def test_under_torchrun_a_mistyped_option_is_reported_once(shell, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = str(CHECKOUT / "scripts" / "run_search.py")
     ended = subprocess.run(

@@ -24,7 +24,7 @@ def script(monkeypatch):
 
 
 class MadeUpTable:
-    """Of a verification with this error and this noise, in percent."""
+    """A table whose verification has this error and this noise, in percent."""
 
     def __init__(self, error, noise):
         self.verification = self
@@ -70,15 +70,15 @@ def ending(script):
     return make
 
 
-def test_the_verdict_is_the_one_of_result_json_and_says_by_which_timing(script, ending):
-    """The search decided by 0.981 ms; that a later timing was slower argues against nothing."""
+def test_the_verdict_is_that_of_result_json_and_names_the_timing(script, ending):
+    """The search decided by 0.981 ms; a slower later timing does not change the verdict."""
     verdict, timings, *_ = script.closing_words(ending(True, (0.981, 1.0), (1.032, 1.05)))
     assert verdict == (
         "TARGET MET: the search timed its network at 0.981 ms for a target of 0.964 ms, 1.8 % above, which is within "
         "the 2.0 % that such a timing may be off."
     )
     assert "there the derived network takes 1.032 ms, +5.2 %. It does not change the verdict." in timings
-    assert "1.00 times what the latency table says in the first timing and 1.05 times in this one" in timings
+    assert "1.00 times what the latency table predicts in the first timing and 1.05 times in this one" in timings
     assert "the machine as a whole accounts for +5.0 % and +0.2 % is left" in timings
 
 

@@ -11,7 +11,7 @@ from supernet import Space
 def changes(p: Tensor, space: Space, progress: float) -> Tensor:
     """The expected number of neighbouring edges of a stage whose ops differ: few ops are little code on a small board.
 
-    p (E, N) float64, padding 0; progress of the search in [0, 1]. Of a decided alpha it is that number itself.
+    p (E, N) float64, padding 0; progress of the search in [0, 1]. If alpha is decided, it is that number itself.
     """
     total = 0 * p.sum()  # where no edge has a neighbour in its stage, too, the term is a function of p
     edges = space.searchable

@@ -34,7 +34,7 @@ def open_images(
     Batches are (N, channels, input_size, input_size). Grey images fill 3 channels by repetition, image files give 1
     channel by conversion to grey. `call` is needed with `data.module` (engine/data/own.py). ConfigError if the data
     has another number of classes than `classes`, if it cannot give `channels`, or if files are missing; its one line
-    says which key to change.
+    names the key to change.
     """
     if config.module is not None:
         assert call is not None, "a set of the user's own is opened with supernet.user_modules.call"

@@ -14,9 +14,9 @@ ON_DISK = (*DOWNLOADABLE, "imagenet", "folder")
 NAMES = ("digits", *ON_DISK, "fake")
 
 MOST_IMAGES = 1_000_000_000
-"""Of any set."""
+"""The most images of any set."""
 MOST_FAKE_IMAGES = 2_000_000
-"""Of noise, which is all in memory: of 32 px colour images 6 GB."""
+"""The most images of the set `fake`, which is kept in memory: 6 GB for colour images of 32 px."""
 
 
 class DataConfig(Section):
@@ -37,9 +37,9 @@ class DataConfig(Section):
     validation: float | int = 0.5
     """Images held out of the TRAINING set for architecture steps: a share in (0, 1), or a count >= 1."""
     workers: int | None = Field(None, ge=0, le=1024, exclude=True)
-    """Processes that read image files (imagenet, folder), for each part in use of each process of a run; null: as many
-    as this process may use cores, 16 at most; 0: the program reads by itself. Sets that fit in memory use none. No
-    result depends on it, so config.yaml of a run does not record it and a resume may change it."""
+    """Processes that read image files (imagenet, folder), for each part in use of each process of a run. null: as many
+    as this process may use cores, at most 16. 0: the program reads the files itself. Sets that fit in memory use none.
+    No result depends on it, so a run's config.yaml does not record it and a resume may change it."""
     fake_images: int = Field(512, ge=1, le=MOST_FAKE_IMAGES)
     """fake only: training images. The test part has a quarter as many, at least one per class."""
     fake_classes: int = Field(10, ge=2, le=MOST_FAKE_IMAGES, validate_default=True)

@@ -1,4 +1,4 @@
-"""Image files, of class folders or of a list, augmented one by one."""
+"""Loads image files, from class folders or from a list, and augments them one by one."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def recipe_of_photographs(channels: int, *, flip: bool = True) -> Recipe:
 
 
 MOST_ELONGATED = 16
-"""A picture whose longer side is more than so many times its shorter one is evaluated on its middle part of this shape:
-resizing a line of 30,000 pixels would take 9 GB, of which the central square is looked at."""
+"""The largest ratio of a picture's longer side to its shorter one in evaluation. Only the middle part of this shape is
+taken from a longer picture: resizing a line of 30,000 pixels would take 9 GB, though only the central square is
+used."""
 
 
 class FolderImages:
@@ -109,8 +110,8 @@ class FolderImages:
             return self._train(picture)
 
     def _picture(self, index: int) -> tuple[Image.Image, dict[int, str]]:
-        """The image at `index`, or the next readable one of its class, wrapping around; and the unreadable ones, each
-        with the reason."""
+        """Returns the image at `index`, or the next readable one of its class, wrapping around; and the unreadable
+        ones, each with the reason."""
         begin, end = np.searchsorted(self.labels, [self.labels[index], self.labels[index] + 1]).tolist()
         unreadable: dict[int, str] = {}
         for candidate in (*range(index, end), *range(begin, index)):
@@ -125,7 +126,7 @@ class FolderImages:
 
 
 def _middle(picture: Image.Image) -> Image.Image:
-    """The picture, or its middle part if it is longer than MOST_ELONGATED times its shorter side."""
+    """Returns the picture, or its middle part if it is longer than MOST_ELONGATED times its shorter side."""
     width, height = picture.size
     most = MOST_ELONGATED * min(width, height)
     left, top = max(0, width - most) // 2, max(0, height - most) // 2
@@ -183,5 +184,5 @@ def _difference(names: tuple[str, ...], test_names: tuple[str, ...]) -> str:
 
 
 def _as_it_looks(name: str) -> str:
-    """Equal for names that a reader takes for the same."""
+    """Returns a form of a name that is equal for names that look the same."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())

@@ -34,7 +34,7 @@ class Item:
 
 
 class Batch(NamedTuple):
-    """images (N, C, H, W) float32, normalised; labels (N,) int64; corrupt: the unreadable files that were met and
+    """A batch: images (N, C, H, W) float32, normalised; labels (N,) int64; corrupt: the unreadable files that were
     replaced while this batch was loaded, by their index in the set that loaded it, each with the reason."""
 
     images: Tensor
@@ -49,7 +49,8 @@ def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) 
 
 
 class CorruptFiles:
-    """The unreadable files of one set that this process knows of. Each is named in one warning, however often met."""
+    """Collects the unreadable files that this process has met in one set. Each is named in one warning, however often
+    it is met."""
 
     def __init__(self, total: int, path: Callable[[int], str]):
         self.total = total
@@ -57,8 +58,8 @@ class CorruptFiles:
         self._path = path
 
     def meet(self, reasons: Mapping[int, str]) -> None:
-        """Count and name the new ones, given with their reasons. ConfigError once more than 1 % of the set's files are
-        unreadable."""
+        """Counts unreadable files and warns of the new ones, with their reasons. Raises ConfigError once more than 1 %
+        of the set's files are unreadable."""
         for index in sorted(reasons.keys() - self.indices):
             self.indices.add(index)
             text = "%s: unreadable image (%s), replaced by the next one of its class"
@@ -84,7 +85,7 @@ class ImageSet(Protocol):
     labels: np.ndarray
     """(N,) int64, the class of each image."""
     readers: Readers | None
-    """The processes that load its batches. None where loading is so cheap that they would only slow it down."""
+    """The processes that load its batches. None if loading is so cheap that processes would only slow it down."""
     corrupt: CorruptFiles
 
     def __len__(self) -> int: ...

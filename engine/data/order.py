@@ -32,7 +32,8 @@ def stratified_choice(labels: np.ndarray, amount: int, seed: int) -> np.ndarray:
 
 
 def mixed_choice(labels: np.ndarray, amount: int, seed: int) -> np.ndarray:
-    """The images of `stratified_choice` in a random order: however a set is stored, neighbours are of mixed classes."""
+    """Returns the images of `stratified_choice` in a random order: however the set is stored, neighbours are of mixed
+    classes."""
     return random_numbers(seed, STATISTICS).permutation(stratified_choice(labels, amount, seed))
 
 

@@ -52,13 +52,14 @@ class OwnSet:
 
     train: Arrays | Files
     test: Arrays | Files
-    """What a retraining reports on. A search never sees it."""
+    """The part on which a retraining reports its accuracy. A search never uses it."""
     classes: list[str] | tuple[str, ...]
     """The name of class i at position i."""
     flip: bool
     """Whether a mirrored image is still one of its class."""
     mean: Sequence[float] | None = None
-    """Of pixels in [0, 1], for each channel. None: of the training images; of ImageNet's for image files."""
+    """The mean of each channel, of pixels in [0, 1]. None: it is computed from the training images, or, for image
+    files, that of ImageNet is taken."""
     std: Sequence[float] | None = None
 
 
@@ -151,7 +152,7 @@ def _pixels(name: str, part: Arrays, names: tuple[str, ...]) -> Pixels:
 
 
 def _stated(own: OwnSet, channels: int) -> Recipe | None:
-    """What the set says of mean and std; None where it leaves both out."""
+    """Returns the set's own mean and std; None if it leaves both out."""
     if own.mean is None and own.std is None:
         return None
     for name, values in (("mean", own.mean), ("std", own.std)):

@@ -1,7 +1,7 @@
-"""From a file to 8-bit pixels, in one way for every set of image files.
+"""Converts an image file to 8-bit pixels, in the same way for every set of image files.
 
     depth         16 bits become 8 by v >> 8, floats from 0 to 1 by round(255 v); other floats and 32-bit whole numbers
-                  are refused, since nothing says which of their values are black and white
+                  are refused, since the file does not define which of their values are black and white
     transparency  is composed on white
     orientation   an EXIF tag is followed (phones store how they were held)
     colour        CMYK, YCbCr, LAB, HSV and palettes become RGB, then grey where one channel is asked for; colour
@@ -27,12 +27,12 @@ from engine.files import read_bytes
 
 MOST_FILE_BYTES = 1 << 30
 
-# Formats that Pillow can only identify, or hands to another program (Ghostscript, which runs what is in the file).
+# Formats that Pillow can only identify, or passes to another program (Ghostscript, which runs code in the file).
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 _WHITE = 255
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
-_ORIENTATION = 0x0112  # of EXIF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+_ORIENTATION = 0x0112  # the EXIF tag
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -50,27 +50,27 @@ class UnreadableError(UserError):
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Pillow's names of what is read, the usual ones first."""
+    """Returns Pillow's names of the formats that are read, the usual ones first."""
     Image.init()
     return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
 
 
 @cache
 def extensions() -> frozenset[str]:
-    """Endings, in lower case and with their dot, that files of these formats have."""
+    """Returns the endings of these formats' files, in lower case and with their dot."""
     return frozenset(end.lower() for end, name in Image.registered_extensions().items() if name in formats())
 
 
 def read_picture(path: str, channels: int) -> Image.Image:
-    """The upright picture in mode RGB, or in mode L if `channels` is 1.
+    """Reads a picture, upright, in mode RGB, or in mode L if `channels` is 1.
 
-    UnreadableError, with the reason, if it is no image, is damaged, too large, or of values without a known meaning.
-    UserError if the system has run out of what reading any file needs.
+    Raises UnreadableError, with the reason, if the file is no image, is damaged, too large, or has values without a
+    known meaning. Raises UserError if the system cannot open any further file.
     """
     content = _content(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of metadata, once in each process: what counts is the pixels
+            warnings.simplefilter("ignore")  # warnings about metadata, which do not change the pixels
             with Image.open(io.BytesIO(content), formats=formats()) as image:
                 return _upright(_eight_bits(image, channels), image)
     except UnreadableError:
@@ -79,7 +79,7 @@ def read_picture(path: str, channels: int) -> Image.Image:
         raise UnreadableError("is no image, or of a format that is not read") from None
     except MemoryError:
         raise UnreadableError("needs more memory than there is") from None
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes of them
+    except Exception as error:  # a damaged file can make Pillow's decoders raise any exception
         raise UnreadableError(one_line(str(error), 200) or type(error).__name__) from error
 
 
@@ -91,7 +91,7 @@ def _content(path: str) -> bytes:
 
 
 def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
-    """Pixels of 8 bits in mode RGB or L, without transparency."""
+    """Returns the picture with 8 bits a pixel, in mode RGB or L, without transparency."""
     _scale_transparency(image)
     image.load()
     clear = image.info.get("transparency")
@@ -113,9 +113,10 @@ def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _scale_transparency(image: Image.Image) -> None:
-    """Bring the transparent grey or colour of a PNG of 1, 2, 4 or 16 bits to the 8 bits that Pillow makes of pixels."""
+    """Converts the transparent grey or colour of a PNG of 1, 2, 4 or 16 bits to 8 bits, as Pillow converts the
+    pixels."""
     clear, mode = image.info.get("transparency"), image.mode
-    tiles = getattr(image, "tile", [])  # of every file that is not loaded yet
+    tiles = getattr(image, "tile", [])  # every file that is not loaded yet has this attribute
     raw = tiles[0].args if image.format == "PNG" and tiles else None
     if isinstance(clear, int) and raw in ("1", "L;2", "L;4"):
         image.info["transparency"] = clear * {"1": 255, "L;2": 85, "L;4": 17}[raw]
@@ -124,7 +125,7 @@ def _scale_transparency(image: Image.Image) -> None:
 
 
 def _sixteen_bits(image: Image.Image) -> np.ndarray:
-    """(H, W) whole numbers from 0 to 65535. UnreadableError where that is not what the file holds."""
+    """Returns (H, W) whole numbers from 0 to 65535. Raises UnreadableError if the file holds anything else."""
     tags = getattr(image, "tag_v2", {})
     bits = max(tags.get(_BITS_PER_SAMPLE, (16,)))
     signed = 2 in tags.get(_SAMPLE_FORMAT, (1,))
@@ -132,11 +133,11 @@ def _sixteen_bits(image: Image.Image) -> np.ndarray:
         kind = "signed" if signed and bits <= 16 else "32-bit"
         raise UnreadableError(f"has {kind} whole numbers, expected 8 or 16 bits without a sign; convert it")
     values = np.asarray(image).astype(np.int32) << (16 - bits)
-    return 65535 - values if tags.get(_PHOTOMETRIC) == 0 else values  # 0: white is zero
+    return 65535 - values if tags.get(_PHOTOMETRIC) == 0 else values  # 0: zero means white
 
 
 def _from_floats(values: np.ndarray) -> np.ndarray:
-    """(H, W) floats -> uint8."""
+    """Converts (H, W) floats to uint8."""
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise UnreadableError(
             f"has floats from {values.min():g} to {values.max():g}, expected 0 (black) to 1 (white); convert it"
@@ -152,10 +153,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _upright(plain: Image.Image, image: Image.Image) -> Image.Image:
-    """`plain`, as the EXIF tag of the loaded `image` says it is to be shown. Without a tag that can be read, as it
-    is."""
+    """Returns `plain` turned as the EXIF tag of the loaded `image` demands, or unchanged if no tag can be read."""
     orientation = None
-    with contextlib.suppress(Exception):  # damaged metadata of a picture that is whole
+    with contextlib.suppress(Exception):  # the metadata are damaged, but the picture is whole
         orientation = image.getexif().get(_ORIENTATION)
     method = _TO_UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return plain if method is None else plain.transpose(method)

@@ -1,8 +1,8 @@
-"""Which files are the images of a folder of classes: what is taken, what is left out, and that nothing is taken twice.
+"""Finds the images in a folder of classes, each real file once.
 
-Taken is every regular file whose ending belongs to a format that is read, at any depth below its class folder, links
-followed. Left out, and named by kind and number in one warning for each part, are other files, hidden ones, what
-systems put into folders, and links that lead to nothing, to a folder above, or to what the class has already.
+Every regular file is taken whose ending belongs to a format that is read, at any depth below its class folder; links
+are followed. Other files, hidden files, files that operating systems put into folders, and links that lead to nothing,
+to a folder above, or to a file that the class has already, are left out. One warning for each part counts them by kind.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _OF_THE_SYSTEM = {
     *("system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),
 }
 _MOST_KINDS = 8
-"""Of what is left out that are named; further ones are counted together."""
+"""The most kinds of files left out that a warning names; further kinds are counted together."""
 
 
 def class_folders(part: Path) -> dict[str, str]:
-    """The name of each class, sorted, and its folder's name in `part`.
+    """Returns the name of each class, sorted, and its folder's name in `part`.
 
-    A class is called by its name in Unicode's composed form (NFC): macOS writes an accented letter as two characters
-    where other systems write one. ConfigError if two folders differ in nothing else.
+    A class has its name in Unicode's composed form (NFC): macOS writes an accented letter as two characters, other
+    systems as one. Raises ConfigError if two folder names differ in nothing else.
     """
     found: dict[str, str] = {}
     above = os.path.realpath(part)
@@ -56,9 +56,11 @@ def class_folders(part: Path) -> dict[str, str]:
 
 
 def image_files(part: Path, folders: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """All images below each class folder, as bytes relative to `part`, (N,), and their classes, (N,) int64; sorted.
+    """Returns all images below each class folder, as bytes relative to `part`, (N,), and their classes, (N,) int64;
+    sorted.
 
-    ConfigError if a class has no image, if a file is of two classes through links, or if a folder cannot be read.
+    Raises ConfigError if a class has no image, if a file is of two classes through links, or if a folder cannot be
+    read.
     """
     left_out = _beside(part, folders)
     classes = [_Class(str(part), folder) for folder in folders]
@@ -89,18 +91,18 @@ class _Class:
     files: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     real_folders: dict[str, str] = field(default_factory=dict)
-    """Each folder that was entered, and where it really is."""
+    """The real path of each folder that was entered."""
     linked: dict[str, str] = field(default_factory=dict)
-    """Each file that is a link, and where it really is."""
+    """The real path of each file that is a link."""
     met_links: bool = False
 
     def walk(self) -> None:
-        """Go through plain folders first: what a link leads to may lie in one of them."""
+        """Goes through plain folders first, since the target of a link may lie in one of them."""
         top = os.path.join(self.part, self.name)
         real_top = os.path.realpath(top)
         self.met_links = os.path.islink(top)
         entered, folders, links = {real_top}, [(self.name, real_top)], deque[tuple[str, str]]()
-        taken: set[str] | None = None  # real paths, once there is a link
+        taken: set[str] | None = None  # real paths, filled at the first link
 
         def take(file: str, real: str) -> None:
             ending = os.path.splitext(file)[1].lower()
@@ -152,7 +154,7 @@ class _Class:
                 self.left_out["links to nothing"] += 1
 
     def real_paths(self) -> dict[str, str]:
-        """Where each file really is: {real path: path}."""
+        """Returns {real path: path} of the files."""
         return {self._real_path(file): file for file in self.files}
 
     def _real_path(self, file: str) -> str:
@@ -178,7 +180,7 @@ def _leads_to(entry: os.DirEntry[str], *, folder: bool) -> bool:
 
 
 def _contains(folder: str, inside: str) -> bool:
-    """Whether `inside` is `folder` or lies below it; both are real paths."""
+    """Returns whether `inside` is `folder` or lies below it; both are real paths."""
     return inside == folder or inside.startswith(folder.rstrip(os.sep) + os.sep)
 
 
@@ -193,19 +195,19 @@ def _kind_of_foreign(entry: os.DirEntry[str]) -> str:
 
 
 def _beside(part: Path, folders: Sequence[str]) -> Counter[str]:
-    """What lies in `part` beside its class folders."""
+    """Counts what lies in `part` beside its class folders."""
     left_out: Counter[str] = Counter()
     for entry in _entries(str(part)):
         if _is_foreign(entry.name):
             left_out[_kind_of_foreign(entry)] += 1
         elif entry.name not in folders:
-            is_folder = _leads_to(entry, folder=True)  # then a link: other folders are classes
+            is_folder = _leads_to(entry, folder=True)  # this folder is a link: other folders are classes
             left_out["links to a folder above" if is_folder else "files outside the class folders"] += 1
     return left_out
 
 
 def _refuse_shared(part: Path, classes: Sequence[_Class]) -> None:
-    """ConfigError if a file is of two classes, which only a link can make of it."""
+    """Raises ConfigError if a file belongs to two classes, which only a link can cause."""
     if not any(one.met_links for one in classes):
         return
     owners: dict[str, str] = {}
@@ -220,7 +222,7 @@ def _refuse_shared(part: Path, classes: Sequence[_Class]) -> None:
 
 
 def _in_words(left_out: Counter[str]) -> str:
-    """The kinds with their numbers, the most frequent ones first."""
+    """Returns the kinds with their numbers, the most frequent ones first."""
     kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     words = [f"{kind} ({count})" for kind, count in kinds[:_MOST_KINDS]]
     if more := kinds[_MOST_KINDS:]:

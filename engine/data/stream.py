@@ -17,7 +17,8 @@ MOST_STATISTICS_IMAGES = 256
 
 
 class BatchStream(Iterator[Batch]):
-    """Shuffled training batches without end, each rank its slice; an epoch's images that fill no batch are left out.
+    """Yields shuffled training batches without end, to each rank its slice; images of an epoch that fill no batch are
+    left out.
 
     The order is a pure function of (seed, epoch) over all ranks, and a batch of its place in it, so a stream with
     `start` = batches already consumed continues where the other one stopped, bit for bit, with any number of workers.
@@ -75,7 +76,7 @@ class BatchStream(Iterator[Batch]):
     @property
     def corrupt(self) -> frozenset[int]:
         """Indices of the set's files known to be unreadable, each named in a warning once. Settable from a checkpoint:
-        the files in it are not named again. With several ranks each knows those that it met."""
+        the files in it are not named again. With several ranks each has those that it met."""
         return frozenset(self._images.corrupt.indices)
 
     @corrupt.setter
@@ -83,7 +84,7 @@ class BatchStream(Iterator[Batch]):
         self._images.corrupt.restore(indices)
 
     def close(self) -> None:
-        """End the stream and the set's processes; `position` and `corrupt` remain."""
+        """Ends the stream and the set's processes; `position` and `corrupt` remain."""
         self._batches.close()
         _end_processes(self._images)
 
@@ -118,12 +119,12 @@ def evaluation_batches(
 def statistics_batches(
     images: ImageSet, batch_size: int, count: int, workers: int | None, *, rank: int = 0, world_size: int = 1
 ) -> Iterator[Batch]:
-    """Whole batches, not augmented, that BN statistics are collected from: `count` times `batch_size` images at most.
+    """Yields whole batches, not augmented, for BN statistics: at most `count` times `batch_size` images.
 
-    The images are the same ones every time, each class with its share, in a shuffled order: a set is often stored by
-    class, and the variance within a batch of one class is not that of the data. Neither the images nor the batches
-    depend on the number of processes: the ranks take whole batches in turn, of MOST_STATISTICS_IMAGES at most because a
-    rank's memory may be made for its slice of `batch_size` only.
+    The images are always the same, each class with its share, in a shuffled order: a set is often stored by class, and
+    the variance within a batch of one class is not that of the data. Neither the images nor the batches depend on the
+    number of processes. The ranks take whole batches in turn. A batch has at most MOST_STATISTICS_IMAGES images,
+    because a rank's memory may suffice only for its slice of `batch_size`.
 
     There is no smaller last batch: it would weigh as much as a whole one, and a single image on a 1x1 map has no
     variance. A set smaller than one batch is one batch. ConfigError while iterating: see `evaluation_batches`.
@@ -136,14 +137,14 @@ def statistics_batches(
 
 
 def _unseeded(indices: np.ndarray) -> list[Item]:
-    """Items of images that are not augmented."""
+    """Returns items to load that are not augmented."""
     return [Item(0, 0, i) for i in indices.tolist()]
 
 
 def _loaded(
     images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int | None, pin_memory: bool = False
 ) -> Generator[Batch]:
-    """Load each list of items, in order; ConfigError if too many files are unreadable."""
+    """Loads each list of items, in order. Raises ConfigError if too many files are unreadable."""
     count = worker_count(workers)
     if images.readers is None or count == 0:
         loaded: Iterator[Batch] = (images.load(items, augment=augment) for items in batches)

@@ -161,7 +161,7 @@ def table_of(
     how: str,
     constant: float = 0.0,
 ) -> LatencyTable:
-    """A phone's table at batch 1 in float32; runtime and threads are not told by any of the formats."""
+    """A phone's table at batch 1 in float32; none of the formats has the runtime or the threads."""
     if not entries:
         raise TableError(f"{source.path}: no entry can be used with activation {activation}; try another --activation")
     sha256 = hashlib.sha256(read_bytes(source.path, "a latency table")).hexdigest()

@@ -22,7 +22,7 @@ RUNTIMES: dict[str, type[Runtime]] = {
 
 
 def version_here(runtime: str) -> str | None:
-    """Of the runtime of that name on this machine; None where it is not installed, or is none of RUNTIMES."""
+    """Returns the version of a runtime on this machine; None if it is not installed, or is not one of RUNTIMES."""
     return RUNTIMES[runtime].installed(runtime) if runtime in RUNTIMES else None
 
 

@@ -28,9 +28,9 @@ class FileRuntime:
     title: str
     """For a table's reader."""
     extra: str
-    """Of this package, to be installed."""
+    """The extra of this package to install for it."""
     modules: tuple[str, ...]
-    """That exporting and running need."""
+    """The modules that exporting and running need."""
     sees_inside: bool
     how: str = ""
 

@@ -1,4 +1,4 @@
-"""PyTorch, eager or compiled, on the CPU or the GPU that this process uses."""
+"""Times networks with PyTorch, eager or compiled, on the CPU or the GPU that this process uses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class PyTorch(Runtime):
 
     @property
     def _manner(self) -> str:
-        """What the times leave out or presuppose, for the table's reader."""
+        """Returns what the times leave out or assume, in words for the table's reader."""
         if self.device.type == "cuda":
             return "GPU time of queued kernels without the gaps of launching, as a CUDA graph runs them"
         return "freed memory kept"
@@ -161,16 +161,17 @@ class _Chain:
 
 
 FIRST_WAIT, LONGEST_WAIT = 1 << 23, 1 << 32
-"""Cycles that a GPU waits while its work is queued: some 5 ms, and some 2 s."""
+"""Cycles that a GPU waits while its work is queued: first about 5 ms, at most about 2 s."""
 
 
 class _CudaChain(_Chain):
-    """On a GPU, where a call returns before its work is done.
+    """Times the layers of a network on a GPU, where a call returns before its work is done.
 
     At batch 1 a small kernel runs for less time than it takes to launch the next one, so that the GPU idles between
     kernels, and events around a layer measure the launching. So the GPU is first given a kernel that only waits, and
     the network is queued behind it: once the wait ends the kernels run one after the other, as in a CUDA graph. The
-    event behind the wait tells whether it was long enough: it must not have passed when everything is queued.
+    event behind the wait shows whether the wait was long enough: the GPU must not have reached it when everything is
+    queued.
     """
 
     def __init__(self, modules: Sequence[nn.Module], images: Tensor, inside: bool):
@@ -188,7 +189,8 @@ class _CudaChain(_Chain):
         return self._queued(each=True)
 
     def _queued(self, *, each: bool) -> list[float]:
-        """GPU milliseconds of each layer, or of all together in one number. UserError where the CPU is too slow."""
+        """Returns the GPU milliseconds of each layer, or of all together in one number. Raises UserError if the CPU is
+        too slow."""
         while self._wait <= LONGEST_WAIT:
             events = [torch.cuda.Event(enable_timing=True) for _ in range(len(self.modules) + 1 if each else 2)]
             torch.cuda.synchronize()

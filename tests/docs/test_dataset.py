@@ -57,7 +57,8 @@ def test_augmentation_of_a_set_that_may_not_be_mirrored_is_a_shift():
 
 
 def test_files_of_a_list_are_read_as_those_of_folders_are(own, tmp_path):
-    """16 bits by their high byte, turned as the camera says, on white."""
+    """16 bits become their high byte, the picture is turned by its orientation tag, and transparency is composed on
+    white."""
     exif = Image.Exif()
     exif[0x0112] = 6
     half = np.zeros((8, 8), np.uint8)

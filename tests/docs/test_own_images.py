@@ -1,4 +1,4 @@
-"""README's "Your own images": its two files work for the 200 photographs that it speaks of, with the settings there."""
+"""The two files in README's "Your own images" work for its 200 photographs, with the settings there."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_200_photographs_are_enough_with_the_settings_that_are_written(recipe):
     config = validate(SearchFile, load_config(recipe[0]), str(recipe[0]))
     (check,) = data_checks(config, 128, 32)
     assert (check.level, check.text) == ("ok", "128 training and 32 validation images, 8 steps an epoch")
-    (check,) = data_checks(config, 64, 16)  # of the 80 that README calls the least
+    (check,) = data_checks(config, 64, 16)  # of the 80 images that README requires
     assert check.level in ("ok", "warn")
     (check,) = data_checks(config, 60, 15)
     assert check.level == "FAIL"

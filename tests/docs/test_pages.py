@@ -24,7 +24,8 @@ def prose_of(page: Path) -> str:
 
 
 def anchors_of(page: Path) -> set[str]:
-    """Of its headings, as GitHub makes them: lower case, spaces to hyphens, other punctuation dropped."""
+    """Returns the anchors of a page's headings, as GitHub makes them: lower case, spaces to hyphens, other punctuation
+    dropped."""
     headings = re.findall(r"^#+ (.*)$", prose_of(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

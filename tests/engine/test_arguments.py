@@ -1,4 +1,4 @@
-"""What the command line of every script has in common."""
+"""Tests what the command lines of all scripts have in common."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_home_folder_is_meant_in_every_path(parser, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     args = parsed(parser, ["~/a.yaml", "--out=~/runs", "data.root=~/x"])
     assert (args.config, args.out) == (tmp_path / "a.yaml", tmp_path / "runs")
-    assert args.overrides == ["data.root=~/x"]  # the setting's own reader knows what a path is
+    assert args.overrides == ["data.root=~/x"]  # the setting expands it later
     assert parsed(parser, ["a~b"]).config == Path("a~b")
 
 
@@ -53,7 +53,7 @@ def test_modules_are_allowed_by_name_or_path(parser):
 
 @pytest.mark.parametrize("text", ["data.root=/x", "runs/x", "a b", "", "a/b.json"])
 def test_an_override_is_not_lost_among_modules(parser, capsys, text):
-    """It would be taken for a module, and the run would go on without it."""
+    """Otherwise it would be taken for a module, and the run would go on without the override."""
     assert "expected a dotted module or a path to a .py file" in refused(
         parser, capsys, "a.yaml", "--allow-modules", "ops.py", text
     )
@@ -68,5 +68,5 @@ def test_of_several_processes_the_first_one_answers(parser, capsys, monkeypatch)
             parsed(parser, ["--no-such-option"])
         assert end.value.code == 2
         assert bool(capsys.readouterr().err) is lines
-    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # RANK alone is of something else
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # RANK alone is set by other programs too
     assert refused(parser, capsys, "--no-such-option")

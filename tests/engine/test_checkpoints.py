@@ -324,7 +324,9 @@ def larger_than_memory(path: Path) -> None:
 @pytest.mark.parametrize(
     "make", [link_to_nothing, link_to_itself, link_without_an_end, folder, os.mkfifo, larger_than_memory]
 )
-def test_what_is_no_file_in_the_place_of_a_checkpoint_gives_way_to_the_one_before_it(tmp_path, make, resumed, caplog):
+def test_what_is_no_file_in_the_place_of_a_checkpoint_is_skipped_for_the_checkpoint_before_it(
+    tmp_path, make, resumed, caplog
+):
     """Each is named once, nothing is waited for, and a save leaves two good checkpoints."""
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
@@ -429,7 +431,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("key", ["network", "space", "layers", "classes", "test"])
 @pytest.mark.parametrize("value", [torch.zeros(3, 3), [torch.zeros(1)], {"stages": [torch.zeros(2)]}, {1: "a"}])
-def test_what_a_checkpoint_says_of_itself_is_text_and_numbers(tmp_path, key, value):
+def test_the_description_in_a_checkpoint_is_text_and_numbers(tmp_path, key, value):
     """A forged one may hold a tensor there, which cannot be compared with a setting."""
     path = Checkpoints(tmp_path).save(1, {"search": {}, key: value})
     with pytest.raises(CheckpointError, match=f"{key}: holds something else than text and numbers; expected a step-"):

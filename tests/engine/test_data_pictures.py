@@ -94,7 +94,7 @@ def test_transparency_is_white(kind, tmp_path):
     """Black everywhere, transparent outside a disc: the disc is black on white."""
     path = tmp_path / "a.png"
     black = Image.new("RGB", (8, 8))
-    key = np.where(DISC == 0, 200, 0).astype(np.uint8)  # outside: a value that the file calls transparent
+    key = np.where(DISC == 0, 200, 0).astype(np.uint8)  # outside: a value that the file declares transparent
     if kind == "RGBA":
         black.putalpha(Image.fromarray(DISC))
         black.save(path)
@@ -296,7 +296,7 @@ def test_damaged_files_are_read_or_refused(name, tmp_path):
     assert refused >= 20
 
 
-def test_no_file_can_be_opened_any_more_is_no_fault_of_the_file(tmp_path):
+def test_a_limit_on_open_files_is_not_taken_for_an_unreadable_file(tmp_path):
     """A limit of the system is not taken for a damaged image, which another one would replace without need."""
     resource = pytest.importorskip("resource")
     path = saved(tmp_path / "a.png", Image.fromarray(RAMP))

@@ -100,7 +100,7 @@ def read_on(stream):
         next(stream)
 
 
-def test_a_killed_process_is_one_line_that_says_what_to_do(images):
+def test_a_killed_process_is_one_line_with_the_remedy(images):
     """As when the system's memory is short."""
     stream = BatchStream(images, batch_size=8, seed=0, workers=2)
     next(stream)

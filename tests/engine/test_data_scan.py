@@ -91,7 +91,7 @@ def test_many_kinds_are_one_bounded_line(root, caplog):
     assert len(line) < 500
 
 
-def test_a_usual_folder_is_not_spoken_of(root, caplog):
+def test_a_usual_folder_causes_no_warning(root, caplog):
     assert names(root) == PLAIN
     assert warnings(caplog) == []
 
@@ -201,7 +201,7 @@ def test_a_chain_of_folders_that_link_to_each_other_ends(root, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_folder_that_cannot_be_read_is_said(root):
+def test_a_folder_that_cannot_be_read_is_named_in_the_error(root):
     (root / "train" / "class0" / "locked").mkdir(mode=0o000)
     assert "locked' cannot be read (Permission denied)" in refused(root)
 

@@ -159,7 +159,8 @@ def test_what_is_done_in_turn_is_done_by_process_0_first(found):
 
 @pytest.mark.parametrize("size", [1, 3000, 1 << 30], ids=["a bucket each", "some buckets", "one bucket"])
 def test_gradients_are_means_over_processes_and_absent_where_nothing_ran(found, size):
-    """Of the two branches one has run; its parameters alone have gradients, in the memory format of the weights."""
+    """Only one of the two branches has run; its parameters alone have gradients, in the memory format of the
+    weights."""
     first, second = (own[f"gradients {size}"] for own in found)
     assert first["buckets"] == second["buckets"]
     for i, branch in enumerate((0, 1, 0)):
@@ -256,7 +257,7 @@ OWN = [
 
 
 def raised(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> BaseException:
-    """What a mean over two processes ends with if its collective raises `error`."""
+    """Returns the error of a mean over two processes if its collective raises `error`."""
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -268,20 +269,20 @@ def raised(error: RuntimeError, monkeypatch: pytest.MonkeyPatch) -> BaseExceptio
 
 
 @pytest.mark.parametrize("error", LOST, ids=range(len(LOST)))
-def test_a_peer_that_has_gone_is_one_line_with_the_remedy(error, monkeypatch):
+def test_a_peer_that_has_ended_is_one_line_with_the_remedy(error, monkeypatch):
     found = raised(error, monkeypatch)
     assert isinstance(found, LostPeerError)
     assert re.fullmatch(r"another process of this job has ended, or .* \(.+\); continue with --resume", str(found))
 
 
 @pytest.mark.parametrize("error", OWN, ids=range(len(OWN)))
-def test_a_fault_of_this_process_stays_what_it_is(error, monkeypatch):
+def test_a_fault_of_this_process_is_not_taken_for_a_lost_peer(error, monkeypatch):
     """A GPU's fault, memory, a mistake in a program: none of them is mended by starting again."""
     assert raised(error, monkeypatch) is error
 
 
 def ends(group: Group, folder: Path) -> None:
-    """Process 1 ends while process 0 waits for it; process 0 writes what it was told."""
+    """Process 1 ends while process 0 waits for it; process 0 writes the error that it got."""
     if group.rank == 1:
         os._exit(0)  # no destructor runs, as if it was killed
     try:
@@ -291,7 +292,7 @@ def ends(group: Group, folder: Path) -> None:
     os._exit(0)
 
 
-def test_what_gloo_says_of_a_peer_that_has_ended_is_understood(tmp_path):
+def test_gloos_messages_about_a_peer_that_has_ended_are_recognised(tmp_path):
     with pytest.raises(FileNotFoundError):  # neither process comes to its end, so neither has a result
         together(ends, tmp_path / "job", tmp_path)
     told = (tmp_path / "told").read_text()

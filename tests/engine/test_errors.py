@@ -113,7 +113,7 @@ def in_shell(tmp_path, shell):
 
 
 @pytest.mark.parametrize(("case", "redirection", "out"), [("lines", "| head -n 1", "0\n"), ("line", "| true", "")])
-def test_a_door_whose_output_nobody_reads_ends_without_a_word(in_shell, case, redirection, out):
+def test_a_script_whose_output_nobody_reads_ends_without_a_message(in_shell, case, redirection, out):
     status, printed, err = in_shell(case, redirection)
     assert (printed, err) == (out, "")
     assert status in (0, 141)  # 0 where the reader was still there when the line came

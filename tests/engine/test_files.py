@@ -70,7 +70,7 @@ def test_text_is_utf_8_with_or_without_a_mark(tmp_path):
         ("1" * 5000, "not JSON"),
     ],
 )
-def test_json_that_cannot_be_meant_is_one_line(text, problem):
+def test_invalid_json_is_one_line(text, problem):
     with pytest.raises(ConfigError) as caught:
         parsed_json(text, "f.json", hint="copy it again")
     assert str(caught.value).startswith("f.json: ")

@@ -130,7 +130,7 @@ def test_something_else_in_the_place_of_the_lock_is_named(tmp_path, make):
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_file_system_without_locks_is_told_in_a_warning(tmp_path, monkeypatch, caplog):
+def test_a_file_system_without_locks_causes_a_warning(tmp_path, monkeypatch, caplog):
     def without(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -83,7 +83,7 @@ def test_another_thread_sets_no_handler():
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_last_line_says_what_is_saved(capsys, number, status):
+def test_the_last_line_names_the_saved_step(capsys, number, status):
     def main() -> int:
         raise Interrupted(number, "step 3 of 9 is saved")
 
@@ -108,6 +108,6 @@ def stop_in_one(group: Group, signalled: int) -> tuple[int, int | None]:
 
 
 @pytest.mark.parametrize("signalled", [0, 1, 2], ids=["the first process", "the second one", "none"])
-def test_all_processes_stop_after_the_same_step_whichever_is_told(tmp_path: Path, signalled):
+def test_all_processes_stop_after_the_same_step_whichever_gets_the_signal(tmp_path: Path, signalled):
     ended = together(stop_in_one, tmp_path / "job", signalled)
     assert ended == ([(6, signal.SIGTERM)] * 2 if signalled < 2 else [(19, None)] * 2)

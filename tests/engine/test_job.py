@@ -141,7 +141,7 @@ def test_a_program_that_handles_sigterm_has_time_to_save(ended):
 
 
 def test_processes_that_torchrun_starts_again_still_report(ended):
-    """What was said of the first attempt does not silence the second."""
+    """The report of the first attempt does not prevent that of the second."""
     end = ended("restart", "--max-restarts", "1")
     assert errors(end.stderr)[-1] == "error: found after a restart"
 
@@ -199,7 +199,7 @@ def test_one_process_of_a_job_reports_and_one_of_its_threads():
 
 
 @pytest.mark.parametrize("parent", [os.getppid(), 1 << 30], ids=["the store has gone", "the parent has gone"])
-def test_without_a_launcher_the_first_process_of_a_machine_reports_and_who_has_a_bug(parent):
+def test_without_a_launcher_the_first_process_of_a_machine_reports_and_any_process_with_a_bug(parent):
     def board(first_here: bool) -> job._Board:
         return job._Board(FakeStore(gone=parent == os.getppid()), parent, first_here)
 
@@ -217,7 +217,7 @@ def test_the_silent_status_is_the_one_python_would_give(code, status):
     assert job._status(SystemExit(code)) == status
 
 
-def test_a_report_that_torchrun_cannot_be_given_is_no_error(monkeypatch, tmp_path):
+def test_a_report_that_torchrun_cannot_receive_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "no" / "such" / "folder.json"))
     error = UserError("a wrong setting")
     assert job._last_error(error, job._Board(FakeStore(), os.getppid(), True), 0) is error
@@ -275,7 +275,7 @@ def test_a_store_that_cannot_be_reached_is_one_line_after_a_bounded_wait(launche
     assert f"); {said}each machine has to reach that name and port: see --rdzv-endpoint and " in line
 
 
-def test_of_a_machine_that_cannot_join_one_process_reports(launched, tmp_path):
+def test_one_process_of_a_machine_that_cannot_join_reports(launched, tmp_path):
     launched.setenv("LOCAL_RANK", "1")
     launched.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "reason.json"))
     with pytest.raises(SystemExit) as ended, open_group():

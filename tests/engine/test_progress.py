@@ -53,7 +53,7 @@ def test_seconds_0_prints_each_step(clock, lines):
 
 
 def test_the_time_left_follows_from_recent_steps_once_there_are_enough(clock, lines):
-    """Nothing is said after the first step, whose time is that of the set-up too."""
+    """No time left is shown after the first step, which includes the time of the set-up."""
     with Progress(1000, 900, "search", seconds=0) as progress:
         for step in range(901, 1001):
             clock.now += 3600.0 if step == 901 else 100.0 if step < 950 else 1.0
@@ -65,7 +65,7 @@ def test_the_time_left_follows_from_recent_steps_once_there_are_enough(clock, li
     assert found[-1] == f"search 1000/1000  in {(3600 + 48 * 100 + 51) // 3600}:20:51"
 
 
-def test_few_updates_of_many_steps_tell_the_time_left(clock, lines):
+def test_few_updates_of_many_steps_suffice_for_the_time_left(clock, lines):
     with Progress(1000, 0, "search", seconds=0) as progress:
         for step in (1, 100):
             clock.now += step
@@ -81,12 +81,12 @@ def test_the_time_left_is_that_of_the_phase_whose_steps_are_alike(clock, lines):
             progress.update(step)
     found = lines()
     assert found[39] == "search 40/100  0:10 left of the warm-up"
-    assert found[49] == "search 50/100"  # of the search, nothing has been seen yet
+    assert found[49] == "search 50/100"  # no step of the search has been done yet
     assert found[53] == "search 54/100"
     assert found[54] == "search 55/100  7:30 left"
 
 
-def test_what_is_done_between_two_steps_is_said_where_it_takes_long(clock, lines):
+def test_what_is_done_between_two_steps_is_printed_if_it_takes_long(clock, lines):
     with Progress(100, 0, "search") as progress:
         clock.now += 1
         progress.between_steps("evaluating", 1, 4)
@@ -107,7 +107,7 @@ def test_what_is_done_between_two_steps_is_in_the_bar_of_a_terminal(monkeypatch)
     assert "left" not in out.getvalue()
 
 
-def test_each_stage_is_said_when_it_begins(clock, lines):
+def test_each_stage_is_printed_when_it_begins(clock, lines):
     with Stages() as told:
         told("deriving", 0, 0)
         told("timing the network", 0, 30)

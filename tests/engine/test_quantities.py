@@ -1,4 +1,4 @@
-"""Numbers with units, as people read them."""
+"""Numbers with units are short and readable."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_counts_have_units_and_measurements_stay_plain(value, unit, expected):
     assert quantity(value, unit) == expected
 
 
-def test_top_5_is_said_with_more_than_5_classes_alone():
+def test_top_5_is_given_only_with_more_than_5_classes():
     assert accuracy_text(71.0, 90.0, 1.5, 1000) == "top-1 71.00 %, top-5 90.00 %, loss 1.5000"
     assert accuracy_text(71.0, 100.0, 1.5, 5) == "top-1 71.00 %, loss 1.5000"
 

@@ -111,7 +111,7 @@ def test_a_config_that_no_run_has_written_is_not_overwritten(tmp_path):
     assert (tmp_path / "config.yaml").read_text() == "of: the user\n"
 
 
-def test_a_run_that_has_lost_all_but_its_curves_is_not_begun_anew(tmp_path):
+def test_a_folder_with_nothing_but_curves_is_not_overwritten(tmp_path):
     open_run(tmp_path, CONFIG, INPUTS, resume=False)
     (tmp_path / "tensorboard").mkdir()
     assert "holds a run already" in refused(tmp_path, CONFIG, resume=False)

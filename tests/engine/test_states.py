@@ -67,7 +67,7 @@ def test_a_tensor_that_is_not_exactly_the_modules_is_refused(value, says):
         check_module(NETWORK.state_dict() | {WEIGHT: value}, NETWORK)
 
 
-def test_names_that_lack_or_are_unknown_are_refused():
+def test_missing_and_unknown_names_are_refused():
     state = dict(NETWORK.state_dict())
     with pytest.raises(ValueError, match=r"it has an unknown 9\.weight"):
         check_module(state | {"9.weight": torch.zeros(1)}, NETWORK)

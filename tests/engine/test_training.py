@@ -250,7 +250,7 @@ def test_cuda_without_a_gpu_is_an_error_with_the_way_out():
 
 
 def test_each_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
-    """Of a machine with two GPUs, whichever this one has."""
+    """A machine with two GPUs is simulated."""
     current = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -303,7 +303,7 @@ def test_memory_that_does_not_suffice_is_one_line_with_the_ways_out(error, line)
     assert str(found.value).startswith(line)
 
 
-def test_other_errors_of_a_network_stay_what_they_are(net):
+def test_other_errors_of_a_network_are_not_changed(net):
     with pytest.raises(RuntimeError, match="expected input"):
         evaluate(net, [Batch(torch.zeros(1, 9, 8, 8), torch.zeros(1, dtype=torch.long))], CPU, RunConfig())
 

@@ -1,4 +1,4 @@
-"""Damaged curves: what is good is kept, what is lost is counted and said, and the file as it was stays beside it."""
+"""Damaged curves: good points are kept, a warning counts lost ones, and a copy of the damaged file stays beside it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ BAD_LINES = {
 
 
 @pytest.mark.parametrize("bad", BAD_LINES.values(), ids=BAD_LINES)
-def test_a_bad_line_costs_itself_alone_and_is_said(run, caplog, bad):
+def test_only_a_bad_line_is_lost_and_a_warning_counts_it(run, caplog, bad):
     path = run / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     lines[4] = bad
@@ -152,7 +152,7 @@ def test_curves_that_are_no_file_are_refused_in_one_line(run):
 
 
 @pytest.mark.parametrize("place", ["content", "checksum of the content"])
-def test_a_flipped_byte_in_a_record_costs_that_record_alone(run, caplog, place):
+def test_a_flipped_byte_loses_only_its_own_record(run, caplog, place):
     path = event_file(run)
     content = bytearray(path.read_bytes())
     _, end = records(bytes(content))[5]  # the first is the version; so this is step 5
@@ -187,7 +187,7 @@ def test_after_a_broken_header_the_next_record_is_found_again(run, caplog, offse
 
 
 @pytest.mark.parametrize("inserted", [b"\n", b"\x00" * 4096, bytes(range(256)) * 40], ids=["newline", "NUL", "bytes"])
-def test_bytes_between_records_cost_no_record(run, inserted):
+def test_bytes_between_records_lose_no_record(run, inserted):
     path = event_file(run)
     content = path.read_bytes()
     begin, _ = records(content)[7]
@@ -197,7 +197,7 @@ def test_bytes_between_records_cost_no_record(run, inserted):
     assert len(damaged(run)) == 1
 
 
-def test_a_gap_longer_than_what_is_searched_at_once_is_passed(run, monkeypatch):
+def test_a_record_is_found_behind_a_gap_longer_than_what_is_searched_at_once(run, monkeypatch):
     path = event_file(run)
     content = path.read_bytes()
     begin, _ = records(content)[7]

@@ -61,7 +61,7 @@ from tests.engine.config_files import loaded, message_of, written
         ("cpu-1e-3", "cpu-1e-3"),
     ],
 )
-def test_a_scalar_is_what_yaml_1_2_says(tmp_path, text, value):
+def test_a_scalar_is_read_by_the_rules_of_yaml_1_2(tmp_path, text, value):
     found = loaded(tmp_path, f"a: {text}\n")["a"]
     assert found == value
     assert type(found) is type(value)
@@ -173,7 +173,7 @@ def test_numbers_of_the_files_that_yaml_1_1_read_otherwise(tmp_path):
 
 
 def random_text(draw: random.Random) -> str:
-    """Of pieces that look like other types, or of any characters that YAML may hold."""
+    """Returns a text of pieces that look like other types, or of any characters that YAML may hold."""
     pieces = [
         "1",
         "0",
@@ -244,7 +244,7 @@ def test_a_text_that_would_be_another_type_is_quoted(text):
 
 
 @pytest.mark.parametrize("text", ["yes", "on", "1_000", "0b1", "2026-01-31", "0:30", "50%", "x"])
-def test_a_text_that_is_one_in_yaml_1_2_is_not_quoted(text):
+def test_a_text_that_is_text_in_yaml_1_2_is_not_quoted(text):
     assert config_text({"a": text}) == f"a: {text}\n"
 
 

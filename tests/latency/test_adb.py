@@ -189,7 +189,7 @@ def test_the_start_message_of_adb_is_no_part_of_the_phones_name(kit, phone, benc
         ("\x1b[31merror: closed", "failed: \\x1b[31merror: closed; see"),
     ],
 )
-def test_what_adb_says_has_its_remedy(said, words, kit, phone, benchmark_model, monkeypatch):
+def test_each_message_of_adb_gets_its_remedy(said, words, kit, phone, benchmark_model, monkeypatch):
     monkeypatch.setenv("FAILS", said)
     assert words in adb_error(kit, benchmark_model)
 
@@ -224,8 +224,10 @@ def test_an_adb_that_hangs_is_ended(kit, tmp_path, benchmark_model, monkeypatch)
     assert "did not end within 0.2 s; is the phone awake?" in adb_error(kit, benchmark_model, str(program))
 
 
-def test_a_phone_that_goes_away_while_it_is_measured_is_what_is_said(kit, phone, benchmark_model, monkeypatch):
-    """Not that its folder cannot be removed."""
+def test_a_phone_that_disappears_during_the_measurement_is_the_error_that_is_reported(
+    kit, phone, benchmark_model, monkeypatch
+):
+    """The error is not that its folder cannot be removed."""
     monkeypatch.setenv("BROKEN", "1")
     real = Adb.shell
 
@@ -238,7 +240,7 @@ def test_a_phone_that_goes_away_while_it_is_measured_is_what_is_said(kit, phone,
     assert "Failed to load" in adb_error(kit, benchmark_model)
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_phone_is_touched(
+def test_a_place_that_cannot_be_written_is_refused_before_the_phone_is_used(
     kit, phone, benchmark_model, door, tmp_path
 ):
     ended = door("device_kit", "adb", kit, "--benchmark", benchmark_model, "--out", tmp_path / "none" / "r.json")

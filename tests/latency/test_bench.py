@@ -380,7 +380,7 @@ def test_a_kit_has_no_links(through, tmp_path):
         ('{"passes": NaN}', "NaN is no number"),
     ],
 )
-def test_a_manifest_whose_text_is_odd(text, words, tmp_path):
+def test_a_manifest_with_a_malformed_text_is_refused(text, words, tmp_path):
     kit(tmp_path)
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(bench.KitError, match=words) as error:

@@ -24,7 +24,7 @@ def config(small_space, write_yaml, tmp_path) -> Path:
 
 
 def written(ended: Any) -> None:
-    """So few timings make a table whose error may be above 10 %, which status 3 says."""
+    """So few timings make a table whose error may be above 10 %; the status is then 3."""
     assert ended.status in (0, WRONG_TABLE), ended.err
 
 

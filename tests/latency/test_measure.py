@@ -210,7 +210,7 @@ def test_verifying_avoids_the_networks_of_every_calibration(space_of, small_spac
     assert first < used
     assert used == first | {p for s in (5, 6) for p in calibration_networks(space, measuring.RECALIBRATION_NETWORKS, s)}
     among = [paths for paths in verification_networks(space, 60, 4, avoid=()) if paths in first]
-    assert among  # a plan that avoids none would meet some of the first calibration
+    assert among  # a plan that avoids none would draw some networks of the first calibration
     seen = []
     monkeypatch.setattr(
         measuring,
@@ -226,7 +226,7 @@ def test_verifying_avoids_the_networks_of_every_calibration(space_of, small_spac
     assert verified.verification.calibrated_by == 0
 
 
-def test_a_space_with_too_few_other_networks_says_how_many_had_calibrated(small_space, quick):
+def test_a_verification_with_too_few_fresh_networks_records_how_many_had_calibrated(small_space, quick):
     """16 networks: 20 calibrate, so none is fresh."""
     table = recalibrate_table(measure_table(small_space, quick, seed=4), small_space, quick, seed=5)
     found = verify_table(table, small_space, quick, 9, seed=4).verification

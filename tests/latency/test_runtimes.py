@@ -421,7 +421,7 @@ def test_the_gpu_waits_longer_where_the_cpu_is_too_slow_to_queue_a_network(monke
     chain.times(2)
     assert gpu.waits[0] == pytorch.FIRST_WAIT  # 4 ms, where queueing takes 20
     assert gpu.waits[-1] / (1 << 21) > 20
-    assert gpu.waits[-1] == gpu.waits[-2]  # the second pass knows
+    assert gpu.waits[-1] == gpu.waits[-2]  # the second pass begins with the longer wait
 
 
 def test_an_op_that_waits_for_the_gpu_itself_is_one_line(monkeypatch):
@@ -432,7 +432,7 @@ def test_an_op_that_waits_for_the_gpu_itself_is_one_line(monkeypatch):
 
 
 def test_the_identity_is_that_of_the_gpu_in_use(monkeypatch):
-    """Not that of GPU 0, while the timing uses another one."""
+    """The identity is not that of GPU 0 if the timing uses another one."""
     cards = [("small", 10), ("large", 20)]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(

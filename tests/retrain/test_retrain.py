@@ -338,7 +338,7 @@ def rewritten(path: Path, folder: Path, change: Callable[[dict[str, Any]], Any])
     return Checkpoints(folder).save(step, state)
 
 
-def test_a_checkpoint_that_cannot_say_which_network_it_is_of_asks_for_one(uninterrupted, searched, tmp_path):
+def test_a_checkpoint_without_its_architecture_is_refused_with_the_option_to_give(uninterrupted, searched, tmp_path):
     with pytest.raises(
         CheckpointError, match="is of a search, whose supernet holds many networks; say which network: --"
     ):
@@ -370,7 +370,7 @@ def test_an_evaluation_on_other_classes_is_refused(uninterrupted, architecture_f
         evaluate_checkpoint(config_of(), architecture_file, other)
 
 
-def test_a_search_checkpoint_of_another_supernet_is_named_by_it(searched, architecture, tmp_path):
+def test_the_error_about_another_supernets_checkpoint_names_that_supernet(searched, architecture, tmp_path):
     space = architecture.space.config.model_copy(update={"activation": "relu"})  # its weights have the same shapes
     other = Architecture(type(architecture.space)(space), architecture.paths, "mine")
     (tmp_path / "other.json").write_text(other.to_json())
@@ -381,7 +381,7 @@ def test_a_search_checkpoint_of_another_supernet_is_named_by_it(searched, archit
         evaluate_checkpoint(config_of(), tmp_path / "other.json", search_checkpoint(searched))
 
 
-def test_a_checkpoint_that_does_not_say_of_what_it_is_still_loads(uninterrupted, architecture_file, tmp_path):
+def test_a_checkpoint_without_a_description_still_loads(uninterrupted, architecture_file, tmp_path):
     """As those of earlier versions: also to resume from."""
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)

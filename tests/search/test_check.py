@@ -248,7 +248,7 @@ def timed_at(monkeypatch, space, tmp_path, make_table):
 
 @pytest.mark.parametrize("busy", [{"noise": 0.2}, {"load": 1.5}])
 @pytest.mark.parametrize("factor", [1.35, 4.0, 29.0])
-def test_a_busy_machine_is_called_that_before_its_table_is_called_wrong(busy, factor, checked, timed_at):
+def test_a_busy_machine_is_reported_before_its_table_is_called_wrong(busy, factor, checked, timed_at):
     timed_at(factor, **busy)
     (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]
     assert line.level == "warn"
@@ -258,7 +258,7 @@ def test_a_busy_machine_is_called_that_before_its_table_is_called_wrong(busy, fa
 
 
 @pytest.mark.parametrize("factor", [0.3, 31.0, 1000.0])
-def test_what_no_busy_machine_explains_is_the_table_s_fault(factor, checked, timed_at):
+def test_a_difference_that_no_busy_machine_explains_is_a_fault_of_the_table(factor, checked, timed_at):
     """Other work makes nothing faster, and nothing 30 times slower."""
     timed_at(factor, load=9.0)
     (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]

@@ -144,7 +144,7 @@ def test_a_machine_that_is_off_as_a_whole_corrects_nothing(fine_space, drift):
     assert result.derivation.paths == own
     assert calls == [own] * (2 * MOST_TIMINGS)
     (note,) = result.derivation.notes
-    assert f"takes {drift:.2f} times what the table says" in note
+    assert f"takes {drift:.2f} times what the table predicts" in note
     assert "recalibrate" in note
 
 
@@ -279,7 +279,8 @@ def test_a_timed_limit_does_not_stand_for_the_others(fine_space):
 
 
 def two_limits(space, *shares):
-    """Of two runtimes of this machine, which their `measure` tells apart: the second one's latency grows otherwise."""
+    """Returns limits for two runtimes of this machine, distinguished by `measure`; the second one's latency grows
+    differently."""
     one, two = (limit_at(space, share, at=False) for share in shares)
     (source,) = two.sources
     cost = Cost(two.cost.fixed, np.sqrt(two.cost.table), two.cost.mask)
@@ -363,11 +364,11 @@ def test_acceptable_error_is_a_t_quantile_of_the_standard_error_within_two_and_f
     assert acceptable_error(timing) == pytest.approx(2.1448 * timing.standard_error_ms / 10.0, rel=1e-4)
     assert acceptable_error(Timing(10.0, 0.01, 450, rounds=15)) == 0.02
     assert acceptable_error(Timing(10.0, 3.0, 450, rounds=15)) == 0.05
-    assert acceptable_error(Timing(10.0, 0.4, 90, rounds=3)) == 0.05  # few rounds say little of their own noise
+    assert acceptable_error(Timing(10.0, 0.4, 90, rounds=3)) == 0.05  # few rounds give a poor estimate of their noise
 
 
 def share_met(space, share_of_bound, round_noise, seeds=400):
-    """Of simulated readings that settle something, the share that calls a network at `share_of_bound` T met.
+    """Returns the share of reliable simulated readings by which a network at `share_of_bound` T is met.
 
     Every round is slowed or sped up by `round_noise`, and every pass within it by 2 %.
     """
@@ -426,7 +427,7 @@ def test_every_stage_of_the_closed_loop_is_reported(fine_space):
     assert told[-1] == ("timing once more, to confirm", 0, 30)
 
 
-def test_a_machine_that_drifts_is_said_while_it_is_timed(fine_space):
+def test_a_drifting_machine_is_reported_during_the_timing(fine_space):
     limit = limit_at(fine_space, 0.5)
     plain, _ = timer_with_error(limit, 1.0, drift=1.4)
     told = []
@@ -437,7 +438,7 @@ def test_a_machine_that_drifts_is_said_while_it_is_timed(fine_space):
 
     clock = Clock.of(fine_space, limit.cost, MeasureConfig(), timer)
     clock.timed(clock.reference, lambda *call: told.append(call[0]), "timing")
-    assert told[1] == "timing, 2 of at most 5: the machine takes 1.40 times as long as its table says"
+    assert told[1] == "timing, 2 of at most 5: the machine takes 1.40 times as long as its table predicts"
 
 
 def test_several_networks_are_timed_in_turn_with_one_reference(fine_space):

@@ -210,8 +210,8 @@ def narrow(edges=7, tolerance=0.0):
     return alpha, mask, Limit("latency", low + 0.5 * (high - low), True, tolerance, cost)
 
 
-def test_a_program_that_its_time_stops_claims_nothing():
-    """Neither that the window is empty nor that there is no architecture."""
+def test_a_program_stopped_by_its_time_limit_proves_nothing():
+    """The error states neither that the window is empty nor that there is no architecture."""
     alpha, mask, limit = narrow()
     with pytest.raises(UnfinishedError) as error:
         constrained(alpha, mask, [limit], seconds=0.2)
@@ -223,7 +223,7 @@ def test_a_program_that_its_time_stops_claims_nothing():
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """The solver's answers from the given one on are not proven; it knows that none is better by more than half."""
+    """Makes the solver's answers from the given one on unproven, with a bound that is better by at most half."""
     calls = []
 
     def after(first):
@@ -239,7 +239,7 @@ def stopped(monkeypatch):
     return after
 
 
-def test_an_architecture_that_is_not_proven_to_be_the_likeliest_says_so(space, make_cost, make_limit, stopped):
+def test_an_architecture_not_proven_to_be_the_likeliest_has_a_note(space, make_cost, make_limit, stopped):
     alpha, mask = random_alpha(space, 0), mask_of(space)
     limit = make_limit(make_cost(space, 0), 0.2, at=False)
     best = constrained(alpha, mask, [limit])
@@ -269,7 +269,7 @@ def test_further_networks_end_where_the_solver_is_stopped(space, make_cost, make
     assert all("network 2 of 9 meets the limits but is not proven" in d.notes[0] for d in found)
 
 
-def test_a_nearest_window_that_is_not_proven_says_so(space, make_cost, make_limit, stopped):
+def test_a_nearest_window_that_is_not_proven_has_a_note(space, make_cost, make_limit, stopped):
     alpha, mask, cost = random_alpha(space, 1), mask_of(space), make_cost(space, 1)
     sums = sorted(cost.of(p) for p in np.ndindex(*mask.sum(dim=1).tolist()))
     gap = int(np.argmax(np.diff(sums)))

@@ -31,7 +31,7 @@ def scaled(table: LatencyTable, factor: float) -> LatencyTable:
 
 
 def units(space: Space, table: LatencyTable) -> list[str]:
-    """What is said of the unit."""
+    """Returns the notes about the unit."""
     notes = (str(note) for note in doubts(space, table, table.cost(space)))
     return [note for note in notes if "look" in note]
 
@@ -63,7 +63,7 @@ KINDS = [
 
 @pytest.mark.parametrize(("kind", "dtype", "threads"), KINDS)
 @pytest.mark.parametrize("which", ["imagenet", "tiny"])
-def test_every_table_within_its_bounds_is_told_from_itself_in_other_units(
+def test_every_table_within_its_bounds_is_distinguished_from_itself_in_other_units(
     kind, dtype, threads, which, imagenet, space, formula_table
 ):
     """Devices everywhere between the slowest and the fastest of a kind, with any overhead between its bounds."""

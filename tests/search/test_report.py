@@ -72,7 +72,7 @@ def run(config_file, tmp_path):
 @pytest.fixture
 def plan(config):
     resolved = resolve(config, "search.yaml")
-    nothing = None  # no images are looked at
+    nothing = None  # no images are read
     return Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), nothing, nothing, resolved.peak)
 
 

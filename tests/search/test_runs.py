@@ -186,7 +186,7 @@ def test_a_resume_with_other_images_is_refused(config_file, tmp_path):
     data = f"data={{name: folder, root: {root}, validation: 0.4, workers: 0}}"
     overrides = [data, "space.classes=2", "search.epochs=1"]
     run_search(config_file, out, overrides=overrides)
-    shutil.rmtree(root / "test")  # a search never sees it
+    shutil.rmtree(root / "test")  # a search never reads it
     write_images(root, 3, parts=("test",))
     run_search(config_file, out, resume=True, overrides=overrides)
     (image,) = root.glob("train/class0/003.*")
@@ -269,7 +269,7 @@ def test_a_forged_or_foreign_checkpoint_is_one_line(finished, tmp_path, change, 
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_that_does_not_say_of_what_it_is_still_resumes(finished, tmp_path):
+def test_a_checkpoint_without_a_description_still_resumes(finished, tmp_path):
     """As those of earlier versions."""
     config_file, run = finished
     out = tmp_path / "run"
@@ -432,7 +432,7 @@ def test_a_family_is_derived_from_a_running_or_stopped_search(config_file, tmp_p
     assert (out / "architecture.json").read_bytes() == written
 
 
-def test_a_search_says_what_it_waits_for_after_its_last_step(config_file, tmp_path, monkeypatch):
+def test_a_search_reports_what_it_waits_for_after_its_last_step(config_file, tmp_path, monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr("engine.progress.console", Console(file=out, width=80, force_terminal=False))
     run_search(config_file, tmp_path / "run")
@@ -447,7 +447,7 @@ def test_a_search_says_what_it_waits_for_after_its_last_step(config_file, tmp_pa
     ]
 
 
-def test_an_evaluation_whose_derivation_is_unfinished_is_said_and_the_search_goes_on(
+def test_an_evaluation_with_an_unfinished_derivation_causes_a_warning_and_the_search_goes_on(
     config_file, tmp_path, monkeypatch, caplog
 ):
     def unfinished(*args, **kwargs):

@@ -49,6 +49,12 @@ def test_a_classifier_without_autocast_computes_in_its_own_precision(dtype):
     assert PoolClassifier(8, 5, dropout=0.0).to(dtype)(torch.randn(2, 8, 3, 3, dtype=dtype)).dtype == dtype
 
 
+def test_a_classifier_runs_on_the_meta_device():
+    """Activation sizes are computed there, and torch has no autocast for it."""
+    logits = PoolClassifier(8, 5, dropout=0.0).to("meta")(torch.randn(2, 8, 3, 3, device="meta"))
+    assert logits.shape == (2, 5)
+
+
 def test_pooling_ignores_its_padding():
     """A constant stays itself up to the border."""
     x = torch.full((1, 2, 5, 5), -3.0)

@@ -143,7 +143,7 @@ def test_a_function_that_computes_nothing_yet_is_refused(folder, code, says):
     assert str(error.value).startswith(says)
 
 
-def test_a_function_that_takes_something_else_is_told_what_it_is_called_with(folder):
+def test_the_error_about_a_function_with_other_arguments_names_the_expected_ones(folder):
     (folder / "own.py").write_text(
         "def f(p, space):\n    pass\ndef g(p, *, space):\n    pass\ndef h(*all):\n    return all\n"
     )
@@ -159,8 +159,8 @@ def test_a_function_that_takes_something_else_is_told_what_it_is_called_with(fol
         call("own2.py", "f", 1)
 
 
-def test_what_is_waited_for_is_said(folder, monkeypatch):
-    """The module and its function end once it has been said that they are waited for."""
+def test_a_message_names_code_that_is_waited_for(folder, monkeypatch):
+    """The module and its function end once that message has appeared."""
     monkeypatch.setattr(user_modules, "FIRST_WORD_S", 0.01)
     said = []
 
