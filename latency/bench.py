@@ -497,7 +497,7 @@ def open_model(folder: str, job: dict[str, Any], runtime: str, threads: int, pro
         )
     except KitError:
         raise
-    except Exception as error:  # noqa: BLE001: runtimes raise types of their own
+    except Exception as error:  # runtimes raise types of their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise KitError(f"{path}: {runtime} cannot load it: {reason}; try a newer {runtime}") from error
 

@@ -149,9 +149,13 @@ class _Pool:
         self._next = 0
         # memory is pinned beside the training, by a thread: it is copied
         self._pinning = ThreadPoolExecutor(1, "pinning")
+        self._processes: list[BaseProcess] = []
+        # They ignore SIGTERM, with which Python ends such processes at its own end before it waits for them
+        util.Finalize(self, _kill, (self._processes,), exitpriority=0)
         try:
             for _ in range(size):
                 self._workers.append(_Worker(images, _context()))
+                self._processes.append(self._workers[-1].process)
         except OSError as error:
             self.close()
             raise _shortage(f"the system starts no further process ({error.strerror or error})", size) from error
@@ -242,6 +246,12 @@ class _Pool:
             raise _shortage("a process that reads images cannot be reached", self.size)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"status {code}"
         raise _shortage(f"a process that reads images has ended ({how})", self.size)
+
+
+def _kill(processes: list[BaseProcess]) -> None:
+    for process in processes:
+        with contextlib.suppress(ValueError):  # closed already
+            process.kill()
 
 
 def pinned(batch: Batch) -> Batch:

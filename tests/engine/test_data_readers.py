@@ -115,6 +115,19 @@ def test_a_killed_process_is_one_line_with_the_remedy(images):
     assert sum(len(batch.labels) for batch in evaluation_batches(images, 8, 2)) == 40
 
 
+def test_signals_that_go_to_all_processes_do_not_stop_those_that_read(images):
+    """A launcher sends SIGTERM to all processes of a job; the step being finished needs its batches."""
+    stream = BatchStream(images, batch_size=8, seed=0, workers=2)
+    next(stream)
+    started = pids()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for process in started:
+            os.kill(process, number)
+    for _ in range(10):
+        next(stream)
+    assert pids() == started
+
+
 def test_shared_memory_that_is_full_is_one_line(images, monkeypatch):
     def full(self):
         raise RuntimeError("unable to mmap 77 bytes from file </torch_1>: No space left on device (28)\nat line 5")
