@@ -81,4 +81,4 @@ def test_a_retraining_shows_its_architecture_its_figures_and_described_curves(ru
     ],
 )
 def test_without_a_prediction_there_is_no_latency(record):
-    assert predicted_latency(json.dumps(record)) is None
+    assert predicted_latency(record) is None
