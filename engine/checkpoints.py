@@ -31,6 +31,8 @@ FORMAT = "proxylessnas/checkpoint@1"
 """The value of a checkpoint's key `format`. Checkpoints of earlier versions have no such key."""
 DESCRIPTION = ("network", "space", "layers", "activation", "architecture", "classes", "preprocessing", "epoch", "test")
 """Keys that describe the network of a checkpoint; each kind of run writes some of them. Their values are plain."""
+STATES = ("search", "retrain")
+"""Keys of the state of a run, a mapping; a checkpoint has one of them."""
 _EXPECTED = "a step-*.pt file of a run"
 _NAME = re.compile(r"step-(?P<step>\d{9})-(?P<hash>[0-9a-f]{12})\.pt")
 
@@ -148,6 +150,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: is not a checkpoint of this framework; expected {_EXPECTED}")
     if state.get("format", FORMAT) != FORMAT:
         raise CheckpointError(f"{path}: has the format {state['format']!r:.60}, expected '{FORMAT}'")
+    for key in STATES:
+        if key in state and not isinstance(state[key], dict):
+            raise CheckpointError(f"{path}: {key}: holds something else than a state; expected {_EXPECTED}")
     for key in DESCRIPTION:
         if not _is_plain(state.get(key)):
             raise CheckpointError(f"{path}: {key}: holds something else than text and numbers; expected {_EXPECTED}")

@@ -436,3 +436,11 @@ def test_the_description_in_a_checkpoint_is_text_and_numbers(tmp_path, key, valu
     path = Checkpoints(tmp_path).save(1, {"search": {}, key: value})
     with pytest.raises(CheckpointError, match=f"{key}: holds something else than text and numbers; expected a step-"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("key", ["search", "retrain"])
+@pytest.mark.parametrize("value", [torch.zeros(3), [1], "text", None])
+def test_the_state_of_a_run_is_a_mapping(tmp_path, key, value):
+    path = Checkpoints(tmp_path).save(1, {key: value})
+    with pytest.raises(CheckpointError, match=f"{key}: holds something else than a state; expected a step-"):
+        load_checkpoint(path)
