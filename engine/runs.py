@@ -21,6 +21,10 @@ _TRACES = ("checkpoints", "metrics.jsonl", PATTERN, "tensorboard")
 failed before its first step leaves config.yaml and inputs.json."""
 
 
+_FORMERLY_RECORDED = (("data", "workers"),)
+"""Section and key of settings that earlier versions wrote into config.yaml, and that a resume may change."""
+
+
 def _traces(out: Path) -> list[Path]:
     return [path for pattern in _TRACES for path in sorted(out.glob(pattern))]
 
@@ -38,7 +42,17 @@ def run_begun(out: Path) -> bool:
 def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
     """ConfigError, naming each difference, unless the run in `out` has this very config."""
     config_file = out / "config.yaml"
-    changed = differences(load_config(config_file), resolved)
+    recorded = load_config(config_file)
+    if recorded.keys() - resolved.keys() and resolved.keys() - recorded.keys():
+        there, here = (", ".join(sorted(sections)) for sections in (recorded, resolved))
+        raise ConfigError(
+            f"--resume: {config_file} is of a run of another kind (its sections are {there}; those of this one are "
+            f"{here}); correct --out or the config, or start a new run in another folder"
+        )
+    for section, key in _FORMERLY_RECORDED:
+        if isinstance(recorded.get(section), dict):
+            recorded[section].pop(key, None)
+    changed = differences(recorded, resolved)
     if changed:
         raise ConfigError(
             f"--resume: the config differs from {config_file}: {'; '.join(changed)}; undo the change, or start "

@@ -9,15 +9,25 @@ those that have begun and skips those that have ended. Writes sweep.json, sweep.
 search failed, 3 if one misses a limit.
 """
 
+import argparse
+
 from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import run_door
+
+
+def seed(text: str) -> int:
+    """`type=` of a seed."""
+    if not text.isdecimal():
+        where = "; write key=value before --seeds" if "=" in text else ""
+        raise argparse.ArgumentTypeError(f"got '{text[:80]}', expected a whole number{where}")
+    return int(text)
 
 
 def main() -> int:
     parser = parser_of(__doc__)
     parser.add_argument("configs", nargs="+", help="YAML files, and key=value overrides for all of them")
     parser.add_argument("--out", type=path_argument, required=True, help="folder for the searches and the summary")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], help="default: each config's own run.seed")
+    parser.add_argument("--seeds", type=seed, nargs="+", default=[], help="default: each config's own run.seed")
     parser.add_argument("--jobs", type=int, default=1, help="searches at a time on the CPU; GPUs have one each")
     parser.add_argument("--resume", action="store_true", help="continue the sweep in --out")
     args = parsed(parser)

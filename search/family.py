@@ -117,8 +117,14 @@ def derive_family(
     config_file = run / "config.yaml"
     if not config_file.exists():
         raise ConfigError(f"{run}: no config.yaml; expected the folder of a search, as given to run_search.py --out")
+    stored = load_config(config_file)
+    if "search" not in stored:
+        raise ConfigError(
+            f"{config_file}: has no section `search`, so {run} holds no search; expected the folder of a search, as "
+            "given to run_search.py --out"
+        )
     with explain(str(config_file)):
-        settings = with_permitted_modules(load_config(config_file), allow_modules)
+        settings = with_permitted_modules(stored, allow_modules)
     config = validate(SearchFile, settings, str(config_file), {"allow_modules": allow_modules})
     resolved = resolve(config, config_file)
     if table is not None:

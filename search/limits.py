@@ -14,6 +14,7 @@ import torch
 from engine.config import validate
 from engine.errors import ConfigError
 from engine.files import nearest_path
+from engine.quantities import quantity
 from latency.config import MeasureConfig
 from latency.existing import free_file
 from latency.table import LatencyTable, MissingEntryError, TableError
@@ -104,8 +105,8 @@ def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: 
         return min(high, low + float(bound.strip().rstrip("% ")) / 100 * (high - low))
     if not low <= bound <= high:
         raise ConfigError(
-            f"{where}: got {bound:g} {unit}, but architectures of this space reach {low:g} to {high:g}; choose a bound "
-            "in between, or a percentage such as 50%"
+            f"{where}: got {quantity(bound, unit)}, but architectures of this space reach {quantity(low, unit)} to "
+            f"{quantity(high, unit)}; choose a bound in between, or a percentage such as 50%"
         )
     return float(bound)
 

@@ -300,7 +300,8 @@ def _outcome(search: Search, status: int, interrupted: bool, seconds: float, log
         assert result is not None  # written before the process ends so
         return _ended_outcome(search, result, seconds)
     if status in (130, 143) or (interrupted and status < 0):
-        return Outcome(search, "interrupted", seconds)
+        result = load_result(search.folder)  # the signal may come between the end of a search and that of its process
+        return _ended_outcome(search, result, seconds) if result else Outcome(search, "interrupted", seconds)
     if status < 0:
         return Outcome(search, "failed", seconds, f"killed by signal {-status} ({signal.Signals(-status).name})")
     return Outcome(search, "failed", seconds, _error_in(search.log, log_start) or f"exit status {status}, no message")

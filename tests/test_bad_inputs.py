@@ -487,7 +487,7 @@ def checkpoint_with_a_section_missing(folder: Path, files: Files) -> None:
     torch.save({"search": {"alpha": torch.zeros(3)}}, folder / "bad.pt")
 
 
-@spoiled(EVALUATE, "bad.pt", says=("bad.pt: holds something else", "no checkpoint of a search or a retraining"))
+@spoiled(EVALUATE, "bad.pt", says=("bad.pt: search: holds something else than a state",))
 def checkpoint_with_a_list_for_a_section(folder: Path, files: Files) -> None:
     torch.save({"search": [1, 2]}, folder / "bad.pt")
 
@@ -573,7 +573,7 @@ def resume_without_config(folder: Path, files: Files) -> None:
     (folder / "run" / "config.yaml").unlink()
 
 
-@spoiled(DERIVE, says=("run: its checkpoint is not of a search",))
+@spoiled(DERIVE, says=("run/checkpoints: all 1 checkpoints are damaged",))
 def derive_from_a_checkpoint_of_something_else(folder: Path, files: Files) -> None:
     for path in (folder / "run" / "checkpoints").iterdir():
         path.unlink()

@@ -10,7 +10,7 @@ import pytest
 from engine.config import load_config
 from engine.errors import ConfigError
 from engine.files import TEMPORARY
-from engine.runs import open_run
+from engine.runs import dump_config, open_run
 
 CONFIG = {
     "search": {"epochs": 3, "lr": 4e-05, "betas": [0.0, 0.999], "note": "1e-3"},
@@ -169,3 +169,21 @@ def test_a_damaged_config_is_named(tmp_path):
     begin(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [1\n")
     assert refused(tmp_path, CONFIG, resume=True).startswith(f"{tmp_path / 'config.yaml'}:2:1: ")
+
+
+def test_a_run_that_recorded_how_many_processes_read_is_resumed_with_any_number(tmp_path):
+    """Earlier versions wrote data.workers into config.yaml; no result depends on it."""
+    begin(tmp_path)
+    config = tmp_path / "config.yaml"
+    recorded = load_config(config) | {"data": {"name": "digits", "workers": 2}}
+    dump_config(recorded, config)
+    open_run(tmp_path, recorded | {"data": {"name": "digits"}}, INPUTS, resume=True)
+    message = refused(tmp_path, recorded | {"data": {"name": "fake"}}, resume=True)
+    assert "data.name: 'digits' -> 'fake'; undo the change" in message
+    assert "workers" not in message
+
+
+def test_a_run_of_another_kind_is_named_by_its_sections(tmp_path):
+    begin(tmp_path)
+    other = {"retrain" if key == "search" else key: value for key, value in CONFIG.items()}
+    assert "is of a run of another kind (its sections are " in refused(tmp_path, other, resume=True)

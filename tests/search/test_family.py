@@ -18,6 +18,7 @@ from engine.checkpoints import Checkpoints
 from engine.config import load_config, validate
 from engine.data import Batch
 from engine.errors import ConfigError
+from engine.quantities import quantity
 from search.config import SearchFile
 from search.derivation import InfeasibleError, meets, smallest
 from search.family import MOST_BOUNDS, derive_family, expand_bounds
@@ -217,8 +218,10 @@ def test_bounds_that_no_architecture_meets_are_named_and_the_others_derived(run,
     ended = door("derive", run, "--at", f"{high * 2:.0f}", "60%", f"{low / 2:.0f}")
     assert ended.status == 2
     lines = [line for line in ended.err.splitlines() if line.startswith("error: ")]
-    assert [f"{high * 2:g} MACs" in lines[0], f"{low / 2:g} MACs" in lines[1], len(lines)] == [True, True, 2]
-    assert all(f"architectures of this space reach {low:g} to {high:g}" in line for line in lines)
+    asked = [quantity(high * 2, "MACs") in lines[0], quantity(float(f"{low / 2:.0f}"), "MACs") in lines[1], len(lines)]
+    assert asked == [True, True, 2]
+    reach = f"architectures of this space reach {quantity(low, 'MACs')} to {quantity(high, 'MACs')}"
+    assert all(reach in line for line in lines)
     record = json.loads((run / "pareto.json").read_text())
     assert [m["asked"] for m in record["members"]] == ["60%"]
     assert [f"error: {line}" for line in record["refused"]] == lines
@@ -374,3 +377,11 @@ def test_the_home_folder_can_be_written_as_a_tilde(run, monkeypatch):
     monkeypatch.setenv("HOME", str(run.parent))
     family = derive_family(Path("~") / run.name, scored=False)
     assert family.members[0].path.parent == run
+
+
+def test_a_folder_of_a_retraining_is_named_as_no_search(tmp_path):
+    (tmp_path / "config.yaml").write_text("data: {name: digits}\nretrain: {epochs: 1}\n")
+    with pytest.raises(
+        ConfigError, match=r"config\.yaml: has no section `search`, so .* holds no search; expected the"
+    ):
+        derive_family(tmp_path)

@@ -348,3 +348,9 @@ def test_searches_that_disturb_each_others_timings_are_named_once(tmp_path, capl
     (record,) = caplog.records
     assert "2 searches at once share this CPU" in record.message
     assert os.linesep not in record.message
+
+
+def test_an_override_after_the_seeds_is_refused_with_its_right_place(door):
+    ended = door("run_sweep", "a.yaml", "--out", "sweep", "--seeds", "0", "1", "search.epochs=2")
+    assert ended.status == 2
+    assert "got 'search.epochs=2', expected a whole number; write key=value before --seeds" in ended.err
