@@ -29,12 +29,14 @@ def evaluate_checkpoint(
     """
     device = prepare_device(config.run)
     if architecture_path is None:
-        architecture = load_network(checkpoint, allow_modules=allow_modules).network.architecture
+        loaded = load_network(checkpoint, allow_modules=allow_modules)
+        with naming(checkpoint, SPACE_KEYS):
+            images = images_for(loaded.network.architecture, config.data)
     else:
         architecture = load_architecture(architecture_path, allow_modules)
-    with naming(architecture_path or checkpoint, SPACE_KEYS):
-        images = images_for(architecture, config.data)
-    loaded = load_network(checkpoint, architecture)
+        with naming(architecture_path, SPACE_KEYS):
+            images = images_for(architecture, config.data)
+        loaded = load_network(checkpoint, architecture)
     network = loaded.network
     if loaded.classes is not None and (changes := differences(list(loaded.classes), list(images.class_names))):
         first = "; class ".join(changes[:3])
