@@ -185,14 +185,12 @@ def open_kit(folder: Path) -> KitFiles:
         raise KitFileError(str(error)) from None
 
 
-def read_kit(folder: Path, allow_modules: Collection[str] = ()) -> Kit:
-    """Opens a kit (see open_kit) and makes its plan. allow_modules: modules of candidates that the manifest may import,
-    see `supernet.module_names.permitted`. Raises KitFileError also if another version of this package made it."""
-    return plan_of(open_kit(folder), folder, allow_modules)
-
-
 def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) -> Kit:
-    """Returns the kit with the plan of the space in its manifest. allow_modules: as for read_kit."""
+    """Returns the kit with the plan of the space in its manifest.
+
+    allow_modules: modules of candidates that the manifest may import, see `supernet.module_names.permitted`. Raises
+    KitFileError if another version of this package made the kit, ConfigError if its space is wrong.
+    """
     manifest, digest = files.manifest, files.digest
     where = str(folder / bench.MANIFEST)
     seed, records = manifest["seed"], {job["id"]: job for job in manifest["jobs"]}
@@ -232,7 +230,7 @@ def _counts(manifest: Mapping[str, Any], where: str) -> Counts:
 
 
 def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()) -> LatencyTable:
-    """Returns the table of a kit's results, calibrated and verified. allow_modules: as for read_kit.
+    """Returns the table of a kit's results, calibrated and verified. allow_modules: as for plan_of.
 
     The results are compared with the kit before anything that its manifest names is imported. Raises KitFileError or
     ConfigError in one line.

@@ -48,7 +48,7 @@ from engine.training import (
 from retrain.config import RetrainFile
 from retrain.data import images_for, own_files, preprocessing
 from retrain.report import CURVES, log_begin, log_end, predicted_latency
-from retrain.weights import SPACE_KEYS, in_words, layers_of, load_architecture, load_weights, refuse_other_network
+from retrain.weights import SPACE_KEYS, in_words, layers_of, load_architecture, load_network, refuse_other_network
 from supernet.architecture import Architecture
 from supernet.network import Network
 
@@ -154,7 +154,7 @@ class _Retrain:
         newest = group.from_first(self.checkpoints.resume) if resume else None
         network = Network(architecture, seed=mix(run.seed, WEIGHTS))
         if settings.inherit is not None and newest is None:
-            network, _ = load_weights(architecture, settings.inherit)
+            network = load_network(settings.inherit, architecture).network
         self.network = network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(
             split_decay(self.network, settings.weight_decay),

@@ -118,13 +118,6 @@ def load_network(path: Path, architecture: Architecture | None = None, allow_mod
     return Loaded(network, needs_statistics=False, classes=None if classes is None else tuple(classes))
 
 
-def load_weights(architecture: Architecture, path: Path) -> tuple[Network, bool]:
-    """Returns the network with a checkpoint's weights, and whether its BN statistics must still be collected; see
-    load_network."""
-    loaded = load_network(path, architecture)
-    return loaded.network, loaded.needs_statistics
-
-
 def _own_architecture(checkpoint: dict[str, Any], path: Path, allow_modules: Collection[str]) -> Architecture:
     """Returns the architecture in a checkpoint of a retraining. Raises CheckpointError if it has
     none, or names a module

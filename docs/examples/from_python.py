@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from retrain.weights import load_weights
+from retrain.weights import load_network
 from search.loop import run_search
 from supernet import Architecture, Network
 
@@ -28,7 +28,7 @@ def main(config: Path, out: Path, overrides: list[str]) -> None:
     print(f"logits: {tuple(logits.shape)}")
 
     newest = max((out / "checkpoints").glob("step-*.pt"))
-    network, _ = load_weights(architecture, newest)  # the same with the supernet's weights
+    network = load_network(newest, architecture).network  # the same with the supernet's weights
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pytest
 from latency import kit as kits
 from latency.adb import Adb, milliseconds, run_on_phone
 from latency.config import LatencyConfig, MeasureConfig
-from latency.kit import KitFileError, export_kit, import_results, open_kit, read_kit
+from latency.kit import KitFileError, export_kit, import_results, open_kit, plan_of
 from supernet.space import Space, SpaceConfig
 
 FAKE = '''#!{python}
@@ -124,7 +124,7 @@ def test_the_phone_makes_a_table(kit, phone, benchmark_model, door, tmp_path):
     table = import_results(kit, results)
     assert (table.device.kind, table.device.name, table.device.cores) == ("phone", "Pixel 9, Tensor G4", 8)
     assert table.runtime.name == "litert"
-    space = Space(read_kit(kit).config.space)
+    space = Space(plan_of(open_kit(kit), kit).config.space)
     for key, entry in table.entries.items():
         (layer,) = [layer for layer in space.all_layers if str(layer) == key]
         assert entry.median_ms == pytest.approx(price(layer), rel=1e-6)  # the median, not the huge mean
@@ -134,10 +134,10 @@ def test_the_phone_makes_a_table(kit, phone, benchmark_model, door, tmp_path):
 
 
 def test_models_are_pushed_timed_and_removed_one_by_one(kit, phone, benchmark_model):
-    run_on_phone(read_kit(kit), kit, Adb(), benchmark_model)
+    run_on_phone(plan_of(open_kit(kit), kit), kit, Adb(), benchmark_model)
     assert [path for path in phone.rglob("*") if path.is_file()] == [phone / "log"]
     log = (phone / "log").read_text().splitlines()
-    timings = sum(len(names) for names in read_kit(kit).manifest["schedule"])
+    timings = sum(len(names) for names in plan_of(open_kit(kit), kit).manifest["schedule"])
     assert sum(line.startswith("push") and "model.tflite" in line for line in log) == timings
     timed = [line for line in log if "--graph" in line]
     assert len(timed) == timings
@@ -250,7 +250,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_phone_is_used(
 
 
 def test_a_kit_for_another_runtime_is_refused(kit, phone, benchmark_model):
-    made = read_kit(kit)
+    made = plan_of(open_kit(kit), kit)
     other = kits.Kit({**made.manifest, "runtime": "onnxruntime"}, made.digest, made.config, made.space, made.jobs)
     with pytest.raises(KitFileError, match=r"is a kit for onnxruntime.*litert"):
         run_on_phone(other, kit, Adb(), benchmark_model)

@@ -17,7 +17,7 @@ import pytest
 from engine.errors import UserError
 from latency import bench
 from latency.config import LatencyConfig, MeasureConfig
-from latency.kit import KitFileError, export_kit, import_results, read_kit
+from latency.kit import KitFileError, export_kit, import_results, open_kit, plan_of
 from latency.plan import Counts, draw_plan
 from latency.summary import WRONG_TABLE
 from latency.table import LatencyTable
@@ -98,7 +98,7 @@ def test_the_kit_holds_what_its_manifest_says(exported):
         if path.is_file() and path.name != "manifest.json"
     }
     assert (exported / "bench.py").read_text() == Path(bench.__file__).read_text()
-    assert read_kit(exported).digest == digest
+    assert plan_of(open_kit(exported), exported).digest == digest
     assert {job["id"] for job in manifest["jobs"]} == {name for names in manifest["schedule"] for name in names}
 
 
@@ -113,7 +113,7 @@ def test_networks_share_one_file_of_weights(exported):
 def test_the_same_seed_exports_the_same_plan(exported, tmp_path, config):
     counts = Counts(2, 10, 6, alone=False)
     space = Space(config().space)
-    assert read_kit(exported).jobs == draw_plan(space, counts, 0)
+    assert plan_of(open_kit(exported), exported).jobs == draw_plan(space, counts, 0)
     assert draw_plan(space, counts, 1) != draw_plan(space, counts, 0)
 
 
@@ -272,7 +272,7 @@ def test_a_wrong_manifest_is_one_line(edit, word, kit):
     edit(manifest)
     (kit / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError) as error:
-        read_kit(kit)
+        plan_of(open_kit(kit), kit)
     assert "\n" not in str(error.value)
     assert word in str(error.value)
     with pytest.raises(UserError):
