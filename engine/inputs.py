@@ -47,14 +47,11 @@ def of_images(images: ImageSet) -> dict[str, Any]:
 
 def of_file(path: Path, key: str) -> str:
     """Returns the checksum of a file's content. Raises ConfigError, which begins with `key`, if it cannot be read."""
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"{key}: {path} cannot be read ({reason_of(error)})") from None
-    return digest.hexdigest()
 
 
 def checksums(modules: Sequence[tuple[str, str]], file_of: Callable[[str], Path | None]) -> dict[str, str]:
