@@ -84,10 +84,12 @@ def _remedy(said: str) -> str:
     return next((remedy for word, remedy in _REMEDIES.items() if word in said), "see `adb devices`")
 
 
-def _one_answer(adb: Adb, *arguments: str) -> str:
-    """Returns the last line that a command on the phone prints. Raises KitFileError if there is none, or it is no
-    name."""
+def _one_answer(adb: Adb, *arguments: str, optional: bool = False) -> str:
+    """Returns the last line that a command on the phone prints. Raises KitFileError if there is none, or it is no name.
+    optional: return '' if there is none."""
     lines = [line.strip() for line in adb.shell(*arguments).splitlines() if line.strip()]
+    if optional and not lines:
+        return ""
     if not lines or len(lines[-1]) > 100 or not lines[-1].isprintable() or "\ufffd" in lines[-1]:
         raise KitFileError(
             f"`adb shell {shlex.join(arguments)}` printed {shown(lines[-1]) if lines else 'nothing'}, expected the "
@@ -108,7 +110,9 @@ def run_on_phone(
         raise KitFileError(f"{folder}: is a kit for {manifest['runtime']}; export one with measure.runtime=litert")
     if not benchmark.is_file():
         raise KitFileError(f"--benchmark {benchmark}: no such file; expected LiteRT's benchmark_model for the phone")
-    name = ", ".join(filter(None, [_one_answer(adb, "getprop", "ro.product.model"), _soc(adb)]))
+    model = _one_answer(adb, "getprop", "ro.product.model")
+    soc = _one_answer(adb, "getprop", "ro.soc.model", optional=True)  # phones before Android 12 do not give it
+    name = ", ".join(filter(None, [model, soc]))
     machine = _one_answer(adb, "uname", "-m")
     cores = _one_answer(adb, "nproc")
     program = f"{FOLDER}/benchmark_model"
@@ -145,11 +149,6 @@ def run_on_phone(
         "samples_ms": samples,
         "energy_mj": {},
     }
-
-
-def _soc(adb: Adb) -> str:
-    """Returns the name of the phone's processor; phones before Android 12 do not give it."""
-    return adb.shell("getprop", "ro.soc.model").strip() and _one_answer(adb, "getprop", "ro.soc.model")
 
 
 class _Model:
