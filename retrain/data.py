@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from engine.data import DataConfig, ImageSet, Splits, open_images
-from engine.data.folder import FolderImages
-from engine.data.memory import MemoryImages
 from engine.inputs import checksums
 from supernet import user_modules
 from supernet.architecture import Architecture
@@ -29,19 +27,13 @@ def preprocessing(images: ImageSet, architecture: Architecture) -> dict[str, Any
 
     mean and std are of pixels in [0, 1], one for each channel.
     """
-    assert isinstance(images, MemoryImages | FolderImages)
     size, channels = architecture.space.config.input_size, architecture.space.config.input_channels
-    if isinstance(images, FolderImages):
-        shorter = round(size / 0.875)
-        resize = f"bilinear with antialiasing, the shorter side to {shorter}, then the central {size} x {size}"
-    else:
-        resize = f"bilinear with antialiasing to {size} x {size}"
     mean, std = images.recipe.mean, images.recipe.std
     grey = len(mean) == 1  # repeated if the network has 3 channels
     return {
         "input_size": size,
         "channels": channels,
-        "resize": resize,
+        "resize": images.resizing,
         "mean": list(mean) * channels if grey else list(mean),
         "std": list(std) * channels if grey else list(std),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import unicodedata
 from collections.abc import Sequence
@@ -77,7 +78,8 @@ class FolderImages:
                 v2.PILToTensor(),
             ]
         )
-        self._evaluate = v2.Compose([v2.Resize(round(input_size / 0.875)), v2.CenterCrop(input_size), v2.PILToTensor()])
+        self._shorter_side = round(input_size / 0.875)  # of a picture that is evaluated, before its centre is cut out
+        self._evaluate = v2.Compose([v2.Resize(self._shorter_side), v2.CenterCrop(input_size), v2.PILToTensor()])
 
     def __len__(self) -> int:
         return len(self.files)
@@ -102,6 +104,18 @@ class FolderImages:
         shape = {"input_size": self.input_size, "channels": self.channels}
         return FolderImages(self.root, self.files[indices], self.labels[indices], self.recipe, **shape)
 
+    @property
+    def resizing(self) -> str:
+        size = self.input_size
+        return f"bilinear with antialiasing, the shorter side to {self._shorter_side}, then the central {size} x {size}"
+
+    def content(self) -> dict[str, str]:
+        digest = hashlib.sha256()
+        for i, name in enumerate(self.files.tolist()):
+            digest.update(b"%d %d " % (len(name), _size(self.path(i))))
+            digest.update(name)
+        return {"file names and sizes": digest.hexdigest()}
+
     def _augmented(self, picture: Image.Image, item: Item) -> Tensor:
         """-> (channels, S, S) uint8, a function of the picture and the item alone."""
         with torch.random.fork_rng(devices=[]):
@@ -123,6 +137,14 @@ class FolderImages:
             f"data.root: none of the {end - begin} files of the class of {self.path(index)} can be read as an image "
             f"(it {unreadable[index]}), expected at least one; repair or replace them"
         )
+
+
+def _size(path: str) -> int:
+    """Returns the size of a file in bytes; -1 if it has been deleted since it was found, which loading it reports."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return -1
 
 
 def _middle(picture: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ from torch import Tensor
 from engine.errors import ConfigError, one_line
 
 if TYPE_CHECKING:
+    from engine.data.memory import Recipe
     from engine.data.readers import Readers
 
 logger = logging.getLogger("engine.data")
@@ -84,6 +85,7 @@ class ImageSet(Protocol):
 
     labels: np.ndarray
     """(N,) int64, the class of each image."""
+    recipe: Recipe
     readers: Readers | None
     """The processes that load its batches. None if loading is so cheap that processes would only slow it down."""
     corrupt: CorruptFiles
@@ -99,6 +101,15 @@ class ImageSet(Protocol):
 
     def restrict(self, indices: np.ndarray) -> Self:
         """The set of these images alone, numbered from 0; see `subset`."""
+        ...
+
+    @property
+    def resizing(self) -> str:
+        """How an image gets the network's input size in an evaluation, in words."""
+        ...
+
+    def content(self) -> dict[str, str]:
+        """Returns the checksum of what is known of the images themselves, by its name."""
         ...
 
 

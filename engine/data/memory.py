@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,6 +61,14 @@ class MemoryImages:
         return MemoryImages(
             self.pixels[torch.from_numpy(indices)], self.labels[indices], self.recipe, channels=self.channels
         )
+
+    @property
+    def resizing(self) -> str:
+        size = self.pixels.shape[-1]
+        return f"bilinear with antialiasing to {size} x {size}"
+
+    def content(self) -> dict[str, str]:
+        return {"pixels": hashlib.sha256(self.pixels.contiguous().numpy().data).hexdigest()}
 
     def _augmented(self, x: Tensor, keys: np.ndarray) -> Tensor:
         """x (n, C, S, S) uint8, keys (n, 3) -> cropped and mirrored, same shape."""
