@@ -240,9 +240,8 @@ def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{source}: {error}") from None
     try:
-        return model.model_validate_json(
-            text, context=context
-        )  # JSON mode: lists become tuples, text becomes paths, "3" stays text
+        # JSON mode: lists become tuples, text becomes paths, "3" stays text
+        return model.model_validate_json(text, context=context)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         if errors[0]["type"] == "json_invalid":  # json.dumps wrote it, so only its depth can be wrong

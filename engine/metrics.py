@@ -32,6 +32,7 @@ from tensorboard.util import tensor_util
 from engine.comparison import FINAL, HYPERPARAMETERS, Curve
 from engine.event_files import EventFile, write_all
 from engine.files import writing
+from engine.quantities import TOP5_CLASSES
 from engine.truncation import event_paths, truncate_events, truncate_lines
 
 MOST_COLOURS = 256
@@ -46,7 +47,7 @@ def accuracy_curves(group: str, found: Sequence[float], classes: int) -> dict[st
     three."""
     loss, top1, top5 = found
     values = {f"{group}/loss": loss, f"{group}/top1": top1}
-    return values | ({f"{group}/top5": top5} if classes > 5 else {})
+    return values | ({f"{group}/top5": top5} if classes >= TOP5_CLASSES else {})
 
 
 class MetricsLog:

@@ -43,8 +43,12 @@ def rate(gmacs: float) -> str:
     return f"{number}MAC/s" if number[-1].isalpha() else f"{number} MAC/s"
 
 
+TOP5_CLASSES = 6
+"""The fewest classes for which top-5 is shown: with fewer it is 100 % for every network."""
+
+
 def accuracy_text(top1: float, top5: float, loss: float, classes: int) -> str:
     """Returns accuracies in percent and the loss as text; top-5 only with more than 5 classes, since it is 100 %
     otherwise."""
-    fifth = f", top-5 {top5:.2f} %" if classes > 5 else ""
+    fifth = f", top-5 {top5:.2f} %" if classes >= TOP5_CLASSES else ""
     return f"top-1 {top1:.2f} %{fifth}, loss {loss:.4f}"
