@@ -16,9 +16,8 @@ import yaml
 MOST_CHARACTERS = 2 << 20
 """The most characters of a YAML text. PyYAML reads about a million characters in a second."""
 MOST_NODES = 60_000
-"""The most values, keys and lists of a YAML text, with every alias written out; 100
-characters of a long text count as one more.
-A latency table has about ten for each entry."""
+"""The most values, keys and lists of a YAML text, with every alias written out; 100 characters of a long text count as
+one more. A latency table has about ten for each entry."""
 MOST_LEVELS = 100
 """The most lists and sections inside each other."""
 MOST_DIGITS = 400

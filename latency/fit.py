@@ -5,9 +5,8 @@ No op was timed, so its entry begins as a guess from shapes,
     m_k = a MACs_k + b elements_k + d,      a, b, d >= 0,
 
 fitted to the networks (elements: of the layer's input and output), and is then corrected as any table is
-(latency/calibration.py). What the networks do not determine is listed:
-entries that none of them holds, and entries that
-always change together.
+(latency/calibration.py). What the networks do not determine is listed: entries that none of them holds, and entries
+that always change together.
 """
 
 from __future__ import annotations
