@@ -16,7 +16,7 @@ from engine.data import Batch
 from engine.distributed import ALONE, Group
 from engine.training import Autocast, training_step
 from search.config import GateGradient, GradientMode
-from search.objective import Dual, Jacobian, Objective, alpha_gradient
+from search.objective import Jacobian, Objective, alpha_gradient
 from supernet.alpha import PairSample, mask_of, probabilities, sample_pairs, sample_paths
 from supernet.supernet import Supernet
 
@@ -95,7 +95,6 @@ class ArchitectureStep:
     ce: float
     """Cross entropy of the validation batch, all processes together. NaN where it or a gradient is not finite; alpha
     was not changed then."""
-    duals: tuple[Dual, ...]
     ce_gradient: float = float("nan")
     """Norm of CE's share of dL/dalpha."""
     limits_gradient: float = float("nan")
@@ -127,7 +126,7 @@ def architecture_step(
     d_gates, ce = gate_gradients(net, batch, paths, compared, mode == "full", autocast, group)
     if not (math.isfinite(ce) and d_gates.isfinite().all()):
         # the caller stops; alpha keeps its last good value
-        return ArchitectureStep(float("nan"), tuple(objective.duals))
+        return ArchitectureStep(float("nan"))
 
     p = probabilities(alpha.detach(), mask)
     jacobian: Jacobian = partial(pair_jacobian, sample=pair) if pair else partial(softmax_jacobian, p=p)
@@ -143,7 +142,7 @@ def architecture_step(
     optimizer.step()
     if pair:
         restore_unsampled(alpha, before, pair.pairs)
-    return ArchitectureStep(ce, found.duals, found.ce_norm, found.limits_norm)
+    return ArchitectureStep(ce, found.ce_norm, found.limits_norm)
 
 
 def gate_gradients(

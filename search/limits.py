@@ -191,7 +191,7 @@ def resolve_limit(
     if isinstance(config.search.loss, MulLog) and min(bound, least) <= 1:
         raise ConfigError(
             f"{where}: loss mul_log takes logarithms, so the bound ({bound:g}) and the smallest reachable value "
-            f"({least:g} {unit}) must exceed 1; use lagrangian instead"
+            f"({least:g} {unit}) must exceed 1; use projection instead"
         )
     column_unit = None if limit.metric in UNITS else unit
     resolved = Limit(

@@ -1,4 +1,4 @@
-"""The objective of alpha: cross entropy and expected cost (Sec. 3.3.1), and the controller of the lagrangian form.
+"""The objective of alpha: cross entropy and expected cost (Sec. 3.3.1).
 
 p = softmax(alpha), E = expected cost, T = the limit's bound, c = E/T - 1, F = the cost matrix.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from search.combine import WorstCase, members
-from search.config import AddLinear, Hinge, Lagrangian, Loss, MulLog
+from search.config import AddLinear, Hinge, Loss, MulLog
 from search.limits import Limit
 from supernet.cost import Cost
 
@@ -35,64 +35,18 @@ def cost_slopes(p: Tensor, cost: Cost | WorstCase) -> Tensor:
     return torch.from_numpy(worst.table)
 
 
-@dataclass(frozen=True)
-class Dual:
-    """State of one limit's multiplier (form lagrangian). Immutable; each step returns the next one."""
-
-    multiplier: float = 0.0
-    """lambda."""
-    ce_norm: float = 0.0
-    """Moving average of the norm of CE's gradient in alpha."""
-    cost_norm: float = 0.0
-    """Moving average of the norm of c's gradient in alpha."""
-
-    NORM_DECAY = 0.99
-    LEAST_RATIO = 1e-3
-
-    def observe(self, ce_gradient: Tensor, cost_gradient: Tensor) -> Dual:
-        """Take in both gradients in alpha of one architecture step, (E, N) each: CE's, c's by the mode's Jacobian."""
-        d = self.NORM_DECAY
-        return replace(
-            self,
-            ce_norm=d * self.ce_norm + (1 - d) * float(ce_gradient.norm()),
-            cost_norm=d * self.cost_norm + (1 - d) * float(cost_gradient.norm()),
-        )
-
-    @property
-    def ratio(self) -> float:
-        """r: how large CE's gradient is beside c's. Its floor only keeps latency in charge where CE has no gradient."""
-        return max(self.LEAST_RATIO, self.ce_norm / self.cost_norm) if self.cost_norm > 0 else self.LEAST_RATIO
-
-    def pressure(self, c: float, loss: Lagrangian, *, at: bool) -> float:
-        """mu / r = lambda + rho c, clipped; `below` never rewards a higher cost."""
-        raw = self.multiplier + loss.rho * c
-        return min(loss.clip, max(-loss.clip if at else 0.0, raw))
-
-    def step(self, c: float, movable: bool, loss: Lagrangian, arch_lr: float, *, at: bool) -> Dual:
-        """lambda <- clip(lambda + eta c), with c of the new alpha; unchanged where E can no longer move."""
-        if not movable:
-            return self
-        moved = self.multiplier + loss.dual_rate * arch_lr * c
-        return replace(self, multiplier=min(loss.clip, max(-loss.clip if at else 0.0, moved)))
-
-
-def movable(p: Tensor) -> bool:
-    """Whether E can still move: some edge has a probability of 1 % or more off its likeliest candidate."""
-    return bool((1 - p.max(dim=1).values).max() >= 0.01)
-
-
-def slope(loss: Loss, limit: Limit, expected: float, ce: float, dual: Dual) -> float:
-    """dL/dE of one limit. `ce`: the cross entropy, which only mul_log reads."""
+def slope(loss: Loss, limit: Limit, expected: float, ce: float) -> float:
+    """dL/dE of one limit; 0 under projection, where E is at T already. `ce`: the cross entropy, which only mul_log
+    reads."""
     T = limit.bound
-    c = expected / T - 1
     if isinstance(loss, AddLinear):
         return loss.weight / T
     if isinstance(loss, Hinge):
-        return loss.weight / T if c > 0 else 0.0
+        return loss.weight / T if expected > T else 0.0
     if isinstance(loss, MulLog):
         ratio = math.log(expected) / math.log(T)
         return loss.scale * ce * loss.power * ratio ** (loss.power - 1) / (expected * math.log(T))
-    return dual.ratio * dual.pressure(c, loss, at=limit.at) / T
+    return 0.0
 
 
 def ce_factor(loss: Loss, limits: Sequence[Limit], expected: Sequence[float]) -> float:
@@ -102,34 +56,16 @@ def ce_factor(loss: Loss, limits: Sequence[Limit], expected: Sequence[float]) ->
     return 1.0
 
 
-def loss_value(
-    loss: Loss, limits: Sequence[Limit], expected: Sequence[float], ce: float, duals: Sequence[Dual]
-) -> float:
+def loss_value(loss: Loss, limits: Sequence[Limit], expected: Sequence[float], ce: float) -> float:
     """The loss itself. A search needs its derivatives alone, `slope` and `ce_factor`; this is what they are of."""
-    if isinstance(loss, MulLog):
-        return ce_factor(loss, limits, expected) * ce
-    total = ce
-    for limit, e, dual in zip(limits, expected, duals, strict=True):
+    total = ce_factor(loss, limits, expected) * ce
+    for limit, e in zip(limits, expected, strict=True):
         c = e / limit.bound - 1
         if isinstance(loss, AddLinear):
             total += loss.weight * c
         elif isinstance(loss, Hinge):
             total += loss.weight * max(0.0, c)
-        else:
-            total += dual.ratio * _integrated_pressure(dual, c, loss, at=limit.at)
     return total
-
-
-def _integrated_pressure(dual: Dual, c: float, loss: Lagrangian, *, at: bool) -> float:
-    """The integral of `pressure` from 0 to c: quadratic where lambda + rho c is inside its clip, linear outside."""
-    low, high = (-loss.clip if at else 0.0), loss.clip
-
-    def antiderivative(m: float) -> float:  # of clip(m, low, high) in m = lambda + rho c
-        inside = min(high, max(low, m))
-        return inside**2 / 2 + inside * (m - inside)
-
-    start = dual.multiplier
-    return (antiderivative(start + loss.rho * c) - antiderivative(start)) / loss.rho
 
 
 @dataclass(frozen=True)
@@ -139,8 +75,6 @@ class Objective:
     limits: Sequence[Limit]
     loss: Loss
     """How they enter it."""
-    duals: Sequence[Dual]
-    """One for each limit; read and updated by the lagrangian alone."""
     d_terms: Tensor | None = None
     """(E, N) float64: the gradient in p of further terms, if there are any (search/terms.py)."""
 
@@ -151,8 +85,6 @@ class AlphaGradient:
 
     gradient: Tensor
     """dL/dalpha, (E, N) float64."""
-    duals: tuple[Dual, ...]
-    """With their norms updated."""
     ce_norm: float
     """The norm of CE's share of the gradient; its ratio to the next norm shows which of the two dominates."""
     limits_norm: float
@@ -167,28 +99,11 @@ def alpha_gradient(from_ce: Tensor, ce: float, p: Tensor, objective: Objective, 
     """
     expected = [float(expected_cost(p, limit.cost)) for limit in objective.limits]
     from_ce = ce_factor(objective.loss, objective.limits, expected) * from_ce
-    d_limits, observed = limits_gradient(from_ce, ce, p, objective, jacobian)
+    d_limits = torch.zeros_like(p)
+    for limit, e in zip(objective.limits, expected, strict=True):
+        d_limits = d_limits + slope(objective.loss, limit, e, ce) * cost_slopes(p, limit.cost)
     from_limits = jacobian(d_limits)
     gradient = from_ce + from_limits
     if objective.d_terms is not None:
         gradient = gradient + jacobian(objective.d_terms)
-    return AlphaGradient(gradient, observed, float(from_ce.norm()), float(from_limits.norm()))
-
-
-def limits_gradient(
-    from_ce: Tensor, ce: float, p: Tensor, objective: Objective, jacobian: Jacobian
-) -> tuple[Tensor, tuple[Dual, ...]]:
-    """(sum over limits of dL/dE F, (E, N) float64, still to go through the mode's Jacobian; the duals with their norms
-    updated).
-
-    from_ce (E, N): what else moves alpha, that r compares c's gradient with: that of CE, or REINFORCE's estimate.
-    """
-    d_limits = torch.zeros_like(p)
-    observed = []
-    for limit, dual in zip(objective.limits, objective.duals, strict=True):
-        F = cost_slopes(p, limit.cost)
-        if isinstance(objective.loss, Lagrangian):
-            dual = dual.observe(from_ce, jacobian(F / limit.bound))
-        d_limits = d_limits + slope(objective.loss, limit, float(expected_cost(p, limit.cost)), ce, dual) * F
-        observed.append(dual)
-    return d_limits, tuple(observed)
+    return AlphaGradient(gradient, float(from_ce.norm()), float(from_limits.norm()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from engine.training import Autocast, hits
 from search.config import ReinforceConfig
 from search.gradient import softmax_jacobian
 from search.limits import Limit, limit_names
-from search.objective import Dual, Objective, limits_gradient
 from search.own import own_function
 from supernet.alpha import mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
@@ -145,13 +143,7 @@ class ReinforceStep:
     baseline: float | None
     """The next one."""
     gradient: float
-    """Norm of the policy gradient in alpha."""
-    moved: bool
-    """False in the first step of a moving average, which leaves alpha as it is."""
-    duals: tuple[Dual, ...] = ()
-    """With their norms updated, where the limits enter by the lagrangian."""
-    limits_gradient: float = 0.0
-    """Norm of the limits' share of the gradient, where they enter by the lagrangian."""
+    """Norm of the policy gradient in alpha; 0 in the first step of a moving average, which leaves alpha as it is."""
 
 
 def reinforce_step(
@@ -160,18 +152,19 @@ def reinforce_step(
     alpha: Tensor,
     optimizer: torch.optim.Optimizer,
     config: ReinforceConfig,
-    objective: Objective,
+    limits: Sequence[Limit],
     baseline: float | None,
     generator: torch.Generator,
     autocast: Autocast,
     own_reward: Reward | None = None,
+    d_terms: Tensor | None = None,
     group: Group = ALONE,
 ) -> ReinforceStep:
     """M sampled networks on one validation batch, which the processes of `group` share; alpha (E, N) learns from their
     rewards.
 
-    objective: its loss and duals are read with config.limits lagrangian alone. own_reward: in place of `reward`; of
-    several processes, each gives it what it has of the batch, and the mean counts.
+    own_reward: in place of `reward`; of several processes, each gives it what it has of the batch, and the mean counts.
+    d_terms (E, N) float64: the gradient in p of further terms (search/terms.py).
     """
     mask = mask_of(net.space)
     samples = [sample_paths(alpha, mask, generator) for _ in range(config.samples)]
@@ -181,35 +174,28 @@ def reinforce_step(
     figures = group.mean_of(torch.cat([correct, ce[None]])).cpu()  # one copy to the host for the whole step
     if own_reward is None:
         scored = zip(figures[:-1].tolist(), samples, strict=True)
-        values = [reward(a, paths, objective.limits, config.weight_of_costs) for a, paths in scored]
+        values = [reward(a, paths, limits, config.weight_of_costs) for a, paths in scored]
     else:
         labels = batch.labels.cpu()
         values = [
-            own_reward(sampled(Architecture(net.space, paths), accuracy, own, labels, objective.limits))
+            own_reward(sampled(Architecture(net.space, paths), accuracy, own, labels, limits))
             for paths, accuracy, own in zip(samples, correct.tolist(), logits.cpu(), strict=True)
         ]
         values = group.sum_of(torch.tensor(values, dtype=torch.float64)).div(group.world_size).tolist()
     rewards = torch.tensor(values, dtype=torch.float64)
     advantage, following = advantages(rewards, config, baseline)
-    norm = limits_norm = 0.0
-    duals = tuple(objective.duals)
+    norm = 0.0
     if advantage is not None:
         p = probabilities(alpha.detach(), mask)
-        jacobian = partial(softmax_jacobian, p=p)
         gradient = policy_gradient(p, samples, advantage)
         norm = float(gradient.norm())
-        if config.limits == "lagrangian":
-            d_limits, duals = limits_gradient(gradient, float(figures[-1]), p, objective, jacobian)
-            from_limits = jacobian(d_limits)
-            limits_norm = float(from_limits.norm())
-            gradient = gradient + from_limits
-        if objective.d_terms is not None:
-            gradient = gradient + jacobian(objective.d_terms)
+        if d_terms is not None:
+            gradient = gradient + softmax_jacobian(d_terms, p)
         alpha.grad = gradient.to(alpha.dtype)
         optimizer.step()
     return ReinforceStep(
         ce=float(figures[-1]), accuracy=float(figures[:-1].mean()), reward=float(rewards.mean()), baseline=following,
-        gradient=norm, moved=advantage is not None, duals=duals, limits_gradient=limits_norm,
+        gradient=norm,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.data import Batch
-from search.config import AddLinear, Lagrangian, MulLog
+from search.config import AddLinear, MulLog, Projection
 from search.gradient import (
     architecture_step,
     one_hot,
@@ -23,7 +23,7 @@ from search.gradient import (
     softmax_jacobian,
     weights_step,
 )
-from search.objective import Dual, Objective, ce_factor, expected_cost
+from search.objective import Objective, ce_factor, expected_cost
 from supernet.alpha import initial_alpha, mask_of, probabilities, sample_pairs, sample_paths
 from supernet.supernet import Supernet
 
@@ -125,9 +125,8 @@ class Fixture:
         """With ce_scale 0, every image is scored alike by a network whose classifier is zero: CE has no gradient."""
         if ce_scale == 0:
             torch.nn.init.zeros_(self.net.classifier.linear.weight)
-        objective = Objective(limits, loss, tuple(Dual() for _ in limits))
         return architecture_step(
-            self.net, self.batch, self.alpha, self.optimizer, mode, gate_gradient, objective,
+            self.net, self.batch, self.alpha, self.optimizer, mode, gate_gradient, Objective(limits, loss),
             torch.Generator().manual_seed(seed), contextlib.nullcontext,
         )  # fmt: skip
 
@@ -164,11 +163,16 @@ def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alon
     assert steps["first_order"][1].ce_gradient == pytest.approx(float((factor * first).norm()), rel=1e-5)
 
 
-@pytest.mark.parametrize("order", ["first_order", "second_order"])
-def test_r_of_the_lagrangian_compares_the_gradient_that_moves_alpha(space, make_cost, make_limit, order):
-    fixture = Fixture(space, random_alpha(space))
-    done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], Lagrangian(), gate_gradient=order)
-    assert done.duals[0].ce_norm == pytest.approx((1 - Dual.NORM_DECAY) * done.ce_gradient, rel=1e-12)
+@pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
+def test_under_projection_a_step_is_that_of_ce_alone(space, make_cost, make_limit, mode):
+    found = []
+    for limits, loss in (([make_limit(make_cost(space, 0), 0.3)], Projection()), ([], AddLinear(form="add_linear"))):
+        fixture = Fixture(space, random_alpha(space))
+        done = fixture.step(mode, limits, loss)
+        assert done.limits_gradient == 0
+        found.append((done.ce, done.ce_gradient, fixture.alpha.detach().tolist()))
+    assert found[0] == found[1]
+    assert found[0][2] != random_alpha(space).tolist()
 
 
 def test_full_equals_full_v2(space, make_cost, make_limit):
@@ -286,7 +290,8 @@ def test_a_batch_that_is_not_finite_changes_nothing(space, make_cost, make_limit
     done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
     assert math.isnan(done.ce)
     assert torch.equal(fixture.alpha.detach(), before)
-    assert done.duals == (Dual(),)
+    assert math.isnan(done.ce_gradient)
+    assert math.isnan(done.limits_gradient)
 
 
 def test_label_smoothing_is_in_the_weights_loss_only(space, make_cost, make_limit):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from search.config import EntropyConfig, Lagrangian, TermConfig
+from search.config import AddLinear, EntropyConfig, TermConfig
 from search.gradient import softmax_jacobian
 from search.loop import run_search
-from search.objective import Dual, Objective, alpha_gradient
+from search.objective import Objective, alpha_gradient
 from search.own import own_function
 from search.terms import build_terms, entropy_term, mean_entropy, terms_gradient
 from supernet.alpha import entropy, mask_of, probabilities
@@ -55,7 +55,7 @@ def test_a_term_goes_through_the_jacobian_with_the_others(space, make_cost, make
     def jacobian(d):
         return softmax_jacobian(d, p)
 
-    without = Objective([limit], Lagrangian(), (Dual(),))
+    without = Objective([limit], AddLinear(form="add_linear"))
     own, other = (
         alpha_gradient(jacobian(d_ce), 1.0, p, objective, jacobian).gradient
         for objective in (replace(without, d_terms=d_terms), without)
