@@ -2,35 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
+import torch
 
-from search.derivation import InfeasibleError, meets
+from search.derivation import InfeasibleError, constrained, meeting
 from search.limits import Limit
+from search.projection import Projector
+from supernet.alpha import initial_alpha, log_probabilities, mask_of
 from supernet.space import Space
 
 MOST_DRAWS = 1_000_000
+AT_ONCE = 10_000
+FEW = 10_000
+"""Spaces of at most so many architectures are listed instead of drawn from."""
 
 
 def random_architectures(
-    space: Space, limits: Sequence[Limit], count: int, *, seed: int, tolerance: float | None = None
+    space: Space,
+    limits: Sequence[Limit],
+    count: int,
+    *,
+    seed: int,
+    tolerance: float | None = None,
+    at_least: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """`count` distinct paths, uniform among all architectures that meet the limits (rejection of uniform draws).
+    """Returns `count` distinct paths, uniform among all architectures that meet the limits.
 
     tolerance: replaces that of `at` limits, which asks for costs in [bound (1 - tolerance), bound].
-    Raises InfeasibleError if MOST_DRAWS draws do not find enough.
+    Raises InfeasibleError if fewer than `count` are found, or than `at_least` if that is given.
     """
     if tolerance is not None:
         limits = [replace(limit, tolerance=tolerance) for limit in limits]
     rng = np.random.default_rng(seed)
-    counts = space.mask.sum(axis=1)
+    few = math.prod(len(edge.candidates) for edge in space.searchable) <= FEW
     found: dict[tuple[int, ...], None] = {}
-    for _ in range(MOST_DRAWS):
-        paths = tuple(int(i) for i in rng.integers(counts))
-        if meets(paths, limits):
-            found[paths] = None
-            if len(found) == count:
-                return list(found)
-    raise InfeasibleError(f"{MOST_DRAWS} random architectures held only {len(found)} of {count} that meet the limits")
+    for drawn in _listed(space, limits, rng) if few else _drawn(space, limits, rng):
+        found |= dict.fromkeys(map(tuple, drawn.tolist()))
+        if len(found) >= count:
+            return list(found)[:count]
+    if at_least is not None and len(found) >= at_least:
+        return list(found)
+    looked = "all architectures of the space hold" if few else f"{MOST_DRAWS} random architectures held"
+    raise InfeasibleError(f"{looked} only {len(found)} of {count} that meet the limits")
+
+
+def _listed(space: Space, limits: Sequence[Limit], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yields all architectures that meet the limits, in a random order: (n, E) int64."""
+    every = np.array(list(product(*(range(n) for n in space.mask.sum(axis=1)))), dtype=np.int64)
+    yield rng.permutation(every[meeting(every, limits)])
+
+
+def _drawn(space: Space, limits: Sequence[Limit], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yields those of MOST_DRAWS random architectures that are kept and meet the limits, (n, E) int64 at a time.
+
+    They are drawn from the projection of equal probabilities onto the limits, p(x) ~ exp(-sum_k tau_k F_k(x)), since
+    few uniform draws come near a bound far from the middle; each is kept with a probability proportional to 1 / p(x),
+    which takes the tilt off again.
+    """
+    mask = mask_of(space)
+    real = space.mask
+    tilted = Projector(mask, limits)(initial_alpha(space)).alpha
+    log_p, log_uniform = (log_probabilities(alpha, mask).numpy() for alpha in (tilted, initial_alpha(space)))
+    weights = np.zeros(log_p.shape)  # log 1 / p, up to a constant
+    weights[real] = log_uniform[real] - log_p[real]
+    rows = np.arange(len(real))
+    rarest = constrained(torch.from_numpy(weights), mask, limits).paths
+    heaviest = weights[rows, list(rarest)].sum()
+    for _ in range(MOST_DRAWS // AT_ONCE):
+        drawn = (log_p[None] + rng.gumbel(size=(AT_ONCE, *log_p.shape))).argmax(axis=2)
+        keep = np.log(rng.uniform(size=AT_ONCE)) <= weights[rows, drawn].sum(axis=1) - heaviest
+        yield drawn[keep & meeting(drawn, limits)]

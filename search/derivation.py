@@ -78,7 +78,7 @@ def likeliest(
             notes.append(f"a nearer window may exist: the search for it was stopped after {seconds:g} s")
         answer = _solve(log_p, mask.numpy(), used, seconds)
     if answer.paths is None:
-        raise _infeasible(limits) if answer.proven else _unfinished(limits, seconds)
+        raise infeasible(limits) if answer.proven else _unfinished(limits, seconds)
     found = [answer.paths]
     while answer.proven and len(found) < count:
         answer = _solve(log_p, mask.numpy(), used, seconds, found)
@@ -99,7 +99,7 @@ def _windows(limits: Sequence[Limit]) -> str:
     )
 
 
-def _infeasible(limits: Sequence[Limit]) -> InfeasibleError:
+def infeasible(limits: Sequence[Limit]) -> InfeasibleError:
     reach = "; ".join(
         f"{name}: bound {quantity(limit.bound, limit.unit, 6)}, smallest reachable "
         f"{quantity(limit.cost.reachable[0], limit.unit, 6)}"
@@ -151,7 +151,7 @@ def extended(mask: Tensor, limits: Sequence[Limit], seconds: float = MOST_SECOND
             log_p = log_probabilities(torch.from_numpy(cost.table / _unit(limit)), mask).numpy()
             answer = _solve(log_p, mask.numpy(), found, seconds)
             if answer.paths is None:
-                raise _infeasible(limits) if answer.proven else _unfinished(limits, seconds)
+                raise infeasible(limits) if answer.proven else _unfinished(limits, seconds)
             proven &= answer.proven
             dearest.append(limit.cost.of(answer.paths))
         low = max(dearest) - limit.tolerance * abs(max(dearest))
@@ -165,7 +165,7 @@ def smallest(limit: Limit, others: Sequence[Limit]) -> float:
     below = [(cost, _upper(other)) for other in others for cost in members(other.cost)]
     least = least_worst(members(limit.cost), below)
     if math.isinf(least):
-        raise _infeasible(others)
+        raise infeasible(others)
     return least
 
 
@@ -233,6 +233,18 @@ def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
     return all(
         below_bound(paths, limit) and (not limit.at or limit.cost.of(paths) >= _lower(limit)) for limit in limits
     )
+
+
+def meeting(networks: np.ndarray, limits: Sequence[Limit]) -> np.ndarray:
+    """(n,) bool: `meets` of each of many architectures, (n, E) int64."""
+    rows = np.arange(networks.shape[1])
+    fine = np.ones(len(networks), dtype=bool)
+    for limit in limits:
+        costs = np.max([m.fixed + m.table[rows, networks].sum(axis=1) for m in members(limit.cost)], axis=0)
+        fine &= costs <= _upper(limit)
+        if limit.at:
+            fine &= costs >= _lower(limit)
+    return fine
 
 
 @dataclass(frozen=True)
