@@ -1,0 +1,207 @@
+"""alpha by regression: what each candidate does to the loss of whole networks, from all networks seen so far.
+
+An evaluation is the loss of one network with the supernet's weights on one validation batch. With h the one-hot choices
+of network m on batch b,
+
+    L_bm = beta_b + sum_e c_e,i(e) + noise,        c ~ N(0, a^2), noise ~ N(0, d^2),
+
+where beta_b is what the batch does to every network alike, and the noise is what images and pairs of edges add. The
+posterior of c is a ridge regression of the centred losses on the centred choices, with ridge d^2 / a^2; both variances
+maximise the marginal likelihood of the centred losses (MacKay, Neural Computation 4(3), 1992). Only sums are kept:
+nothing grows with the number of evaluations, and old ones fade by a factor a step, since the weights go on learning.
+
+REINFORCE's gradient is the covariance of choices and losses under p (`score_gradient`), so both have the same
+information of one step; the regression keeps that of the steps before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from engine.data import Batch
+from engine.distributed import ALONE, Group
+from engine.states import check_tensor
+from engine.training import Autocast
+from supernet.alpha import sample_paths
+from supernet.supernet import Supernet
+
+Paths = tuple[int, ...]
+
+RATIOS = (1e-3, 1e9)
+"""The bounds of d^2 / a^2 while the likelihood is maximised; at the upper one every effect is 0."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Sums over evaluations, of choices and losses from which their batch's mean is taken: what a fit needs."""
+
+    squares: Tensor
+    """(EN, EN) float64: sum of w h h^T over networks, with h their centred choices."""
+    products: Tensor
+    """(EN,) float64: sum of w h L."""
+    energy: float = 0.0
+    """Sum of w L^2."""
+    freedom: float = 0.0
+    """Sum of w over networks, less one for each batch."""
+
+    @classmethod
+    def none(cls, edges: int, candidates: int) -> Evidence:
+        n = edges * candidates
+        return cls(torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
+
+    def faded(self, by: float) -> Evidence:
+        """The same with every weight w multiplied by `by`."""
+        return Evidence(by * self.squares, by * self.products, by * self.energy, by * self.freedom)
+
+    def with_batch(self, networks: Sequence[Paths], losses: Tensor, candidates: int) -> Evidence:
+        """Adds M >= 2 networks that were evaluated on one batch. losses: (M,) float64."""
+        h = choices(networks, candidates)
+        h, y = h - h.mean(dim=0), losses - losses.mean()
+        return Evidence(
+            self.squares + h.T @ h,
+            self.products + h.T @ y,
+            self.energy + float(y @ y),
+            self.freedom + len(networks) - 1,
+        )
+
+
+def restored(found: Any, like: Evidence | None) -> Evidence | None:
+    """Returns the evidence of a checkpoint, `asdict` of one like this. Raises ValueError if it does not fit."""
+    if like is None or found is None:
+        if (like is None) != (found is None):
+            raise ValueError(f"it has {'no ' if found is None else ''}evidence of a regression, unlike this search")
+        return None
+    if not isinstance(found, dict) or found.keys() != asdict(like).keys():
+        raise ValueError("its evidence is not that of a regression")
+    for name in ("squares", "products"):
+        wanted = getattr(like, name)
+        check_tensor(f"evidence.{name}", found[name], wanted.shape, wanted.dtype)
+    for name in ("energy", "freedom"):
+        if not isinstance(found[name], float) or not 0 <= found[name] < math.inf:
+            raise ValueError(f"evidence.{name} is {found[name]!r:.40}, expected a number of at least 0")
+    return Evidence(**found)
+
+
+def choices(networks: Sequence[Paths], candidates: int) -> Tensor:
+    """(M, EN) float64: each network's candidates, one-hot, edge after edge."""
+    chosen = torch.tensor(networks, dtype=torch.long)
+    return F.one_hot(chosen, candidates).double().flatten(1)
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The posterior of c."""
+
+    mean: Tensor
+    """(E, N) float64, in nats: what each candidate adds to the loss, beside the mean of its edge; 0 where padded."""
+    error: float
+    """The standard error of the difference between two candidates of an edge: root mean square over all pairs."""
+    effect: float
+    """a: the standard deviation of effects; 0 if the evaluations show none."""
+    noise: float
+    """d."""
+
+    def alpha(self) -> Tensor:
+        """(E, N) float64: minus the effects, in standard errors. Two candidates whose difference is as large as its
+        error are at odds of e to 1."""
+        return -self.mean / self.error if self.error > 0 else torch.zeros_like(self.mean)
+
+
+def fit(evidence: Evidence, mask: Tensor) -> Effects:
+    """The posterior of c under the variances of the largest likelihood. mask (E, N): the real candidates."""
+    values, vectors = np.linalg.eigh(evidence.squares.numpy())
+    values = np.maximum(values, 0.0)
+    along = vectors.T @ evidence.products.numpy()  # X^T y along each eigenvector
+    seen = values > 1e-9 * max(float(values.max(initial=0.0)), 1e-300)
+    if evidence.freedom <= 0 or evidence.energy <= 0 or not seen.any():
+        return Effects(torch.zeros(mask.shape, dtype=torch.float64), 0.0, 0.0, 0.0)
+    values, vectors, along = values[seen], vectors[:, seen], along[seen]
+    explained = along**2 / values  # the part of y^T y along each direction of the choices
+    rest = max(evidence.energy - float(explained.sum()), 0.0)
+
+    def noise_squared(ratio: float) -> float:
+        """d^2 of the largest likelihood, for d^2 / a^2 = ratio."""
+        return (rest + float((explained * ratio / (values + ratio)).sum())) / evidence.freedom + 1e-300
+
+    def cost(log_ratio: float) -> float:
+        ratio = float(np.exp(log_ratio))
+        return 0.5 * (evidence.freedom * np.log(noise_squared(ratio)) + float(np.log1p(values / ratio).sum()))
+
+    log_ratio = minimize_scalar(cost, bounds=tuple(np.log(RATIOS)), method="bounded").x
+    ratio = float(np.exp(log_ratio))
+    noise = float(np.sqrt(noise_squared(ratio)))
+    # prior variance outside the directions seen, shrunk posterior along them
+    shrink = values / (values + ratio)
+    mean = vectors @ (along / (values + ratio))
+    covariance = (noise**2 / ratio) * (np.eye(len(mean)) - (vectors * shrink) @ vectors.T)
+    edges, candidates = mask.shape
+    c = torch.from_numpy(mean).reshape(edges, candidates)
+    counts = mask.sum(dim=1, keepdim=True)
+    c = torch.where(mask, c - (c * mask).sum(dim=1, keepdim=True) / counts, 0.0)
+    return Effects(c, _error(covariance, mask), noise / float(np.sqrt(ratio)), noise)
+
+
+def _error(covariance: np.ndarray, mask: Tensor) -> float:
+    """Root mean square of the standard errors of the differences of two candidates of one edge."""
+    squares = []
+    candidates = mask.shape[1]
+    for e, row in enumerate(mask.numpy()):
+        of_edge = np.flatnonzero(row) + e * candidates
+        block = covariance[np.ix_(of_edge, of_edge)]
+        differences = block.diagonal()[:, None] + block.diagonal()[None, :] - 2 * block
+        squares.append(differences[np.triu_indices(len(of_edge), k=1)])
+    return float(np.sqrt(np.concatenate(squares).mean())) if squares else 0.0
+
+
+@dataclass(frozen=True)
+class RegressionStep:
+    """What an architecture step hands back."""
+
+    ce: float
+    """Mean cross entropy of the evaluated networks; NaN where one of them is not finite."""
+    evidence: Evidence
+    effects: Effects
+
+
+def regression_step(
+    net: Supernet,
+    batch: Batch,
+    drawn_from: Tensor,
+    mask: Tensor,
+    evidence: Evidence,
+    samples: int,
+    generator: torch.Generator,
+    autocast: Autocast,
+    group: Group = ALONE,
+) -> RegressionStep:
+    """Evaluates `samples` networks on one validation batch and fits anew. No gradient is computed.
+
+    drawn_from (E, N): the alpha that draws them. It is the same in every step, such that what is learned does not
+    decide what is looked at. The processes of `group` share the batch, and each makes the same update.
+    """
+    networks = [sample_paths(drawn_from, mask, generator) for _ in range(samples)]
+    losses = group.mean_of(network_losses(net, batch, networks, autocast)).double().cpu()  # one copy to the host
+    if not bool(losses.isfinite().all()):
+        return RegressionStep(math.nan, evidence, fit(evidence, mask))
+    evidence = evidence.with_batch(networks, losses, mask.shape[1])
+    return RegressionStep(float(losses.mean()), evidence, fit(evidence, mask))
+
+
+@torch.no_grad()
+def network_losses(net: Supernet, batch: Batch, networks: Sequence[Paths], autocast: Autocast) -> Tensor:
+    """The cross entropy of each network on one batch with the supernet's weights: (M,) float32."""
+    found = []
+    for paths in networks:
+        with autocast():
+            logits = net(batch.images, paths)
+        found.append(F.cross_entropy(logits.float(), batch.labels))
+    return torch.stack(found)

@@ -1,0 +1,202 @@
+"""alpha by regression: ridge, marginal likelihood, forgetting, and what it has in common with REINFORCE."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from engine.data import Batch
+from search.regression import Evidence, choices, fit, network_losses, regression_step, restored
+from search.reinforce import policy_gradient
+from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.supernet import Supernet
+
+EDGES, CANDIDATES = 3, 3
+MASK = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])
+COUNTS = MASK.sum(dim=1).tolist()
+
+
+def drawn(count: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    return [tuple(int(rng.integers(n)) for n in COUNTS) for _ in range(count)]
+
+
+def additive(effects: torch.Tensor, networks: list[tuple[int, ...]]) -> torch.Tensor:
+    return (choices(networks, CANDIDATES) @ effects.flatten()).double()
+
+
+@pytest.fixture
+def effects():
+    made = torch.from_numpy(np.random.default_rng(0).normal(size=MASK.shape)).masked_fill(~MASK, 0.0)
+    return made - made.sum(dim=1, keepdim=True) / MASK.sum(dim=1, keepdim=True) * MASK
+
+
+def evidence_of(effects, batches, noise, seed=1, shift=5.0):
+    rng = np.random.default_rng(seed)
+    evidence = Evidence.none(EDGES, CANDIDATES)
+    for _ in range(batches):
+        networks = drawn(6, rng)
+        losses = additive(effects, networks) + shift * rng.normal() + noise * torch.from_numpy(rng.normal(size=6))
+        evidence = evidence.with_batch(networks, losses, CANDIDATES)
+    return evidence
+
+
+def test_effects_are_recovered_whatever_batches_add(effects):
+    found = fit(evidence_of(effects, 200, 0.1), MASK)
+    assert float((found.mean - effects).abs().max()) < 0.05
+    assert found.noise == pytest.approx(0.1, rel=0.1)
+    assert (found.mean[~MASK] == 0).all()
+
+
+def test_the_error_is_that_of_differences_over_repetitions(effects):
+    """The root mean square of (estimated - true difference), over 200 sets of evaluations."""
+    misses, told = [], []
+    for seed in range(200):
+        found = fit(evidence_of(effects, 10, 0.5, seed), MASK)
+        told.append(found.error**2)
+        for e, n in enumerate(COUNTS):
+            for i in range(n):
+                misses += [
+                    float(found.mean[e, i] - found.mean[e, j] - effects[e, i] + effects[e, j]) ** 2 for j in range(i)
+                ]
+    assert np.mean(misses) == pytest.approx(np.mean(told), rel=0.15)
+
+
+def test_variances_maximise_the_marginal_likelihood_of_centred_losses(effects):
+    """The likelihood of all contrasts within batches, by the density of a normal distribution."""
+    rng = np.random.default_rng(3)
+    designs, losses = [], []
+    evidence = Evidence.none(EDGES, CANDIDATES)
+    for _ in range(6):
+        networks = drawn(4, rng)
+        y = 0.3 * additive(effects, networks) + 0.2 * torch.from_numpy(rng.normal(size=4))
+        evidence = evidence.with_batch(networks, y, CANDIDATES)
+        contrasts = np.linalg.svd(np.eye(4) - 0.25)[0][:, :3].T  # orthonormal, each sums to 0
+        designs.append(contrasts @ choices(networks, CANDIDATES).numpy())
+        losses.append(contrasts @ y.numpy())
+    X, y = np.concatenate(designs), np.concatenate(losses)
+
+    def log_likelihood(a, d):
+        return multivariate_normal.logpdf(y, cov=a**2 * X @ X.T + d**2 * np.eye(len(y)))
+
+    found = fit(evidence, MASK)
+    best = log_likelihood(found.effect, found.noise)
+    for a, d in product((0.8, 0.95, 1.0, 1.05, 1.25), repeat=2):
+        assert log_likelihood(a * found.effect, d * found.noise) <= best + 1e-6
+
+
+def test_the_mean_is_the_ridge_regression_of_its_own_ratio(effects):
+    evidence = evidence_of(effects, 5, 0.3)
+    found = fit(evidence, MASK)
+    ridge = found.noise**2 / found.effect**2
+    plain = torch.linalg.solve(evidence.squares + ridge * torch.eye(EDGES * CANDIDATES), evidence.products)
+    plain = plain.reshape(MASK.shape)
+    plain = torch.where(MASK, plain - (plain * MASK).sum(1, keepdim=True) / MASK.sum(1, keepdim=True), 0.0)
+    torch.testing.assert_close(found.mean, plain, rtol=1e-6, atol=1e-9)
+
+
+def test_noise_alone_gives_no_effects():
+    """alpha keeps equal probabilities, within what 300 networks can feign."""
+    found = fit(evidence_of(torch.zeros(MASK.shape, dtype=torch.float64), 50, 1.0), MASK)
+    assert float(found.alpha().abs().max()) < 3.0
+    assert found.effect < 0.1
+
+
+def test_one_batch_of_equal_losses_gives_none():
+    evidence = Evidence.none(EDGES, CANDIDATES).with_batch(
+        drawn(4, np.random.default_rng(0)), torch.ones(4).double(), 3
+    )
+    assert (fit(evidence, MASK).alpha() == 0).all()
+    assert (fit(Evidence.none(EDGES, CANDIDATES), MASK).alpha() == 0).all()
+
+
+def test_fading_equals_weights(effects):
+    """Evidence faded by 0.5 once a batch is that of the weighted sums."""
+    rng = np.random.default_rng(5)
+    batches = [drawn(4, rng) for _ in range(3)]
+    losses = [additive(effects, networks) for networks in batches]
+    faded = Evidence.none(EDGES, CANDIDATES)
+    for networks, y in zip(batches, losses, strict=True):
+        faded = faded.faded(0.5).with_batch(networks, y, CANDIDATES)
+    squares = torch.zeros_like(faded.squares)
+    for weight, networks in zip((0.25, 0.5, 1.0), batches, strict=True):
+        h = choices(networks, CANDIDATES)
+        h = h - h.mean(dim=0)
+        squares += weight * h.T @ h
+    torch.testing.assert_close(faded.squares, squares)
+    assert faded.freedom == pytest.approx(3 * 1.75)
+
+
+def test_its_products_are_the_gradient_of_reinforce_in_expectation():
+    """With minus the loss for a reward, E over networks of `products` / (M - 1) is dE_p[L]/dalpha, whatever the losses.
+
+    Both by enumeration: of all pairs of networks of a small space, and of all networks.
+    """
+    rng = np.random.default_rng(2)
+    alpha = torch.from_numpy(rng.normal(size=MASK.shape))
+    p = probabilities(alpha, MASK)
+    networks = list(product(*(range(n) for n in COUNTS)))
+    chance = torch.tensor([float(torch.prod(p[range(EDGES), list(x)])) for x in networks], dtype=torch.float64)
+    losses = torch.from_numpy(rng.normal(size=len(networks)))
+    gradient = sum(
+        (policy_gradient(p, [x], -losses[i : i + 1]) * chance[i] for i, x in enumerate(networks)),
+        torch.zeros(MASK.shape, dtype=torch.float64),
+    )
+    expected = torch.zeros(EDGES * CANDIDATES, dtype=torch.float64)
+    for i, x in enumerate(networks):
+        for j, y in enumerate(networks):
+            pair = Evidence.none(EDGES, CANDIDATES).with_batch([x, y], losses[[i, j]], CANDIDATES)
+            expected += chance[i] * chance[j] * pair.products
+    torch.testing.assert_close(expected.reshape(MASK.shape), gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_evaluates_drawn_networks_and_leaves_the_supernet_alone(space):
+    net = Supernet(space)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    batch = Batch(torch.randn(8, 1, 8, 8), torch.arange(8) % 4)
+    mask = mask_of(space)
+
+    def step():
+        return regression_step(
+            net, batch, initial_alpha(space), mask, Evidence.none(*mask.shape), 5,
+            torch.Generator().manual_seed(0), nullcontext,
+        )  # fmt: skip
+
+    found, again = step(), step()
+    assert found.ce == again.ce > 0
+    assert found.evidence.freedom == 4
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_network_losses_are_those_of_one_network_after_the_other(space):
+    net = Supernet(space)
+    batch = Batch(torch.randn(8, 1, 8, 8), torch.arange(8) % 4)
+    networks = [(0, 0, 0, 0), (2, 1, 1, 2)]
+    each = [torch.nn.functional.cross_entropy(net(batch.images, paths), batch.labels) for paths in networks]
+    torch.testing.assert_close(network_losses(net, batch, networks, nullcontext), torch.stack(each).detach())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"energy": float("nan")}, "evidence.energy"),
+        ({"freedom": -1.0}, "evidence.freedom"),
+        ({"squares": torch.zeros(2, 2, dtype=torch.float64)}, "evidence.squares"),
+        ({"more": 1}, "evidence"),
+    ],
+)
+def test_forged_evidence_is_refused(effects, change, says):
+    like = Evidence.none(EDGES, CANDIDATES)
+    kept = asdict(evidence_of(effects, 2, 0.1))
+    assert asdict(restored(kept, like)).keys() == kept.keys()
+    with pytest.raises(ValueError, match=says):
+        restored(kept | change, like)
+    with pytest.raises(ValueError, match="no evidence"):
+        restored(None, like)
+    assert restored(None, None) is None
