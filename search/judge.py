@@ -1,0 +1,183 @@
+"""Does the supernet rank networks, and does alpha know what the supernet knows? Asked of random networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.stats import kendalltau
+from torch import Tensor
+
+from engine.data import ImageSet, statistics_batches
+from engine.distributed import ALONE, Group
+from engine.progress import Report, reported, silent
+from engine.seeding import mix
+from engine.training import Autocast, on_device
+from search.baseline import random_architectures
+from search.config import SearchFile
+from search.plan import Plan
+from search.regression import Paths, network_losses
+from search.state import JUDGED
+from supernet.alpha import log_probabilities, mask_of
+from supernet.supernet import Supernet
+
+NETWORKS = 20
+"""Random networks that a judgement compares."""
+IMAGES = 1000
+"""Validation images that it looks at, about: whole batches, and no more than there are."""
+KNOWN = 2.0
+"""A rank correlation of less than so many standard errors is no sign of knowledge."""
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How well the losses of random networks on two halves of the images agree."""
+
+    tau: float
+    """Kendall's rank correlation."""
+    networks: int
+
+    @property
+    def chance(self) -> bool:
+        """Whether that may be by chance."""
+        return self.tau < KNOWN * chance_error(self.networks)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What random networks of equal cost say about the end of a search."""
+
+    networks: int
+    images: int
+    rank: int
+    """1 if the derived network has the smallest loss of all, networks + 1 if it has the largest."""
+    tau: float
+    """Kendall's rank correlation between the random networks' log probability under alpha and minus their losses."""
+    error: float
+    """The standard error that tau has where nothing is known."""
+    reliability: float
+    """The rank correlation between the losses on two halves of the images."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for what the user should know, with the remedy; none if all is well."""
+        reliability = Reliability(self.reliability, self.networks)
+        if reliability.chance:
+            return (unreliable(reliability),)
+        if self.tau >= KNOWN * self.error:
+            return ()
+        return (
+            f"alpha ranks random networks of equal cost no better than chance does (Kendall {self.tau:.2f}, error "
+            f"{self.error:.2f}); train longer (search.epochs), and see docs/search.md",
+        )
+
+
+def unreliable(found: Reliability) -> str:
+    return (
+        f"the supernet does not rank {found.networks} random networks: on two halves of the images, their losses agree "
+        f"no better than by chance (Kendall {found.tau:.2f}, error {chance_error(found.networks):.2f}); train longer "
+        "(search.warmup_epochs, search.epochs), with a larger batch, or on more images"
+    )
+
+
+class Judge:
+    """Compares random networks that meet a search's limits, the same ones each time."""
+
+    def __init__(self, plan: Plan, autocast: Autocast, group: Group = ALONE):
+        self.plan, self.autocast, self.group = plan, autocast, group
+
+    @cached_property
+    def networks(self) -> list[Paths]:
+        """NETWORKS random ones; fewer if the space holds no more."""
+        plan = self.plan
+        return random_architectures(
+            plan.space, plan.limits, NETWORKS, seed=mix(plan.config.run.seed, JUDGED), at_least=0
+        )
+
+    def reliability(self, net: Supernet, report: Report = silent) -> Reliability | None:
+        """None if fewer than two networks meet the limits."""
+        if len(self.networks) < 2:
+            return None
+        losses, _ = self._losses(net, self.networks, report)
+        return Reliability(split_half(losses), len(self.networks))
+
+    def judgement(self, net: Supernet, alpha: Tensor, derived: Paths, report: Report = silent) -> Judgement | None:
+        """None if fewer than two networks beside the derived one meet the limits."""
+        networks = [derived, *(paths for paths in self.networks if paths != derived)]
+        if len(networks) < 3:
+            return None
+        losses, images = self._losses(net, networks, report)
+        return judge(losses, 0, networks, alpha, mask_of(self.plan.space), images)
+
+    def _losses(self, net: Supernet, networks: Sequence[Paths], report: Report) -> tuple[np.ndarray, int]:
+        plan = self.plan
+        return supernet_losses(
+            net, networks, plan.config, plan.validation, plan.device, self.autocast, self.group, report
+        )
+
+
+def judge(
+    losses: np.ndarray, derived: int, networks: Sequence[Paths], alpha: Tensor, mask: Tensor, images: int
+) -> Judgement:
+    """losses: (networks, batches) float64, that of `derived` in its row; the other rows are random networks."""
+    means = losses.mean(axis=1)
+    log_p = log_probabilities(alpha.detach(), mask).numpy()
+    scores = np.array([log_p[np.arange(len(paths)), list(paths)].sum() for paths in networks])
+    others = np.arange(len(networks)) != derived
+    return Judgement(
+        networks=int(others.sum()),
+        images=images,
+        rank=1 + int((means[others] < means[derived]).sum()),
+        tau=correlation(scores[others], -means[others]),
+        error=chance_error(int(others.sum())),
+        reliability=split_half(losses[others]),
+    )
+
+
+def split_half(losses: np.ndarray) -> float:
+    """Kendall's rank correlation between the networks' losses on the even and on the odd batches. losses: (networks,
+    batches)."""
+    return correlation(losses[:, ::2].mean(axis=1), losses[:, 1::2].mean(axis=1)) if losses.shape[1] > 1 else 0.0
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Kendall's tau; 0 where one of both is constant."""
+    tau = float(kendalltau(a, b).statistic)
+    return tau if math.isfinite(tau) else 0.0
+
+
+def chance_error(n: int) -> float:
+    """The standard deviation of Kendall's tau between two independent orders of n (Kendall, Biometrika 30, 1938)."""
+    return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))) if n > 1 else math.inf
+
+
+def supernet_losses(
+    net: Supernet,
+    networks: Sequence[Paths],
+    config: SearchFile,
+    validation: ImageSet,
+    device: torch.device,
+    autocast: Autocast,
+    group: Group = ALONE,
+    report: Report = silent,
+    images: int = IMAGES,
+) -> tuple[np.ndarray, int]:
+    """Returns (losses (networks, batches) float64, images looked at) with the supernet's weights, all networks on the
+    same validation batches, each normalised by the batch's own statistics as in a step. The processes of `group` take
+    whole batches in turn."""
+    s = config.search
+    count = max(2, math.ceil(images / s.batch_size))
+    batches = statistics_batches(validation, s.batch_size, count, config.data.workers, **group.slice)
+    own = [
+        (
+            len(batch.labels),
+            network_losses(net, on_device(batch, device, config.run), networks, autocast).double().cpu(),
+        )
+        for batch in reported(batches, "comparing random networks", math.ceil(count / group.world_size), report)
+    ]
+    found = [one for of_process in group.gathered(own) for one in of_process]
+    return torch.stack([losses for _, losses in found], dim=1).numpy(), sum(size for size, _ in found)

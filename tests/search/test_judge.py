@@ -1,0 +1,81 @@
+"""What random networks say of a search: rank, correlation and reliability, on made-up losses."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kendalltau
+
+from search.judge import KNOWN, chance_error, judge, split_half, supernet_losses
+from search.scoring import open_parts
+from supernet.alpha import mask_of
+from supernet.supernet import Supernet
+
+from .conftest import search_file
+
+
+def judged(losses, alpha, networks, space):
+    return judge(losses, 0, networks, torch.as_tensor(alpha, dtype=torch.float64), mask_of(space), 100)
+
+
+@pytest.fixture
+def networks():
+    """The first is the derived one."""
+    rng = np.random.default_rng(0)
+    return [tuple(int(i) for i in rng.integers((3, 3, 2, 3))) for _ in range(21)]
+
+
+def test_an_alpha_that_is_minus_the_loss_has_a_correlation_of_one(networks, space):
+    alpha = np.random.default_rng(1).normal(size=(4, 3))
+    losses = -np.array([alpha[range(4), paths].sum() for paths in networks])[:, None] + np.zeros((1, 4))
+    found = judged(losses, alpha, networks, space)
+    assert found.tau == pytest.approx(1.0)
+    assert found.reliability == pytest.approx(1.0)
+    assert found.rank == 1 + int((losses[1:, 0] < losses[0, 0]).sum())
+    assert not found.notes
+
+
+def test_an_alpha_that_knows_nothing_is_told_so(networks, space):
+    rng = np.random.default_rng(2)
+    losses = rng.normal(size=21)[:, None] + 0.01 * rng.normal(size=(21, 8))
+    found = judged(losses, np.zeros((4, 3)), networks, space)
+    assert found.tau == 0.0
+    assert len(found.notes) == 1
+    assert "alpha ranks random networks" in found.notes[0]
+
+
+def test_a_supernet_that_ranks_nothing_is_told_so_and_alpha_is_not_blamed(networks, space):
+    losses = np.random.default_rng(3).normal(size=(21, 8))
+    found = judged(losses, np.zeros((4, 3)), networks, space)
+    assert found.reliability < KNOWN * found.error
+    assert len(found.notes) == 1
+    assert "the supernet does not rank" in found.notes[0]
+
+
+def test_the_error_by_chance_is_that_over_all_orders():
+    taus = [kendalltau(range(5), order).statistic for order in permutations(range(5))]
+    assert chance_error(5) == pytest.approx(float(np.std(taus)), rel=1e-9)
+
+
+def test_split_half_compares_disjoint_batches():
+    losses = np.array([[1.0, 9.0, 1.0], [2.0, 8.0, 2.0], [3.0, 7.0, 3.0]])
+    assert split_half(losses) == pytest.approx(-1.0)  # even batches rise where the odd one falls
+    assert split_half(losses[:, :1]) == 0.0
+
+
+def test_losses_are_of_the_same_images_for_every_network(space):
+    config = search_file([{"metric": "macs", "at": "50%"}])
+    _, validation = open_parts(config)
+    net = Supernet(space)
+    paths = (0, 1, 0, 1)
+    losses, images = supernet_losses(
+        net, [paths, paths], config, validation, torch.device("cpu"), nullcontext, images=24
+    )
+    assert losses.shape == (2, 3)
+    assert images == 24
+    assert (losses[0] == losses[1]).all()
+    assert len(set(losses[0])) == 3  # batches differ
