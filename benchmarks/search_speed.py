@@ -56,6 +56,7 @@ from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
 from supernet.alpha import sample_paths
 from supernet.compiled import compile_candidates, mixed_edges
 from timed_loop import (
+    GRADIENT,
     ROOT,
     Case,
     Loop,
@@ -76,8 +77,7 @@ def memory_28() -> tuple[Case, bool]:
     """The case, and whether Fashion-MNIST's own files are there."""
     real = (ROOT / "data/FashionMNIST/raw").is_dir()
     data = f"data.root={ROOT / 'data'}" if real else "data={name: fake, fake_images: 10000, validation: 0.2}"
-    update = ("search.arch_update=two_path", "search.reinforce=null", "search.arch_every=5")
-    changes = (*update, "search.batch_size=128", data)
+    changes = (*GRADIENT, "search.batch_size=128", data)
     return Case("memory_28", ROOT / "configs/search/fashion_cpu.yaml", changes, block=10), real
 
 
@@ -113,8 +113,8 @@ class Bare:
         """To call for the block that the loop is at."""
         plan, state, mask, position = self.plan, self.state, self.loop.search.mask, self.loop.search.state
         s, seed, device = plan.config.search, plan.config.run.seed, plan.device
-        assert s.arch_update != "reinforce"  # the cases are of gradient modes
-        mode, objective = s.arch_update, Objective(plan.limits, s.resolved_loss, state.duals)
+        assert s.arch_update in ("full", "full_v2", "two_path")  # the cases are of gradient modes
+        mode, objective = s.arch_update, Objective(plan.limits, s.resolved_loss)
         precision = lambda: autocast(plan.config.run, device)  # noqa: E731
         first, first_arch = position.step, position.arch_steps
         paths = [
@@ -133,6 +133,7 @@ class Bare:
                         state.net, self.batch, state.alpha, state.arch_optimizer, mode, s.resolved_gate_gradient,
                         objective, next(random), precision,
                     )  # fmt: skip
+                    self.loop.search.update.project(state)
             synchronise(device)
 
         return run

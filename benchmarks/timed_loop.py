@@ -27,6 +27,8 @@ from search.plan import Plan
 from search.scoring import open_parts
 
 ROOT = Path(__file__).resolve().parents[1]
+GRADIENT = ("search.arch_update=two_path", "search.arch_every=5")
+"""Changes to a config: the published update, with both kinds of steps."""
 NEVER = 10**6
 PARTS = ("data", "forward", "backward", "reduce", "optimizer", "other")
 
@@ -43,7 +45,7 @@ class Case:
 
 def imagenet(name: str, batch: int, *changes: str, block: int = 5) -> Case:
     run = (f"search.batch_size={batch}", "run.device=cpu", "run.amp=none")
-    return Case(name, ROOT / "configs/search/imagenet_cpu.yaml", (*run, *changes), block)
+    return Case(name, ROOT / "configs/search/imagenet_cpu.yaml", (*GRADIENT, *run, *changes), block)
 
 
 def fake_224(name: str, batch: int, *changes: str) -> Case:

@@ -62,6 +62,11 @@ FINAL = {
     "final/measured": Curve("ms", "Latency of the network measured on this machine, for the same limit."),
     "final/macs": Curve("MACs", "Multiply-accumulates of one image."),
     "final/params": Curve("parameters", "Learned numbers of the network."),
+    "final/rank": Curve(
+        "",
+        "Of a search: the derived network's place among random ones of equal cost by the supernet's loss; 1 is best.",
+    ),
+    "final/tau": Curve("", "Of a search: Kendall's correlation of these random ones between alpha and that loss."),
 }
 """The columns of results; each is also the tag of a scalar with one point, at the last step."""
 

@@ -33,6 +33,7 @@ from search.gradient import softmax_jacobian
 from search.limits import Limit, Resolved, Source, limit_names, resolve_limit
 from search.peak import restrict
 from search.plausible import doubts, implied_speed
+from search.projection import Projector
 from search.reinforce import sampled, user_reward
 from search.terms import build_terms, terms_gradient
 from search.trust import Note, elsewhere
@@ -112,8 +113,7 @@ def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) ->
         checks.append(Check("ok", "peak", str(resolved.peak)))
     for name, limit in zip(limit_names(resolved.limits), resolved.limits, strict=True):
         checks += [_reach(name, limit), _gradient(resolved.space, name, limit)]
-    complete = len(resolved.limits) == len(resolved.config.additive) > 0
-    if complete and resolved.config.search.derive == "constrained":  # argmax looks at no limit
+    if len(resolved.limits) == len(resolved.config.additive) > 0:
         checks += _caught("limits together", lambda: _together(resolved))
     checks += _caught("own candidates", lambda: _own_candidates(resolved))
     checks += _caught("own functions", lambda: _own_functions(resolved))
@@ -177,10 +177,28 @@ def _gradient(space: Space, name: str, limit: Limit) -> Check:
 
 
 def _together(resolved: Resolved) -> list[Check]:
-    found = constrained(initial_alpha(resolved.space), mask_of(resolved.space), resolved.limits)
-    if found.notes:
-        return [Check("warn", "limits together", note, "raise `tolerance`, or move a bound") for note in found.notes]
-    return [Check("ok", "limits together", "an architecture meets all of them")]
+    """Whether an architecture meets all limits, and whether alpha can meet them in expectation."""
+    search, checks = resolved.config.search, []
+    if search.derive == "constrained":  # argmax looks at no limit
+        found = constrained(initial_alpha(resolved.space), mask_of(resolved.space), resolved.limits)
+        remedy = "raise `tolerance`, or move a bound"
+        checks += [Check("warn", "limits together", note, remedy) for note in found.notes]
+        checks = checks or [Check("ok", "limits together", "an architecture meets all of them")]
+    if search.projects and Projector(mask_of(resolved.space), resolved.limits).loosened:
+        checks.append(_loosened(resolved.limits))
+    return checks
+
+
+def _loosened(limits: Sequence[Limit]) -> Check:
+    each = [
+        f"{name} {'at' if limit.at else 'below'} {quantity(limit.bound, limit.unit)}"
+        for name, limit in zip(limit_names(limits), limits, strict=True)
+    ]
+    text = (
+        f"no path probabilities give {' and '.join(each)} in expectation, so for alpha `at` counts as `below`, and not "
+        "every budget is used up"
+    )
+    return Check("warn", "limits in expectation", text, "move a bound, or write `below` in place of an `at`")
 
 
 def _own_candidates(resolved: Resolved) -> list[Check]:
@@ -344,7 +362,7 @@ def data_checks(config: SearchFile, training: int, validation: int) -> list[Chec
         text += f", {steps * s.epochs} after the warm-up, so alpha never learns"
         return [Check("warn", "data", text, f"search.epochs above {s.arch_every // steps}, or a smaller arch_every")]
     arch_steps = steps * s.epochs // s.arch_every
-    if arch_steps * s.arch_lr < DECISIVE:
+    if s.arch_update != "regression" and arch_steps * s.arch_lr < DECISIVE:
         text += (
             f"; {arch_steps} architecture steps of arch_lr {s.arch_lr:g} move an entry of alpha by about "
             f"{arch_steps * s.arch_lr:.2g} at most, too little to decide"

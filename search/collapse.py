@@ -21,6 +21,8 @@ UNDECIDED = 0.9
 OUT_OF_BALANCE = 100.0
 """Factor between the gradients of cross entropy and of the limits beyond which one of them alone steers alpha."""
 
+GATED = ("full", "full_v2", "two_path")
+"""The values of search.arch_update that learn from gradients of gates."""
 MISSED = 0.05
 """Share of the bound by which expected cost is off the target (`at`) or above it (`below`)."""
 
@@ -42,7 +44,7 @@ def relative_entropy(p: Tensor, mask: Tensor) -> float:
 
 
 def strength_of(loss: Loss | None) -> str | None:
-    """The key of search.loss that sets how strongly limits pull beside CE."""
+    """The key of search.loss that sets how strongly limits pull beside CE; None if they have no gradient."""
     if isinstance(loss, MulLog):
         return "search.loss.power"  # scale multiplies CE's gradient and the limit's alike
     return "search.loss.weight" if isinstance(loss, AddLinear | Hinge) else None
@@ -53,7 +55,9 @@ class CollapseAlarm:
     """Detects what is worth a warning; each kind is logged once."""
 
     strength: str | None
-    """The key that sets how strongly limits pull; None where multipliers see to that (`strength_of`)."""
+    """The key that sets how strongly limits pull; None if they have no gradient (`strength_of`)."""
+    draws: bool = True
+    """Whether the weights are trained on paths that alpha draws: only then does it matter that it decides early."""
     told: dict[str, str] = field(default_factory=dict)
     """Kind of alarm -> its text. The search keeps it in its state, so that a resumed one logs nothing twice."""
 
@@ -77,31 +81,22 @@ class CollapseAlarm:
                 f"skip has more than {MOSTLY_SKIP:.0%} of the probability in every stage that has it: the search may "
                 "be collapsing onto skip; look at the target, use `at` in place of `below`, or lengthen the warm-up"
             )
-        if entropy < DECIDED and progress < 0.5:
+        if entropy < DECIDED and progress < 0.5 and self.draws:
             found["entropy"] = (
                 f"alpha has decided (entropy {entropy:.1%} of the largest) in the first half of the search; lower "
                 "search.arch_lr, or keep it undecided for longer with search.entropy"
             )
-        if ce_gradient > 0 and limits_gradient > 0:
+        if self.strength and ce_gradient > 0 and limits_gradient > 0:
             ratio = ce_gradient / limits_gradient
             if ratio < 1 / OUT_OF_BALANCE:
                 found["limits alone"] = (
                     f"the limits' gradient is {1 / ratio:.3g} times that of the cross entropy: alpha follows latency "
-                    "alone; "
-                    + (
-                        f"lower {self.strength}, or use the lagrangian form"
-                        if self.strength
-                        else "lengthen the warm-up, or choose a target nearer to the middle of the reachable range"
-                    )
+                    f"alone; lower {self.strength}, or use the form projection"
                 )
             elif ratio > OUT_OF_BALANCE and missed > MISSED:  # at its target, a limit has no gradient
                 found["accuracy alone"] = (
                     f"the cross entropy's gradient is {ratio:.3g} times that of the limits: alpha ignores them; "
-                    + (
-                        f"raise {self.strength}, or use the lagrangian form"
-                        if self.strength
-                        else "give the multipliers more steps: more search.epochs, or a smaller search.arch_every"
-                    )
+                    f"raise {self.strength}, or use the form projection"
                 )
         new = {kind: text for kind, text in found.items() if kind not in self.told}
         self.told |= new
@@ -113,11 +108,17 @@ def undecided(p: Tensor, mask: Tensor, settings: SearchConfig) -> str | None:
     share = relative_entropy(p, mask)
     if share <= UNDECIDED:
         return None
-    gates = settings.arch_update != "reinforce" and settings.resolved_gate_gradient == "first_order"
+    gates = settings.arch_update in GATED and settings.resolved_gate_gradient == "first_order"
+    if settings.arch_update == "regression":
+        remedy = "raise search.regression.final_steps (more networks are compared) or search.epochs"
+    else:
+        remedy = (
+            f"{'set search.gate_gradient: second_order, ' if gates else ''}raise search.arch_lr or search.epochs, or "
+            "lower search.arch_every"
+        )
     return (
         f"alpha is undecided (entropy {share:.0%} of the largest), so the likeliest networks are hardly better than "
-        f"random ones that meet the limits; {'set search.gate_gradient: second_order, ' if gates else ''}raise "
-        "search.arch_lr or search.epochs, or lower search.arch_every"
+        f"random ones that meet the limits; {remedy}"
     )
 
 

@@ -222,22 +222,14 @@ class MulLog(Section):
     power: float = Field(0.3, gt=0, le=LARGEST_POWER)
 
 
-class Lagrangian(Section):
-    """CE + r (lambda c + rho/2 c^2), with lambda following the violation of the limit (docs/design.md).
+class Projection(Section):
+    """CE alone. After each of alpha's steps, the nearest path probabilities with E = T take the place of its own
+    (search/projection.py)."""
 
-    r keeps the two gradients comparable: the ratio of their norms, averaged over steps. So one setting serves every
-    task and target.
-    """
-
-    form: Literal["lagrangian"] = "lagrangian"
-    rho: float = Field(300.0, gt=0, le=LARGEST_WEIGHT)
-    dual_rate: float = Field(0.2, gt=0, le=1000)
-    """lambda's learning rate, as a multiple of arch_lr: Adam bounds alpha's speed, so a faster dual oscillates."""
-    clip: float = Field(4.0, gt=0, le=LARGEST_WEIGHT)
-    """Bound of |lambda| and of |lambda + rho c|: the latency gradient's norm is at most this many times that of CE."""
+    form: Literal["projection"] = "projection"
 
 
-Loss = Annotated[AddLinear | Hinge | MulLog | Lagrangian, Field(discriminator="form")]
+Loss = Annotated[AddLinear | Hinge | MulLog | Projection, Field(discriminator="form")]
 
 
 class ReinforceConfig(Section):
@@ -248,10 +240,9 @@ class ReinforceConfig(Section):
     exponent: float = Field(0.1, ge=0, le=LARGEST_POWER)
     """w in the reward accuracy * (T / latency)^w."""
     baseline: Literal["moving_average", "leave_one_out"] = "moving_average"
-    limits: Literal["reward", "lagrangian"] = "reward"
+    limits: Literal["reward", "projection"] = "reward"
     """How limits enter. reward: by the published factor, which pulls towards cheaper networks whatever T is.
-    lagrangian: the reward is the accuracy alone, and E, whose gradient needs no sampling, is brought to T as in the
-    gradient modes."""
+    projection: the reward is the accuracy alone, and alpha is projected onto E = T as in the gradient modes."""
     reward: str | None = None
     """path/to/file.py:name of a function of a `Sampled` network (search/reinforce.py) that returns its reward, in place
     of the above one; `exponent` is not used then."""
@@ -266,6 +257,18 @@ class ReinforceConfig(Section):
         if self.baseline == "leave_one_out" and self.samples < 2:
             raise ValueError("samples: got 1, expected at least 2 with baseline leave_one_out")
         return self
+
+
+class RegressionConfig(Section):
+    """`search.regression`, read with arch_update: regression (search/regression.py)."""
+
+    samples: int = Field(8, ge=2, le=1000)
+    """Networks per architecture step, all on one validation batch. They cost a forward pass each, no backward pass."""
+    memory: int = Field(100, ge=1, le=NEVER)
+    """Architecture steps after which an evaluation counts 1/e: the weights that it was made with are gone."""
+    final_steps: int = Field(300, ge=0, le=NEVER)
+    """Architecture steps after the last weights step. They begin anew and forget nothing: alpha's last value is of the
+    weights that stay. 0 keeps what the search has collected."""
 
 
 class EntropyConfig(Section):
@@ -302,31 +305,32 @@ class SearchConfig(Section):
     """YAML section `search`. Schedules and optimizers default to the published settings (arXiv 1812.00332, Sec. 4); the
     loss, the derivation and the sampling of the warm-up do not (docs/design.md)."""
 
-    arch_update: Literal["full", "full_v2", "two_path", "reinforce"] = "two_path"
-    """full, full_v2 and two_path follow Eq. 4 (Sec. 3.2); reinforce follows Sec. 3.3.2."""
+    arch_update: Literal["regression", "full", "full_v2", "two_path", "reinforce"] = "regression"
+    """How alpha learns. regression: from the losses of whole networks, all evaluations together, while every candidate
+    is trained alike (search/regression.py). As published: full, full_v2 and two_path follow Eq. 4 (Sec. 3.2), reinforce
+    follows Sec. 3.3.2, and in these four the weights are trained on paths that alpha draws."""
     gate_gradient: GateGradient | None = None
     """How a gradient mode comes from dL/dg to CE's gradient in alpha. first_order, where absent: as published (Eq. 4).
     second_order: without the error of half the curvature between two candidates, which keeps alpha undecided in a
     trained supernet (ReinMax, arXiv 2304.08612; docs/design.md). A step takes the same time."""
     loss: Loss | None = None
-    """How limits enter the gradient modes; lagrangian where absent. REINFORCE has a reward instead."""
+    """How limits enter the gradient modes; projection where absent. REINFORCE has a reward instead."""
     reinforce: ReinforceConfig | None = None
+    regression: RegressionConfig | None = None
     entropy: EntropyConfig | None = None
     terms: tuple[TermConfig, ...] = Field((), max_length=100)
     stop_when_settled: SettledConfig | None = None
     warmup_epochs: int = Field(40, ge=0, le=MOST_EPOCHS)
-    """Epochs of weight training before the search, alpha untouched. Not counted in `epochs`."""
-    warmup_sampling: Literal["balanced", "uniform"] = "balanced"
-    """Paths of the warm-up, when every candidate is equally likely. balanced: within each block of as many steps as an
-    edge has candidates, each candidate is trained once; uniform: independent draws."""
+    """Epochs of weight training before the search, alpha untouched. Not counted in `epochs`. Paths are balanced: within
+    each block of as many steps as an edge has candidates, each candidate is trained once."""
     epochs: int = Field(120, ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
     """Images of a batch, of weights steps and architecture steps alike, in all processes together; BN needs at least 2
     images in each process."""
-    warmup_lr: float = Field(0.05, gt=0, le=LARGEST_LR)
-    """Start of the warm-up's own cosine."""
+    warmup_lr: float | None = Field(None, gt=0, le=LARGEST_LR)
+    """Start of a cosine of the warm-up's own, as published (0.05); null: one cosine over warm-up and search."""
     lr: float = Field(0.025, gt=0, le=LARGEST_LR)
-    """Start of the search's cosine."""
+    """Start of the cosine."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Nesterov."""
     weight_decay: float = Field(4e-5, ge=0, le=LARGEST_LR)
@@ -350,16 +354,28 @@ class SearchConfig(Section):
 
     @property
     def resolved_gate_gradient(self) -> GateGradient:
-        """`gate_gradient`, or what holds where it is absent. So the next two."""
+        """`gate_gradient`, or its default if it is not set."""
         return self.gate_gradient or "first_order"
 
     @property
     def resolved_loss(self) -> Loss:
-        return self.loss or Lagrangian()
+        return self.loss or Projection()
 
     @property
     def resolved_reinforce(self) -> ReinforceConfig:
         return self.reinforce or ReinforceConfig()
+
+    @property
+    def resolved_regression(self) -> RegressionConfig:
+        """`regression`, or its defaults if it is not set."""
+        return self.regression or RegressionConfig()
+
+    @property
+    def projects(self) -> bool:
+        """Whether alpha is projected onto the limits after each of its steps."""
+        if self.arch_update == "reinforce":
+            return self.resolved_reinforce.limits == "projection"
+        return isinstance(self.resolved_loss, Projection)
 
     @field_validator("arch_betas")
     @classmethod
@@ -369,16 +385,29 @@ class SearchConfig(Section):
         return betas
 
     @model_validator(mode="after")
-    def update_and_loss_agree(self) -> Self:
-        if self.arch_update == "reinforce" and self.loss is not None:
+    def update_and_its_settings_agree(self) -> Self:
+        update = self.arch_update
+        if update == "reinforce" and self.loss is not None:
             raise ValueError("loss: reinforce has a reward, not a loss; remove it or choose a gradient arch_update")
-        if self.arch_update == "reinforce" and self.gate_gradient is not None:
+        if update == "regression" and self.loss is not None and not isinstance(self.loss, Projection):
             raise ValueError(
-                "gate_gradient: reinforce differentiates no gates; remove it (or set it to null) or choose a gradient "
+                f"loss: {self.loss.form} is a term of a gradient, and regression projects; remove it or choose a "
+                "gradient arch_update"
+            )
+        if update in ("reinforce", "regression") and self.gate_gradient is not None:
+            raise ValueError(
+                f"gate_gradient: {update} differentiates no gates; remove it (or set it to null) or choose a gradient "
                 "arch_update"
             )
-        if self.arch_update != "reinforce" and self.reinforce is not None:
-            raise ValueError(f"reinforce: arch_update is {self.arch_update}; remove it or set arch_update: reinforce")
+        for name in ("reinforce", "regression"):
+            if update != name and getattr(self, name) is not None:
+                raise ValueError(f"{name}: arch_update is {update}; remove it or set arch_update: {name}")
+        if update == "regression" and (self.entropy or self.terms):
+            given = "entropy" if self.entropy else "terms"
+            raise ValueError(
+                f"{given}: adds to a gradient of alpha, which regression does not have; remove it or choose another "
+                "arch_update"
+            )
         return self
 
 
@@ -402,7 +431,7 @@ class SearchFile(Section):
     def one_limit_for_mul_log_and_no_twins(self) -> Self:
         if isinstance(self.search.loss, MulLog) and len(self.additive) != 1:
             raise ValueError(
-                "search.loss: mul_log multiplies by one limit; use lagrangian, or keep one entry in `limits` beside "
+                "search.loss: mul_log multiplies by one limit; use projection, or keep one entry in `limits` beside "
                 f"{PEAK}"
             )
         keys = [(limit.metric, limit.files, limit.combine) for limit in self.limits]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -44,12 +44,14 @@ from search.compilation import compile_supernet
 from search.config import SearchFile
 from search.derivation import derive
 from search.gradient import weights_step
+from search.judge import Judge, Judgement, unreliable
 from search.limits import Limit, limit_names, resolve
 from search.objective import expected_cost
 from search.own import own_files
 from search.peak import PeakLimit
 from search.plan import Plan
 from search.program import UnfinishedError
+from search.regression import Evidence
 from search.report import architecture_scalars, curves_of, log_alpha, log_begin, log_end, log_evaluation
 from search.result import ResultFile, load_result, result_of, write_architecture
 from search.scoring import open_parts, score
@@ -79,6 +81,8 @@ class SearchResult:
     accuracy: Evaluation
     """The accuracy of the derived network with the supernet's weights, on the validation part."""
     peak: PeakLimit | None = None
+    judged: Judgement | None = None
+    """The derived network among random ones of equal cost; None where there are none."""
 
 
 def run_search(
@@ -178,11 +182,13 @@ class Search:
         self.autocast = partial(autocast, config.run, plan.device)
         self.mask = mask_of(plan.space)
         self.update = ArchitectureUpdate(plan, group)
-        self.alarm = CollapseAlarm(strength_of(config.search.loss), self.state.told)
+        self.judge = Judge(plan, self.autocast, group)
+        self.alarm = CollapseAlarm(strength_of(config.search.loss), plan.alpha_draws, self.state.told)
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
         curves = curves_of(plan.space, plan.limits, plan.peak)
-        resume_step = self.state.step if newest else None
+        # the points after the final steps are one step further, so that a resume before these drops them
+        resume_step = self.state.step + (self.state.final_steps > 0) if newest else None
         self.metrics = MetricsLog(out, resume_step=resume_step, curves=curves) if group.first else None
         if self.metrics and not newest:
             log_begin(self.metrics, plan, out)
@@ -205,14 +211,48 @@ class Search:
                 while not self._ended:
                     self.step(progress)
                     if signal := told_to_stop():
-                        self._save()
+                        self.save()
                         raise Interrupted(signal, f"step {state.step} of {plan.steps} is saved")
+                self._final_steps(progress.between_steps, told_to_stop)
             if state.step < plan.steps and group.first:
                 log.info("probabilities have settled: the search ends at step %d of %d", state.step, plan.steps)
             with Stages(shown=group.first) as report:
                 return self._finish(report)
         finally:
             self.close()
+
+    def _judge_supernet(self, report: Report) -> None:
+        """Says at the end of the warm-up whether the supernet ranks networks: if not, there is nothing to search."""
+        step = self.state.step
+        found = self.judge.reliability(self.state.net, report)
+        if found is None:
+            return
+        if self.metrics:
+            self.metrics.scalars(step, {"judge/reliability": found.tau})
+        if found.chance:
+            log.warning("step %d: %s", step, unreliable(found))
+        else:
+            log.info("step %d: the supernet ranks random networks with a reliability of %.2f", step, found.tau)
+
+    def _final_steps(self, report: Report, told_to_stop: Callable[[], int | None]) -> None:
+        """The architecture steps after the last weights step. They are saved when all are done: begun anew, they give
+        the same. The curves get a last point, of the alpha that the search ends with, one step after the last."""
+        plan, state = self.plan, self.state
+        if state.final_steps >= plan.final_steps:
+            return
+        state.evidence = Evidence.none(*state.alpha.shape)
+        for done in range(plan.final_steps):
+            report("comparing whole networks", done, plan.final_steps)
+            batch = on_device(next(self.validation), plan.device, plan.config.run)
+            self.update.step(state, batch, final=True)
+            if signal := told_to_stop():
+                raise Interrupted(signal, f"step {state.step} of {plan.steps} is saved")
+        state.final_steps = plan.final_steps
+        if self.metrics:
+            self.metrics.scalars(state.step + 1, architecture_scalars(state, plan.limits) | self._signs())
+        self._evaluate(state.step + 1, report)
+        self.saved = None  # that step is saved again, with the alpha that the search ends with
+        self.save()
 
     def step(self, progress: Progress) -> None:
         """A weights step and all that is due after it: an architecture step, curves, evaluation, checkpoint."""
@@ -223,6 +263,8 @@ class Search:
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = plan.lr(step)
         batch = on_device(next(self.training), plan.device, run)
+        if step == plan.warmup_steps:
+            self.update.project(state)
         paths = self._weights_paths(step)
         loss, logits = weights_step(
             state.net, batch, paths, state.optimizer, plan.config.search.label_smoothing, self.autocast, self.reduction,
@@ -252,7 +294,7 @@ class Search:
 
     def _weights_paths(self, step: int) -> tuple[int, ...]:
         plan, seed = self.plan, self.plan.config.run.seed
-        if step < plan.warmup_steps and plan.config.search.warmup_sampling == "balanced":
+        if step < plan.warmup_steps or not plan.alpha_draws:
             block, position = divmod(step, self.mask.shape[1])
             return balanced_paths(self.mask, generator(seed, WARMUP_PATHS, block), position)
         return sample_paths(self.state.alpha, self.mask, generator(seed, WEIGHTS_PATHS, step))
@@ -290,16 +332,19 @@ class Search:
         return values
 
     def _epoch_end(self, loss: torch.Tensor, report: Report) -> None:
-        """Evaluates and saves a checkpoint, if they are due; an evaluation is always saved."""
+        """Judges the supernet at the end of the warm-up, evaluates and saves a checkpoint, if they are due; an
+        evaluation is always saved."""
         plan, step = self.plan, self.state.step
+        if step == plan.warmup_steps:  # before the save, so that a resume does not say it twice
+            self._judge_supernet(report)
         evaluated = step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or self._ended
         if evaluated:
             self._evaluate(step, report)
         if evaluated or step % plan.config.run.checkpoint_every == 0:
             check_finite(float(self.group.mean_of(loss)), step)  # a ruined one would replace a good one
-            self._save()
+            self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """Saves a checkpoint of the step just done, unless there is one."""
         if self.saved == self.state.step:
             return
@@ -413,23 +458,30 @@ class Search:
             )
         )
         hesitation = undecided(probabilities(state.alpha.detach(), self.mask), self.mask, plan.config.search)
-        notes = (*filter(None, [hesitation]), *measured.derivation.notes)
+        judged = self.judge.judgement(state.net, state.alpha, measured.derivation.paths, report)
+        notes = (*filter(None, [hesitation]), *(judged.notes if judged else ()), *measured.derivation.notes)
         for note in notes:
             log.warning(note)
         architecture = Architecture(plan.space, measured.derivation.paths, self.out.name)
         scored = self.score(architecture, report, "scoring the derived network")
         if self.group.first:
-            self._write(architecture, measured, scored, (*state.told.values(), *notes))
-        return SearchResult(architecture, plan.limits, measured, scored, plan.peak)
+            self._write(architecture, measured, scored, judged, (*state.told.values(), *notes))
+        return SearchResult(architecture, plan.limits, measured, scored, plan.peak, judged)
 
     def _write(
-        self, architecture: Architecture, measured: MeasuredDerivation, scored: Evaluation, notes: Sequence[str]
+        self,
+        architecture: Architecture,
+        measured: MeasuredDerivation,
+        scored: Evaluation,
+        judged: Judgement | None,
+        notes: Sequence[str],
     ) -> None:
         plan, state = self.plan, self.state
         write_architecture(self.out / "architecture.json", architecture, plan.limits, plan.peak)
         figures = result_of(
-            architecture, plan.limits, plan.peak, state.alpha, measured, scored, notes=notes, seed=plan.config.run.seed,
-            steps=state.step, seconds=time.monotonic() - self.began, resumed_at=self.resumed_at,
+            architecture, plan.limits, plan.peak, state.alpha, measured, scored, judged, notes=notes,
+            seed=plan.config.run.seed, steps=state.step, seconds=time.monotonic() - self.began,
+            resumed_at=self.resumed_at,
         )  # fmt: skip
         if self.metrics:
             log_end(self.metrics, state.step, architecture, plan.limits, figures)

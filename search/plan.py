@@ -37,8 +37,10 @@ class Plan:
         return self.warmup_steps + self.config.search.epochs * self.steps_per_epoch
 
     def lr(self, step: int) -> float:
-        """Returns the learning rate of the weights: two cosines, one for the warm-up and one for the search."""
+        """Returns the learning rate of the weights: one cosine, or two with `warmup_lr`, for warm-up and search."""
         s = self.config.search
+        if s.warmup_lr is None:
+            return cosine_lr(s.lr, step, self.steps)
         if step < self.warmup_steps:
             return cosine_lr(s.warmup_lr, step, self.warmup_steps)
         return cosine_lr(s.lr, step - self.warmup_steps, self.steps - self.warmup_steps)
@@ -51,6 +53,17 @@ class Plan:
         """Whether an architecture step comes after weights step number `step` (from 0)."""
         done = step + 1 - self.warmup_steps
         return done > 0 and done % self.config.search.arch_every == 0
+
+    @property
+    def final_steps(self) -> int:
+        """The architecture steps after the last weights step."""
+        s = self.config.search
+        return s.resolved_regression.final_steps if s.arch_update == "regression" else 0
+
+    @property
+    def alpha_draws(self) -> bool:
+        """Whether the weights are trained on paths that alpha draws after the warm-up; else every candidate alike."""
+        return self.config.search.arch_update != "regression"
 
     def arch_lr(self, step: int) -> float:
         return 0.0 if step < self.warmup_steps else self.config.search.arch_lr

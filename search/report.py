@@ -46,6 +46,14 @@ CURVES = {
     "arch/reward": Curve("", "REINFORCE: mean reward of the sampled networks."),
     "arch/top1": Curve("%", "REINFORCE: mean accuracy of the sampled networks on a validation batch."),
     "arch/gradient": Curve("", "REINFORCE: norm of the policy gradient."),
+    "arch/effect": Curve("nats", "Regression: standard deviation of what candidates add to the loss."),
+    "arch/error": Curve("nats", "Regression: standard error of the difference between two candidates of an edge."),
+    "arch/noise": Curve(
+        "nats", "Regression: standard deviation of a network's loss on one batch that no edge explains."
+    ),
+    "judge/reliability": Curve(
+        "", "At the warm-up's end: Kendall's correlation of random networks' losses between two halves of the images."
+    ),
     "arch/terms": Curve("", "What search.entropy and search.terms add to the loss of alpha."),
     "arch/ce_over_limits": Curve(
         "",
@@ -54,7 +62,11 @@ CURVES = {
     "skip/<stage>": Curve("", "Probability of `skip`, the mean over the edges of the stage that have it."),
     "expected/<limit>": Curve(LIMITS_UNIT, "Cost expected over the networks that alpha draws."),
     "target/<limit>": Curve(LIMITS_UNIT, "The bound that the expected cost is brought to, or kept below."),
-    "lambda/<limit>": Curve("", "Multiplier of the limit in the loss of alpha; 0 in all forms but the lagrangian."),
+    "pressure/<limit>": Curve(
+        "nats",
+        "By how much all projections so far have lowered the log-odds of a candidate that costs the whole bound beside "
+        "a free one.",
+    ),
     "derived/loss": Curve(
         "nats", "Validation loss of the network that would be derived now, with the supernet's weights."
     ),
@@ -98,26 +110,28 @@ def curves_of(space: Space, limits: Sequence[Limit], peak: PeakLimit | None) -> 
 
 
 def architecture_scalars(state: SearchState, limits: Sequence[Limit]) -> dict[str, float]:
-    """Curves of alpha: entropy, and each limit's expected cost beside its target, and lambda."""
+    """Curves of alpha: entropy, and each limit's expected cost beside its target, and its pressure under projection."""
     mask = mask_of(state.net.space)
     p = probabilities(state.alpha.detach(), mask)
     values = {"arch/entropy": float(entropy(state.alpha.detach(), mask))}
-    for name, limit, dual in zip(limit_names(limits), limits, state.duals, strict=True):
+    for name, limit in zip(limit_names(limits), limits, strict=True):
         values[f"expected/{name}"] = float(expected_cost(p, limit.cost))
         values[f"target/{name}"] = limit.bound
-        values[f"lambda/{name}"] = dual.multiplier
+    if state.pressures:
+        values |= {f"pressure/{name}": value for name, value in zip(limit_names(limits), state.pressures, strict=True)}
     return values
 
 
 def log_begin(log: MetricsLog, plan: Plan, out: Path) -> None:
     """Writes what stays the same during a search: its config, the charts of CUSTOM SCALARS, its row of HPARAMS."""
     log.text("config", f"```yaml\n{config_text(plan.config)}```")
-    log.charts(charts(plan.limits))
+    log.charts(charts(plan.limits, projected=plan.config.search.projects))
     log.hyperparameters(str(out), hyperparameters(plan.config, plan.limits))
 
 
-def charts(limits: Sequence[Limit]) -> dict[str, Mapping[str, tuple[str, ...]]]:
-    """Returns two charts for each limit: expected cost, target and derived cost in the first, lambda in the second.
+def charts(limits: Sequence[Limit], *, projected: bool) -> dict[str, Mapping[str, tuple[str, ...]]]:
+    """Returns the charts of a search. Each limit has one of expected cost, target and derived cost, and if alpha is
+    projected a second one of its pressure.
 
     TensorBoard treats the tags of a chart as patterns and matches them at the beginning of a tag.
     """
@@ -125,7 +139,8 @@ def charts(limits: Sequence[Limit]) -> dict[str, Mapping[str, tuple[str, ...]]]:
     for name, limit in zip(limit_names(limits), limits, strict=True):
         pattern = "".join(c if c.isalnum() or c in "_/" else f"\\{c}" for c in name)
         pairs[f"{name} [{limit.unit}]: expected, target, derived"] = (f"(expected|target|derived)/{pattern}$",)
-        pairs[f"{name}: lambda"] = (f"lambda/{pattern}$",)
+        if projected:
+            pairs[f"{name}: pressure"] = (f"pressure/{pattern}$",)
     return {
         "limits": pairs,
         "accuracy": ACCURACY_CHARTS,
@@ -207,6 +222,8 @@ def log_end(
     images = torch.zeros(1, config.input_channels, config.input_size, config.input_size)
     log.graph(graph_of(network, images, network.reading_names))
     values = {"final/top1": figures.top1, "final/macs": figures.macs, "final/params": figures.params}
+    if figures.judgement:
+        values |= {"final/rank": figures.judgement.rank, "final/tau": figures.judgement.tau}
     timed = first_on_latency(limits)
     if timed is not None:
         values["final/latency"] = figures.limits[timed].predicted

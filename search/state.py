@@ -18,15 +18,16 @@ from engine.states import check_module, check_optimizer, check_tensor
 from engine.training import memory_format
 from search.collapse import Settled
 from search.config import SearchConfig, SearchFile
-from search.objective import Dual
+from search.regression import Evidence, restored
 from supernet.alpha import initial_alpha
 from supernet.space import Space
 from supernet.supernet import Supernet
 
 # What a random draw is for; with (seed, step) it seeds the draw's generator.
-WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER, WARMUP_PATHS, SAMPLED_COSTS = (
-    range(8)
-)
+(
+    WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER, WARMUP_PATHS, SAMPLED_COSTS,
+    JUDGED,
+) = range(9)  # fmt: skip
 
 
 def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD:
@@ -38,7 +39,7 @@ def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD
     """
     optimizer = torch.optim.SGD(
         net.parameters(),
-        lr=settings.warmup_lr,
+        lr=settings.warmup_lr or settings.lr,
         momentum=settings.momentum,
         nesterov=settings.momentum > 0,
         weight_decay=settings.weight_decay,
@@ -59,10 +60,15 @@ class SearchState:
     alpha: Tensor
     """(E, N) float32 on the CPU."""
     arch_optimizer: torch.optim.Adam
-    duals: tuple[Dual, ...]
-    """One per additive limit."""
+    pressures: tuple[float, ...]
+    """For each additive limit, the sum of its pressures in all projections (`Projected.pressures`), for the curves;
+    empty if alpha is not projected."""
     baseline: float | None = None
     """REINFORCE's moving average of rewards."""
+    evidence: Evidence | None = None
+    """What the regression knows; None in the other modes."""
+    final_steps: int = 0
+    """Architecture steps done after the last weights step."""
     step: int = 0
     """Weights steps done, warm-up included: also the position in the training data."""
     arch_steps: int = 0
@@ -86,7 +92,8 @@ class SearchState:
             optimizer=weights_optimizer(net, settings),
             alpha=alpha,
             arch_optimizer=torch.optim.Adam([alpha], lr=settings.arch_lr, betas=settings.arch_betas),
-            duals=tuple(Dual() for _ in config.additive),
+            pressures=(0.0,) * len(config.additive) if settings.projects else (),
+            evidence=Evidence.none(*alpha.shape) if settings.arch_update == "regression" else None,
         )
 
     def to_checkpoint(self) -> dict[str, Any]:
@@ -95,8 +102,10 @@ class SearchState:
             "optimizer": self.optimizer.state_dict(),
             "alpha": self.alpha.detach().clone(),
             "arch_optimizer": self.arch_optimizer.state_dict(),
-            "duals": [asdict(dual) for dual in self.duals],
+            "pressures": list(self.pressures),
             "baseline": self.baseline,
+            "evidence": asdict(self.evidence) if self.evidence else None,
+            "final_steps": self.final_steps,
             "step": self.step,
             "arch_steps": self.arch_steps,
             "settled": asdict(self.settled) if self.settled else None,
@@ -113,11 +122,15 @@ class SearchState:
             if not isinstance(checkpoint, dict):
                 raise ValueError(f"its state is a value of type {type(checkpoint).__name__}")
             tensors = {key: checkpoint[key] for key in ("net", "optimizer", "alpha", "arch_optimizer")}
-            rest = {key: value for key, value in checkpoint.items() if key not in tensors}
+            evidence = restored(checkpoint.get("evidence"), self.evidence)
+            apart = (*tensors, "evidence", *_FORMERLY)
+            rest = {key: value for key, value in checkpoint.items() if key not in apart}
             plain = validate(_Plain, rest, "its state")
-            if len(plain.duals) != len(self.duals):
-                raise ValueError(f"it has {len(plain.duals)} multipliers, expected {len(self.duals)}")
-            if plain.arch_steps > plain.step or (plain.settled and plain.settled.since > plain.step):
+            if len(plain.pressures) != len(self.pressures):
+                raise ValueError(f"it has pressures of {len(plain.pressures)} limits, expected {len(self.pressures)}")
+            if plain.arch_steps > plain.step + plain.final_steps or (
+                plain.settled and plain.settled.since > plain.step
+            ):
                 raise ValueError(f"it counts more than the {plain.step} steps that it has done")
             check_module(tensors["net"], self.net)
             check_tensor("alpha", tensors["alpha"], self.alpha.shape, self.alpha.dtype)
@@ -135,16 +148,14 @@ class SearchState:
         self.arch_optimizer.load_state_dict(tensors["arch_optimizer"])
         with torch.no_grad():
             self.alpha.copy_(tensors["alpha"])
-        self.duals = tuple(Dual(**dual.model_dump()) for dual in plain.duals)
+        self.pressures, self.evidence, self.final_steps = plain.pressures, evidence, plain.final_steps
         self.baseline, self.step, self.arch_steps = plain.baseline, plain.step, plain.arch_steps
         self.settled = Settled(**plain.settled.model_dump()) if plain.settled else None
         self.told, self.gradients = dict(plain.told), list(plain.gradients)
 
 
-class _Dual(Section):
-    multiplier: float
-    ce_norm: float
-    cost_norm: float
+_FORMERLY = ("duals",)
+"""Parts that earlier versions wrote, and that the published loss forms do not need."""
 
 
 class _Settled(Section):
@@ -155,8 +166,11 @@ class _Settled(Section):
 class _Plain(Section):
     """The content of a checkpoint's state beside tensors; see SearchState."""
 
-    duals: tuple[_Dual, ...]
+    pressures: tuple[float, ...] = ()
+    """Earlier versions have none."""
     baseline: float | None
+    final_steps: int = Field(0, ge=0)
+    """Likewise."""
     step: int = Field(ge=0)
     arch_steps: int = Field(ge=0)
     settled: _Settled | None

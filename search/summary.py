@@ -35,6 +35,13 @@ def print_result(result: SearchResult) -> None:
         table.add_row(f"predicted {result.peak.metric}", peak, f"below {quantity(result.peak.bound, result.peak.unit)}")
     table.add_row("complexity", complexity_text(result.architecture.complexity))
     table.add_row("top-1 with the supernet's weights", f"{result.accuracy.top1:.2f} %", "on validation images")
+    if j := result.judged:
+        table.add_row(
+            "rank by the supernet's loss", f"{j.rank} of {j.networks + 1}", f"beside {j.networks} random networks"
+        )
+        table.add_row(
+            "alpha's rank correlation", f"{j.tau:.2f} ± {j.error:.2f}", f"the supernet's own: {j.reliability:.2f}"
+        )
     for k, i in enumerate(found.timed):
         first, second = found.tries[found.chosen].readings[k].timing, found.confirmation[k]
         says = "not met" if i in found.missed else "not settled" if i in found.unsettled else "met"

@@ -1,24 +1,27 @@
-"""One update of alpha, by gradient or REINFORCE, and what follows from it: the multipliers of the limits."""
+"""One update of alpha, by regression, gradient or REINFORCE, and the projection onto the limits that follows it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
+import torch
 
 from engine.data import Batch
 from engine.distributed import Group
+from engine.errors import UserError
 from engine.seeding import generator
 from engine.training import autocast, check_finite
-from search.config import Lagrangian, Loss
 from search.gradient import architecture_step
-from search.objective import Dual, Objective, expected_cost, movable
+from search.objective import Objective
 from search.plan import Plan
+from search.projection import Projector
+from search.regression import regression_step
 from search.reinforce import reinforce_step, user_reward
 from search.state import ARCHITECTURE_PATHS, SearchState
 from search.terms import build_terms, terms_gradient
-from supernet.alpha import mask_of, probabilities
+from supernet.alpha import initial_alpha, mask_of, probabilities
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,13 @@ class ArchitectureUpdate:
         self.autocast = partial(autocast, plan.config.run, plan.device)
         self.terms = build_terms(s.entropy, s.terms, plan.space)
         self.own_reward = user_reward(s.reinforce) if s.reinforce else None
+        self.projector = Projector(self.mask, plan.limits) if s.projects and plan.limits else None
+        self.uniform = initial_alpha(plan.space)
+        if self.projector:
+            self.uniform = self.projector(self.uniform).alpha
 
-    def step(self, state: SearchState, batch: Batch) -> Update:
-        """Moves `state`. batch: on the plan's device."""
+    def step(self, state: SearchState, batch: Batch, *, final: bool = False) -> Update:
+        """Moves `state`. batch: on the plan's device. final: the weights stay, so the regression forgets nothing."""
         plan, s = self.plan, self.plan.config.search
         draws = generator(plan.config.run.seed, ARCHITECTURE_PATHS, state.arch_steps)
         state.arch_steps += 1
@@ -49,35 +56,59 @@ class ArchitectureUpdate:
         if self.terms:
             p = probabilities(state.alpha.detach(), self.mask)
             figures["arch/terms"], d_terms = terms_gradient(self.terms, p, plan.progress(state.step))
-        objective = Objective(plan.limits, s.resolved_loss, state.duals, d_terms)
-        if s.arch_update == "reinforce":
+        if s.arch_update == "regression":
+            figures |= self._regression(state, batch, draws, final)
+            norms = None
+        elif s.arch_update == "reinforce":
             found = reinforce_step(
-                state.net, batch, state.alpha, state.arch_optimizer, s.resolved_reinforce, objective, state.baseline,
-                draws, self.autocast, self.own_reward, self.group,
+                state.net, batch, state.alpha, state.arch_optimizer, s.resolved_reinforce, plan.limits, state.baseline,
+                draws, self.autocast, self.own_reward, d_terms, self.group,
             )  # fmt: skip
             check_finite(found.ce, state.step + 1)
-            state.baseline = found.baseline
+            state.baseline, norms = found.baseline, None
             figures |= {"arch/ce": found.ce, "arch/reward": found.reward, "arch/gradient": found.gradient}
             figures |= {"arch/top1": 100 * found.accuracy}
-            if s.resolved_reinforce.limits != "lagrangian" or not found.moved:
-                return Update(figures, None)
-            self._follow(state, found.duals, objective.loss)
-            return Update(figures, (found.gradient, found.limits_gradient))
-        done = architecture_step(
-            state.net, batch, state.alpha, state.arch_optimizer, s.arch_update, s.resolved_gate_gradient, objective,
-            draws, self.autocast, self.group,
-        )  # fmt: skip
-        check_finite(done.ce, state.step + 1)
-        self._follow(state, done.duals, objective.loss)
-        return Update(figures | {"arch/ce": done.ce}, (done.ce_gradient, done.limits_gradient))
+        else:
+            done = architecture_step(
+                state.net, batch, state.alpha, state.arch_optimizer, s.arch_update, s.resolved_gate_gradient,
+                Objective(plan.limits, s.resolved_loss, d_terms), draws, self.autocast, self.group,
+            )  # fmt: skip
+            check_finite(done.ce, state.step + 1)
+            figures["arch/ce"] = done.ce
+            norms = None if s.projects else (done.ce_gradient, done.limits_gradient)
+        self.project(state)
+        return Update(figures, norms)
 
-    def _follow(self, state: SearchState, duals: tuple[Dual, ...], loss: Loss) -> None:
-        """The multipliers of the lagrangian, after alpha has moved."""
-        state.duals = duals
-        if isinstance(loss, Lagrangian):
-            p: Tensor = probabilities(state.alpha.detach(), self.mask)
-            free, arch_lr = movable(p), self.plan.config.search.arch_lr
-            state.duals = tuple(
-                dual.step(float(expected_cost(p, limit.cost)) / limit.bound - 1, free, loss, arch_lr, at=limit.at)
-                for dual, limit in zip(duals, self.plan.limits, strict=True)
+    def _regression(self, state: SearchState, batch: Batch, draws: torch.Generator, final: bool) -> dict[str, float]:
+        """Moves alpha to what the evaluations say; returns figures for the curves."""
+        settings = self.plan.config.search.resolved_regression
+        assert state.evidence is not None
+        found = regression_step(
+            state.net, batch, self.uniform, self.mask,
+            state.evidence.faded(1.0 if final else math.exp(-1 / settings.memory)),
+            settings.samples, draws, self.autocast, self.group,
+        )  # fmt: skip
+        check_finite(found.ce, state.step + 1)
+        state.evidence = found.evidence
+        with torch.no_grad():
+            state.alpha.copy_(found.effects.alpha())
+        return {
+            "arch/ce": found.ce, "arch/effect": found.effects.effect, "arch/error": found.effects.error,
+            "arch/noise": found.effects.noise,
+        }  # fmt: skip
+
+    def project(self, state: SearchState) -> None:
+        """Puts the projection of alpha in its place, if the limits enter by it. Every process computes the same.
+
+        Raises UserError if alpha is not finite."""
+        if self.projector is None:
+            return
+        if not bool(state.alpha.isfinite().all()):
+            raise UserError(
+                f"alpha is not finite at step {state.step + 1}: the search has diverged; start again in another folder "
+                "with a lower search.arch_lr, or correct the reward"
             )
+        found = self.projector(state.alpha)
+        with torch.no_grad():
+            state.alpha.copy_(found.alpha)
+        state.pressures = tuple(sum(pair) for pair in zip(state.pressures, found.pressures, strict=True))

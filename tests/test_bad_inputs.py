@@ -194,7 +194,7 @@ case(
     says=("limits: two entries", "keep one"),
 )  # fmt: skip
 case("bound-out-of-reach", SEARCH, f"{LIMIT}.at=1e6", says=("search.yaml: limits.0.at: got 1e+06 ms", "reach", "50%"))
-case("loss-unknown", SEARCH, "search.loss.form=lagrange", says=("search.loss.form", "Did you mean 'lagrangian'?"))
+case("loss-unknown", SEARCH, "search.loss.form=projected", says=("search.loss.form", "Did you mean 'projection'?"))
 case("loss-without-form", SEARCH, "search.loss.weight=1", says=("search.loss.form: is missing", "hinge"))
 case("loss-key-of-another-form", SEARCH, "search.loss={form: hinge, rho: 1}", says=("search.loss.rho: unknown key",))
 case(
@@ -203,11 +203,18 @@ case(
 )  # fmt: skip
 case("reinforce-section-alone", SEARCH, "search.reinforce.samples=3", says=("search.reinforce:", "arch_update"))
 case(
+    "regression-of-one", SEARCH, "search.regression.samples=1", says=("search.regression.samples: got 1", "at least 2")
+)
+case(
+    "regression-with-a-loss-of-gradients", SEARCH, "search.loss.form=hinge",
+    says=("search.loss: hinge", "regression projects", "remove it"),
+)  # fmt: skip
+case(
     "leave-one-out-of-one", SEARCH, "search.arch_update=reinforce",
     "search.reinforce={samples: 1, baseline: leave_one_out}", says=("search.reinforce.samples: got 1", "at least 2"),
 )  # fmt: skip
 case(
-    "mul-log-with-two-limits", SEARCH, "search.loss.form=mul_log",
+    "mul-log-with-two-limits", SEARCH, "search.arch_update=two_path", "search.loss.form=mul_log",
     "limits=[{metric: macs, at: 50%}, {metric: params, below: 60%}]", says=("search.loss: mul_log", "one limit"),
 )  # fmt: skip
 
@@ -225,7 +232,12 @@ def limits_that_contradict(folder: Path, files: Files) -> None:
     save(folder, "table.yaml", table)
 
 
-@spoiled(SEARCH, "search.loss.form=mul_log", says=("limits.0", "mul_log", "exceed 1", "lagrangian"))
+@spoiled(
+    SEARCH,
+    "search.arch_update=two_path",
+    "search.loss.form=mul_log",
+    says=("limits.0", "mul_log", "exceed 1", "projection"),
+)
 def mul_log_below_one(folder: Path, files: Files) -> None:
     table = files["table.yaml"]
     for entry in table["entries"].values():

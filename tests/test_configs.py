@@ -80,12 +80,13 @@ def test_its_comment_makes_its_table(path):
 
 
 @pytest.mark.parametrize("path", **named(PUBLISHED))
-def test_published_settings_of_the_search(path):
+def test_published_settings_of_the_weights_in_a_search(path):
+    """alpha does not learn as published."""
     config = validate(SearchFile, load_config(path), str(path))
     s = config.search
-    assert (s.arch_update, s.warmup_epochs, s.epochs, s.batch_size) == ("two_path", 40, 120, 256)
+    assert (s.warmup_epochs, s.epochs, s.batch_size) == (40, 120, 256)
     assert (s.warmup_lr, s.lr, s.momentum, s.weight_decay, s.label_smoothing) == (0.05, 0.025, 0.9, 4e-5, 0.1)
-    assert (s.arch_lr, s.arch_betas, s.arch_every) == (1e-3, (0.0, 0.999), 5)
+    assert s.arch_update == "regression"
     assert (config.data.name, config.data.validation) == ("imagenet", 50_000)
 
 
@@ -97,8 +98,11 @@ def test_published_targets():
 
 def test_published_settings_of_other_forms_are_their_defaults():
     """Sec. 4's numbers for the forms that no file names."""
-    from search.config import AddLinear, MulLog, ReinforceConfig
+    from search.config import AddLinear, MulLog, ReinforceConfig, SearchConfig
 
+    s = SearchConfig(arch_update="two_path")
+    assert (s.arch_lr, s.arch_betas, s.arch_every) == (1e-3, (0.0, 0.999), 5)
+    assert s.resolved_gate_gradient == "first_order"
     assert AddLinear(form="add_linear").weight == 0.1
     assert (MulLog(form="mul_log").scale, MulLog(form="mul_log").power) == (0.2, 0.3)
     assert (ReinforceConfig().samples, ReinforceConfig().exponent) == (10, 0.1)
@@ -153,12 +157,12 @@ ON_CPU = ["run.device=cpu", "run.amp=none", "run.threads=1"]
 
 @pytest.mark.parametrize("path", **named(SEARCH))
 def test_a_search_runs(path, door, jpegs, tmp_path, monkeypatch, formula_table):
-    """2 warm-up steps, then 2 weights steps, each followed by an architecture step."""
+    """2 warm-up steps, then 2 weights steps, each followed by an architecture step; 2 of these at the end."""
     monkeypatch.chdir(tmp_path)
     config = load_config(path)
     overrides = [*smaller(config["space"]), *on_folder(jpegs), *ON_CPU, "data.validation=0.75", "search.bn_batches=2"]
     overrides += ["search.batch_size=4", "search.warmup_epochs=1", "search.epochs=1", "search.arch_every=1"]
-    overrides += ["run.log_every=1", "measure.device=cpu", "limits.0.at=50%"]
+    overrides += ["search.regression.final_steps=2", "run.log_every=1", "measure.device=cpu", "limits.0.at=50%"]
     reduced = validate(SearchFile, load_config(path, overrides), str(path))
     for limit in reduced.limits:
         if limit.table is not None:

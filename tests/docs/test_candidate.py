@@ -73,7 +73,7 @@ def test_they_get_into_a_table_and_into_a_search(checkout, door, tmp_path, monke
     elsewhere = table.device.model_copy(update={"fingerprint": "another"})
     table.model_copy(update={"device": elsewhere}).save(tmp_path / "tables" / "ghost_cpu.yaml")
     shorter = ["data={name: fake, fake_images: 32, validation: 0.5}", "search.batch_size=4", "search.warmup_epochs=0"]
-    shorter += ["search.epochs=1", "search.bn_batches=1", "run.threads=1"]
+    shorter += ["search.epochs=1", "search.bn_batches=1", "search.regression.final_steps=2", "run.threads=1"]
     ended = door("run_search", path, "--out", "run", *little, *shorter)
     assert ended.status == 0, ended.err
     record = json.loads((tmp_path / "run" / "architecture.json").read_text())

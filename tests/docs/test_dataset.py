@@ -282,6 +282,7 @@ def test_it_is_searched_retrained_and_evaluated(checkout, door, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     path = checkout / "docs" / "examples" / "own_data_cpu.yaml"
     few = ["search.batch_size=256", "search.warmup_epochs=0", "search.epochs=1", "search.bn_batches=1"]
+    few += ["search.regression.final_steps=2"]
     config = validate(SearchFile, load_config(path, few), str(path))
     formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "own_data_cpu.yaml")
     ended = door("check_search", path, *few)

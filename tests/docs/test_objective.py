@@ -52,7 +52,7 @@ def test_the_reward_is_the_worst_recall(space):
 @pytest.mark.parametrize(
     "search",
     [
-        {"terms": [{"function": f"{EXAMPLE}:changes", "weight": 0.1}]},
+        {"arch_update": "two_path", "terms": [{"function": f"{EXAMPLE}:changes", "weight": 0.1}]},
         {"arch_update": "reinforce", "reinforce": {"reward": f"{EXAMPLE}:worst_class", "samples": 2}},
     ],
 )

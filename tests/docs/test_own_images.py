@@ -57,7 +57,7 @@ def test_it_is_checked_searched_and_retrained(recipe, door, tmp_path, formula_ta
     """The written files, in a narrow network on small images and for one epoch each."""
     search, retraining = recipe
     small = ["space.input_size=32", "space.width_multiplier=0.25", "space.feature_mix=64"]
-    few = [*small, "search.warmup_epochs=0", "search.bn_batches=2", "search.derive_among=1", "run.threads=1"]
+    few = [*small, "search.warmup_epochs=0", "search.bn_batches=2", "search.regression.final_steps=2", "run.threads=1"]
     config = validate(SearchFile, load_config(search, few), str(search))
     formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "flowers.yaml")
     ended = door("check_search", search, *few)

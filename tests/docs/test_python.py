@@ -10,7 +10,8 @@ from supernet.space import Space
 
 
 def test_it_runs(checkout, shell, tmp_path, tiny_search, write_yaml, formula_table):
-    path = write_yaml(tmp_path / "search.yaml", tiny_search)
+    search = tiny_search["search"] | {"regression": {"final_steps": 2}}
+    path = write_yaml(tmp_path / "search.yaml", tiny_search | {"search": search})
     config = validate(SearchFile, load_config(path), str(path))
     formula_table(Space(config.space)).save(tmp_path / "table.yaml")
     program = checkout / "docs" / "examples" / "from_python.py"

@@ -104,7 +104,8 @@ def test_a_small_one_is_searched_derived_and_retrained(path, door, tmp_path, mon
     overrides = ["space.input_size=32", "space.classes=2", "space.width_multiplier=0.125", "space.feature_mix=32"]
     overrides += ["measure.device=cpu", f"data={fake}", "run.device=cpu", "run.amp=none", "run.threads=1"]
     overrides += ["search.batch_size=4", "search.warmup_epochs=1", "search.epochs=1", "search.arch_every=1"]
-    overrides += ["search.bn_batches=1", "search.evaluation_images=8", "run.log_every=1"]
+    overrides += ["search.regression.final_steps=2", "search.bn_batches=1", "search.evaluation_images=8"]
+    overrides += ["run.log_every=1"]
     config = validate(SearchFile, load_config(path, overrides), str(path))
     space = Space(config.space)
     formula_table(space, config.measure).save(tmp_path / "tables" / "resnet_gpu.yaml")

@@ -278,10 +278,10 @@ NAN, INF = float("nan"), float("inf")
         ({"net": {"a": torch.ones(2), "bn.running_var": torch.tensor([1.0, INF])}}, "net.bn.running_var"),
         ({"optimizer": {"state": {3: {"momentum_buffer": torch.tensor(NAN)}}}}, "optimizer.state.3.momentum_buffer"),
         ({"alpha": torch.tensor([[NAN]], dtype=torch.float16)}, "alpha"),
-        ({"duals": [{"multiplier": 0.5}, {"multiplier": -INF}]}, "duals.1.multiplier"),
+        ({"pressures": [0.5, -INF]}, "pressures.1"),
         ({"gradients": [(0.5, NAN)]}, "gradients.0.1"),
     ],
-    ids=["statistics", "momentum", "alpha", "multiplier", "gradient"],
+    ids=["statistics", "momentum", "alpha", "pressure", "gradient"],
 )
 def test_a_ruined_state_is_not_saved_and_pushes_no_good_one_out(tmp_path, ruined, where):
     checkpoints = Checkpoints(tmp_path)

@@ -159,8 +159,22 @@ def test_limits_that_exclude_each_other_fail(checked, contradiction):
     assert line.level == "FAIL"
     assert "no architecture meets the limits together" in line.text
     assert line.fix == "raise a bound"
-    argmax = checked(contradiction, "search.derive=argmax", measure=EXTERNAL)
-    assert "limits together" not in argmax  # it looks at no limit
+    (line,) = checked(contradiction, "search.derive=argmax", measure=EXTERNAL)["limits together"]
+    assert line.level == "FAIL"  # alpha cannot be projected onto them
+    gradient = ["search.arch_update=two_path", "search.loss={form: hinge, weight: 1}", "search.derive=argmax"]
+    assert "limits together" not in checked(contradiction, *gradient, measure=EXTERNAL)  # nothing has to meet them
+
+
+def test_budgets_that_cannot_be_used_up_together_are_a_warning_if_alpha_is_projected(checked):
+    """The network of the fewest parameters has few MACs."""
+    limits = [{"metric": "params", "at": "0%"}, {"metric": "macs", "at": "90%"}]
+    (line,) = checked(limits)["limits in expectation"]
+    assert line.level == "warn"
+    assert line.text.startswith("no path probabilities give params at ")
+    assert "for alpha `at` counts as `below`" in line.text
+    hinge = ["search.arch_update=two_path", "search.loss={form: hinge, weight: 1}"]
+    assert "limits in expectation" not in checked(limits, *hinge)
+    assert "limits in expectation" not in checked([{"metric": "params", "at": "50%"}])
 
 
 def test_an_empty_window_is_a_warning(checked):
@@ -223,7 +237,7 @@ def test_own_functions_are_called_once_before_the_warm_up(name, level, words, ch
     if name in ("reward", "wrong", "text"):
         overrides = ["search.arch_update=reinforce", f"search.reinforce={{reward: 'own.py:{name}'}}"]
     else:
-        overrides = [f"search.terms=[{{function: 'own.py:{name}'}}]"]
+        overrides = ["search.arch_update=two_path", f"search.terms=[{{function: 'own.py:{name}'}}]"]
     (line,) = checked([MACS], *overrides)["own functions"]
     assert line.level == level
     assert words in line.text
@@ -320,8 +334,13 @@ def test_each_table_of_this_device_is_tried(checked, space, tmp_path, make_table
         ),
         (["search.arch_every=7"], "warn", "6 after the warm-up, so alpha never learns"),
         (["search.arch_every=6", "search.arch_lr=2"], "ok", "6 steps an epoch"),
-        (["search.arch_lr=0.6"], "warn", "3 architecture steps of arch_lr 0.6 move an entry of alpha by about 1.8 at"),
-        (["search.arch_lr=0.7"], "ok", "6 steps an epoch"),
+        (
+            ["search.arch_update=two_path", "search.arch_lr=0.6"],
+            "warn",
+            "3 architecture steps of arch_lr 0.6 move an entry of alpha by about 1.8 at",
+        ),
+        (["search.arch_update=two_path", "search.arch_lr=0.7"], "ok", "6 steps an epoch"),
+        (["search.arch_lr=1e-6"], "ok", "6 steps an epoch"),  # regression does not read it
     ],
 )
 def test_data_are_found_and_enough(overrides, level, words, checked, tmp_path):

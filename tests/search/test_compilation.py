@@ -25,9 +25,12 @@ def config_file(tmp_path, make_tiny_config):
         "space": make_tiny_config(),
         "data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4},
         "limits": [{"metric": "macs", "at": "50%"}],
-        "search": {"warmup_epochs": 1, "epochs": 1, "batch_size": 8, "arch_every": 1, "arch_lr": 0.05, "bn_batches": 2},
+        "search": {
+            "arch_update": "two_path", "warmup_epochs": 1, "epochs": 1, "batch_size": 8, "arch_every": 1,
+            "arch_lr": 0.05, "bn_batches": 2,
+        },
         "run": {"seed": 3, "threads": 1, "log_every": 1},
-    }
+    }  # fmt: skip
     path = tmp_path / "search.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

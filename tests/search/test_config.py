@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import load_config, validate
-from search.config import SearchFile
+from search.config import Hinge, Projection, ReinforceConfig, SearchConfig, SearchFile
 from tests.engine.config_files import message_of
 
 BASE = Path("configs/search/quickstart_cpu.yaml")
@@ -54,13 +54,22 @@ def test_the_quick_start_is_accepted(monkeypatch):
         ("run.amp=true", "run.amp: got true, expected 'none' or 'bf16'"),
         ("search.arch_betas=0.5", "search.arch_betas: got 0.5, expected a list"),
         ("search.arch_betas=[0.5, 1]", "search.arch_betas: got [0.5, 1.0], expected two numbers in [0, 1)"),
-        ("search.arch_update=two-path", "search.arch_update: got 'two-path', expected 'full', 'full_v2', 'two_path' or 'reinforce'. Did you mean 'two_path'?"),
+        ("search.arch_update=two-path", "search.arch_update: got 'two-path', expected 'regression', 'full', 'full_v2', 'two_path' or 'reinforce'. Did you mean 'two_path'?"),
         ("search={arch_update: reinforce, gate_gradient: second_order}", "search.gate_gradient: reinforce differentiates no gates; remove it (or set it to null) or choose a gradient arch_update"),
         ("search.gate_gradient=second", "search.gate_gradient: got 'second', expected 'first_order' or 'second_order'. Did you mean 'second_order'?"),
         ("search.loss={form: hinge, wieght: 3}", "search.loss.wieght: unknown key; accepted here: form, weight. Did you mean 'weight'?"),
-        ("search.loss.form=lagrange", "search.loss.form: got 'lagrange', expected 'add_linear', 'hinge', 'mul_log' or 'lagrangian'. Did you mean 'lagrangian'?"),
-        ("search.loss=hinge", "search.loss: got 'hinge', expected a section with `form`: 'add_linear', 'hinge', 'mul_log' or 'lagrangian'"),
-        ("search.reinforce={samples: 3}", "search.reinforce: arch_update is two_path; remove it or set arch_update: reinforce"),
+        ("search.loss.form=projected", "search.loss.form: got 'projected', expected 'add_linear', 'hinge', 'mul_log' or 'projection'. Did you mean 'projection'?"),
+        ("search.loss=hinge", "search.loss: got 'hinge', expected a section with `form`: 'add_linear', 'hinge', 'mul_log' or 'projection'"),
+        ("search.reinforce={samples: 3}", "search.reinforce: arch_update is regression; remove it or set arch_update: reinforce"),
+        ("search={arch_update: two_path, regression: {samples: 3}}", "search.regression: arch_update is two_path; remove it or set arch_update: regression"),
+        ("search={arch_update: reinforce, regression: {}}", "search.regression: arch_update is reinforce; remove it or set arch_update: regression"),
+        ("search.regression={samples: 1}", "search.regression.samples: got 1, expected at least 2"),
+        ("search.loss.form=hinge", "search.loss: hinge is a term of a gradient, and regression projects; remove it or choose a gradient arch_update"),
+        ("search.gate_gradient=first_order", "search.gate_gradient: regression differentiates no gates; remove it (or set it to null) or choose a gradient arch_update"),
+        ("search.entropy={start: 0.1}", "search.entropy: adds to a gradient of alpha, which regression does not have; remove it or choose another arch_update"),
+        ("search.terms=[{function: 'own.py:term'}]", "search.terms: adds to a gradient of alpha, which regression does not have; remove it or choose another arch_update"),
+        ("search={arch_update: reinforce, loss: {form: projection}}", "search.loss: reinforce has a reward, not a loss; remove it or choose a gradient arch_update"),
+        ("search.warmup_lr=0", "search.warmup_lr: got 0, expected a number above 0"),
         ("space.stem.width=wide", "space.stem.width: got 'wide', expected a whole number or a section (keys: exact)"),
         ("space.stem=8", "space.stem: got 8, expected a section (keys: kernel, stride, width)"),
         ("space.stages.1.dept=3", "space.stages.1.dept: unknown key; accepted here: candidates, depth, first, residual, stride, width. Did you mean 'depth'?"),
@@ -77,6 +86,19 @@ def test_the_quick_start_is_accepted(monkeypatch):
 )  # fmt: skip
 def test_a_mistake_in_a_search_config_gets_one_readable_line(search_message, override, message):
     assert search_message(override) == message
+
+
+@pytest.mark.parametrize(
+    ("update", "projects"), [("regression", True), ("two_path", True), ("full", True), ("reinforce", False)]
+)
+def test_limits_enter_by_projection_unless_a_loss_or_a_reward_has_them(update, projects):
+    assert SearchConfig(arch_update=update).projects == projects
+    if update == "reinforce":
+        assert SearchConfig(arch_update=update, reinforce=ReinforceConfig(limits="projection")).projects
+    elif update != "regression":
+        assert not SearchConfig(arch_update=update, loss=Hinge(form="hinge")).projects
+    else:
+        assert SearchConfig(loss=Projection()).projects
 
 
 def test_an_unknown_key_lists_what_is_accepted(search_message):

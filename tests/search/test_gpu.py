@@ -20,11 +20,12 @@ from engine.distributed import ALONE, WAIT, Group, reduce_gradients
 from engine.errors import UserError
 from engine.memory import memory_explained
 from engine.training import RunConfig, autocast, evaluate, memory_format, on_device, recalibrate_bn
-from search.config import Lagrangian, ReinforceConfig
+from search.config import Hinge, ReinforceConfig
 from search.gradient import architecture_step, gate_gradients, one_hot, weights_step
-from search.objective import Dual, Objective
+from search.objective import Objective
+from search.regression import Evidence, regression_step
 from search.reinforce import reinforce_step
-from supernet.alpha import initial_alpha
+from supernet.alpha import initial_alpha, mask_of
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.space import Space
@@ -104,7 +105,10 @@ class OnGpu:
         self.batch = on_device(Batch(batch.images.pin_memory(), batch.labels.pin_memory()), self.device, self.run)
         self.alpha = initial_alpha(space).requires_grad_()
         self.arch_optimizer = torch.optim.Adam([self.alpha], lr=0.05)
-        self.objective = Objective([make_limit(make_cost(space, 0), 0.5)], Lagrangian(), (Dual(),))
+        self.mask = mask_of(space)
+        self.evidence = Evidence.none(*self.mask.shape)
+        self.limits = [make_limit(make_cost(space, 0), 0.5)]
+        self.objective = Objective(self.limits, Hinge(form="hinge"))
 
     def weights(self) -> None:
         weights_step(self.net, self.batch, (0, 1, 0, 1), self.optimizer, 0.1, self.precision)
@@ -113,8 +117,12 @@ class OnGpu:
         draws = torch.Generator().manual_seed(0)
         if mode == "reinforce":
             reinforce_step(
-                self.net, self.batch, self.alpha, self.arch_optimizer, ReinforceConfig(samples=3), self.objective, None,
+                self.net, self.batch, self.alpha, self.arch_optimizer, ReinforceConfig(samples=3), self.limits, None,
                 draws, self.precision,
+            )  # fmt: skip
+        elif mode == "regression":
+            regression_step(
+                self.net, self.batch, self.alpha.detach(), self.mask, self.evidence, 3, draws, self.precision
             )  # fmt: skip
         else:
             architecture_step(
@@ -142,7 +150,7 @@ def waits(work: Callable[[], object]) -> list[str]:
 def test_on_a_gpu_a_weights_step_waits_for_nothing_and_others_once(space, amp, make_cost, make_limit):
     parts = OnGpu(space, amp, make_cost, make_limit)
     assert waits(parts.weights) == []
-    for mode in ("full", "full_v2", "two_path", "reinforce"):
+    for mode in ("full", "full_v2", "two_path", "reinforce", "regression"):
         assert len(waits(partial(parts.architecture, mode))) == 1, mode
 
 

@@ -49,7 +49,8 @@ def config(make_search_file, make_table, space, tmp_path, monkeypatch):
     """A search of 18 steps with an evaluation after each 6, under limits of all kinds."""
     monkeypatch.chdir(tmp_path)
     make_table(space, Path("table.yaml"))
-    search = {"warmup_epochs": 1, "epochs": 2, "batch_size": 8, "arch_every": 2, "bn_batches": 1, "arch_lr": 0.05}
+    search = {"warmup_epochs": 1, "epochs": 2, "batch_size": 8, "arch_every": 2, "bn_batches": 1}
+    search["regression"] = {"final_steps": 5}
     return make_search_file(
         LIMITS, search=search, measure={"device": "external"},
         run={"threads": 1, "log_every": 2, "checkpoint_every": 6},
@@ -113,7 +114,7 @@ def architecture_texts(found: Curves, run: Path, plan: Plan, evaluations: list[i
     texts = found.texts
     assert [step for step, _ in texts["architecture"]] == evaluations
     assert [step for step, _ in texts["config"]] == [0]
-    assert "arch_update: two_path" in texts["config"][0][1]
+    assert "arch_update: regression" in texts["config"][0][1]
     derived = dict(found.scalars["derived/latency"])
     for step, text in texts["architecture"]:
         rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
@@ -152,7 +153,7 @@ def row_of_hparams(found: Curves, run: Path, plan: Plan) -> None:
     assert start.group_name == "runs/cpu"
     values = {name: value.string_value or value.number_value for name, value in start.hparams.items()}
     assert values == hyperparameters(plan.config, plan.limits)
-    assert (values["kind"], values["seed"], values["loss"], values["device"]) == ("search", 0, "lagrangian", "made up")
+    assert (values["kind"], values["seed"], values["loss"], values["device"]) == ("search", 0, "projection", "made up")
     assert values["bound"] == plan.limits[0].bound
     assert values["limits"].startswith("latency at ")
     assert end.status == api_pb2.STATUS_SUCCESS
@@ -177,10 +178,10 @@ def charts_of_limits(found: Curves) -> None:
         for chart in category.chart
     }
     # the first two charts are beside each other
-    assert list(shown)[:2] == ["latency [ms]: expected, target, derived", "latency: lambda"]
+    assert list(shown)[:2] == ["latency [ms]: expected, target, derived", "latency: pressure"]
     assert shown["latency [ms]: expected, target, derived"] == {"expected/latency", "target/latency", "derived/latency"}
-    assert shown["latency: lambda"] == {"lambda/latency"}
-    assert shown["energy_mj: lambda"] == {"lambda/energy_mj"}
+    assert shown["latency: pressure"] == {"pressure/latency"}
+    assert shown["energy_mj: pressure"] == {"pressure/energy_mj"}
     assert all(shown.values())
 
 
@@ -281,7 +282,10 @@ def test_each_table_of_a_combined_limit_has_a_column(make_search_file, make_tabl
 def test_names_of_limits_are_taken_literally_in_charts(make_cost, make_limit, space, monkeypatch):
     """A table's name is part of a limit's name, and TensorBoard takes tags for patterns."""
     monkeypatch.setattr("search.report.limit_names", lambda limits: ["latency_my.board(2)"])
-    ((pattern,), _) = charts([make_limit(make_cost(space, 0), 0.5)])["limits"].values()
+    limits = [make_limit(make_cost(space, 0), 0.5)]
+    ((pattern,), (pressure,)) = charts(limits, projected=True)["limits"].values()
+    assert re.match(pressure, "pressure/latency_my.board(2)")
+    assert list(charts(limits, projected=False)["limits"].values()) == [(pattern,)]
     assert re.match(pattern, "expected/latency_my.board(2)")
     assert not re.match(pattern, "expected/latency_myxboard(2)")
     assert not re.match(pattern, "expected/latency_my.board(2)_3")

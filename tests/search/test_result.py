@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -19,11 +20,11 @@ from supernet.alpha import initial_alpha, mask_of
 from supernet.architecture import Architecture
 
 
-@pytest.fixture
-def run(tmp_path, make_tiny_config):
+@pytest.fixture(params=[0, 5])
+def run(tmp_path, make_tiny_config, request):
     """A finished search under two limits and one on peak activation, and what it returned."""
     limits = [
-        {"metric": "macs", "at": "50%"},
+        {"metric": "macs", "at": "50%", "tolerance": 0.2},
         {"metric": "params", "below": "90%"},
         {"metric": "peak_activation_bytes", "below": "90%"},
     ]
@@ -31,7 +32,14 @@ def run(tmp_path, make_tiny_config):
         "space": make_tiny_config(),
         "data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4},
         "limits": limits,
-        "search": {"warmup_epochs": 0, "epochs": 2, "batch_size": 8, "arch_every": 2, "arch_lr": 0.05, "bn_batches": 1},
+        "search": {
+            "warmup_epochs": 0,
+            "epochs": 2,
+            "batch_size": 8,
+            "arch_every": 2,
+            "bn_batches": 1,
+            "regression": {"final_steps": request.param},
+        },
         "run": {"seed": 3, "threads": 1},
     }
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(config))
@@ -55,6 +63,9 @@ def test_it_holds_what_the_search_returned(run):
     assert macs.expected == curves["expected/macs"]
     assert params.expected == curves["expected/params"]
     assert (result.top1, result.loss) == (curves["derived/top1"], curves["derived/loss"])
+    judged = found.judged
+    assert result.judgement.model_dump() == asdict(judged)
+    assert 1 <= judged.rank <= judged.networks + 1
     assert result.macs == macs.predicted
     assert result.params == params.predicted
     assert [limit.measured for limit in result.limits] == [None] * 3

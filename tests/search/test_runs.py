@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 
 from engine.checkpoints import Checkpoints
-from engine.errors import CheckpointError, ConfigError, UserError
+from engine.errors import CheckpointError, ConfigError, Interrupted, UserError
 from engine.folder_lock import locked
 from search.family import derive_family
 from search.loop import finish_search, run_search
@@ -36,14 +36,27 @@ DOOR = ROOT / "scripts" / "run_search.py"
 
 
 def search_of(space):
-    """6 warm-up steps and 18 more on 80 made-up images."""
+    """6 warm-up steps and 18 more on 80 made-up images, then 3 architecture steps."""
     return {
         "space": space,
         "data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4},
-        "limits": [{"metric": "macs", "at": "50%"}],
-        "search": {"warmup_epochs": 1, "epochs": 3, "batch_size": 8, "arch_every": 2, "arch_lr": 0.05, "bn_batches": 2},
+        "limits": [{"metric": "macs", "at": "50%", "tolerance": 0.2}],  # random networks meet it, too
+        "search": {
+            "warmup_epochs": 1,
+            "epochs": 3,
+            "batch_size": 8,
+            "arch_every": 2,
+            "arch_lr": 0.05,
+            "bn_batches": 2,
+            "regression": {"samples": 4, "final_steps": 3},
+        },
         "run": {"seed": 3, "threads": 1, "log_every": 1, "checkpoint_every": 3},
     }
+
+
+def updated_by(mode):
+    """Overrides: another `arch_update`, which refuses the settings of the regression."""
+    return [f"search.arch_update={mode}", "search.regression=null"]
 
 
 @pytest.fixture
@@ -139,6 +152,148 @@ def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(config_file, t
     assert metrics(whole) == metrics(broken)
 
 
+def signalled_after(monkeypatch, due):
+    """SIGTERM comes to this process within each step for which `due(search)` holds."""
+    import search.loop as loop
+
+    step, update = loop.Search.step, loop.ArchitectureUpdate.step
+
+    def weights(self, progress):
+        step(self, progress)
+        if due(self.state, False):
+            signal.raise_signal(signal.SIGTERM)
+
+    def architecture(self, state, batch, *, final=False):
+        found = update(self, state, batch, final=final)
+        if final and due(state, True):
+            signal.raise_signal(signal.SIGTERM)
+        return found
+
+    monkeypatch.setattr(loop.Search, "step", weights)
+    monkeypatch.setattr(loop.ArchitectureUpdate, "step", architecture)
+
+
+def written_by(run):
+    """The files that a search ends with, without the times."""
+    result = json.loads((run / "result.json").read_text())
+    return (run / "architecture.json").read_bytes(), {
+        key: value for key, value in result.items() if key not in ("seconds", "resumed_at")
+    }
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], updated_by("two_path"), updated_by("reinforce")], ids=["regression", "two_path", "reinforce"]
+)
+def test_interrupted_after_every_step_equals_uninterrupted(config_file, tmp_path, monkeypatch, overrides):
+    """12 steps, each by a process of its own; the architecture steps after them are broken off after each, too."""
+    overrides = [*overrides, "search.epochs=1", "run.checkpoint_every=1000", "run.evaluate_every=1000"]
+    whole, broken = tmp_path / "whole" / "run", tmp_path / "broken" / "run"
+    run_search(config_file, whole, overrides=overrides)
+    last = 0 if "search.regression=null" in overrides else 3
+    left = [(False, step) for step in range(1, 13)] + [(True, step) for step in range(1, last + 1)]
+    done = []
+
+    def due(state, final):
+        done.append(state.step if not final else 0)
+        reached = (final, done.count(0) if final else state.step)
+        if left and reached == left[0]:
+            return bool(left.pop(0))
+        return False
+
+    signalled_after(monkeypatch, due)
+    interrupts = 0
+    while left:
+        done.clear()
+        before = len(left)
+        with pytest.raises(Interrupted):
+            run_search(config_file, broken, resume=interrupts > 0, overrides=overrides)
+        assert len(left) == before - 1
+        assert not (broken / "result.json").exists()
+        interrupts += 1
+    assert interrupts == 12 + last
+    run_search(config_file, broken, resume=True, overrides=overrides)
+    assert_identical(final_state(whole)[1], final_state(broken)[1])
+    assert final_state(whole)[1]["search"]["final_steps"] == last
+    assert metrics(whole) == metrics(broken)
+    assert written_by(whole) == written_by(broken)
+
+
+def test_an_ended_regression_does_nothing_again(finished, tmp_path, monkeypatch):
+    import search.loop as loop
+
+    config_file, run = finished
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    monkeypatch.setattr(loop.ArchitectureUpdate, "step", None)
+    run_search(config_file, out, resume=True)
+    assert_identical(final_state(run)[1], final_state(out)[1])
+    assert written_by(run) == written_by(out)
+
+
+def test_a_search_that_breaks_off_after_the_judgement_of_the_supernet_writes_it_once(
+    config_file, tmp_path, monkeypatch
+):
+    """At the end of the warm-up, step 6, a checkpoint is written before the judgement."""
+    import search.loop as loop
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_search(config_file, whole)
+    with monkeypatch.context() as patch:
+        real = loop.Search.step
+        patch.setattr(
+            loop.Search, "step", lambda self, progress: real(self, progress) if self.state.step < 8 else 1 / 0
+        )
+        with pytest.raises(ZeroDivisionError):
+            run_search(config_file, broken)
+    assert final_state(broken)[0] == 6
+    run_search(config_file, broken, resume=True)
+    ours, theirs = curves_in(broken).scalars, curves_in(whole).scalars
+    assert ours["judge/reliability"] == theirs["judge/reliability"]
+    assert metrics(broken) == metrics(whole)
+
+
+def test_weights_of_a_regression_do_not_depend_on_the_limit(config_file, tmp_path):
+    """Nor on alpha, then: one supernet serves every limit."""
+    few, many = tmp_path / "few", tmp_path / "many"
+    for out, bound in ((few, "30%"), (many, "70%")):
+        run_search(config_file, out, overrides=[f"limits.0.at={bound}"])
+    ours, theirs = (final_state(out)[1]["search"] for out in (few, many))
+    assert_identical(ours["net"], theirs["net"])
+    assert_identical(ours["optimizer"], theirs["optimizer"])
+    assert not torch.equal(ours["alpha"], theirs["alpha"])
+
+
+@pytest.mark.parametrize("overrides", [[], updated_by("two_path")], ids=["regression", "two_path"])
+def test_the_expected_cost_is_the_bound_from_the_first_step_after_the_warm_up(config_file, tmp_path, overrides):
+    run_search(config_file, tmp_path / "run", overrides=overrides)
+    points = {record["step"]: record for record in metrics(tmp_path / "run") if "expected/macs" in record}
+    assert sorted(points) == list(range(1, 25))
+    for step, point in points.items():
+        near = point["expected/macs"] == pytest.approx(point["target/macs"], rel=1e-6)
+        assert near == (step > 6), step
+        assert (point["pressure/macs"] == 0) == (step <= 6)
+    result = load_result(tmp_path / "run")
+    assert result.limits[0].expected == pytest.approx(result.limits[0].bound, rel=1e-6)
+
+
+def test_the_judgement_is_written_and_shown(config_file, tmp_path, door, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    ended = door("run_search", config_file, "--out", tmp_path / "run")
+    assert ended.status == 0, ended.err
+    j = json.loads((tmp_path / "run" / "result.json").read_text())["judgement"]
+    assert j["images"] == 32
+    assert 2 <= j["networks"] <= 20
+    assert 1 <= j["rank"] <= j["networks"] + 1
+    assert all(-1 <= j[key] <= 1 for key in ("tau", "reliability"))
+    (rank,) = (line for line in ended.out.splitlines() if "rank by the supernet's loss" in line)
+    assert f"{j['rank']} of {j['networks'] + 1}" in rank
+    (tau,) = (line for line in ended.out.splitlines() if "alpha's rank correlation" in line)
+    assert f"{j['tau']:.2f} ± {j['error']:.2f}" in tau
+    assert f"the supernet's own: {j['reliability']:.2f}" in tau
+    curves = curves_in(tmp_path / "run").scalars
+    assert [step for step, _ in curves["judge/reliability"]] == [6]  # the end of the warm-up
+
+
 def test_a_signal_to_all_processes_of_a_group_lets_those_that_read_data_finish_the_step(config_file, tmp_path, shell):
     """As `timeout`, systemd and Slurm send it."""
     root, out = write_images(tmp_path / "images", 40), tmp_path / "out"
@@ -220,6 +375,7 @@ def test_a_resume_with_edited_own_files_is_refused(config_file, tmp_path):
         f"data={{module: {data}, name: noise, validation: 0.4}}",
         f"search.terms=[{{function: {objective}:flat}}]",
         "search.epochs=1",
+        *updated_by("two_path"),
     ]
     run_search(config_file, out, overrides=overrides)
     for path, key in ((data, "data.module"), (objective, "search.terms.function")):
@@ -301,7 +457,7 @@ def test_weights_ruined_by_the_update_before_a_checkpoint_are_not_saved(config_f
 
 
 @pytest.mark.parametrize(
-    "overrides", [["search.arch_update=two_path"], ["search.arch_update=reinforce"]], ids=["two_path", "reinforce"]
+    "overrides", [[], updated_by("two_path"), updated_by("reinforce")], ids=["regression", "two_path", "reinforce"]
 )
 def test_killed_at_several_steps_and_resumed_equals_uninterrupted(config_file, tmp_path, overrides):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -325,8 +481,9 @@ def test_killed_at_several_steps_and_resumed_equals_uninterrupted(config_file, t
 
 
 def test_killed_between_two_points_of_the_curves_and_resumed_equals_uninterrupted(config_file, tmp_path):
-    """The point after the resume averages over steps before it; with second_order and weak limits an alarm follows."""
-    overrides = ["run.log_every=5", "run.checkpoint_every=3", "search.arch_every=1", "search.arch_update=two_path"]
+    """The point after the resume averages over steps before it."""
+    overrides = ["run.log_every=5", "run.checkpoint_every=3", "search.arch_every=1", *updated_by("two_path")]
+    overrides += ["search.loss.form=add_linear"]  # where limits have a gradient, its norm is averaged
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_search(config_file, whole, overrides=overrides)
     run_until_killed(config_file, broken, 10, *overrides)  # at 9 or 12
@@ -337,7 +494,7 @@ def test_killed_between_two_points_of_the_curves_and_resumed_equals_uninterrupte
 
 
 def test_a_search_is_finished_whatever_its_folder_holds(config_file, tmp_path):
-    overrides = ["search.arch_update=two_path"]
+    overrides = updated_by("two_path")
     out, broken = tmp_path / "out", tmp_path / "broken"
     result = finish_search(config_file, out, overrides=overrides)
     assert result == load_result(out)
@@ -366,7 +523,7 @@ def test_curves_begin_with_the_first_step(config_file, tmp_path):
     curves = curves_in(tmp_path / "run").scalars
     first = {
         "train/loss", "train/top1", "lr/weights", "lr/arch", "arch/entropy", "expected/macs",
-        "target/macs", "lambda/macs", "speed/images_per_second",
+        "target/macs", "pressure/macs", "speed/images_per_second",
     }  # fmt: skip
     assert first <= set(curves)
     assert all(curves[tag][0][0] == 1 for tag in first)
@@ -404,12 +561,10 @@ def test_weights_and_alpha_learn_on_disjoint_stratified_parts(config_file, tmp_p
     assert len(validation) == 32
 
 
-@pytest.mark.parametrize("form", ["add_linear", "hinge", "mul_log", "lagrangian"])
+@pytest.mark.parametrize("form", ["add_linear", "hinge", "mul_log", "projection"])
 def test_every_loss_form_and_mode_searches(config_file, tmp_path, form):
-    mode = {"add_linear": "full", "hinge": "full_v2", "mul_log": "two_path", "lagrangian": "full_v2"}[form]
-    result = run_search(
-        config_file, tmp_path / "run", overrides=[f"search.loss.form={form}", f"search.arch_update={mode}"]
-    )
+    mode = {"add_linear": "full", "hinge": "full_v2", "mul_log": "two_path", "projection": "full_v2"}[form]
+    result = run_search(config_file, tmp_path / "run", overrides=[f"search.loss.form={form}", *updated_by(mode)])
     limit = result.limits[0]
     assert limit.cost.of(result.architecture.paths) <= limit.bound
 
@@ -442,6 +597,8 @@ def test_a_search_reports_what_it_waits_for_after_its_last_step(config_file, tmp
     batches = 2 + 4  # of BN statistics, and of the 32 validation images
     assert [line.split("  ")[0] for line in lines[last_step + 1 :]] == [
         "deriving",
+        "comparing random networks 0/4",
+        "comparing random networks 4/4",
         f"scoring the derived network 0/{batches}",
         f"scoring the derived network {batches}/{batches}",
     ]
@@ -460,20 +617,31 @@ def test_an_evaluation_with_an_unfinished_derivation_causes_a_warning_and_the_se
     assert load_result(tmp_path / "run") is not None
 
 
-@pytest.mark.parametrize("sampling", ["balanced", "uniform"])
-def test_every_warm_up_step_draws_its_own_paths(config_file, tmp_path, monkeypatch, sampling):
+def test_every_weights_step_draws_its_own_balanced_paths(config_file, tmp_path, monkeypatch):
+    """Of 3 candidates, each of an edge's appears in a block of 3 steps: while alpha rests, and after it."""
     import search.loop as loop
 
     drawn, real = [], loop.weights_step
     monkeypatch.setattr(loop, "weights_step", lambda *args: drawn.append(args[2]) or real(*args))
-    run_search(config_file, tmp_path / "run", overrides=[f"search.warmup_sampling={sampling}"])
+    run_search(config_file, tmp_path / "run")
     assert len(drawn) == 24
-    assert len(set(drawn[:6])) > 2  # alpha rests in the warm-up, so only the draws differ
-    if sampling == "balanced":  # 3 candidates: each of an edge's appears once in a block of 3 steps
-        for block in (drawn[:3], drawn[3:6]):
-            for taken in zip(*block, strict=True):
-                assert set(taken) >= {0, 1}
-                assert len(set(taken)) >= 2
+    assert len(set(drawn[:6])) > 2
+    blocks = [drawn[i : i + 3] for i in range(0, 24, 3)]
+    for block in blocks:
+        for taken, candidates in zip(zip(*block, strict=True), (3, 3, 2, 3), strict=True):
+            assert set(taken) == set(range(candidates))
+    assert len({tuple(block) for block in blocks}) > 4
+
+
+def test_where_alpha_draws_the_paths_of_the_warm_up_alone_are_balanced(config_file, tmp_path, monkeypatch):
+    import search.loop as loop
+
+    drawn, real = [], loop.weights_step
+    monkeypatch.setattr(loop, "weights_step", lambda *args: drawn.append(args[2]) or real(*args))
+    run_search(config_file, tmp_path / "run", overrides=updated_by("two_path"))
+    counts = [[len(set(taken)) for taken in zip(*drawn[i : i + 3], strict=True)] for i in range(0, 24, 3)]
+    assert counts[:2] == [[3, 3, 2, 3]] * 2
+    assert any(found != [3, 3, 2, 3] for found in counts[2:])
 
 
 def test_alpha_learns_on_images_as_an_evaluation_sees_them_and_scores_are_of_its_part(

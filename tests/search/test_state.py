@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from engine.errors import CheckpointError
 from search.collapse import Settled
 from search.config import SearchConfig
-from search.objective import Dual
+from search.regression import Evidence
 from search.state import SearchState, weights_optimizer
 from supernet.supernet import Supernet
 
@@ -84,8 +84,9 @@ def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file):
     with torch.no_grad():
         state.alpha.add_(1.0)
     changed = {
-        "duals": (Dual(multiplier=2.5),),
+        "pressures": (2.5,),
         "baseline": 0.25,
+        "final_steps": 4,
         "step": 7,
         "arch_steps": 3,
         "settled": Settled(((0.5, 0.25, 0.25),) * 4, 5),
@@ -95,10 +96,51 @@ def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file):
     for name, value in changed.items():
         assert getattr(fresh, name) != value
         setattr(state, name, value)
+    state.evidence = Evidence.none(4, 3).with_batch([(0, 1, 0, 2), (1, 0, 1, 0)], torch.tensor([1.0, 3.0]).double(), 3)
     fresh.restore(state.to_checkpoint())
     assert {name: getattr(fresh, name) for name in changed} == changed
     assert torch.equal(fresh.alpha, state.alpha)
-    assert {f.name for f in fields(SearchState)} == {"net", "optimizer", "alpha", "arch_optimizer", *changed}
+    for name in ("squares", "products"):
+        assert torch.equal(getattr(fresh.evidence, name), getattr(state.evidence, name))
+    assert (fresh.evidence.energy, fresh.evidence.freedom) == (2.0, 1.0)
+    tensors = {"net", "optimizer", "alpha", "arch_optimizer", "evidence"}
+    assert {f.name for f in fields(SearchState)} == tensors | set(changed)
+
+
+def state_of(make_search_file, space, **search):
+    config = make_search_file([{"metric": "macs", "at": "50%"}], search={"epochs": 1, "batch_size": 8} | search)
+    return SearchState.fresh(config, space, torch.device("cpu"))
+
+
+HINGE = {"arch_update": "two_path", "loss": {"form": "hinge"}}
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed", "says"),
+    [
+        ({}, {"arch_update": "two_path"}, "it has evidence of a regression, unlike this search"),
+        ({"arch_update": "two_path"}, {}, "it has no evidence of a regression, unlike this search"),
+        ({"arch_update": "reinforce"}, {}, "it has no evidence of a regression, unlike this search"),
+        ({"arch_update": "two_path"}, HINGE, "it has pressures of 1 limits, expected 0"),
+        (HINGE, {"arch_update": "two_path"}, "it has pressures of 0 limits, expected 1"),
+    ],
+)
+def test_a_checkpoint_of_another_mode_is_refused_in_one_line(space, make_search_file, saved, resumed, says):
+    state, fresh = (state_of(make_search_file, space, **search) for search in (saved, resumed))
+    with pytest.raises(CheckpointError, match=says) as error:
+        fresh.restore(state.to_checkpoint())
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_an_earlier_version_with_a_published_loss_is_taken(space, make_search_file):
+    """It has multipliers, which such a loss never read, and none of the newer parts."""
+    state, fresh = (state_of(make_search_file, space, **HINGE) for _ in range(2))
+    state.step = 3
+    earlier = state.to_checkpoint() | {"duals": [{"multiplier": 0.0, "ce_norm": 0.0, "cost_norm": 0.0}]}
+    for key in ("pressures", "evidence", "final_steps"):
+        del earlier[key]
+    fresh.restore(earlier)
+    assert (fresh.step, fresh.pressures, fresh.evidence, fresh.final_steps) == (3, (), None, 0)
 
 
 def altered(state: SearchState, change) -> dict:
@@ -140,10 +182,21 @@ NAN = float("nan")
         (lambda c: c.update(gradients=[(0.5,)]), "gradients"),
         (lambda c: c.update(gradients=[("a", 0.5)]), "gradients"),
         (lambda c: c.update(gradients=torch.zeros(2)), "Tensor"),
-        (lambda c: c.update(duals=[]), "it has 0 multipliers, expected 1"),
-        (lambda c: c["duals"][0].update(multiplier=NAN), "duals.0.multiplier"),
-        (lambda c: c["duals"][0].update(more=1.0), "more"),
-        (lambda c: c["duals"][0].pop("ce_norm"), "ce_norm"),
+        (lambda c: c.update(pressures=[]), "it has pressures of 0 limits, expected 1"),
+        (lambda c: c.pop("pressures"), "it has pressures of 0 limits, expected 1"),
+        (lambda c: c.update(pressures=[NAN]), "pressures.0"),
+        (lambda c: c.update(pressures=["high"]), "pressures.0"),
+        (lambda c: c.update(final_steps=-1), "final_steps"),
+        (lambda c: c.update(final_steps=True), "final_steps"),
+        (lambda c: c.update(arch_steps=10, final_steps=2), "counts more than the 7 steps"),
+        (lambda c: c.pop("evidence"), "it has no evidence of a regression, unlike this search"),
+        (lambda c: c.update(evidence=[1]), "its evidence is not that of a regression"),
+        (lambda c: c["evidence"].pop("energy"), "its evidence is not that of a regression"),
+        (lambda c: c["evidence"].update(energy=NAN), "evidence.energy is nan, expected a number of at least 0"),
+        (lambda c: c["evidence"].update(freedom=-1.0), "evidence.freedom is -1.0, expected a number of at least 0"),
+        (lambda c: c["evidence"].update(squares=torch.zeros(2, 2)), r"evidence.squares has shape \(2, 2\)"),
+        (lambda c: c["evidence"].update(products=torch.full((12,), NAN, dtype=torch.float64)), "evidence.products has"),
+        (lambda c: c.update(more=1), "more"),
         (lambda c: c.update(baseline="high"), "baseline"),
         (lambda c: c.pop("baseline"), "baseline"),
         (lambda c: c.pop("net"), "the checkpoint has no 'net'"),

@@ -41,7 +41,7 @@ def made(tmp_path_factory, tiny_search, environment):
     folder = tmp_path_factory.mktemp("sweep")
     for name, limit, batch in (("small", "30%", 4), ("broken", "50%", 64), ("large", "80%", 4)):
         config = tiny_search | {"limits": [{"metric": "macs", "at": limit}]}
-        config["search"] = config["search"] | {"batch_size": batch}
+        config["search"] = config["search"] | {"batch_size": batch, "regression": {"final_steps": 2}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     configs = [folder / f"{name}.yaml" for name in ("small", "broken", "large")]
     return folder, run_sweep(configs, folder / "out", jobs=2, seeds=[5], overrides=["search.label_smoothing=0.05"])
@@ -135,7 +135,7 @@ def test_a_folder_in_which_a_sweep_works_is_refused(folder, door):
 
 def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_search, checkout, shell):
     config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}]}
-    config["search"] = config["search"] | {"epochs": 60}
+    config["search"] = config["search"] | {"epochs": 30, "regression": {"samples": 2, "final_steps": 2}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
     script = [sys.executable, str(checkout / "scripts" / "run_sweep.py"), str(tmp_path / "a.yaml"), "--seeds", "0", "1"]
 
@@ -163,8 +163,8 @@ def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_se
     told, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, told
     again = [load_result(out / name) for name in ("a-seed0", "a-seed1")]
-    assert [r.steps for r in again] == [240, 240]
-    assert 0 < again[0].resumed_at < 240 == again[0].steps
+    assert [r.steps for r in again] == [120, 120]
+    assert 0 < again[0].resumed_at < 120 == again[0].steps
     assert again[1].resumed_at == 0
     run_search(tmp_path / "a.yaml", tmp_path / "whole", overrides=["run.seed=0"])
     own = {"architecture": "", "seconds": 0.0, "resumed_at": 0}  # its folder's name and its time

@@ -1,35 +1,44 @@
-"""An update of alpha: what moves in the state, and the multipliers that follow alpha."""
+"""An update of alpha: what moves in the state, and the projection that follows in every mode."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from engine.data import Batch
 from engine.distributed import ALONE
-from search.config import Lagrangian
-from search.limits import resolve
-from search.objective import Dual, expected_cost, movable
+from engine.errors import UserError
+from search.combine import WorstCase
+from search.limits import Limit, resolve
+from search.objective import expected_cost
 from search.plan import Plan
+from search.projection import Projector
 from search.state import SearchState
 from search.update import ArchitectureUpdate
-from supernet.alpha import mask_of, probabilities
+from supernet.alpha import initial_alpha, log_probabilities, mask_of, probabilities, sample_pairs
 from supernet.space import Space
+
+MACS, PARAMS = {"metric": "macs", "at": "40%"}, {"metric": "params", "below": "60%"}
 
 
 @pytest.fixture
 def plan_of(make_search_file, tmp_path):
-    """plan_of(search): of a tiny space under limits on MACs and parameters."""
+    """plan_of(limits, **search): of a tiny space, under limits on MACs and parameters if it is not told others."""
 
-    def make(**search: object) -> Plan:
-        limits = [{"metric": "macs", "at": "40%"}, {"metric": "params", "below": "60%"}]
-        config = make_search_file(limits, search={"epochs": 4, "warmup_epochs": 1, "batch_size": 8, **search})
-        resolved = resolve(config, tmp_path / "search.yaml")
+    def make(limits=(MACS, PARAMS), space: dict[str, object] | None = None, **search: object) -> Plan:
+        settings = {"epochs": 4, "warmup_epochs": 1, "batch_size": 8, **search}
+        resolved = resolve(make_search_file(list(limits), space, search=settings), tmp_path / "search.yaml")
         images = range(80)
         return Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), images, images)
 
     return make
+
+
+def begun(plan: Plan) -> tuple[SearchState, ArchitectureUpdate]:
+    return SearchState.fresh(plan.config, plan.space, plan.device), ArchitectureUpdate(plan, ALONE)
 
 
 def batch(space: Space, seed: int = 0) -> Batch:
@@ -38,25 +47,124 @@ def batch(space: Space, seed: int = 0) -> Batch:
     return Batch(torch.randn(shape, generator=draws), torch.arange(8) % space.config.classes)
 
 
-@pytest.mark.parametrize("search", [{"arch_update": "two_path"}, {"arch_update": "full_v2"}], ids=str)
-def test_multipliers_follow_the_alpha_that_has_moved(plan_of, search):
-    plan = plan_of(arch_lr=0.05, **search)
-    state, update = SearchState.fresh(plan.config, plan.space, plan.device), ArchitectureUpdate(plan, ALONE)
-    for i in range(4):
-        before, duals = state.alpha.detach().clone(), state.duals
+def missed(alpha: torch.Tensor, plan: Plan, limit: Limit) -> float:
+    """E/T - 1."""
+    return float(expected_cost(probabilities(alpha.detach(), mask_of(plan.space)), limit.cost)) / limit.bound - 1
+
+
+MODES = {
+    "full": {"arch_update": "full"},
+    "full_v2": {"arch_update": "full_v2"},
+    "two_path": {"arch_update": "two_path"},
+    "second_order": {"arch_update": "two_path", "gate_gradient": "second_order"},
+    "moving_average": {"arch_update": "reinforce", "reinforce": {"samples": 2, "limits": "projection"}},
+    "leave_one_out": {
+        "arch_update": "reinforce",
+        "reinforce": {"samples": 2, "limits": "projection", "baseline": "leave_one_out"},
+    },
+    "regression": {"arch_update": "regression", "regression": {"samples": 3}},
+}
+GRADIENTS = list(MODES)[:4]
+
+LIMITS = {
+    "at": [MACS],
+    "below": [{"metric": "macs", "below": "20%"}],
+    "at and at": [MACS, {"metric": "params", "at": "45%"}],
+    "at and below": [MACS, {"metric": "params", "below": "35%"}],
+    "worst case": [MACS, {"metric": "params", "below": "35%"}],
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("limits", LIMITS)
+def test_every_limit_is_met_after_every_step(plan_of, make_cost, make_limit, mode, limits):
+    """|E/T - 1| <= 1e-6 for `at`, and for a `below` that presses; no `below` is above its bound."""
+    plan = plan_of(LIMITS[limits], arch_lr=0.5, **MODES[mode])
+    if limits == "worst case":
+        worst = make_limit(WorstCase((make_cost(plan.space, 1), make_cost(plan.space, 2))), 0.4)
+        plan = replace(plan, limits=(worst, plan.limits[1]))
+    state, update = begun(plan)
+    assert not update.projector.loosened
+    moved = 0
+    for i in range(6):
+        before, pressures = state.alpha.detach().clone(), state.pressures
         done = update.step(state, batch(plan.space, i))
-        assert not torch.equal(before, state.alpha)
+        moved += not torch.equal(before, state.alpha)
+        assert state.alpha.dtype == torch.float32
         assert state.arch_steps == i + 1
-        p = probabilities(state.alpha.detach(), mask_of(plan.space))
-        for old, new, limit in zip(duals, state.duals, plan.limits, strict=True):
-            c = float(expected_cost(p, limit.cost)) / limit.bound - 1
-            expected = Dual(old.multiplier).step(c, movable(p), Lagrangian(), 0.05, at=limit.at)
-            assert new.multiplier == expected.multiplier
-            assert new.cost_norm > 0
-        assert done.norms is not None
-        assert min(done.norms) > 0
-        assert done.figures.keys() == {"arch/ce"}
-    assert state.duals[0].multiplier != 0
+        assert done.norms is None
+        for limit, old, new in zip(plan.limits, pressures, state.pressures, strict=True):
+            c = missed(state.alpha, plan, limit)
+            assert c <= 1e-6
+            assert limit.at or new >= old
+            assert c >= -1e-6 or (not limit.at and new == old)
+    assert moved >= 3  # samples that are equally good move nothing
+    assert state.pressures[0] != 0
+
+
+@pytest.mark.parametrize("mode", GRADIENTS)
+def test_a_step_is_the_step_of_the_cross_entropy_and_then_the_projection(plan_of, mode):
+    """Against the same step without limits in the loss; pressures add up."""
+    plan = plan_of(arch_lr=0.1, **MODES[mode])
+    free = plan_of(arch_lr=0.1, **MODES[mode], loss={"form": "add_linear", "weight": 0.0})
+    state, update = begun(plan)
+    twin, unprojected = begun(free)
+    project, total = Projector(mask_of(plan.space), plan.limits), (0.0, 0.0)
+    for i in range(4):
+        with torch.no_grad():
+            twin.alpha.copy_(state.alpha)
+        update.step(state, batch(plan.space, i))
+        unprojected.step(twin, batch(plan.space, i))
+        found = project(twin.alpha)
+        assert torch.equal(state.alpha.detach(), found.alpha.float())
+        total = tuple(a + b for a, b in zip(total, found.pressures, strict=True))
+        assert state.pressures == total
+    assert twin.pressures == ()
+
+
+FIVE = ["mbconv_k3_e1", "mbconv_k3_e2", "mbconv_k5_e1", "conv_k3", "skip"]
+
+
+def test_unsampled_candidates_of_two_path_move_by_the_tilt_alone(plan_of, make_tiny_config, monkeypatch):
+    """Their log-odds change by the difference of their costs times tau, whatever the pair beside them does."""
+    stages = [{"width": 4, "depth": 3, "candidates": FIVE}]
+    plan = plan_of(space=make_tiny_config(stages=stages), arch_update="two_path", arch_lr=0.3, arch_betas=(0.9, 0.999))
+    state, update = begun(plan)
+    mask, drawn = mask_of(plan.space), []
+
+    def sampled(*arguments):
+        drawn.append(sample_pairs(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr("search.gradient.sample_pairs", sampled)
+    compared = 0
+    for i in range(6):
+        before, pressures = log_probabilities(state.alpha.detach(), mask), state.pressures
+        update.step(state, batch(plan.space, i))
+        tilt = sum(
+            (new - old) * torch.from_numpy(limit.cost.table) / limit.bound
+            for new, old, limit in zip(state.pressures, pressures, plan.limits, strict=True)
+        )
+        rest = log_probabilities(state.alpha.detach(), mask) - before + tilt  # one number for each edge
+        unsampled = mask & ~torch.zeros_like(mask).scatter(1, drawn[i].pairs, True)
+        for row, others, pair in zip(rest, unsampled, drawn[i].pairs, strict=True):
+            assert float(row[others].max() - row[others].min()) < 1e-5
+            assert float((row[pair] - row[others][0]).abs().max()) > 1e-3  # the pair moves by more than that
+            compared += int(others.sum()) - 1
+    assert compared >= 6 * 3
+    assert state.pressures[0] != 0
+
+
+@pytest.mark.parametrize("mode", ["two_path", "full_v2"])
+def test_other_forms_leave_the_limits_to_the_gradient(plan_of, mode):
+    plan = plan_of(arch_update=mode, arch_lr=0.05, loss={"form": "add_linear"})
+    state, update = begun(plan)
+    done = update.step(state, batch(plan.space))
+    assert update.projector is None
+    assert state.pressures == ()
+    assert abs(missed(state.alpha, plan, plan.limits[0])) > 1e-3
+    assert min(done.norms) > 0
+    assert done.figures.keys() == {"arch/ce"}
 
 
 @pytest.mark.parametrize("mode", ["two_path", "full_v2"])
@@ -65,7 +173,7 @@ def test_gate_gradient_is_of_the_steps_own_and_absent_is_the_published_one(plan_
     alphas = {}
     for order in (None, "first_order", "second_order"):
         plan = plan_of(arch_update=mode, gate_gradient=order, arch_lr=0.05)
-        state, update = SearchState.fresh(plan.config, plan.space, plan.device), ArchitectureUpdate(plan, ALONE)
+        state, update = begun(plan)
         for i in range(3):
             update.step(state, batch(plan.space, i))
         alphas[order] = state.alpha.detach()
@@ -73,10 +181,10 @@ def test_gate_gradient_is_of_the_steps_own_and_absent_is_the_published_one(plan_
     assert not torch.equal(alphas["first_order"], alphas["second_order"])
 
 
-def test_the_same_step_draws_the_same(plan_of):
-    plan = plan_of(arch_update="two_path")
-    update = ArchitectureUpdate(plan, ALONE)
-    one, two = (SearchState.fresh(plan.config, plan.space, plan.device) for _ in range(2))
+@pytest.mark.parametrize("mode", ["two_path", "regression"])
+def test_the_same_step_draws_the_same(plan_of, mode):
+    plan = plan_of(**MODES[mode])
+    (one, update), (two, _) = begun(plan), begun(plan)
     assert update.step(one, batch(plan.space)) == update.step(two, batch(plan.space))
     assert torch.equal(one.alpha, two.alpha)
     two.arch_steps = 0
@@ -88,7 +196,7 @@ REINFORCE = {"arch_update": "reinforce", "arch_lr": 0.05}
 
 def test_reinforce_carries_its_baseline_and_begins_with_a_step_that_only_sets_it(plan_of):
     plan = plan_of(**REINFORCE, reinforce={"samples": 3, "baseline": "moving_average"})
-    state, update = SearchState.fresh(plan.config, plan.space, plan.device), ArchitectureUpdate(plan, ALONE)
+    state, update = begun(plan)
     done = update.step(state, batch(plan.space))
     assert state.baseline == done.figures["arch/reward"]
     assert torch.count_nonzero(state.alpha.detach()[mask_of(plan.space)]) == 0
@@ -96,20 +204,40 @@ def test_reinforce_carries_its_baseline_and_begins_with_a_step_that_only_sets_it
     first = state.baseline
     update.step(state, batch(plan.space, 1))
     assert state.baseline != first
-    assert state.duals == (Dual(), Dual())  # the limits are in the reward
+    assert state.pressures == ()  # the limits are in the reward
 
 
-def test_under_the_lagrangian_multipliers_follow_even_where_all_samples_are_equally_good(plan_of, monkeypatch):
-    """No advantage, no policy gradient: the limits move alpha alone, so their multipliers have to follow."""
-    plan = plan_of(**REINFORCE, reinforce={"samples": 4, "baseline": "leave_one_out", "limits": "lagrangian"})
-    state, update = SearchState.fresh(plan.config, plan.space, plan.device), ArchitectureUpdate(plan, ALONE)
+def test_limits_are_met_even_where_all_samples_are_equally_good(plan_of, monkeypatch):
+    """No advantage, no policy gradient: alpha is the projection of equal probabilities."""
+    plan = plan_of(**REINFORCE, reinforce={"samples": 4, "baseline": "leave_one_out", "limits": "projection"})
+    state, update = begun(plan)
     monkeypatch.setattr(state.net, "forward", lambda images, paths: torch.zeros(len(images), 4))
-    before = state.alpha.detach().clone()
     done = update.step(state, batch(plan.space))
     assert done.figures["arch/gradient"] == 0
-    assert not torch.equal(before, state.alpha)
-    p = probabilities(state.alpha.detach(), mask_of(plan.space))
-    c = float(expected_cost(p, plan.limits[0].cost)) / plan.limits[0].bound - 1
-    assert state.duals[0].multiplier == pytest.approx(float(np.clip(Lagrangian().dual_rate * 0.05 * c, -10, 10)))
-    assert done.norms is not None
-    assert (done.norms[0], done.norms[1] > 0) == (0, True)
+    assert torch.equal(state.alpha.detach(), update.projector(initial_alpha(plan.space)).alpha.float())
+    assert abs(missed(state.alpha, plan, plan.limits[0])) <= 1e-6
+
+
+def test_the_regression_forgets_while_weights_learn_and_not_at_the_end(plan_of):
+    """Each step of 3 networks adds 2 degrees of freedom. What draws them stays at the limits and as it was."""
+    plan = plan_of(arch_update="regression", regression={"samples": 3, "memory": 5})
+    state, update = begun(plan)
+    drawn_from = update.uniform.clone()
+    assert torch.equal(drawn_from, update.projector(initial_alpha(plan.space)).alpha)
+    freedom = 0.0
+    for i, final in enumerate([False, False, True, False]):
+        done = update.step(state, batch(plan.space, i), final=final)
+        freedom = freedom * (1 if final else math.exp(-1 / 5)) + 2
+        assert state.evidence.freedom == pytest.approx(freedom, rel=1e-12)
+        assert done.figures.keys() == {"arch/ce", "arch/effect", "arch/error", "arch/noise"}
+    assert torch.equal(update.uniform, drawn_from)
+
+
+def test_an_alpha_that_is_not_finite_is_refused_before_the_projection(plan_of):
+    plan = plan_of(arch_update="two_path")
+    state, update = begun(plan)
+    with torch.no_grad():
+        state.alpha[0, 0] = math.inf
+    with pytest.raises(UserError, match=r"alpha is not finite at step 1: .* lower search\.arch_lr"):
+        update.project(state)
+    assert state.pressures == (0.0, 0.0)
