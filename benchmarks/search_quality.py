@@ -45,6 +45,7 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
+from bands import Band
 from engine.checkpoints import Checkpoints
 from engine.config import load_config, validate
 from engine.errors import UserError, run_door
@@ -72,14 +73,12 @@ from supernet.supernet import Supernet
 
 HERE = Path(__file__).resolve().parent / "quality"
 SEARCH, RETRAIN, TRUTH = HERE / "search.yaml", HERE / "retrain.yaml", HERE / "truth.json"
-ALGORITHMS = ("two_path", "full_v2", "reinforce")
+ALGORITHMS = ("regression", "two_path", "full_v2", "reinforce")
 SHARES = (0.25, 0.4, 0.55)
 """The targets, as shares of the reachable range. Above them, networks of similar latency differ by little more than
 seeds do."""
 FIRST_SEED = 2
 """The first seed of the searches: seeds 0 and 1 were used to choose the settings in search.yaml."""
-BAND = 0.9
-"""Networks of [BAND T, T] are compared: the window of `at` with the tolerance in search.yaml."""
 VERIFIED = 20
 
 log = logging.getLogger("benchmark")
@@ -178,48 +177,6 @@ class Truth:
                 }
             )  # fmt: skip
         return found
-
-
-@dataclass(frozen=True)
-class Band:
-    """The networks of [BAND T, T]."""
-
-    target: float
-    indices: np.ndarray
-    accuracies: np.ndarray
-
-    @classmethod
-    def of(cls, target: float, costs: np.ndarray, accuracy: np.ndarray) -> "Band":
-        inside = np.nonzero((costs <= target * (1 + ROUNDING)) & (costs >= BAND * target))[0]
-        return cls(target, inside, accuracy[inside])
-
-    def middle(self, costs: np.ndarray) -> int:
-        """The network of median cost."""
-        return int(self.indices[np.argsort(costs[self.indices])[len(self.indices) // 2]])
-
-    def percentile(self, index: int, accuracy: float) -> float:
-        """Returns the share of the other networks that are worse, from 0 to 100; ties count half."""
-        others = self.accuracies[self.indices != index]
-        return 100 * float(((others < accuracy) + 0.5 * (others == accuracy)).mean())
-
-    def gap(self, accuracy: float) -> float:
-        """0 for the best network of the band, 1 for one that is as good as the band's mean."""
-        best = float(self.accuracies.max())
-        return (best - accuracy) / (best - float(self.accuracies.mean()))
-
-    def chosen_by(self, losses: np.ndarray, count: int) -> tuple[float, float]:
-        """(percentile, gap) of the one with the smallest loss among `count` networks of the band drawn without
-        replacement: their exact expectations. losses: (len(indices),)."""
-        order = np.argsort(losses)
-        n, count = len(order), min(count, len(order))
-        chances = np.array([math.comb(n - 1 - i, count - 1) / math.comb(n, count) for i in range(n)])
-        ranks = np.array([self.percentile(int(self.indices[i]), float(self.accuracies[i])) for i in order])
-        return float(chances @ ranks), float(chances @ np.array([self.gap(float(self.accuracies[i])) for i in order]))
-
-    def random_search(self, count: int) -> tuple[float, float]:
-        """(percentile, gap) of the best of `count` networks drawn without replacement: their exact expectations."""
-        # the most accurate is the one with the smallest "loss"; it has to return a network, so it trains one or more
-        return self.chosen_by(-self.accuracies, max(1, count))
 
 
 # --- the searches ----------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from bands import BAND, Band
 from engine.errors import ConfigError
-from search_quality import BAND, Band, Truth
+from search_quality import Truth
 from search_results import uniform_architectures, widest_uniform
 from search_target import holds, keep, kept
 
