@@ -132,8 +132,8 @@ def print_fit(found: Fit, path: Path) -> None:
         )
     if identified.unseen:
         console.print(
-            f"{len(identified.unseen)} ops are in none of the networks, their milliseconds are guesses from shapes: "
-            + ", ".join(identified.unseen)
+            f"{len(identified.unseen)} ops are in none of the networks, their milliseconds are guesses from ops like "
+            "them: " + ", ".join(identified.unseen)
         )
     if identified.inseparable:
         console.print(

@@ -79,7 +79,8 @@ class Calibration(Section):
     date: str
     networks: int = Field(ge=1)
     strength: float = Field(gt=0)
-    """The strength of the pull towards the measured entries, chosen by cross-validation."""
+    """The strength of the pull towards the measured entries, chosen by cross-validation; of a table of whole networks,
+    towards what like layers take, chosen by their likelihood (latency/shrinkage.py)."""
     cross_validation_percent: float = Field(ge=0)
     """RMS relative error on networks left out of the fit."""
     seed: int
