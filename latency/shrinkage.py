@@ -1,21 +1,22 @@
-"""Entries from few whole networks: fewer timings than entries, so what a layer is says what it should take.
+"""Fits the entries of a table to few whole networks: fewer than entries, so entries of like layers are moved together.
 
 The milliseconds of layer k are modelled as
 
     m_k = g p_k + a MACs_k + b elements_k + d + s_k (f_k + e_k),
 
 with s_k a guess from shapes (`guess`) and p_k the prior's entry: another device's milliseconds, or s_k if there is no
-prior. g is free. a, b, d are normal around 0; so is what is left, relative to the guess: f is alike for like layers (a
-Gaussian process over the shapes of each op family, in the features of latency/interpolation.py), e_k is the layer's
-own. The latency of network i is
+prior. g is free. a, b, d are normal around 0, and so are the deviations relative to the guess: f is alike for like
+layers (a Gaussian process over the shapes of each op family, in the features of latency/interpolation.py), e_k is the
+layer's own. The latency of network i is
 
     y_i = c + sum_k n_ik m_k,    up to a relative error,
 
 with c free. The variances of a, b, d, f, e and of the error maximise the likelihood of the timings, integrated over all
-else (restricted maximum likelihood), times a wide normal density on each one's logarithm. m >= 0 and c then are the
+else (restricted maximum likelihood), times a wide normal density on the logarithm of each. m >= 0 and c then are the
 most likely ones: least squares in relative error with a pull (latency/calibration.py).
 
-With many networks the timings decide alone; where they say that layers deviate little from the prior, it decides.
+Many networks determine the entries alone. If few networks show that the layers deviate little from the prior, the
+variances are small and the entries stay near it.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from supernet.space import Layer
 LIKE = 2.0
 """f of two layers correlates by exp(-D / (2 LIKE)), D the mean squared difference of their features."""
 DEVIATION = (np.log(0.1**2), 3.0)
-"""Mean and standard deviation of a log variance, of all but the error: deviations are some 10 %, or 2 %, or 45 %."""
+"""Mean and standard deviation of the log variance of each deviation: 10 %, give or take a factor of 4.5."""
 ERROR = (np.log(0.02**2), 1.5)
-"""Of the log variance of a timing's relative error: 2 %, or 1 %, or 4 %."""
+"""Mean and standard deviation of the error's log variance: 2 %, give or take a factor of 2."""
 DEVIATION_BOUNDS = (np.log(1e-6), np.log(10.0))
 ERROR_BOUNDS = (np.log(1e-6), np.log(0.09))
 LEAST_UNIT = 0.01
@@ -45,14 +46,14 @@ LEAST_UNIT = 0.01
 
 @dataclass(frozen=True)
 class Shrunk:
-    """What whole networks say of the entries."""
+    """Entries fitted to whole networks."""
 
     ms: np.ndarray
     """(entries,) >= 0."""
     constant: float
     strength: float
-    """Variance of a timing's relative error over that of e: how strongly an entry is pulled towards the others'
-    word."""
+    """Variance of a timing's relative error over that of e: the pull of an entry towards what follows from the
+    others."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def guess(shapes: np.ndarray, occurrences: np.ndarray, measured: np.ndarray) -> 
 
 def fit_entries(layers: Layers, occurrences: np.ndarray, measured: np.ndarray, free_constant: bool = True) -> Shrunk:
     """Fits the model above. occurrences: (networks, entries) n. measured: (networks,) y in ms. free_constant: whether c
-    may be below 0. No network may take part in what judges the fit: not even in its unit, the guess."""
+    may be below 0."""
     unit = guess(layers.shapes, occurrences, measured)  # s
     parts = occurrences * unit
     prior = np.ones(len(unit)) if layers.prior is None else layers.prior / layers.prior.mean() * unit.mean() / unit
@@ -107,7 +108,7 @@ def _shapes(layers: Sequence[Layer]) -> np.ndarray:
 
 
 def _likeness(layers: Sequence[Layer]) -> np.ndarray:
-    """Layers of two op families are unlike: their shapes say different things."""
+    """(layers, layers) correlation of f: 0 between op families, whose fields differ."""
     families: dict[type, list[int]] = {}
     for k, layer in enumerate(layers):
         families.setdefault(type(layer.spec), []).append(k)

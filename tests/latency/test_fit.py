@@ -70,9 +70,11 @@ def test_networks_that_took_no_part_are_predicted(space):
     assert all(entry.n is None and entry.calibrated_ms is not None for entry in found.table.entries.values())
 
 
-def test_a_left_out_prediction_knows_nothing_of_its_network(space):
-    """Not by the guess, nor by the variances: whatever a network took, the others predict the same for it."""
-    layers = Layers.of(timed_layers(space))
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_a_left_out_prediction_does_not_depend_on_its_network(with_prior, space):
+    """Neither through the guess nor through the variances: whatever it took, the others predict the same for it."""
+    prior = np.random.default_rng(1).uniform(1, 2, len(timed_layers(space))) if with_prior else None
+    layers = Layers.of(timed_layers(space), prior)
     counts = occurrences(jobs_of(space, calibration_networks(space, 30, 0)), [str(a) for a in timed_layers(space)])
     measured = 1.0 + counts @ np.random.default_rng(0).uniform(1, 2, counts.shape[1])
     start = np.ones(counts.shape[1])
