@@ -34,10 +34,10 @@ from supernet.space import Layer
 
 LIKE = 2.0
 """f of two layers correlates by exp(-D / (2 LIKE)), D the mean squared difference of their features."""
-DEVIATION = (np.log(0.1**2), 3.0)
-"""Mean and standard deviation of the log variance of each deviation: 10 %, give or take a factor of 4.5."""
-ERROR = (np.log(0.02**2), 1.5)
-"""Mean and standard deviation of the error's log variance: 2 %, give or take a factor of 2."""
+DEVIATION, ERROR = np.log(0.1**2), np.log(0.02**2)
+"""Means of log variances: deviations are 10 %, timings repeat to 2 %,"""
+WIDTH = 3.0
+"""and their standard deviation: give or take a factor of 4.5."""
 DEVIATION_BOUNDS = (np.log(1e-6), np.log(10.0))
 ERROR_BOUNDS = (np.log(1e-6), np.log(0.09))
 LEAST_UNIT = 0.01
@@ -131,12 +131,12 @@ def _variances(
     to the error. w: normal around g prior, a sum of terms with these covariances. g and c are free.
     """
     likelihood = Likelihood.of(parts, np.column_stack([parts @ prior, constant]), covariances)
-    means, widths = np.transpose([DEVIATION] * len(covariances) + [ERROR])
+    means = np.array([DEVIATION] * len(covariances) + [ERROR])
 
     def minus_log_posterior(logs: np.ndarray) -> tuple[float, np.ndarray]:
         log_likelihood, slope = likelihood.at(logs)
-        off = (logs - means) / widths
-        return off @ off / 2 - log_likelihood, off / widths - slope
+        off = (logs - means) / WIDTH
+        return off @ off / 2 - log_likelihood, off / WIDTH - slope
 
     bounds = [DEVIATION_BOUNDS] * len(covariances) + [ERROR_BOUNDS]
     found = np.exp(minimize(minus_log_posterior, means, jac=True, method="L-BFGS-B", bounds=bounds).x)
