@@ -16,7 +16,7 @@ from latency.calibration import Correction, fit_correction, outliers
 from latency.config import MeasureConfig
 from latency.device import Device
 from latency.plan import Job, Paths, timed_layers
-from latency.table import Calibration, Column, Entry, LatencyTable, Method, Runtime, memory_format_name
+from latency.table import Calibration, Column, Entry, LatencyTable, Method, Runtime, UsedPrior, memory_format_name
 from latency.verification import verification
 from supernet.cost import Cost
 from supernet.space import Space
@@ -147,8 +147,8 @@ def calibrated(
     return corrected(table, found, seed)
 
 
-def corrected(table: LatencyTable, found: Correction, seed: int) -> LatencyTable:
-    """Returns the table with `calibrated_ms` and the constant of a fit that started from its entries.
+def corrected(table: LatencyTable, found: Correction, seed: int, prior: UsedPrior | None = None) -> LatencyTable:
+    """Returns the table with `calibrated_ms` and the constant of a fit that started from its entries, and used `prior`.
 
     Its history keeps the networks of every earlier calibration.
     """
@@ -163,6 +163,7 @@ def corrected(table: LatencyTable, found: Correction, seed: int) -> LatencyTable
         cross_validation_percent=found.cross_validation_percent,
         seed=seed,
         history=table.calibration.drawn if table.calibration else (),
+        prior=prior,
     )
     return table.model_copy(
         update={"entries": entries, "constant_ms": found.constant, "calibration": record, "verification": None}

@@ -25,6 +25,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import nnls
 
+EntryFit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
+"""Maps (networks, entries) occurrences, or these times entries, and (networks,) latencies to (entries,) milliseconds
+or factors, and a constant."""
+
 STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-8, 7))  # 1e-4 to 1e3
 FOLDS = 10
 LEAST_SHARE = 1e-3
@@ -66,10 +70,9 @@ def fit_correction(
     best = min(fits, key=lambda fit: fit.cross_validation_percent)
     if smallest is None:
         return best
-    least = LEAST_SHARE * float(measured.min())
 
     def goes_to_0(fit: Correction) -> bool:
-        return smallest(fit.factors * entries) + fit.constant < least
+        return reaches_0(smallest(fit.factors * entries) + fit.constant, measured)
 
     if goes_to_0(best):
         fits += _fits(parts, measured, seed, free_constant=False)
@@ -87,6 +90,14 @@ def _fits(parts: np.ndarray, measured: np.ndarray, seed: int, *, free_constant: 
     return found
 
 
+def reaches_0(least: float, measured: np.ndarray) -> bool:
+    """Returns whether the predicted time of the space's fastest network, `least`, is as good as 0 or below it.
+
+    measured: (networks,), in the same unit.
+    """
+    return least < LEAST_SHARE * float(measured.min())
+
+
 def outliers(left_out: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """Indices of networks that no fit to the others explains: off by more than 30 %, and by 6 times the
     median error."""
@@ -95,33 +106,49 @@ def outliers(left_out: np.ndarray, measured: np.ndarray) -> np.ndarray:
     return found
 
 
-def _left_out(
-    parts: np.ndarray, measured: np.ndarray, strength: float, seed: int, free_constant: bool = True
-) -> np.ndarray:
-    """(networks,): predictions of networks that took no part in the fit."""
+def left_out(fit: EntryFit, parts: np.ndarray, measured: np.ndarray, seed: int) -> np.ndarray:
+    """(networks,): predictions of networks that took no part in the fit. parts: (networks, entries), as `fit` takes
+    them. seed: deals the networks into at most FOLDS folds."""
     folds = np.random.default_rng(seed).permutation(len(measured)) % min(FOLDS, len(measured))
     predicted = np.empty(len(measured))
     for fold in np.unique(folds):
         out = folds == fold
-        factors, constant = _solve(parts[~out], measured[~out], strength, free_constant)
-        predicted[out] = parts[out] @ factors + constant
+        values, constant = fit(parts[~out], measured[~out])
+        predicted[out] = parts[out] @ values + constant
     return predicted
+
+
+def _left_out(
+    parts: np.ndarray, measured: np.ndarray, strength: float, seed: int, free_constant: bool = True
+) -> np.ndarray:
+    """(networks,): predictions of networks that took no part in the fit at this strength."""
+    return left_out(lambda p, y: _solve(p, y, strength, free_constant), parts, measured, seed)
 
 
 def _solve(
     parts: np.ndarray, measured: np.ndarray, strength: float, free_constant: bool = True
 ) -> tuple[np.ndarray, float]:
     """Returns (w, c) of the minimum above. parts: (networks, entries) n_ik m_k. free_constant: whether c may be below
-    0.
+    0. For any w the best g is its mean."""
+    count = parts.shape[1]
+    return solve(parts, measured, np.sqrt(strength) * (np.eye(count) - 1 / count), free_constant)
 
-    For any w the best g is its mean and the best free c is a projection. With both inserted, a problem of non-negative
-    least squares remains, which an active-set method solves exactly. With c >= 0, c is one more of its unknowns.
+
+def solve(
+    parts: np.ndarray, measured: np.ndarray, pull: np.ndarray, free_constant: bool = True
+) -> tuple[np.ndarray, float]:
+    """Returns (w, c), w >= 0, that minimise sum_i (prediction_i / y_i - 1)^2 + |pull w|^2.
+
+    parts: (networks, entries), prediction = parts w + c. measured: (networks,) y. pull: (any, entries). free_constant:
+    whether c may be below 0.
+
+    For any w the best free c is a projection. With it inserted, a problem of non-negative least squares remains, which
+    an active-set method solves exactly. With c >= 0, c is one more of its unknowns.
     """
     networks, count = parts.shape
-    pull = np.sqrt(strength) * (np.eye(count) - 1 / count)
     fit = np.vstack([parts / measured[:, None], pull])
-    target = np.concatenate([np.ones(networks), np.zeros(count)])
-    constant = np.concatenate([1 / measured, np.zeros(count)])
+    target = np.concatenate([np.ones(networks), np.zeros(len(pull))])
+    constant = np.concatenate([1 / measured, np.zeros(len(pull))])
     if not free_constant:
         everything, _ = nnls(np.column_stack([fit, constant]), target, maxiter=100 * (count + 1))
         return everything[:-1], float(everything[-1])

@@ -1,28 +1,25 @@
 """A table from whole-network timings alone, for people who have these and nothing else.
 
-No op was timed, so its entry begins as a guess from shapes,
-
-    m_k = a MACs_k + b elements_k + d,      a, b, d >= 0,
-
-fitted to the networks (elements: of the layer's input and output), and is then corrected as any table is
-(latency/calibration.py). What the networks do not determine is listed: entries that none of them holds, and entries
-that always change together.
+No op was timed: an entry begins as a guess from shapes, fitted to the networks, or as the scaled entry of another
+device's table, and the networks move it (latency/shrinkage.py). What they do not determine is listed: entries that none
+of them holds, and entries that always change together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from engine.errors import UserError
 from latency.build import columns_of, corrected, occurrences, smallest_sum, today
-from latency.calibration import fit_correction, outliers
+from latency.calibration import Correction, left_out, outliers, reaches_0
 from latency.config import FEWEST_CALIBRATION_NETWORKS, MeasureConfig
 from latency.device import Device
 from latency.plan import Job, Paths, network_job, timed_layers
+from latency.prior import Prior, predicted_alone
+from latency.shrinkage import Layers, Shrunk, fit_entries, guess
 from latency.table import Entry, LatencyTable, Runtime, Scores, memory_format_name
 from latency.verification import scores
 from supernet.architecture import Architecture
@@ -38,7 +35,8 @@ class Identified:
     """What the measured networks tell about the space's entries."""
 
     unseen: tuple[str, ...]
-    """Entries that no measured network holds: their milliseconds are guesses from shapes."""
+    """Entries that no measured network holds: their milliseconds follow from the prior, else from a guess from shapes,
+    and from layers like them."""
     inseparable: tuple[tuple[str, ...], ...]
     """Groups of entries whose shares the networks do not tell apart, though other networks of the space would."""
     rank: int
@@ -56,8 +54,11 @@ class Fit:
     identified: Identified
     outliers: tuple[tuple[Paths, float, float], ...] = ()
     """(network, measured ms, ms that the others predict) of networks that no fit to the others explains."""
+    prior_alone: Scores | None = None
+    """The errors of the prior's sums, scaled and shifted to the others, on left-out networks; None without a prior."""
 
 
+_LEAST_SHARE = 1e-6
 LARGEST_REPEAT = 1.5
 """Timings of one network that differ by more than this factor contradict each other."""
 
@@ -70,11 +71,13 @@ def fit_table(
     device: Device,
     runtime: Runtime,
     source: str,
+    prior: Prior | None = None,
     seed: int = 0,
 ) -> Fit:
     """measurements: (paths, milliseconds) of whole networks; several of one network count as their median.
 
-    Raises FitError for fewer than FEWEST_CALIBRATION_NETWORKS different networks.
+    Raises FitError for fewer than FEWEST_CALIBRATION_NETWORKS different networks, and PriorError if `prior` explains
+    nothing of them.
     """
     times: dict[Paths, list[float]] = {}
     for paths, ms in measurements:
@@ -97,8 +100,16 @@ def fit_table(
     layers = timed_layers(space)
     keys = [str(layer) for layer in layers]
     counts = occurrences(jobs, keys)
-    guess = _guess(layers, counts, measured)
-    found = fit_correction(counts, guess, measured, smallest=smallest_sum(space, keys), seed=seed)
+    known = Layers.of(layers, prior.entries if prior else None)
+    alone = used = None
+    if prior:
+        alone = scores(predicted_alone(prior, counts, measured, seed), measured)
+        used = prior.used(counts, measured)
+        start = used.scale * prior.entries
+        start = np.maximum(start, _LEAST_SHARE * start.max())  # 0 would stay 0 whatever the correction
+    else:
+        start = guess(known.shapes, counts, measured)
+    found = _correction(known, start, counts, measured, smallest_sum(space, keys), seed)
     table = LatencyTable(
         device=device,
         runtime=runtime,
@@ -110,15 +121,16 @@ def fit_table(
         input_size=space.config.input_size,
         date=today(),
         method="whole_networks",
-        how=f"fitted to {len(jobs)} whole-network latencies; no op was timed",
+        how=f"fitted to {len(jobs)} whole-network latencies{f', prior: {prior}' if prior else ''}; no op was timed",
         source=source,
         columns=columns_of(space, measure),
-        entries={key: Entry(median_ms=float(ms)) for key, ms in zip(keys, guess, strict=True)},
+        entries={key: Entry(median_ms=float(ms)) for key, ms in zip(keys, start, strict=True)},
     )
     off = tuple(
         (list(times)[i], float(measured[i]), float(found.left_out[i])) for i in outliers(found.left_out, measured)
     )
-    return Fit(space, corrected(table, found, seed), scores(found.left_out, measured), identify(space, jobs), off)
+    fitted = corrected(table, found, seed, used)
+    return Fit(space, fitted, scores(found.left_out, measured), identify(space, jobs), off, alone)
 
 
 def named(space: Space, paths: Paths) -> str:
@@ -126,15 +138,32 @@ def named(space: Space, paths: Paths) -> str:
     return f"'{' '.join(Architecture(space, paths).names)}'"
 
 
-def _guess(layers: Sequence[Layer], counts: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """(entries,) ms > 0 by the formula above. counts: (networks, entries)."""
-    elements = [a.c_in * a.size**2 + a.c_out * a.size_out**2 for a in layers]
-    features = np.array([[a.complexity.macs, e, 1.0] for a, e in zip(layers, elements, strict=True)])
-    features /= features.mean(axis=0)
-    per_network = counts @ features  # (networks, 3)
-    weights, _ = nnls(per_network / measured[:, None], np.ones(len(measured)))
-    guess: np.ndarray = features @ weights
-    return np.maximum(guess, 1e-6 * guess.max())  # 0 would stay 0 whatever the correction
+def _correction(
+    layers: Layers,
+    start: np.ndarray,
+    counts: np.ndarray,
+    measured: np.ndarray,
+    smallest: Callable[[np.ndarray], float],
+    seed: int,
+) -> Correction:
+    """Returns the factors from `start`, (entries,) ms > 0, to the fitted entries. counts: (networks, entries).
+
+    A left-out network takes no part in anything that predicts it, the guess and the variances included.
+    """
+
+    def fit(some: np.ndarray, taken: np.ndarray) -> Shrunk:
+        found = fit_entries(layers, some, taken)
+        if reaches_0(smallest(found.ms) + found.constant, taken):
+            return fit_entries(layers, some, taken, free_constant=False)
+        return found
+
+    def entries(some: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, float]:
+        found = fit(some, taken)
+        return found.ms, found.constant
+
+    found, predicted = fit(counts, measured), left_out(entries, counts, measured, seed)
+    error = float(np.sqrt(np.mean((predicted / measured - 1) ** 2)))
+    return Correction(found.ms / start, found.constant, found.strength, predicted, 100 * error)
 
 
 def identify(space: Space, jobs: Sequence[Job]) -> Identified:

@@ -10,10 +10,12 @@ from rich.console import Console
 from engine.quantities import duration
 from latency.config import LARGEST_ERROR
 from latency.fit import Fit, named
-from latency.table import LatencyTable, Verification
+from latency.table import LatencyTable, Scores, UsedPrior, Verification
 from latency.verification import NOISY_PERCENT, accepted_percent, draw_picture
 
 MOST_LISTED = 6
+UNLIKELY_SCALE = 100.0
+"""The factor by which two devices may differ before a report asks whether their files are in milliseconds."""
 WRONG_TABLE = 3
 """The exit status if the written table has an error for which a search would refuse it."""
 
@@ -125,6 +127,9 @@ def print_fit(found: Fit, path: Path) -> None:
         f"{path}: {len(found.table.entries)} ops, {found.table.how}; error on networks left out of the fit "
         f"{left_out.mape_percent:.1f} %, Spearman {spearman}"
     )
+    prior = found.table.calibration.prior if found.table.calibration else None
+    if prior and found.prior_alone:
+        console.print(_of_the_prior(prior, found.prior_alone))
     for paths, ms, expected in found.outliers:
         console.print(
             f"{named(found.space, paths)} has {duration(ms)}, where the other networks predict {duration(expected)}: "
@@ -132,13 +137,15 @@ def print_fit(found: Fit, path: Path) -> None:
         )
     if identified.unseen:
         console.print(
-            f"{len(identified.unseen)} ops are in none of the networks, their milliseconds are guesses from shapes: "
+            f"{len(identified.unseen)} ops are in none of the networks, their milliseconds are "
+            f"{'the prior, scaled and moved as' if prior else 'guesses from'} ops like them: "
             + ", ".join(identified.unseen)
         )
     if identified.inseparable:
         console.print(
-            f"the networks give {identified.rank} of {identified.needed} independent comparisons; measure at least "
-            f"{identified.needed - identified.rank} more, unlike these. Not told apart:"
+            f"the networks give {identified.rank} of {identified.needed} independent comparisons; "
+            f"{'the prior' if prior else 'a guess from shapes'} decides the rest, unless you measure at least "
+            f"{identified.needed - identified.rank} more, unlike these. Told apart by it alone:"
         )
         for group in identified.inseparable:
             more = f" and {len(group) - MOST_LISTED} more" if len(group) > MOST_LISTED else ""
@@ -150,3 +157,14 @@ def print_fit(found: Fit, path: Path) -> None:
             "networks, or time each several times on an idle device"
         )
     print_how_to_search(path)
+
+
+def _of_the_prior(prior: UsedPrior, alone: Scores) -> str:
+    """Returns the errors of the prior's own sums and the ratio of the devices, in one line."""
+    line = f"the prior alone, scaled, misses them by {alone.mape_percent:.1f} %"
+    if prior.device is None:
+        return line
+    line += f"; the networks take {prior.scale:.3g} times as long as on {prior.device}"
+    if not 1 / UNLIKELY_SCALE < prior.scale < UNLIKELY_SCALE:
+        return f"{line}: are the timings and that table in milliseconds?"
+    return line

@@ -73,19 +73,35 @@ class Drawn(Section):
     seed: int
 
 
+class UsedPrior(Section):
+    """The prior of a table of whole networks (latency/prior.py)."""
+
+    source: str
+    """The file of another device's table, or `macs`."""
+    device: str | None = None
+    """The name of that device."""
+    sha256: str | None = None
+    """The identity of that table's numbers."""
+    scale: float = Field(gt=0)
+    """Milliseconds of the timed networks per millisecond of the prior, or per MAC."""
+
+
 class Calibration(Section):
     """How `calibrated_ms` and `constant_ms` were fitted (latency/calibration.py)."""
 
     date: str
     networks: int = Field(ge=1)
     strength: float = Field(gt=0)
-    """The strength of the pull towards the measured entries, chosen by cross-validation."""
+    """The strength of the pull towards the measured entries, chosen by cross-validation; of a table of whole networks,
+    towards what like layers take, chosen by their likelihood (latency/shrinkage.py)."""
     cross_validation_percent: float = Field(ge=0)
     """RMS relative error on networks left out of the fit."""
     seed: int
     """The seed of the plan from which the networks were drawn; verification avoids them."""
     history: tuple[Drawn, ...] = ()
     """The networks of the calibrations that this one started from, oldest first; verification avoids them, too."""
+    prior: UsedPrior | None = None
+    """What a table of whole networks was shrunk towards; null: a guess from shapes."""
 
     @property
     def drawn(self) -> tuple[Drawn, ...]:
@@ -153,7 +169,8 @@ class LatencyTable(Section):
     date: str
     method: Method
     """in_context: layers timed inside running networks. isolated: ops alone. whole_networks: no op was timed;
-    `median_ms` is guessed from shapes and `calibrated_ms` fitted to whole networks. imported: see `how`."""
+    `median_ms` is guessed from shapes, or a prior's entry, scaled, and `calibrated_ms` fitted to whole networks.
+    imported: see `how`."""
     how: str
     """How the numbers were made, in words."""
     source: str | None = None
@@ -175,7 +192,7 @@ class LatencyTable(Section):
     @property
     def sha256(self) -> str:
         """Identity of the numbers, in a run's config.yaml: everything but what a verification found."""
-        numbers = _without_empty_history(self.model_dump(mode="json", exclude={"verification"}))
+        numbers = _without_later_keys(self.model_dump(mode="json", exclude={"verification"}))
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
     @classmethod
@@ -192,7 +209,7 @@ class LatencyTable(Section):
 
     def save(self, path: Path) -> None:
         """Write atomically; creates the folder. TableError where that is impossible."""
-        header = _rounded(_without_empty_history(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True)))
+        header = _rounded(_without_later_keys(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True)))
         columns = {"columns": header.pop("columns")}
         lines = [
             yaml.dump(header, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None),
@@ -338,12 +355,14 @@ def prepare_table_file(path: Path) -> None:
         ) from None
 
 
-def _without_empty_history(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content without an empty history, so that tables calibrated once keep the hash that they had before
-    tables had a history."""
+def _without_later_keys(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content without an empty history and prior, so that tables without them keep the hash that they had
+    before tables could have them."""
     calibration = content.get("calibration")
-    if calibration and not calibration["history"]:
-        calibration.pop("history")
+    if calibration:
+        for key in ("history", "prior"):
+            if not calibration.get(key):
+                calibration.pop(key, None)
     return content
 
 

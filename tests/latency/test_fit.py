@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +11,10 @@ import pytest
 from latency.build import occurrences
 from latency.config import MeasureConfig
 from latency.device import Device
-from latency.fit import FitError, _guess, fit_table, identify
+from latency.fit import FitError, _correction, fit_table, identify
 from latency.plan import calibration_networks, network_job, timed_layers, verification_networks
+from latency.shrinkage import Layers
 from latency.table import Runtime
-from supernet.complexity import Complexity
 from supernet.space import Space
 
 DEVICE = Device(kind="other", name="board", fingerprint="f")
@@ -71,6 +70,23 @@ def test_networks_that_took_no_part_are_predicted(space):
     assert all(entry.n is None and entry.calibrated_ms is not None for entry in found.table.entries.values())
 
 
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_a_left_out_prediction_does_not_depend_on_its_network(with_prior, space):
+    """Neither through the guess nor through the variances: whatever it took, the others predict the same for it."""
+    prior = np.random.default_rng(1).uniform(1, 2, len(timed_layers(space))) if with_prior else None
+    layers = Layers.of(timed_layers(space), prior)
+    counts = occurrences(jobs_of(space, calibration_networks(space, 30, 0)), [str(a) for a in timed_layers(space)])
+    measured = 1.0 + counts @ np.random.default_rng(0).uniform(1, 2, counts.shape[1])
+    start = np.ones(counts.shape[1])
+    before = _correction(layers, start, counts, measured, lambda ms: 1.0, 0).left_out
+    for i in (0, 7, 29):
+        changed = measured.copy()
+        changed[i] *= 1.4
+        after = _correction(layers, start, counts, changed, lambda ms: 1.0, 0).left_out
+        assert after[i] == before[i]
+        assert (after != before).sum() >= 0.8 * len(before)
+
+
 def test_several_timings_of_one_network_count_as_their_median(space):
     networks = list(dict.fromkeys(calibration_networks(space, 30, 0)))
     once = fitted(space, [(paths, true_ms(space, paths)) for paths in networks])
@@ -101,15 +117,6 @@ def test_a_timing_that_no_other_network_explains_is_named(space):
     ((paths, ms, expected),) = fitted(space, timings).outliers
     assert (paths, ms) == timings[7]
     assert expected < ms / 2
-
-
-def test_no_op_is_guessed_to_be_free():
-    """Where MACs explain everything, an op without any would be 0, and a factor would leave it there."""
-    layers = [SimpleNamespace(c_in=4, c_out=4, size=8, size_out=8, complexity=Complexity(0, m)) for m in (0, 10**6)]
-    counts = np.random.default_rng(0).integers(1, 5, (20, 2)).astype(float)
-    guess = _guess(layers, counts, 3.0 * counts[:, 1])
-    assert guess[1] == pytest.approx(3.0)
-    assert 0 < guess[0] < 1e-3
 
 
 def test_too_few_networks_are_refused(space):

@@ -1,0 +1,111 @@
+"""Priors of tables that are fitted to few networks: another device's table, or MACs, up to a scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from engine.errors import UserError
+from latency.calibration import left_out, solve
+from latency.plan import timed_layers
+from latency.table import LatencyTable, UsedPrior
+from supernet.space import Layer, Space
+
+MACS: Literal["macs"] = "macs"
+
+
+class PriorError(UserError):
+    """A table that is no prior of these networks."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """entries: (layers,) >= 0, some above 0, of `timed_layers(space)`. constant: in the same unit, added once per
+    network."""
+
+    source: str
+    """The table's file, or `macs`."""
+    entries: np.ndarray
+    constant: float = 0.0
+    device: str | None = None
+    """The device of the table; None for MACs."""
+    sha256: str | None = None
+    """The table's."""
+
+    def __str__(self) -> str:
+        return "MACs" if self.device is None else f"the table of {self.device} ({self.source})"
+
+    def used(self, counts: np.ndarray, measured: np.ndarray) -> UsedPrior:
+        """Returns the record of this prior in a table. counts: (networks, layers). measured: (networks,) ms."""
+        scale = float(measured.mean() / ((counts @ self.entries).mean() + self.constant))
+        return UsedPrior(source=self.source, device=self.device, sha256=self.sha256, scale=scale)
+
+
+def read_prior(source: Path | Literal["macs"], space: Space) -> Prior:
+    """The prior that `--prior` names. Raises PriorError for a file that is no table, or one of another space."""
+    if source == MACS:
+        return macs_prior(space)
+    try:
+        table = LatencyTable.load(Path(source))
+    except UserError as error:
+        raise PriorError(
+            f"--prior: {error}; a prior is a latency table (scripts/import_latency.py makes one of a published file), "
+            "or the word macs"
+        ) from None
+    return table_prior(table, space, str(source))
+
+
+def macs_prior(space: Space) -> Prior:
+    return Prior(MACS, np.array([float(layer.complexity.macs) for layer in timed_layers(space)]))
+
+
+def table_prior(table: LatencyTable, space: Space, source: str) -> Prior:
+    """source: the table's file. An entry that the table has for single edges counts as their mean.
+
+    Raises PriorError if the table lacks an op of the space or is 0 throughout, and TableError if the space's fastest
+    network would take 0 ms or less.
+    """
+    layers, where = timed_layers(space), f"--prior {source}"
+    if missing := table.missing(space):
+        of_another = len(missing) > len(layers) / 10
+        raise PriorError(
+            f"{where}: has {len(layers) - len(missing)} of the {len(layers)} ops of this space, and no entry "
+            f"'{missing[0]}'; expected a prior with all of them; "
+            + ("it is of another space: take" if of_another else "complete it, or take")
+            + " a table of this space, or --prior macs"
+        )
+    table.cost(space, where)
+    places: dict[Layer, list[float]] = {}
+    for place, layer in space.places:
+        if not layer.is_skip:
+            places.setdefault(layer, []).append(table.price(layer, place))
+    entries = np.array([np.mean(places[layer]) for layer in layers])
+    if not entries.any():
+        raise PriorError(f"{where}: all its entries are 0 ms, expected a prior with some above 0; take another table")
+    return Prior(source, entries, table.constant_ms, table.device.name, table.sha256)
+
+
+def predicted_alone(prior: Prior, counts: np.ndarray, measured: np.ndarray, seed: int) -> np.ndarray:
+    """(networks,) ms: the prior's sum for each network, scaled and shifted to fit the others.
+
+    counts: (networks, layers). measured: (networks,) ms. Raises PriorError if that is no better than one number for all
+    networks.
+    """
+    sums = counts @ (prior.entries / prior.entries.mean())
+    alone, constant = (left_out(_line, feature[:, None], measured, seed) for feature in (sums, 0 * sums))
+    error, without = (100 * float(np.sqrt(np.mean((found / measured - 1) ** 2))) for found in (alone, constant))
+    if error >= without:
+        raise PriorError(
+            f"--prior {prior.source}: explains nothing of these timings: its sums, scaled to them, miss left-out "
+            f"networks by {error:.3g} %, one number for all by {without:.3g} %; take the table of a device more like "
+            "this one, or leave out --prior, and check that the timings belong to these networks"
+        )
+    return alone
+
+
+def _line(sums: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, float]:
+    """c + g sums, g >= 0, with the least relative error. sums: (networks, 1). Returns ((g,), c)."""
+    return solve(sums, measured, np.empty((0, 1)))
