@@ -170,14 +170,15 @@ def supernet_losses(
     same validation batches, each normalised by the batch's own statistics as in a step. The processes of `group` take
     whole batches in turn."""
     s = config.search
-    count = max(2, math.ceil(images / s.batch_size))
+    count = max(2, math.ceil(min(images, len(validation)) / s.batch_size))
+    whole = max(1, min(count, len(validation) // s.batch_size))
     batches = statistics_batches(validation, s.batch_size, count, config.data.workers, **group.slice)
     own = [
         (
             len(batch.labels),
             network_losses(net, on_device(batch, device, config.run), networks, autocast).double().cpu(),
         )
-        for batch in reported(batches, "comparing random networks", math.ceil(count / group.world_size), report)
+        for batch in reported(batches, "comparing random networks", math.ceil(whole / group.world_size), report)
     ]
     found = [one for of_process in group.gathered(own) for one in of_process]
     return torch.stack([losses for _, losses in found], dim=1).numpy(), sum(size for size, _ in found)

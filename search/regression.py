@@ -198,10 +198,19 @@ def regression_step(
 
 @torch.no_grad()
 def network_losses(net: Supernet, batch: Batch, networks: Sequence[Paths], autocast: Autocast) -> Tensor:
-    """The cross entropy of each network on one batch with the supernet's weights: (M,) float32."""
+    """The cross entropy of each network on one batch with the supernet's weights: (M,) float32.
+
+    Without dropout, which would compare networks by what it drops. BN normalises by the batch in either mode of the
+    supernet, since that keeps no running statistics.
+    """
+    training = net.training
+    net.eval()
     found = []
-    for paths in networks:
-        with autocast():
-            logits = net(batch.images, paths)
-        found.append(F.cross_entropy(logits.float(), batch.labels))
+    try:
+        for paths in networks:
+            with autocast():
+                logits = net(batch.images, paths)
+            found.append(F.cross_entropy(logits.float(), batch.labels))
+    finally:
+        net.train(training)
     return torch.stack(found)

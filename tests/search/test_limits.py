@@ -119,7 +119,7 @@ def test_a_column_guides_alpha_and_the_derivation_and_is_recorded(tmp_path, make
     curves = architecture_scalars(
         SearchState.fresh(resolved.config, resolved.space, torch.device("cpu")), resolved.limits
     )
-    assert {"expected/energy_mj", "target/energy_mj", "lambda/weight_bytes"} <= curves.keys()
+    assert {"expected/energy_mj", "target/energy_mj", "pressure/weight_bytes"} <= curves.keys()
     run_search(config, tmp_path / "run", resume=True)  # the finished run has the same config
     (member,) = derive_family(tmp_path / "run")
     assert member.architecture.paths == paths
@@ -167,7 +167,7 @@ def test_twins_are_refused(pair, make_search_file):
 
 def test_mul_log_goes_with_one_limit_beside_a_peak(make_search_file):
     peak = {"metric": "peak_activation_bytes", "below": "50%"}
-    search = {"batch_size": 8, "loss": {"form": "mul_log"}}
+    search = {"batch_size": 8, "arch_update": "two_path", "loss": {"form": "mul_log"}}
     make_search_file([{"metric": "macs", "at": "50%"}, peak], search=search)
     with pytest.raises(ConfigError, match="mul_log multiplies by one limit"):
         make_search_file([peak], search=search)
@@ -386,7 +386,7 @@ def test_mul_log_looks_at_the_smallest_expectation_of_a_worst_case(
     low = table.cost(space).reachable[0]
     make_table(space, tmp_path / "b.yaml")
     limit = {"metric": "latency", "tables": ["a.yaml", "b.yaml"], "combine": "worst_case", "at": "90%"}
-    search = {"batch_size": 8, "loss": {"form": "mul_log"}}
+    search = {"batch_size": 8, "arch_update": "two_path", "loss": {"form": "mul_log"}}
     config = make_search_file([limit | {"weights": [0.99 / low, 0.99 / low]}], search=search)
     with pytest.raises(ConfigError, match=r"smallest reachable value \(0.99 ms\) must exceed 1"):
         resolve(config, "search.yaml")

@@ -80,7 +80,7 @@ def plan(config):
 def test_all_that_tensorboard_shows_of_a_search(run, plan):
     """One run for all of this: a search takes seconds."""
     found = curves_in(run)
-    evaluations = [0, 6, 12, 18]
+    evaluations = [0, 6, 12, 18, 19]  # the last after the final steps
     described_tags(found, plan)
     run_names(run)
     architecture_texts(found, run, plan, evaluations)
