@@ -422,8 +422,8 @@ class Search:
         self.throughput = Throughput()  # training speed, without the time that this took
 
     def _preferences(self) -> torch.Tensor:
-        """What the derivation maximises: alpha; of the regression, alpha before its projection, whose tilt is a multiple
-        of the limit's own costs and only makes the integer program hard."""
+        """Returns what the derivation maximises: alpha, or the regression's before its projection, whose tilt is a
+        multiple of the limit's own costs and only makes the integer program hard."""
         evidence = self.state.evidence
         return self.state.alpha if evidence is None else fit(evidence, self.mask).alpha()
 
