@@ -12,6 +12,7 @@ import torch
 from scipy.stats import kendalltau
 from torch import Tensor
 
+from engine.config import Section
 from engine.data import ImageSet, statistics_batches
 from engine.distributed import ALONE, Group
 from engine.progress import Report, reported, silent
@@ -47,20 +48,21 @@ class Reliability:
         return self.tau < KNOWN * chance_error(self.networks)
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What random networks of equal cost say about the end of a search."""
+class Judgement(Section):
+    """What random networks of equal cost say about the end of a search: a part of result.json."""
 
     networks: int
+    """The random networks."""
     images: int
+    """The validation images that all were compared on."""
     rank: int
     """1 if the derived network has the smallest loss of all, networks + 1 if it has the largest."""
     tau: float
     """Kendall's rank correlation between the random networks' log probability under alpha and minus their losses."""
     error: float
-    """The standard error that tau has where nothing is known."""
+    """The standard error of tau where alpha knows nothing."""
     reliability: float
-    """The rank correlation between the losses on two halves of the images."""
+    """Kendall's rank correlation of the random networks' losses between two halves of the images."""
 
     @property
     def notes(self) -> tuple[str, ...]:

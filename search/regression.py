@@ -10,8 +10,8 @@ posterior of c is a ridge regression of the centred losses on the centred choice
 maximise the marginal likelihood of the centred losses (MacKay, Neural Computation 4(3), 1992). Only sums are kept:
 nothing grows with the number of evaluations, and old ones fade by a factor a step, since the weights go on learning.
 
-REINFORCE's gradient is the covariance of choices and losses under p (`score_gradient`), so both have the same
-information of one step; the regression keeps that of the steps before.
+REINFORCE's gradient is the covariance of choices and losses under p (`reinforce.policy_gradient`), so both have the
+same information of one step; the regression keeps that of the steps before.
 """
 
 from __future__ import annotations

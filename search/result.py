@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -70,23 +69,6 @@ class LimitFigures(Section):
         return bound
 
 
-class JudgementFigures(Section):
-    """The derived network among random networks that meet the limits, by the supernet's loss."""
-
-    networks: int
-    """The random networks."""
-    images: int
-    """The validation images that all were compared on."""
-    rank: int
-    """1 if the derived network has the smallest loss, networks + 1 if the largest."""
-    tau: float
-    """Kendall's rank correlation of the random networks between alpha and the supernet's loss."""
-    error: float
-    """The standard error of tau where alpha knows nothing."""
-    reliability: float
-    """Kendall's rank correlation of the losses between two halves of the images."""
-
-
 class ResultFile(Section):
     """The content of result.json."""
 
@@ -108,7 +90,7 @@ class ResultFile(Section):
     """Derivations timed until one was accepted; 0 where no limit's table is of this machine."""
     params: int
     macs: int
-    judgement: JudgementFigures | None = None
+    judgement: Judgement | None = None
     """null where no random networks of equal cost exist, or in a file that an earlier version wrote."""
     log_probability: float
     """The log probability of the derived network under the last alpha."""
@@ -164,7 +146,7 @@ def result_of(
         loss=accuracy.loss if math.isfinite(accuracy.loss) else None,
         images=accuracy.images, limits=tuple(figures), met=measured.met, tries=len(measured.tries),
         params=c.params, macs=c.macs, log_probability=measured.derivation.log_probability, notes=tuple(notes),
-        judgement=JudgementFigures(**asdict(judged)) if judged else None, steps=steps, seconds=seconds,
+        judgement=judged, steps=steps, seconds=seconds,
         resumed_at=resumed_at,
     )  # fmt: skip
 

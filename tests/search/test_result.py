@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import pytest
 import yaml
@@ -64,7 +63,7 @@ def test_it_holds_what_the_search_returned(run):
     assert params.expected == curves["expected/params"]
     assert (result.top1, result.loss) == (curves["derived/top1"], curves["derived/loss"])
     judged = found.judged
-    assert result.judgement.model_dump() == asdict(judged)
+    assert result.judgement.model_dump() == judged.model_dump()
     assert 1 <= judged.rank <= judged.networks + 1
     assert result.macs == macs.predicted
     assert result.params == params.predicted
