@@ -30,6 +30,7 @@ from search.own import with_permitted_modules
 from search.pareto import Panel, Point, draw_fronts, on_front
 from search.peak import PeakLimit
 from search.program import UnfinishedError
+from search.regression import Evidence, preferences, restored
 from search.result import load_result, predicted_by, write_architecture
 from search.scoring import open_parts, score
 from supernet.alpha import mask_of
@@ -137,7 +138,7 @@ def derive_family(
         raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
     texts: list[str | None] = [*_bounds_of(resolved.limits[0], bounds)] if bounds else [None]
     scoring = _Scoring.prepare(_on_device(resolved.config, device)) if scored else None
-    step, state = _newest(run, resolved.space)
+    step, state, wanted = _newest(run, resolved.space)
     scorer = _Scorer.of(resolved.space, state, scoring) if scoring else None
     members: list[FamilyMember] = []
     refused: list[str] = []
@@ -146,7 +147,7 @@ def derive_family(
             what = f"deriving {i} of {len(texts)}"
             report(what, 0, 0)
             name = f"-{table.stem}" if table else ""
-            members.append(_member(run, name, text, resolved, state["alpha"], step, method, scorer, report, what))
+            members.append(_member(run, name, text, resolved, wanted, step, method, scorer, report, what))
         except (ConfigError, InfeasibleError, UnfinishedError) as error:
             refused.append(str(error))
     if scorer and members:
@@ -211,8 +212,9 @@ def _is_bound(text: str) -> bool:
     return value <= 100 if text.endswith("%") else math.isfinite(value)
 
 
-def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any]]:
-    """(step, the search's part of the newest checkpoint): alpha and weights of one step, however the run goes on."""
+def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any], Tensor]:
+    """(step, the search's part of the newest checkpoint, what a derivation maximises): all of one step, however the run
+    goes on."""
     newest = Checkpoints(run / "checkpoints").newest()
     if newest is None:
         raise CheckpointError(f"{run}: no checkpoint yet; wait for the first one (run.checkpoint_every steps)")
@@ -223,7 +225,12 @@ def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any]]:
         raise CheckpointError(
             f"{run}: its checkpoint is not of a search in this space; expected a run of run_search.py"
         )
-    return step, search
+    try:
+        blank = None if search.get("evidence") is None else Evidence.none(*alpha.shape)
+        evidence = restored(search.get("evidence"), blank)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{run}: its checkpoint does not fit: {misfit(error)}") from error
+    return step, search, preferences(alpha, evidence, mask_of(space))
 
 
 def _on_table(resolved: Resolved, table: Path, source: Path) -> Resolved:
@@ -249,7 +256,7 @@ def _member(
     suffix: str,
     text: str | None,
     resolved: Resolved,
-    alpha: Tensor,
+    wanted: Tensor,
     step: int,
     method: str | None,
     scorer: _Scorer | None,
@@ -269,7 +276,7 @@ def _member(
     try:
         s = resolved.config.search
         loss = (lambda paths: scorer.score(paths).loss) if scorer else None
-        derivation = derive(alpha, mask_of(space), limits, method or s.derive, s.derive_among, loss, report, what)
+        derivation = derive(wanted, mask_of(space), limits, method or s.derive, s.derive_among, loss, report, what)
         if loss is None and s.derive_among > 1 and (method or s.derive) == "constrained":
             note = f"the likeliest network: without scores, search.derive_among: {s.derive_among} cannot choose"
             derivation = replace(derivation, notes=(*derivation.notes, note))

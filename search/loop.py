@@ -51,7 +51,7 @@ from search.own import own_files
 from search.peak import PeakLimit
 from search.plan import Plan
 from search.program import UnfinishedError
-from search.regression import Evidence, fit
+from search.regression import Evidence, preferences
 from search.report import architecture_scalars, curves_of, log_alpha, log_begin, log_end, log_evaluation
 from search.result import ResultFile, load_result, result_of, write_architecture
 from search.scoring import open_parts, score
@@ -421,19 +421,14 @@ class Search:
                 log_evaluation(self.metrics, step, self.state, plan, architecture, found)
         self.throughput = Throughput()  # training speed, without the time that this took
 
-    def _preferences(self) -> torch.Tensor:
-        """Returns what the derivation maximises: alpha, or the regression's before its projection, whose tilt is a
-        multiple of the limit's own costs and only makes the integer program hard."""
-        evidence = self.state.evidence
-        return self.state.alpha if evidence is None else fit(evidence, self.mask).alpha()
-
     def _derived_now(self, report: Report) -> tuple[int, ...] | None:
         """Returns the network that would be derived now; None, with a warning, if the solver finds none in its time.
         Only process 0 calls this."""
         plan, state = self.plan, self.state
         report("deriving", 0, 0)
         try:
-            found = derive(self._preferences(), self.mask, plan.limits, plan.config.search.derive)
+            wanted = preferences(state.alpha, state.evidence, self.mask)
+            found = derive(wanted, self.mask, plan.limits, plan.config.search.derive)
         except UnfinishedError as error:
             log.warning("step %d: %s", state.step, error)
             return None
@@ -458,9 +453,10 @@ class Search:
             architecture = Architecture(plan.space, paths)
             return score(state.net, architecture, plan.config, plan.training, plan.validation, plan.device).loss
 
+        wanted = preferences(state.alpha, state.evidence, self.mask)
         measured = self.group.from_first(
             lambda: derive_measured(
-                self._preferences(), self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss, report=report
+                wanted, self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss, report=report
             )
         )
         hesitation = undecided(probabilities(state.alpha.detach(), self.mask), self.mask, plan.config.search)

@@ -23,6 +23,7 @@ from search.config import SearchFile
 from search.derivation import InfeasibleError, meets, smallest
 from search.family import MOST_BOUNDS, derive_family, expand_bounds
 from search.loop import run_search
+from search.regression import Evidence, fit
 from search.result import load_result
 from supernet.alpha import log_probabilities, mask_of
 from supernet.architecture import Architecture
@@ -88,6 +89,17 @@ def test_the_score_is_the_one_that_the_run_wrote_at_its_last_step(run, finished)
     result = load_result(run)
     assert (member.accuracy.top1, member.accuracy.loss) == (result.top1, result.loss)
     assert not (run / "pareto.json").exists()  # a family of other bounds keeps its files
+
+
+def test_a_regression_is_derived_from_before_its_projection(run, finished, monkeypatch):
+    """As the search itself does: the projection tilts by the limit's costs, on which networks of one bound agree."""
+    wanted, real = [], search.family.derive
+    monkeypatch.setattr(search.family, "derive", lambda alpha, *more: wanted.append(alpha) or real(alpha, *more))
+    derive_family(run, scored=False)
+    state = Checkpoints(run / "checkpoints").newest()[1]["search"]
+    mask = mask_of(finished[1].architecture.space)
+    assert torch.equal(wanted[0], fit(Evidence(**state["evidence"]), mask).alpha())
+    assert not torch.equal(wanted[0].float(), state["alpha"])
 
 
 def test_the_score_is_that_of_the_last_point_of_the_curves(run, finished):
