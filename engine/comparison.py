@@ -46,6 +46,7 @@ HYPERPARAMETERS = {
     "epochs": Hyperparameter(float, "Epochs of the search or of the retraining."),
     "warmup_epochs": Hyperparameter(float, "Epochs before the search, in which the probabilities rest."),
     "batch_size": Hyperparameter(float, "Images in a step, of all processes together."),
+    "optimizer": Hyperparameter(str, "What updates the weights."),
     "lr": Hyperparameter(float, "The first learning rate of the weights."),
     "weight_decay": Hyperparameter(float, "The weight decay of the weights."),
     "label_smoothing": Hyperparameter(float, "The label smoothing of the weights' loss."),

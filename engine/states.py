@@ -14,6 +14,7 @@ from torch import Tensor, nn
 _SLOTS = {
     torch.optim.SGD: frozenset({"momentum_buffer"}),
     torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
 }
 """The names of what these optimizers keep for each parameter; `step` is one number."""
 

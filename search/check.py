@@ -27,7 +27,7 @@ from latency.plan import middle_network
 from search.clock import steady, twice_noise
 from search.closing import local_latency_limits
 from search.combine import members
-from search.config import SearchFile
+from search.config import SearchConfig, SearchFile
 from search.derivation import constrained
 from search.gradient import softmax_jacobian
 from search.limits import Limit, Resolved, Source, limit_names, resolve_limit
@@ -119,7 +119,7 @@ def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) ->
     checks += _caught("own functions", lambda: _own_functions(resolved))
     checks += _tables(resolved, told)
     if out is not None:
-        checks.append(_disk(resolved.space, out))
+        checks.append(_disk(resolved.space, resolved.config.search, out))
     return checks
 
 
@@ -317,10 +317,11 @@ def _untimed(measured: Sequence[Source]) -> Check:
     return Check("warn", "timing", text, "measure a table here, or set measure.device: external if that is meant")
 
 
-def _disk(space: Space, out: Path) -> Check:
+def _disk(space: Space, settings: SearchConfig, out: Path) -> Check:
     parameters = sum(layer.complexity.params for _, layer in space.places)
     files = Checkpoints(out).keep + 1  # the next is complete before the oldest goes
-    needed = parameters * 4 * 2 * files  # float32; weights and momentum
+    moments = 2 if settings.optimizer == "adamw" else 1
+    needed = parameters * 4 * (1 + moments) * files  # float32; weights and what the optimizer keeps of each
     there = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(there).free
     text = f"checkpoints need {quantity(needed, 'bytes', 3)}, {there} has {quantity(free, 'bytes')} free"

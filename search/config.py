@@ -327,13 +327,18 @@ class SearchConfig(Section):
     batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
     """Images of a batch, of weights steps and architecture steps alike, in all processes together; BN needs at least 2
     images in each process."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Of the weights. adamw: betas 0.9 and 0.999, no decay on BN and biases, a linear start over the first 2 % of the
+    steps. sgd: Nesterov, as published; a supernet, of which each step trains a part, learns more slowly with it
+    (docs/results.md)."""
+    lr: float | None = Field(None, gt=0, le=LARGEST_LR)
+    """Start of the cosine over warm-up and search; null: 0.003 with adamw, 0.025 with sgd."""
     warmup_lr: float | None = Field(None, gt=0, le=LARGEST_LR)
     """Start of a cosine of the warm-up's own, as published (0.05); null: one cosine over warm-up and search."""
-    lr: float = Field(0.025, gt=0, le=LARGEST_LR)
-    """Start of the cosine."""
+    weight_decay: float | None = Field(None, ge=0, le=LARGEST_LR)
+    """null: 0.05 with adamw, 4e-5 with sgd."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Nesterov."""
-    weight_decay: float = Field(4e-5, ge=0, le=LARGEST_LR)
+    """With sgd only."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """In the weights loss only."""
     arch_lr: float = Field(1e-3, gt=0, le=LARGEST_LR)
@@ -351,6 +356,16 @@ class SearchConfig(Section):
     compile: bool = False
     """Run each distinct candidate through torch.compile and keep the programs that are faster here. Costs minutes at
     the start, and a resumed search then equals an uninterrupted one up to rounding, no longer bit for bit."""
+
+    @property
+    def resolved_lr(self) -> float:
+        """`lr`, or its default if it is not set."""
+        return self.lr or (3e-3 if self.optimizer == "adamw" else 0.025)
+
+    @property
+    def resolved_weight_decay(self) -> float:
+        """`weight_decay`, or its default if it is not set."""
+        return self.weight_decay if self.weight_decay is not None else 0.05 if self.optimizer == "adamw" else 4e-5
 
     @property
     def resolved_gate_gradient(self) -> GateGradient:
@@ -383,6 +398,13 @@ class SearchConfig(Section):
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"got {list(betas)}, expected two numbers in [0, 1)")
         return betas
+
+    @field_validator("momentum")
+    @classmethod
+    def momentum_of_sgd(cls, momentum: float, info: ValidationInfo) -> float:
+        if info.data.get("optimizer") == "adamw" and momentum != cls.model_fields["momentum"].default:
+            raise ValueError(f"got {momentum}, but optimizer is adamw; remove it, or set optimizer: sgd")
+        return momentum
 
     @model_validator(mode="after")
     def update_and_its_settings_agree(self) -> Self:

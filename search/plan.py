@@ -13,6 +13,9 @@ from search.limits import Limit
 from search.peak import PeakLimit
 from supernet.space import Space
 
+RAMP = 0.02
+"""The share of all steps in which AdamW's learning rate rises."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -37,13 +40,15 @@ class Plan:
         return self.warmup_steps + self.config.search.epochs * self.steps_per_epoch
 
     def lr(self, step: int) -> float:
-        """Returns the learning rate of the weights: one cosine, or two with `warmup_lr`, for warm-up and search."""
+        """Returns the learning rate of the weights: one cosine, or two with `warmup_lr`, for warm-up and search. AdamW,
+        whose first steps know its moments badly, comes to it in a straight line."""
         s = self.config.search
+        ramp = min(1.0, (step + 1) / (RAMP * self.steps)) if s.optimizer == "adamw" else 1.0
         if s.warmup_lr is None:
-            return cosine_lr(s.lr, step, self.steps)
+            return ramp * cosine_lr(s.resolved_lr, step, self.steps)
         if step < self.warmup_steps:
-            return cosine_lr(s.warmup_lr, step, self.warmup_steps)
-        return cosine_lr(s.lr, step - self.warmup_steps, self.steps - self.warmup_steps)
+            return ramp * cosine_lr(s.warmup_lr, step, self.warmup_steps)
+        return ramp * cosine_lr(s.resolved_lr, step - self.warmup_steps, self.steps - self.warmup_steps)
 
     def progress(self, step: int) -> float:
         """Returns the progress of the search without its warm-up, in [0, 1]."""

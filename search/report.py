@@ -159,7 +159,8 @@ def hyperparameters(config: SearchFile, limits: Sequence[Limit]) -> dict[str, fl
         "kind": "search", "data": config.data.name, "limits": ", ".join(words), "arch_update": search.arch_update,
         "loss": search.resolved_reinforce.limits if search.arch_update == "reinforce" else search.resolved_loss.form,
         "arch_lr": search.arch_lr, "epochs": search.epochs, "warmup_epochs": search.warmup_epochs,
-        "batch_size": search.batch_size, "lr": search.lr, "weight_decay": search.weight_decay,
+        "batch_size": search.batch_size, "lr": search.resolved_lr,
+        "weight_decay": search.resolved_weight_decay, "optimizer": search.optimizer,
         "label_smoothing": search.label_smoothing, "seed": config.run.seed,
     }  # fmt: skip
     if limits:

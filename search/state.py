@@ -15,7 +15,7 @@ from engine.config import Section, differences, validate
 from engine.errors import CheckpointError, ConfigError
 from engine.seeding import mix
 from engine.states import check_module, check_optimizer, check_tensor
-from engine.training import memory_format
+from engine.training import memory_format, split_decay
 from search.collapse import Settled
 from search.config import SearchConfig, SearchFile
 from search.regression import Evidence, restored
@@ -30,25 +30,31 @@ from supernet.supernet import Supernet
 ) = range(9)  # fmt: skip
 
 
-def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD:
-    """SGD, Nesterov, of the parameters that have a gradient; the others keep their value and their momentum.
+def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD | torch.optim.AdamW:
+    """Updates the parameters that have a gradient; the others keep their value, their moments and their count of steps.
 
-    One fused kernel updates them all, in half the time of torch's loop over them on a CPU. It needs the momentum of all
-    or of none of its parameters, while each step brings some for the first time; so all begin with zeros, of which the
-    first step makes what SGD begins with: 0.9 * 0 + g = g.
+    One fused kernel updates them all, in half the time of torch's loop over them on a CPU. What it keeps of each begins
+    as zeros, as torch's own does at the first step: a checkpoint that lacks some is then seen to, and the kernel of
+    SGD needs the momentum of all or of none.
     """
-    optimizer = torch.optim.SGD(
-        net.parameters(),
-        lr=settings.warmup_lr or settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.momentum > 0,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-    if settings.momentum > 0:
+    lr, decay = settings.warmup_lr or settings.resolved_lr, settings.resolved_weight_decay
+    if settings.optimizer == "adamw":
+        adamw = torch.optim.AdamW(split_decay(net, decay), lr=lr, fused=True)
         for p in net.parameters():
-            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-    return optimizer
+            step = torch.zeros((), dtype=torch.float32, device=p.device)
+            adamw.state[p] = {"step": step, "exp_avg": _zeros(p), "exp_avg_sq": _zeros(p)}
+        return adamw
+    momentum = settings.momentum
+    sgd = torch.optim.SGD(
+        net.parameters(), lr=lr, momentum=momentum, nesterov=momentum > 0, weight_decay=decay, fused=True
+    )
+    for p in net.parameters() if momentum > 0 else ():
+        sgd.state[p]["momentum_buffer"] = _zeros(p)  # 0.9 * 0 + g = g, what SGD begins with
+    return sgd
+
+
+def _zeros(p: Tensor) -> Tensor:
+    return torch.zeros_like(p, memory_format=torch.preserve_format)
 
 
 @dataclass
@@ -56,7 +62,8 @@ class SearchState:
     """Random numbers are no state: every draw comes from a generator seeded by (seed, what for, step)."""
 
     net: Supernet
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.SGD | torch.optim.AdamW
+    """Of the weights."""
     alpha: Tensor
     """(E, N) float32 on the CPU."""
     arch_optimizer: torch.optim.Adam

@@ -17,7 +17,8 @@ def make_plan(make_search_file, tmp_path):
     weights steps."""
 
     def make(**changes):
-        search = {"epochs": 2, "warmup_epochs": 1, "batch_size": 8, "arch_every": 5, "lr": 0.1, "arch_lr": 0.02}
+        search = {"epochs": 2, "warmup_epochs": 1, "batch_size": 8, "arch_every": 5, "arch_lr": 0.02}
+        search |= {"optimizer": "sgd", "lr": 0.1}
         config = make_search_file([{"metric": "macs", "at": "40%"}], search=search | changes)
         resolved = resolve(config, tmp_path / "search.yaml")
         return Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), range(80), range(40))
@@ -54,6 +55,16 @@ def test_a_learning_rate_of_the_warm_ups_own_makes_two_cosines_as_published(make
     assert (lr[5], lr[20]) == (pytest.approx(0.15), pytest.approx(0.05))  # half way
     for phase in (lr[:10], lr[10:]):
         assert phase == sorted(phase, reverse=True)
+
+
+def test_adamw_comes_to_the_cosine_in_a_straight_line(make_plan):
+    """Over 2 % of 300 steps, so in 6."""
+    adamw = make_plan(optimizer="adamw", epochs=20, warmup_epochs=10)
+    cosine = rates(make_plan(epochs=20, warmup_epochs=10))
+    assert rates(adamw)[:6] == [pytest.approx(share / 6 * lr) for share, lr in enumerate(cosine[:6], 1)]
+    assert rates(adamw)[6:] == cosine[6:]
+    two = make_plan(optimizer="adamw", warmup_lr=0.3, epochs=20, warmup_epochs=10)
+    assert (rates(two)[0], rates(two)[100]) == (pytest.approx(0.05), 0.1)
 
 
 def test_alpha_rests_in_the_warm_up(plan):
