@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,8 @@ from engine.seeding import mix
 from engine.training import Autocast, on_device
 from search.baseline import random_architectures
 from search.config import SearchFile
+from search.derivation import meets
+from search.limits import Limit
 from search.plan import Plan
 from search.regression import Paths, network_losses
 from search.state import JUDGED
@@ -87,18 +89,26 @@ def unreliable(found: Reliability) -> str:
 
 
 class Judge:
-    """Compares random networks that meet a search's limits, the same ones each time."""
+    """Compares random networks that meet a search's limits, the same ones each time: unless a timing has corrected the
+    bounds such that the derived network does not meet them by the table, whose cost is then the random ones' too."""
 
     def __init__(self, plan: Plan, autocast: Autocast, group: Group = ALONE):
         self.plan, self.autocast, self.group = plan, autocast, group
 
     @cached_property
     def networks(self) -> list[Paths]:
-        """NETWORKS random ones; fewer if the space holds no more."""
+        """NETWORKS random ones that meet the limits; fewer if the space holds no more."""
+        return self._drawn(self.plan.limits)
+
+    def _drawn(self, limits: Sequence[Limit]) -> list[Paths]:
         plan = self.plan
-        return random_architectures(
-            plan.space, plan.limits, NETWORKS, seed=mix(plan.config.run.seed, JUDGED), at_least=0
-        )
+        return random_architectures(plan.space, limits, NETWORKS, seed=mix(plan.config.run.seed, JUDGED), at_least=0)
+
+    def _as_costly_as(self, derived: Paths) -> list[Paths]:
+        limits = self.plan.limits
+        if meets(derived, limits):
+            return self.networks
+        return self._drawn([replace(limit, bound=limit.cost.of(derived)) for limit in limits])
 
     def reliability(self, net: Supernet, report: Report = silent) -> Reliability | None:
         """None if fewer than two networks meet the limits."""
@@ -108,8 +118,8 @@ class Judge:
         return Reliability(split_half(losses), len(self.networks))
 
     def judgement(self, net: Supernet, alpha: Tensor, derived: Paths, report: Report = silent) -> Judgement | None:
-        """None if fewer than two networks beside the derived one meet the limits."""
-        networks = [derived, *(paths for paths in self.networks if paths != derived)]
+        """None if fewer than two networks beside the derived one are as costly."""
+        networks = [derived, *(paths for paths in self._as_costly_as(derived) if paths != derived)]
         if len(networks) < 3:
             return None
         losses, images = self._losses(net, networks, report)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import kendalltau
 
-from search.judge import KNOWN, chance_error, judge, split_half, supernet_losses
+from search.judge import KNOWN, Judge, chance_error, judge, split_half, supernet_losses
+from search.limits import resolve
+from search.plan import Plan
 from search.scoring import open_parts
-from supernet.alpha import mask_of
+from supernet.alpha import initial_alpha, mask_of
 from supernet.supernet import Supernet
 
 from .conftest import search_file
@@ -79,3 +81,21 @@ def test_losses_are_of_the_same_images_for_every_network(space):
     assert images == 24
     assert (losses[0] == losses[1]).all()
     assert len(set(losses[0])) == 3  # batches differ
+
+
+def test_a_network_of_a_corrected_bound_is_judged_among_networks_of_its_own_cost(tmp_path):
+    config = search_file([{"metric": "macs", "at": "70%", "tolerance": 0.2}])
+    resolved = resolve(config, tmp_path / "search.yaml")
+    plan = Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), *open_parts(config))
+    judge, (limit,) = Judge(plan, nullcontext), plan.limits
+    asked = [limit.cost.of(paths) for paths in judge.networks]
+    assert asked
+    assert all(0.8 * limit.bound <= cost <= limit.bound for cost in asked)
+    everything = list(product(*(range(int(n)) for n in plan.space.mask.sum(axis=1))))
+    derived = max((p for p in everything if limit.cost.of(p) < 0.7 * limit.bound), key=limit.cost.of)
+    own = limit.cost.of(derived)
+    assert judge.judgement(Supernet(plan.space), initial_alpha(plan.space), derived).networks > 2
+    costs = [limit.cost.of(paths) for paths in judge._as_costly_as(derived)]
+    assert costs
+    assert all(0.8 * own * (1 - 1e-9) <= cost <= own * (1 + 1e-9) for cost in costs)
+    assert judge._as_costly_as(judge.networks[0]) is judge.networks
