@@ -95,9 +95,10 @@ def retrain(
     resume: bool = False,
     group: Group = ALONE,
     predicted_ms: float | None = None,
+    shown: bool = True,
 ) -> RetrainResult:
     """Does the same as run_retrain, from objects. predicted_ms: the network's latency by its search's table, shown in
-    TensorBoard."""
+    TensorBoard. shown: whether progress is printed."""
     group.share_of(config.retrain.batch_size, "retrain.batch_size")
     device = prepare_device(config.run, group)
     group = group.on(device)
@@ -108,7 +109,7 @@ def retrain(
     group.check_same([len(images.train), zlib.crc32(images.train.labels.tobytes())], "the images of data.root")
     with locked(out) if group.first else nullcontext():
         group.from_first(lambda: open_run(out, resolved, inputs_of(config, architecture, images, out), resume=resume))
-        return _Retrain(config, architecture, images, device, out, resume, group, predicted_ms).run()
+        return _Retrain(config, architecture, images, device, out, resume, group, predicted_ms).run(shown)
 
 
 def inputs_of(config: RetrainFile, architecture: Architecture, images: Splits, out: Path) -> Inputs:
@@ -196,13 +197,13 @@ class _Retrain:
         if self.metrics and not newest:
             log_begin(self.metrics, config, architecture, out)
 
-    def run(self) -> RetrainResult:
+    def run(self, shown: bool) -> RetrainResult:
         settings, run, group = self.config.retrain, self.config.run, self.group
         throughput = Throughput()
         base_lr = settings.lr * settings.batch_size / 256
         try:
             with (
-                Progress(self.steps, self.step, "retrain", shown=group.first) as progress,
+                Progress(self.steps, self.step, "retrain", shown=shown and group.first) as progress,
                 interrupts_between_steps(group) as told_to_stop,
             ):
                 self.network.train()

@@ -101,20 +101,30 @@ def test_a_last_timing_on_a_busy_machine_is_not_compared_with_the_target(script,
 
 
 @pytest.mark.parametrize(
-    ("top1", "words"),
+    ("derived", "words"),
     [
-        ((98.61, 99.44, 99.16), "gets 3 images fewer right than the best random one; up to 5 may be chance."),
-        ((99.44, 99.44), "is as good as the best random one."),
-        ((99.72, 99.44), "gets 1 image more right than the best random one; up to 3 may be chance."),
-        ((60.0, 99.44), "which is more than chance explains"),
-        ((99.72,), "nearly every network of this space solves these images."),
+        (
+            66.0,
+            "It beats 4 of the 4 and lies above that interval: the search found a network that chance seldom finds.",
+        ),
+        (62.5, "It beats 4 of the 4, which one of 5 random networks does as well, and lies inside that interval."),
+        (60.0, "It beats 2 of the 4 and lies inside that interval: this search does not show that it beats chance."),
+        (54.0, "It beats 0 of the 4 and lies below that interval: this search has failed."),
     ],
 )
-def test_the_accuracies_are_compared_in_images_and_with_chance(top1, words, script, ending):
-    """Two standard errors of a difference of two shares of 360 images: 2 sqrt(2 p (1 - p) 360), at p their mean."""
-    text = script.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0), top1=top1))[2]
+def test_the_accuracies_are_compared_with_those_of_random_networks(derived, words, script, ending):
+    """Student's t of 3 degrees of freedom: 3.1824. The four have mean 60 and variance 5 / 3."""
+    others = (58.5, 59.5, 60.5, 61.5)
+    text = script.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0), top1=(derived, *others)))[2]
+    half = 3.1824 * (5 / 3) ** 0.5 * 1.25**0.5
     assert words in text, text
-    assert "not that the search beats chance" in text
+    assert f"60.00 % in the mean; of 100 more, 95 are expected between {60 - half:.2f} and {60 + half:.2f} %" in text
+
+
+@pytest.mark.parametrize("top1", [(61.0,), (61.0, 58.0)])
+def test_without_random_networks_an_accuracy_says_nothing(top1, script, ending):
+    text = script.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0), top1=top1))[2]
+    assert text.startswith("Its accuracy is 61.00 %; what it is worth, --baselines 10 or so show")
 
 
 def test_it_ends_with_where_the_result_lies_how_to_see_the_curves_and_what_to_do_next(script, ending):

@@ -11,7 +11,7 @@ from engine.wording import in_a_row, nearest
 
 DOWNLOADABLE = ("fashion_mnist", "cifar10")
 ON_DISK = (*DOWNLOADABLE, "imagenet", "folder")
-NAMES = ("digits", *ON_DISK, "fake")
+NAMES = ("digits", "cluttered_digits", *ON_DISK, "fake")
 
 MOST_IMAGES = 1_000_000_000
 """The most images of any set."""
@@ -26,11 +26,12 @@ class DataConfig(Section):
     """A set of your own: a dotted module, or the path of a .py file, in the working folder or else in the framework's
     own (docs/examples/...). Its function `name(root)` gives the images (docs/extending/dataset.md)."""
     name: str = Field(min_length=1)
-    """digits comes with scikit-learn, fake is noise made on the spot, fashion_mnist, cifar10, imagenet and folder are
-    read from `root`. With `module`, the name of a function there."""
+    """digits comes with scikit-learn, cluttered_digits is made of it (engine/data/cluttered.py), fake is noise made on
+    the spot; fashion_mnist, cifar10, imagenet and folder are read from `root`. With `module`, the name of a function
+    there."""
     root: UserPath | None = Field(None, validate_default=True)
     """Folder of the images. fashion_mnist and cifar10: where torchvision keeps them; imagenet and folder: it holds
-    train/ and val/ (or test/), each with one folder per class. digits and fake read nothing from it. The function of a
+    train/ and val/ (or test/), each with one folder per class. The others read nothing from it. The function of a
     `module` is called with it."""
     download: bool = False
     """Fetch the set into `root` if it is not there yet. fashion_mnist and cifar10 only."""

@@ -13,6 +13,7 @@ import torchvision
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from engine.data.cluttered import cluttered
 from engine.data.config import DataConfig
 from engine.data.images import FAKE, Splits
 from engine.data.memory import MemoryImages, Recipe, resized
@@ -22,6 +23,7 @@ from engine.files import in_home, nearest_path
 
 DIGITS_TEST_SHARE = 0.2
 DIGITS_SPLIT_SEED = 0
+CLUTTERED_TRAIN, CLUTTERED_TEST = 5000, 2000
 FAKE_TRAIN_PER_TEST = 4
 
 
@@ -34,6 +36,8 @@ class Pixels(NamedTuple):
 
 # Mean and std over the 80 % of scikit-learn's digits that are the training part here.
 _DIGITS = Recipe(mean=(0.3051,), std=(0.3757,), flip=False)
+# Over all pixels of the training images made of them.
+_CLUTTERED = Recipe(mean=(0.0787,), std=(0.2349,), flip=False)
 # Over all pixels of the 60,000 training images (Xiao et al. 2017, arXiv 1708.07747); a mirrored shoe is a shoe.
 _FASHION_MNIST = Recipe(mean=(0.2860,), std=(0.3530,), flip=True)
 # Over all pixels of the 50,000 training images (Krizhevsky 2009), as in most published CIFAR-10 code.
@@ -100,6 +104,17 @@ def _digits(config: DataConfig) -> _Source:
     return train, test, tuple(str(digit) for digit in digits.target_names), _DIGITS
 
 
+def _cluttered_digits(config: DataConfig) -> _Source:
+    """Images made of those of `_digits`: the test part of its test part, so no digit is in both."""
+    train, test, names, _ = _digits(config)
+
+    def made(part: Pixels, images: int, number: int) -> Pixels:
+        pixels, labels = cluttered(part.images[:, 0].numpy(), part.labels, images, number)
+        return Pixels(torch.from_numpy(pixels).unsqueeze(1), labels)
+
+    return made(train, CLUTTERED_TRAIN, 0), made(test, CLUTTERED_TEST, 1), names, _CLUTTERED
+
+
 def _fashion_mnist(config: DataConfig) -> _Source:
     def read(root: Path, train: bool, download: bool) -> tuple[Pixels, tuple[str, ...]]:
         found = torchvision.datasets.FashionMNIST(root, train=train, download=download)
@@ -158,6 +173,7 @@ def _fake(config: DataConfig, input_size: int, channels: int) -> _Source:
 
 _SOURCES: dict[str, Callable[[DataConfig], _Source]] = {
     "digits": _digits,
+    "cluttered_digits": _cluttered_digits,
     "fashion_mnist": _fashion_mnist,
     "cifar10": _cifar10,
 }

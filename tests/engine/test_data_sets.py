@@ -11,6 +11,7 @@ from PIL import Image
 
 from engine.config import Section, validate
 from engine.data import DataConfig, Item, evaluation_batches, open_images
+from engine.data.cluttered import cluttered
 from engine.data.memory import resized
 from engine.errors import ConfigError
 from tests.engine.image_folder import write_images
@@ -89,6 +90,39 @@ def test_digits_are_never_mirrored_and_move_by_one_pixel_at_most():
     matches = [[view.equal(shift) for shift in shifts] for view in seen]
     assert all(any(row) for row in matches)
     assert np.any(matches, axis=0).all()  # all nine places occur
+
+
+def test_cluttered_digits():
+    splits = open_images(DataConfig(name="cluttered_digits"), input_size=20, channels=1, classes=10)
+    assert (len(splits.train), len(splits.test)) == (5000, 2000)
+    assert splits.class_names == tuple("0123456789")
+    images = torch.cat([batch.images for batch in evaluation_batches(splits.train, 500, 0)])
+    torch.testing.assert_close(images.mean(), torch.tensor(0.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(images.std(), torch.tensor(1.0), atol=1e-3, rtol=0)
+    again = open_images(DataConfig(name="cluttered_digits"), input_size=20, channels=1, classes=10)
+    assert again.test.content() == splits.test.content()
+    assert splits.test.content() != splits.train.content()
+
+
+def test_a_cluttered_image_has_the_digit_of_its_label_and_pieces_of_others():
+    """Digits of one grey value each, so that an image shows what it is made of."""
+    labels = np.arange(10)
+    digits = np.repeat(10 * (labels[:, None, None] + 1), 8, axis=1).repeat(8, axis=2).astype(np.uint8)
+    images, found = cluttered(digits, labels, 400, 0)
+    assert np.bincount(found).tolist() == [40] * 10  # each digit equally often
+    places = set()
+    for image, label in zip(images, found, strict=True):
+        mine = image >= 10 * (label + 1)  # of a digit, only what is brighter lies over it
+        windows = np.lib.stride_tricks.sliding_window_view(mine, (8, 8)).all(axis=(2, 3))
+        tops, lefts = np.nonzero(windows)
+        inside = [(t, left) for t, left in zip(tops, lefts, strict=True) if 2 <= t <= 10 and 2 <= left <= 10]
+        assert inside
+        places.update(inside)
+        assert set(np.unique(image)) <= {0, *range(10, 101, 10)}
+    assert len(places) == 81
+    others = [len(set(np.unique(image)) - {0, 10 * (label + 1)}) for image, label in zip(images, found, strict=True)]
+    assert np.mean(others) > 1
+    assert not np.array_equal(images, cluttered(digits, labels, 400, 1)[0])
 
 
 def test_fake_is_balanced_and_always_the_same():
