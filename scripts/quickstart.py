@@ -9,17 +9,12 @@ status 3 if the derived network misses its target; 0 if it meets it or the machi
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
 import logging
 import math
-import multiprocessing
-import os
 import shlex
 import statistics
-import sys
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +24,6 @@ from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 
 if TYPE_CHECKING:  # the functions import slow modules themselves, after the arguments have been parsed
-    from engine.progress import Report
     from engine.training import Evaluation
     from search.clock import Reading
     from search.loop import SearchResult
@@ -81,7 +75,10 @@ class Ending:
 
 def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     """Run everything; returns (and writes to result.json) what was measured."""
+    from engine.config import load_config, validate
     from engine.progress import Stages
+    from retrain.config import RetrainFile
+    from retrain.several import retrain_all
     from search.baseline import random_architectures
     from search.clock import Clock
     from search.loop import run_search
@@ -102,9 +99,10 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     for i, paths in enumerate(random_architectures(space, same, baselines, seed=seed), 1):
         networks[f"random {i}"] = paths
     folders = [out / ("retrain" if name == "derived" else name.replace(" ", "")) for name in networks]
+    architectures = [Architecture(space, paths) for paths in networks.values()]
+    config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}"]), str(RETRAIN))
     with Stages() as report:
-        architectures = [Architecture(space, paths) for paths in networks.values()]
-        tests = _retrained(architectures, folders, seed, report)
+        tests = retrain_all(config, architectures, folders, report)
     assert isinstance(limit.cost, Cost)  # limits of the one table that was measured above
     assert limit.source is not None
     clock = Clock.of(space, limit.cost, limit.source.measure)
@@ -247,31 +245,6 @@ def measured(path: Path, seed: int) -> float:
             "see the rest, but no latency in it means anything. Run it again on an idle machine", error, LARGEST_ERROR,
         )  # fmt: skip
     return max(LARGEST_ERROR, math.ceil(error))
-
-
-def _retrained(
-    architectures: Sequence[Architecture], folders: Sequence[Path], seed: int, report: Report
-) -> list[Evaluation]:
-    """Retrains each from scratch on one thread, as many at a time as there are cores; returns their test accuracies."""
-    workers = min(len(architectures), len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of this process's threads
-    what = "retraining the derived and the random networks"
-    report(what, 0, len(architectures))
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-        running = [pool.submit(_retrain, *job, seed) for job in zip(architectures, folders, strict=True)]
-        for done, job in enumerate(concurrent.futures.as_completed(running), 1):
-            job.result()  # one that failed ends the quick start at once
-            report(what, done, len(running))
-        return [job.result() for job in running]
-
-
-def _retrain(architecture: Architecture, out: Path, seed: int) -> Evaluation:
-    from engine.config import load_config, validate
-    from retrain.config import RetrainFile
-    from retrain.loop import retrain
-
-    config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}"]), str(RETRAIN))
-    return retrain(config, architecture, out, shown=False).test
 
 
 def _row(name: str, architecture: Architecture, test: Evaluation, reading: Reading) -> Row:
