@@ -46,7 +46,8 @@ def test_the_space_holds_them_and_gives_them_gradients(config, count):
     space = Space(config.space)
     ghosts = tuple(next(i for i, name in enumerate(e.candidates) if "ghost" in name) for e in space.searchable)
     architecture = Architecture(space, ghosts)
-    images = torch.randn(4, 1, 16, 16)
+    size = config.space.input_size
+    images = torch.randn(4, 1, size, size)
     assert architecture.complexity == count(Network(architecture), images)
     gates = torch.zeros(space.mask.shape)
     gates[range(len(ghosts)), list(ghosts)] = 1
@@ -66,8 +67,8 @@ def test_they_get_into_a_table_and_into_a_search(checkout, door, tmp_path, monke
     assert ended.status == 0, ended.err
     table = LatencyTable.load(tmp_path / "tables" / "ghost_cpu.yaml")
     entries = table.entries
-    assert entries["ghost_k3_e3+residual 8x8x24->24 s1"].median_ms > 0
-    assert entries["ghost_k5_e6 4x4x48->96 s1"].median_ms > 0
+    assert entries["ghost_k3_e3+residual 10x10x24->24 s1"].median_ms > 0
+    assert entries["ghost_k5_e6 5x5x48->96 s1"].median_ms > 0
 
     # as if of another device: so few timings on a busy machine need not agree with the ones that the search would make
     elsewhere = table.device.model_copy(update={"fingerprint": "another"})
