@@ -230,9 +230,7 @@ def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
     Sums are compared up to ROUNDING: 50 % of the reachable range is often a sum of entries itself, and whether it then
     comes out a bit above or below the bound depends on the order of adding.
     """
-    return all(
-        below_bound(paths, limit) and (not limit.at or limit.cost.of(paths) >= _lower(limit)) for limit in limits
-    )
+    return bool(meeting(np.array([paths], dtype=np.int64), limits)[0])
 
 
 def meeting(networks: np.ndarray, limits: Sequence[Limit]) -> np.ndarray:
