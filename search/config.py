@@ -302,8 +302,8 @@ GateGradient = Literal["first_order", "second_order"]
 
 
 class SearchConfig(Section):
-    """YAML section `search`. Schedules and optimizers default to the published settings (arXiv 1812.00332, Sec. 4); the
-    loss, the derivation and the sampling of the warm-up do not (docs/design.md)."""
+    """YAML section `search`. Epochs, batches and alpha's Adam default to the published settings (arXiv 1812.00332, Sec.
+    4); how the weights and alpha learn, the loss and the derivation do not (docs/design.md)."""
 
     arch_update: Literal["regression", "full", "full_v2", "two_path", "reinforce"] = "regression"
     """How alpha learns. regression: from the losses of whole networks, all evaluations together, while every candidate
