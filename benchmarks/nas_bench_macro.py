@@ -10,7 +10,8 @@ whose true accuracy is lower (random is 50), `gap` is (best - chosen) / (best - 
 method looks at, in images through a network: forward 1, backward 2.
 
     default     the product's default search
-    control_K   K random networks of the band, of which the supernet's loss on CONTROL_IMAGES images chooses
+    control_K   K random networks of the band, of which the supernet's loss on CONTROL_IMAGES images chooses; `control`
+                is that of the largest K, whose cost is that of the default
     evolution   evolution on the supernet, as many evaluations of as many images as control_100
     alpha       two_path as published but for the projection: alpha alone chooses (--methods alpha)
     random      a random network of the band, by expectation
@@ -29,6 +30,7 @@ import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ from bands import BAND, Band
 from engine.checkpoints import Checkpoints
 from engine.config import load_config, validate
 from engine.distributed import ALONE
-from engine.errors import run_door
+from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.progress import Progress, set_up_logging
 from engine.training import autocast, prepare_device
@@ -55,7 +57,8 @@ from search.loop import Search
 from search.plan import Plan
 from search.scoring import open_parts
 from supernet.alpha import mask_of
-from supernet.space import Space
+from supernet.cost import macs_cost
+from supernet.space import Space, SpaceConfig
 
 HERE = Path(__file__).resolve().parent / "macro"
 CONFIG = HERE / "search.yaml"
@@ -65,7 +68,8 @@ TARGETS = (45.0, 63.0, 70.0, 80.0)
 BUDGETS = {"small": (12_000, 4_000, 6, 14), "large": (24_000, 8_000, 12, 28)}
 """Images, those of them for alpha, epochs of the warm-up and of the search."""
 CONTROLS = (10, 30, 100)
-CONTROL_IMAGES = 1000
+CONTROL_IMAGES = 2000
+"""100 networks then cost what the default's alpha learns from."""
 POPULATION, PARENTS, MUTATION = 20, 5, 0.1
 """Of the evolution: networks of a generation, its best ones that the next is made of, and the chance that an edge of a
 child is drawn anew (once-for-all, arXiv 1908.09791, Sec. 3.3, with a smaller population)."""
@@ -92,6 +96,21 @@ class Truth:
 
     def band(self, target: float) -> Band:
         return Band.of(target, self.macs, self.accuracy)
+
+    def check(self, target: float) -> None:
+        """Raises ConfigError unless every network of a target's band is known."""
+        config = load_config(CONFIG)
+        cost = macs_cost(Space(validate(SpaceConfig, config["space"], str(CONFIG))))
+        every = np.array(list(product(*(range(int(n)) for n in cost.mask.sum(axis=1)))))
+        macs = cost.fixed + cost.table[np.arange(every.shape[1]), every].sum(axis=1)
+        known = set(self.networks)
+        band = [tuple(paths.tolist()) for paths in every[(macs >= BAND * target * 1e6) & (macs <= target * 1e6)]]
+        there = sum(paths in known for paths in band)
+        if not there or there < len(band):
+            raise ConfigError(
+                f"--targets {target:g}: --truth has {there} of the {len(band)} networks of {BAND * target:g} to "
+                f"{target:g} M MACs, expected all; choose another target, or a complete file"
+            )
 
     def judged(self, band: Band, paths: Paths) -> dict[str, float]:
         """percentile and gap of one network of the band."""
@@ -336,10 +355,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"skipped: {given or '--images'}: found no {what}; see --help")
             return 0
     truth = Truth.load(args.truth)
+    for target in args.targets:
+        truth.check(target)
     torch.set_num_threads(1)
     rows = [row for seed in args.seeds for row in rows_of(seed, truth, args)]
     methods = dict.fromkeys(row["method"] for row in rows if "percentile" in row)
     record: dict[str, Any] = {m: summary([row for row in rows if row["method"] == m]) for m in methods}
+    if f"control_{CONTROLS[-1]}" in record:
+        record["control"] = record[f"control_{CONTROLS[-1]}"]
     record["random"] = {"percentile": 50.0, "gap": 1.0, "cost": 0}
     if kendall := [row["kendall"] for row in rows if "kendall" in row]:
         record["kendall"] = statistics.fmean(kendall)
