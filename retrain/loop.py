@@ -109,7 +109,7 @@ def retrain(
     group.check_same([len(images.train), zlib.crc32(images.train.labels.tobytes())], "the images of data.root")
     with locked(out) if group.first else nullcontext():
         group.from_first(lambda: open_run(out, resolved, inputs_of(config, architecture, images, out), resume=resume))
-        return _Retrain(config, architecture, images, device, out, resume, group, predicted_ms).run(shown)
+        return _Retrain(config, architecture, images, device, out, resume, group, predicted_ms, shown).run()
 
 
 def inputs_of(config: RetrainFile, architecture: Architecture, images: Splits, out: Path) -> Inputs:
@@ -146,7 +146,9 @@ class _Retrain:
         resume: bool,
         group: Group,
         predicted_ms: float | None,
+        shown: bool,
     ):
+        self.shown = shown and group.first
         self.config, self.architecture, self.images, self.device, self.out = config, architecture, images, device, out
         self.group, self.predicted_ms = group, predicted_ms
         self.classes = architecture.space.config.classes
@@ -197,13 +199,13 @@ class _Retrain:
         if self.metrics and not newest:
             log_begin(self.metrics, config, architecture, out)
 
-    def run(self, shown: bool) -> RetrainResult:
+    def run(self) -> RetrainResult:
         settings, run, group = self.config.retrain, self.config.run, self.group
         throughput = Throughput()
         base_lr = settings.lr * settings.batch_size / 256
         try:
             with (
-                Progress(self.steps, self.step, "retrain", shown=shown and group.first) as progress,
+                Progress(self.steps, self.step, "retrain", shown=self.shown) as progress,
                 interrupts_between_steps(group) as told_to_stop,
             ):
                 self.network.train()

@@ -561,7 +561,7 @@ case(
     ("run_retrain", "retrain.yaml", "--architecture", "run/architecture.json", "--out", "run", "--resume"),
     says=("--resume", "run/config.yaml", "retrain"),
 )  # fmt: skip
-case("resume-with-another-lr", RESUME, "search.lr=0.5", says=("run/config.yaml", "search.lr: None -> 0.5"))
+case("resume-with-another-lr", RESUME, "search.lr=0.5", says=("run/config.yaml", "search.lr: (absent) -> 0.5"))
 case("resume-with-another-bound", RESUME, f"{LIMIT}.at=60%", says=("run/config.yaml", "limits.0.at: ", "->"))
 
 

@@ -35,7 +35,9 @@ def architectures():
 
 def test_each_result_is_that_of_a_retraining_alone_in_the_order_asked_for(config, architectures, tmp_path):
     told = []
-    found = retrain_all(config, architectures, [tmp_path / "a", tmp_path / "b"], lambda *report: told.append(report[1:]))
+    found = retrain_all(
+        config, architectures, [tmp_path / "a", tmp_path / "b"], lambda *report: told.append(report[1:])
+    )
     alone = [retrain(config, a, tmp_path / f"alone{i}").test for i, a in enumerate(architectures)]
     assert found == alone
     assert found[0] != found[1]

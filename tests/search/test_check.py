@@ -352,7 +352,7 @@ def test_data_are_found_and_enough(overrides, level, words, checked, tmp_path):
 
 def test_a_full_disk_fails(checked, space, tmp_path, monkeypatch):
     params = sum(layer.complexity.params for _, layer in space.places)
-    need = 8 * 3 * params  # weights and momentum in float32; two files kept and one being written
+    need = 12 * 3 * params  # weights and AdamW's two moments in float32; two files kept and one being written
     usage = namedtuple("usage", "total used free")
     for free, level in ((need - 1, "FAIL"), (need, "ok")):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: usage(10**9, 0, free))
@@ -360,6 +360,10 @@ def test_a_full_disk_fails(checked, space, tmp_path, monkeypatch):
         assert line.level == level
         assert str(tmp_path) in line.text
     assert "disk" not in checked([MACS])
+    less = 8 * 3 * params  # SGD has one
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 0, less))
+    (line,) = checked([MACS], "search.optimizer=sgd", out=tmp_path / "deep" / "er")["disk"]
+    assert line.level == "ok"
 
 
 def test_the_supernets_parameters_are_counted_as_they_are(space):

@@ -165,11 +165,10 @@ def test_statistics_come_from_the_training_part_and_scores_from_the_validation_p
 
 def test_each_member_is_the_likeliest_below_its_bound(run):
     """Against every architecture of the space."""
-    _, checkpoint = Checkpoints(run / "checkpoints").newest()
     family = derive_family(run, ["10%..90%x5"], scored=False)
     assert [m.asked for m in family] == ["10%", "30%", "50%", "70%", "90%"]
     space = family.members[0].architecture.space
-    log_p = log_probabilities(checkpoint["search"]["alpha"], mask_of(space)).numpy()
+    log_p = log_wanted(run, space)
     everything = list(itertools.product(*map(range, space.mask.sum(axis=1))))
     for member in family:
         allowed = [paths for paths in everything if meets(paths, member.limits)]
@@ -178,6 +177,13 @@ def test_each_member_is_the_likeliest_below_its_bound(run):
             continue
         best = max(sum(log_p[e, i] for e, i in enumerate(paths)) for paths in allowed)
         assert member.derivation.log_probability == pytest.approx(best, abs=1e-9)
+
+
+def log_wanted(run, space):
+    """(E, N): log probabilities of what the newest checkpoint's derivation maximises."""
+    evidence = Checkpoints(run / "checkpoints").newest()[1]["search"]["evidence"]
+    mask = mask_of(space)
+    return log_probabilities(fit(Evidence(**evidence), mask).alpha(), mask).numpy()
 
 
 def test_the_files_of_a_family(run):
@@ -349,7 +355,7 @@ def test_a_table_gives_each_device_its_own_network(run, make_table, tmp_path, mo
     assert [m.path.name for m in family] == [f"architecture-phone-{n}percent.json" for n in (30, 70)]
     assert json.loads((run / "pareto-phone.json").read_text())["members"][0]["predicted"][0]["table"] == "phone.yaml"
     assert not (run / "pareto.json").exists()
-    log_p = log_probabilities(Checkpoints(run / "checkpoints").newest()[1]["search"]["alpha"], mask_of(space)).numpy()
+    log_p = log_wanted(run, space)
     for member in family:
         latency, macs, params = member.limits
         assert (latency.metric, macs.metric, params.metric) == ("latency", "macs", "params")

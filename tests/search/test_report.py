@@ -164,6 +164,8 @@ def row_of_hparams(found: Curves, run: Path, plan: Plan) -> None:
         "final/latency": [(18, pytest.approx(result.limits[0].predicted))],
         "final/macs": [(18, result.macs)],
         "final/params": [(18, result.params)],
+        "final/rank": [(18, result.judgement.rank)],
+        "final/tau": [(18, pytest.approx(result.judgement.tau))],
     }  # none was measured: the table is of another device
 
 
