@@ -138,7 +138,7 @@ def derive_family(
         raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
     texts: list[str | None] = [*_bounds_of(resolved.limits[0], bounds)] if bounds else [None]
     scoring = _Scoring.prepare(_on_device(resolved.config, device)) if scored else None
-    step, state, wanted = _newest(run, resolved.space)
+    step, state, wanted = _newest(run, resolved.space, method or resolved.config.search.derive)
     scorer = _Scorer.of(resolved.space, state, scoring) if scoring else None
     members: list[FamilyMember] = []
     refused: list[str] = []
@@ -212,9 +212,9 @@ def _is_bound(text: str) -> bool:
     return value <= 100 if text.endswith("%") else math.isfinite(value)
 
 
-def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any], Tensor]:
-    """(step, the search's part of the newest checkpoint, what a derivation maximises): all of one step, however the run
-    goes on."""
+def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], Tensor]:
+    """(step, the search's part of the newest checkpoint, what a derivation by `method` maximises): all of one step,
+    however the run goes on."""
     newest = Checkpoints(run / "checkpoints").newest()
     if newest is None:
         raise CheckpointError(f"{run}: no checkpoint yet; wait for the first one (run.checkpoint_every steps)")
@@ -230,7 +230,7 @@ def _newest(run: Path, space: Space) -> tuple[int, dict[str, Any], Tensor]:
         evidence = restored(search.get("evidence"), blank)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{run}: its checkpoint does not fit: {misfit(error)}") from error
-    return step, search, preferences(alpha, evidence, mask_of(space))
+    return step, search, preferences(alpha, evidence, mask_of(space), method)
 
 
 def _on_table(resolved: Resolved, table: Path, source: Path) -> Resolved:

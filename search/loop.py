@@ -427,7 +427,7 @@ class Search:
         plan, state = self.plan, self.state
         report("deriving", 0, 0)
         try:
-            wanted = preferences(state.alpha, state.evidence, self.mask)
+            wanted = preferences(state.alpha, state.evidence, self.mask, plan.config.search.derive)
             found = derive(wanted, self.mask, plan.limits, plan.config.search.derive)
         except UnfinishedError as error:
             log.warning("step %d: %s", state.step, error)
@@ -453,7 +453,7 @@ class Search:
             architecture = Architecture(plan.space, paths)
             return score(state.net, architecture, plan.config, plan.training, plan.validation, plan.device).loss
 
-        wanted = preferences(state.alpha, state.evidence, self.mask)
+        wanted = preferences(state.alpha, state.evidence, self.mask, s.derive)
         measured = self.group.from_first(
             lambda: derive_measured(
                 wanted, self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss, report=report

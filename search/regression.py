@@ -150,10 +150,14 @@ def fit(evidence: Evidence, mask: Tensor) -> Effects:
     return Effects(c, _error(covariance, mask), noise / float(np.sqrt(ratio)), noise)
 
 
-def preferences(alpha: Tensor, evidence: Evidence | None, mask: Tensor) -> Tensor:
-    """Returns what a derivation maximises, (E, N): alpha; that of a regression before its projection, whose tilt is a
-    multiple of a limit's own costs and would only make the integer program hard."""
-    return alpha if evidence is None else fit(evidence, mask).alpha()
+def preferences(alpha: Tensor, evidence: Evidence | None, mask: Tensor, method: str) -> Tensor:
+    """Returns what a derivation by `method` maximises, (E, N): alpha.
+
+    `constrained`, which holds the limits itself, takes that of a regression before its projection, whose tilt is a
+    multiple of a limit's own costs and would only make the integer program hard; `argmax`, which looks at no limit,
+    needs the tilt.
+    """
+    return alpha if evidence is None or method == "argmax" else fit(evidence, mask).alpha()
 
 
 def _error(covariance: np.ndarray, mask: Tensor) -> float:

@@ -93,7 +93,8 @@ class ResultFile(Section):
     judgement: Judgement | None = None
     """null where no random networks of equal cost exist, or in a file that an earlier version wrote."""
     log_probability: float
-    """The log probability of the derived network under the last alpha."""
+    """The log probability of the derived network under what the derivation maximised: the last alpha, or, of a
+    regression that was derived within its limits, alpha before its projection."""
     notes: tuple[str, ...]
     """Warnings: alarms during the search, notes on alpha and on the derivation."""
     steps: int

@@ -100,6 +100,8 @@ def test_a_regression_is_derived_from_before_its_projection(run, finished, monke
     mask = mask_of(finished[1].architecture.space)
     assert torch.equal(wanted[0], fit(Evidence(**state["evidence"]), mask).alpha())
     assert not torch.equal(wanted[0].float(), state["alpha"])
+    derive_family(run, method="argmax", scored=False)  # which looks at no limit, so the tilt has to
+    assert torch.equal(wanted[1], state["alpha"])
 
 
 def test_the_score_is_that_of_the_last_point_of_the_curves(run, finished):
