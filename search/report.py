@@ -64,7 +64,8 @@ CURVES = {
     "target/<limit>": Curve(LIMITS_UNIT, "The bound that the expected cost is brought to, or kept below."),
     "pressure/<limit>": Curve(
         "nats",
-        "By how much all projections so far have lowered the log-odds of a candidate that costs the whole bound beside "
+        "By how much all projections so far (with regression the last one: alpha is made anew) have lowered the "
+        "log-odds of a candidate that costs the whole bound beside "
         "a free one.",
     ),
     "derived/loss": Curve(

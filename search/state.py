@@ -31,11 +31,12 @@ from supernet.supernet import Supernet
 
 
 def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD | torch.optim.AdamW:
-    """Updates the parameters that have a gradient; the others keep their value, their moments and their count of steps.
+    """Returns the optimizer of the weights. A step updates the parameters that have a gradient; the others keep their
+    value, their moments and their count of steps.
 
-    One fused kernel updates them all, in half the time of torch's loop over them on a CPU. What it keeps of each begins
-    as zeros, as torch's own does at the first step: a checkpoint that lacks some is then seen to, and the kernel of
-    SGD needs the momentum of all or of none.
+    One fused kernel updates them all, in half the time of torch's loop over them on a CPU. All moments begin as zeros,
+    as torch's own do at the first step, so that a checkpoint that lacks some can be recognised, and since the kernel of
+    SGD takes parameters of which all or none have one.
     """
     lr, decay = settings.warmup_lr or settings.resolved_lr, settings.resolved_weight_decay
     if settings.optimizer == "adamw":
@@ -68,8 +69,9 @@ class SearchState:
     """(E, N) float32 on the CPU."""
     arch_optimizer: torch.optim.Adam
     pressures: tuple[float, ...]
-    """For each additive limit, the sum of its pressures in all projections (`Projected.pressures`), for the curves;
-    empty if alpha is not projected."""
+    """For each additive limit, the sum of its pressures in all projections (`Projected.pressures`; with
+    regression, which makes alpha anew in each step, those of the last), for the curves; empty if alpha is not
+    projected."""
     baseline: float | None = None
     """REINFORCE's moving average of rewards."""
     evidence: Evidence | None = None

@@ -90,6 +90,7 @@ class ArchitectureUpdate:
         )  # fmt: skip
         check_finite(found.ce, state.step + 1)
         state.evidence = found.evidence
+        state.pressures = (0.0,) * len(state.pressures)  # alpha is made anew, so no earlier projection is left in it
         with torch.no_grad():
             state.alpha.copy_(found.effects.alpha())
         return {
