@@ -53,6 +53,8 @@ def main() -> None:
     parser.add_argument("--baselines", type=int, default=10, help="random networks per seed")
     parser.add_argument("--out", type=Path, help="keep the runs here, and use finished ones")
     args = parser.parse_args()
+    if args.baselines < 2:
+        parser.error(f"--baselines: got {args.baselines}, expected at least 2")
     set_up_logging()
     quickstart = runpy.run_path(str(DOOR))["quickstart"]
     with tempfile.TemporaryDirectory() as temporary:

@@ -68,8 +68,13 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal: int, saved: str = ""):
         """saved: words for what the run has saved, e.g. `step 12 of 40 is saved`."""
         super().__init__(f"interrupted; {saved}" if saved else "interrupted")
+        self.signal, self.saved = signal, saved
         self.status = 128 + signal
         """The exit status of the process: 130 for SIGINT, 143 for SIGTERM."""
+
+    def __reduce__(self) -> tuple[type[Interrupted], tuple[int, str]]:
+        """So that it gets from one process to another."""
+        return type(self), (self.signal, self.saved)
 
 
 @contextmanager

@@ -2,43 +2,65 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import multiprocessing
-import os
-import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
+from engine.config import validate
+from engine.data.readers import worker_count
+from engine.errors import ConfigError, UserError
 from engine.progress import Report, silent
 from engine.training import Evaluation
 from retrain.config import RetrainFile
 from retrain.loop import retrain
 from supernet.architecture import Architecture
+from supernet.space import Space, SpaceConfig
 
 
 def retrain_all(
-    config: RetrainFile, architectures: Sequence[Architecture], folders: Sequence[Path], report: Report = silent
+    config: RetrainFile,
+    architectures: Sequence[Architecture],
+    folders: Sequence[Path],
+    report: Report = silent,
+    what: str = "retraining networks",
 ) -> list[Evaluation]:
-    """Retrains each architecture into its folder, a process each, and returns their results on the test images.
+    """Retrains each architecture into its folder, in a process each, and returns their results on the test images.
 
-    Each result is the one that `retrain` alone gives. config: of a CPU; run.threads counts for each process. The first
-    that fails ends all: its error is raised.
+    Each result is the one that `retrain` alone gives. config: of a CPU; run.threads is of each process, and with null
+    a network takes all cores, so that they come one after the other. `what` is reported as being done.
+
+    Raises ConfigError for another device. If one fails, those that run or come next are finished, the others are not
+    begun, and its error is raised; UserError for a process that was killed.
     """
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    workers = max(1, min(len(architectures), cores // (config.run.threads or 1)))
-    what = "retraining the derived and the random networks"
+    if config.run.device != "cpu":
+        raise ConfigError("run.device: networks are retrained side by side on a CPU alone; set run.device=cpu")
+    cores = worker_count(None)  # of the system and the container
+    workers = max(1, min(len(architectures), cores // (config.run.threads or cores)))
     report(what, 0, len(architectures))
     # spawned, since a fork would copy the locks of this process's threads
-    pool = concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
     try:
-        running = [pool.submit(_retrain, config, *job) for job in zip(architectures, folders, strict=True)]
-        for done, job in enumerate(concurrent.futures.as_completed(running), 1):
+        running = [
+            pool.submit(_retrain, config, a.space.config.model_dump(mode="json"), a.paths, a.name, folder)
+            for a, folder in zip(architectures, folders, strict=True)
+        ]
+        for done, job in enumerate(as_completed(running), 1):
             job.result()
             report(what, done, len(running))
         return [job.result() for job in running]
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that retrains was killed, perhaps for lack of memory; free some, or set run.threads higher, so "
+            "that fewer run at once"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _retrain(config: RetrainFile, architecture: Architecture, out: Path) -> Evaluation:
+def _retrain(config: RetrainFile, space: dict[str, Any], paths: tuple[int, ...], name: str, out: Path) -> Evaluation:
+    # validating the space imports the user's own candidates, which a new process does not know
+    architecture = Architecture(Space(validate(SpaceConfig, space, "space")), paths, name)
     return retrain(config, architecture, out, shown=False).test

@@ -96,13 +96,14 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     # the derived network's own sum, which is not the target's where a timing has corrected the bound
     same = [replace(limit, bound=limit.cost.of(result.architecture.paths))]
     networks = {"derived": result.architecture.paths}
-    for i, paths in enumerate(random_architectures(space, same, baselines, seed=seed), 1):
-        networks[f"random {i}"] = paths
+    drawn = random_architectures(space, same, baselines + 1, seed=seed, at_least=0)
+    others = [paths for paths in drawn if paths != result.architecture.paths]
+    networks |= {f"random {i}": paths for i, paths in enumerate(others[:baselines], 1)}
     folders = [out / ("retrain" if name == "derived" else name.replace(" ", "")) for name in networks]
     architectures = [Architecture(space, paths) for paths in networks.values()]
     config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}"]), str(RETRAIN))
     with Stages() as report:
-        tests = retrain_all(config, architectures, folders, report)
+        tests = retrain_all(config, architectures, folders, report, "retraining the derived and the random networks")
     assert isinstance(limit.cost, Cost)  # limits of the one table that was measured above
     assert limit.source is not None
     clock = Clock.of(space, limit.cost, limit.source.measure)
@@ -289,6 +290,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--baselines", type=int, default=10, help="random networks to retrain beside the derived one")
     args = parsed(parser)
+    if args.baselines < 0:
+        parser.error(f"--baselines: got {args.baselines}, expected 0 or more")
 
     from engine.progress import set_up_logging
 

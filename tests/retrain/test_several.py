@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from engine.config import validate
-from engine.errors import UserError
+from engine.errors import ConfigError, Interrupted, UserError
 from retrain.config import RetrainFile
 from retrain.loop import retrain
 from retrain.several import retrain_all
@@ -43,6 +45,25 @@ def test_each_result_is_that_of_a_retraining_alone_in_the_order_asked_for(config
     assert found[0] != found[1]
     assert told == [(0, 2), (1, 2), (2, 2)]
     assert (tmp_path / "b" / "result.json").exists()
+
+
+def test_the_users_own_candidates_get_there(config, tmp_path):
+    module = {"candidate_modules": ["docs/examples/ghost.py"], "input_size": 8, "input_channels": 1, "classes": 4}
+    parts = {"stem": {"stride": 1, "width": 4}, "stages": [{"width": 8, "candidates": ["ghost_k3_e3", "conv_k3"]}]}
+    space = Space(validate(SpaceConfig, module | parts | {"feature_mix": 8}, "space"))
+    (found,) = retrain_all(config, [Architecture(space, (0,))], [tmp_path / "a"])
+    assert found.images > 0
+
+
+def test_an_interrupt_comes_back_as_what_it_is():
+    again = pickle.loads(pickle.dumps(Interrupted(15, "step 3 of 8 is saved")))
+    assert (again.status, str(again)) == (143, "interrupted; step 3 of 8 is saved")
+
+
+def test_a_gpu_is_not_shared_between_processes(config, architectures, tmp_path):
+    on_gpu = config.model_copy(update={"run": config.run.model_copy(update={"device": "cuda"})})
+    with pytest.raises(ConfigError, match=r"run\.device: networks are retrained side by side on a CPU alone"):
+        retrain_all(on_gpu, architectures, [tmp_path / "a", tmp_path / "b"])
 
 
 def test_the_error_of_one_is_the_users(config, architectures, tmp_path):
