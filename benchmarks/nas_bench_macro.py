@@ -11,9 +11,10 @@ method looks at, in images through a network: forward 1, backward 2.
 
     default     the product's default search
     control_K   K random networks of the band, of which the supernet's loss on CONTROL_IMAGES images chooses; `control`
-                is that of the largest K, whose cost is that of the default
+                is that of the largest K (budget small: as many images as the default's alpha learns from)
     evolution   evolution on the supernet, as many evaluations of as many images as control_100
-    alpha       two_path as published but for the projection: alpha alone chooses (--methods alpha)
+    alpha       two_path with second_order, a step in every second one and the projection: alpha alone chooses
+                (--methods alpha)
     random      a random network of the band, by expectation
 
 The weights of the default do not depend on T, so one training serves all targets of a seed; the alpha of `alpha` moves
@@ -105,8 +106,13 @@ class Truth:
         macs = cost.fixed + cost.table[np.arange(every.shape[1]), every].sum(axis=1)
         known = set(self.networks)
         band = [tuple(paths.tolist()) for paths in every[(macs >= BAND * target * 1e6) & (macs <= target * 1e6)]]
+        if not band:
+            raise ConfigError(
+                f"--targets {target:g}: no network of this space has {BAND * target:g} to {target:g} M MACs; choose "
+                "another target"
+            )
         there = sum(paths in known for paths in band)
-        if not there or there < len(band):
+        if there < len(band):
             raise ConfigError(
                 f"--targets {target:g}: --truth has {there} of the {len(band)} networks of {BAND * target:g} to "
                 f"{target:g} M MACs, expected all; choose another target, or a complete file"
@@ -309,7 +315,8 @@ def rows_of(seed: int, truth: Truth, args: argparse.Namespace) -> list[dict[str,
     for target in args.targets:
         if not {"control", "evolution"} & set(args.methods):
             break
-        record = folder / f"supernet-{target:g}.json"
+        kinds = "-".join(sorted({"control", "evolution"} & set(args.methods)))
+        record = folder / f"supernet-{target:g}-{kinds}-{CONTROL_IMAGES}.json"
         if not record.exists():
             found = supernet_rows(supernet, truth, target, seed, args.methods)
             write_atomically(record, json.dumps(found) + "\n")

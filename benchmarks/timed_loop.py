@@ -139,8 +139,7 @@ def shares(loop: Loop, blocks: int) -> dict[str, float]:
         ("backward", torch.autograd, "grad"),
         ("reduce", GradientReduction, "__exit__"),
         ("reduce", Group, "mean_of"),
-        ("optimizer", torch.optim.SGD, "step"),
-        ("optimizer", torch.optim.Adam, "step"),
+        *(("optimizer", kind, "step") for kind in dict.fromkeys((type(state.optimizer), type(state.arch_optimizer)))),
     ]
     patches = [patch.object(owner, name, clock.timed(part, getattr(owner, name))) for part, owner, name in places]
     for p in patches:
