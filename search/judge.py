@@ -89,8 +89,8 @@ def unreliable(found: Reliability) -> str:
 
 
 class Judge:
-    """Compares random networks that meet a search's limits, the same ones each time: unless a timing has corrected the
-    bounds such that the derived network does not meet them by the table, whose cost is then the random ones' too."""
+    """Compares the derived network with random ones that meet the limits, the same ones each time; where it does not
+    meet them by the table itself (a corrected bound, an extended window, argmax), with random ones of its own cost."""
 
     def __init__(self, plan: Plan, autocast: Autocast, group: Group = ALONE):
         self.plan, self.autocast, self.group = plan, autocast, group

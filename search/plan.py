@@ -40,8 +40,8 @@ class Plan:
         return self.warmup_steps + self.config.search.epochs * self.steps_per_epoch
 
     def lr(self, step: int) -> float:
-        """Returns the learning rate of the weights: one cosine, or two with `warmup_lr`, for warm-up and search. AdamW,
-        whose first steps know its moments badly, comes to it in a straight line."""
+        """Returns the learning rate of the weights: one cosine, or two with `warmup_lr`, for warm-up and search. With
+        adamw, whose first estimates of moments are poor, times a ramp from 0 to 1 over the first RAMP of all steps."""
         s = self.config.search
         ramp = min(1.0, (step + 1) / (RAMP * self.steps)) if s.optimizer == "adamw" else 1.0
         if s.warmup_lr is None:

@@ -17,7 +17,7 @@ PIECES = 2
 PIECE = 4
 """Width and height of a piece."""
 MARGIN = 2
-"""Pixels between the digit and the border, at least: a random crop seldom cuts it."""
+"""Pixels between the digit and the border, at least: as many as a random crop moves it at this size."""
 CLUTTER = 0x636C7574
 """Tells the random numbers here from all others of one seed."""
 
@@ -27,7 +27,7 @@ def cluttered(digits: np.ndarray, labels: np.ndarray, images: int, part: int) ->
 
     Returns (images, SIZE, SIZE) uint8 and their labels (images,). Each digit is used equally often, to one image. It
     lies anywhere; PIECES pieces lie anywhere, too, and of what overlaps the brighter pixel is seen. A pure function of
-    its arguments: `part` stands for the random numbers.
+    its arguments. part: the seed, 0 for training and 1 for test images.
     """
     rng = random_numbers(part, CLUTTER)
     count, height, width = digits.shape
