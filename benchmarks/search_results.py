@@ -14,21 +14,18 @@ search_seconds, retrain_seconds.
 import argparse
 import json
 import logging
-import multiprocessing
 import statistics
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
+from engine.processes import side_by_side
 from engine.progress import set_up_logging
 from engine.runs import refuse_changes, run_begun
 from latency.device import made_on
@@ -93,18 +90,12 @@ def trained(path: Path, overrides: Sequence[str], job: Job) -> tuple[float, floa
     config = validate(RetrainFile, load_config(path, [f"run.seed={job.seed}", *overrides]), str(path))
     if not record.exists():
         began = time.monotonic()
-        result = retrain(config, job.architecture, job.out, resume=run_begun(job.out))
+        result = retrain(config, job.architecture, job.out, resume=run_begun(job.out), shown=False)
         values = {"top1": result.test.top1, "seconds": time.monotonic() - began}
         write_atomically(record, json.dumps(values) + "\n")
     refuse_changes(job.out, resolved_training(config, job.architecture))
     values = json.loads(record.read_text())
     return values["top1"], values["seconds"]
-
-
-def quiet() -> None:
-    """A process that shares the terminal with others shows no progress."""
-    logging.disable(logging.INFO)
-    torch.set_num_threads(1)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     space = derived.space
     config = validate(SearchFile, load_config(args.search, args.override), str(args.search))
     limit = resolve(config, args.search, args.override).limits[0]
-    same = replace(limit, bound=limit.cost.of(derived.paths), at=True)
+    same = replace(limit.of_cost(derived.paths), at=True)
     drawn = random_architectures(space, [same], args.random, seed=0, tolerance=TOLERANCE)
     networks = {
         "derived": derived,
@@ -127,13 +118,12 @@ def run(args: argparse.Namespace) -> int:
         for name, architecture in networks.items()
     ]
     done: dict[Path, tuple[float, float]] = {}
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, mp_context=context, initializer=quiet) as pool:
-        futures = {pool.submit(trained, args.retrain, overrides, job): job for job in jobs}
-        for future in as_completed(futures):
-            job = futures[future]
-            done[job.out] = future.result()
-            log.info("%d of %d: %s %.2f %%, %.0f s", len(done), len(jobs), job.out.name, *done[job.out])
+
+    def finished(place: int, found: tuple[float, float]) -> None:
+        done[jobs[place].out] = found
+        log.info("%d of %d: %s %.2f %%, %.0f s", len(done), len(jobs), jobs[place].out.name, *found)
+
+    side_by_side(trained, [(args.retrain, overrides, job) for job in jobs], args.jobs, finished)
     source = limit.source if local_latency_limits([limit]) else None
     clock = Clock.of(space, source.cost, source.measure) if source else None
     rows = []

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import itertools
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from engine.config import validate
 from engine.data.readers import worker_count
-from engine.errors import ConfigError, UserError
+from engine.errors import ConfigError
+from engine.processes import side_by_side
 from engine.progress import Report, silent
 from engine.training import Evaluation
 from retrain.config import RetrainFile
@@ -32,32 +31,19 @@ def retrain_all(
     Each result is the one that `retrain` alone gives. config: of a CPU; run.threads is of each process, and with null
     a network takes all cores, so that they come one after the other. `what` is reported as being done.
 
-    Raises ConfigError for another device. If one fails, those that run or come next are finished, the others are not
-    begun, and its error is raised; UserError for a process that was killed.
+    Raises ConfigError for another device, and what `side_by_side` raises.
     """
     if config.run.device != "cpu":
         raise ConfigError("run.device: networks are retrained side by side on a CPU alone; set run.device=cpu")
     cores = worker_count(None)  # of the system and the container
     workers = max(1, min(len(architectures), cores // (config.run.threads or cores)))
     report(what, 0, len(architectures))
-    # spawned, since a fork would copy the locks of this process's threads
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-    try:
-        running = [
-            pool.submit(_retrain, config, a.space.config.model_dump(mode="json"), a.paths, a.name, folder)
-            for a, folder in zip(architectures, folders, strict=True)
-        ]
-        for done, job in enumerate(as_completed(running), 1):
-            job.result()
-            report(what, done, len(running))
-        return [job.result() for job in running]
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that retrains was killed, perhaps for lack of memory; free some, or set run.threads higher, so "
-            "that fewer run at once"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    done = itertools.count(1)
+    jobs = [
+        (config, a.space.config.model_dump(mode="json"), a.paths, a.name, folder)
+        for a, folder in zip(architectures, folders, strict=True)
+    ]
+    return side_by_side(_retrain, jobs, workers, lambda place, found: report(what, next(done), len(jobs)))
 
 
 def _retrain(config: RetrainFile, space: dict[str, Any], paths: tuple[int, ...], name: str, out: Path) -> Evaluation:

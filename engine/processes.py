@@ -1,0 +1,37 @@
+"""The same work on several jobs, a process each."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from engine.errors import UserError
+
+R = TypeVar("R")
+
+
+def side_by_side(
+    work: Callable[..., R], jobs: Sequence[tuple[Any, ...]], workers: int, finished: Callable[[int, R], None]
+) -> list[R]:
+    """Calls `work(*job)` for each job in one of `workers` processes and returns the results in the order of the jobs.
+
+    work: a function of a module; it and the jobs are pickled. finished: called with a job's place and its result as
+    soon as it has one. If a job fails, those that run or come next are finished, the others are not begun, and its
+    error is raised; UserError for a process that was killed.
+    """
+    # spawned, since a fork would copy the locks of this process's threads
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    try:
+        places = {pool.submit(work, *job): i for i, job in enumerate(jobs)}
+        for done in as_completed(places):
+            finished(places[done], done.result())
+        return [done.result() for done in places]
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process was killed, perhaps for lack of memory; free some, or let fewer run at once"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
