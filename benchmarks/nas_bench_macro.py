@@ -31,7 +31,6 @@ import shutil
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,7 @@ from engine.progress import Progress, set_up_logging
 from engine.training import autocast, prepare_device
 from latency.device import made_on
 from macro_images import FILE
+from search.baseline import every_architecture
 from search.config import SearchFile
 from search.derivation import constrained
 from search.judge import supernet_losses
@@ -100,12 +100,11 @@ class Truth:
 
     def check(self, target: float) -> None:
         """Raises ConfigError unless every network of a target's band is known."""
-        config = load_config(CONFIG)
-        cost = macs_cost(Space(validate(SpaceConfig, config["space"], str(CONFIG))))
-        every = np.array(list(product(*(range(int(n)) for n in cost.mask.sum(axis=1)))))
-        macs = cost.fixed + cost.table[np.arange(every.shape[1]), every].sum(axis=1)
+        space = Space(validate(SpaceConfig, load_config(CONFIG)["space"], str(CONFIG)))
+        every = [tuple(paths) for paths in every_architecture(space).tolist()]
+        macs = np.array(list(map(macs_cost(space).of, every)))
         known = set(self.networks)
-        band = [tuple(paths.tolist()) for paths in every[(macs >= BAND * target * 1e6) & (macs <= target * 1e6)]]
+        band = [every[i] for i in Band.of(1e6 * target, macs, macs).indices]
         if not band:
             raise ConfigError(
                 f"--targets {target:g}: no network of this space has {BAND * target:g} to {target:g} M MACs; choose "

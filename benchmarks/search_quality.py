@@ -37,7 +37,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +57,7 @@ from latency.table import LatencyTable
 from retrain.config import RetrainFile
 from retrain.loop import retrain
 from retrain.weights import load_architecture
+from search.baseline import every_architecture
 from search.clock import Clock, Reading, meets_bound
 from search.config import SearchFile
 from search.derivation import ROUNDING, constrained
@@ -88,7 +88,7 @@ log = logging.getLogger("benchmark")
 
 
 def all_paths(space: Space) -> list[tuple[int, ...]]:
-    return list(product(*(range(int(n)) for n in space.mask.sum(axis=1))))
+    return list(map(tuple, every_architecture(space).tolist()))
 
 
 def key(space: Space, paths: tuple[int, ...]) -> str:

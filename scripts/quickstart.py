@@ -15,7 +15,7 @@ import math
 import shlex
 import statistics
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     result = run_search(SEARCH, out / "search", overrides=overrides)
     found, limit, space = result.measured, result.limits[0], result.architecture.space
     # the derived network's own sum, which is not the target's where a timing has corrected the bound
-    same = [replace(limit, bound=limit.cost.of(result.architecture.paths))]
+    same = [limit.of_cost(result.architecture.paths)]
     networks = {"derived": result.architecture.paths}
     drawn = random_architectures(space, same, baselines + 1, seed=seed, at_least=0)
     others = [paths for paths in drawn if paths != result.architecture.paths]
@@ -250,16 +250,8 @@ def measured(path: Path, seed: int) -> float:
 
 def _row(name: str, architecture: Architecture, test: Evaluation, reading: Reading) -> Row:
     c, timing = architecture.complexity, reading.timing
-    return Row(
-        name,
-        reading.predicted,
-        timing.median_ms,
-        timing.noise_ms,
-        timing.standard_error_ms,
-        test.top1,
-        c.params,
-        c.macs,
-    )
+    ms = (reading.predicted, timing.median_ms, timing.noise_ms, timing.standard_error_ms)
+    return Row(name, *ms, test.top1, c.params, c.macs)
 
 
 def _print(ending: Ending, result: SearchResult) -> None:

@@ -52,9 +52,14 @@ def random_architectures(
     raise InfeasibleError(f"{looked} only {len(found)} of {count} that meet the limits")
 
 
+def every_architecture(space: Space) -> np.ndarray:
+    """Returns the paths of all architectures of a space that is small enough: (n, E) int64."""
+    return np.array(list(product(*(range(n) for n in space.mask.sum(axis=1)))), dtype=np.int64)
+
+
 def _listed(space: Space, limits: Sequence[Limit], rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yields all architectures that meet the limits, in a random order: (n, E) int64."""
-    every = np.array(list(product(*(range(n) for n in space.mask.sum(axis=1)))), dtype=np.int64)
+    every = every_architecture(space)
     yield rng.permutation(every[meeting(every, limits)])
 
 

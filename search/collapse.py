@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from search.config import AddLinear, Hinge, Loss, MulLog, SearchConfig
+from search.config import AddLinear, GradientMode, Hinge, Loss, MulLog, SearchConfig
 from supernet.catalogue import CANDIDATES, SkipSpec
 from supernet.space import Space
 
@@ -21,7 +22,7 @@ UNDECIDED = 0.9
 OUT_OF_BALANCE = 100.0
 """Factor between the gradients of cross entropy and of the limits beyond which one of them alone steers alpha."""
 
-GATED = ("full", "full_v2", "two_path")
+GATED = get_args(GradientMode)
 """The values of search.arch_update that learn from gradients of gates."""
 MISSED = 0.05
 """Share of the bound by which expected cost is off the target (`at`) or above it (`below`)."""

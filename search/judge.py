@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -108,7 +108,7 @@ class Judge:
         limits = self.plan.limits
         if meets(derived, limits):
             return self.networks
-        return self._drawn([replace(limit, bound=limit.cost.of(derived)) for limit in limits])
+        return self._drawn([limit.of_cost(derived) for limit in limits])
 
     def reliability(self, net: Supernet, report: Report = silent) -> Reliability | None:
         """None if fewer than two networks meet the limits."""

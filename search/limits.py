@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -70,6 +70,10 @@ class Limit:
     @property
     def unit(self) -> str:
         return self.column_unit or UNITS[self.metric]
+
+    def of_cost(self, paths: tuple[int, ...]) -> Limit:
+        """Returns the same limit with an architecture's cost for a bound: what others as costly meet."""
+        return replace(self, bound=self.cost.of(paths))
 
     def predicted(self, paths: tuple[int, ...]) -> dict[str, object]:
         """The record of architecture.json: what this limit's metric is for an architecture, and in whose table."""

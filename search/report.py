@@ -65,8 +65,7 @@ CURVES = {
     "pressure/<limit>": Curve(
         "nats",
         "By how much all projections so far (with regression the last one: alpha is made anew) have lowered the "
-        "log-odds of a candidate that costs the whole bound beside "
-        "a free one.",
+        "log-odds of a candidate that costs the whole bound beside a free one.",
     ),
     "derived/loss": Curve(
         "nats", "Validation loss of the network that would be derived now, with the supernet's weights."
