@@ -145,11 +145,11 @@ def write_images(source: Path, count: int, seed: int, folder: Path) -> None:
     np.savez(folder / FILE, images=np.stack(images)[order], labels=np.array(labels)[order], classes=np.array(classes))
 
 
-def plan_of(target: float, seed: int, budget: str, folder: Path, more: Sequence[str] = ()) -> Plan:
+def plan_of(target: float, seed: int, budget: str, device: str, folder: Path, more: Sequence[str] = ()) -> Plan:
     _, validation, warmup, epochs = BUDGETS[budget]
     overrides = [
         f"limits.0.at={target * 1e6:.0f}", f"run.seed={seed}", f"data.root={folder}", f"data.validation={validation}",
-        f"search.warmup_epochs={warmup}", f"search.epochs={epochs}", *more,
+        f"search.warmup_epochs={warmup}", f"search.epochs={epochs}", f"run.device={device}", *more,
     ]  # fmt: skip
     config = validate(SearchFile, load_config(CONFIG, overrides), str(CONFIG))
     resolved = resolve(config, CONFIG, overrides)
@@ -292,7 +292,7 @@ def rows_of(seed: int, truth: Truth, args: argparse.Namespace) -> list[dict[str,
     """A row for each method and target of one seed."""
     folder = args.out / args.budget / f"seed-{seed}"
     write_images(args.images, BUDGETS[args.budget][0], seed, folder)
-    plans = {target: plan_of(target, seed, args.budget, folder) for target in args.targets}
+    plans = {target: plan_of(target, seed, args.budget, args.device, folder) for target in args.targets}
     first = plans[args.targets[0]]
     warm_up(first, folder / "warm")
     rows: list[dict[str, Any]] = []
@@ -326,7 +326,7 @@ def rows_of(seed: int, truth: Truth, args: argparse.Namespace) -> list[dict[str,
     supernet.search.close()
     for target in args.targets if "alpha" in args.methods else ():
         plan = plan_of(
-            target, seed, args.budget, folder,
+            target, seed, args.budget, args.device, folder,
             ["search.arch_update=two_path", "search.gate_gradient=second_order", "search.arch_every=2"],
         )  # fmt: skip
 
@@ -390,6 +390,7 @@ def main() -> int:
     parser.add_argument("--targets", type=float, nargs="+", default=list(TARGETS), help="in 1e6 MACs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["default", "control", "evolution"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/nas_bench_macro"), help="what is done is kept here")
     args = parser.parse_args()
     set_up_logging()

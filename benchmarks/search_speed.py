@@ -117,8 +117,11 @@ class Bare:
         mode, objective = s.arch_update, Objective(plan.limits, s.resolved_loss)
         precision = lambda: autocast(plan.config.run, device)  # noqa: E731
         first, first_arch = position.step, position.arch_steps
-        paths = [
-            sample_paths(state.alpha, mask, generator(seed, WEIGHTS_PATHS, step))
+        drawn = [
+            [
+                sample_paths(state.alpha, mask, generator(seed, WEIGHTS_PATHS, step * plan.networks + i))
+                for i in range(plan.networks)
+            ]
             for step in range(first, first + self.loop.block)
         ]
         follows = [plan.architecture_step_follows(step) for step in range(first, first + self.loop.block)]
@@ -126,8 +129,8 @@ class Bare:
 
         def run() -> None:
             random = iter(draws)
-            for path, arch in zip(paths, follows, strict=True):
-                weights_step(state.net, self.batch, path, state.optimizer, s.label_smoothing, precision)
+            for networks, arch in zip(drawn, follows, strict=True):
+                weights_step(state.net, self.batch, networks, state.optimizer, s.label_smoothing, precision)
                 if arch:
                     architecture_step(
                         state.net, self.batch, state.alpha, state.arch_optimizer, mode, s.resolved_gate_gradient,

@@ -80,13 +80,16 @@ class Group:
         assert isinstance(steps, dist.ProcessGroup)  # torch's other answer is for processes left out of a group
         return replace(self, steps=steps)
 
-    def share_of(self, batch_size: int, key: str) -> int:
-        """This process's images of a batch. ConfigError, named by `key`, where the processes cannot share it."""
+    def share_of(self, batch_size: int, key: str, parts: int = 1) -> int:
+        """This process's images of a batch. ConfigError, named by `key`, where the processes cannot share it; `parts`:
+        of how many networks each has some."""
         n = self.world_size
-        if batch_size % n or batch_size // n < 2:
+        least = 2 * n * parts
+        if batch_size % n or batch_size < least:
+            why = "in each process" if parts == 1 else f"for each of the {parts} networks in each process"
             raise ConfigError(
-                f"{key}: got {batch_size}, which {n} processes share: expected a multiple of {n}, {2 * n} or more (BN "
-                f"needs 2 images in each process); change it, or the number of processes"
+                f"{key}: got {batch_size}, which {n} processes share: expected a multiple of {n}, {least} or more (BN "
+                f"needs 2 images {why}); change it, or the number of processes"
             )
         return batch_size // n
 

@@ -30,7 +30,7 @@ def agreed(group: Group, ratios: list[float | None]) -> list[float | None]:
 def compile_supernet(net: Supernet, plan: Plan, group: Group) -> None:
     """Compile where it is faster, and say what came of it. UserError where torch.compile does not work."""
     config, space = plan.config, plan.config.space
-    count = group.share_of(config.search.batch_size, "search.batch_size")
+    count = group.share_of(config.search.batch_size, "search.batch_size") // plan.networks
     images = torch.zeros(count, space.input_channels, space.input_size, space.input_size)  # only their layout counts
     images = images.to(plan.device, memory_format=memory_format(config.run))
     began = time.monotonic()

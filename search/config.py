@@ -321,18 +321,21 @@ class SearchConfig(Section):
     terms: tuple[TermConfig, ...] = Field((), max_length=100)
     stop_when_settled: SettledConfig | None = None
     warmup_epochs: int = Field(40, ge=0, le=MOST_EPOCHS)
-    """Epochs of weight training before the search, alpha untouched. Not counted in `epochs`. Paths are balanced: within
-    each block of as many steps as an edge has candidates, each candidate is trained once."""
+    """Epochs of weight training before the search, alpha untouched. Not counted in `epochs`. Paths are balanced
+    (supernet/balance.py)."""
     epochs: int = Field(120, ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
     """Images of a batch, of weights steps and architecture steps alike, in all processes together; BN needs at least 2
     images in each process."""
+    paths_per_step: int | None = Field(None, ge=1, le=1000)
+    """Networks that share the images of a weights step, each with a part of them; null: 2 with regression, 1 as
+    published with the others. The more, the less a step depends on which ones were drawn, and the noisier BN is."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """Of the weights. adamw: betas 0.9 and 0.999, no decay on BN and biases, a linear start over the first 2 % of the
     steps. sgd: Nesterov, as published; a supernet, of which each step trains a part, learns more slowly with it
     (docs/results.md)."""
     lr: float | None = Field(None, gt=0, le=LARGEST_LR)
-    """Start of the cosine over warm-up and search; null: 0.003 with adamw, 0.025 with sgd."""
+    """Start of the cosine over warm-up and search; null: 0.004 with adamw, 0.025 with sgd."""
     warmup_lr: float | None = Field(None, gt=0, le=LARGEST_LR)
     """Start of a cosine of the warm-up's own, as published (0.05); null: one cosine over warm-up and search."""
     weight_decay: float | None = Field(None, ge=0, le=LARGEST_LR)
@@ -358,9 +361,14 @@ class SearchConfig(Section):
     the start, and a resumed search then equals an uninterrupted one up to rounding, no longer bit for bit."""
 
     @property
+    def resolved_paths_per_step(self) -> int:
+        """`paths_per_step`, or its default if it is not set."""
+        return self.paths_per_step or (2 if self.arch_update == "regression" else 1)
+
+    @property
     def resolved_lr(self) -> float:
         """`lr`, or its default if it is not set."""
-        return self.lr or (3e-3 if self.optimizer == "adamw" else 0.025)
+        return self.lr or (4e-3 if self.optimizer == "adamw" else 0.025)
 
     @property
     def resolved_weight_decay(self) -> float:
@@ -420,6 +428,12 @@ class SearchConfig(Section):
             raise ValueError(
                 f"gate_gradient: {update} differentiates no gates; remove it (or set it to null) or choose a gradient "
                 "arch_update"
+            )
+        if self.batch_size < 2 * self.resolved_paths_per_step:
+            raise ValueError(
+                f"paths_per_step: {self.resolved_paths_per_step} networks would share a batch of {self.batch_size} "
+                f"images, expected at most {self.batch_size // 2} (BN needs 2 images for each); lower it, or raise "
+                "batch_size"
             )
         for name in ("reinforce", "regression"):
             if update != name and getattr(self, name) is not None:

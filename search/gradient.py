@@ -78,14 +78,23 @@ def one_hot(paths: Sequence[int], candidates: int, device: torch.device, dtype: 
 def weights_step(
     net: Supernet,
     batch: Batch,
-    paths: Sequence[int],
+    networks: Sequence[Sequence[int]],
     optimizer: torch.optim.Optimizer,
     label_smoothing: float,
     autocast: Autocast,
     reduction: AbstractContextManager[None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Alpha frozen, the sampled paths learn on a training batch: engine.training.training_step."""
-    return training_step(lambda images: net(images, paths), batch, optimizer, label_smoothing, autocast, reduction)
+    """Alpha frozen, the sampled networks learn on a training batch: engine.training.training_step.
+
+    networks: paths, each for its part of the images; the parts are as equal as they can be. The gradient is that of the
+    mean loss of all images.
+    """
+
+    def forward(images: Tensor) -> Tensor:
+        parts = images.tensor_split(len(networks))
+        return torch.cat([net(part, paths) for part, paths in zip(parts, networks, strict=True)])
+
+    return training_step(forward, batch, optimizer, label_smoothing, autocast, reduction)
 
 
 @dataclass(frozen=True)

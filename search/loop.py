@@ -67,8 +67,9 @@ from search.state import (
     in_words,
 )
 from search.update import ArchitectureUpdate
-from supernet.alpha import balanced_paths, mask_of, probabilities, sample_paths
+from supernet.alpha import mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
+from supernet.balance import balanced_paths, training_slots
 
 log = logging.getLogger("search")
 
@@ -102,7 +103,7 @@ def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[
     config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
     resolved = resolve(config, config_path, overrides)
     config, space = resolved.config, resolved.space
-    group.share_of(config.search.batch_size, "search.batch_size")
+    group.share_of(config.search.batch_size, "search.batch_size", config.search.resolved_paths_per_step)
     device = prepare_device(config.run, group)
     group = group.on(device)
     group.check_same(resolved.record, "the resolved config")
@@ -181,6 +182,7 @@ class Search:
                 self.training.corrupt, self.validation.corrupt = before.corrupt.training, before.corrupt.validation
         self.autocast = partial(autocast, config.run, plan.device)
         self.mask = mask_of(plan.space)
+        self.slots = training_slots(plan.space)
         self.update = ArchitectureUpdate(plan, group)
         self.judge = Judge(plan, self.autocast, group)
         self.alarm = CollapseAlarm(strength_of(config.search.loss), plan.alpha_draws, self.state.told)
@@ -265,9 +267,10 @@ class Search:
         batch = on_device(next(self.training), plan.device, run)
         if step == plan.warmup_steps:
             self.update.project(state)
-        paths = self._weights_paths(step)
+        networks = [self._weights_paths(step * plan.networks + i) for i in range(plan.networks)]
         loss, logits = weights_step(
-            state.net, batch, paths, state.optimizer, plan.config.search.label_smoothing, self.autocast, self.reduction,
+            state.net, batch, networks, state.optimizer, plan.config.search.label_smoothing, self.autocast,
+            self.reduction,
         )  # fmt: skip
         self.throughput.add(len(batch.labels) * group.world_size)
         figures = self._architecture_step() if plan.architecture_step_follows(step) else {}
@@ -292,12 +295,13 @@ class Search:
         if self.metrics:
             self.metrics.close()
 
-    def _weights_paths(self, step: int) -> tuple[int, ...]:
+    def _weights_paths(self, number: int) -> tuple[int, ...]:
+        """The network of this number among all that train the weights."""
         plan, seed = self.plan, self.plan.config.run.seed
-        if step < plan.warmup_steps or not plan.alpha_draws:
-            block, position = divmod(step, self.mask.shape[1])
-            return balanced_paths(self.mask, generator(seed, WARMUP_PATHS, block), position)
-        return sample_paths(self.state.alpha, self.mask, generator(seed, WEIGHTS_PATHS, step))
+        if number < plan.warmup_steps * plan.networks or not plan.alpha_draws:
+            block, position = divmod(number, self.slots.shape[1])
+            return balanced_paths(self.slots, generator(seed, WARMUP_PATHS, block), position)
+        return sample_paths(self.state.alpha, self.mask, generator(seed, WEIGHTS_PATHS, number))
 
     @property
     def _ended(self) -> bool:

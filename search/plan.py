@@ -60,6 +60,11 @@ class Plan:
         return done > 0 and done % self.config.search.arch_every == 0
 
     @property
+    def networks(self) -> int:
+        """The networks that share the images of a weights step."""
+        return self.config.search.resolved_paths_per_step
+
+    @property
     def final_steps(self) -> int:
         """The architecture steps after the last weights step."""
         s = self.config.search

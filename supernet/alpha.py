@@ -59,18 +59,6 @@ def sample_paths(alpha: Tensor, mask: Tensor, generator: torch.Generator) -> tup
     return tuple(_gumbel_top_k(alpha.detach(), mask, 1, generator)[:, 0].tolist())
 
 
-def balanced_paths(mask: Tensor, block: torch.Generator, position: int) -> tuple[int, ...]:
-    """One uniform path of a block of N, in which every edge takes each of its candidates equally often.
-
-    N: the most candidates of any edge; an edge with n of them takes each floor(N / n) or ceil(N / n) times (FairNAS,
-    arXiv 1907.01845, Sec. 3.2, trains as evenly). block: a generator seeded alike for all N positions of a block.
-    """
-    edges, most = mask.shape
-    order = torch.rand((most, edges), generator=block).argsort(dim=0)[position]  # (E,): each slot once in a block
-    labels = torch.rand((edges, most), generator=block).masked_fill(~mask, math.inf).argsort(dim=1)  # padding last
-    return tuple(labels.gather(1, (order % mask.sum(dim=1))[:, None])[:, 0].tolist())
-
-
 @dataclass(frozen=True)
 class PairSample:
     """Two candidates per edge and the active one (Sec. 3.2)."""

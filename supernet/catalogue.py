@@ -37,6 +37,12 @@ class Candidate(ABC):
     def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
         """Parameters and MACs on a `size` x `size` input, as defined in supernet/complexity.py."""
 
+    @property
+    def spatial(self) -> bool:
+        """Whether it looks at more than one pixel at a time. One that does not leaves the network without a layer that
+        matters, and has little to learn itself: a supernet is trained half as often with it (supernet/balance.py)."""
+        return True
+
     def why_illegal(self, c_in: int, c_out: int, stride: int, residual: bool) -> str | None:
         """What forbids this op on such an edge, as the end of a sentence; None where it is legal."""
         return None
@@ -137,6 +143,8 @@ class MBConvSpec(Candidate):
 class SkipSpec(Candidate):
     """The paper's Zero on a residual edge: the edge computes x."""
 
+    spatial = False
+
     def __str__(self) -> str:
         return "skip"
 
@@ -155,6 +163,8 @@ class SkipSpec(Candidate):
 class ProjSpec(Candidate):
     """1x1 conv-BN that changes the shape."""
 
+    spatial = False
+
     def __str__(self) -> str:
         return "proj"
 
@@ -171,6 +181,10 @@ class ConvSpec(Candidate):
     """conv-BN-act."""
 
     kernel_size: int
+
+    @property
+    def spatial(self) -> bool:
+        return self.kernel_size > 1
 
     def __str__(self) -> str:
         return f"conv_k{self.kernel_size}"

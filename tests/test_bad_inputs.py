@@ -163,6 +163,10 @@ case("nan", SEARCH, "search.lr=.nan", says=("search.lr: got .nan", "finite numbe
 case("infinity", SEARCH, "search.lr=.inf", says=("search.lr: got .inf", "finite number"))
 case("negative", SEARCH, "search.arch_lr=-1", says=("search.arch_lr: got -1", "above 0"))
 case("seed-too-large", SEARCH, f"run.seed={1 << 70}", says=("run.seed: got", "below"))
+case(
+    "paths-without-two-images-each", SEARCH, "search.paths_per_step=5", "search.batch_size=8",
+    says=("search.paths_per_step: 5 networks would share a batch of 8 images", "at most 4", "raise batch_size"),
+)  # fmt: skip
 case("batch-of-one", SEARCH, "search.batch_size=1", says=("search.batch_size: got 1", "at least 2"))
 case("update-unknown", SEARCH, "search.arch_update=twopath", says=("search.arch_update", "Did you mean 'two_path'?"))
 case("betas-out-of-range", SEARCH, "search.arch_betas=[0, 1]", says=("search.arch_betas: got", "[0, 1)"))

@@ -98,7 +98,7 @@ def test_a_weights_step_never_waits_for_its_device(loop):
     state = loop.search.state
     with ToHost() as seen:
         images, labels = torch.randn(8, 1, 8, 8), torch.arange(8) % 4
-        loss, _ = weights_step(state.net, Batch(images, labels), (0, 1, 3), state.optimizer, 0.1, nullcontext)
+        loss, _ = weights_step(state.net, Batch(images, labels), [(0, 1, 3)], state.optimizer, 0.1, nullcontext)
         assert seen.count == 0
         float(loss)
         assert seen.count == 1

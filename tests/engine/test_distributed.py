@@ -224,6 +224,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch_size):
     assert group.share_of(8, "search.batch_size") == 2
 
 
+def test_a_batch_that_is_too_small_for_the_networks_that_share_it_is_refused():
+    group = Group(0, 4)
+    with pytest.raises(ConfigError, match=r"got 20, .* a multiple of 4, 24 or more .* each of the 3 networks in each"):
+        group.share_of(20, "search.batch_size", 3)
+    assert group.share_of(24, "search.batch_size", 3) == 6
+
+
 LOST = [
     RuntimeError("[.../pair.cc:561] Connection closed by peer [127.0.0.1]:52951. This is typically"),
     RuntimeError("[.../pair.cc:545] Read error [127.0.0.1]:6571: Connection reset by peer. This is"),

@@ -74,7 +74,7 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
         batch = Batch(images[mine], labels[mine])
         before = {name: value.clone() for name, value in net.state_dict().items()}
         paths = sample_paths(alpha, mask, random)
-        weights_step(net, batch, paths, optimizer, 0.1, plain, reduction)
+        weights_step(net, batch, [paths], optimizer, 0.1, plain, reduction)
         moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
         learned = {name for name, p in net.named_parameters() if p.grad is not None}
         ran = tuple(f"edges.{e}.ops.{path}." for e, path in enumerate(paths))

@@ -68,7 +68,7 @@ def test_a_weights_step_reads_nothing_on_the_host(space, read, amp):
     net = Supernet(space)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, foreach=False)
     precision = partial(autocast, RunConfig(amp=amp), CPU)
-    weights_step(net, made_up_batch(), (0, 1, 0, 1), optimizer, 0.1, precision)
+    weights_step(net, made_up_batch(), [(0, 1, 0, 1)], optimizer, 0.1, precision)
     assert read == []
 
 
@@ -111,7 +111,7 @@ class OnGpu:
         self.objective = Objective(self.limits, Hinge(form="hinge"))
 
     def weights(self) -> None:
-        weights_step(self.net, self.batch, (0, 1, 0, 1), self.optimizer, 0.1, self.precision)
+        weights_step(self.net, self.batch, [(0, 1, 0, 1)], self.optimizer, 0.1, self.precision)
 
     def architecture(self, mode: str) -> None:
         draws = torch.Generator().manual_seed(0)

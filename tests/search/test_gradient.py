@@ -267,13 +267,39 @@ def test_a_weights_step_leaves_alpha_and_unsampled_weights_alone(space):
         paths = sample_paths(initial_alpha(space), mask, torch.Generator().manual_seed(step))
         before = copy.deepcopy(net.state_dict())
         images, labels = torch.randn(4, 1, 8, 8, generator=draws), torch.randint(0, 4, (4,), generator=draws)
-        weights_step(net, Batch(images, labels), paths, optimizer, 0.1, contextlib.nullcontext)
+        weights_step(net, Batch(images, labels), [paths], optimizer, 0.1, contextlib.nullcontext)
         searchable = [e for e, edge in enumerate(space.edges) if edge.searchable]
         for name, value in net.state_dict().items():
             if name.startswith("edges."):
                 _, e, _, i = name.split(".")[:4]
                 sampled = paths[searchable.index(int(e))] == int(i)
                 assert torch.equal(value, before[name]) is not sampled, name
+
+
+@pytest.mark.parametrize("networks", [[(0, 1, 0, 1), (2, 0, 1, 2)], [(1, 1, 1, 1), (0, 2, 0, 0), (1, 1, 1, 1)]])
+def test_networks_that_share_a_batch_learn_from_the_mean_loss_of_all_images(space, networks):
+    """The gradient is the sum of what each network has from its part, weighted by the part's share."""
+    draws = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(10, 1, 8, 8, generator=draws), torch.randint(0, 4, (10,), generator=draws)
+    net, twin = Supernet(space, seed=0).double(), Supernet(space, seed=0).double()
+    batch = Batch(images.double(), labels)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    loss, logits = weights_step(net, batch, networks, optimizer, 0.1, contextlib.nullcontext)
+    count, wanted, at = len(networks), torch.zeros((), dtype=torch.float64), 0
+    for i, paths in enumerate(networks):
+        size = 10 // count + (i < 10 % count)
+        part = slice(at, at + size)
+        found = twin(batch.images[part], paths)
+        torch.testing.assert_close(logits[part], found)
+        wanted = wanted + size / 10 * F.cross_entropy(found, labels[part], label_smoothing=0.1)
+        at += size
+    wanted.backward()
+    assert at == 10
+    torch.testing.assert_close(loss, wanted.detach())
+    for (name, p), q in zip(net.named_parameters(), twin.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), name
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, q.grad, msg=name)
 
 
 def test_gates_are_one_leaf_of_one_hot_rows():
@@ -298,7 +324,7 @@ def test_label_smoothing_is_in_the_weights_loss_only(space, make_cost, make_limi
     fixture, paths = Fixture(space, random_alpha(space)), (0, 0, 0, 0)
     logits = fixture.net(fixture.batch.images, paths).detach()
     optimizer = torch.optim.SGD(fixture.net.parameters(), lr=0.0)
-    loss, _ = weights_step(fixture.net, fixture.batch, paths, optimizer, 0.1, contextlib.nullcontext)
+    loss, _ = weights_step(fixture.net, fixture.batch, [paths], optimizer, 0.1, contextlib.nullcontext)
     torch.testing.assert_close(loss, F.cross_entropy(logits, fixture.batch.labels, label_smoothing=0.1))
     sampled = sample_pairs(fixture.alpha, fixture.mask, torch.Generator().manual_seed(0)).paths
     plain = F.cross_entropy(fixture.net(fixture.batch.images, sampled), fixture.batch.labels)

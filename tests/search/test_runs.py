@@ -617,31 +617,40 @@ def test_an_evaluation_with_an_unfinished_derivation_causes_a_warning_and_the_se
     assert load_result(tmp_path / "run") is not None
 
 
-def test_every_weights_step_draws_its_own_balanced_paths(config_file, tmp_path, monkeypatch):
-    """Of 3 candidates, each of an edge's appears in a block of 3 steps: while alpha rests, and after it."""
+def drawn_for_the_weights(monkeypatch) -> list[list[tuple[int, ...]]]:
+    """To be filled with the networks of each weights step."""
     import search.loop as loop
 
     drawn, real = [], loop.weights_step
     monkeypatch.setattr(loop, "weights_step", lambda *args: drawn.append(args[2]) or real(*args))
-    run_search(config_file, tmp_path / "run")
-    assert len(drawn) == 24
-    assert len(set(drawn[:6])) > 2
-    blocks = [drawn[i : i + 3] for i in range(0, 24, 3)]
+    return drawn
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_weights_are_trained_on_balanced_paths_to_the_end(config_file, tmp_path, monkeypatch, space, count):
+    """While alpha rests, and after it. In a block of 5 networks each op is taken twice and skip once."""
+    drawn = drawn_for_the_weights(monkeypatch)
+    run_search(config_file, tmp_path / "run", overrides=[f"search.paths_per_step={count}"])
+    assert [len(networks) for networks in drawn] == [count] * 24
+    networks = [paths for step in drawn for paths in step]
+    blocks = [networks[i : i + 5] for i in range(0, len(networks) - 4, 5)]
+    assert len({tuple(block) for block in blocks}) == len(blocks)
     for block in blocks:
-        for taken, candidates in zip(zip(*block, strict=True), (3, 3, 2, 3), strict=True):
-            assert set(taken) == set(range(candidates))
-    assert len({tuple(block) for block in blocks}) > 4
+        for taken, edge in zip(zip(*block, strict=True), space.searchable, strict=True):
+            names = sorted(edge.candidates[i] for i in taken)
+            if "skip" in edge.candidates:
+                assert names == sorted([*2 * [name for name in edge.candidates if name != "skip"], "skip"])
+            else:
+                assert 2 <= names.count(edge.candidates[0]) <= 3
 
 
 def test_where_alpha_draws_the_paths_of_the_warm_up_alone_are_balanced(config_file, tmp_path, monkeypatch):
-    import search.loop as loop
-
-    drawn, real = [], loop.weights_step
-    monkeypatch.setattr(loop, "weights_step", lambda *args: drawn.append(args[2]) or real(*args))
+    drawn = drawn_for_the_weights(monkeypatch)
     run_search(config_file, tmp_path / "run", overrides=updated_by("two_path"))
-    counts = [[len(set(taken)) for taken in zip(*drawn[i : i + 3], strict=True)] for i in range(0, 24, 3)]
-    assert counts[:2] == [[3, 3, 2, 3]] * 2
-    assert any(found != [3, 3, 2, 3] for found in counts[2:])
+    networks = [paths for (paths,) in drawn]
+    third = [[paths[2] for paths in networks[i : i + 2]] for i in range(0, 24, 2)]  # the edge with two candidates
+    assert [sorted(pair) for pair in third[:2]] == [[0, 1]] * 2
+    assert any(a == b for a, b in third[3:])  # after the 6 steps of the warm-up
 
 
 def test_alpha_learns_on_images_as_an_evaluation_sees_them_and_scores_are_of_its_part(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from supernet.alpha import (
-    balanced_paths,
     entropy,
     initial_alpha,
     log_probabilities,
@@ -178,20 +177,3 @@ def test_initial_alpha_is_uniform(load_space):
     for e, edge in enumerate(space.searchable):
         n = len(edge.candidates)
         torch.testing.assert_close(p[e, :n], torch.full((n,), 1 / n, dtype=torch.float64))
-
-
-def test_balanced_paths_take_every_candidate_equally_often_in_a_block_and_are_uniform():
-    mask = torch.tensor([[True] * 4, [True] * 3 + [False], [True] * 2 + [False] * 2])
-    seen = torch.zeros(3, 4)
-    for block in range(600):
-        paths = [balanced_paths(mask, torch.Generator().manual_seed(block), position) for position in range(4)]
-        for e, n in enumerate((4, 3, 2)):
-            taken = [p[e] for p in paths]
-            times = [taken.count(i) for i in range(n)]
-            assert sum(times) == 4
-            assert max(times) - min(times) <= 1
-            seen[e] += torch.bincount(torch.tensor(taken), minlength=4)
-    share = seen / seen.sum(dim=1, keepdim=True)  # of 2400 draws: a standard deviation of at most 0.01
-    torch.testing.assert_close(share, mask / mask.sum(dim=1, keepdim=True), atol=0.04, rtol=0)
-    pairs = [balanced_paths(mask, torch.Generator().manual_seed(s), 0)[:2] for s in range(2000)]
-    assert all(abs(pairs.count((a, b)) / 2000 - 1 / 12) < 0.03 for a in range(4) for b in range(3))  # independent
