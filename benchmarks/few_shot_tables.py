@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
 from latency.build import occurrences
 from latency.calibration import fit_correction
@@ -74,7 +73,7 @@ Result = dict[int, dict[str, list[tuple[float, float]]]]
 
 
 def read_space(config: Path) -> Space:
-    return Space(validate(LatencyConfig, load_config(config), str(config)).space)
+    return Space(LatencyConfig.read(config).space)
 
 
 def counts_of(space: Space, networks: Sequence[Paths]) -> np.ndarray:

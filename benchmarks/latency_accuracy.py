@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.config import load_config, validate
+from engine.config import validate
 from engine.errors import run_door
 from engine.progress import Stages, set_up_logging
 from latency.build import Origin, build_table, entries_alone, network_ms, predicted_ms
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNG file to draw")
     args = parser.parse_args()
     set_up_logging()
-    config = validate(LatencyConfig, load_config(CONFIG), str(CONFIG))
+    config = LatencyConfig.read(CONFIG)
     results: dict[str, Any] = {}
     panels: dict[str, Series] = {}
     for name, settings in targets().items():

@@ -151,7 +151,7 @@ def plan_of(target: float, seed: int, budget: str, device: str, folder: Path, mo
         f"limits.0.at={target * 1e6:.0f}", f"run.seed={seed}", f"data.root={folder}", f"data.validation={validation}",
         f"search.warmup_epochs={warmup}", f"search.epochs={epochs}", f"run.device={device}", *more,
     ]  # fmt: skip
-    config = validate(SearchFile, load_config(CONFIG, overrides), str(CONFIG))
+    config = SearchFile.read(CONFIG, overrides)
     resolved = resolve(config, CONFIG, overrides)
     parts = open_parts(config)
     return Plan(resolved.config, Space(resolved.config.space), resolved.limits, prepare_device(config.run), *parts)

@@ -46,11 +46,10 @@ from scipy.stats import kendalltau
 
 from bands import Band
 from engine.checkpoints import Checkpoints
-from engine.config import load_config, validate
 from engine.errors import UserError, run_door
 from engine.files import write_atomically
 from engine.progress import set_up_logging
-from latency.config import LatencyConfig, MeasureConfig, latency_part
+from latency.config import LatencyConfig, MeasureConfig
 from latency.device import made_on
 from latency.measure import measure_table
 from latency.table import LatencyTable
@@ -97,7 +96,7 @@ def key(space: Space, paths: tuple[int, ...]) -> str:
 
 def train_from_scratch(space: Space, paths: tuple[int, ...], seed: int, data: Sequence[str]) -> tuple[float, float]:
     """(top-1 in percent on the test images, seconds)."""
-    config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}", *data]), str(RETRAIN))
+    config = RetrainFile.read(RETRAIN, [f"run.seed={seed}", *data])
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         result = retrain(config, Architecture(space, paths), Path(folder))
@@ -244,7 +243,7 @@ def likeliest_row(run: Path, space: Space, limit: Limit, band: Band, truth: Trut
 
 def supernet_losses(run: Path, truth: Truth, space: Space, data: Sequence[str]) -> np.ndarray:
     """(networks,): validation loss of every network with a search's weights."""
-    config = validate(SearchFile, load_config(run / "config.yaml", data), str(run))
+    config = SearchFile.read(run / "config.yaml", data)
     training, validation = open_parts(config)
     net = Supernet(space)
     net.load_state_dict(checkpoint_of(run)["net"])
@@ -313,14 +312,14 @@ def all_searches(
 
 
 def run(args: argparse.Namespace) -> int:
-    config = validate(SearchFile, load_config(SEARCH, args.data), str(SEARCH))
+    config = SearchFile.read(SEARCH, args.data)
     space = Space(config.space)
     if args.truth:
         make_truth(space, args.truth_seeds, args.data)
         return 0
     truth = Truth.load(space)
     args.out.mkdir(parents=True, exist_ok=True)
-    measure = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH)).measure
+    measure = LatencyConfig.read(SEARCH).measure
     path, table = opened_table(args.out, args.table, space, measure)
     cost = table.cost(space)
     costs = np.array([cost.of(paths) for paths in truth.paths])

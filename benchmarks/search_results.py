@@ -22,7 +22,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from engine.config import load_config, validate
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.processes import side_by_side
@@ -87,7 +86,7 @@ def trained(path: Path, overrides: Sequence[str], job: Job) -> tuple[float, floa
     """(top-1 on the test images, seconds); of an earlier call where it has finished. A resumed training's seconds are
     of its last piece. ConfigError where the folder holds another training."""
     record = job.out / "training.json"
-    config = validate(RetrainFile, load_config(path, [f"run.seed={job.seed}", *overrides]), str(path))
+    config = RetrainFile.read(path, [f"run.seed={job.seed}", *overrides])
     if not record.exists():
         began = time.monotonic()
         result = retrain(config, job.architecture, job.out, resume=run_begun(job.out), shown=False)
@@ -102,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     result = finish_search(args.search, args.out / "search", overrides=args.override)
     derived = load_architecture(args.out / "search" / "architecture.json")
     space = derived.space
-    config = validate(SearchFile, load_config(args.search, args.override), str(args.search))
+    config = SearchFile.read(args.search, args.override)
     limit = resolve(config, args.search, args.override).limits[0]
     same = replace(limit.of_cost(derived.paths), at=True)
     drawn = random_architectures(space, [same], args.random, seed=0, tolerance=TOLERANCE)

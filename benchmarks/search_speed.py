@@ -44,7 +44,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.config import load_config, validate
 from engine.data import Batch
 from engine.seeding import generator
 from engine.training import autocast, memory_format
@@ -163,7 +162,7 @@ def overhead(case: Case, rounds: int, folder: Path, threads: int | None) -> dict
             twins.append(before / after)
             loop_s.append(real)
         checkpoint_s = statistics.median(seconds(loop.checkpoint) for _ in range(3))
-        every = validate(SearchFile, load_config(case.config, case.changes), case.name).run.checkpoint_every
+        every = SearchFile.read(case.config, case.changes).run.checkpoint_every
         block_s = statistics.median(loop_s)
         share = checkpoint_s / (every * block_s / case.block)
         images = plan.config.search.batch_size * (case.block + case.block // plan.config.search.arch_every)

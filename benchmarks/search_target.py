@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoints import Checkpoints
-from engine.config import differences, load_config, validate
+from engine.config import differences
 from engine.data import open_images, stratified_split, subset
 from engine.distributed import ALONE
 from engine.errors import ConfigError, run_door
@@ -187,7 +187,7 @@ def out_of(folder: Path, share: float) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = validate(SearchFile, load_config(SEARCH, args.data), str(SEARCH))
+    config = SearchFile.read(SEARCH, args.data)
     space = Space(config.space)
     args.out.mkdir(parents=True, exist_ok=True)
     path, warm = args.out / "table.yaml", args.out / "warm-up"

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 import search.loop
-from engine.config import load_config, validate
 from engine.data import BatchStream
 from engine.distributed import ALONE, GradientReduction, Group
 from engine.progress import Progress
@@ -61,7 +60,7 @@ def plan_of(case: Case, threads: int | None, group: Group = ALONE) -> Plan:
         *(f"run.log_every={case.block}", f"run.checkpoint_every={NEVER}", f"run.evaluate_every={NEVER}"),
         f"run.threads={'null' if threads is None else threads}",
     ]
-    resolved = resolve(validate(SearchFile, load_config(case.config, changes), case.name), case.config, changes)
+    resolved = resolve(SearchFile.read(case.config, changes), case.config, changes)
     config = resolved.config
     device = prepare_device(config.run, group)
     return Plan(config, resolved.space, resolved.limits, device, *open_parts(config))

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -41,6 +41,20 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+class ConfigFile(Section):
+    """A whole YAML file."""
+
+    @classmethod
+    def read(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """Reads and validates a file, after `overrides` (key.sub=value) have been applied. Raises ConfigError."""
+        return validate(cls, cls.part_of(load_config(path, overrides)), str(path))
+
+    @classmethod
+    def part_of(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Returns the sections of a file that this model describes: all of them, unless a model says otherwise."""
+        return content
 
 
 def _user_path(path: Path) -> Path:

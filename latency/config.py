@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from engine.config import Section
+from engine.config import ConfigFile, Section
 from engine.training import MOST_THREADS
 from supernet.space import SpaceConfig
 
@@ -74,16 +74,16 @@ class MeasureConfig(Section):
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-class LatencyConfig(Section):
+SEARCH_SECTIONS = frozenset({"data", "limits", "search", "run"})
+
+
+class LatencyConfig(ConfigFile):
     """A file of configs/latency/: a space, and how to measure it. Search configs extend it."""
 
     space: SpaceConfig
     measure: MeasureConfig = MeasureConfig()
 
-
-SEARCH_SECTIONS = frozenset({"data", "limits", "search", "run"})
-
-
-def latency_part(config: dict[str, Any]) -> dict[str, Any]:
-    """The space and measure sections of a search config, so that one YAML per device also makes its table."""
-    return {key: value for key, value in config.items() if key not in SEARCH_SECTIONS}
+    @classmethod
+    def part_of(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Returns the file without the sections of a search, so that one YAML per device also makes its table."""
+        return {key: value for key, value in content.items() if key not in SEARCH_SECTIONS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from engine.config import Section, UserPath
+from engine.config import ConfigFile, Section, UserPath
 from engine.data import DataConfig
 from engine.training import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, RunConfig
 
@@ -26,7 +26,7 @@ class RetrainConfig(Section):
     """A checkpoint of the search: begin with the supernet's weights. Absent: from scratch, with fresh weights."""
 
 
-class RetrainFile(Section):
+class RetrainFile(ConfigFile):
     """A file of configs/retrain/."""
 
     data: DataConfig

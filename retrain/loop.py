@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from engine.checkpoints import FORMAT, Checkpoints, misfit
-from engine.config import Section, keys_of, load_config, naming, validate
+from engine.config import Section, keys_of, naming, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
@@ -80,7 +80,7 @@ def run_retrain(
     allow_modules: what the architecture's file may import, see `Architecture.from_json`. The processes of `group` share
     every batch; the first one writes. Raises UserError for anything wrong that the user can mend.
     """
-    config = validate(RetrainFile, load_config(config_path, overrides), str(config_path))
+    config = RetrainFile.read(config_path, overrides)
     architecture = load_architecture(architecture_path, allow_modules)
     with naming(config_path, keys_of(RetrainFile)), naming(architecture_path, SPACE_KEYS):
         predicted_ms = predicted_latency(read_json(architecture_path, "an architecture.json"))

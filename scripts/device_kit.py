@@ -67,14 +67,13 @@ def _import_parser(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from engine.config import load_config, validate
     from engine.progress import Stages
-    from latency.config import LatencyConfig, latency_part
+    from latency.config import LatencyConfig
     from latency.kit import export_kit
     from latency.verification import check_count
 
     check_count(args.verify)
-    config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
+    config = LatencyConfig.read(args.config, args.overrides)
     with Stages() as progress:
         timings = export_kit(
             config, args.out, seed=args.seed, verify=args.verify, isolated=args.isolated, progress=progress

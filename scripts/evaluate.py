@@ -18,14 +18,14 @@ def main() -> None:
     add_allow_modules(parser, "the architecture's file or the checkpoint")
     args = parsed(parser)
 
-    from engine.config import keys_of, load_config, naming, validate
+    from engine.config import keys_of, naming
     from engine.progress import set_up_logging
     from engine.quantities import accuracy_text
     from retrain.config import RetrainFile
     from retrain.evaluation import evaluate_checkpoint
 
     set_up_logging()
-    config = validate(RetrainFile, load_config(args.config, args.overrides), str(args.config))
+    config = RetrainFile.read(args.config, args.overrides)
     with naming(args.config, keys_of(RetrainFile)):
         architecture, test = evaluate_checkpoint(config, args.architecture, args.checkpoint, args.allow_modules)
     figures = accuracy_text(test.top1, test.top5, test.loss, architecture.space.config.classes)

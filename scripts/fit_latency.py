@@ -36,9 +36,8 @@ def main() -> int:
     add_allow_modules(parser, "the architecture files of the timings")
     args = parsed(parser)
 
-    from engine.config import load_config, validate
     from engine.progress import set_up_logging
-    from latency.config import LatencyConfig, latency_part
+    from latency.config import LatencyConfig
     from latency.device import named_device
     from latency.existing import Identity, refuse_to_replace
     from latency.fit import fit_table
@@ -49,7 +48,7 @@ def main() -> int:
     from supernet.space import Space
 
     set_up_logging()
-    config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
+    config = LatencyConfig.read(args.config, args.overrides)
     space = Space(config.space)
     prepare_table_file(args.out)
     name, _, version = args.runtime.partition(" ")

@@ -22,8 +22,7 @@ def main() -> None:
     parser.add_argument("--config", type=path_argument, help="YAML with a space: list which of its ops the table lacks")
     args = parsed(parser)
 
-    from engine.config import load_config, validate
-    from latency.config import LatencyConfig, latency_part
+    from latency.config import LatencyConfig
     from latency.existing import Identity, refuse_to_replace
     from latency.importers import import_table, in_words
     from latency.summary import print_how_to_search
@@ -32,7 +31,7 @@ def main() -> None:
 
     space = None
     if args.config:
-        space = Space(validate(LatencyConfig, latency_part(load_config(args.config)), str(args.config)).space)
+        space = Space(LatencyConfig.read(args.config).space)
     imported = import_table(args.source, device_name=args.device_name, format=args.format, activation=args.activation)
     table = imported.table
     prepare_table_file(args.out)

@@ -33,9 +33,8 @@ def main() -> int:
 
     import torch
 
-    from engine.config import load_config, validate
     from engine.progress import Stages, set_up_logging
-    from latency.config import LatencyConfig, latency_part
+    from latency.config import LatencyConfig
     from latency.existing import Identity, free_file, refuse_to_replace
     from latency.measure import measure_table, recalibrate_table, verify_table
     from latency.summary import exit_status, print_report
@@ -46,7 +45,7 @@ def main() -> int:
 
     set_up_logging()
     check_count(args.verify)
-    config = validate(LatencyConfig, latency_part(load_config(args.config, args.overrides)), str(args.config))
+    config = LatencyConfig.read(args.config, args.overrides)
     space, measure = Space(config.space), config.measure
     if measure.device == "cpu" or (measure.device == "cuda" and torch.cuda.is_available()):
         with explain(f"{args.config}: space.candidate_modules"):

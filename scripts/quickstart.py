@@ -75,7 +75,6 @@ class Ending:
 
 def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     """Run everything; returns (and writes to result.json) what was measured."""
-    from engine.config import load_config, validate
     from engine.progress import Stages
     from retrain.config import RetrainFile
     from retrain.several import retrain_all
@@ -101,7 +100,7 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     networks |= {f"random {i}": paths for i, paths in enumerate(others[:baselines], 1)}
     folders = [out / ("retrain" if name == "derived" else name.replace(" ", "")) for name in networks]
     architectures = [Architecture(space, paths) for paths in networks.values()]
-    config = validate(RetrainFile, load_config(RETRAIN, [f"run.seed={seed}"]), str(RETRAIN))
+    config = RetrainFile.read(RETRAIN, [f"run.seed={seed}"])
     with Stages() as report:
         tests = retrain_all(config, architectures, folders, report, "retraining the derived and the random networks")
     assert isinstance(limit.cost, Cost)  # limits of the one table that was measured above
@@ -217,15 +216,14 @@ def _accuracies(e: Ending) -> str:
 def measured(path: Path, seed: int) -> float:
     """Write the latency table, of MOST_TABLES the one that other work on this machine has disturbed least. Returns the
     error in percent to accept it with: that of any search, or its own where the machine is never calm enough."""
-    from engine.config import load_config, validate
     from engine.progress import Stages
-    from latency.config import LARGEST_ERROR, LatencyConfig, latency_part
+    from latency.config import LARGEST_ERROR, LatencyConfig
     from latency.measure import measure_table
     from latency.summary import summary
     from latency.verification import NOISY_PERCENT
     from supernet.space import Space
 
-    config = validate(LatencyConfig, latency_part(load_config(SEARCH)), str(SEARCH))
+    config = LatencyConfig.read(SEARCH)
     tables = []
     for attempt in range(MOST_TABLES):
         with Stages() as progress:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from engine.checkpoints import Checkpoints
-from engine.config import load_config, validate
 from engine.data import open_images, stratified_split
 from engine.errors import ConfigError, IncompleteDataError, UserError, explain
 from engine.progress import Report, silent
@@ -69,7 +68,7 @@ def check_search(
     If a check fails, only those that need its result are left out. No UserError is raised.
     """
     try:
-        config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
+        config = SearchFile.read(config_path, overrides)
     except UserError as error:
         return [failed("config", error)]
     checks = [Check("ok", "config", f"{config_path} is valid")]

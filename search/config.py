@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from engine.config import Section, UserPath
+from engine.config import ConfigFile, Section, UserPath
 from engine.data import DataConfig
 from engine.data.config import MOST_IMAGES
 from engine.training import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, RunConfig
@@ -447,7 +447,7 @@ class SearchConfig(Section):
         return self
 
 
-class SearchFile(Section):
+class SearchFile(ConfigFile):
     """A file of configs/search/, one per target hardware."""
 
     space: SpaceConfig

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from engine.checkpoints import FORMAT, Checkpoints, misfit
-from engine.config import keys_of, load_config, naming, validate
+from engine.config import keys_of, naming, validate
 from engine.data import BatchStream
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
@@ -100,7 +100,7 @@ def run_search(
 
 
 def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[str], group: Group) -> SearchResult:
-    config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
+    config = SearchFile.read(config_path, overrides)
     resolved = resolve(config, config_path, overrides)
     config, space = resolved.config, resolved.space
     group.share_of(config.search.batch_size, "search.batch_size", config.search.resolved_paths_per_step)
@@ -141,7 +141,7 @@ def finish_search(config_path: Path, out: Path, *, overrides: Sequence[str] = ()
         assert result is not None  # the search has ended
         return result
     with naming(config_path, keys_of(SearchFile)):
-        config = validate(SearchFile, load_config(config_path, overrides), str(config_path))
+        config = SearchFile.read(config_path, overrides)
         refuse_changes(out, resolve(config, config_path, overrides).record)
     return result
 

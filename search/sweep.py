@@ -17,7 +17,7 @@ from typing import IO, Literal
 
 import torch
 
-from engine.config import load_config, validate
+from engine.config import load_config
 from engine.errors import ConfigError
 from engine.files import read_json, remove_stale, write_atomically
 from engine.folder_lock import locked
@@ -178,7 +178,7 @@ def _done(searches: Sequence[Search], *, resume: bool) -> dict[str, ResultFile]:
             )
         result = load_result(search.folder) if run_begun(search.folder) else None
         if result is not None:
-            config = validate(SearchFile, load_config(search.config, search.overrides), str(search.config))
+            config = SearchFile.read(search.config, search.overrides)
             refuse_changes(search.folder, resolve(config, search.config, search.overrides).record)
             done[search.name] = result
     return done

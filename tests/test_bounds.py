@@ -161,7 +161,7 @@ def test_a_bound_may_be_in_thousands_or_millions(metric, written, number):
 
 def test_such_a_bound_is_read_in_an_override(monkeypatch):
     monkeypatch.chdir(ROOT)
-    config = validate(SearchFile, load_config(QUICK, ["limits=[{metric: macs}]", "limits.0.at=3M"]), "f")
+    config = SearchFile.read(QUICK, ["limits=[{metric: macs}]", "limits.0.at=3M"])
     assert config.limits[0].at == 3e6
 
 
@@ -199,17 +199,17 @@ def test_every_path_of_a_search_may_begin_with_the_home_folder(monkeypatch, tmp_
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(ROOT)
     limits = "limits=[{metric: latency, table: ~/t.yaml, at: 50%}]"
-    config = validate(SearchFile, load_config(QUICK, [limits, "data.root=~/images"]), "f")
+    config = SearchFile.read(QUICK, [limits, "data.root=~/images"])
     assert config.limits[0].files == (tmp_path / "t.yaml",)
     assert config.data.root == tmp_path / "images"
     several = "limits=[{metric: latency, tables: [~/a.yaml, ~/b.yaml], combine: worst_case, at: 50%}]"
-    config = validate(SearchFile, load_config(QUICK, [several]), "f")
+    config = SearchFile.read(QUICK, [several])
     assert config.limits[0].files == (tmp_path / "a.yaml", tmp_path / "b.yaml")
 
 
 def test_the_checkpoint_of_a_retraining_may_be_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = validate(RetrainFile, load_config(RETRAIN, ["retrain.inherit=~/run/step-1.pt"]), "f")
+    config = RetrainFile.read(RETRAIN, ["retrain.inherit=~/run/step-1.pt"])
     assert config.retrain.inherit == tmp_path / "run" / "step-1.pt"
 
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from engine.config import load_config, validate
-from latency.config import LatencyConfig, latency_part
+from engine.config import load_config
+from latency.config import LatencyConfig
 from retrain.config import RetrainFile
 from search.config import SearchFile
 from supernet.architecture import Architecture
@@ -44,18 +44,18 @@ def test_there_is_a_config_of_each_kind():
 @pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH]))
 def test_it_makes_a_table(path):
     """A search config too: measure_latency.py reads its space and measure sections."""
-    config = validate(LatencyConfig, latency_part(load_config(path)), str(path))
+    config = LatencyConfig.read(path)
     assert Space(config.space).searchable
 
 
 @pytest.mark.parametrize("path", **named(SEARCH))
 def test_it_is_a_search(path):
-    validate(SearchFile, load_config(path), str(path))
+    SearchFile.read(path)
 
 
 @pytest.mark.parametrize("path", **named(RETRAIN))
 def test_it_is_a_retraining(path):
-    validate(RetrainFile, load_config(path), str(path))
+    RetrainFile.read(path)
 
 
 @pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH, *RETRAIN]))
@@ -82,10 +82,10 @@ def test_its_comment_makes_its_table(path):
 @pytest.mark.parametrize("path", **named(PUBLISHED))
 def test_published_settings_of_the_weights_in_a_search(path):
     """How long; neither the optimizer nor alpha's learning is as published."""
-    config = validate(SearchFile, load_config(path), str(path))
+    config = SearchFile.read(path)
     s = config.search
     assert (s.warmup_epochs, s.epochs, s.batch_size) == (40, 120, 256)
-    assert (s.optimizer, s.warmup_lr, s.resolved_lr, s.resolved_weight_decay) == ("adamw", None, 0.003, 0.05)
+    assert (s.optimizer, s.warmup_lr, s.resolved_lr, s.resolved_weight_decay) == ("adamw", None, 0.004, 0.05)
     assert (s.label_smoothing, s.arch_update) == (0.1, "regression")
     assert (config.data.name, config.data.validation) == ("imagenet", 50_000)
 
@@ -110,7 +110,7 @@ def test_published_settings_of_other_forms_are_their_defaults():
 
 
 def test_published_settings_of_the_retraining():
-    r = validate(RetrainFile, load_config(CONFIGS / "retrain" / "imagenet.yaml"), "imagenet.yaml").retrain
+    r = RetrainFile.read(CONFIGS / "retrain" / "imagenet.yaml").retrain
     assert (r.epochs, r.batch_size, r.lr, r.momentum) == (300, 256, 0.05, 0.9)
     assert (r.weight_decay, r.label_smoothing, r.inherit) == (4e-5, 0.1, None)
 
@@ -164,7 +164,7 @@ def test_a_search_runs(path, door, jpegs, tmp_path, monkeypatch, formula_table):
     overrides = [*smaller(config["space"]), *on_folder(jpegs), *ON_CPU, "data.validation=0.75", "search.bn_batches=2"]
     overrides += ["search.batch_size=4", "search.warmup_epochs=1", "search.epochs=1", "search.arch_every=1"]
     overrides += ["search.regression.final_steps=2", "run.log_every=1", "measure.device=cpu", "limits.0.at=50%"]
-    reduced = validate(SearchFile, load_config(path, overrides), str(path))
+    reduced = SearchFile.read(path, overrides)
     for limit in reduced.limits:
         if limit.table is not None:
             formula_table(Space(reduced.space), reduced.measure).save(tmp_path / limit.table)

@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 
-from engine.config import load_config, validate
 from latency.table import LatencyTable
 from search.config import SearchFile
 from supernet import CANDIDATES, Architecture, Network, Space, Supernet
@@ -22,7 +21,7 @@ GHOSTS = [f"ghost_k{k}_e{e}" for k in (3, 5) for e in (3, 6)]
 @pytest.fixture(scope="module")
 def config(checkout) -> SearchFile:
     path = checkout / "docs" / "examples" / "ghost_cpu.yaml"
-    return validate(SearchFile, load_config(path), str(path))
+    return SearchFile.read(path)
 
 
 @pytest.mark.parametrize("name", GHOSTS)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from engine.config import load_config, validate
+from engine.config import validate
 from engine.data import BatchStream, DataConfig, Item, Splits, evaluation_batches, open_images, subset
 from engine.errors import ConfigError
 from search.config import SearchFile
@@ -283,7 +283,7 @@ def test_it_is_searched_retrained_and_evaluated(checkout, door, tmp_path, monkey
     path = checkout / "docs" / "examples" / "own_data_cpu.yaml"
     few = ["search.batch_size=256", "search.warmup_epochs=0", "search.epochs=1", "search.bn_batches=1"]
     few += ["search.regression.final_steps=2"]
-    config = validate(SearchFile, load_config(path, few), str(path))
+    config = SearchFile.read(path, few)
     formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "own_data_cpu.yaml")
     ended = door("check_search", path, *few)
     assert ended.status == 0, ended.out

@@ -9,7 +9,6 @@ import pytest
 import torch
 import torchvision
 
-from engine.config import load_config, validate
 from search.config import SearchFile
 from supernet import CANDIDATES, Architecture, Network, Space
 from supernet.blocks import build_op
@@ -29,7 +28,7 @@ def path(checkout):
 
 @pytest.fixture(scope="module")
 def space(path) -> Space:
-    return Space(validate(SearchFile, load_config(path), str(path)).space)
+    return Space(SearchFile.read(path).space)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def test_a_small_one_is_searched_derived_and_retrained(path, door, tmp_path, mon
     overrides += ["search.batch_size=4", "search.warmup_epochs=1", "search.epochs=1", "search.arch_every=1"]
     overrides += ["search.regression.final_steps=2", "search.bn_batches=1", "search.evaluation_images=8"]
     overrides += ["run.log_every=1"]
-    config = validate(SearchFile, load_config(path, overrides), str(path))
+    config = SearchFile.read(path, overrides)
     space = Space(config.space)
     formula_table(space, config.measure).save(tmp_path / "tables" / "resnet_gpu.yaml")
     ended = door("run_search", path, "--out", "run", *overrides)

@@ -10,7 +10,6 @@ import pytest
 
 from engine.config import load_config
 from engine.errors import ConfigError, UserError
-from latency.config import latency_part
 from latency.importers import IMPORTERS, import_official, import_table
 from latency.table import LatencyTable, TableError
 from supernet.architecture import Architecture
@@ -23,7 +22,7 @@ STEM = "Conv-input:224x224x3-output:112x112x32"
 def published(checkout, space_of) -> Space:
     """The published ImageNet space, whose first searched stage has 24 channels."""
     config = load_config(checkout / "configs" / "search" / "imagenet_mobile.yaml")
-    return space_of(latency_part(config)["space"])
+    return space_of(config["space"])
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from engine.config import load_config
-from latency.config import latency_part
 from latency.importers import import_official
 from latency.interpolation import (
     STRENGTHS,
@@ -250,7 +249,7 @@ def test_ten_entries_of_a_phone_table(shared_data, checkout, space_of):
     path = shared_data / "latency_tables" / "mobile_trim.yaml"
     if not path.exists():
         pytest.skip(f"no {path.name} in `shared/data` beside the checkout")
-    published = space_of(latency_part(load_config(checkout / "configs" / "search" / "imagenet_mobile.yaml"))["space"])
+    published = space_of(load_config(checkout / "configs" / "search" / "imagenet_mobile.yaml")["space"])
     table = import_official(path, device_name="a phone")
     keys = dropped(published, 10)
     completed, report = interpolate(without(table, keys), published)

@@ -15,7 +15,6 @@ import yaml
 import search.family
 import search.scoring
 from engine.checkpoints import Checkpoints
-from engine.config import load_config, validate
 from engine.data import Batch
 from engine.errors import ConfigError
 from engine.quantities import quantity
@@ -396,7 +395,7 @@ def test_a_search_and_its_family_choose_the_same_network_among_the_likeliest(run
 
 
 def _score_of(run, paths):
-    config = validate(SearchFile, load_config(run / "config.yaml"), "config.yaml")
+    config = SearchFile.read(run / "config.yaml")
     training, validation = search.scoring.open_parts(config)
     net = Supernet(Space(config.space))
     net.load_state_dict(Checkpoints(run / "checkpoints").newest()[1]["search"]["net"])

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from engine.config import load_config
-from latency.config import latency_part
 from latency.importers import import_table
 from latency.table import Entry, LatencyTable
 from search.plausible import GPU, PER_THREAD, PHONE, Span, doubts, largest_network, speeds_of
@@ -18,7 +17,7 @@ from supernet.space import Space
 
 @pytest.fixture
 def imagenet(checkout, space_of) -> Space:
-    return space_of(latency_part(load_config(checkout / "configs" / "search" / "imagenet_mobile.yaml"))["space"])
+    return space_of(load_config(checkout / "configs" / "search" / "imagenet_mobile.yaml")["space"])
 
 
 def scaled(table: LatencyTable, factor: float) -> LatencyTable:
