@@ -306,8 +306,8 @@ class SearchConfig(Section):
     4); how the weights and alpha learn, the loss and the derivation do not (docs/design.md)."""
 
     arch_update: Literal["regression", "full", "full_v2", "two_path", "reinforce"] = "regression"
-    """How alpha learns. regression: from the losses of whole networks, all evaluations together, while every candidate
-    is trained alike (search/regression.py). As published: full, full_v2 and two_path follow Eq. 4 (Sec. 3.2), reinforce
+    """How alpha learns. regression: from the losses of whole networks, all evaluations together, while candidates are
+    trained evenly (search/regression.py). As published: full, full_v2 and two_path follow Eq. 4 (Sec. 3.2), reinforce
     follows Sec. 3.3.2, and in these four the weights are trained on paths that alpha draws."""
     gate_gradient: GateGradient | None = None
     """How a gradient mode comes from dL/dg to CE's gradient in alpha. first_order, where absent: as published (Eq. 4).
