@@ -51,9 +51,9 @@ from latency.device import made_on
 from macro_images import FILE
 from search.baseline import every_architecture
 from search.config import SearchFile
-from search.derivation import constrained
+from search.derive.derivation import constrained
 from search.judge import supernet_losses
-from search.limits import resolve
+from search.limits.limit import resolve
 from search.loop import Search
 from search.plan import Plan
 from search.scoring import open_parts

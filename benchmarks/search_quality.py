@@ -57,10 +57,10 @@ from retrain.config import RetrainFile
 from retrain.loop import retrain
 from retrain.weights import load_architecture
 from search.baseline import every_architecture
-from search.clock import Clock, Reading, meets_bound
 from search.config import SearchFile
-from search.derivation import ROUNDING, constrained
-from search.limits import Limit
+from search.derive.clock import Clock, Reading, meets_bound
+from search.derive.derivation import ROUNDING, constrained
+from search.limits.limit import Limit
 from search.loop import finish_search
 from search.result import ResultFile
 from search.scoring import open_parts, score

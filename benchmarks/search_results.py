@@ -6,8 +6,8 @@ the most MACs) that is predicted to be no slower than the derived one. Every fin
 by the next call, so a stopped run continues; what was made with other settings is refused.
 
 Prints a table in Markdown and one line of JSON: for each of `networks` name, predicted_ms; measured_ms, noise_ms, drift
-and believed, of a timing in turn with a reference when all are trained (search/clock.py); top1 (one for each seed),
-params, macs, seconds; rank, the derived network's place by mean top-1 among the random ones and itself;
+and believed, of a timing in turn with a reference when all are trained (search/derive/clock.py); top1 (one for each
+seed), params, macs, seconds; rank, the derived network's place by mean top-1 among the random ones and itself;
 search_seconds, retrain_seconds.
 """
 
@@ -32,11 +32,11 @@ from retrain.config import RetrainFile
 from retrain.loop import resolved_training, retrain
 from retrain.weights import load_architecture
 from search.baseline import random_architectures
-from search.clock import Clock
-from search.closing import local_latency_limits
 from search.config import SearchFile
-from search.derivation import ROUNDING
-from search.limits import Limit, resolve
+from search.derive.clock import Clock
+from search.derive.derivation import ROUNDING
+from search.derive.measured import local_latency_limits
+from search.limits.limit import Limit, resolve
 from search.loop import finish_search
 from supernet.architecture import Architecture
 from supernet.space import Space

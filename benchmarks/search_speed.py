@@ -49,8 +49,8 @@ from engine.seeding import generator
 from engine.training import autocast, memory_format
 from latency.device import made_on
 from search.config import SearchFile
-from search.gradient import architecture_step, weights_step
-from search.objective import Objective
+from search.learn.gradient import architecture_step, weights_step
+from search.learn.objective import Objective
 from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
 from supernet.alpha import sample_paths
 from supernet.compiled import compile_candidates, mixed_edges

@@ -35,13 +35,13 @@ from engine.training import prepare_device
 from latency.device import made_on
 from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable
-from search.clock import acceptable_error
-from search.closing import derive_measured
 from search.config import SearchFile
-from search.derivation import ROUNDING
-from search.limits import Limit, Source
+from search.derive.clock import acceptable_error
+from search.derive.derivation import ROUNDING
+from search.derive.measured import derive_measured
+from search.learn.objective import expected_cost
+from search.limits.limit import Limit, Source
 from search.loop import Search
-from search.objective import expected_cost
 from search.plan import Plan
 from search.state import SearchState
 from supernet.alpha import mask_of, probabilities

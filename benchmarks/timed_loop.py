@@ -20,7 +20,7 @@ from engine.distributed import ALONE, GradientReduction, Group
 from engine.progress import Progress
 from engine.training import prepare_device
 from search.config import SearchFile
-from search.limits import resolve
+from search.limits.limit import resolve
 from search.loop import Search
 from search.plan import Plan
 from search.scoring import open_parts

@@ -34,7 +34,7 @@ def main() -> int:
     args = parsed(parser)
 
     from engine.progress import Stages, set_up_logging
-    from search.family import derive_family
+    from search.many.family import derive_family
     from search.summary import print_family
 
     set_up_logging()

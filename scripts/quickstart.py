@@ -25,7 +25,7 @@ from engine.files import write_atomically
 
 if TYPE_CHECKING:  # the functions import slow modules themselves, after the arguments have been parsed
     from engine.training import Evaluation
-    from search.clock import Reading
+    from search.derive.clock import Reading
     from search.loop import SearchResult
     from supernet.architecture import Architecture
 
@@ -79,7 +79,7 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     from retrain.config import RetrainFile
     from retrain.several import retrain_all
     from search.baseline import random_architectures
-    from search.clock import Clock
+    from search.derive.clock import Clock
     from search.loop import run_search
     from supernet.architecture import Architecture
     from supernet.cost import Cost
@@ -146,7 +146,7 @@ def closing_words(ending: Ending) -> list[str]:
 
 
 def _verdict(e: Ending) -> str:
-    from search.clock import acceptable_error
+    from search.derive.clock import acceptable_error
 
     ms, target = e.decided.timing.median_ms, e.target_ms
     timed = f"the search timed its network at {ms:.3f} ms for a target of {target:.3f} ms"

@@ -39,8 +39,8 @@ def main() -> int:
         parser.error("configs: got overrides alone, expected a YAML file")
 
     from engine.progress import set_up_logging
+    from search.many.sweep import run_sweep
     from search.summary import print_sweep
-    from search.sweep import run_sweep
 
     set_up_logging()
     sweep = run_sweep(configs, args.out, seeds=args.seeds, jobs=args.jobs, resume=args.resume, overrides=overrides)

@@ -10,10 +10,10 @@ from itertools import product
 import numpy as np
 from scipy.optimize import linprog
 
-from search.combine import members
-from search.derivation import InfeasibleError, meeting
-from search.limits import Limit
-from search.projection import Projector
+from search.derive.derivation import InfeasibleError, meeting
+from search.learn.projection import Projector
+from search.limits.combine import members
+from search.limits.limit import Limit
 from supernet.alpha import initial_alpha, log_probabilities, mask_of
 from supernet.space import Space
 

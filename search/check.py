@@ -23,19 +23,19 @@ from engine.quantities import quantity, rate
 from engine.training import prepare_device
 from latency.measure import Timing, time_architecture
 from latency.plan import middle_network
-from search.clock import steady, twice_noise
-from search.closing import local_latency_limits
-from search.combine import members
 from search.config import SearchConfig, SearchFile
-from search.derivation import constrained
-from search.gradient import softmax_jacobian
-from search.limits import Limit, Resolved, Source, limit_names, resolve_limit
-from search.peak import restrict
-from search.plausible import doubts, implied_speed
-from search.projection import Projector
-from search.reinforce import sampled, user_reward
-from search.terms import build_terms, terms_gradient
-from search.trust import Note, elsewhere
+from search.derive.clock import steady, twice_noise
+from search.derive.derivation import constrained
+from search.derive.measured import local_latency_limits
+from search.learn.gradient import softmax_jacobian
+from search.learn.projection import Projector
+from search.learn.reinforce import sampled, user_reward
+from search.learn.terms import build_terms, terms_gradient
+from search.limits.combine import members
+from search.limits.limit import Limit, Resolved, Source, limit_names, resolve_limit
+from search.limits.peak import restrict
+from search.limits.trust import Note, elsewhere
+from search.limits.units import doubts, implied_speed
 from supernet import user_modules
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.architecture import Architecture

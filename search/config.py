@@ -224,7 +224,7 @@ class MulLog(Section):
 
 class Projection(Section):
     """CE alone. After each of alpha's steps, the nearest path probabilities with E = T take the place of its own
-    (search/projection.py)."""
+    (search/learn/projection.py)."""
 
     form: Literal["projection"] = "projection"
 
@@ -244,8 +244,8 @@ class ReinforceConfig(Section):
     """How limits enter. reward: by the published factor, which pulls towards cheaper networks whatever T is.
     projection: the reward is the accuracy alone, and alpha is projected onto E = T as in the gradient modes."""
     reward: str | None = None
-    """path/to/file.py:name of a function of a `Sampled` network (search/reinforce.py) that returns its reward, in place
-    of the above one; `exponent` is not used then."""
+    """path/to/file.py:name of a function of a `Sampled` network (search/learn/reinforce.py) that returns its reward, in
+    place of the above one; `exponent` is not used then."""
 
     @property
     def weight_of_costs(self) -> float:
@@ -260,7 +260,7 @@ class ReinforceConfig(Section):
 
 
 class RegressionConfig(Section):
-    """`search.regression`, read with arch_update: regression (search/regression.py)."""
+    """`search.regression`, read with arch_update: regression (search/learn/regression.py)."""
 
     samples: int = Field(8, ge=2, le=1000)
     """Networks per architecture step, all on one validation batch. They cost a forward pass each, no backward pass."""
@@ -307,8 +307,8 @@ class SearchConfig(Section):
 
     arch_update: Literal["regression", "full", "full_v2", "two_path", "reinforce"] = "regression"
     """How alpha learns. regression: from the losses of whole networks, all evaluations together, while candidates are
-    trained evenly (search/regression.py). As published: full, full_v2 and two_path follow Eq. 4 (Sec. 3.2), reinforce
-    follows Sec. 3.3.2, and in these four the weights are trained on paths that alpha draws."""
+    trained evenly (search/learn/regression.py). As published: full, full_v2 and two_path follow Eq. 4 (Sec. 3.2),
+    reinforce follows Sec. 3.3.2, and in these four the weights are trained on paths that alpha draws."""
     gate_gradient: GateGradient | None = None
     """How a gradient mode comes from dL/dg to CE's gradient in alpha. first_order, where absent: as published (Eq. 4).
     second_order: without the error of half the curvature between two candidates, which keeps alpha undecided in a

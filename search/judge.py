@@ -20,10 +20,10 @@ from engine.seeding import mix
 from engine.training import Autocast, on_device
 from search.baseline import random_architectures
 from search.config import SearchFile
-from search.derivation import meets
-from search.limits import Limit
+from search.derive.derivation import meets
+from search.learn.regression import Paths, network_losses
+from search.limits.limit import Limit
 from search.plan import Plan
-from search.regression import Paths, network_losses
 from search.state import JUDGED
 from supernet.alpha import log_probabilities, mask_of
 from supernet.supernet import Supernet

@@ -38,21 +38,29 @@ from engine.training import (
     prepare_device,
 )
 from search.check import data_checks, judge, report
-from search.closing import MeasuredDerivation, derive_measured
-from search.collapse import CollapseAlarm, Settled, mean_norms, relative_entropy, skip_rates, strength_of, undecided
 from search.compilation import compile_supernet
 from search.config import SearchFile
-from search.derivation import derive
-from search.gradient import weights_step
+from search.curves import architecture_scalars, curves_of, log_alpha, log_begin, log_end, log_evaluation
+from search.derive.derivation import derive
+from search.derive.measured import MeasuredDerivation, derive_measured
 from search.judge import Judge, Judgement, unreliable
-from search.limits import Limit, limit_names, resolve
-from search.objective import expected_cost
-from search.own import own_files
-from search.peak import PeakLimit
+from search.learn.collapse import (
+    CollapseAlarm,
+    Settled,
+    mean_norms,
+    relative_entropy,
+    skip_rates,
+    strength_of,
+    undecided,
+)
+from search.learn.gradient import weights_step
+from search.learn.objective import expected_cost
+from search.learn.own import own_files
+from search.learn.regression import Evidence, preferences
+from search.limits.limit import Limit, limit_names, resolve
+from search.limits.peak import PeakLimit
 from search.plan import Plan
 from search.program import UnfinishedError
-from search.regression import Evidence, preferences
-from search.report import architecture_scalars, curves_of, log_alpha, log_begin, log_end, log_evaluation
 from search.result import ResultFile, load_result, result_of, write_architecture
 from search.scoring import open_parts, score
 from search.state import (

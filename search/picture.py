@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from engine.quantities import amount
-from search.combine import members
-from search.limits import Limit
+from search.limits.combine import members
+from search.limits.limit import Limit
 from supernet.space import Space
 
 CELL = (0.85, 0.6)

@@ -9,8 +9,8 @@ import torch
 from engine.data import ImageSet
 from engine.training import cosine_lr
 from search.config import SearchFile
-from search.limits import Limit
-from search.peak import PeakLimit
+from search.limits.limit import Limit
+from search.limits.peak import PeakLimit
 from supernet.space import Space
 
 RAMP = 0.02

@@ -14,11 +14,11 @@ from engine.config import Section
 from engine.errors import ConfigError
 from engine.files import read_bytes, write_atomically
 from engine.training import Evaluation
-from search.closing import MeasuredDerivation
+from search.derive.measured import MeasuredDerivation
 from search.judge import Judgement
-from search.limits import Limit, limit_names
-from search.objective import expected_cost
-from search.peak import PeakLimit
+from search.learn.objective import expected_cost
+from search.limits.limit import Limit, limit_names
+from search.limits.peak import PeakLimit
 from supernet.alpha import mask_of, probabilities
 from supernet.architecture import Architecture
 

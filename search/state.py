@@ -16,9 +16,9 @@ from engine.errors import CheckpointError, ConfigError
 from engine.seeding import mix
 from engine.states import check_module, check_optimizer, check_tensor
 from engine.training import memory_format, split_decay
-from search.collapse import Settled
 from search.config import SearchConfig, SearchFile
-from search.regression import Evidence, restored
+from search.learn.collapse import Settled
+from search.learn.regression import Evidence, restored
 from supernet.alpha import initial_alpha
 from supernet.space import Space
 from supernet.supernet import Supernet

@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from engine.quantities import amount, quantity
-from search.family import Family
-from search.limits import limit_names
+from search.curves import layer_costs
+from search.limits.limit import limit_names
 from search.loop import SearchResult
-from search.report import layer_costs
-from search.sweep import COLUMNS, Sweep, row_of
+from search.many.family import Family
+from search.many.sweep import COLUMNS, Sweep, row_of
 from supernet.complexity import Complexity
 
 WIDEST_NAME = 30

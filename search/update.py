@@ -13,14 +13,14 @@ from engine.distributed import Group
 from engine.errors import UserError
 from engine.seeding import generator
 from engine.training import autocast, check_finite
-from search.gradient import architecture_step
-from search.objective import Objective
+from search.learn.gradient import architecture_step
+from search.learn.objective import Objective
+from search.learn.projection import Projector
+from search.learn.regression import regression_step
+from search.learn.reinforce import reinforce_step, user_reward
+from search.learn.terms import build_terms, terms_gradient
 from search.plan import Plan
-from search.projection import Projector
-from search.regression import regression_step
-from search.reinforce import reinforce_step, user_reward
 from search.state import ARCHITECTURE_PATHS, SearchState
-from search.terms import build_terms, terms_gradient
 from supernet.alpha import initial_alpha, mask_of, probabilities
 
 

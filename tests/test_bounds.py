@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from engine.config import load_config, validate
 from retrain.config import RetrainFile
 from search.config import COMPUTED, LimitConfig, SearchFile
-from search.own import own_function
+from search.learn.own import own_function
 from tests.engine.config_files import message_of
 
 ROOT = Path(__file__).parents[1]
@@ -24,8 +24,8 @@ QUICK = ROOT / "configs" / "search" / "quickstart_cpu.yaml"
 RETRAIN = ROOT / "configs" / "retrain" / "quickstart.yaml"
 
 CHECKED_OTHERWISE = {
-    "limits.at": "must lie in what the space reaches (search/limits.py)",
-    "limits.below": "must lie in what the space reaches (search/limits.py)",
+    "limits.at": "must lie in what the space reaches (search/limits/limit.py)",
+    "limits.below": "must lie in what the space reaches (search/limits/limit.py)",
     "limits.weights": "a validator, tested below",
     "search.arch_betas": "a validator: in [0, 1)",
     "data.validation": "a validator, tested below",

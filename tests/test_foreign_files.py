@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from retrain.weights import load_architecture
-from search.family import derive_family
 from search.loop import run_search
+from search.many.family import derive_family
 from supernet import CANDIDATES
 from supernet.architecture import Architecture
 from supernet.user_modules import load

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from latency.measure import Timing
-from search.clock import Reading
+from search.derive.clock import Reading
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "quickstart.py"
 

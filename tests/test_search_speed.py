@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import search_speed
 from engine.data import Batch, BatchStream
-from search.gradient import weights_step
+from search.learn.gradient import weights_step
 from search_speed import Bare
 from supernet.supernet import Supernet
 from timed_loop import PARTS, Case, Loop, plan_of, shares

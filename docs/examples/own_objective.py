@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from search.reinforce import Sampled
+from search.learn.reinforce import Sampled
 from supernet import Space
 
 

@@ -11,7 +11,7 @@ import pytest
 from engine.config import validate
 from latency.table import LatencyTable
 from search.config import SearchFile
-from search.limits import Limit
+from search.limits.limit import Limit
 from supernet.cost import Cost
 from supernet.space import Space, SpaceConfig
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from search.baseline import random_architectures
-from search.derivation import InfeasibleError, meets
+from search.derive.derivation import InfeasibleError, meets
 
 
 @pytest.mark.parametrize(("share", "at"), [(0.15, True), (0.5, True), (0.9, True), (0.3, False)])

@@ -15,9 +15,9 @@ from engine.errors import ConfigError
 from latency.device import this_device
 from latency.measure import Timing
 from search.check import check_search, cost_gradient
+from search.learn.objective import expected_cost
+from search.limits.units import largest_network
 from search.loop import run_search
-from search.objective import expected_cost
-from search.plausible import largest_network
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.cost import macs_cost
 from supernet.supernet import Supernet

@@ -14,10 +14,10 @@ from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import TIMING_ROUNDS, Timing
 from latency.table import Entry, LatencyTable, Runtime
-from search.clock import MOST_TIMINGS, Clock, acceptable_error, meets_bound
-from search.closing import MOST_TRIES, derive_measured, local_latency_limits
-from search.derivation import derive
-from search.limits import Limit, Source
+from search.derive.clock import MOST_TIMINGS, Clock, acceptable_error, meets_bound
+from search.derive.derivation import derive
+from search.derive.measured import MOST_TRIES, derive_measured, local_latency_limits
+from search.limits.limit import Limit, Source
 from supernet.alpha import mask_of
 from supernet.cost import Cost
 from supernet.space import Space, SpaceConfig

@@ -10,8 +10,8 @@ import torch
 import yaml
 from pydantic import TypeAdapter
 
-from search.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates, strength_of, undecided
 from search.config import Loss, Projection, SearchConfig
+from search.learn.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates, strength_of, undecided
 from search.loop import run_search
 from supernet.alpha import initial_alpha, mask_of, probabilities
 

@@ -11,10 +11,10 @@ import torch
 
 from engine.errors import ConfigError
 from latency.table import TableError
-from search.combine import WorstCase, least_worst, members, scaled, weighted_sum
-from search.derivation import constrained, meets
-from search.limits import Limit, resolve
-from search.objective import cost_slopes, expected_cost
+from search.derive.derivation import constrained, meets
+from search.learn.objective import cost_slopes, expected_cost
+from search.limits.combine import WorstCase, least_worst, members, scaled, weighted_sum
+from search.limits.limit import Limit, resolve
 from search.program import UnfinishedError
 from supernet.alpha import log_probabilities, mask_of, probabilities
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from search import program
-from search.combine import WorstCase
-from search.derivation import InfeasibleError, argmax, constrained, derive, likeliest, meets, smallest
-from search.limits import Limit
+from search.derive.derivation import InfeasibleError, argmax, constrained, derive, likeliest, meets, smallest
+from search.limits.combine import WorstCase
+from search.limits.limit import Limit
 from search.program import UnfinishedError
 from supernet.alpha import log_probabilities, mask_of
 from supernet.cost import Cost, macs_cost, params_cost
@@ -234,7 +234,7 @@ def stopped(monkeypatch):
                 return found
             return program.Solution(found.x, False, found.least / 2)
 
-        monkeypatch.setattr("search.derivation.solve", solve)
+        monkeypatch.setattr("search.derive.derivation.solve", solve)
 
     return after
 

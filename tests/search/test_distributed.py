@@ -16,11 +16,11 @@ from engine.data import Batch
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.training import RunConfig, autocast
 from search.config import AddLinear, ReinforceConfig
-from search.gradient import architecture_step, weights_step
-from search.limits import Limit
-from search.objective import Objective
-from search.regression import Evidence, regression_step
-from search.reinforce import reinforce_step
+from search.learn.gradient import architecture_step, weights_step
+from search.learn.objective import Objective
+from search.learn.regression import Evidence, regression_step
+from search.learn.reinforce import reinforce_step
+from search.limits.limit import Limit
 from search.state import SearchState
 from supernet.alpha import initial_alpha, mask_of, sample_paths
 from supernet.cost import Cost

@@ -12,17 +12,17 @@ import pytest
 import torch
 import yaml
 
-import search.family
+import search.many.family
 import search.scoring
 from engine.checkpoints import Checkpoints
 from engine.data import Batch
 from engine.errors import ConfigError
 from engine.quantities import quantity
 from search.config import SearchFile
-from search.derivation import InfeasibleError, meets, smallest
-from search.family import MOST_BOUNDS, derive_family, expand_bounds
+from search.derive.derivation import InfeasibleError, meets, smallest
+from search.learn.regression import Evidence, fit
 from search.loop import run_search
-from search.regression import Evidence, fit
+from search.many.family import MOST_BOUNDS, derive_family, expand_bounds
 from search.result import load_result
 from supernet.alpha import log_probabilities, mask_of
 from supernet.architecture import Architecture

@@ -21,10 +21,10 @@ from engine.errors import UserError
 from engine.memory import memory_explained
 from engine.training import RunConfig, autocast, evaluate, memory_format, on_device, recalibrate_bn
 from search.config import Hinge, ReinforceConfig
-from search.gradient import architecture_step, gate_gradients, one_hot, weights_step
-from search.objective import Objective
-from search.regression import Evidence, regression_step
-from search.reinforce import reinforce_step
+from search.learn.gradient import architecture_step, gate_gradients, one_hot, weights_step
+from search.learn.objective import Objective
+from search.learn.regression import Evidence, regression_step
+from search.learn.reinforce import reinforce_step
 from supernet.alpha import initial_alpha, mask_of
 from supernet.architecture import Architecture
 from supernet.network import Network

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from engine.data import Batch
 from search.config import AddLinear, MulLog, Projection
-from search.gradient import (
+from search.learn.gradient import (
     architecture_step,
     one_hot,
     pair_jacobian,
@@ -23,7 +23,7 @@ from search.gradient import (
     softmax_jacobian,
     weights_step,
 )
-from search.objective import Objective, ce_factor, expected_cost
+from search.learn.objective import Objective, ce_factor, expected_cost
 from supernet.alpha import initial_alpha, mask_of, probabilities, sample_pairs, sample_paths
 from supernet.supernet import Supernet
 

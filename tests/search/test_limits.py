@@ -17,11 +17,11 @@ from latency import bench
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.table import Calibration, TableError, memory_format_name
-from search.closing import local_latency_limits
-from search.family import derive_family
-from search.limits import limit_names, resolve, resolve_bound
+from search.curves import architecture_scalars
+from search.derive.measured import local_latency_limits
+from search.limits.limit import limit_names, resolve, resolve_bound
 from search.loop import run_search
-from search.report import architecture_scalars
+from search.many.family import derive_family
 from search.state import SearchState
 from supernet.architecture import Architecture
 from supernet.space import Space

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from search.combine import WorstCase
 from search.config import AddLinear, Hinge, MulLog, Projection
-from search.gradient import softmax_jacobian
-from search.objective import Objective, alpha_gradient, expected_cost, loss_value, slope
+from search.learn.gradient import softmax_jacobian
+from search.learn.objective import Objective, alpha_gradient, expected_cost, loss_value, slope
+from search.limits.combine import WorstCase
 from supernet.alpha import mask_of, probabilities
 
 LOSSES = [AddLinear(form="add_linear"), Hinge(form="hinge"), MulLog(form="mul_log"), Projection()]

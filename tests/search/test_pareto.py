@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.files import WriteError
-from search.pareto import Panel, Point, draw_fronts, on_front
+from search.many.pareto import Panel, Point, draw_fronts, on_front
 from supernet.cost import macs_cost
 
 

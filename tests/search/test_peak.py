@@ -10,8 +10,8 @@ import pytest
 from engine.errors import ConfigError
 from latency.config import MeasureConfig
 from search.check import judge, report
-from search.limits import resolve
-from search.peak import layer_bytes, reachable_peaks, restrict
+from search.limits.limit import resolve
+from search.limits.peak import layer_bytes, reachable_peaks, restrict
 from supernet.space import Space, SpaceConfig
 
 NAMES = ["mbconv_k3_e1", "mbconv_k3_e2", "mbconv_k5_e6", "conv_k3", "skip"]
@@ -145,6 +145,6 @@ def test_a_candidate_that_cannot_be_analysed_is_named(make_search_file, monkeypa
     def broken(layer, settings):
         raise ValueError(f"'{layer}': its peak activation cannot be computed")
 
-    monkeypatch.setattr("search.peak.working_set", broken)
+    monkeypatch.setattr("search.limits.peak.working_set", broken)
     with pytest.raises(ConfigError, match=r"limits.0.below: 'stem_k3 .*cannot be computed"):
         restrict(make_search_file([limit_of("50%")]), "search.yaml")

@@ -11,7 +11,7 @@ import pytest
 from engine.config import load_config
 from latency.importers import import_table
 from latency.table import Entry, LatencyTable
-from search.plausible import GPU, PER_THREAD, PHONE, Span, doubts, largest_network, speeds_of
+from search.limits.units import GPU, PER_THREAD, PHONE, Span, doubts, largest_network, speeds_of
 from supernet.space import Space
 
 

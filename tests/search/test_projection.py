@@ -11,10 +11,10 @@ from scipy.linalg import null_space
 from scipy.optimize import minimize
 
 from engine.errors import UserError
-from search.combine import WorstCase, members
-from search.derivation import InfeasibleError
-from search.objective import expected_cost
-from search.projection import Projector, targets_of
+from search.derive.derivation import InfeasibleError
+from search.learn.objective import expected_cost
+from search.learn.projection import Projector, targets_of
+from search.limits.combine import WorstCase, members
 from supernet.alpha import mask_of, probabilities
 from supernet.cost import Cost
 

@@ -12,8 +12,8 @@ import torch
 from scipy.stats import multivariate_normal
 
 from engine.data import Batch
-from search.regression import Evidence, choices, fit, network_losses, regression_step, restored
-from search.reinforce import policy_gradient
+from search.learn.regression import Evidence, choices, fit, network_losses, regression_step, restored
+from search.learn.reinforce import policy_gradient
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.supernet import Supernet
 

@@ -13,9 +13,9 @@ import torch
 from engine.data import Batch
 from engine.errors import UserError
 from search.config import ReinforceConfig
-from search.objective import expected_cost
-from search.projection import Projector
-from search.reinforce import advantages, policy_gradient, reinforce_step, reward, user_reward
+from search.learn.objective import expected_cost
+from search.learn.projection import Projector
+from search.learn.reinforce import advantages, policy_gradient, reinforce_step, reward, user_reward
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.supernet import Supernet
 
@@ -100,7 +100,7 @@ def test_a_step_moves_alpha_only_and_the_first_one_not_even_that(space, make_cos
 
 
 OWN_REWARD = """
-from search.reinforce import Sampled
+from search.learn.reinforce import Sampled
 
 def rare_class(sample: Sampled) -> float:
     assert sample.logits.shape == (16, 4) and sample.labels.shape == (16,)

@@ -25,11 +25,11 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 from engine.comparison import FINAL, HYPERPARAMETERS
 from engine.metrics import MetricsLog
 from engine.training import Evaluation
-from search.limits import resolve
+from search.curves import CURVES, SAMPLES, charts, curves_of, hyperparameters, layer_costs, log_evaluation
+from search.limits.limit import resolve
 from search.loop import run_search
 from search.picture import CHOSEN, probabilities_picture
 from search.plan import Plan
-from search.report import CURVES, SAMPLES, charts, curves_of, hyperparameters, layer_costs, log_evaluation
 from search.result import load_result
 from search.state import SearchState
 from supernet.architecture import Architecture
@@ -283,7 +283,7 @@ def test_each_table_of_a_combined_limit_has_a_column(make_search_file, make_tabl
 
 def test_names_of_limits_are_taken_literally_in_charts(make_cost, make_limit, space, monkeypatch):
     """A table's name is part of a limit's name, and TensorBoard takes tags for patterns."""
-    monkeypatch.setattr("search.report.limit_names", lambda limits: ["latency_my.board(2)"])
+    monkeypatch.setattr("search.curves.limit_names", lambda limits: ["latency_my.board(2)"])
     limits = [make_limit(make_cost(space, 0), 0.5)]
     ((pattern,), (pressure,)) = charts(limits, projected=True)["limits"].values()
     assert re.match(pressure, "pressure/latency_my.board(2)")

@@ -10,9 +10,9 @@ import yaml
 from engine.errors import ConfigError
 from engine.training import Evaluation
 from latency.measure import Timing
-from search.clock import Reading
-from search.closing import MeasuredDerivation, Try
-from search.derivation import derive
+from search.derive.clock import Reading
+from search.derive.derivation import derive
+from search.derive.measured import MeasuredDerivation, Try
 from search.loop import run_search
 from search.result import ResultFile, load_result, result_of
 from supernet.alpha import initial_alpha, mask_of

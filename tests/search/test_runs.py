@@ -22,8 +22,8 @@ from rich.console import Console
 from engine.checkpoints import Checkpoints
 from engine.errors import CheckpointError, ConfigError, Interrupted, UserError
 from engine.folder_lock import locked
-from search.family import derive_family
 from search.loop import finish_search, run_search
+from search.many.family import derive_family
 from search.program import UnfinishedError
 from search.result import load_result
 from supernet.architecture import Architecture

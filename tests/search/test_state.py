@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from engine.errors import CheckpointError
 from engine.training import split_decay
-from search.collapse import Settled
 from search.config import SearchConfig
-from search.regression import Evidence
+from search.learn.collapse import Settled
+from search.learn.regression import Evidence
 from search.state import SearchState, weights_optimizer
 from supernet.supernet import Supernet
 

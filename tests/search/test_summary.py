@@ -8,14 +8,14 @@ import pytest
 
 from engine.training import Evaluation
 from latency.measure import Timing
-from search.clock import Reading
-from search.closing import MeasuredDerivation, Try
-from search.derivation import Derivation
-from search.limits import Limit
+from search.derive.clock import Reading
+from search.derive.derivation import Derivation
+from search.derive.measured import MeasuredDerivation, Try
+from search.limits.limit import Limit
 from search.loop import SearchResult
+from search.many.sweep import Outcome, Search, Sweep
 from search.result import LimitFigures, MeasuredFigures, result_of
 from search.summary import misses, print_result, print_sweep
-from search.sweep import Outcome, Search, Sweep
 from supernet.alpha import initial_alpha
 from supernet.architecture import Architecture
 from supernet.cost import macs_cost

@@ -13,16 +13,16 @@ import time
 import pytest
 import yaml
 
-import search.sweep
+import search.many.sweep
 from engine.errors import ConfigError
 from engine.folder_lock import locked
 from engine.training import Evaluation
-from search.closing import MeasuredDerivation
-from search.derivation import Derivation
+from search.derive.derivation import Derivation
+from search.derive.measured import MeasuredDerivation
 from search.loop import run_search
-from search.queue import Slot
+from search.many.queue import Slot
+from search.many.sweep import Outcome, Search, Sweep, panels_of, plan_sweep, row_of, run_sweep, write_sweep
 from search.result import LimitFigures, MeasuredFigures, load_result, result_of
-from search.sweep import Outcome, Search, Sweep, panels_of, plan_sweep, row_of, run_sweep, write_sweep
 from supernet.alpha import initial_alpha
 from supernet.architecture import Architecture
 

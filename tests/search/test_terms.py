@@ -10,11 +10,11 @@ import torch
 
 from engine.errors import UserError
 from search.config import AddLinear, EntropyConfig, TermConfig
-from search.gradient import softmax_jacobian
+from search.learn.gradient import softmax_jacobian
+from search.learn.objective import Objective, alpha_gradient
+from search.learn.own import own_function
+from search.learn.terms import build_terms, entropy_term, mean_entropy, terms_gradient
 from search.loop import run_search
-from search.objective import Objective, alpha_gradient
-from search.own import own_function
-from search.terms import build_terms, entropy_term, mean_entropy, terms_gradient
 from supernet.alpha import entropy, mask_of, probabilities
 
 

@@ -11,12 +11,12 @@ import torch
 from engine.data import Batch
 from engine.distributed import ALONE
 from engine.errors import UserError
-from search.combine import WorstCase
-from search.limits import Limit, resolve
-from search.objective import expected_cost
+from search.learn.objective import expected_cost
+from search.learn.projection import Projector
+from search.learn.regression import fit
+from search.limits.combine import WorstCase
+from search.limits.limit import Limit, resolve
 from search.plan import Plan
-from search.projection import Projector
-from search.regression import fit
 from search.state import SearchState
 from search.update import ArchitectureUpdate
 from supernet.alpha import initial_alpha, log_probabilities, mask_of, probabilities, sample_pairs
@@ -149,7 +149,7 @@ def test_unsampled_candidates_of_two_path_move_by_the_tilt_alone(plan_of, make_t
         drawn.append(sample_pairs(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr("search.gradient.sample_pairs", sampled)
+    monkeypatch.setattr("search.learn.gradient.sample_pairs", sampled)
     compared = 0
     for i in range(6):
         before, pressures = log_probabilities(state.alpha.detach(), mask), state.pressures

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from search.combine import WorstCase, members
 from search.config import AddLinear, Hinge, Loss, MulLog
-from search.limits import Limit
+from search.limits.combine import WorstCase, members
+from search.limits.limit import Limit
 from supernet.cost import Cost
 
 Jacobian = Callable[[Tensor], Tensor]
@@ -76,7 +76,7 @@ class Objective:
     loss: Loss
     """How they enter it."""
     d_terms: Tensor | None = None
-    """(E, N) float64: the gradient in p of further terms, if there are any (search/terms.py)."""
+    """(E, N) float64: the gradient in p of further terms, if there are any (search/learn/terms.py)."""
 
 
 @dataclass(frozen=True)

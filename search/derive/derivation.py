@@ -15,8 +15,8 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.progress import Report, reported, silent
 from engine.quantities import quantity
-from search.combine import least_worst, magnitude, members
-from search.limits import Limit, limit_names
+from search.limits.combine import least_worst, magnitude, members
+from search.limits.limit import Limit, limit_names
 from search.program import MOST_SECONDS, Deadline, UnfinishedError, solve
 from supernet.alpha import log_probabilities
 from supernet.cost import Cost

@@ -18,10 +18,10 @@ from engine.quantities import quantity
 from latency.config import MeasureConfig
 from latency.existing import free_file
 from latency.table import LatencyTable, MissingEntryError, TableError
-from search.combine import WorstCase, members, scaled, weighted_sum
 from search.config import LimitConfig, MulLog, SearchFile, metric_hint
-from search.peak import PeakLimit, restrict
-from search.trust import Note, completed, of_this_runtime, trust
+from search.limits.combine import WorstCase, members, scaled, weighted_sum
+from search.limits.peak import PeakLimit, restrict
+from search.limits.trust import Note, completed, of_this_runtime, trust
 from supernet.catalogue import FeatureMixSpec, PoolClassifierSpec, StemSpec
 from supernet.cost import Cost, macs_cost, params_cost
 from supernet.space import Space

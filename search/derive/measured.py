@@ -15,9 +15,9 @@ from torch import Tensor
 from engine.progress import Report, silent
 from latency.device import this_device
 from latency.measure import Timing
-from search.clock import Clock, Reading, Timer, acceptable_error, in_turn, meets_bound, steady, twice_noise
-from search.derivation import Derivation, InfeasibleError, below_bound, derive
-from search.limits import Limit, limit_names
+from search.derive.clock import Clock, Reading, Timer, acceptable_error, in_turn, meets_bound, steady, twice_noise
+from search.derive.derivation import Derivation, InfeasibleError, below_bound, derive
+from search.limits.limit import Limit, limit_names
 from search.program import UnfinishedError
 from supernet.cost import Cost
 from supernet.space import Space

@@ -18,7 +18,7 @@ import numpy as np
 
 from engine.quantities import duration, rate
 from latency.table import LatencyTable
-from search.trust import Note
+from search.limits.trust import Note
 from supernet.cost import Cost, macs_cost
 from supernet.space import Layer, Space
 

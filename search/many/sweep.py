@@ -26,9 +26,9 @@ from engine.quantities import quantity
 from engine.runs import refuse_changes, run_begun
 from latency.bench import usable_cores
 from search.config import SearchFile
-from search.limits import resolve
-from search.pareto import Panel, Point, draw_fronts
-from search.queue import Kind, Slot, cpu_slots, gpu_slots, run_queue
+from search.limits.limit import resolve
+from search.many.pareto import Panel, Point, draw_fronts
+from search.many.queue import Kind, Slot, cpu_slots, gpu_slots, run_queue
 from search.result import ResultFile, load_result
 
 log = logging.getLogger("search")

@@ -16,7 +16,7 @@ from engine.data import Batch
 from engine.distributed import ALONE, Group
 from engine.training import Autocast, training_step
 from search.config import GateGradient, GradientMode
-from search.objective import Jacobian, Objective, alpha_gradient
+from search.learn.objective import Jacobian, Objective, alpha_gradient
 from supernet.alpha import PairSample, mask_of, probabilities, sample_pairs, sample_paths
 from supernet.supernet import Supernet
 

@@ -19,9 +19,9 @@ from engine.metrics import MetricsLog, accuracy_curves
 from engine.seeding import generator
 from engine.training import Evaluation
 from search.config import SearchFile
-from search.limits import Limit, Source, limit_names
-from search.objective import expected_cost
-from search.peak import PeakLimit
+from search.learn.objective import expected_cost
+from search.limits.limit import Limit, Source, limit_names
+from search.limits.peak import PeakLimit
 from search.picture import probabilities_picture
 from search.plan import Plan
 from search.result import ResultFile

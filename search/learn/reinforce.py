@@ -16,9 +16,9 @@ from engine.distributed import ALONE, Group
 from engine.errors import UserError
 from engine.training import Autocast, hits
 from search.config import ReinforceConfig
-from search.gradient import softmax_jacobian
-from search.limits import Limit, limit_names
-from search.own import own_function
+from search.learn.gradient import softmax_jacobian
+from search.learn.own import own_function
+from search.limits.limit import Limit, limit_names
 from supernet.alpha import mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
 from supernet.supernet import Supernet
@@ -164,7 +164,7 @@ def reinforce_step(
     rewards.
 
     own_reward: in place of `reward`; of several processes, each gives it what it has of the batch, and the mean counts.
-    d_terms (E, N) float64: the gradient in p of further terms (search/terms.py).
+    d_terms (E, N) float64: the gradient in p of further terms (search/learn/terms.py).
     """
     mask = mask_of(net.space)
     samples = [sample_paths(alpha, mask, generator) for _ in range(config.samples)]

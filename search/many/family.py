@@ -24,13 +24,13 @@ from engine.progress import Report, reported, silent
 from engine.quantities import quantity
 from engine.training import Evaluation, RunConfig, prepare_device
 from search.config import COMPUTED, LimitConfig, SearchFile, in_full
-from search.derivation import Derivation, InfeasibleError, derive, smallest
-from search.limits import Limit, Resolved, resolve, resolve_bound
-from search.own import with_permitted_modules
-from search.pareto import Panel, Point, draw_fronts, on_front
-from search.peak import PeakLimit
+from search.derive.derivation import Derivation, InfeasibleError, derive, smallest
+from search.learn.own import with_permitted_modules
+from search.learn.regression import Evidence, preferences, restored
+from search.limits.limit import Limit, Resolved, resolve, resolve_bound
+from search.limits.peak import PeakLimit
+from search.many.pareto import Panel, Point, draw_fronts, on_front
 from search.program import UnfinishedError
-from search.regression import Evidence, preferences, restored
 from search.result import load_result, predicted_by, write_architecture
 from search.scoring import open_parts, score
 from supernet.alpha import mask_of

@@ -20,9 +20,9 @@ import torch
 from scipy.optimize import linprog
 from torch import Tensor
 
-from search.combine import magnitude, members
-from search.derivation import infeasible
-from search.limits import Limit
+from search.derive.derivation import infeasible
+from search.limits.combine import magnitude, members
+from search.limits.limit import Limit
 from supernet.alpha import log_probabilities
 from supernet.cost import Cost
 
