@@ -42,11 +42,11 @@ from scipy.stats import kendalltau
 from bands import BAND, Band
 from engine.checkpoints import Checkpoints
 from engine.config import load_config, validate
+from engine.device import autocast, prepare_device
 from engine.distributed import ALONE
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.progress import Progress, set_up_logging
-from engine.training import autocast, prepare_device
 from latency.device import made_on
 from macro_images import FILE
 from search.baseline import every_architecture

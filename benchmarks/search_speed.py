@@ -45,8 +45,8 @@ import torch
 from PIL import Image
 
 from engine.data import Batch
+from engine.device import autocast, memory_format
 from engine.seeding import generator
-from engine.training import autocast, memory_format
 from latency.device import made_on
 from search.config import SearchFile
 from search.learn.gradient import architecture_step, weights_step

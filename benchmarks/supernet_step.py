@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.training import keep_freed_memory
+from engine.device import keep_freed_memory
 from latency.device import made_on
 from supernet import Architecture, Network, Space, SpaceConfig, Supernet
 from supernet.alpha import PairSample, initial_alpha, mask_of, sample_pairs

@@ -16,9 +16,9 @@ import torch
 
 import search.loop
 from engine.data import BatchStream
+from engine.device import prepare_device
 from engine.distributed import ALONE, GradientReduction, Group
 from engine.progress import Progress
-from engine.training import prepare_device
 from search.config import SearchFile
 from search.limits.limit import resolve
 from search.loop import Search

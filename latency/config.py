@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 
 from engine.config import ConfigFile, Section
-from engine.training import MOST_THREADS
+from engine.run_config import MOST_THREADS
 from supernet.space import SpaceConfig
 
 EXPORTED = ("onnxruntime", "litert")

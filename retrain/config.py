@@ -6,7 +6,7 @@ from pydantic import Field
 
 from engine.config import ConfigFile, Section, UserPath
 from engine.data import DataConfig
-from engine.training import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, RunConfig
+from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, RunConfig
 
 
 class RetrainConfig(Section):

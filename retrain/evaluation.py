@@ -7,8 +7,9 @@ from pathlib import Path
 
 from engine.config import differences, naming
 from engine.data import evaluation_batches, statistics_batches
+from engine.device import memory_format, on_device, prepare_device
 from engine.errors import ConfigError
-from engine.training import Evaluation, evaluate, memory_format, on_device, prepare_device, recalibrate_bn
+from engine.evaluation import Evaluation, evaluate, recalibrate_bn
 from retrain.config import RetrainFile
 from retrain.data import images_for
 from retrain.weights import SPACE_KEYS, load_architecture, load_network

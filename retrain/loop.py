@@ -20,8 +20,10 @@ from torch import nn
 from engine.checkpoints import FORMAT, Checkpoints, misfit
 from engine.config import Section, keys_of, naming, validate
 from engine.data import Batch, BatchStream, Splits, evaluation_batches
+from engine.device import autocast, memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
+from engine.evaluation import Evaluation, accuracy, evaluate
 from engine.files import read_json, write_atomically
 from engine.folder_lock import locked
 from engine.inputs import Inputs, of_file, of_images, recorded
@@ -31,20 +33,7 @@ from engine.progress import Progress
 from engine.runs import open_run
 from engine.seeding import mix
 from engine.states import check_module, check_optimizer, check_tensor
-from engine.training import (
-    Evaluation,
-    Throughput,
-    accuracy,
-    autocast,
-    check_finite,
-    cosine_lr,
-    evaluate,
-    memory_format,
-    on_device,
-    prepare_device,
-    split_decay,
-    training_step,
-)
+from engine.training import Throughput, check_finite, cosine_lr, split_decay, training_step
 from retrain.config import RetrainFile
 from retrain.data import images_for, own_files, preprocessing
 from retrain.report import CURVES, log_begin, log_end, predicted_latency

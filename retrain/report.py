@@ -13,9 +13,9 @@ import torch
 
 from engine.comparison import ACCURACY_CHARTS, Curve
 from engine.config import config_text
+from engine.evaluation import Evaluation
 from engine.graph import graph_of
 from engine.metrics import MetricsLog
-from engine.training import Evaluation
 from retrain.config import RetrainFile
 from supernet.architecture import Architecture
 from supernet.network import Network

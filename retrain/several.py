@@ -10,9 +10,9 @@ from typing import Any
 from engine.config import validate
 from engine.data.readers import worker_count
 from engine.errors import ConfigError
+from engine.evaluation import Evaluation
 from engine.processes import side_by_side
 from engine.progress import Report, silent
-from engine.training import Evaluation
 from retrain.config import RetrainFile
 from retrain.loop import retrain
 from supernet.architecture import Architecture

@@ -24,7 +24,7 @@ from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 
 if TYPE_CHECKING:  # the functions import slow modules themselves, after the arguments have been parsed
-    from engine.training import Evaluation
+    from engine.evaluation import Evaluation
     from search.derive.clock import Reading
     from search.loop import SearchResult
     from supernet.architecture import Architecture

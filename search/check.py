@@ -17,10 +17,10 @@ from torch import Tensor
 
 from engine.checkpoints import Checkpoints
 from engine.data import open_images, stratified_split
+from engine.device import prepare_device
 from engine.errors import ConfigError, IncompleteDataError, UserError, explain
 from engine.progress import Report, silent
 from engine.quantities import quantity, rate
-from engine.training import prepare_device
 from latency.measure import Timing, time_architecture
 from latency.plan import middle_network
 from search.config import SearchConfig, SearchFile

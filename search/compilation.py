@@ -9,10 +9,10 @@ from functools import partial
 
 import torch
 
+from engine.device import autocast, memory_format
 from engine.distributed import Group
 from engine.errors import UserError
 from engine.progress import Progress
-from engine.training import autocast, memory_format
 from search.plan import Plan
 from supernet.compiled import CompileError, compile_candidates, distinct_candidates
 from supernet.supernet import Supernet

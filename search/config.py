@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from engine.config import ConfigFile, Section, UserPath
 from engine.data import DataConfig
 from engine.data.config import MOST_IMAGES
-from engine.training import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, RunConfig
+from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, RunConfig
 from engine.wording import number_remedy, shown
 from latency.config import LARGEST_ERROR, MeasureConfig
 from supernet.space import Space, SpaceConfig

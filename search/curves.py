@@ -14,10 +14,10 @@ import torch
 
 from engine.comparison import ACCURACY_CHARTS, Curve
 from engine.config import config_text
+from engine.evaluation import Evaluation
 from engine.graph import graph_of
 from engine.metrics import MetricsLog, accuracy_curves
 from engine.seeding import generator
-from engine.training import Evaluation
 from search.config import SearchFile
 from search.learn.objective import expected_cost
 from search.limits.limit import Limit, Source, limit_names

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from engine.config import Section
 from engine.data import ImageSet, statistics_batches
+from engine.device import Autocast, on_device
 from engine.distributed import ALONE, Group
 from engine.progress import Report, reported, silent
 from engine.seeding import mix
-from engine.training import Autocast, on_device
 from search.baseline import random_architectures
 from search.config import SearchFile
 from search.derive.derivation import meets

@@ -17,8 +17,10 @@ import torch
 from engine.checkpoints import FORMAT, Checkpoints, misfit
 from engine.config import keys_of, naming, validate
 from engine.data import BatchStream
+from engine.device import autocast, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
+from engine.evaluation import Evaluation, accuracy
 from engine.files import write_atomically
 from engine.folder_lock import locked
 from engine.inputs import of_images
@@ -28,15 +30,7 @@ from engine.progress import Progress, Report, Stages, silent
 from engine.quantities import quantity
 from engine.runs import open_run, refuse_changes, run_begun
 from engine.seeding import generator, mix
-from engine.training import (
-    Evaluation,
-    Throughput,
-    accuracy,
-    autocast,
-    check_finite,
-    on_device,
-    prepare_device,
-)
+from engine.training import Throughput, check_finite
 from search.check import data_checks, judge, report
 from search.compilation import compile_supernet
 from search.config import SearchFile

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from engine.config import Section
 from engine.errors import ConfigError
+from engine.evaluation import Evaluation
 from engine.files import read_bytes, write_atomically
-from engine.training import Evaluation
 from search.derive.measured import MeasuredDerivation
 from search.judge import Judgement
 from search.learn.objective import expected_cost

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from engine.data import Batch, ImageSet, evaluation_batches, open_images, statistics_batches, stratified_split, subset
+from engine.device import memory_format
 from engine.distributed import ALONE, Group
+from engine.evaluation import Evaluation, evaluate, recalibrate_bn
 from engine.progress import Report, silent
 from engine.seeding import mix
-from engine.training import Evaluation, evaluate, memory_format, recalibrate_bn
 from search.config import SearchFile
 from search.state import SPLIT
 from supernet import user_modules

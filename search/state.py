@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from engine.checkpoints import misfit
 from engine.config import Section, differences, validate
+from engine.device import memory_format
 from engine.errors import CheckpointError, ConfigError
 from engine.seeding import mix
 from engine.states import check_module, check_optimizer, check_tensor
-from engine.training import memory_format, split_decay
+from engine.training import split_decay
 from search.config import SearchConfig, SearchFile
 from search.learn.collapse import Settled
 from search.learn.regression import Evidence, restored

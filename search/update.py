@@ -9,10 +9,11 @@ from functools import partial
 import torch
 
 from engine.data import Batch
+from engine.device import autocast
 from engine.distributed import Group
 from engine.errors import UserError
 from engine.seeding import generator
-from engine.training import autocast, check_finite
+from engine.training import check_finite
 from search.learn.gradient import architecture_step
 from search.learn.objective import Objective
 from search.learn.projection import Projector

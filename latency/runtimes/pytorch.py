@@ -12,8 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from engine.device import keep_freed_memory
 from engine.errors import UserError
-from engine.training import keep_freed_memory
 from latency.config import MeasureConfig
 from latency.plan import Job
 from latency.runtimes.base import Runtime, random_images, timing_module

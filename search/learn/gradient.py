@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.data import Batch
+from engine.device import Autocast
 from engine.distributed import ALONE, Group
-from engine.training import Autocast, training_step
+from engine.training import training_step
 from search.config import GateGradient, GradientMode
 from search.learn.objective import Jacobian, Objective, alpha_gradient
 from supernet.alpha import PairSample, mask_of, probabilities, sample_pairs, sample_paths

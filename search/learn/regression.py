@@ -28,9 +28,9 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from engine.data import Batch
+from engine.device import Autocast
 from engine.distributed import ALONE, Group
 from engine.states import check_tensor
-from engine.training import Autocast
 from supernet.alpha import sample_paths
 from supernet.supernet import Supernet
 

@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.data import Batch
+from engine.device import Autocast
 from engine.distributed import ALONE, Group
 from engine.errors import UserError
-from engine.training import Autocast, hits
+from engine.evaluation import hits
 from search.config import ReinforceConfig
 from search.learn.gradient import softmax_jacobian
 from search.learn.own import own_function

@@ -18,11 +18,13 @@ from torch import Tensor
 from engine.checkpoints import Checkpoints, misfit
 from engine.config import load_config, validate
 from engine.data import ImageSet
+from engine.device import prepare_device
 from engine.errors import CheckpointError, ConfigError, explain, one_line
+from engine.evaluation import Evaluation
 from engine.files import in_home, write_atomically
 from engine.progress import Report, reported, silent
 from engine.quantities import quantity
-from engine.training import Evaluation, RunConfig, prepare_device
+from engine.run_config import RunConfig
 from search.config import COMPUTED, LimitConfig, SearchFile, in_full
 from search.derive.derivation import Derivation, InfeasibleError, derive, smallest
 from search.learn.own import with_permitted_modules

@@ -18,7 +18,8 @@ from engine import distributed
 from engine.data import DataConfig, evaluation_batches, open_images, statistics_batches
 from engine.distributed import ALONE, Group, LostPeerError, reduce_gradients
 from engine.errors import ConfigError, UserError
-from engine.training import RunConfig, evaluate, recalibrate_bn
+from engine.evaluation import evaluate, recalibrate_bn
+from engine.run_config import RunConfig
 from tests.processes import together
 
 CPU = torch.device("cpu")

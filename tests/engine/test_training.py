@@ -13,21 +13,13 @@ from torch import nn
 
 from engine import training
 from engine.data.images import Batch
+from engine.device import prepare_device
 from engine.distributed import Group
 from engine.errors import ConfigError, UserError
+from engine.evaluation import Evaluation, accuracy, evaluate, hits, recalibrate_bn
 from engine.memory import memory_explained
-from engine.training import (
-    Evaluation,
-    RunConfig,
-    Throughput,
-    accuracy,
-    cosine_lr,
-    evaluate,
-    hits,
-    prepare_device,
-    recalibrate_bn,
-    split_decay,
-)
+from engine.run_config import RunConfig
+from engine.training import Throughput, cosine_lr, split_decay
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,9 @@ from torch import nn
 
 import search.loop as loop
 from engine.data import Batch
+from engine.device import autocast
 from engine.distributed import ALONE, Group, reduce_gradients
-from engine.training import RunConfig, autocast
+from engine.run_config import RunConfig
 from search.config import AddLinear, ReinforceConfig
 from search.learn.gradient import architecture_step, weights_step
 from search.learn.objective import Objective

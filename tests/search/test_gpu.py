@@ -16,10 +16,12 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from engine.data import Batch
+from engine.device import autocast, memory_format, on_device
 from engine.distributed import ALONE, WAIT, Group, reduce_gradients
 from engine.errors import UserError
+from engine.evaluation import evaluate, recalibrate_bn
 from engine.memory import memory_explained
-from engine.training import RunConfig, autocast, evaluate, memory_format, on_device, recalibrate_bn
+from engine.run_config import RunConfig
 from search.config import Hinge, ReinforceConfig
 from search.learn.gradient import architecture_step, gate_gradients, one_hot, weights_step
 from search.learn.objective import Objective

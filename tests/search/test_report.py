@@ -23,8 +23,8 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 
 from engine.comparison import FINAL, HYPERPARAMETERS
+from engine.evaluation import Evaluation
 from engine.metrics import MetricsLog
-from engine.training import Evaluation
 from search.curves import CURVES, SAMPLES, charts, curves_of, hyperparameters, layer_costs, log_evaluation
 from search.limits.limit import resolve
 from search.loop import run_search

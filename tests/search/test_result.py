@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from engine.errors import ConfigError
-from engine.training import Evaluation
+from engine.evaluation import Evaluation
 from latency.measure import Timing
 from search.derive.clock import Reading
 from search.derive.derivation import derive

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.training import Evaluation
+from engine.evaluation import Evaluation
 from latency.measure import Timing
 from search.derive.clock import Reading
 from search.derive.derivation import Derivation

@@ -1,0 +1,79 @@
+"""Where a program computes: the device, its memory format and precision, and batches that are moved to it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import platform
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+
+from engine.data.images import Batch
+from engine.distributed import ALONE, Group
+from engine.errors import ConfigError
+from engine.run_config import RunConfig
+
+Autocast = Callable[[], AbstractContextManager[object]]
+"""A function that returns the autocast context for one forward pass, such as a partial of `autocast`."""
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library reuse freed memory instead of returning it to the kernel and faulting it in again page by page.
+
+    A step frees and allocates the same large tensors over and over. For glibc (Linux); other C libraries decide alone.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold = -1, -3  # of mallopt(3)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
+    """Sets the thread count and returns the device; each of several processes on a machine has a GPU of its own. Raises
+    ConfigError for cuda if there is no GPU, and for bf16 on a GPU that only emulates it.
+
+    The thread count is all that a CPU needs to repeat a run bit for bit: the ops of these networks are deterministic on
+    a CPU for a given thread count, so torch.use_deterministic_algorithms would change nothing.
+    """
+    keep_freed_memory()
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "run.device: got 'cuda', but torch finds no CUDA device; set run.device=cpu, and run.amp=none, which is "
+            "faster there"
+        )
+    if run.device == "cuda":
+        if group.local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"run.device: got 'cuda', but there is no GPU for process {group.local_rank} of this machine, counted "
+                f"from 0: torch finds {torch.cuda.device_count()}; start as many with torchrun --nproc-per-node"
+            )
+        device = torch.device("cuda", group.local_rank)
+        torch.cuda.set_device(device)
+        if run.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ConfigError(
+                f"run.amp: got 'bf16', but {torch.cuda.get_device_name(device)} only emulates it, slower than float32; "
+                "set run.amp=none, or take a GPU of compute capability 8.0 or newer"
+            )
+        return device
+    return torch.device(run.device)
+
+
+def memory_format(run: RunConfig) -> torch.memory_format:
+    return torch.channels_last if run.channels_last else torch.contiguous_format
+
+
+def autocast(run: RunConfig, device: torch.device) -> AbstractContextManager[object]:
+    """Returns a new autocast context, for one forward pass."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if run.amp == "bf16" else contextlib.nullcontext()
+
+
+def on_device(batch: Batch, device: torch.device, run: RunConfig) -> Batch:
+    """Returns the batch on the network's device. A copy from pinned memory goes on while the caller does other work."""
+    images = batch.images.to(device, memory_format=memory_format(run), non_blocking=True)
+    return batch._replace(images=images, labels=batch.labels.to(device, non_blocking=True))

@@ -1,0 +1,122 @@
+"""How good a network is: its accuracy and loss on a set of images, after its BN statistics have been collected."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engine.data.images import Batch
+from engine.device import autocast, on_device
+from engine.distributed import ALONE, Group
+from engine.memory import memory_explained
+from engine.run_config import RunConfig
+
+
+def hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Returns whether each label (N,) is among the k largest logits (N, classes): (N,) bool.
+
+    A label is a hit if fewer than k other logits are as large as its own: a tie counts against the network, so that the
+    answer does not depend on the order of classes, and equal logits for all classes are no hit. A label whose own logit
+    is NaN is no hit, and a NaN of another class counts as larger. With k classes or fewer, every label is a hit.
+    """
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    own = logits.gather(1, labels[:, None])  # (N, 1)
+    others = (~(logits < own)).sum(dim=1) - 1  # NaN is smaller than no number; the own logit is not smaller than itself
+    return (others < k) & ~own.isnan()[:, 0]
+
+
+def accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> tuple[Tensor, ...]:
+    """Returns the percentage of labels (N,) among the k largest logits (N, classes), for each k: 0-dim tensors. Ties:
+    see `hits`."""
+    return tuple(100 * hits(logits, labels, k).float().mean() for k in topk)
+
+
+@contextlib.contextmanager
+def _in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Puts all modules in eval mode, and at the end each back in the mode it had."""
+    modes = {m: m.training for m in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@torch.no_grad()
+@memory_explained()
+def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group = ALONE) -> None:
+    """Collects BN statistics anew: the average over the batches of images (N, C, H, W) of all processes.
+
+    Every batch weighs the same, whichever process has it, and one process may have none. Only BN runs in training mode
+    (no dropout). Momenta and modes are restored. ValueError without any batch.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    count = 0
+    with _in_eval_mode(network):
+        for m in norms:
+            m.reset_running_stats()
+            m.train()
+        try:
+            for images in batches:
+                count += 1
+                for m in norms:
+                    # The average of `count` batches. torch computes the same if momentum is None, but then reads its
+                    # count of batches from the device: each layer of each batch would wait for a GPU.
+                    m.momentum = 1 / count
+                network(images)
+        finally:
+            for m, momentum in zip(norms, momenta, strict=True):
+                m.momentum = momentum
+    total = count if group.alone else int(group.sum_of(torch.tensor(count)))
+    if total == 0:
+        raise ValueError("no batch to collect BN statistics from")
+    if group.alone:
+        return
+    for m in norms:  # so that the mean over processes is the mean over batches
+        assert m.running_mean is not None
+        assert m.running_var is not None
+        m.running_mean.mul_(count * group.world_size / total)
+        m.running_var.mul_(count * group.world_size / total)
+    group.average_statistics(network)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `evaluate`. loss: mean cross entropy; top1, top5: percent; images: how many were scored."""
+
+    loss: float
+    top1: float
+    top5: float
+    images: int
+
+
+@torch.no_grad()
+@memory_explained()
+def evaluate(
+    network: nn.Module, batches: Iterable[Batch], device: torch.device, run: RunConfig, group: Group = ALONE
+) -> Evaluation:
+    """Scores a network in eval mode on the batches of all processes; all modes are restored. Sums stay on the device
+    until the end."""
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    count = 0
+    with _in_eval_mode(network):
+        for batch in batches:
+            images, labels, _ = on_device(batch, device, run)
+            with autocast(run, device):
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+            right = torch.stack([hits(logits, labels, k).sum() for k in (1, 5)])  # whole images: equal sums are equal
+            sums += torch.cat([loss[None], right]).double()
+            count += len(labels)
+    *totals, images = group.sum_of(torch.cat([sums.cpu(), torch.tensor([count], dtype=torch.float64)])).tolist()
+    if images == 0:
+        raise ValueError("no image to evaluate on")
+    loss_sum, hits1, hits5 = totals
+    return Evaluation(loss_sum / images, 100 * hits1 / images, 100 * hits5 / images, int(images))
