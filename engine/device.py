@@ -20,7 +20,7 @@ Autocast = Callable[[], AbstractContextManager[object]]
 
 
 def keep_freed_memory() -> None:
-    """Lets the C library reuse freed memory instead of returning it to the kernel and faulting it in again page by page.
+    """Lets the C library reuse freed memory, which it would return to the kernel and fault in again page by page.
 
     A step frees and allocates the same large tensors over and over. For glibc (Linux); other C libraries decide alone.
     """
