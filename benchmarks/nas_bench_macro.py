@@ -72,7 +72,7 @@ CONTROLS = (10, 30, 100)
 CONTROL_IMAGES = 2000
 """100 networks then cost what the default's alpha learns from."""
 POPULATION, PARENTS, MUTATION = 20, 5, 0.1
-"""Of the evolution: networks of a generation, its best ones that the next is made of, and the chance that an edge of a
+"""The evolution: networks of a generation, its best ones that the next is made of, and the chance that an edge of a
 child is drawn anew (once-for-all, arXiv 1908.09791, Sec. 3.3, with a smaller population)."""
 METHODS = ("default", "control", "evolution", "alpha")
 
@@ -262,7 +262,7 @@ def evolved(supernet: Supernet, truth: Truth, band: Band, rng: np.random.Generat
 
 
 def supernet_rows(supernet: Supernet, truth: Truth, target: float, seed: int, methods: Sequence[str]) -> dict[str, Any]:
-    """Of one band: each control's row, that of the evolution, and Kendall's tau of the supernet with the truth."""
+    """Returns, for one band, a row for each control and for the evolution, and Kendall's tau of the supernet with truth."""
     band = truth.band(1e6 * target)
     rng = np.random.default_rng([seed, int(target)])
     drawn = rng.choice(band.indices, min(CONTROLS[-1], len(band.indices)), replace=False)

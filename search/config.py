@@ -331,9 +331,9 @@ class SearchConfig(Section):
     """Networks that share the images of a weights step, each with a part of them; null: 2 with regression, 1 as
     published with the others. The more, the less a step depends on which ones were drawn, and the noisier BN is."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Of the weights. adamw: betas 0.9 and 0.999, no decay on BN and biases, a linear start over the first 2 % of the
-    steps. sgd: Nesterov, as published; a supernet, of which each step trains a part, learns more slowly with it
-    (docs/results.md)."""
+    """The optimizer of the weights. adamw: betas 0.9 and 0.999, no decay on BN and biases, a linear start over the
+    first 2 % of the steps. sgd: Nesterov, as published; a supernet, of which each step trains a part, learns more
+    slowly with it (docs/results.md)."""
     lr: float | None = Field(None, gt=0, le=LARGEST_LR)
     """Start of the cosine over warm-up and search; null: 0.004 with adamw, 0.025 with sgd."""
     warmup_lr: float | None = Field(None, gt=0, le=LARGEST_LR)

@@ -65,7 +65,7 @@ class SearchState:
 
     net: Supernet
     optimizer: torch.optim.SGD | torch.optim.AdamW
-    """Of the weights."""
+    """The optimizer of the weights."""
     alpha: Tensor
     """(E, N) float32 on the CPU."""
     arch_optimizer: torch.optim.Adam
