@@ -262,7 +262,7 @@ def evolved(supernet: Supernet, truth: Truth, band: Band, rng: np.random.Generat
 
 
 def supernet_rows(supernet: Supernet, truth: Truth, target: float, seed: int, methods: Sequence[str]) -> dict[str, Any]:
-    """Returns, for one band, a row for each control and for the evolution, and Kendall's tau of the supernet with truth."""
+    """Returns, for one band, a row for each control and for the evolution, and Kendall's tau with the truth."""
     band = truth.band(1e6 * target)
     rng = np.random.default_rng([seed, int(target)])
     drawn = rng.choice(band.indices, min(CONTROLS[-1], len(band.indices)), replace=False)
