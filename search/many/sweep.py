@@ -34,7 +34,7 @@ from search.result import ResultFile, load_result
 log = logging.getLogger("search")
 
 FORMAT = "proxylessnas/sweep@1"
-DOOR = Path(__file__).resolve().parents[1] / "scripts" / "run_search.py"
+DOOR = Path(__file__).resolve().parents[2] / "scripts" / "run_search.py"
 Status = Literal["finished", "missed", "unsettled", "failed", "interrupted", "waiting"]
 """missed: ended, but a limit is not met, measured where it was timed, else predicted. unsettled: ended, but a timing
 was not reliable, so that it is undecided. waiting: not begun when interrupted."""

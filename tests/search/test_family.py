@@ -75,8 +75,8 @@ def run(finished, tmp_path):
 @pytest.fixture
 def scored_networks(monkeypatch):
     """The paths of each network that is scored from here on."""
-    paths, real = [], search.family.score
-    monkeypatch.setattr(search.family, "score", lambda net, a, *more: paths.append(a.paths) or real(net, a, *more))
+    paths, real = [], search.many.family.score
+    monkeypatch.setattr(search.many.family, "score", lambda net, a, *more: paths.append(a.paths) or real(net, a, *more))
     return paths
 
 
@@ -92,8 +92,8 @@ def test_the_score_is_the_one_that_the_run_wrote_at_its_last_step(run, finished)
 
 def test_a_regression_is_derived_from_before_its_projection(run, finished, monkeypatch):
     """As the search itself does: the projection tilts by the limit's costs, on which networks of one bound agree."""
-    wanted, real = [], search.family.derive
-    monkeypatch.setattr(search.family, "derive", lambda alpha, *more: wanted.append(alpha) or real(alpha, *more))
+    wanted, real = [], search.many.family.derive
+    monkeypatch.setattr(search.many.family, "derive", lambda alpha, *more: wanted.append(alpha) or real(alpha, *more))
     derive_family(run, scored=False)
     state = Checkpoints(run / "checkpoints").newest()[1]["search"]
     mask = mask_of(finished[1].architecture.space)

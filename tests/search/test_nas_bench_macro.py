@@ -63,7 +63,8 @@ def test_cost_counts_images_through_a_network(tmp_path):
         labels=np.arange(12_000) % 10,
         classes=np.array([str(c) for c in range(10)]),
     )  # fmt: skip
-    plan = plan_of(63, 0, "small", tmp_path, ["search.regression={samples: 4, final_steps: 10}", "search.arch_every=5"])
+    more = ["search.regression={samples: 4, final_steps: 10}", "search.arch_every=5"]
+    plan = plan_of(63, 0, "small", "cpu", tmp_path, more)
     assert plan.steps == 20 * 125
     assert cost_of(plan) == {"weights": 3 * 64 * 2500, "alpha": (14 * 125 // 5 + 10) * 4 * 64}
 

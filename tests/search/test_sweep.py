@@ -228,9 +228,9 @@ def test_a_search_on_a_gpu_sees_that_gpu_alone_and_the_cores_are_shared(configs,
         seen.append((command, env["CUDA_VISIBLE_DEVICES"], env["OMP_NUM_THREADS"]))
         return Ended()
 
-    monkeypatch.setattr(search.sweep.subprocess, "Popen", popen)
-    monkeypatch.setattr(search.sweep, "gpu_slots", lambda *_: [Slot("cuda", "GPU-a"), Slot("cuda", "GPU-b")])
-    monkeypatch.setattr(search.sweep, "usable_cores", lambda: 9)
+    monkeypatch.setattr(search.many.sweep.subprocess, "Popen", popen)
+    monkeypatch.setattr(search.many.sweep, "gpu_slots", lambda *_: [Slot("cuda", "GPU-a"), Slot("cuda", "GPU-b")])
+    monkeypatch.setattr(search.many.sweep, "usable_cores", lambda: 9)
     sweep = run_sweep([configs / "gpu.yaml"], configs / "out", seeds=[0, 1, 2, 3])
     assert {gpu for _, gpu, _ in seen} == {"GPU-a", "GPU-b"}
     assert {threads for _, _, threads in seen} == {"4"}
@@ -316,7 +316,7 @@ def test_how_a_process_has_ended(tmp_path, log_text, status, interrupted, expect
     one = Search("a", tmp_path / "a.yaml", (), tmp_path)
     one.log.write_text("error: of an earlier attempt\n" + log_text)
     start = len("error: of an earlier attempt\n")
-    outcome = search.sweep._outcome(one, status, interrupted, 1.0, start)
+    outcome = search.many.sweep._outcome(one, status, interrupted, 1.0, start)
     assert (outcome.status, outcome.error) == expected
 
 
@@ -330,7 +330,7 @@ def test_how_a_search_has_ended(space, tmp_path, met, status, code):
     text = made_up.result.model_copy(update={"met": met}).model_dump_json()
     (made_up.search.folder / "result.json").write_text(text)
     made_up.search.log.write_text("")
-    outcome = search.sweep._outcome(made_up.search, code, False, 1.0, 0)
+    outcome = search.many.sweep._outcome(made_up.search, code, False, 1.0, 0)
     assert (outcome.status, outcome.error) == (status, None)
     assert Sweep((outcome,)).exit_status == code
 
@@ -340,11 +340,11 @@ def test_searches_that_disturb_each_others_timings_are_named_once(tmp_path, capl
     (tmp_path / "b.yaml").write_text("limits: [{metric: latency, table: t.yaml, at: 50%}]\nmeasure: {device: external}")
     (tmp_path / "c.yaml").write_text("limits: [{metric: latency, table: t, at: 50%, measure: {device: external}}]")
     a, b, c = (Search(name, tmp_path / f"{name}.yaml", (), tmp_path) for name in "abc")
-    search.sweep._warn_of_disturbed_timings([a, b], 1)
-    search.sweep._warn_of_disturbed_timings([b, b], 2)
-    search.sweep._warn_of_disturbed_timings([c, c], 2)
+    search.many.sweep._warn_of_disturbed_timings([a, b], 1)
+    search.many.sweep._warn_of_disturbed_timings([b, b], 2)
+    search.many.sweep._warn_of_disturbed_timings([c, c], 2)
     assert caplog.text == ""
-    search.sweep._warn_of_disturbed_timings([a, a, b], 2)
+    search.many.sweep._warn_of_disturbed_timings([a, a, b], 2)
     (record,) = caplog.records
     assert "2 searches at once share this CPU" in record.message
     assert os.linesep not in record.message
