@@ -41,12 +41,12 @@ from scipy.stats import kendalltau
 
 from bands import BAND, Band
 from engine.checkpoints import Checkpoints
-from engine.config import load_config, validate
 from engine.device import autocast, prepare_device
 from engine.distributed import ALONE
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.progress import Progress, set_up_logging
+from latency.config import LatencyConfig
 from latency.device import made_on
 from macro_images import FILE
 from search.baseline import every_architecture
@@ -59,7 +59,7 @@ from search.plan import Plan
 from search.scoring import open_parts
 from supernet.alpha import mask_of
 from supernet.cost import macs_cost
-from supernet.space import Space, SpaceConfig
+from supernet.space import Space
 
 HERE = Path(__file__).resolve().parent / "macro"
 CONFIG = HERE / "search.yaml"
@@ -100,7 +100,7 @@ class Truth:
 
     def check(self, target: float) -> None:
         """Raises ConfigError unless every network of a target's band is known."""
-        space = Space(validate(SpaceConfig, load_config(CONFIG)["space"], str(CONFIG)))
+        space = Space(LatencyConfig.read(CONFIG).space)
         every = [tuple(paths) for paths in every_architecture(space).tolist()]
         macs = np.array(list(map(macs_cost(space).of, every)))
         known = set(self.networks)

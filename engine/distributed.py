@@ -81,8 +81,8 @@ class Group:
         return replace(self, steps=steps)
 
     def share_of(self, batch_size: int, key: str, parts: int = 1) -> int:
-        """This process's images of a batch. ConfigError, named by `key`, where the processes cannot share it; `parts`:
-        of how many networks each has some."""
+        """Returns how many images of a batch this process has. parts: the networks among which it divides them. Raises
+        ConfigError, named by `key`, if the processes cannot share the batch."""
         n = self.world_size
         least = 2 * n * parts
         if batch_size % n or batch_size < least:
