@@ -50,7 +50,7 @@ from latency.config import LatencyConfig
 from latency.device import made_on
 from macro_images import FILE
 from search.baseline import every_architecture
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.derive.derivation import constrained
 from search.judge import supernet_losses
 from search.limits.limit import resolve
@@ -151,7 +151,7 @@ def plan_of(target: float, seed: int, budget: str, device: str, folder: Path, mo
         f"limits.0.at={target * 1e6:.0f}", f"run.seed={seed}", f"data.root={folder}", f"data.validation={validation}",
         f"search.warmup_epochs={warmup}", f"search.epochs={epochs}", f"run.device={device}", *more,
     ]  # fmt: skip
-    config = SearchFile.read(CONFIG, overrides)
+    config = SearchConfig.read(CONFIG, overrides)
     resolved = resolve(config, CONFIG, overrides)
     parts = open_parts(config)
     return Plan(resolved.config, Space(resolved.config.space), resolved.limits, prepare_device(config.run), *parts)

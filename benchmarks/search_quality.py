@@ -53,11 +53,11 @@ from latency.config import LatencyConfig, MeasureConfig
 from latency.device import made_on
 from latency.measure import measure_table
 from latency.table import LatencyTable
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from retrain.loop import retrain
 from retrain.weights import load_architecture
 from search.baseline import every_architecture
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.derive.clock import Clock, Reading, meets_bound
 from search.derive.derivation import ROUNDING, constrained
 from search.limits.limit import Limit
@@ -96,7 +96,7 @@ def key(space: Space, paths: tuple[int, ...]) -> str:
 
 def train_from_scratch(space: Space, paths: tuple[int, ...], seed: int, data: Sequence[str]) -> tuple[float, float]:
     """(top-1 in percent on the test images, seconds)."""
-    config = RetrainFile.read(RETRAIN, [f"run.seed={seed}", *data])
+    config = RetrainConfig.read(RETRAIN, [f"run.seed={seed}", *data])
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         result = retrain(config, Architecture(space, paths), Path(folder))
@@ -243,7 +243,7 @@ def likeliest_row(run: Path, space: Space, limit: Limit, band: Band, truth: Trut
 
 def supernet_losses(run: Path, truth: Truth, space: Space, data: Sequence[str]) -> np.ndarray:
     """(networks,): validation loss of every network with a search's weights."""
-    config = SearchFile.read(run / "config.yaml", data)
+    config = SearchConfig.read(run / "config.yaml", data)
     training, validation = open_parts(config)
     net = Supernet(space)
     net.load_state_dict(checkpoint_of(run)["net"])
@@ -289,7 +289,7 @@ class Found:
 
 
 def all_searches(
-    args: argparse.Namespace, config: SearchFile, table: Path, bands: Sequence[Band], truth: Truth, cost: Cost
+    args: argparse.Namespace, config: SearchConfig, table: Path, bands: Sequence[Band], truth: Truth, cost: Cost
 ) -> Found:
     found = Found({algorithm: [] for algorithm in args.algorithms}, [], [], [])
     space = Space(config.space)
@@ -312,7 +312,7 @@ def all_searches(
 
 
 def run(args: argparse.Namespace) -> int:
-    config = SearchFile.read(SEARCH, args.data)
+    config = SearchConfig.read(SEARCH, args.data)
     space = Space(config.space)
     if args.truth:
         make_truth(space, args.truth_seeds, args.data)

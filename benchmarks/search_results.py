@@ -28,11 +28,11 @@ from engine.processes import side_by_side
 from engine.progress import set_up_logging
 from engine.runs import refuse_changes, run_begun
 from latency.device import made_on
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from retrain.loop import resolved_training, retrain
 from retrain.weights import load_architecture
 from search.baseline import random_architectures
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.derive.clock import Clock
 from search.derive.derivation import ROUNDING
 from search.derive.measured import local_latency_limits
@@ -86,7 +86,7 @@ def trained(path: Path, overrides: Sequence[str], job: Job) -> tuple[float, floa
     """(top-1 on the test images, seconds); of an earlier call where it has finished. A resumed training's seconds are
     of its last piece. ConfigError where the folder holds another training."""
     record = job.out / "training.json"
-    config = RetrainFile.read(path, [f"run.seed={job.seed}", *overrides])
+    config = RetrainConfig.read(path, [f"run.seed={job.seed}", *overrides])
     if not record.exists():
         began = time.monotonic()
         result = retrain(config, job.architecture, job.out, resume=run_begun(job.out), shown=False)
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     result = finish_search(args.search, args.out / "search", overrides=args.override)
     derived = load_architecture(args.out / "search" / "architecture.json")
     space = derived.space
-    config = SearchFile.read(args.search, args.override)
+    config = SearchConfig.read(args.search, args.override)
     limit = resolve(config, args.search, args.override).limits[0]
     same = replace(limit.of_cost(derived.paths), at=True)
     drawn = random_architectures(space, [same], args.random, seed=0, tolerance=TOLERANCE)

@@ -48,7 +48,7 @@ from engine.data import Batch
 from engine.device import autocast, memory_format
 from engine.seeding import generator
 from latency.device import made_on
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.learn.gradient import architecture_step, weights_step
 from search.learn.objective import Objective
 from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
@@ -162,7 +162,7 @@ def overhead(case: Case, rounds: int, folder: Path, threads: int | None) -> dict
             twins.append(before / after)
             loop_s.append(real)
         checkpoint_s = statistics.median(seconds(loop.checkpoint) for _ in range(3))
-        every = SearchFile.read(case.config, case.changes).run.checkpoint_every
+        every = SearchConfig.read(case.config, case.changes).run.checkpoint_every
         block_s = statistics.median(loop_s)
         share = checkpoint_s / (every * block_s / case.block)
         images = plan.config.search.batch_size * (case.block + case.block // plan.config.search.arch_every)

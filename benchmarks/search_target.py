@@ -35,7 +35,7 @@ from engine.progress import Progress, Stages, set_up_logging
 from latency.device import made_on
 from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.derive.clock import acceptable_error
 from search.derive.derivation import ROUNDING
 from search.derive.measured import derive_measured
@@ -58,7 +58,7 @@ LAST = 0.1
 """The share of the steps, at the end, in which the expected latency has to be at its target."""
 
 
-def plan_of(config: SearchFile, limit: Limit, steps: int) -> Plan:
+def plan_of(config: SearchConfig, limit: Limit, steps: int) -> Plan:
     """The search at PIXELS under a limit on the networks at full size, `steps` weights steps long."""
     space = config.space.model_copy(update={"input_size": PIXELS})
     run = config.run.model_copy(update={"checkpoint_every": config.search.warmup_epochs * steps})
@@ -73,7 +73,7 @@ def plan_of(config: SearchFile, limit: Limit, steps: int) -> Plan:
     return Plan(config, Space(space), (limit,), prepare_device(config.run), *parts)
 
 
-def limit_at(share: float, table: LatencyTable, path: Path, config: SearchFile, space: Space) -> Limit:
+def limit_at(share: float, table: LatencyTable, path: Path, config: SearchConfig, space: Space) -> Limit:
     cost = table.cost(space)
     low, high = cost.reachable
     target = low + share * (high - low)
@@ -152,7 +152,7 @@ def keep(folder: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
     write_atomically(folder / RECORD, json.dumps({"settings": settings, "found": found}, indent=1) + "\n")
 
 
-def derived(config: SearchFile, space: Space, limit: Limit, out: Path) -> dict[str, Any]:
+def derived(config: SearchConfig, space: Space, limit: Limit, out: Path) -> dict[str, Any]:
     """The network of the search in `out`, accepted by its measured latency and then timed afresh."""
     newest = Checkpoints(out / "checkpoints").newest()
     assert newest is not None  # the search has ended
@@ -187,7 +187,7 @@ def out_of(folder: Path, share: float) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    config = SearchFile.read(SEARCH, args.data)
+    config = SearchConfig.read(SEARCH, args.data)
     space = Space(config.space)
     args.out.mkdir(parents=True, exist_ok=True)
     path, warm = args.out / "table.yaml", args.out / "warm-up"

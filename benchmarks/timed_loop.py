@@ -19,7 +19,7 @@ from engine.data import BatchStream
 from engine.device import prepare_device
 from engine.distributed import ALONE, GradientReduction, Group
 from engine.progress import Progress
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.limits.limit import resolve
 from search.loop import Search
 from search.plan import Plan
@@ -60,7 +60,7 @@ def plan_of(case: Case, threads: int | None, group: Group = ALONE) -> Plan:
         *(f"run.log_every={case.block}", f"run.checkpoint_every={NEVER}", f"run.evaluate_every={NEVER}"),
         f"run.threads={'null' if threads is None else threads}",
     ]
-    resolved = resolve(SearchFile.read(case.config, changes), case.config, changes)
+    resolved = resolve(SearchConfig.read(case.config, changes), case.config, changes)
     config = resolved.config
     device = prepare_device(config.run, group)
     return Plan(config, resolved.space, resolved.limits, device, *open_parts(config))

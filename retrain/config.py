@@ -9,7 +9,7 @@ from engine.data import DataConfig
 from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, RunConfig
 
 
-class RetrainConfig(Section):
+class RetrainSettings(Section):
     """YAML section `retrain`. Defaults are the published settings."""
 
     epochs: int = Field(300, ge=1, le=MOST_EPOCHS)
@@ -26,9 +26,9 @@ class RetrainConfig(Section):
     """A checkpoint of the search: begin with the supernet's weights. Absent: from scratch, with fresh weights."""
 
 
-class RetrainFile(ConfigFile):
+class RetrainConfig(ConfigFile):
     """A file of configs/retrain/."""
 
     data: DataConfig
-    retrain: RetrainConfig = RetrainConfig()
+    retrain: RetrainSettings = RetrainSettings()
     run: RunConfig = RunConfig()

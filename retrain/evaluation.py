@@ -10,7 +10,7 @@ from engine.data import evaluation_batches, statistics_batches
 from engine.device import memory_format, on_device, prepare_device
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation, evaluate, recalibrate_bn
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from retrain.data import images_for
 from retrain.weights import SPACE_KEYS, load_architecture, load_network
 from supernet.architecture import Architecture
@@ -19,7 +19,7 @@ BN_BATCHES = 20
 
 
 def evaluate_checkpoint(
-    config: RetrainFile, architecture_path: Path | None, checkpoint: Path, allow_modules: Collection[str] = ()
+    config: RetrainConfig, architecture_path: Path | None, checkpoint: Path, allow_modules: Collection[str] = ()
 ) -> tuple[Architecture, Evaluation]:
     """Returns the network's architecture, and its top-1, top-5 and loss on the test set.
 

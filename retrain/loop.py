@@ -34,7 +34,7 @@ from engine.runs import open_run
 from engine.seeding import mix
 from engine.states import check_module, check_optimizer, check_tensor
 from engine.training import Throughput, check_finite, cosine_lr, split_decay, training_step
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from retrain.data import images_for, own_files, preprocessing
 from retrain.report import CURVES, log_begin, log_end, predicted_latency
 from retrain.weights import SPACE_KEYS, in_words, layers_of, load_architecture, load_network, refuse_other_network
@@ -69,15 +69,15 @@ def run_retrain(
     allow_modules: what the architecture's file may import, see `Architecture.from_json`. The processes of `group` share
     every batch; the first one writes. Raises UserError for anything wrong that the user can mend.
     """
-    config = RetrainFile.read(config_path, overrides)
+    config = RetrainConfig.read(config_path, overrides)
     architecture = load_architecture(architecture_path, allow_modules)
-    with naming(config_path, keys_of(RetrainFile)), naming(architecture_path, SPACE_KEYS):
+    with naming(config_path, keys_of(RetrainConfig)), naming(architecture_path, SPACE_KEYS):
         predicted_ms = predicted_latency(read_json(architecture_path, "an architecture.json"))
         return retrain(config, architecture, out, resume=resume, group=group, predicted_ms=predicted_ms)
 
 
 def retrain(
-    config: RetrainFile,
+    config: RetrainConfig,
     architecture: Architecture,
     out: Path,
     *,
@@ -101,7 +101,7 @@ def retrain(
         return _Retrain(config, architecture, images, device, out, resume, group, predicted_ms, shown).run()
 
 
-def inputs_of(config: RetrainFile, architecture: Architecture, images: Splits, out: Path) -> Inputs:
+def inputs_of(config: RetrainConfig, architecture: Architecture, images: Splits, out: Path) -> Inputs:
     """Returns what a retraining depends on beside its config."""
     inputs: Inputs = {
         "training images": of_images(images.train),
@@ -117,7 +117,7 @@ def inputs_of(config: RetrainFile, architecture: Architecture, images: Splits, o
     return inputs
 
 
-def resolved_training(config: RetrainFile, architecture: Architecture) -> dict[str, Any]:
+def resolved_training(config: RetrainConfig, architecture: Architecture) -> dict[str, Any]:
     """What config.yaml of a run holds: with the architecture, so that a resume with another one is refused."""
     return config.model_dump(mode="json", exclude_none=True) | {"architecture": json.loads(architecture.to_json())}
 
@@ -127,7 +127,7 @@ class _Retrain:
 
     def __init__(
         self,
-        config: RetrainFile,
+        config: RetrainConfig,
         architecture: Architecture,
         images: Splits,
         device: torch.device,

@@ -16,7 +16,7 @@ from engine.config import config_text
 from engine.evaluation import Evaluation
 from engine.graph import graph_of
 from engine.metrics import MetricsLog
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.summary import as_markdown, table_of
@@ -36,7 +36,7 @@ CURVES = {
 """Every tag that a retraining writes, except those of engine.comparison.FINAL, which searches have too."""
 
 
-def log_begin(log: MetricsLog, config: RetrainFile, architecture: Architecture, out: Path) -> None:
+def log_begin(log: MetricsLog, config: RetrainConfig, architecture: Architecture, out: Path) -> None:
     """Writes what stays the same during a retraining: config, architecture, its row of HPARAMS, charts of CUSTOM
     SCALARS."""
     log.text("config", f"```yaml\n{config_text(config)}```")

@@ -13,14 +13,14 @@ from engine.errors import ConfigError
 from engine.evaluation import Evaluation
 from engine.processes import side_by_side
 from engine.progress import Report, silent
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from retrain.loop import retrain
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig
 
 
 def retrain_all(
-    config: RetrainFile,
+    config: RetrainConfig,
     architectures: Sequence[Architecture],
     folders: Sequence[Path],
     report: Report = silent,
@@ -46,7 +46,7 @@ def retrain_all(
     return side_by_side(_retrain, jobs, workers, lambda place, found: report(what, next(done), len(jobs)))
 
 
-def _retrain(config: RetrainFile, space: dict[str, Any], paths: tuple[int, ...], name: str, out: Path) -> Evaluation:
+def _retrain(config: RetrainConfig, space: dict[str, Any], paths: tuple[int, ...], name: str, out: Path) -> Evaluation:
     # validating the space imports the user's own candidates, which a new process does not know
     architecture = Architecture(Space(validate(SpaceConfig, space, "space")), paths, name)
     return retrain(config, architecture, out, shown=False).test

@@ -21,12 +21,12 @@ def main() -> None:
     from engine.config import keys_of, naming
     from engine.progress import set_up_logging
     from engine.quantities import accuracy_text
-    from retrain.config import RetrainFile
+    from retrain.config import RetrainConfig
     from retrain.evaluation import evaluate_checkpoint
 
     set_up_logging()
-    config = RetrainFile.read(args.config, args.overrides)
-    with naming(args.config, keys_of(RetrainFile)):
+    config = RetrainConfig.read(args.config, args.overrides)
+    with naming(args.config, keys_of(RetrainConfig)):
         architecture, test = evaluate_checkpoint(config, args.architecture, args.checkpoint, args.allow_modules)
     figures = accuracy_text(test.top1, test.top5, test.loss, architecture.space.config.classes)
     print(f"test set, {test.images} images: {figures}")

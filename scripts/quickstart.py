@@ -76,7 +76,7 @@ class Ending:
 def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     """Run everything; returns (and writes to result.json) what was measured."""
     from engine.progress import Stages
-    from retrain.config import RetrainFile
+    from retrain.config import RetrainConfig
     from retrain.several import retrain_all
     from search.baseline import random_architectures
     from search.derive.clock import Clock
@@ -100,7 +100,7 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     networks |= {f"random {i}": paths for i, paths in enumerate(others[:baselines], 1)}
     folders = [out / ("retrain" if name == "derived" else name.replace(" ", "")) for name in networks]
     architectures = [Architecture(space, paths) for paths in networks.values()]
-    config = RetrainFile.read(RETRAIN, [f"run.seed={seed}"])
+    config = RetrainConfig.read(RETRAIN, [f"run.seed={seed}"])
     with Stages() as report:
         tests = retrain_all(config, architectures, folders, report, "retraining the derived and the random networks")
     assert isinstance(limit.cost, Cost)  # limits of the one table that was measured above

@@ -23,7 +23,7 @@ from engine.progress import Report, silent
 from engine.quantities import quantity, rate
 from latency.measure import Timing, time_architecture
 from latency.plan import middle_network
-from search.config import SearchConfig, SearchFile
+from search.config import SearchConfig, SearchSettings
 from search.derive.clock import steady, twice_noise
 from search.derive.derivation import constrained
 from search.derive.measured import local_latency_limits
@@ -68,7 +68,7 @@ def check_search(
     If a check fails, only those that need its result are left out. No UserError is raised.
     """
     try:
-        config = SearchFile.read(config_path, overrides)
+        config = SearchConfig.read(config_path, overrides)
     except UserError as error:
         return [failed("config", error)]
     checks = [Check("ok", "config", f"{config_path} is valid")]
@@ -316,7 +316,7 @@ def _untimed(measured: Sequence[Source]) -> Check:
     return Check("warn", "timing", text, "measure a table here, or set measure.device: external if that is meant")
 
 
-def _disk(space: Space, settings: SearchConfig, out: Path) -> Check:
+def _disk(space: Space, settings: SearchSettings, out: Path) -> Check:
     parameters = sum(layer.complexity.params for _, layer in space.places)
     files = Checkpoints(out).keep + 1  # the next is complete before the oldest goes
     moments = 2 if settings.optimizer == "adamw" else 1
@@ -329,7 +329,7 @@ def _disk(space: Space, settings: SearchConfig, out: Path) -> Check:
     return Check("ok", "disk", text)
 
 
-def _data(config: SearchFile) -> list[Check]:
+def _data(config: SearchConfig) -> list[Check]:
     space = config.space
     local = config.data.model_copy(update={"download": False})
     try:
@@ -349,7 +349,7 @@ def _data(config: SearchFile) -> list[Check]:
     return data_checks(config, len(training), len(validation))
 
 
-def data_checks(config: SearchFile, training: int, validation: int) -> list[Check]:
+def data_checks(config: SearchConfig, training: int, validation: int) -> list[Check]:
     """Whether the two parts of the training set, in images, give batches and architecture steps."""
     s = config.search
     for part, images in (("training", training), ("validation", validation)):
@@ -371,7 +371,7 @@ def data_checks(config: SearchFile, training: int, validation: int) -> list[Chec
     return [Check("ok", "data", text)]
 
 
-def _run(config: SearchFile) -> list[Check]:
+def _run(config: SearchConfig) -> list[Check]:
     run = config.run
     prepare_device(run.model_copy(update={"threads": None}))  # the thread count of this process stays
     if run.amp == "bf16" and run.device == "cpu":

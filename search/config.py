@@ -301,7 +301,7 @@ GradientMode = Literal["full", "full_v2", "two_path"]
 GateGradient = Literal["first_order", "second_order"]
 
 
-class SearchConfig(Section):
+class SearchSettings(Section):
     """YAML section `search`. Epochs, batches and alpha's Adam default to the published settings (arXiv 1812.00332, Sec.
     4); how the weights and alpha learn, the loss and the derivation do not (docs/design.md)."""
 
@@ -447,14 +447,14 @@ class SearchConfig(Section):
         return self
 
 
-class SearchFile(ConfigFile):
+class SearchConfig(ConfigFile):
     """A file of configs/search/, one per target hardware."""
 
     space: SpaceConfig
     measure: MeasureConfig = MeasureConfig()
     data: DataConfig
     limits: tuple[LimitConfig, ...] = Field(min_length=1, max_length=MOST_TABLES)
-    search: SearchConfig = SearchConfig()
+    search: SearchSettings = SearchSettings()
     run: RunConfig = RunConfig()
 
     @model_validator(mode="after")

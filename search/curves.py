@@ -18,7 +18,7 @@ from engine.evaluation import Evaluation
 from engine.graph import graph_of
 from engine.metrics import MetricsLog, accuracy_curves
 from engine.seeding import generator
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.learn.objective import expected_cost
 from search.limits.limit import Limit, Source, limit_names
 from search.limits.peak import PeakLimit
@@ -151,7 +151,7 @@ def charts(limits: Sequence[Limit], *, projected: bool) -> dict[str, Mapping[str
     }
 
 
-def hyperparameters(config: SearchFile, limits: Sequence[Limit]) -> dict[str, float | str]:
+def hyperparameters(config: SearchConfig, limits: Sequence[Limit]) -> dict[str, float | str]:
     """Returns the values of those engine.comparison.HYPERPARAMETERS that a search has."""
     search = config.search
     words = [f"{name} {_asked(limit)}" for name, limit in zip(limit_names(limits), limits, strict=True)]

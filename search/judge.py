@@ -19,7 +19,7 @@ from engine.distributed import ALONE, Group
 from engine.progress import Report, reported, silent
 from engine.seeding import mix
 from search.baseline import random_architectures
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.derive.derivation import meets
 from search.learn.regression import Paths, network_losses
 from search.limits.limit import Limit
@@ -170,7 +170,7 @@ def chance_error(n: int) -> float:
 def supernet_losses(
     net: Supernet,
     networks: Sequence[Paths],
-    config: SearchFile,
+    config: SearchConfig,
     validation: ImageSet,
     device: torch.device,
     autocast: Autocast,

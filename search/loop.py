@@ -33,7 +33,7 @@ from engine.seeding import generator, mix
 from engine.training import Throughput, check_finite
 from search.check import data_checks, judge, report
 from search.compilation import compile_supernet
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.curves import architecture_scalars, curves_of, log_alpha, log_begin, log_end, log_evaluation
 from search.derive.derivation import derive
 from search.derive.measured import MeasuredDerivation, derive_measured
@@ -97,12 +97,12 @@ def run_search(
     The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError, TableError,
     CheckpointError, ...) for anything wrong that the user can mend.
     """
-    with naming(config_path, keys_of(SearchFile)):
+    with naming(config_path, keys_of(SearchConfig)):
         return _run_search(config_path, out, resume, overrides, group)
 
 
 def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[str], group: Group) -> SearchResult:
-    config = SearchFile.read(config_path, overrides)
+    config = SearchConfig.read(config_path, overrides)
     resolved = resolve(config, config_path, overrides)
     config, space = resolved.config, resolved.space
     group.share_of(config.search.batch_size, "search.batch_size", config.search.resolved_paths_per_step)
@@ -142,8 +142,8 @@ def finish_search(config_path: Path, out: Path, *, overrides: Sequence[str] = ()
         result = load_result(out)
         assert result is not None  # the search has ended
         return result
-    with naming(config_path, keys_of(SearchFile)):
-        config = SearchFile.read(config_path, overrides)
+    with naming(config_path, keys_of(SearchConfig)):
+        config = SearchConfig.read(config_path, overrides)
         refuse_changes(out, resolve(config, config_path, overrides).record)
     return result
 

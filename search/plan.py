@@ -8,7 +8,7 @@ import torch
 
 from engine.data import ImageSet
 from engine.training import cosine_lr
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.limits.limit import Limit
 from search.limits.peak import PeakLimit
 from supernet.space import Space
@@ -19,7 +19,7 @@ RAMP = 0.02
 
 @dataclass(frozen=True)
 class Plan:
-    config: SearchFile
+    config: SearchConfig
     space: Space
     limits: tuple[Limit, ...]
     device: torch.device

@@ -13,7 +13,7 @@ from engine.distributed import ALONE, Group
 from engine.evaluation import Evaluation, evaluate, recalibrate_bn
 from engine.progress import Report, silent
 from engine.seeding import mix
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.state import SPLIT
 from supernet import user_modules
 from supernet.architecture import Architecture
@@ -21,7 +21,7 @@ from supernet.network import Network
 from supernet.supernet import Supernet
 
 
-def open_parts(config: SearchFile) -> tuple[ImageSet, ImageSet]:
+def open_parts(config: SearchConfig) -> tuple[ImageSet, ImageSet]:
     """The part of the training set that the weights learn on, and the part for alpha and for scores.
 
     A function of the config alone, `run.seed` included. Raises ConfigError.
@@ -41,7 +41,7 @@ def open_parts(config: SearchFile) -> tuple[ImageSet, ImageSet]:
 def score(
     net: Supernet,
     architecture: Architecture,
-    config: SearchFile,
+    config: SearchConfig,
     training: ImageSet,
     validation: ImageSet,
     device: torch.device,

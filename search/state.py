@@ -17,7 +17,7 @@ from engine.errors import CheckpointError, ConfigError
 from engine.seeding import mix
 from engine.states import check_module, check_optimizer, check_tensor
 from engine.training import split_decay
-from search.config import SearchConfig, SearchFile
+from search.config import SearchConfig, SearchSettings
 from search.learn.collapse import Settled
 from search.learn.regression import Evidence, restored
 from supernet.alpha import initial_alpha
@@ -31,7 +31,7 @@ from supernet.supernet import Supernet
 ) = range(9)  # fmt: skip
 
 
-def weights_optimizer(net: nn.Module, settings: SearchConfig) -> torch.optim.SGD | torch.optim.AdamW:
+def weights_optimizer(net: nn.Module, settings: SearchSettings) -> torch.optim.SGD | torch.optim.AdamW:
     """Returns the optimizer of the weights. A step updates the parameters that have a gradient; the others keep their
     value, their moments and their count of steps.
 
@@ -92,7 +92,7 @@ class SearchState:
     of the curves."""
 
     @classmethod
-    def fresh(cls, config: SearchFile, space: Space, device: torch.device) -> SearchState:
+    def fresh(cls, config: SearchConfig, space: Space, device: torch.device) -> SearchState:
         settings = config.search
         net = Supernet(space, seed=mix(config.run.seed))
         net.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from engine.config import load_config, validate
-from retrain.config import RetrainFile
-from search.config import COMPUTED, LimitConfig, SearchFile
+from retrain.config import RetrainConfig
+from search.config import COMPUTED, LimitConfig, SearchConfig
 from search.learn.own import own_function
 from tests.engine.config_files import message_of
 
@@ -62,7 +62,7 @@ def is_largest(constraint: Any) -> bool:
     return isinstance(constraint, annotated_types.Le | annotated_types.Lt)
 
 
-@pytest.mark.parametrize("model", [SearchFile, RetrainFile])
+@pytest.mark.parametrize("model", [SearchConfig, RetrainConfig])
 def test_every_number_has_a_largest_value(model):
     found = dict(numbers(model))
     assert len(found) > 10
@@ -104,14 +104,14 @@ def test_every_number_has_a_largest_value(model):
 )
 def test_a_number_beyond_all_sense_is_refused_with_the_largest_one(override, words, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert words in message_of(validate, SearchFile, load_config(QUICK, [override]), "f.yaml")
+    assert words in message_of(validate, SearchConfig, load_config(QUICK, [override]), "f.yaml")
 
 
 def test_noise_must_fit_into_memory(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(QUICK, ["data={name: fake, fake_images: 1000000000000}"])
     assert "data.fake_images: got 1000000000000, expected at most 2000000" in message_of(
-        validate, SearchFile, config, "f"
+        validate, SearchConfig, config, "f"
     )
 
 
@@ -121,14 +121,14 @@ def test_the_depths_of_all_stages_count_together(monkeypatch):
     stage = "{width: 8, depth: 6000, candidates: [mbconv_k3_e1, mbconv_k3_e3]}"
     config = load_config(QUICK, [f"space.stages=[{stage}, {stage}]"])
     assert "stages: their depths add up to 12000 edges, expected at most 10000" in message_of(
-        validate, SearchFile, config, "f"
+        validate, SearchConfig, config, "f"
     )
 
 
 def test_a_multiplier_may_not_make_a_width_too_large(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(QUICK, ["space.feature_mix=60000", "space.width_multiplier=50"])
-    message = message_of(validate, SearchFile, config, "f")
+    message = message_of(validate, SearchConfig, config, "f")
     assert "width_multiplier: got 50, which makes feature_mix 3000000 channels; expected at most 65536" in message
 
 
@@ -161,7 +161,7 @@ def test_a_bound_may_be_in_thousands_or_millions(metric, written, number):
 
 def test_such_a_bound_is_read_in_an_override(monkeypatch):
     monkeypatch.chdir(ROOT)
-    config = SearchFile.read(QUICK, ["limits=[{metric: macs}]", "limits.0.at=3M"])
+    config = SearchConfig.read(QUICK, ["limits=[{metric: macs}]", "limits.0.at=3M"])
     assert config.limits[0].at == 3e6
 
 
@@ -199,21 +199,21 @@ def test_every_path_of_a_search_may_begin_with_the_home_folder(monkeypatch, tmp_
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(ROOT)
     limits = "limits=[{metric: latency, table: ~/t.yaml, at: 50%}]"
-    config = SearchFile.read(QUICK, [limits, "data.root=~/images"])
+    config = SearchConfig.read(QUICK, [limits, "data.root=~/images"])
     assert config.limits[0].files == (tmp_path / "t.yaml",)
     assert config.data.root == tmp_path / "images"
     several = "limits=[{metric: latency, tables: [~/a.yaml, ~/b.yaml], combine: worst_case, at: 50%}]"
-    config = SearchFile.read(QUICK, [several])
+    config = SearchConfig.read(QUICK, [several])
     assert config.limits[0].files == (tmp_path / "a.yaml", tmp_path / "b.yaml")
 
 
 def test_the_checkpoint_of_a_retraining_may_be_in_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = RetrainFile.read(RETRAIN, ["retrain.inherit=~/run/step-1.pt"])
+    config = RetrainConfig.read(RETRAIN, ["retrain.inherit=~/run/step-1.pt"])
     assert config.retrain.inherit == tmp_path / "run" / "step-1.pt"
 
 
-@pytest.mark.parametrize("model", [SearchFile, RetrainFile])
+@pytest.mark.parametrize("model", [SearchConfig, RetrainConfig])
 def test_every_path_of_every_section_accepts_the_home_folder(model):
     """A field of another kind of Path would take `~` for the name of a folder."""
 
@@ -236,4 +236,4 @@ def test_modules_and_functions_of_the_user_may_be_in_the_home_folder(monkeypatch
     monkeypatch.chdir(ROOT)
     assert own_function("~/home_of_a_test.py:three", "search.terms.0.function")() == 3
     config = load_config(QUICK, ["space.candidate_modules=[~/home_of_a_test.py]"])
-    assert validate(SearchFile, config, "f").space.candidate_modules == ("~/home_of_a_test.py",)
+    assert validate(SearchConfig, config, "f").space.candidate_modules == ("~/home_of_a_test.py",)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from engine.config import load_config
 from latency.config import LatencyConfig
-from retrain.config import RetrainFile
-from search.config import SearchFile
+from retrain.config import RetrainConfig
+from search.config import SearchConfig
 from supernet.architecture import Architecture
 from supernet.space import Space
 
@@ -50,12 +50,12 @@ def test_it_makes_a_table(path):
 
 @pytest.mark.parametrize("path", **named(SEARCH))
 def test_it_is_a_search(path):
-    SearchFile.read(path)
+    SearchConfig.read(path)
 
 
 @pytest.mark.parametrize("path", **named(RETRAIN))
 def test_it_is_a_retraining(path):
-    RetrainFile.read(path)
+    RetrainConfig.read(path)
 
 
 @pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH, *RETRAIN]))
@@ -82,7 +82,7 @@ def test_its_comment_makes_its_table(path):
 @pytest.mark.parametrize("path", **named(PUBLISHED))
 def test_published_settings_of_the_weights_in_a_search(path):
     """How long; neither the optimizer nor alpha's learning is as published."""
-    config = SearchFile.read(path)
+    config = SearchConfig.read(path)
     s = config.search
     assert (s.warmup_epochs, s.epochs, s.batch_size) == (40, 120, 256)
     assert (s.optimizer, s.warmup_lr, s.resolved_lr, s.resolved_weight_decay) == ("adamw", None, 0.004, 0.05)
@@ -98,9 +98,9 @@ def test_published_targets():
 
 def test_published_settings_of_other_forms_are_their_defaults():
     """Sec. 4's numbers for the forms that no file names."""
-    from search.config import AddLinear, MulLog, ReinforceConfig, SearchConfig
+    from search.config import AddLinear, MulLog, ReinforceConfig, SearchSettings
 
-    s = SearchConfig(arch_update="two_path", optimizer="sgd")
+    s = SearchSettings(arch_update="two_path", optimizer="sgd")
     assert (s.resolved_lr, s.momentum, s.resolved_weight_decay, s.label_smoothing) == (0.025, 0.9, 4e-5, 0.1)
     assert (s.arch_lr, s.arch_betas, s.arch_every) == (1e-3, (0.0, 0.999), 5)
     assert s.resolved_gate_gradient == "first_order"
@@ -110,7 +110,7 @@ def test_published_settings_of_other_forms_are_their_defaults():
 
 
 def test_published_settings_of_the_retraining():
-    r = RetrainFile.read(CONFIGS / "retrain" / "imagenet.yaml").retrain
+    r = RetrainConfig.read(CONFIGS / "retrain" / "imagenet.yaml").retrain
     assert (r.epochs, r.batch_size, r.lr, r.momentum) == (300, 256, 0.05, 0.9)
     assert (r.weight_decay, r.label_smoothing, r.inherit) == (4e-5, 0.1, None)
 
@@ -164,7 +164,7 @@ def test_a_search_runs(path, door, jpegs, tmp_path, monkeypatch, formula_table):
     overrides = [*smaller(config["space"]), *on_folder(jpegs), *ON_CPU, "data.validation=0.75", "search.bn_batches=2"]
     overrides += ["search.batch_size=4", "search.warmup_epochs=1", "search.epochs=1", "search.arch_every=1"]
     overrides += ["search.regression.final_steps=2", "run.log_every=1", "measure.device=cpu", "limits.0.at=50%"]
-    reduced = SearchFile.read(path, overrides)
+    reduced = SearchConfig.read(path, overrides)
     for limit in reduced.limits:
         if limit.table is not None:
             formula_table(Space(reduced.space), reduced.measure).save(tmp_path / limit.table)

@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from search.config import AddLinear, GradientMode, Hinge, Loss, MulLog, SearchConfig
+from search.config import AddLinear, GradientMode, Hinge, Loss, MulLog, SearchSettings
 from supernet.catalogue import CANDIDATES, SkipSpec
 from supernet.space import Space
 
@@ -104,7 +104,7 @@ class CollapseAlarm:
         return list(new.values())
 
 
-def undecided(p: Tensor, mask: Tensor, settings: SearchConfig) -> str | None:
+def undecided(p: Tensor, mask: Tensor, settings: SearchSettings) -> str | None:
     """What to say at the end of a search whose alpha has hardly moved; None where it has."""
     share = relative_entropy(p, mask)
     if share <= UNDECIDED:

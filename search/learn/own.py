@@ -7,7 +7,7 @@ from typing import Any
 
 from engine.errors import ConfigError, explain
 from engine.inputs import checksums
-from search.config import SearchFile
+from search.config import SearchConfig
 from supernet import user_modules
 from supernet.module_names import permitted
 
@@ -28,7 +28,7 @@ def own_function(reference: str, key: str, takes: Sequence[str] = ()) -> Callabl
     return call
 
 
-def own_files(config: SearchFile) -> dict[str, str]:
+def own_files(config: SearchConfig) -> dict[str, str]:
     """Returns the checksum of each file of the user's own that a search runs, by key and module. Modules that these
     files import in turn are left out."""
     named = [("space.candidate_modules", module) for module in config.space.candidate_modules]

@@ -18,7 +18,7 @@ from engine.quantities import quantity
 from latency.config import MeasureConfig
 from latency.existing import free_file
 from latency.table import LatencyTable, MissingEntryError, TableError
-from search.config import LimitConfig, MulLog, SearchFile, metric_hint
+from search.config import LimitConfig, MulLog, SearchConfig, metric_hint
 from search.limits.combine import WorstCase, members, scaled, weighted_sum
 from search.limits.peak import PeakLimit, restrict
 from search.limits.trust import Note, completed, of_this_runtime, trust
@@ -139,7 +139,7 @@ def measure_command(
 class Resolved:
     """A search's file with everything in numbers."""
 
-    config: SearchFile
+    config: SearchConfig
     """Its space has lost the candidates that a limit on peak activation forbids."""
     space: Space
     limits: tuple[Limit, ...]
@@ -164,7 +164,7 @@ class Resolved:
         return record
 
 
-def resolve(config: SearchFile, source: Path | str, overrides: Sequence[str] = ()) -> Resolved:
+def resolve(config: SearchConfig, source: Path | str, overrides: Sequence[str] = ()) -> Resolved:
     """Apply the limit on peak activation to the space, load each limit's table, check it, turn bounds into numbers.
 
     source, overrides: what the user gave, for the command that errors name. Raises ConfigError or TableError.
@@ -177,7 +177,7 @@ def resolve(config: SearchFile, source: Path | str, overrides: Sequence[str] = (
 
 
 def resolve_limit(
-    config: SearchFile, space: Space, i: int, source: Path | str, overrides: Sequence[str] = ()
+    config: SearchConfig, space: Space, i: int, source: Path | str, overrides: Sequence[str] = ()
 ) -> tuple[Limit, list[Note]]:
     """Number `i` of `config.limits`, an additive one, and notes about its tables."""
     limit, where = config.limits[i], f"{source}: limits.{i}"
@@ -215,7 +215,7 @@ def _unit(limit: LimitConfig, sources: Sequence[Source], where: str) -> str:
     return units[0]
 
 
-def _computed(config: SearchFile, space: Space, metric: str) -> Cost:
+def _computed(config: SearchConfig, space: Space, metric: str) -> Cost:
     """Returns the cost of a metric that follows from the space."""
     if metric == "macs":
         return macs_cost(space)
@@ -236,7 +236,7 @@ def _combined(limit: LimitConfig, sources: Sequence[Source]) -> Cost | WorstCase
 
 
 def _source(
-    config: SearchFile,
+    config: SearchConfig,
     space: Space,
     limit: LimitConfig,
     k: int,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from engine.errors import ConfigError, explain
 from latency.config import MeasureConfig
-from search.config import PEAK, SearchFile
+from search.config import PEAK, SearchConfig
 from supernet.activation import working_set
 from supernet.space import Edge, Layer, Space, SpaceConfig, StageConfig
 
@@ -59,7 +59,7 @@ def reachable_peaks(space: Space, measure: MeasureConfig) -> tuple[int, int]:
     return low, high
 
 
-def restrict(config: SearchFile, source: object = "limits") -> tuple[SearchFile, PeakLimit | None]:
+def restrict(config: SearchConfig, source: object = "limits") -> tuple[SearchConfig, PeakLimit | None]:
     """The config without the candidates that a limit on peak activation forbids, and with this limit in bytes.
 
     `N%` is min + N % of the reachable range of peaks. Applying it again changes nothing. Raises ConfigError naming the
@@ -71,7 +71,7 @@ def restrict(config: SearchFile, source: object = "limits") -> tuple[SearchFile,
     return config, None
 
 
-def _restricted(config: SearchFile, i: int, where: str) -> tuple[SearchFile, PeakLimit]:
+def _restricted(config: SearchConfig, i: int, where: str) -> tuple[SearchConfig, PeakLimit]:
     space, measure = Space(config.space), config.measure
     with explain(where):
         low, high = reachable_peaks(space, measure)

@@ -25,7 +25,7 @@ from engine.files import in_home, write_atomically
 from engine.progress import Report, reported, silent
 from engine.quantities import quantity
 from engine.run_config import RunConfig
-from search.config import COMPUTED, LimitConfig, SearchFile, in_full
+from search.config import COMPUTED, LimitConfig, SearchConfig, in_full
 from search.derive.derivation import Derivation, InfeasibleError, derive, smallest
 from search.learn.own import with_permitted_modules
 from search.learn.regression import Evidence, preferences, restored
@@ -128,7 +128,7 @@ def derive_family(
         )
     with explain(str(config_file)):
         settings = with_permitted_modules(stored, allow_modules)
-    config = validate(SearchFile, settings, str(config_file), {"allow_modules": allow_modules})
+    config = validate(SearchConfig, settings, str(config_file), {"allow_modules": allow_modules})
     resolved = resolve(config, config_file)
     if table is not None:
         if not bounds:
@@ -297,7 +297,7 @@ def _member(
     return FamilyMember(text, path, architecture, derivation, limits, resolved.peak)
 
 
-def _on_device(config: SearchFile, device: str | None) -> SearchFile:
+def _on_device(config: SearchConfig, device: str | None) -> SearchConfig:
     """The config for scoring elsewhere; bf16 makes most CPUs slower, so a score that moves to one is without it."""
     if device is None or device == config.run.device:
         return config
@@ -309,13 +309,13 @@ def _on_device(config: SearchFile, device: str | None) -> SearchFile:
 class _Scoring:
     """What a network is scored with."""
 
-    config: SearchFile
+    config: SearchConfig
     device: torch.device
     training: ImageSet
     validation: ImageSet
 
     @classmethod
-    def prepare(cls, config: SearchFile) -> _Scoring:
+    def prepare(cls, config: SearchConfig) -> _Scoring:
         """Raises ConfigError where the device or the data are absent."""
         try:
             return cls(config, prepare_device(config.run), *open_parts(config))

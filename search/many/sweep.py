@@ -25,7 +25,7 @@ from engine.progress import Progress
 from engine.quantities import quantity
 from engine.runs import refuse_changes, run_begun
 from latency.bench import usable_cores
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.limits.limit import resolve
 from search.many.pareto import Panel, Point, draw_fronts
 from search.many.queue import Kind, Slot, cpu_slots, gpu_slots, run_queue
@@ -178,7 +178,7 @@ def _done(searches: Sequence[Search], *, resume: bool) -> dict[str, ResultFile]:
             )
         result = load_result(search.folder) if run_begun(search.folder) else None
         if result is not None:
-            config = SearchFile.read(search.config, search.overrides)
+            config = SearchConfig.read(search.config, search.overrides)
             refuse_changes(search.folder, resolve(config, search.config, search.overrides).record)
             done[search.name] = result
     return done

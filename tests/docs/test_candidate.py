@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from latency.table import LatencyTable
-from search.config import SearchFile
+from search.config import SearchConfig
 from supernet import CANDIDATES, Architecture, Network, Space, Supernet
 from supernet.blocks import build_op
 from supernet.catalogue import import_candidates
@@ -19,9 +19,9 @@ GHOSTS = [f"ghost_k{k}_e{e}" for k in (3, 5) for e in (3, 6)]
 
 
 @pytest.fixture(scope="module")
-def config(checkout) -> SearchFile:
+def config(checkout) -> SearchConfig:
     path = checkout / "docs" / "examples" / "ghost_cpu.yaml"
-    return SearchFile.read(path)
+    return SearchConfig.read(path)
 
 
 @pytest.mark.parametrize("name", GHOSTS)

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 from engine.config import validate
 from engine.data import BatchStream, DataConfig, Item, Splits, evaluation_batches, open_images, subset
 from engine.errors import ConfigError
-from search.config import SearchFile
+from search.config import SearchConfig
 from supernet import user_modules
 from supernet.space import Space
 
@@ -268,7 +268,7 @@ def test_a_function_that_is_not_there(own):
 )
 def test_settings_that_do_not_fit_a_module(tiny_search, settings, message):
     with pytest.raises(ConfigError) as caught:
-        validate(SearchFile, tiny_search | {"data": settings}, "search.yaml")
+        validate(SearchConfig, tiny_search | {"data": settings}, "search.yaml")
     assert message in str(caught.value)
     assert "more)" not in str(caught.value)
 
@@ -283,7 +283,7 @@ def test_it_is_searched_retrained_and_evaluated(checkout, door, tmp_path, monkey
     path = checkout / "docs" / "examples" / "own_data_cpu.yaml"
     few = ["search.batch_size=256", "search.warmup_epochs=0", "search.epochs=1", "search.bn_batches=1"]
     few += ["search.regression.final_steps=2"]
-    config = SearchFile.read(path, few)
+    config = SearchConfig.read(path, few)
     formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "own_data_cpu.yaml")
     ended = door("check_search", path, *few)
     assert ended.status == 0, ended.out

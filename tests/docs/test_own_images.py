@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from search.check import data_checks
-from search.config import SearchFile
+from search.config import SearchConfig
 from supernet.space import Space
 
 CLASSES, TRAIN, TEST = 5, 32, 8
@@ -43,7 +43,7 @@ def recipe(checkout, tmp_path, monkeypatch) -> tuple[Path, Path]:
 
 def test_200_photographs_are_enough_with_the_settings_that_are_written(recipe):
     """32 of 40 train: 128 for the weights, 32 for the architecture. Nothing is refused or warned of."""
-    config = SearchFile.read(recipe[0])
+    config = SearchConfig.read(recipe[0])
     (check,) = data_checks(config, 128, 32)
     assert (check.level, check.text) == ("ok", "128 training and 32 validation images, 8 steps an epoch")
     (check,) = data_checks(config, 64, 16)  # of the 80 images that README requires
@@ -57,7 +57,7 @@ def test_it_is_checked_searched_and_retrained(recipe, door, tmp_path, formula_ta
     search, retraining = recipe
     small = ["space.input_size=32", "space.width_multiplier=0.25", "space.feature_mix=64"]
     few = [*small, "search.warmup_epochs=0", "search.bn_batches=2", "search.regression.final_steps=2", "run.threads=1"]
-    config = SearchFile.read(search, few)
+    config = SearchConfig.read(search, few)
     formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "flowers.yaml")
     ended = door("check_search", search, *few)
     assert ended.status == 0, ended.out
@@ -73,7 +73,7 @@ def test_it_is_checked_searched_and_retrained(recipe, door, tmp_path, formula_ta
 
 
 def test_a_wrong_folder_is_answered_by_the_right_one(recipe, door, tmp_path, formula_table):
-    config = SearchFile.read(recipe[0])
+    config = SearchConfig.read(recipe[0])
     formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "flowers.yaml")
     ended = door("run_search", recipe[0], "--out", "run", f"data.root={tmp_path / 'flower'}")
     assert ended.status == 2

@@ -5,14 +5,14 @@ import subprocess
 import sys
 
 from engine.config import load_config
-from search.config import SearchFile
+from search.config import SearchConfig
 from supernet.space import Space
 
 
 def test_it_runs(checkout, shell, tmp_path, tiny_search, write_yaml, formula_table):
     search = tiny_search["search"] | {"regression": {"final_steps": 2}}
     path = write_yaml(tmp_path / "search.yaml", tiny_search | {"search": search})
-    config = SearchFile.read(path)
+    config = SearchConfig.read(path)
     formula_table(Space(config.space)).save(tmp_path / "table.yaml")
     program = checkout / "docs" / "examples" / "from_python.py"
     command = [sys.executable, program, path, "run", "run.seed=1"]

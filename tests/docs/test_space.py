@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 
-from search.config import SearchFile
+from search.config import SearchConfig
 from supernet import CANDIDATES, Architecture, Network, Space
 from supernet.blocks import build_op
 from supernet.complexity import Complexity, conv_complexity, linear_complexity
@@ -28,7 +28,7 @@ def path(checkout):
 
 @pytest.fixture(scope="module")
 def space(path) -> Space:
-    return Space(SearchFile.read(path).space)
+    return Space(SearchConfig.read(path).space)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_small_one_is_searched_derived_and_retrained(path, door, tmp_path, mon
     overrides += ["search.batch_size=4", "search.warmup_epochs=1", "search.epochs=1", "search.arch_every=1"]
     overrides += ["search.regression.final_steps=2", "search.bn_batches=1", "search.evaluation_images=8"]
     overrides += ["run.log_every=1"]
-    config = SearchFile.read(path, overrides)
+    config = SearchConfig.read(path, overrides)
     space = Space(config.space)
     formula_table(space, config.measure).save(tmp_path / "tables" / "resnet_gpu.yaml")
     ended = door("run_search", path, "--out", "run", *overrides)

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from engine.config import Section, UserPath, config_text, differences, keys_of, load_config, naming, validate
 from engine.errors import CheckpointError, ConfigError
 from engine.wording import shown
-from search.config import SearchFile
+from search.config import SearchConfig
 from tests.engine.config_files import loaded, message_of, written
 
 BASE = Path("configs/search/quickstart_cpu.yaml")
@@ -430,7 +430,7 @@ class Whole(Section):
 
 def test_keys_of_a_file_are_those_of_its_sections():
     assert keys_of(Whole) == {"run.device"}
-    assert {"data.root", "run.device", "search.batch_size", "space.classes"} <= keys_of(SearchFile)
+    assert {"data.root", "run.device", "search.batch_size", "space.classes"} <= keys_of(SearchConfig)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from engine.data import BatchStream, DataConfig, evaluation_batches, open_images
 from engine.data import readers as module
 from engine.data.readers import MOST_WORKERS, worker_count
 from engine.errors import UserError
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from tests.engine.image_folder import write_images
 
 
@@ -319,7 +319,7 @@ def test_workers_are_the_cores_that_a_process_may_use(monkeypatch, tmp_path):
 def test_a_run_does_not_record_how_many_processes_read():
     """A resume on another machine, or after memory was short, may have another number."""
     sections = [{"data": {"name": "digits"} | workers, "retrain": {"epochs": 1}} for workers in ({}, {"workers": 7})]
-    found = [RetrainFile.model_validate(section) for section in sections]
+    found = [RetrainConfig.model_validate(section) for section in sections]
     assert [config.data.workers for config in found] == [None, 7]
     first, second = (config.model_dump(mode="json", exclude_none=True) for config in found)
     assert first == second

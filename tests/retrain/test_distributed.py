@@ -19,7 +19,7 @@ from engine.data.images import CorruptFiles
 from engine.distributed import Group
 from engine.errors import Interrupted
 from retrain import loop
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from retrain.loop import retrain
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig
@@ -42,8 +42,8 @@ def architecture() -> Architecture:
     return Architecture(Space(SpaceConfig.model_validate(SPACE, strict=False)), (0, 1))
 
 
-def config_of(**settings: float) -> RetrainFile:
-    return validate(RetrainFile, CONFIG | {"retrain": CONFIG["retrain"] | settings}, "retrain.yaml")
+def config_of(**settings: float) -> RetrainConfig:
+    return validate(RetrainConfig, CONFIG | {"retrain": CONFIG["retrain"] | settings}, "retrain.yaml")
 
 
 def images_in(folder: Path) -> DataConfig:
@@ -78,7 +78,7 @@ def job(group: Group, folder: Path) -> dict[str, Any]:
 
 def interrupted(group: Group, folder: Path) -> tuple[Any, ...]:
     """(network, score, what the interrupt said) of a retraining of which process 1 gets SIGTERM in step 2."""
-    once = validate(RetrainFile, CONFIG | {"run": CONFIG["run"] | {"checkpoint_every": 3}}, "retrain.yaml")
+    once = validate(RetrainConfig, CONFIG | {"run": CONFIG["run"] | {"checkpoint_every": 3}}, "retrain.yaml")
     told, plain = "", loop._Retrain._train
 
     def train(self: Any, batch: Any) -> Any:

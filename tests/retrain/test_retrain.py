@@ -25,7 +25,7 @@ from engine.data.memory import MemoryImages
 from engine.errors import CheckpointError, ConfigError, Interrupted, UserError
 from engine.folder_lock import locked
 from retrain import evaluation, loop
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from retrain.evaluation import evaluate_checkpoint
 from retrain.loop import retrain, run_retrain
 from supernet.architecture import Architecture
@@ -75,8 +75,8 @@ def settings(**sections: dict[str, Any]) -> dict[str, Any]:
     return {name: section | sections.get(name, {}) for name, section in values.items()}
 
 
-def config_of(**sections: dict[str, Any]) -> RetrainFile:
-    return validate(RetrainFile, settings(**sections), "retrain.yaml")
+def config_of(**sections: dict[str, Any]) -> RetrainConfig:
+    return validate(RetrainConfig, settings(**sections), "retrain.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_a_resume_with_other_images_is_refused(architecture, tmp_path):
     """Training images, and the test images that the accuracy is of."""
     root, out = write_images(tmp_path / "images", 8), tmp_path / "run"
     values = settings(retrain={"epochs": 1}) | {"data": {"name": "folder", "root": str(root), "workers": 0}}
-    config = validate(RetrainFile, values, "retrain.yaml")
+    config = validate(RetrainConfig, values, "retrain.yaml")
     retrain(config, architecture, out)
     for part, what in (("train", "training"), ("test", "test")):
         image = root / part / "class1" / "005.png"
@@ -469,7 +469,7 @@ def prepared(monkeypatch) -> Iterator[Callable[..., Any]]:
     with monkeypatch.context() as patch:
         patch.setattr(loop._Retrain, "run", lambda self: self)
 
-        def start(config: RetrainFile, architecture: Architecture, out: Path) -> Any:
+        def start(config: RetrainConfig, architecture: Architecture, out: Path) -> Any:
             opened.append(retrain(config, architecture, out))
             return opened[-1]
 
@@ -629,7 +629,7 @@ def test_it_learns_digits(space_of, tmp_path):
          "feature_mix": 64}
     )  # fmt: skip
     config = {"data": {"name": "digits"}, "retrain": {"epochs": 2, "batch_size": 32, "lr": 0.4}, "run": {"threads": 1}}
-    result = retrain(validate(RetrainFile, config, "digits.yaml"), Architecture(space, ()), tmp_path / "run")
+    result = retrain(validate(RetrainConfig, config, "digits.yaml"), Architecture(space, ()), tmp_path / "run")
     assert result.test.images == 359
     assert result.test.top1 > 50
     assert isinstance(result.network, Network)

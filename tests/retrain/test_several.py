@@ -8,7 +8,7 @@ import pytest
 
 from engine.config import validate
 from engine.errors import ConfigError, Interrupted, UserError
-from retrain.config import RetrainFile
+from retrain.config import RetrainConfig
 from retrain.loop import retrain
 from retrain.several import retrain_all
 from supernet.architecture import Architecture
@@ -19,7 +19,7 @@ from supernet.space import Space, SpaceConfig
 def config():
     settings = {"epochs": 1, "batch_size": 8, "lr": 0.4}
     data = {"name": "fake", "fake_images": 32, "fake_classes": 4}
-    return validate(RetrainFile, {"data": data, "retrain": settings, "run": {"threads": 1}}, "retrain.yaml")
+    return validate(RetrainConfig, {"data": data, "retrain": settings, "run": {"threads": 1}}, "retrain.yaml")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from engine.config import validate
 from latency.table import LatencyTable
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.limits.limit import Limit
 from supernet.cost import Cost
 from supernet.space import Space, SpaceConfig
@@ -67,12 +67,12 @@ def make_tiny_config():
     return tiny_config
 
 
-def search_file(limits: list[dict[str, Any]], space: dict[str, object] | None = None, **sections: Any) -> SearchFile:
+def search_file(limits: list[dict[str, Any]], space: dict[str, object] | None = None, **sections: Any) -> SearchConfig:
     """A search of the tiny space under these limits, as read from a file called search.yaml."""
     data = {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4}
     search = {"warmup_epochs": 0, "epochs": 1, "batch_size": 8, "arch_every": 2, "bn_batches": 1}
     config = {"space": space or tiny_config(), "data": data, "limits": limits, "search": search}
-    return validate(SearchFile, config | {"run": {"threads": 1, "checkpoint_every": 3}} | sections, "search.yaml")
+    return validate(SearchConfig, config | {"run": {"threads": 1, "checkpoint_every": 3}} | sections, "search.yaml")
 
 
 def made_table(space: Space, path: Path, **changes: Any) -> LatencyTable:

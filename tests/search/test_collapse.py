@@ -10,7 +10,7 @@ import torch
 import yaml
 from pydantic import TypeAdapter
 
-from search.config import Loss, Projection, SearchConfig
+from search.config import Loss, Projection, SearchSettings
 from search.learn.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates, strength_of, undecided
 from search.loop import run_search
 from supernet.alpha import initial_alpha, mask_of, probabilities
@@ -84,18 +84,18 @@ def test_an_alpha_that_has_hardly_moved_is_said_at_the_end(space):
     alpha = initial_alpha(space)
     p = probabilities(alpha, mask)
     for update in ("full", "full_v2", "two_path"):
-        text = str(undecided(p, mask, SearchConfig(arch_update=update)))
+        text = str(undecided(p, mask, SearchSettings(arch_update=update)))
         assert "entropy 100% of the largest" in text
         assert "; set search.gate_gradient: second_order, raise search.arch_lr" in text
-    second_order = SearchConfig(arch_update="two_path", gate_gradient="second_order")
-    for without in (second_order, SearchConfig(arch_update="reinforce")):
+    second_order = SearchSettings(arch_update="two_path", gate_gradient="second_order")
+    for without in (second_order, SearchSettings(arch_update="reinforce")):
         assert "; raise search.arch_lr" in str(undecided(p, mask, without))
-    text = str(undecided(p, mask, SearchConfig(arch_update="regression")))
+    text = str(undecided(p, mask, SearchSettings(arch_update="regression")))
     assert text.endswith("; raise search.regression.final_steps (more networks are compared) or search.epochs")
     assert "arch_lr" not in text  # it has no optimizer
     alpha[:, 0] += 3.0
     for update in ("regression", "two_path"):
-        assert undecided(probabilities(alpha, mask), mask, SearchConfig(arch_update=update)) is None
+        assert undecided(probabilities(alpha, mask), mask, SearchSettings(arch_update=update)) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import load_config, validate
-from search.config import Hinge, Projection, ReinforceConfig, SearchConfig, SearchFile
+from search.config import Hinge, Projection, ReinforceConfig, SearchConfig, SearchSettings
 from tests.engine.config_files import message_of
 
 BASE = Path("configs/search/quickstart_cpu.yaml")
@@ -21,7 +21,7 @@ def search_message(monkeypatch):
     monkeypatch.chdir(ROOT)
 
     def message(*overrides: str) -> str:
-        text = message_of(validate, SearchFile, load_config(BASE, overrides), str(BASE))
+        text = message_of(validate, SearchConfig, load_config(BASE, overrides), str(BASE))
         assert text.startswith(f"{BASE}: ")
         return text.removeprefix(f"{BASE}: ")
 
@@ -30,7 +30,7 @@ def search_message(monkeypatch):
 
 def test_the_quick_start_is_accepted(monkeypatch):
     monkeypatch.chdir(ROOT)
-    SearchFile.read(BASE)
+    SearchConfig.read(BASE)
 
 
 @pytest.mark.parametrize(
@@ -92,13 +92,13 @@ def test_a_mistake_in_a_search_config_gets_one_readable_line(search_message, ove
     ("update", "projects"), [("regression", True), ("two_path", True), ("full", True), ("reinforce", False)]
 )
 def test_limits_enter_by_projection_unless_a_loss_or_a_reward_has_them(update, projects):
-    assert SearchConfig(arch_update=update).projects == projects
+    assert SearchSettings(arch_update=update).projects == projects
     if update == "reinforce":
-        assert SearchConfig(arch_update=update, reinforce=ReinforceConfig(limits="projection")).projects
+        assert SearchSettings(arch_update=update, reinforce=ReinforceConfig(limits="projection")).projects
     elif update != "regression":
-        assert not SearchConfig(arch_update=update, loss=Hinge(form="hinge")).projects
+        assert not SearchSettings(arch_update=update, loss=Hinge(form="hinge")).projects
     else:
-        assert SearchConfig(loss=Projection()).projects
+        assert SearchSettings(loss=Projection()).projects
 
 
 def test_an_unknown_key_lists_what_is_accepted(search_message):
@@ -127,7 +127,7 @@ def test_a_missing_section_is_named_with_those_that_are_there(section, monkeypat
     monkeypatch.chdir(ROOT)
     config = load_config(BASE)
     del config[section]
-    message = message_of(validate, SearchFile, config, "f.yaml")
+    message = message_of(validate, SearchConfig, config, "f.yaml")
     assert message.startswith(f"f.yaml: {section}: is missing, expected a ")
     assert message.endswith(f"; the file has {', '.join(config)}")
 
@@ -136,7 +136,7 @@ def test_a_mistyped_key_is_named_before_the_one_that_is_missing_for_it(monkeypat
     monkeypatch.chdir(ROOT)
     config = load_config(BASE)
     config["spce"] = config.pop("space")
-    message = message_of(validate, SearchFile, config, "f.yaml")
+    message = message_of(validate, SearchConfig, config, "f.yaml")
     assert message.startswith("f.yaml: spce: unknown key; ")
     assert message.endswith(". Did you mean 'space'? (+1 more)")
 

@@ -18,7 +18,7 @@ from engine.checkpoints import Checkpoints
 from engine.data import Batch
 from engine.errors import ConfigError
 from engine.quantities import quantity
-from search.config import SearchFile
+from search.config import SearchConfig
 from search.derive.derivation import InfeasibleError, meets, smallest
 from search.learn.regression import Evidence, fit
 from search.loop import run_search
@@ -395,7 +395,7 @@ def test_a_search_and_its_family_choose_the_same_network_among_the_likeliest(run
 
 
 def _score_of(run, paths):
-    config = SearchFile.read(run / "config.yaml")
+    config = SearchConfig.read(run / "config.yaml")
     training, validation = search.scoring.open_parts(config)
     net = Supernet(Space(config.space))
     net.load_state_dict(Checkpoints(run / "checkpoints").newest()[1]["search"]["net"])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from engine.errors import CheckpointError
 from engine.training import split_decay
-from search.config import SearchConfig
+from search.config import SearchSettings
 from search.learn.collapse import Settled
 from search.learn.regression import Evidence
 from search.state import SearchState, weights_optimizer
@@ -65,7 +65,7 @@ def moments_of(optimizer, p):
     ids=["nesterov", "sgd", "adamw"],
 )
 def test_the_optimizer_is_torchs_loop_over_sampled_paths(space, device, settings):
-    settings = SearchConfig(**settings, weight_decay=0.05)
+    settings = SearchSettings(**settings, weight_decay=0.05)
 
     def loop(net):
         if settings.optimizer == "adamw":
