@@ -17,7 +17,7 @@ from typing import Annotated, Any, Self, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, InvalidError
 from engine.files import in_home, parsed_json, read_text
 from engine.wording import ABSENT, first_in_words, keys_below, shown
 from engine.yaml_dialect import MOST_CHARACTERS, MOST_NODES, TOO_DEEP, Dumper, Loader
@@ -60,14 +60,16 @@ class ConfigFile(Section):
 def _user_path(path: Path) -> Path:
     text = str(path)
     if "\0" in text:
-        raise ValueError(f"got {shown(text)}, expected a path without a NUL character; correct it")
+        raise InvalidError("", f"got {shown(text)}", "a path without a NUL character", "correct it")
     size, longest = len(os.fsencode(text)), max((len(os.fsencode(part)) for part in path.parts), default=0)
     if size > _LONGEST_PATH or longest > _LONGEST_NAME:
-        raise ValueError(f"got {shown(text)}, a name of {max(size, longest)} bytes, which no file can have; shorten it")
+        raise InvalidError(
+            "", f"got {shown(text)}, a name of {max(size, longest)} bytes, which no file can have", remedy="shorten it"
+        )
     try:
         return in_home(path)
     except ConfigError as error:
-        raise ValueError(str(error)) from None
+        raise InvalidError.of(error) from None
 
 
 # Sections are strict, but a path is written as text: this one conversion is wanted.
@@ -91,7 +93,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for override in overrides:
         _override(config, override, str(path))
     if _has_more_values(config, MOST_NODES):
-        raise ConfigError(f"{path}: has more than {MOST_NODES} values with what it extends and the overrides")
+        raise ConfigError(f"{path}", f"has more than {MOST_NODES} values with what it extends and the overrides")
     return config
 
 
@@ -117,19 +119,21 @@ def _load_with_bases(path: Path, above: tuple[Path, ...], loaded: _Loaded) -> di
     text = read_text(path, "a YAML file", missing=missing)
     real = os.path.realpath(path)
     if real in map(os.path.realpath, above):
-        raise ConfigError(f"{path}: extends: the file extends itself through {above[-1].name}; remove one of the two")
+        where, found = f"{path}: extends", f"the file extends itself through {above[-1].name}"
+        raise ConfigError(where, found, remedy="remove one of the two")
     if real in loaded.merged:
         return loaded.merged[real]
     loaded.characters += len(text)
     if loaded.characters > MOST_CHARACTERS and above:
-        raise ConfigError(f"{path}: extends: the files have more than {MOST_CHARACTERS >> 20} MB together")
+        raise ConfigError(f"{path}: extends", f"the files have more than {MOST_CHARACTERS >> 20} MB together")
     if len(loaded.merged) + len(above) >= MOST_FILES:
-        raise ConfigError(f"{path}: extends: more than {MOST_FILES} files extend each other; merge some of them")
+        found = f"more than {MOST_FILES} files extend each other"
+        raise ConfigError(f"{path}: extends", found, remedy="merge some of them")
     own = _mapping(path, text)
     bases = own.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) and base.strip() for base in bases):
-        raise ConfigError(f"{path}: extends: got {shown(bases)}, expected a file name or a list of them")
+        raise ConfigError(f"{path}: extends", f"got {shown(bases)}", "a file name or a list of them")
     merged: dict[str, Any] = {}
     for base in reversed(dict.fromkeys(reversed(bases))):  # if a file is named twice, the last place counts
         merged = _merged(merged, _load_with_bases(path.parent / in_home(Path(base)), (*above, path), loaded))
@@ -141,7 +145,7 @@ def _mapping(path: Path, text: str) -> dict[str, Any]:
     data = _parsed(path, text)
     if not isinstance(data, dict):
         found = "is empty" if data is None else f"got {shown(data)}"
-        raise ConfigError(f"{path}: {found}, expected a mapping of sections such as `search: ...`")
+        raise ConfigError(f"{path}", found, "a mapping of sections such as `search: ...`")
     return data
 
 
@@ -158,10 +162,10 @@ def _parsed(path: Path, text: str) -> Any:
         if not_json and (len(text) > MOST_CHARACTERS or "\t" in text):  # it is broken JSON rather than YAML
             raise not_json from None
         if not isinstance(error, yaml.MarkedYAMLError):
-            raise ConfigError(f"{path}: not YAML: {error}") from None
+            raise ConfigError(f"{path}", f"not YAML: {error}") from None
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: {_syntax_error(error)}") from None
+        raise ConfigError.of(_syntax_error(error), f"{path}{place}") from None
 
 
 def _has_more_values(data: Any, most: int) -> bool:
@@ -183,16 +187,17 @@ def _has_more_values(data: Any, most: int) -> bool:
     return False
 
 
-def _syntax_error(error: yaml.MarkedYAMLError) -> str:
+def _syntax_error(error: yaml.MarkedYAMLError) -> InvalidError:
     words = error.problem or ""
     if error.context:
         start = error.context_mark
         words = f"{words} {error.context}{f' that begins in line {start.line + 1}' if start else ''}"
     if "\\t" in words:
-        return f"{words}; indent with spaces"
+        return InvalidError("", words, remedy="indent with spaces")
     if isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError):
-        return f"{words}; check the indentation, colons, quotes and brackets before this place"
-    return words
+        remedy = "check the indentation, colons, quotes and brackets before this place"
+        return InvalidError("", words, remedy=remedy)
+    return InvalidError("", words)
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
@@ -206,11 +211,11 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 def _override(config: dict[str, Any], override: str, source: str) -> None:
     named = f"override {shown(override, 200)}"
     if len(override) > MOST_IN_AN_OVERRIDE:
-        raise ConfigError(f"{named}: has more than {MOST_IN_AN_OVERRIDE} characters; write it into a file")
+        raise ConfigError(named, f"has more than {MOST_IN_AN_OVERRIDE} characters", remedy="write it into a file")
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts) or len(parts) > MOST_PARTS:
-        raise ConfigError(f"{named}: expected key=value with a dotted key, e.g. search.epochs=10")
+        raise ConfigError(named, expected="key=value with a dotted key, e.g. search.epochs=10")
     value = _override_value(text, named)
     here: Any = config
     for i, part in enumerate(parts):
@@ -219,10 +224,10 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
         if isinstance(here, list):
             if not part.isdecimal() or len(part) > 9 or int(part) >= len(here):
                 count = f"a list of {len(here)}, counted from 0"
-                raise ConfigError(f"{named}: {where} is {count}; got {shown(part)} as its index")
+                raise ConfigError(named, f"{where} is {count}; got {shown(part)} as its index")
             index = int(part)
         elif not isinstance(here, dict):
-            raise ConfigError(f"{named}: {where} in {source} is the single value {shown(here)}, not a section")
+            raise ConfigError(named, f"{where} in {source} is the single value {shown(here)}, not a section")
         if i == len(parts) - 1:
             here[index] = value
             return
@@ -237,9 +242,9 @@ def _override_value(text: str, named: str) -> Any:
         return yaml.load(text, Loader=partial(Loader, most_nodes=MOST_IN_AN_OVERRIDE))  # type: ignore[arg-type]
     except yaml.constructor.ConstructorError as error:  # it is YAML, and is refused
         end = "; it is not a YAML value" if error.problem == TOO_DEEP else ""
-        raise ConfigError(f"{named}: {error.problem}{end}") from None
+        raise ConfigError(named, f"{error.problem}{end}") from None
     except yaml.YAMLError:
-        raise ConfigError(f"{named}: {shown(text)} is not a YAML value") from None
+        raise ConfigError(named, f"{shown(text)} is not a YAML value") from None
 
 
 def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping[str, Any] | None = None) -> M:
@@ -250,17 +255,17 @@ def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping
     try:
         text = json.dumps(data, default=_refuse_type, ensure_ascii=False).encode()  # ValueError: half a surrogate pair
     except RecursionError:
-        raise ConfigError(f"{source}: {TOO_DEEP}") from None
+        raise ConfigError(source, TOO_DEEP) from None
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(source, f"{error}") from None
     try:
         # JSON mode: lists become tuples, text becomes paths, "3" stays text
         return model.model_validate_json(text, context=context)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         if errors[0]["type"] == "json_invalid":  # json.dumps wrote it, so only its depth can be wrong
-            raise ConfigError(f"{source}: {TOO_DEEP}") from None
-        raise ConfigError(f"{source}: {first_in_words(model, errors)}") from None
+            raise ConfigError(source, TOO_DEEP) from None
+        raise ConfigError.of(first_in_words(model, errors), source) from None
 
 
 def keys_of(model: type[BaseModel]) -> frozenset[str]:
@@ -270,17 +275,17 @@ def keys_of(model: type[BaseModel]) -> frozenset[str]:
 
 @contextmanager
 def naming(source: Path, keys: Collection[str]) -> Iterator[None]:
-    """Begin a ConfigError raised inside with `source` where it begins with one of the `keys` of that file.
+    """Names `source` in a ConfigError raised inside whose place begins with one of the `keys` of that file.
 
-    For what only shows when a setting is used, far from the file: data that is not there, a device that is not there.
+    For settings whose fault only shows when they are used, far from the file: missing data, a missing device.
     """
     try:
         yield
     except ConfigError as error:
-        key = re.match(r"\w+\.\w+(?=[.:])", str(error))
-        if key is None or key.group() not in keys:
+        section, _, rest = error.where.partition(".")
+        if f"{section}.{re.split('[.:]', rest, maxsplit=1)[0]}" not in keys:
             raise
-        raise ConfigError(f"{source}: {error}") from error
+        raise error.within(str(source)) from error
 
 
 def _refuse_type(value: object) -> str:

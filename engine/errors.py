@@ -3,14 +3,18 @@ do."""
 
 from __future__ import annotations
 
+import copy
 import errno
 import io
 import os
 import select
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Self
 
 MOST_CHARACTERS = 1500
 """The longest message. Commands in it are long, but a file's content quoted in it may be far longer."""
@@ -43,11 +47,112 @@ def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
     return f"{text[: most * 2 // 3]} ... {text[-(most - most * 2 // 3 - 5) :]}"
 
 
-class UserError(Exception):
+@dataclass(frozen=True)
+class Action:
+    """What a user can do next, as data: a subcommand of `proxyless-nas` and its arguments. The command line prints the
+    command after an error's remedy; a program that calls the library reads the parts."""
+
+    command: str
+    """The subcommand, e.g. `measure`."""
+    arguments: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Returns the command as a shell reads it."""
+        return shlex.join(["proxyless-nas", *self.command.split(), *self.arguments])
+
+
+class _PartsError(Exception):
+    """An error whose text has parts: `where: found, expected E. Did you mean 'S'?; remedy (note)`."""
+
+    def __init__(
+        self,
+        where: str = "",
+        found: str = "",
+        expected: str = "",
+        remedy: str = "",
+        *,
+        suggestion: str | Sequence[str] = "",
+        note: str = "",
+        action: Action | None = None,
+    ):
+        """Takes the parts; each may be empty.
+
+        where: the file, key or option at fault. found: what is there. expected: what is accepted. remedy: what to do.
+        suggestion: the accepted name that is nearest, or several. note: a remark in parentheses. action: the command
+        that mends it.
+        """
+        super().__init__(where, found, expected, remedy)
+        self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
+        self.suggestions = tuple(filter(None, [suggestion] if isinstance(suggestion, str) else suggestion))
+        self.note, self.action = note, action
+
+    @classmethod
+    def of(cls, error: Exception, place: str = "") -> Self:
+        """Returns an error of this class with the parts of another one, found at `place`. The text of an error without
+        parts is what was found."""
+        place = ": ".join(filter(None, [place, getattr(error, "where", "")]))
+        if not hasattr(error, "found"):
+            return cls(place, str(error))
+        texts = (getattr(error, name, "") for name in ("found", "expected", "remedy"))
+        suggestion, note = getattr(error, "suggestions", ()), getattr(error, "note", "")
+        return cls(place, *texts, suggestion=suggestion, note=note, action=getattr(error, "action", None))
+
+    def __str__(self) -> str:
+        return one_line(self._joined(self.remedy))
+
+    @property
+    def problem(self) -> str:
+        """Where, what was found and what is accepted, in one line."""
+        text = ", ".join(filter(None, [self.found, self.expected and f"expected {self.expected}"]))
+        return one_line(": ".join(filter(None, [self.where, text])))
+
+    @property
+    def what_to_do(self) -> str:
+        """The nearest name, the remedy and the command of `action`, in one line; empty if none of them is known."""
+        return one_line("; ".join(filter(None, [self._question, self._command])))
+
+    @property
+    def with_command(self) -> str:
+        """The whole line for a terminal: the text, with the command of `action` at its end."""
+        return one_line(self._joined(self._command))
+
+    @property
+    def _command(self) -> str:
+        return ": ".join(filter(None, [self.remedy, "" if self.action is None else str(self.action)]))
+
+    @property
+    def _question(self) -> str:
+        return f"Did you mean {' or '.join(map(repr, self.suggestions))}?" if self.suggestions else ""
+
+    def _joined(self, remedy: str) -> str:
+        """Returns the parts as one text."""
+        text = ", ".join(filter(None, [self.found, self.expected and f"expected {self.expected}"]))
+        text = ". ".join(filter(None, [": ".join(filter(None, [self.where, text])), self._question]))
+        text = "; ".join(filter(None, [text, remedy]))
+        return f"{text} ({self.note})" if self.note else text
+
+
+class UserError(_PartsError):
     """Something the user can fix. Scripts print its one line and exit with status 2; anything else is a bug."""
 
-    def __init__(self, message: str):
-        super().__init__(one_line(message))
+    def within(self, place: str) -> Self:
+        """Returns the same error with an outer place, such as a file, in front of `where`."""
+        return self._changed(where=": ".join(filter(None, [place, self.where])))
+
+    def with_note(self, note: str) -> Self:
+        """Returns the same error with a remark in parentheses at its end."""
+        return self._changed(note=note)
+
+    def _changed(self, **parts: str) -> Self:
+        error = copy.copy(self)
+        for name, value in parts.items():
+            setattr(error, name, value)
+        error.args = (error.where, error.found, error.expected, error.remedy)
+        return error
+
+
+class InvalidError(_PartsError, ValueError):
+    """A wrong value, found by code that does not know where the value came from. `explain` adds the place."""
 
 
 class ConfigError(UserError):
@@ -83,7 +188,7 @@ def explain(where: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError.of(error, where) from error
 
 
 def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None:
@@ -101,7 +206,7 @@ def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None
         if sys.stdout is not None:
             sys.stdout.flush()  # here, since a failure at the interpreter's end would be a traceback
     except UserError as error:
-        _say(f"error: {error}")
+        _say(f"error: {error.with_command}")
         sys.exit(2)
     except MemoryError as error:
         _say(f"error: {one_line(f'not enough memory {error}')}; close other programs, or ask for less")

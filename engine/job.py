@@ -31,7 +31,14 @@ LOOK_S = 1.0
 """Seconds between two checks of whether the launcher still runs."""
 SAVE_S = 20.0
 """Seconds that a program which handles SIGTERM itself has to save and end; torchrun and Slurm kill after 30."""
-LAUNCHER_ENDED = "the launcher of this job (torchrun) has ended, so this process ends too; continue with --resume"
+
+
+class LauncherEndedError(UserError):
+    """The launcher of this job, torchrun, has ended, so its processes end too."""
+
+    def __init__(self) -> None:
+        found = "the launcher of this job (torchrun) has ended, so this process ends too"
+        super().__init__(found=found, remedy="continue with --resume")
 
 
 @contextlib.contextmanager
@@ -76,16 +83,16 @@ def _last_error(error: BaseException, board: _Board, rank: int) -> BaseException
     """Returns the exception that a process ends with after `error`: `error` itself, or a SystemExit without a message
     if another process reports."""
     if isinstance(error, LostPeerError) and board.launcher_ended():
-        error = UserError(LAUNCHER_ENDED)
+        error = LauncherEndedError()
     if rank != 0:
         time.sleep(_HEAD_START_S)
     if not board.speaks(always=not isinstance(error, UserError | SystemExit | KeyboardInterrupt)):
         time.sleep(_SILENCE_S)
         return SystemExit(_status(error))
     if isinstance(error, UserError) and not isinstance(error, LostPeerError):
-        if rank != 0 and str(error) != LAUNCHER_ENDED:
-            error.args = (f"{error} (found by process {rank}, on {socket.gethostname()})",)
-        _tell_torchrun(f"error: {error}")
+        if rank != 0 and not isinstance(error, LauncherEndedError):
+            error = error.with_note(f"found by process {rank}, on {socket.gethostname()}")
+        _tell_torchrun(f"error: {error.with_command}")
     return error
 
 
@@ -228,7 +235,7 @@ def _end_with_launcher(board: _Board, ended: threading.Event) -> None:
         while not ended.wait(LOOK_S):
             # the second wait: where process 0 keeps the store, it may have ended a moment before this one
             if board.launcher_ended() and not ended.wait(LOOK_S):
-                _end(board, LAUNCHER_ENDED, 2)
+                _end(board, str(LauncherEndedError()), 2)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import re
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from engine.errors import InvalidError
 from engine.yaml_dialect import Dumper, meant_number
 
 MOST_PROBLEMS = 200
@@ -44,8 +44,11 @@ class _Problem:
         return str(self.error["type"])
 
 
-def first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> str:
-    """`errors`: what pydantic.ValidationError.errors() gives for `model`; further ones are counted at the end."""
+def first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> InvalidError:
+    """Returns the first error of a file as the parts of a line; a note counts the further ones.
+
+    errors: the list that pydantic.ValidationError.errors() returns for `model`.
+    """
     seen = errors[:MOST_PROBLEMS]
     problems = _of_meant_branches([_Problem(*_place(model, error["loc"]), error) for error in seen])
     places: dict[tuple[int | str, ...], list[_Problem]] = {}  # branches of a union complain about the same place
@@ -57,10 +60,12 @@ def first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> str:
     if first[0].kind == "missing":  # a mistyped key explains why another one is missing
         siblings = (group for keys, group in places.items() if keys[:-1] == first[0].keys[:-1])
         first = next((group for group in siblings if group[0].kind == "extra_forbidden"), first)
-    more = f" (+{len(places) - 1} more)" if len(places) > 1 else ""
+    explained = _explained(model, first)
     if len(errors) > len(seen):
-        more = " (and many more)"
-    return _explained(model, first) + more
+        explained.note = "and many more"
+    elif len(places) > 1:
+        explained.note = f"+{len(places) - 1} more"
+    return explained
 
 
 def _of_meant_branches(problems: list[_Problem]) -> list[_Problem]:
@@ -120,6 +125,8 @@ def _has_label(branch: Any, label: int | str) -> bool:
     """Whether pydantic calls this union branch `label`: its type's name, or its value of the discriminator."""
     kind = _branches(branch)[0]
     tags = [tag for f in kind.model_fields.values() for tag in _choices(f.annotation)] if _is_section(kind) else []
+    if choices := _choices(kind):
+        return label == f"literal[{','.join(map(repr, choices))}]"
     return label in tags or getattr(kind, "__name__", "?") in str(label)
 
 
@@ -176,8 +183,9 @@ def in_a_row(choices: Sequence[Any]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> str:
-    """The problems of one place in words: key, what was found, what is accepted, the nearest name."""
+def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> InvalidError:
+    """Returns the problems of one place as the parts of a line: key, what was found, what is accepted, the nearest
+    name."""
     problem = problems[0]
     keys, kind, error = problem.keys, problem.kind, problem.error
     found, context = error["input"], error.get("ctx", {})
@@ -185,37 +193,51 @@ def _explained(model: type[BaseModel], problems: Sequence[_Problem]) -> str:
     if kind == "extra_forbidden":
         accepted = sorted({name for p in problems for name in p.holder.model_fields})
         homes = [f"{n}.{keys[-1]}" for n in model.model_fields if n != keys[0] and keys[-1] in keys_below(model, n)]
-        hint = f". Did you mean {in_a_row(homes)}?" if homes else nearest(str(keys[-1]), accepted)
-        return f"{where}: unknown key; accepted here: {', '.join(accepted)}{hint}"
+        return InvalidError(
+            where, f"unknown key; accepted here: {', '.join(accepted)}",
+            suggestion=homes or nearest(str(keys[-1]), accepted),
+        )  # fmt: skip
     if kind == "missing" and isinstance(keys[-1], int):
         count = len(typing.get_args(problem.holder))
-        return f"{'.'.join(map(str, keys[:-1]))}: got {shown(found)}, expected {count} entries"
+        return InvalidError(".".join(map(str, keys[:-1])), f"got {shown(found)}", f"{count} entries")
     if kind == "missing":
-        return f"{where}: is missing, expected {_in_words(problem.expected)}{_found_instead(keys[:-1], found)}"
+        return InvalidError(where, "is missing", _in_words(problem.expected), _found_instead(keys[:-1], found))
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = context["discriminator"].strip("'")
         choices = [choice for branch in _branches(problem.expected) for choice in _choices_of(branch, tag)]
         if tag not in found:
-            return f"{where}.{tag}: is missing, expected {in_a_row(choices)}{_found_instead(keys, found)}"
-        hint = nearest(str(found[tag]), choices)
-        return f"{where}.{tag}: got {shown(found[tag])}, expected {in_a_row(choices)}{hint}"
+            return InvalidError(f"{where}.{tag}", "is missing", in_a_row(choices), _found_instead(keys, found))
+        return InvalidError(
+            f"{where}.{tag}", f"got {shown(found[tag])}", in_a_row(choices),
+            suggestion=nearest(str(found[tag]), choices),
+        )  # fmt: skip
     if kind == "value_error":
-        own = str(context["error"])
-        begins = re.match(r"[\w.]+(?=: )", own)  # a validator of a section may begin with the key at fault
-        named = begins.group() if begins else ""
-        if not where or named == where or named.startswith(f"{where}."):
-            return own
-        inside = _branches(problem.expected)[0]
-        if where.endswith(f".{named}") and not _is_section(inside):  # a validator of this very key
-            return f"{where}{own.removeprefix(named)}"
-        return f"{where}.{own}" if _is_section(inside) and named in inside.model_fields else f"{where}: {own}"
+        return _placed(where, context["error"], _branches(problem.expected)[0])
     expected = _either(map(_accepted, problems))
     if found is None:
         section = any(map(_is_section, _branches(problem.expected)))
-        return f"{where or 'the file'}: is empty, expected {expected}{'; fill it or remove it' if section else ''}"
-    literals = [p.error["ctx"]["expected"] for p in problems if p.kind == "literal_error"]
-    hint = nearest(str(found), re.findall(r"'([^']*)'", " ".join(literals)))
-    return f"{where or 'the file'}: got {shown(found)}, expected {expected}{hint}{_remedy(problems)}"
+        return InvalidError(where or "the file", "is empty", expected, "fill it or remove it" if section else "")
+    literals = [c for p in problems if p.kind == "literal_error" for b in _branches(p.expected) for c in _choices(b)]
+    return InvalidError(
+        where or "the file", f"got {shown(found)}", expected, _remedy(problems),
+        suggestion=nearest(str(found), literals),
+    )  # fmt: skip
+
+
+def _placed(where: str, error: ValueError, expected: Any) -> InvalidError:
+    """Returns a validator's error with the key at fault: `where`, or a key in the section of this place that the error
+    names. The validator of a whole file may name the key in full."""
+    placed = InvalidError.of(error)
+    own = placed.where
+    if own and (not where or own == where or own.startswith(f"{where}.")):
+        return placed
+    if not own or (where.endswith(f".{own}") and not _is_section(expected)):  # a validator of this very key
+        placed.where = where
+    elif _is_section(expected) and own.partition(".")[0] in expected.model_fields:
+        placed.where = f"{where}.{own}"
+    else:
+        placed.where = f"{where}: {own}"
+    return placed
 
 
 def _accepted(problem: _Problem) -> str:
@@ -254,21 +276,21 @@ _SWITCHES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "fa
 def _remedy(problems: Sequence[_Problem]) -> str:
     found, kinds = problems[0].error["input"], {p.kind for p in problems}
     if isinstance(found, float) and kinds & {"int_type", "int_from_float"} and found.is_integer():
-        return f"; write {found:.0f}" if abs(found) < 1e18 else ""
+        return f"write {found:.0f}" if abs(found) < 1e18 else ""
     if isinstance(found, str) and kinds & {"int_type", "float_type"} and len(found) <= LONGEST_NAME:
         return number_remedy(found)
     if isinstance(found, str) and "bool_type" in kinds and found.lower() in (*_SWITCHES, "true", "false"):
-        return f"; write {_SWITCHES.get(found.lower(), found.lower())}"
+        return f"write {_SWITCHES.get(found.lower(), found.lower())}"
     return ""
 
 
 def number_remedy(text: str) -> str:
-    """Returns `; ...`, what to do about a text that stands for a number: quoted, or written in a way that YAML 1.2
-    lacks."""
+    """Returns the remedy for a text that stands for a number: quoted, or written in a way that YAML 1.2 lacks. Empty
+    for any other text."""
     number = meant_number(text)
     if not number:
         return ""
-    return "; remove the quotes" if number == text else f"; write {number}"
+    return "remove the quotes" if number == text else f"write {number}"
 
 
 def _found_instead(keys: Sequence[int | str], section: object) -> str:
@@ -276,7 +298,7 @@ def _found_instead(keys: Sequence[int | str], section: object) -> str:
         return ""
     names = [str(name) for name in itertools.islice(section, MOST_NAMED + 1)]
     listed = ", ".join([*names[:MOST_NAMED], "..."] if len(names) > MOST_NAMED else names)
-    return f"; {'.'.join(map(str, keys)) or 'the file'} has {listed or 'nothing'}"
+    return f"{'.'.join(map(str, keys)) or 'the file'} has {listed or 'nothing'}"
 
 
 def keys_below(model: type[BaseModel], section: str) -> set[str]:
@@ -319,9 +341,9 @@ ABSENT = object()
 
 
 def nearest(found: str, accepted: Sequence[Any]) -> str:
-    """`. Did you mean 'x'?`, or nothing where no accepted name is near."""
+    """Returns the accepted name that is nearest to a text, or nothing if none is near."""
     if len(found) > LONGEST_NAME:
         return ""
     plain = {str(name).lower(): name for name in accepted}
     near = difflib.get_close_matches(found.lower().replace("-", "_"), plain, n=1)
-    return f". Did you mean '{plain[near[0]]}'?" if near else ""
+    return str(plain[near[0]]) if near else ""

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field, model_validator
 
 from engine.config import ConfigFile, Section
+from engine.errors import InvalidError
 from engine.run_config import MOST_THREADS
 from supernet.space import SpaceConfig
 
@@ -49,20 +50,19 @@ class MeasureConfig(Section):
     @model_validator(mode="after")
     def runtime_can(self) -> Self:
         if self.dtype == "float16" and self.device == "cpu":
-            raise ValueError("measure.dtype: got 'float16' with device cpu, expected float32 or bfloat16 there")
+            raise InvalidError("measure.dtype", "got 'float16' with device cpu", "float32 or bfloat16 there")
         if self.runtime in EXPORTED and self.device != "external":
             if self.device == "cuda":
-                raise ValueError(
-                    f"measure.device: got 'cuda' with runtime {self.runtime}, which is timed on the CPU here; use "
-                    "runtime pytorch, or a device kit (scripts/device_kit.py) with --provider CUDAExecutionProvider"
+                remedy = (
+                    "use runtime pytorch, or a device kit (scripts/device_kit.py) with --provider CUDAExecutionProvider"
                 )
+                found = f"got 'cuda' with runtime {self.runtime}, which is timed on the CPU here"
+                raise InvalidError("measure.device", found, remedy=remedy)
             if self.dtype != "float32":
-                raise ValueError(f"measure.dtype: got '{self.dtype}' with runtime {self.runtime}, expected float32")
+                raise InvalidError("measure.dtype", f"got '{self.dtype}' with runtime {self.runtime}", "float32")
         if 0 < self.calibration_networks < FEWEST_CALIBRATION_NETWORKS:
-            raise ValueError(
-                f"measure.calibration_networks: got {self.calibration_networks}, expected 0 (none) or at least "
-                f"{FEWEST_CALIBRATION_NETWORKS}"
-            )
+            accepted = f"0 (none) or at least {FEWEST_CALIBRATION_NETWORKS}"
+            raise InvalidError("measure.calibration_networks", f"got {self.calibration_networks}", accepted)
         return self
 
     @property

@@ -123,10 +123,12 @@ def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) ->
 
 
 def failed(what: str, error: UserError) -> Check:
-    """A message's remedy is its last sentence or part of one."""
-    message = str(error)
-    cut = max(message.rfind("; "), message.rfind(". "))
-    return Check("FAIL", what, message) if cut < 0 else Check("FAIL", what, message[:cut], message[cut + 2 :])
+    """Returns the failed check of an error: what is wrong, and what to do."""
+    if not error.found:  # its parts are still one text, whose remedy comes last
+        message = str(error)
+        cut = max(message.rfind("; "), message.rfind(". "))
+        return Check("FAIL", what, message) if cut < 0 else Check("FAIL", what, message[:cut], message[cut + 2 :])
+    return Check("FAIL", what, error.problem, error.what_to_do)
 
 
 def _caught(what: str, checks: Callable[[], list[Check]]) -> list[Check]:

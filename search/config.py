@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from engine.config import ConfigFile, Section, UserPath
 from engine.data import DataConfig
 from engine.data.config import MOST_IMAGES
+from engine.errors import InvalidError
 from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, RunConfig
 from engine.wording import number_remedy, shown
 from latency.config import LARGEST_ERROR, MeasureConfig
@@ -33,13 +34,14 @@ MOST_TABLES = 100
 """The most tables of a limit, and the most limits of a search."""
 
 
-def metric_hint(metric: str, columns: Sequence[str] = ()) -> str:
-    """What `metric` may be, and the nearest of them."""
+def unknown_metric(metric: str, columns: Sequence[str], where: str) -> InvalidError:
+    """Returns the error of a metric that is none of ours and none of `columns`, with the nearest one."""
     accepted = tuple(dict.fromkeys(("latency", *COMPUTED, *columns)))
     # nearest in meaning, not in letters
     near = ["macs"] if metric.lower() in ("flops", "mult_adds") else difflib.get_close_matches(metric, accepted, n=1)
-    hint = f". Did you mean '{near[0]}'?" if near else ""
-    return f"expected {', '.join(accepted[:-1])} or {accepted[-1]}{hint}"
+    return InvalidError(
+        where, f"got '{metric}'", f"{', '.join(accepted[:-1])} or {accepted[-1]}", suggestion=near,
+    )  # fmt: skip
 
 
 def in_full(text: str) -> str:
@@ -55,7 +57,7 @@ def written_bound(text: str, metric: str) -> float | str:
     """Returns the bound of a limit that is written as text: a number for `300M`, or the percentage unchanged.
 
     k, M and G are thousands, millions and thousands of millions, of COMPUTED metrics; a space may stand before them.
-    Raises ValueError, with what to write, for anything else.
+    Raises InvalidError, with what to write, for anything else.
     """
     text = text.strip()
     if _PERCENT.fullmatch(text) and float(text.rstrip("% ")) <= 100:
@@ -65,17 +67,17 @@ def written_bound(text: str, metric: str) -> float | str:
     number, letters = (found["number"], found["letters"]) if found else ("", "")
     if counted and letters in _FACTORS and (bound := float(in_full(text))) > 0:
         return bound
-    accepted = "expected a number in the metric's unit, or 0% to 100%, such as 50%"
+    accepted = "a number in the metric's unit, or 0% to 100%, such as 50%"
     remedy = number_remedy(text)
     if counted:
         accepted = f"{accepted}; k, M or G may follow a number, such as 300M"
         near = next((factor for factor in _FACTORS if letters[:1].lower() == factor.lower()), None)
-        remedy = f"; write {number}{near}" if near and float(number) else remedy
+        remedy = f"write {number}{near}" if near and float(number) else remedy
     elif letters in _FACTORS:
-        remedy = f"; write {in_full(text)}"
+        remedy = f"write {in_full(text)}"
     elif letters:
-        remedy = f"; write {number}" if letters == "ms" else "; write the number alone"
-    raise ValueError(f"got {shown(text)}, {accepted}{remedy}")
+        remedy = f"write {number}" if letters == "ms" else "write the number alone"
+    raise InvalidError("", f"got {shown(text)}", accepted, remedy)
 
 
 def _listed(paths: Sequence[Path]) -> str:
@@ -126,17 +128,16 @@ class LimitConfig(Section):
         if isinstance(bound, str):
             return written_bound(bound, info.data.get("metric", ""))
         if bound is not None and bound <= 0:
-            raise ValueError(f"got {bound}, expected a number above 0 or a percentage such as 50%")
+            raise InvalidError("", f"got {bound}", "a number above 0 or a percentage such as 50%")
         return bound
 
     @model_validator(mode="after")
     def exactly_one_bound(self) -> Self:
         if (self.at is None) == (self.below is None):
-            raise ValueError(
-                "expected exactly one of `at` (use the budget) and `below` (an upper bound); set the other to null"
-            )
+            accepted = "exactly one of `at` (use the budget) and `below` (an upper bound)"
+            raise InvalidError(expected=accepted, remedy="set the other to null")
         if self.metric == PEAK and self.below is None:
-            raise ValueError(f"at: remove it, {PEAK} only has an upper bound; write below: {self.at}")
+            raise InvalidError("at", f"remove it, {PEAK} only has an upper bound", remedy=f"write below: {self.at}")
         return self
 
     @model_validator(mode="after")
@@ -144,40 +145,45 @@ class LimitConfig(Section):
         if not self.tables:
             if self.combine is not None or self.weights or self.tables_sha256:
                 given = "combine" if self.combine else "weights" if self.weights else "tables_sha256"
-                raise ValueError(f"{given}: remove it, or give several `tables` in place of `table`")
+                raise InvalidError(given, remedy="remove it, or give several `tables` in place of `table`")
             return self
         if self.table is not None:
-            raise ValueError("table: remove it, `tables` has the tables of this limit; give one of the two")
+            found = "remove it, `tables` has the tables of this limit"
+            raise InvalidError("table", found, remedy="give one of the two")
         if len(self.tables) < 2 or len(set(self.tables)) < len(self.tables):
-            raise ValueError(f"tables: got {_listed(self.tables)}, expected at least two different files; use `table`")
+            found = f"got {_listed(self.tables)}"
+            raise InvalidError("tables", found, "at least two different files", "use `table`")
         if self.combine is None:
-            raise ValueError("combine: is missing, expected weighted_sum or worst_case for several `tables`; add it")
+            accepted = "weighted_sum or worst_case for several `tables`"
+            raise InvalidError("combine", "is missing", accepted, "add it")
         if self.measure is not None:
-            raise ValueError("measure: remove it, the tables of several devices are not compared with one `measure`")
+            found = "remove it, the tables of several devices are not compared with one `measure`"
+            raise InvalidError("measure", found)
         for name in ("weights", "tables_sha256"):
             count = len(getattr(self, name))
             if count not in (0, len(self.tables)):
-                raise ValueError(f"{name}: got {count}, expected one for each of the {len(self.tables)} tables")
+                accepted = f"one for each of the {len(self.tables)} tables"
+                raise InvalidError(name, f"got {count}", accepted)
         if any(not 0 < weight <= LARGEST_WEIGHT for weight in self.weights):
-            raise ValueError(
-                f"weights: got {shown(self.weights)}, expected numbers above 0, at most {LARGEST_WEIGHT:g}"
-            )
+            accepted = f"numbers above 0, at most {LARGEST_WEIGHT:g}"
+            raise InvalidError("weights", f"got {shown(self.weights)}", accepted)
         return self
 
     @model_validator(mode="after")
     def a_table_where_numbers_are_measured(self) -> Self:
         if self.metric in COMPUTED:
             if self.files:
-                raise ValueError(f"table: remove it, {self.metric} are computed from the space")
+                raise InvalidError("table", f"remove it, {self.metric} are computed from the space")
         elif not self.files:
             if self.metric == "latency":
-                raise ValueError("table: is missing; a latency limit reads its milliseconds from a latency table")
-            raise ValueError(f"metric: got '{self.metric}', {metric_hint(self.metric, ['a column of a `table`'])}")
+                remedy = "a latency limit reads its milliseconds from a latency table"
+                raise InvalidError("table", "is missing", remedy=remedy)
+            raise unknown_metric(self.metric, ["a column of a `table`"], "metric")
         if self.missing == "interpolate" and not self.files:
-            raise ValueError(f"missing: remove it, {self.metric} have no table that could lack entries")
+            raise InvalidError("missing", f"remove it, {self.metric} have no table that could lack entries")
         # a default is written into a run's config.yaml for every metric
         if self.largest_error != LARGEST_ERROR and self.metric != "latency":
-            raise ValueError(f"largest_error: remove it, only latency is verified, not {self.metric}")
+            raise InvalidError("largest_error", f"remove it, only latency is verified, not {self.metric}")
         return self
 
     @property
@@ -255,7 +261,7 @@ class ReinforceConfig(Section):
     @model_validator(mode="after")
     def leave_one_out_needs_two(self) -> Self:
         if self.baseline == "leave_one_out" and self.samples < 2:
-            raise ValueError("samples: got 1, expected at least 2 with baseline leave_one_out")
+            raise InvalidError("samples", "got 1", "at least 2 with baseline leave_one_out")
         return self
 
 
@@ -404,46 +410,44 @@ class SearchSettings(Section):
     @classmethod
     def betas_are_decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
         if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"got {list(betas)}, expected two numbers in [0, 1)")
+            raise InvalidError("", f"got {list(betas)}", "two numbers in [0, 1)")
         return betas
 
     @field_validator("momentum")
     @classmethod
     def momentum_of_sgd(cls, momentum: float, info: ValidationInfo) -> float:
         if info.data.get("optimizer") == "adamw" and momentum != cls.model_fields["momentum"].default:
-            raise ValueError(f"got {momentum}, but optimizer is adamw; remove it, or set optimizer: sgd")
+            found = f"got {momentum}, but optimizer is adamw"
+            raise InvalidError("", found, remedy="remove it, or set optimizer: sgd")
         return momentum
 
     @model_validator(mode="after")
     def update_and_its_settings_agree(self) -> Self:
         update = self.arch_update
         if update == "reinforce" and self.loss is not None:
-            raise ValueError("loss: reinforce has a reward, not a loss; remove it or choose a gradient arch_update")
+            found = "reinforce has a reward, not a loss"
+            raise InvalidError("loss", found, remedy="remove it or choose a gradient arch_update")
         if update == "regression" and self.loss is not None and not isinstance(self.loss, Projection):
-            raise ValueError(
-                f"loss: {self.loss.form} is a term of a gradient, and regression projects; remove it or choose a "
-                "gradient arch_update"
-            )
+            found = f"{self.loss.form} is a term of a gradient, and regression projects"
+            raise InvalidError("loss", found, remedy="remove it or choose a gradient arch_update")
         if update in ("reinforce", "regression") and self.gate_gradient is not None:
-            raise ValueError(
-                f"gate_gradient: {update} differentiates no gates; remove it (or set it to null) or choose a gradient "
-                "arch_update"
-            )
+            remedy = "remove it (or set it to null) or choose a gradient arch_update"
+            raise InvalidError("gate_gradient", f"{update} differentiates no gates", remedy=remedy)
         if self.batch_size < 2 * self.resolved_paths_per_step:
-            raise ValueError(
-                f"paths_per_step: {self.resolved_paths_per_step} networks would share a batch of {self.batch_size} "
-                f"images, expected at most {self.batch_size // 2} (BN needs 2 images for each); lower it, or raise "
-                "batch_size"
+            raise InvalidError(
+                "paths_per_step",
+                f"{self.resolved_paths_per_step} networks would share a batch of {self.batch_size} images",
+                f"at most {self.batch_size // 2} (BN needs 2 images for each)",
+                "lower it, or raise batch_size",
             )
         for name in ("reinforce", "regression"):
             if update != name and getattr(self, name) is not None:
-                raise ValueError(f"{name}: arch_update is {update}; remove it or set arch_update: {name}")
+                remedy = f"remove it or set arch_update: {name}"
+                raise InvalidError(name, f"arch_update is {update}", remedy=remedy)
         if update == "regression" and (self.entropy or self.terms):
             given = "entropy" if self.entropy else "terms"
-            raise ValueError(
-                f"{given}: adds to a gradient of alpha, which regression does not have; remove it or choose another "
-                "arch_update"
-            )
+            found = "adds to a gradient of alpha, which regression does not have"
+            raise InvalidError(given, found, remedy="remove it or choose another arch_update")
         return self
 
 
@@ -460,19 +464,19 @@ class SearchConfig(ConfigFile):
     @model_validator(mode="after")
     def there_is_something_to_search(self) -> Self:
         if not Space(self.space).searchable:
-            raise ValueError("space.stages: no edge has more than one candidate; give at least one a choice")
+            found = "no edge has more than one candidate"
+            raise InvalidError("space.stages", found, remedy="give at least one a choice")
         return self
 
     @model_validator(mode="after")
     def one_limit_for_mul_log_and_no_twins(self) -> Self:
         if isinstance(self.search.loss, MulLog) and len(self.additive) != 1:
-            raise ValueError(
-                "search.loss: mul_log multiplies by one limit; use projection, or keep one entry in `limits` beside "
-                f"{PEAK}"
-            )
+            remedy = f"use projection, or keep one entry in `limits` beside {PEAK}"
+            raise InvalidError("search.loss", "mul_log multiplies by one limit", remedy=remedy)
         keys = [(limit.metric, limit.files, limit.combine) for limit in self.limits]
         if len(set(keys)) < len(keys):
-            raise ValueError("limits: two entries have the same metric and table; keep one of them")
+            found = "two entries have the same metric and table"
+            raise InvalidError("limits", found, remedy="keep one of them")
         return self
 
     @property

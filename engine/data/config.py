@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, ValidationInfo, field_validator
 
 from engine.config import Section, UserPath
+from engine.errors import InvalidError
 from engine.wording import in_a_row, nearest
 
 DOWNLOADABLE = ("fashion_mnist", "cifar10")
@@ -52,8 +53,9 @@ class DataConfig(Section):
     @classmethod
     def name_is_a_set(cls, name: str, info: ValidationInfo) -> str:
         if info.data.get("module", "") is None and name not in NAMES:
-            hint = nearest(name, NAMES) or "; for a set of your own add data.module"
-            raise ValueError(f"got '{name}', expected {in_a_row(NAMES)}{hint}")
+            near = nearest(name, NAMES)
+            remedy = "" if near else "for a set of your own add data.module"
+            raise InvalidError("", f"got '{name}'", in_a_row(NAMES), remedy, suggestion=near)
         return name
 
     @field_validator("root")
@@ -61,7 +63,7 @@ class DataConfig(Section):
     def root_where_files_are_read(cls, root: Path | None, info: ValidationInfo) -> Path | None:
         name = _ours(info)
         if root is None and name in ON_DISK:
-            raise ValueError(f"is missing, expected the folder that holds '{name}'; add it")
+            raise InvalidError("", "is missing", f"the folder that holds '{name}'", "add it")
         return root
 
     @field_validator("download")
@@ -69,19 +71,16 @@ class DataConfig(Section):
     def download_where_there_is_a_source(cls, download: bool, info: ValidationInfo) -> bool:
         name = info.data.get("name")
         if download and name is not None and _ours(info) not in DOWNLOADABLE:
-            raise ValueError(
-                f"got true, expected false for '{name}' (only {' and '.join(DOWNLOADABLE)} can be fetched); remove it"
-            )
+            accepted = f"false for '{name}' (only {' and '.join(DOWNLOADABLE)} can be fetched)"
+            raise InvalidError("", "got true", accepted, "remove it")
         return download
 
     @field_validator("validation")
     @classmethod
     def validation_is_a_share_or_a_count(cls, validation: float | int) -> float | int:
         if not (1 <= validation <= MOST_IMAGES if isinstance(validation, int) else 0 < validation < 1):
-            raise ValueError(
-                f"got {validation}, expected a share strictly between 0 and 1 (0.5) or a whole number of images >= 1 "
-                f"(50000); choose one of the two"
-            )
+            accepted = "a share strictly between 0 and 1 (0.5) or a whole number of images >= 1 (50000)"
+            raise InvalidError("", f"got {validation}", accepted, "choose one of the two")
         return validation
 
     @field_validator("fake_images", "fake_classes")
@@ -90,14 +89,16 @@ class DataConfig(Section):
         assert info.field_name is not None
         name = info.data.get("name")
         if name is not None and _ours(info) != "fake" and value != cls.model_fields[info.field_name].default:
-            raise ValueError(f"got {value}, but data.name is '{name}'; remove it, or set data.name: fake")
+            found = f"got {value}, but data.name is '{name}'"
+            raise InvalidError("", found, remedy="remove it, or set data.name: fake")
         return value
 
     @field_validator("fake_classes")
     @classmethod
     def an_image_for_each_class(cls, classes: int, info: ValidationInfo) -> int:
         if (images := info.data.get("fake_images", classes)) < classes:
-            raise ValueError(f"got {classes}, expected at most data.fake_images ({images}); raise that or lower this")
+            accepted = f"at most data.fake_images ({images})"
+            raise InvalidError("", f"got {classes}", accepted, "raise that or lower this")
         return classes
 
 

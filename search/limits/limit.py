@@ -18,7 +18,7 @@ from engine.quantities import quantity
 from latency.config import MeasureConfig
 from latency.existing import free_file
 from latency.table import LatencyTable, MissingEntryError, TableError
-from search.config import LimitConfig, MulLog, SearchConfig, metric_hint
+from search.config import LimitConfig, MulLog, SearchConfig, unknown_metric
 from search.limits.combine import WorstCase, members, scaled, weighted_sum
 from search.limits.peak import PeakLimit, restrict
 from search.limits.trust import Note, completed, of_this_runtime, trust
@@ -262,10 +262,9 @@ def _source(
         recalibrate = f"{shlex.join(['cp', str(path), str(free)])} && {beside('--recalibrate')}"
     sha256 = table.sha256
     if limit.metric != "latency" and limit.metric not in table.columns:
-        raise ConfigError(
-            f"{where}.metric: got '{limit.metric}', {metric_hint(limit.metric, list(table.columns))}; the columns of "
-            f"{path} beside latency: {', '.join(table.columns) or 'none'}"
-        )
+        unknown = unknown_metric(limit.metric, list(table.columns), f"{where}.metric")
+        unknown.remedy = f"the columns of {path} beside latency: {', '.join(table.columns) or 'none'}"
+        raise ConfigError.of(unknown)
     notes = [] if external else of_this_runtime(table, path, command)
     if limit.metric == "latency":  # before interpolation, whose table has no verification any more
         bound = f"{where}.largest_error"

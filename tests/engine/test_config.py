@@ -10,7 +10,7 @@ import pytest
 from pydantic import Field, field_validator
 
 from engine.config import Section, UserPath, config_text, differences, keys_of, load_config, naming, validate
-from engine.errors import CheckpointError, ConfigError
+from engine.errors import CheckpointError, ConfigError, InvalidError
 from engine.wording import shown
 from search.config import SearchConfig
 from tests.engine.config_files import loaded, message_of, written
@@ -276,7 +276,7 @@ class Loose(Section):
     @classmethod
     def known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if "bad" in names:
-            raise ValueError("names: 'bad' is\nno candidate")
+            raise InvalidError("names", "'bad' is\nno candidate")
         return names
 
 

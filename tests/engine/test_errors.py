@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
 import pytest
 
-from engine.errors import CheckpointError, ConfigError, UserError, explain, run_door
+from engine.errors import Action, CheckpointError, ConfigError, InvalidError, UserError, explain, run_door
 
 
 def test_explain_says_where_a_value_error_came_from():
@@ -23,6 +24,50 @@ def test_explain_leaves_other_errors_alone():
         raise KeyError("a bug")
     with explain("a.yaml"):
         pass
+
+
+def test_the_text_of_an_error_joins_its_parts_in_one_order():
+    action = Action("measure", ("a b.yaml", "--out", "t.yaml"))
+    error = ConfigError("a.yaml: lr", "got 'x'", "a number", "write 1", suggestion="y", note="+2 more", action=action)
+    assert str(error) == "a.yaml: lr: got 'x', expected a number. Did you mean 'y'?; write 1 (+2 more)"
+    assert error.problem == "a.yaml: lr: got 'x', expected a number"
+    assert error.what_to_do == "Did you mean 'y'?; write 1: proxyless-nas measure 'a b.yaml' --out t.yaml"
+    assert error.with_command == (
+        "a.yaml: lr: got 'x', expected a number. Did you mean 'y'?; write 1: "
+        "proxyless-nas measure 'a b.yaml' --out t.yaml (+2 more)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        ({"where": "a.yaml"}, "a.yaml"),
+        ({"found": "is damaged"}, "is damaged"),
+        ({"where": "a", "expected": "b"}, "a: expected b"),
+        ({"where": "a", "remedy": "copy it"}, "a; copy it"),
+        ({"found": "no a", "suggestion": ["b", "c"]}, "no a. Did you mean 'b' or 'c'?"),
+        ({"where": "a", "found": "b", "note": "c"}, "a: b (c)"),
+    ],
+)
+def test_a_part_that_is_not_given_leaves_no_trace_in_the_text(parts, text):
+    assert str(UserError(**parts)) == text
+
+
+def test_an_error_keeps_its_class_and_parts_when_an_outer_place_is_added_or_it_is_sent_to_another_process():
+    error = CheckpointError("step 3", "is damaged", remedy="delete it", action=Action("search"))
+    outer = error.within("runs/a")
+    assert (type(outer), outer.where, outer.action) == (CheckpointError, "runs/a: step 3", error.action)
+    assert error.where == "step 3"
+    copied = pickle.loads(pickle.dumps(outer))
+    assert (type(copied), copied.with_command) == (CheckpointError, outer.with_command)
+
+
+def test_explain_keeps_the_parts_of_a_wrong_value():
+    with pytest.raises(ConfigError) as caught, explain("a.yaml"):
+        raise InvalidError("space.stem", "got 'x'", "a section", suggestion="y")
+    error = caught.value
+    assert (error.where, error.found, error.expected) == ("a.yaml: space.stem", "got 'x'", "a section")
+    assert error.suggestions == ("y",)
 
 
 @pytest.mark.parametrize("kind", [UserError, ConfigError, CheckpointError])

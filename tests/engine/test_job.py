@@ -173,7 +173,7 @@ def test_processes_end_once_their_launcher_was_killed(tmp_path, shell, between):
     finally:
         torchrun.send_signal(signal.SIGKILL)
     _, stderr = torchrun.communicate(timeout=60)
-    assert errors(stderr) == [f"error: {job.LAUNCHER_ENDED}"]
+    assert errors(stderr) == [f"error: {job.LauncherEndedError()}"]
     assert "Traceback" not in stderr
 
 
@@ -206,7 +206,7 @@ def test_without_a_launcher_the_first_process_of_a_machine_reports_and_any_proce
     assert board(True).launcher_ended()
     assert [board(True).speaks(), board(False).speaks(), board(False).speaks(always=True)] == [True, False, True]
     lost = LostPeerError("another process has ended")
-    assert str(job._last_error(lost, board(True), 0)) == job.LAUNCHER_ENDED
+    assert str(job._last_error(lost, board(True), 0)) == str(job.LauncherEndedError())
     silent = job._last_error(lost, board(False), 0)
     assert isinstance(silent, SystemExit)
     assert silent.code == 2
