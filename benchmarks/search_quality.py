@@ -147,7 +147,8 @@ class Truth:
     @property
     def accuracy(self) -> np.ndarray:
         """The mean over seeds: what counts as a network's true accuracy."""
-        return self.top1.mean(axis=1)
+        mean: np.ndarray = self.top1.mean(axis=1)
+        return mean
 
     @property
     def seed_noise(self) -> float:

@@ -157,7 +157,8 @@ class Group:
         made: list[Any] = [make() if self.first else None]
         with _connected():
             dist.broadcast_object_list(made, src=0, group=self.host)
-        return made[0]
+        received: T = made[0]
+        return received
 
     def gathered(self, value: T) -> list[T]:
         """Every process's value, by rank."""

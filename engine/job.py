@@ -186,7 +186,7 @@ class _Board:
             return False
         if os.getppid() == self._launcher:
             with contextlib.suppress(RuntimeError):
-                return self._store.add("spoken", 1) == 1
+                return int(self._store.add("spoken", 1)) == 1
         return always or self._first_here
 
 

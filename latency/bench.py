@@ -206,7 +206,8 @@ class LiteRTModel:
         """What the model computes."""
         self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], image)
         self.interpreter.invoke()
-        return self.interpreter.get_tensor(self.interpreter.get_output_details()[0]["index"])
+        output: np.ndarray = self.interpreter.get_tensor(self.interpreter.get_output_details()[0]["index"])
+        return output
 
     def close(self) -> None:
         del self.interpreter
@@ -511,7 +512,7 @@ def runtime_version(runtime: str) -> str:
         import onnxruntime
     except ImportError:
         raise KitError("onnxruntime is not installed; pip install onnxruntime") from None
-    return onnxruntime.__version__
+    return str(onnxruntime.__version__)
 
 
 def run_kit(

@@ -172,13 +172,15 @@ def _fields(spec: Candidate) -> dict[str, float | str]:
 
 def ridge(X: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
     """w that minimises |y - X w|^2 + strength N |w|^2, the intercept w_0 free. (N, F), (N, ...) -> (F, ...)."""
-    return _solver(X, strength) @ y
+    w: np.ndarray = _solver(X, strength) @ y
+    return w
 
 
 def leave_one_out(X: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
     """exp of each y_i predicted by a fit without it, at the same penalty: residuals r_i / (1 - H_ii). (N,)."""
     H = X @ _solver(X, strength)  # y -> fitted y
-    return np.exp(y - (y - H @ y) / (1 - np.diag(H)))
+    predicted: np.ndarray = np.exp(y - (y - H @ y) / (1 - np.diag(H)))
+    return predicted
 
 
 def _solver(X: np.ndarray, strength: float) -> np.ndarray:

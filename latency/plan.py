@@ -154,7 +154,8 @@ def _boltzmann(cost: Cost, tau: float) -> np.ndarray:
     """(edges, candidates): p_e,i proportional to exp(-tau F_e,i)."""
     logits = np.where(cost.mask, -tau * cost.table, -np.inf)
     p = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))  # a space may have no edge to choose on
-    return p / p.sum(axis=1, keepdims=True)
+    normalised: np.ndarray = p / p.sum(axis=1, keepdims=True)
+    return normalised
 
 
 def _tau_for(cost: Cost, share: float) -> float:

@@ -80,8 +80,9 @@ def guess(shapes: np.ndarray, occurrences: np.ndarray, measured: np.ndarray) -> 
     shapes: (entries, 3). occurrences: (networks, entries). measured: (networks,) ms.
     """
     weights, _ = nnls(occurrences @ shapes / measured[:, None], np.ones(len(measured)))
-    found: np.ndarray = shapes @ weights
-    return np.maximum(found, LEAST_UNIT * found.mean())  # a layer without MACs is not free
+    fitted: np.ndarray = shapes @ weights
+    positive: np.ndarray = np.maximum(fitted, LEAST_UNIT * fitted.mean())  # a layer without MACs is not free
+    return positive
 
 
 def fit_entries(layers: Layers, occurrences: np.ndarray, measured: np.ndarray, free_constant: bool = True) -> Shrunk:

@@ -39,7 +39,8 @@ def working_set(layer: Layer, settings: OpSettings) -> int:
         with isolated_rng(0), torch.device("meta"), torch.inference_mode():
             block = Block(layer, settings).eval()
             image = torch.empty(1, layer.c_in, layer.size, layer.size)
-            with _Recorder(image) as record:
+            record = _Recorder(image)
+            with record:
                 out = block(image)
     except (NotImplementedError, RuntimeError) as error:
         first = str(error).partition("\n")[0]

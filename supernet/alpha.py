@@ -38,7 +38,8 @@ def probabilities(alpha: Tensor, mask: Tensor) -> Tensor:
 def entropy(alpha: Tensor, mask: Tensor) -> Tensor:
     """Mean over edges of -sum_i p_i log p_i, in nats."""
     p = probabilities(alpha, mask)
-    return torch.special.entr(p).sum(dim=1).mean()
+    mean: Tensor = torch.special.entr(p).sum(dim=1).mean()
+    return mean
 
 
 def _gumbel_top_k(alpha: Tensor, mask: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -31,7 +31,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.op, Zero):  # legal on residual edges only
             return x
-        return x + self.op(x) if self.residual else self.op(x)
+        out: Tensor = self.op(x)
+        return x + out if self.residual else out
 
 
 class MixedEdge(nn.Module):
@@ -52,7 +53,8 @@ class MixedEdge(nn.Module):
         """As forward; the backward pass also gives dL/dg of the `compared` candidates to `gates` (candidates,)."""
         out, o = self._run(x, path)
         detached = None if o is None else o.detach()
-        return GateGradient.apply(out, gates, x, detached, list(self.ops), path, compared)
+        echo: Tensor = GateGradient.apply(out, gates, x, detached, list(self.ops), path, compared)
+        return echo
 
     def keeping_all(self, x: Tensor, gates: Tensor) -> Tensor:
         """Mode `full`: every candidate runs and is kept for autograd."""

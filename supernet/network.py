@@ -33,7 +33,8 @@ class Network(Chain):
         x = self.stem(images)
         for edge in self.edges:
             x = edge(x)
-        return self.classifier(self.feature_mix(x))
+        logits: Tensor = self.classifier(self.feature_mix(x))
+        return logits
 
     @classmethod
     def inherit(cls, supernet: Supernet, architecture: Architecture) -> Network:

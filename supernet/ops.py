@@ -125,7 +125,8 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         scale = self.relu(self.reduce(self.pool(x)))  # (N, squeezed, 1, 1)
-        return x * self.gate(self.expand(scale))  # (N, C, H, W)
+        gate: Tensor = self.gate(self.expand(scale))  # (N, C, 1, 1)
+        return x * gate
 
 
 class MBConv(nn.Module):
@@ -160,7 +161,8 @@ class MBConv(nn.Module):
             x = self.expand(x)  # (N, C_in * expand, H, W)
         x = self.depthwise(x)  # (N, C_in * expand, H', W')
         x = self.excite(x)
-        return self.project(x)  # (N, C_out, H', W')
+        out: Tensor = self.project(x)  # (N, C_out, H', W')
+        return out
 
 
 class SepConv(nn.Module):
@@ -172,7 +174,8 @@ class SepConv(nn.Module):
         self.project = ConvBN(c_in, c_out, 1, settings)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.depthwise(x))
+        out: Tensor = self.project(self.depthwise(x))
+        return out
 
 
 class Zero(nn.Module):
@@ -197,6 +200,8 @@ class PoolClassifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         device = x.device.type
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
-            return self.linear(self.dropout(x.mean(dim=(2, 3))))
+            logits: Tensor = self.linear(self.dropout(x.mean(dim=(2, 3))))
+            return logits
         with torch.autocast(device, enabled=False):
-            return self.linear(self.dropout(x.mean(dim=(2, 3), dtype=self.linear.weight.dtype)))
+            in_float: Tensor = self.linear(self.dropout(x.mean(dim=(2, 3), dtype=self.linear.weight.dtype)))
+            return in_float

@@ -55,4 +55,5 @@ class Supernet(Chain):
             else:
                 x = mixed.gated(x, paths[e], rows[e], range(len(edge.candidates)) if compared is None else compared[e])
             e += 1
-        return self.classifier(self.feature_mix(x))
+        logits: Tensor = self.classifier(self.feature_mix(x))
+        return logits

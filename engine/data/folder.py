@@ -121,7 +121,8 @@ class FolderImages:
         with torch.random.fork_rng(devices=[]):
             # not torch.manual_seed: that reseeds the GPUs too, and fork_rng would not put them back
             torch.default_generator.manual_seed(mix(item.seed, item.epoch, item.index, AUGMENTATION))
-            return self._train(picture)
+            pixels: Tensor = self._train(picture)
+            return pixels
 
     def _picture(self, index: int) -> tuple[Image.Image, dict[int, str]]:
         """Returns the image at `index`, or the next readable one of its class, wrapping around; and the unreadable

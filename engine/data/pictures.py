@@ -132,7 +132,7 @@ def _sixteen_bits(image: Image.Image) -> np.ndarray:
     if signed or bits > 16 or (image.mode == "I" and image.format not in ("PNG", "PPM", "TIFF")):
         kind = "signed" if signed and bits <= 16 else "32-bit"
         raise UnreadableError(f"has {kind} whole numbers, expected 8 or 16 bits without a sign; convert it")
-    values = np.asarray(image).astype(np.int32) << (16 - bits)
+    values: np.ndarray = np.asarray(image).astype(np.int32) << (16 - bits)
     return 65535 - values if tags.get(_PHOTOMETRIC) == 0 else values  # 0: zero means white
 
 
@@ -142,7 +142,8 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
         raise UnreadableError(
             f"has floats from {values.min():g} to {values.max():g}, expected 0 (black) to 1 (white); convert it"
         )
-    return np.rint(values * 255).astype(np.uint8)
+    scaled: np.ndarray = np.rint(values * 255).astype(np.uint8)
+    return scaled
 
 
 def _on_white(image: Image.Image) -> Image.Image:

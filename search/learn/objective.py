@@ -45,14 +45,14 @@ def slope(loss: Loss, limit: Limit, expected: float, ce: float) -> float:
         return loss.weight / T if expected > T else 0.0
     if isinstance(loss, MulLog):
         ratio = math.log(expected) / math.log(T)
-        return loss.scale * ce * loss.power * ratio ** (loss.power - 1) / (expected * math.log(T))
+        return float(loss.scale * ce * loss.power * ratio ** (loss.power - 1) / (expected * math.log(T)))
     return 0.0
 
 
 def ce_factor(loss: Loss, limits: Sequence[Limit], expected: Sequence[float]) -> float:
     """dL/dCE: 1 but for mul_log."""
     if isinstance(loss, MulLog):
-        return loss.scale * (math.log(expected[0]) / math.log(limits[0].bound)) ** loss.power
+        return float(loss.scale * (math.log(expected[0]) / math.log(limits[0].bound)) ** loss.power)
     return 1.0
 
 

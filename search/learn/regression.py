@@ -134,7 +134,7 @@ def fit(evidence: Evidence, mask: Tensor) -> Effects:
 
     def cost(log_ratio: float) -> float:
         ratio = float(np.exp(log_ratio))
-        return 0.5 * (evidence.freedom * np.log(noise_squared(ratio)) + float(np.log1p(values / ratio).sum()))
+        return 0.5 * float(evidence.freedom * np.log(noise_squared(ratio)) + np.log1p(values / ratio).sum())
 
     log_ratio = minimize_scalar(cost, bounds=tuple(np.log(RATIOS)), method="bounded").x
     ratio = float(np.exp(log_ratio))

@@ -52,7 +52,8 @@ class Term:
 
 def mean_entropy(p: Tensor) -> Tensor:
     """Mean over edges of -sum_i p_i log p_i, in nats, with a finite gradient at p = 0: 0-dim."""
-    return -torch.special.xlogy(p, p.clamp_min(torch.finfo(p.dtype).tiny)).sum(dim=1).mean()
+    entropies: Tensor = -torch.special.xlogy(p, p.clamp_min(torch.finfo(p.dtype).tiny)).sum(dim=1)  # (edges,)
+    return entropies.mean()
 
 
 def entropy_term(config: EntropyConfig) -> Term:
