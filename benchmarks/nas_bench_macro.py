@@ -40,12 +40,12 @@ from PIL import Image
 from scipy.stats import kendalltau
 
 from bands import BAND, Band
-from engine.checkpoints import Checkpoints
 from engine.device import autocast, prepare_device
 from engine.distributed import ALONE
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.progress import Progress, set_up_logging
+from engine.runs.checkpoints import Checkpoints
 from latency.config import LatencyConfig
 from latency.device import made_on
 from macro_images import FILE

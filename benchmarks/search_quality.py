@@ -45,10 +45,10 @@ import torch
 from scipy.stats import kendalltau
 
 from bands import Band
-from engine.checkpoints import Checkpoints
 from engine.errors import UserError, run_door
 from engine.files import write_atomically
 from engine.progress import set_up_logging
+from engine.runs.checkpoints import Checkpoints
 from latency.config import LatencyConfig, MeasureConfig
 from latency.device import made_on
 from latency.measure import measure_table

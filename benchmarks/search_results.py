@@ -26,7 +26,7 @@ from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.processes import side_by_side
 from engine.progress import set_up_logging
-from engine.runs import refuse_changes, run_begun
+from engine.runs.folder import refuse_changes, run_begun
 from latency.device import made_on
 from retrain.config import RetrainConfig
 from retrain.loop import resolved_training, retrain

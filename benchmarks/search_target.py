@@ -24,7 +24,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints import Checkpoints
 from engine.config import differences
 from engine.data import open_images, stratified_split, subset
 from engine.device import prepare_device
@@ -32,6 +31,7 @@ from engine.distributed import ALONE
 from engine.errors import ConfigError, run_door
 from engine.files import write_atomically
 from engine.progress import Progress, Stages, set_up_logging
+from engine.runs.checkpoints import Checkpoints
 from latency.device import made_on
 from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable

@@ -1,1 +1,35 @@
-"""What search and retrain share: configuration, data, checkpoints, curves, devices. Imports nothing else of ours."""
+"""What search and retrain share. Imports no other package of this project.
+
+Settings and the command line:
+
+- `config.py`: reads YAML files into frozen models; `yaml_dialect.py`: which YAML is read
+- `run_config.py`: the section `run`, and the bounds of settings
+- `arguments.py`: parses the command line of scripts
+
+Errors and messages:
+
+- `errors.py`: the errors that a user can mend; `wording.py`: puts pydantic's errors into one line
+- `memory.py`: explains allocations that failed
+- `progress.py`: progress bars and the log; `quantities.py`: numbers with their units as text
+
+Files:
+
+- `files.py`: reads any file, and writes files that stay whole if the process is killed
+- `runs/`: the folder of a run, its lock, its inputs and its checkpoints
+- `curves/`: metrics.jsonl and what TensorBoard shows
+
+Images: `data/`
+
+Computing:
+
+- `device.py`: the device, its memory format and precision
+- `training.py`: a step of the weights; `evaluation.py`: accuracy, loss and BN statistics of a network
+- `seeding.py`: seeds and generators
+
+Several processes:
+
+- `distributed.py`: the processes that share a run, and what they exchange
+- `job.py`: how the processes that torchrun has started begin and end together
+- `interrupts.py`: Ctrl-C and SIGTERM between steps
+- `processes.py`: independent jobs side by side
+"""

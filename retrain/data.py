@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.data import DataConfig, ImageSet, Splits, open_images
-from engine.inputs import checksums
+from engine.runs.inputs import checksums
 from supernet import user_modules
 from supernet.architecture import Architecture
 

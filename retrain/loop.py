@@ -17,22 +17,22 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from engine.checkpoints import FORMAT, Checkpoints, misfit
 from engine.config import Section, keys_of, naming, validate
+from engine.curves.metrics import MetricsLog, accuracy_curves
 from engine.data import Batch, BatchStream, Splits, evaluation_batches
 from engine.device import autocast, memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
 from engine.evaluation import Evaluation, accuracy, evaluate
 from engine.files import read_json, write_atomically
-from engine.folder_lock import locked
-from engine.inputs import Inputs, of_file, of_images, recorded
 from engine.interrupts import interrupts_between_steps
-from engine.metrics import MetricsLog, accuracy_curves
 from engine.progress import Progress
-from engine.runs import open_run
+from engine.runs.checkpoints import FORMAT, Checkpoints, misfit
+from engine.runs.folder import open_run
+from engine.runs.inputs import Inputs, of_file, of_images, recorded
+from engine.runs.lock import locked
+from engine.runs.states import check_module, check_optimizer, check_tensor
 from engine.seeding import mix
-from engine.states import check_module, check_optimizer, check_tensor
 from engine.training import Throughput, check_finite, cosine_lr, split_decay, training_step
 from retrain.config import RetrainConfig
 from retrain.data import images_for, own_files, preprocessing

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from engine.comparison import ACCURACY_CHARTS, Curve
 from engine.config import config_text
+from engine.curves.comparison import ACCURACY_CHARTS, Curve
+from engine.curves.graph import graph_of
+from engine.curves.metrics import MetricsLog
 from engine.evaluation import Evaluation
-from engine.graph import graph_of
-from engine.metrics import MetricsLog
 from retrain.config import RetrainConfig
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -33,7 +33,7 @@ CURVES = {
     "architecture": Curve("", "The network that is trained: each layer's op, shapes, parameters and MACs."),
     "config": Curve("", "The config of the run as given."),
 }
-"""Every tag that a retraining writes, except those of engine.comparison.FINAL, which searches have too."""
+"""Every tag that a retraining writes, except those of engine.curves.comparison.FINAL, which searches have too."""
 
 
 def log_begin(log: MetricsLog, config: RetrainConfig, architecture: Architecture, out: Path) -> None:

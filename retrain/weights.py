@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints import load_checkpoint, misfit
 from engine.config import differences
 from engine.errors import CheckpointError, explain
 from engine.files import read_text
-from engine.states import check_module
+from engine.runs.checkpoints import load_checkpoint, misfit
+from engine.runs.states import check_module
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.space import SpaceConfig

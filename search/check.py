@@ -15,12 +15,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from engine.checkpoints import Checkpoints
 from engine.data import open_images, stratified_split
 from engine.device import prepare_device
 from engine.errors import ConfigError, IncompleteDataError, UserError, explain
 from engine.progress import Report, silent
 from engine.quantities import quantity, rate
+from engine.runs.checkpoints import Checkpoints
 from latency.measure import Timing, time_architecture
 from latency.plan import middle_network
 from search.config import SearchConfig, SearchSettings

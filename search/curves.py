@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.comparison import ACCURACY_CHARTS, Curve
 from engine.config import config_text
+from engine.curves.comparison import ACCURACY_CHARTS, Curve
+from engine.curves.graph import graph_of
+from engine.curves.metrics import MetricsLog, accuracy_curves
 from engine.evaluation import Evaluation
-from engine.graph import graph_of
-from engine.metrics import MetricsLog, accuracy_curves
 from engine.seeding import generator
 from search.config import SearchConfig
 from search.learn.objective import expected_cost
@@ -85,8 +85,8 @@ CURVES = {
     "final/architecture": Curve("", "The derived network: each layer's op, shapes and costs."),
     "config": Curve("", "The config of the run as given."),
 }
-"""Every tag that a search writes, except those of engine.comparison.FINAL, which retrainings have too. `<limit>` is a
-limit's name, `<stage>` and `<edge>` those of a stage and a searchable edge."""
+"""Every tag that a search writes, except those of engine.curves.comparison.FINAL, which retrainings have too.
+`<limit>` is a limit's name, `<stage>` and `<edge>` those of a stage and a searchable edge."""
 
 SAMPLES = 256
 """The networks drawn for a distribution of costs. They take a second in the largest space and give an error of about 1
@@ -152,7 +152,7 @@ def charts(limits: Sequence[Limit], *, projected: bool) -> dict[str, Mapping[str
 
 
 def hyperparameters(config: SearchConfig, limits: Sequence[Limit]) -> dict[str, float | str]:
-    """Returns the values of those engine.comparison.HYPERPARAMETERS that a search has."""
+    """Returns the values of those engine.curves.comparison.HYPERPARAMETERS that a search has."""
     search = config.search
     words = [f"{name} {_asked(limit)}" for name, limit in zip(limit_names(limits), limits, strict=True)]
     values: dict[str, float | str] = {

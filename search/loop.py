@@ -14,21 +14,21 @@ from typing import Any
 
 import torch
 
-from engine.checkpoints import FORMAT, Checkpoints, misfit
 from engine.config import keys_of, naming, validate
+from engine.curves.metrics import MetricsLog, accuracy_curves
 from engine.data import BatchStream
 from engine.device import autocast, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
 from engine.evaluation import Evaluation, accuracy
 from engine.files import write_atomically
-from engine.folder_lock import locked
-from engine.inputs import of_images
 from engine.interrupts import interrupts_between_steps
-from engine.metrics import MetricsLog, accuracy_curves
 from engine.progress import Progress, Report, Stages, silent
 from engine.quantities import quantity
-from engine.runs import open_run, refuse_changes, run_begun
+from engine.runs.checkpoints import FORMAT, Checkpoints, misfit
+from engine.runs.folder import open_run, refuse_changes, run_begun
+from engine.runs.inputs import of_images
+from engine.runs.lock import locked
 from engine.seeding import generator, mix
 from engine.training import Throughput, check_finite
 from search.check import data_checks, judge, report

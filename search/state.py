@@ -10,12 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from engine.checkpoints import misfit
 from engine.config import Section, differences, validate
 from engine.device import memory_format
 from engine.errors import CheckpointError, ConfigError
+from engine.runs.checkpoints import misfit
+from engine.runs.states import check_module, check_optimizer, check_tensor
 from engine.seeding import mix
-from engine.states import check_module, check_optimizer, check_tensor
 from engine.training import split_decay
 from search.config import SearchConfig, SearchSettings
 from search.learn.collapse import Settled

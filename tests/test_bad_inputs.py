@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from engine.checkpoints import Checkpoints
+from engine.runs.checkpoints import Checkpoints
 
 Files = dict[str, Any]
 

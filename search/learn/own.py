@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from engine.errors import ConfigError, explain
-from engine.inputs import checksums
+from engine.runs.inputs import checksums
 from search.config import SearchConfig
 from supernet import user_modules
 from supernet.module_names import permitted

@@ -30,7 +30,7 @@ from torch import Tensor
 from engine.data import Batch
 from engine.device import Autocast
 from engine.distributed import ALONE, Group
-from engine.states import check_tensor
+from engine.runs.states import check_tensor
 from supernet.alpha import sample_paths
 from supernet.supernet import Supernet
 

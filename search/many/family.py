@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.checkpoints import Checkpoints, misfit
 from engine.config import load_config, validate
 from engine.data import ImageSet
 from engine.device import prepare_device
@@ -25,6 +24,7 @@ from engine.files import in_home, write_atomically
 from engine.progress import Report, reported, silent
 from engine.quantities import quantity
 from engine.run_config import RunConfig
+from engine.runs.checkpoints import Checkpoints, misfit
 from search.config import COMPUTED, LimitConfig, SearchConfig, in_full
 from search.derive.derivation import Derivation, InfeasibleError, derive, smallest
 from search.learn.own import with_permitted_modules

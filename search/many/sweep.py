@@ -20,10 +20,10 @@ import torch
 from engine.config import load_config
 from engine.errors import ConfigError
 from engine.files import read_json, remove_stale, write_atomically
-from engine.folder_lock import locked
 from engine.progress import Progress
 from engine.quantities import quantity
-from engine.runs import refuse_changes, run_begun
+from engine.runs.folder import refuse_changes, run_begun
+from engine.runs.lock import locked
 from latency.bench import usable_cores
 from search.config import SearchConfig
 from search.limits.limit import resolve

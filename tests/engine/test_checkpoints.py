@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.checkpoints import Checkpoints, load_checkpoint
 from engine.errors import CheckpointError, UserError
 from engine.files import WriteError
+from engine.runs.checkpoints import Checkpoints, load_checkpoint
 
 WRITER = """
 import sys
 from pathlib import Path
 import torch
-from engine.checkpoints import Checkpoints
+from engine.runs.checkpoints import Checkpoints
 
 checkpoints = Checkpoints(Path(sys.argv[1]))
 found = checkpoints.newest()
@@ -241,7 +241,7 @@ def test_a_file_deleted_between_listing_and_reading_is_not_called_damaged(tmp_pa
         tried.append(path.name[:14])
         return load_checkpoint(path)
 
-    monkeypatch.setattr("engine.checkpoints.load_checkpoint", overtaken)
+    monkeypatch.setattr("engine.runs.checkpoints.load_checkpoint", overtaken)
     assert checkpoints.newest()[0] == 3
     assert tried == ["step-000000001", "step-000000003"]
     assert not caplog.records
@@ -358,7 +358,7 @@ LIMITED = """
 import os, resource, signal, sys
 from pathlib import Path
 import torch
-from engine.checkpoints import Checkpoints
+from engine.runs.checkpoints import Checkpoints
 from engine.errors import run_door
 
 def main():

@@ -16,12 +16,12 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.files import WriteError
-from engine.folder_lock import LOCK, locked
+from engine.runs.lock import LOCK, locked
 
 HOLDER = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
-from engine.folder_lock import locked
+from engine.runs.lock import locked
 
 with locked(Path(sys.argv[1])):
     others = []

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from engine.curves.event_files import EventFile, write_all
+from engine.curves.metrics import MetricsLog
 from engine.errors import run_door
-from engine.event_files import EventFile, write_all
 from engine.files import WriteError
-from engine.metrics import MetricsLog
 
 WRITER = """
 import resource, sys
 from pathlib import Path
 import numpy as np
 from engine.errors import run_door
-from engine.metrics import MetricsLog
+from engine.curves.metrics import MetricsLog
 
 folder, limit, pictures = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "pictures"
 

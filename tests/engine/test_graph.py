@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.graph import graph_of
+from engine.curves.graph import graph_of
 
 
 class Small(nn.Module):

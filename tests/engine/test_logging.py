@@ -12,10 +12,10 @@ from rich.console import Console
 
 from engine import progress as module
 from engine.config import Section, load_config
+from engine.curves.metrics import MetricsLog
 from engine.errors import ConfigError
-from engine.metrics import MetricsLog
 from engine.progress import Progress, set_up_logging
-from engine.runs import dump_config, open_run
+from engine.runs.folder import dump_config, open_run
 from tests.curves import curves_in
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.metrics import MetricsLog
+from engine.curves.metrics import MetricsLog
 from tests.curves import curves_in
 
 WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from engine.metrics import MetricsLog
+from engine.curves.metrics import MetricsLog
 
 folder, start, checkpoint = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 metrics = MetricsLog(folder, resume_step=start or None)

@@ -10,7 +10,7 @@ import pytest
 from engine.config import load_config
 from engine.errors import ConfigError
 from engine.files import TEMPORARY
-from engine.runs import dump_config, open_run
+from engine.runs.folder import dump_config, open_run
 
 CONFIG = {
     "search": {"epochs": 3, "lr": 4e-05, "betas": [0.0, 0.999], "note": "1e-3"},

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.states import check_module, check_optimizer
+from engine.runs.states import check_module, check_optimizer
 
 NETWORK = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 

@@ -12,10 +12,10 @@ import pytest
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
-from engine import event_files, truncation
+from engine.curves import event_files, truncation
+from engine.curves.event_files import HEADER, Damage, events_of, record_of
+from engine.curves.metrics import MetricsLog
 from engine.errors import ConfigError
-from engine.event_files import HEADER, Damage, events_of, record_of
-from engine.metrics import MetricsLog
 from tests.curves import curves_in
 
 LAST = 20

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from engine.checkpoints import Checkpoints
 from engine.config import validate
 from engine.data import DataConfig, images
 from engine.data.images import CorruptFiles
 from engine.distributed import Group
 from engine.errors import Interrupted
+from engine.runs.checkpoints import Checkpoints
 from retrain import loop
 from retrain.config import RetrainConfig
 from retrain.loop import retrain

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tensorboard.plugins.hparams import metadata
 
-from engine.comparison import FINAL
+from engine.curves.comparison import FINAL
 from retrain.report import CURVES, predicted_latency
 from supernet.architecture import Architecture
 from supernet.summary import as_markdown, table_of

@@ -18,12 +18,12 @@ import pytest
 import torch
 from torch import nn
 
-from engine.checkpoints import Checkpoints
 from engine.config import validate
 from engine.data import Batch, Item, open_images
 from engine.data.memory import MemoryImages
 from engine.errors import CheckpointError, ConfigError, Interrupted, UserError
-from engine.folder_lock import locked
+from engine.runs.checkpoints import Checkpoints
+from engine.runs.lock import locked
 from retrain import evaluation, loop
 from retrain.config import RetrainConfig
 from retrain.evaluation import evaluate_checkpoint

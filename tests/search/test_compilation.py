@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
-from engine.checkpoints import Checkpoints
 from engine.distributed import ALONE, Group
 from engine.errors import UserError
+from engine.runs.checkpoints import Checkpoints
 from search import compilation
 from search.loop import run_search
 from supernet import compiled

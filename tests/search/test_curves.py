@@ -22,9 +22,9 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from engine.comparison import FINAL, HYPERPARAMETERS
+from engine.curves.comparison import FINAL, HYPERPARAMETERS
+from engine.curves.metrics import MetricsLog
 from engine.evaluation import Evaluation
-from engine.metrics import MetricsLog
 from search.curves import CURVES, SAMPLES, charts, curves_of, hyperparameters, layer_costs, log_evaluation
 from search.limits.limit import resolve
 from search.loop import run_search
@@ -343,7 +343,7 @@ def test_every_tag_is_in_the_documentation():
 LIMITED = """
 import resource, runpy, sys
 limit = int(sys.argv.pop(1))
-from engine import event_files
+from engine.curves import event_files
 real = event_files.EventFile.write
 def write(self, event, step=0):  # the search has begun: from here on no file may grow beyond the limit
     if step >= 12:

@@ -14,10 +14,10 @@ import yaml
 
 import search.many.family
 import search.scoring
-from engine.checkpoints import Checkpoints
 from engine.data import Batch
 from engine.errors import ConfigError
 from engine.quantities import quantity
+from engine.runs.checkpoints import Checkpoints
 from search.config import SearchConfig
 from search.derive.derivation import InfeasibleError, meets, smallest
 from search.learn.regression import Evidence, fit

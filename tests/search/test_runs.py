@@ -19,9 +19,9 @@ import torch
 import yaml
 from rich.console import Console
 
-from engine.checkpoints import Checkpoints
 from engine.errors import CheckpointError, ConfigError, Interrupted, UserError
-from engine.folder_lock import locked
+from engine.runs.checkpoints import Checkpoints
+from engine.runs.lock import locked
 from search.loop import finish_search, run_search
 from search.many.family import derive_family
 from search.program import UnfinishedError

@@ -16,7 +16,7 @@ import yaml
 import search.many.sweep
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
-from engine.folder_lock import locked
+from engine.runs.lock import locked
 from search.derive.derivation import Derivation
 from search.derive.measured import MeasuredDerivation
 from search.loop import run_search

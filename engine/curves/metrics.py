@@ -29,11 +29,11 @@ from tensorboard.plugins.scalar import metadata as scalars
 from tensorboard.plugins.text import metadata as texts
 from tensorboard.util import tensor_util
 
-from engine.comparison import FINAL, HYPERPARAMETERS, Curve
-from engine.event_files import EventFile, write_all
+from engine.curves.comparison import FINAL, HYPERPARAMETERS, Curve
+from engine.curves.event_files import EventFile, write_all
+from engine.curves.truncation import event_paths, truncate_events, truncate_lines
 from engine.files import writing
 from engine.quantities import TOP5_CLASSES
-from engine.truncation import event_paths, truncate_events, truncate_lines
 
 MOST_COLOURS = 256
 
@@ -122,7 +122,7 @@ class MetricsLog:
 
     def hyperparameters(self, run: str, values: Mapping[str, float | str]) -> None:
         """Writes the run's row of the page HPARAMS, called `run`. values: of the names in
-        engine.comparison.HYPERPARAMETERS."""
+        engine.curves.comparison.HYPERPARAMETERS."""
         kinds = {float: api_pb2.DATA_TYPE_FLOAT64, str: api_pb2.DATA_TYPE_STRING}
         columns = [
             # The page first shows the columns that are declared to differ
@@ -147,8 +147,8 @@ class MetricsLog:
         self._write(0, *map(_of_hparams, tags, contents))
 
     def final(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the results that the page HPARAMS compares, of the names in engine.comparison.FINAL, and ends the
-        run's row.
+        """Writes the results that the page HPARAMS compares, under the names in
+        engine.curves.comparison.FINAL, and ends the run's row.
 
         They are not in metrics.jsonl: result.json has them. A resume removes all that the end of a run writes, and then
         writes it again.

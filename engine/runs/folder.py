@@ -9,10 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from engine.config import config_text, differences, load_config
+from engine.curves.event_files import PATTERN
 from engine.errors import ConfigError
-from engine.event_files import PATTERN
 from engine.files import remove_stale, write_atomically
-from engine.inputs import FILE, Inputs, record, refuse_other_inputs
+from engine.runs.inputs import FILE, Inputs, record, refuse_other_inputs
 
 log = logging.getLogger("engine")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 
+from engine.curves.event_files import PATTERN, Damage, events_of, record_of
 from engine.errors import UserError
-from engine.event_files import PATTERN, Damage, events_of, record_of
 from engine.files import fsync_folder, opened, parsed_json, replacing, writing
 
 log = logging.getLogger("engine")

@@ -17,7 +17,7 @@ import torch
 
 from engine.errors import CheckpointError, UserError
 from engine.files import make_folder, read_bytes, remove_stale, write_atomically, writing
-from engine.states import not_finite
+from engine.runs.states import not_finite
 
 log = logging.getLogger("engine")
 
