@@ -10,7 +10,8 @@ Errors and messages:
 
 - `errors.py`: the errors that a user can mend; `wording.py`: puts pydantic's errors into one line
 - `memory.py`: explains allocations that failed
-- `progress.py`: progress bars and the log; `quantities.py`: numbers with their units as text
+- `progress.py`: progress bars and the log
+- `quantities.py`: numbers with their units as text; `percent.py`: texts such as `50%`
 
 Files:
 

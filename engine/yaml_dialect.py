@@ -206,6 +206,10 @@ def _text_as_it_is(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar(f"{_PREFIX}str", text, style=style)
 
 
+def _text_of_a_kind(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return _text_as_it_is(dumper, str(text))  # such as a Percent
+
+
 def _path_as_text(dumper: yaml.SafeDumper, path: PurePath) -> yaml.ScalarNode:
     return _text_as_it_is(dumper, str(path))
 
@@ -222,3 +226,4 @@ for _kind, _constructor in _CONSTRUCTORS.items():
     Loader.add_constructor(f"{_PREFIX}{_kind}", _constructor)
 Dumper.add_representer(str, _text_as_it_is)
 Dumper.add_multi_representer(PurePath, _path_as_text)
+Dumper.add_multi_representer(str, _text_of_a_kind)

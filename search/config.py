@@ -14,12 +14,12 @@ from engine.config import ConfigFile, Section, UserPath
 from engine.data import DataConfig
 from engine.data.config import MOST_IMAGES
 from engine.errors import InvalidError
+from engine.percent import Percent
 from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, RunConfig
 from engine.wording import number_remedy, shown
 from latency.config import LARGEST_ERROR, MeasureConfig
 from supernet.space import Space, SpaceConfig
 
-_PERCENT = re.compile(r"\d{1,20}(\.\d{1,20})?\s*%")
 _WITH_LETTERS = re.compile(r"(?P<number>\d{1,20}(\.\d{1,20})?(e[-+]?\d{1,2})?)\s*(?P<letters>[a-zA-Zµ]{1,12})")
 _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9}
 
@@ -53,15 +53,15 @@ def in_full(text: str) -> str:
     return f"{float(found['number']) * _FACTORS[found['letters']]:.15g}"  # 1.1M: 1100000, not 1100000.0000000002
 
 
-def written_bound(text: str, metric: str) -> float | str:
-    """Returns the bound of a limit that is written as text: a number for `300M`, or the percentage unchanged.
+def written_bound(text: str, metric: str) -> float | Percent:
+    """Returns the bound of a limit that is written as text: a number for `300M`, or a Percent.
 
     k, M and G are thousands, millions and thousands of millions, of COMPUTED metrics; a space may stand before them.
     Raises InvalidError, with what to write, for anything else.
     """
     text = text.strip()
-    if _PERCENT.fullmatch(text) and float(text.rstrip("% ")) <= 100:
-        return text
+    if Percent.matches(text):
+        return Percent(text)
     counted = metric in COMPUTED
     found = _WITH_LETTERS.fullmatch(text)
     number, letters = (found["number"], found["letters"]) if found else ("", "")

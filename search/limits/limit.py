@@ -14,6 +14,7 @@ import torch
 from engine.config import validate
 from engine.errors import ConfigError
 from engine.files import nearest_path
+from engine.percent import Percent
 from engine.quantities import quantity
 from latency.config import MeasureConfig
 from latency.existing import free_file
@@ -106,7 +107,7 @@ def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: 
     """A number in the cost's unit; `N%` = min + N % of (max - min). ConfigError outside the reachable range."""
     low, high = cost.reachable
     if isinstance(bound, str):  # 100 % may round to more than `high`, and has to be a bound when it is read again
-        return min(high, low + float(bound.strip().rstrip("% ")) / 100 * (high - low))
+        return min(high, Percent(bound).between(low, high))
     if not low <= bound <= high:
         raise ConfigError(
             f"{where}: got {quantity(bound, unit)}, but architectures of this space reach {quantity(low, unit)} to "

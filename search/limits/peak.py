@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engine.errors import ConfigError, explain
+from engine.percent import Percent
 from latency.config import MeasureConfig
 from search.config import PEAK, SearchConfig
 from supernet.activation import working_set
@@ -77,7 +78,7 @@ def _restricted(config: SearchConfig, i: int, where: str) -> tuple[SearchConfig,
         low, high = reachable_peaks(space, measure)
     bound = config.limits[i].bound
     if isinstance(bound, str):
-        bound = low + float(bound.strip().rstrip("% ")) / 100 * (high - low)
+        bound = Percent(bound).between(low, high)
     if bound < low:
         _refuse(space, measure, bound, low, where)
     kept = {

@@ -21,6 +21,7 @@ from engine.device import prepare_device
 from engine.errors import CheckpointError, ConfigError, explain, one_line
 from engine.evaluation import Evaluation
 from engine.files import in_home, write_atomically
+from engine.percent import Percent
 from engine.progress import Report, reported, silent
 from engine.quantities import quantity
 from engine.run_config import RunConfig
@@ -46,7 +47,7 @@ FORMAT = "proxylessnas/pareto@1"
 MOST_BOUNDS = 1000
 """The most bounds of one call: each is derived, and scored unless it leads to the same network as another one."""
 MOST_DIGITS = 30
-_NUMBER_OR_PERCENT = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|[0-9]+(\.[0-9]+)?\s*%")
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _WITH_LETTER = re.compile(r"(?<![\w+-])\d{1,20}(\.\d{1,20})?\s*[kMG](?![a-wyzA-Z])")  # 100M..300Mx5 has two of them
 _RANGE = re.compile(r"(?P<low>[^.x]+(\.[^.x]+)?)\.\.(?P<high>[^x]+)x(?P<count>[0-9]+)")
 
@@ -197,7 +198,7 @@ def _written_out(text: str, unit: str) -> list[str]:
         return [text]
     if ends[0].endswith("%") != ends[1].endswith("%"):
         raise ConfigError(f"--at: got '{text}', expected both ends of a range in {unit}, or both in %")
-    low, high = (float(end.rstrip("%")) for end in ends)
+    low, high = (Percent(end).number if Percent.matches(end) else float(end) for end in ends)
     if low >= high:
         raise ConfigError(f"--at: got '{text}', expected a range's lower end first, such as 10%..90%x9")
     count = int(span["count"])
@@ -208,10 +209,7 @@ def _written_out(text: str, unit: str) -> list[str]:
 
 
 def _is_bound(text: str) -> bool:
-    if not _NUMBER_OR_PERCENT.fullmatch(text):
-        return False
-    value = float(text.rstrip("% "))
-    return value <= 100 if text.endswith("%") else math.isfinite(value)
+    return Percent.matches(text) or (_NUMBER.fullmatch(text) is not None and math.isfinite(float(text)))
 
 
 def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], Tensor]:
