@@ -18,8 +18,8 @@ from engine.errors import ConfigError, one_line
 from engine.files import in_home
 
 SILENCE_S = 1.0
-"""Seconds that the processes that print nothing wait before they end: torchrun stops all processes once one has failed,
-so the one that prints must end first."""
+"""Seconds that processes which print nothing wait before they end. torchrun stops all processes once one has failed, so
+the one that prints must end first."""
 
 
 def parser_of(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
@@ -71,6 +71,7 @@ def add_allow_modules(parser: argparse.ArgumentParser, source: str) -> None:
 
 @contextlib.contextmanager
 def _first_process_alone() -> Iterator[None]:
+    """Discards output inside, and delays the end, in all processes of torchrun but the first one."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("RANK", "0") == "0":
         yield
         return

@@ -1,4 +1,4 @@
-"""Where a program computes: the device, its memory format and precision, and batches that are moved to it."""
+"""Chooses where and how a program computes: device, threads, memory format and precision; moves batches there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ Autocast = Callable[[], AbstractContextManager[object]]
 def keep_freed_memory() -> None:
     """Lets the C library reuse freed memory, which it would return to the kernel and fault in again page by page.
 
-    A step frees and allocates the same large tensors over and over. For glibc (Linux); other C libraries decide alone.
+    A step frees and allocates the same large tensors over and over. Works with glibc (Linux)
+    alone.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -33,9 +34,9 @@ def keep_freed_memory() -> None:
 
 
 def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
-    """Sets the thread count and returns the device; each of several processes on a machine has a GPU of its own. Raises
-    ConfigError for cuda if there is no GPU, and for bf16 on a GPU that only emulates it.
+    """Sets the thread count and returns the device. Each of several processes on a machine gets a GPU of its own.
 
+    Raises ConfigError for cuda if there is no GPU for this process, and for bf16 on a GPU that only emulates it.
     The thread count is all that a CPU needs to repeat a run bit for bit: the ops of these networks are deterministic on
     a CPU for a given thread count, so torch.use_deterministic_algorithms would change nothing.
     """
@@ -65,11 +66,12 @@ def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
 
 
 def memory_format(run: RunConfig) -> torch.memory_format:
+    """Returns the memory format of images (N, C, H, W) and of weights."""
     return torch.channels_last if run.channels_last else torch.contiguous_format
 
 
 def autocast(run: RunConfig, device: torch.device) -> AbstractContextManager[object]:
-    """Returns a new autocast context, for one forward pass."""
+    """Returns a new autocast context for one forward pass."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if run.amp == "bf16" else contextlib.nullcontext()
 
 

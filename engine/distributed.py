@@ -1,4 +1,4 @@
-"""Several processes that share a run: who this one is, as a value, and what they tell each other."""
+"""Describes the processes that share a run, as a value that is passed around, and exchanges data between them."""
 
 from __future__ import annotations
 
@@ -20,51 +20,57 @@ from engine.errors import ConfigError, UserError
 T = TypeVar("T")
 
 WAIT = timedelta(hours=24)
-"""For what one process does while the others wait, such as timing a network. A process that ends is noticed at once,
-because its connections close; only one that hangs is waited for."""
+"""The longest wait for a process that works alone, e.g. times a network. A process that ends is noticed at once, since
+its connections close; the others wait so long only if it hangs."""
 STEP_WAIT = timedelta(minutes=30)
-"""For what every step sends. NCCL does not notice that a process on another machine has ended, so this is not long."""
+"""The longest wait for what every step sends. It is short, because NCCL does not notice that a process on another
+machine has ended."""
 
 
 class Slice(TypedDict):
-    """Which part of each batch is a process's, as arguments of a stream of batches."""
+    """The part of each batch that a process gets, as arguments of a stream of batches."""
 
     rank: int
     world_size: int
 
 
 class LostPeerError(UserError):
-    """Another process of the job has ended."""
+    """Another process of the job has ended, or cannot be reached."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run. Every method is called by all of them, in the same order; alone, it costs nothing."""
+    """The processes of a run, as one of them sees them.
+
+    All processes call the methods in the same order. With one process the methods cost nothing.
+    """
 
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
-    """Counts the processes of one machine: the number of this one's GPU."""
+    """The number of this process among those of its machine, and of the GPU that it uses."""
     host: dist.ProcessGroup | None = None
-    """gloo, on CPUs: objects, and waits of any length (WAIT)."""
+    """The connection for objects and for long waits (WAIT): gloo, on CPUs."""
     steps: dist.ProcessGroup | None = None
-    """What training steps send (STEP_WAIT): NCCL between GPUs, gloo between CPUs; see `on`."""
+    """The connection for training steps (STEP_WAIT), which `on` opens: NCCL between GPUs, gloo between CPUs."""
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and prints for all."""
+        """Whether this is process 0, which writes and prints for all."""
         return self.rank == 0
 
     @property
     def alone(self) -> bool:
+        """Whether the run has one process."""
         return self.world_size == 1
 
     @property
     def slice(self) -> Slice:
+        """The rank and the number of processes, as arguments of a stream of batches."""
         return {"rank": self.rank, "world_size": self.world_size}
 
     def on(self, device: torch.device) -> Group:
-        """The group, with a connection for what is computed on `device`."""
+        """Returns the group with a connection for results on `device`. Raises ConfigError for GPUs without NCCL."""
         if self.alone:
             return self
         gpu = device.type == "cuda"
@@ -81,8 +87,11 @@ class Group:
         return replace(self, steps=steps)
 
     def share_of(self, batch_size: int, key: str, parts: int = 1) -> int:
-        """Returns how many images of a batch this process has. parts: the networks among which it divides them. Raises
-        ConfigError, named by `key`, if the processes cannot share the batch."""
+        """Returns how many images of a batch this process has.
+
+        parts: the networks among which it divides them. Raises ConfigError, which begins with `key`, if the processes
+        cannot share the batch.
+        """
         n = self.world_size
         least = 2 * n * parts
         if batch_size % n or batch_size < least:
@@ -94,7 +103,7 @@ class Group:
         return batch_size // n
 
     def mean_of(self, values: Tensor) -> Tensor:
-        """The mean over processes, the same bits in each; `values` lie on the device that `on` was given."""
+        """Returns the mean over processes, the same bits in each. values: on the device that `on` was called with."""
         if self.alone:
             return values
         total = values.detach().clone()
@@ -103,7 +112,7 @@ class Group:
         return total.div_(self.world_size)
 
     def sum_of(self, values: Tensor) -> Tensor:
-        """The sum over processes, of values on the CPU; processes may come to it at very different times."""
+        """Returns the sum over processes of values on the CPU. Processes may call it hours apart (WAIT)."""
         if self.alone:
             return values
         total = values.detach().clone()
@@ -112,24 +121,29 @@ class Group:
         return total
 
     def largest(self, value: int) -> Callable[[], int]:
-        """Starts to compute the largest of all processes' values and returns a function that waits for it. Meanwhile
-        the processes may compute and exchange other tensors."""
+        """Starts to compute the largest of all processes' values and returns a function that waits for it.
+
+        Meanwhile the processes may compute and exchange other tensors.
+        """
         if self.alone:
             return lambda: value
-        found = torch.tensor([value])
+        maximum = torch.tensor([value])
         with _connected():
-            work = dist.all_reduce(found, op=dist.ReduceOp.MAX, group=self.host, async_op=True)
+            work = dist.all_reduce(maximum, op=dist.ReduceOp.MAX, group=self.host, async_op=True)
         assert work is not None
 
         def wait() -> int:
             with _connected():
                 work.wait()
-            return int(found)
+            return int(maximum)
 
         return wait
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Process 0's values into the tensors of all, in place; all float32, on the device that `on` was given."""
+        """Copies process 0's values into the tensors of all processes, in place.
+
+        tensors: float32, on the device that `on` was called with.
+        """
         if self.alone:
             return
         with torch.no_grad():
@@ -141,7 +155,7 @@ class Group:
                 view.copy_(values)
 
     def average_statistics(self, module: nn.Module) -> None:
-        """BN's running statistics: from now on the mean over processes, of which each has seen its own batches."""
+        """Replaces BN's running statistics by their means over the processes, each of which had its own batches."""
         if self.alone:
             return
         buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]  # the others count batches
@@ -151,7 +165,7 @@ class Group:
                 buffer.copy_(values.view_as(buffer))
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What process 0 makes, for all; the others wait. Where it raises, the job ends."""
+        """Calls `make` in process 0 and returns the result in all processes. If it raises, the job ends."""
         if self.alone:
             return make()
         made: list[Any] = [make() if self.first else None]
@@ -161,7 +175,7 @@ class Group:
         return received
 
     def gathered(self, value: T) -> list[T]:
-        """Every process's value, by rank."""
+        """Returns the values of all processes, by rank."""
         if self.alone:
             return [value]
         values: list[Any] = [None] * self.world_size
@@ -170,7 +184,10 @@ class Group:
         return values
 
     def check_same(self, value: Any, what: str) -> None:
-        """UserError in every process where one has another value than process 0: of the first such process, how."""
+        """Raises UserError in every process if one of them has another value than process 0.
+
+        The error shows how the value of the first such process differs. what: the name of the value.
+        """
         if self.alone:
             return
         digests = self.gathered(zlib.crc32(repr(value).encode()))
@@ -185,13 +202,17 @@ class Group:
         )
 
     def barrier(self) -> None:
+        """Waits until all processes have called it."""
         if not self.alone:
             with _connected():
                 dist.barrier(group=self.host)
 
     @contextlib.contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Process 0, then the first one of each other machine, then the rest: each finds what was fetched before."""
+        """Runs the block in process 0, then in the first process of each other machine, then in the rest.
+
+        So each process finds the files that an earlier one has downloaded.
+        """
         turn = 0 if self.first else 1 if self.local_rank == 0 else 2
         for _ in range(turn):
             self.barrier()
@@ -201,7 +222,7 @@ class Group:
 
 
 ALONE = Group()
-"""A run of one process."""
+"""The group of a run of one process."""
 
 
 _DEVICE = re.compile(r"(?:cuda|hip) (?:error|failure)|device-side assert", re.IGNORECASE)
@@ -242,16 +263,17 @@ def detail_of(error: BaseException) -> str:
 
 
 def in_storage_order(tensor: Tensor) -> Tensor:
-    """A flat view of a dense tensor of any memory format, (numel,)."""
+    """Returns a flat view (numel,) of a dense tensor of any memory format."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
 BUCKET_BYTES = 8 << 20
-"""Large enough that a message's own cost does not count, small enough that most are sent while backward still runs."""
+"""The size of a message with gradients: large enough that the cost of a message itself does not count, and small enough
+that most are sent while backward still runs."""
 
 
 class GradientReduction(contextlib.AbstractContextManager[None]):
-    """`with reduction: loss.backward()`: the gradients that backward makes become their means over the processes.
+    """Replaces the gradients that backward makes by their means over the processes: `with reduction: loss.backward()`.
 
     They travel in flat buckets as they get ready, while backward goes on. Parameters without a gradient are not sent
     and stay without one. All processes must run the same graph: gradients then get ready in the same order everywhere.
@@ -308,5 +330,6 @@ class GradientReduction(contextlib.AbstractContextManager[None]):
 
 
 def reduce_gradients(parameters: Sequence[nn.Parameter], group: Group) -> contextlib.AbstractContextManager[None]:
-    """What a backward pass runs in, made once for a run: GradientReduction, or nothing for a process alone."""
+    """Returns the context for the backward passes of a run: a GradientReduction, or one that does nothing for a process
+    alone."""
     return contextlib.nullcontext() if group.alone else GradientReduction(parameters, group)

@@ -1,4 +1,4 @@
-"""How good a network is: its accuracy and loss on a set of images, after its BN statistics have been collected."""
+"""Measures how good a network is: its accuracy and loss on a set of images, and BN statistics collected for it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ def hits(logits: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> tuple[Tensor, ...]:
-    """Returns the percentage of labels (N,) among the k largest logits (N, classes), for each k: 0-dim tensors. Ties:
-    see `hits`."""
+    """Returns the percentage of labels (N,) among the k largest logits (N, classes), a 0-dim tensor for each k.
+
+    `hits` defines what counts if logits are equal.
+    """
     return tuple(100 * hits(logits, labels, k).float().mean() for k in topk)
 
 
@@ -53,8 +55,8 @@ def _in_eval_mode(network: nn.Module) -> Iterator[None]:
 def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group = ALONE) -> None:
     """Collects BN statistics anew: the average over the batches of images (N, C, H, W) of all processes.
 
-    Every batch weighs the same, whichever process has it, and one process may have none. Only BN runs in training mode
-    (no dropout). Momenta and modes are restored. ValueError without any batch.
+    Every batch weighs the same, whichever process has it, and a process may have none. Only BN runs in training mode
+    (no dropout). Momenta and modes are restored. Raises ValueError if no process has a batch.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
@@ -89,7 +91,7 @@ def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group =
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of `evaluate`. loss: mean cross entropy; top1, top5: percent; images: how many were scored."""
+    """The result of `evaluate`. loss: mean cross entropy in nats; top1, top5: in percent; images: their number."""
 
     loss: float
     top1: float
@@ -102,8 +104,10 @@ class Evaluation:
 def evaluate(
     network: nn.Module, batches: Iterable[Batch], device: torch.device, run: RunConfig, group: Group = ALONE
 ) -> Evaluation:
-    """Scores a network in eval mode on the batches of all processes; all modes are restored. Sums stay on the device
-    until the end."""
+    """Returns a network's loss and accuracy in eval mode on the batches of all processes; all modes are restored.
+
+    Sums stay on the device until the end. Raises ValueError if there is no image.
+    """
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     count = 0
     with _in_eval_mode(network):

@@ -33,7 +33,7 @@ class WriteError(UserError):
 
 @contextlib.contextmanager
 def opened(path: Path, expected: str, error: type[UserError] = ConfigError, missing: str = "") -> Iterator[BinaryIO]:
-    """Opens a regular file of any size for reading. Errors: see read_bytes, those of reading in the block included."""
+    """Opens a regular file of any size for reading. Raises what read_bytes raises, for reads inside the block too."""
     try:
         # Opening a pipe without a writer would wait for one
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
@@ -82,8 +82,10 @@ def read_bytes(
 def read_text(
     path: Path, expected: str, error: type[UserError] = ConfigError, most: int = MOST_TEXT_BYTES, missing: str = ""
 ) -> str:
-    """Returns the text of a UTF-8 file, with or without a byte order mark. Errors: see read_bytes; also if it is no
-    text."""
+    """Returns the text of a UTF-8 file, with or without a byte order mark.
+
+    Raises what read_bytes raises, and `error` if the content is no text.
+    """
     content = read_bytes(path, expected, error, most, missing)
     try:
         return content.decode("utf-8-sig")
@@ -102,12 +104,12 @@ def parsed_json(text: str, where: str, error: type[UserError] = ConfigError, hin
         return value
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        mapping: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
+            if key in mapping:
                 raise ValueError(f"key '{key}' is given twice")
-            found[key] = value
-        return found
+            mapping[key] = value
+        return mapping
 
     try:
         return json.loads(text, parse_float=number, parse_constant=number, object_pairs_hook=once)
@@ -120,7 +122,7 @@ def parsed_json(text: str, where: str, error: type[UserError] = ConfigError, hin
 def read_json(
     path: Path, expected: str, error: type[UserError] = ConfigError, hint: str = "", missing: str = ""
 ) -> Any:
-    """Returns the value of a JSON file. Errors: see read_text and parsed_json."""
+    """Returns the value of a JSON file. Raises what read_text and parsed_json raise."""
     return parsed_json(read_text(path, expected, error, missing=missing), str(path), error, hint)
 
 
@@ -175,14 +177,14 @@ def reason_of(error: OSError) -> str:
 
 
 def refuse_write(path: Path | str, error: OSError) -> NoReturn:
-    """Raises WriteError in one line for an OSError that was met while writing `path`."""
+    """Raises WriteError in one line for an OSError that occurred while `path` was written."""
     remedy = _REMEDIES.get(error.errno or 0, "choose another place")
     raise WriteError(f"{path}: cannot be written ({reason_of(error)}); {remedy}") from error
 
 
 @contextlib.contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Turns an OSError raised inside into a WriteError that names `path`: disk full, limits reached, forbidden."""
+    """Turns an OSError raised inside into a WriteError that names `path`, e.g. if the disk is full."""
     try:
         yield
     except OSError as error:
@@ -215,7 +217,7 @@ def fsync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
-    """`with replacing(path) as temporary`: write `temporary`, and it replaces `path` once the block has ended well.
+    """Yields the path of an empty temporary file, which replaces `path` if the block ends without an error.
 
     The temporary file lies in the same folder under a name that nobody can predict. At the end it has the permissions
     of the file that it replaces, or those that the umask gives to a new file. It is deleted if the block raises. name:

@@ -15,17 +15,18 @@ from engine.errors import Interrupted
 STOPPING = b"\nstopping after this step; Ctrl-C again stops at once\n"
 
 Agreed = Callable[[], int | None]
-"""Called after each step. Returns the number of the signal that stops the run now, None if it continues."""
+"""A function that is called after each step and returns the number of the signal that stops the run now; None if the
+run continues."""
 
 
 @contextmanager
 def interrupts_between_steps(group: Group = ALONE) -> Iterator[Agreed]:
-    """Yields a function that every process of the group calls after every step, with the same answer in all of them:
-    the number of the signal (SIGINT or SIGTERM) by which the run is to stop, None if it goes on.
+    """Yields a function that every process of the group calls after every step and that returns the same in all of
+    them: the number of the signal (SIGINT or SIGTERM) that stops the run, None if the run goes on.
 
-    Alone, that is a signal that has come. In a group the processes exchange after each step whether one has come; the
-    exchange goes on while they compute the next step, after which all have its answer. So a run stops one step after
-    the last process received its signal, with the same step done everywhere.
+    A process alone stops after the step in which it received a signal. The processes of a group exchange after each
+    step whether one has received a signal; the exchange goes on while they compute the next step, after which all have
+    its result. So a run stops one step after the last process received its signal, with the same step done everywhere.
 
     A second Ctrl-C raises at once; a further SIGTERM does not, because launchers send it to a process more than once.
     The first Ctrl-C does not raise: an exception would be lost inside a destructor, and inside a queue's lock it could

@@ -1,4 +1,4 @@
-"""A job of one process or, under torchrun, of several: how it opens, and how it ends with one clear line."""
+"""Opens a job of one process or, under torchrun, of several, and ends it with one clear line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LAUNCHER_WAIT = timedelta(seconds=20)
 LOOK_S = 1.0
 """Seconds between two checks of whether the launcher still runs."""
 SAVE_S = 20.0
-"""Seconds that a program which handles SIGTERM itself has to save and end; torchrun and Slurm kill after 30."""
+"""Seconds that a program which handles SIGTERM itself gets to save and end; torchrun and Slurm kill after 30."""
 
 
 class LauncherEndedError(UserError):
@@ -43,11 +43,11 @@ class LauncherEndedError(UserError):
 
 @contextlib.contextmanager
 def open_group() -> Iterator[Group]:
-    """`with open_group() as group`: the processes that torchrun has started, else ALONE.
+    """Yields the processes that torchrun has started, connected to each other; ALONE without torchrun.
 
-    An error in any of them ends them all; one of them raises it, the others end without a message. At the end each
-    waits until all are done, because torchrun stops the others when one returns a status other than 0. If torchrun
-    itself is killed, each process ends within seconds. Raises UserError if the processes cannot be connected.
+    An error in any process ends them all; one of them raises it, the others end without a message. At the end each
+    waits until all are done, because torchrun stops the others if one returns a status other than 0. If torchrun itself
+    is killed, each process ends within seconds. Raises UserError if the processes cannot be connected.
     """
     if not dist.is_torchelastic_launched() or _number("WORLD_SIZE", 1) == 1:
         with memory_explained():
@@ -92,7 +92,7 @@ def _last_error(error: BaseException, board: _Board, rank: int) -> BaseException
     if isinstance(error, UserError) and not isinstance(error, LostPeerError):
         if rank != 0 and not isinstance(error, LauncherEndedError):
             error = error.with_note(f"found by process {rank}, on {socket.gethostname()}")
-        _tell_torchrun(f"error: {error.with_command}")
+        _write_cause(f"error: {error.with_command}")
     return error
 
 
@@ -103,8 +103,8 @@ def _number(name: str, least: int) -> int:
     """Returns a whole number from the environment that torchrun sets. Raises UserError if it is none."""
     text = os.environ.get(name)
     if text is None or not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
-        found = "is not set" if text is None else f"got '{text[:40]}'"
-        raise UserError(f"{name}: {found}, expected a whole number from {least} on; {_START}")
+        given = "is not set" if text is None else f"got '{text[:40]}'"
+        raise UserError(f"{name}: {given}, expected a whole number from {least} on; {_START}")
     return int(text)
 
 
@@ -132,7 +132,7 @@ def _connect_store(rank: int, world_size: int, first_here: bool) -> dist.Store:
                 "torchrun, and firewalls"
             )
         line = f"process {rank}, on {socket.gethostname()}, cannot join the job at {place} ({detail_of(error)}); {ways}"
-        _tell_torchrun(f"error: {line}")
+        _write_cause(f"error: {line}")
         if not first_here:
             raise SystemExit(2) from None
         raise UserError(line) from None
@@ -143,6 +143,7 @@ def _connect_store(rank: int, world_size: int, first_here: bool) -> dist.Store:
 
 @contextlib.contextmanager
 def _explain_gloo() -> Iterator[None]:
+    """Turns a failure to connect the processes into a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -156,7 +157,8 @@ class _Board:
     """Lets the processes of a job agree which one of them reports its end."""
 
     def __init__(self, store: dist.Store, launcher: int, first_here: bool):
-        """launcher: the process that has started this one. first_here: whether it is the first of its machine."""
+        """launcher: the number of the process that has started this one. first_here: whether this process is the first
+        of its machine."""
         self._store, self._launcher, self._first_here = store, launcher, first_here
         self._asked = threading.Lock()  # several threads of this process may call speaks()
 
@@ -191,7 +193,7 @@ class _Board:
 
 
 def _status(error: BaseException) -> int:
-    """The exit status of a process whose error another one reports."""
+    """Returns the exit status of a process whose error another one reports."""
     if isinstance(error, SystemExit):  # its code may be a text, which Python prints; the status is then 1
         return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
     if isinstance(error, Interrupted):
@@ -199,8 +201,8 @@ def _status(error: BaseException) -> int:
     return 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, UserError) else 1
 
 
-def _tell_torchrun(line: str) -> None:
-    """The line, as the cause that torchrun's own report of the failure names at its end."""
+def _write_cause(line: str) -> None:
+    """Writes the line where torchrun looks for the cause that its own report of the failure ends with."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         reason = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
         with contextlib.suppress(OSError):  # the line itself is printed in any case

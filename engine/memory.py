@@ -1,4 +1,4 @@
-"""Turns failed allocations into errors that tell the user what to change."""
+"""Turns failed allocations into errors that name what the user can change."""
 
 from __future__ import annotations
 

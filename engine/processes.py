@@ -1,4 +1,4 @@
-"""The same work on several jobs, a process each."""
+"""Runs the same function on several jobs, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def side_by_side(
 ) -> list[R]:
     """Calls `work(*job)` for each job in one of `workers` processes and returns the results in the order of the jobs.
 
-    work: a function of a module; it and the jobs are pickled. finished: called with a job's place and its result as
-    soon as it has one. If a job fails, those that run or come next are finished, the others are not begun, and its
-    error is raised; UserError for a process that was killed.
+    work: a function at the top of a module; it and the jobs are pickled. finished: called with a job's place and its
+    result as soon as it has one. If a job fails, those that have begun are finished, the others are not begun, and its
+    error is raised. Raises UserError if a process was killed.
     """
     # spawned, since a fork would copy the locks of this process's threads
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))

@@ -29,9 +29,9 @@ RECENT_UPDATES = 20
 
 
 def set_up_logging(group: Group = ALONE) -> None:
-    """Warnings and notes through the progress bar's console, so that they do not tear it. Scripts call this once.
+    """Sends the log to the progress bar's console, so that its lines do not break the bar. Scripts call this once.
 
-    Process 0 logs what all processes have in common; an unreadable file is logged by the process that met it.
+    Process 0 logs what all processes have in common. A process that finds an unreadable file logs it itself.
     """
     handler: logging.Handler = RichHandler(console=console, show_path=False, show_time=False)
     handler.setFormatter(logging.Formatter("%(message)s"))  # it shows the level itself; basicConfig would add it again
@@ -44,11 +44,11 @@ def set_up_logging(group: Group = ALONE) -> None:
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """The Report that shows nothing."""
+    """Shows nothing: the Report for callers that want none."""
 
 
 def reported(items: Iterable[T], what: str, total: int, report: Report) -> Iterator[T]:
-    """Yields the items, with a report before the first one and after each that is done."""
+    """Yields the items, and calls `report` before the first one and after each."""
     report(what, 0, total)
     for done, item in enumerate(items, 1):
         yield item
@@ -56,7 +56,7 @@ def reported(items: Iterable[T], what: str, total: int, report: Report) -> Itera
 
 
 class Progress:
-    """`with Progress(total, start, "search") as progress: progress.update(step, loss=...)`.
+    """Shows the progress of one task: `with Progress(total, start, "search") as progress: progress.update(step)`.
 
     total, start: in steps; a resumed run starts above 0. A total of 0 means that it cannot be counted. seconds: the
     least time between two plain lines. shown: False in the processes that print nothing. phases: (name, step at which
@@ -98,7 +98,7 @@ class Progress:
             self._bar.stop()
 
     def update(self, step: int, **figures: float | str) -> None:
-        """`step` steps are done."""
+        """Shows that `step` steps are done, with `figures` beside them."""
         if not self.shown:
             return
         now = time.monotonic()
@@ -147,7 +147,7 @@ class Progress:
 
 
 class Stages:
-    """`with Stages() as report: report("measure", 3, 10)`: shows one Progress for each task, one after the other.
+    """Shows one Progress for each task, one after the other: `with Stages() as report: report("measure", 3, 10)`.
 
     A Stages is a Report. shown: as in Progress.
     """
@@ -161,7 +161,7 @@ class Stages:
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` are done of `what`."""
+        """Shows that `done` of `total` parts of the task `what` are done."""
         if self._current is None or what != self._what:
             self.__exit__(None, None, None)
             self._what, self._current = what, Progress(total, 0, what, shown=self.shown).__enter__()

@@ -14,7 +14,7 @@ LARGEST_BATCH = 1 << 20
 LARGEST_LR = 100.0
 """The largest learning rate, and the largest weight decay."""
 NEVER = 1_000_000_000
-"""The largest number of steps or epochs between two reports, which is never."""
+"""The largest number of steps or epochs between two reports: more than any run has, so that none is made."""
 MOST_THREADS = 4096
 
 
@@ -24,13 +24,13 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, lt=1 << 63)
     device: Literal["cpu", "cuda"] = "cpu"
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
-    """CPU threads inside an op; null is torch's default. Another number can change results in the last bit."""
+    """CPU threads inside an op; null takes torch's default. Another number can change results in the last bit."""
     log_every: int = Field(10, ge=1, le=NEVER)
     """Steps between two points of the training curves."""
     checkpoint_every: int = Field(200, ge=1, le=NEVER)
-    """Steps."""
+    """Steps between two checkpoints."""
     evaluate_every: int = Field(1, ge=1, le=NEVER)
-    """Epochs."""
+    """Epochs between two evaluations."""
     amp: Literal["none", "bf16"] = "none"
     """bf16: automatic mixed precision, with the classifier in float32. A GPU must compute bfloat16 itself, not emulate
     it. Its exponents are those of float32, so gradients need no scaling."""

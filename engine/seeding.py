@@ -1,4 +1,4 @@
-"""Seeds for independent random draws, derived from a key such as (seed, epoch, stream)."""
+"""Derives seeds for independent random draws from a key such as (seed, epoch, stream)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _WORD = 1 << 32
 
 
 def mix(*key: int) -> int:
-    """A seed in [0, 2**63), a pure function of `key`; different keys give unrelated seeds.
+    """Returns a seed in [0, 2**63), a pure function of `key`; different keys give unrelated seeds.
 
-    Each part of the key is an integer in [0, 2**64); ValueError otherwise.
+    Raises ValueError unless each part of the key is an integer in [0, 2**64).
     """
     words = [len(key)]
     for part in key:
@@ -25,5 +25,5 @@ def mix(*key: int) -> int:
 
 
 def generator(*key: int) -> torch.Generator:
-    """A CPU generator seeded by `mix(*key)`; the global generator of torch is not touched."""
+    """Returns a CPU generator seeded by `mix(*key)`; torch's global generator stays as it is."""
     return torch.Generator(device="cpu").manual_seed(mix(*key))

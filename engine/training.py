@@ -1,4 +1,4 @@
-"""What training loops share: a step of the weights, the learning rate, weight decay, and speed."""
+"""Holds the parts that training loops share: a step of the weights, the learning rate, weight decay, and speed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cosine_lr(base: float, step: int, total: int) -> float:
 
 
 def check_finite(loss: float, step: int) -> None:
-    """Raises UserError if a training has diverged; its last checkpoints, which are still good, stay as they are."""
+    """Raises UserError if the loss is not finite: the training has diverged. Its last checkpoints are still good."""
     if not math.isfinite(loss):
         raise UserError(
             f"the loss is {loss} at step {step}: training has diverged; start again in another folder with a lower "
@@ -68,6 +68,7 @@ class Throughput:
         self._images, self._since = 0, time.monotonic()
 
     def add(self, images: int) -> None:
+        """Counts further images."""
         self._images += images
 
     def per_second(self) -> float:

@@ -53,7 +53,7 @@ class Loader(yaml.SafeLoader):
     """Reads the scalars of YAML 1.2 and nothing but null, bool, int, float, text, lists and mappings.
 
     Refuses keys that are no text or given twice, values that contain themselves, and more than MOST_CHARACTERS,
-    MOST_NODES or MOST_LEVELS. Every refusal is a yaml.MarkedYAMLError, but for the first.
+    MOST_NODES or MOST_LEVELS. Every refusal is a yaml.MarkedYAMLError, except that of too many characters.
     """
 
     yaml_constructors: ClassVar[dict[str | None, Any]] = {None: yaml.SafeLoader.construct_undefined}
@@ -92,7 +92,8 @@ class Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes a text exactly where Loader would read something else, and writes out what is shared."""
+    """Writes YAML that Loader reads back: a text is quoted only if Loader would read something else. Shared values are
+    written out each time."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

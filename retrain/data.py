@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.data import DataConfig, ImageSet, Splits, open_images
+from engine.data import DataConfig, ImageSet, Splits, open_images_for
 from engine.runs.inputs import checksums
 from supernet import user_modules
 from supernet.architecture import Architecture
@@ -12,14 +12,7 @@ from supernet.architecture import Architecture
 
 def images_for(architecture: Architecture, data: DataConfig) -> Splits:
     """The set that `data` names, in the shape of the architecture's space. ConfigError where it does not fit."""
-    space = architecture.space.config
-    return open_images(
-        data,
-        input_size=space.input_size,
-        channels=space.input_channels,
-        classes=space.classes,
-        call=user_modules.call,
-    )
+    return open_images_for(architecture.space.config, data, user_modules.call)
 
 
 def preprocessing(images: ImageSet, architecture: Architecture) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from engine.data import open_images, stratified_split
+from engine.data import open_images_for, stratified_split
 from engine.device import prepare_device
 from engine.errors import ConfigError, IncompleteDataError, UserError, explain
 from engine.progress import Report, silent
@@ -332,16 +332,9 @@ def _disk(space: Space, settings: SearchSettings, out: Path) -> Check:
 
 
 def _data(config: SearchConfig) -> list[Check]:
-    space = config.space
     local = config.data.model_copy(update={"download": False})
     try:
-        images = open_images(
-            local,
-            input_size=space.input_size,
-            channels=space.input_channels,
-            classes=space.classes,
-            call=user_modules.call,
-        ).train
+        images = open_images_for(config.space, local, user_modules.call).train
     except IncompleteDataError:
         if config.data.download:
             text = f"'{config.data.name}' is not in '{config.data.root}' yet"

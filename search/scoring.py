@@ -7,7 +7,15 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from engine.data import Batch, ImageSet, evaluation_batches, open_images, statistics_batches, stratified_split, subset
+from engine.data import (
+    Batch,
+    ImageSet,
+    evaluation_batches,
+    open_images_for,
+    statistics_batches,
+    stratified_split,
+    subset,
+)
 from engine.device import memory_format
 from engine.distributed import ALONE, Group
 from engine.evaluation import Evaluation, evaluate, recalibrate_bn
@@ -26,14 +34,7 @@ def open_parts(config: SearchConfig) -> tuple[ImageSet, ImageSet]:
 
     A function of the config alone, `run.seed` included. Raises ConfigError.
     """
-    space = config.space
-    images = open_images(
-        config.data,
-        input_size=space.input_size,
-        channels=space.input_channels,
-        classes=space.classes,
-        call=user_modules.call,
-    ).train
+    images = open_images_for(config.space, config.data, user_modules.call).train
     chosen, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
     return subset(images, chosen), subset(images, held_out)
 

@@ -25,13 +25,13 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import CRC_TABLE, mask
 from engine.files import opened, writing
 
 PATTERN = "events.out.tfevents.*"
-"""TensorBoard reads every file that has "tfevents" in its name."""
+"""A pattern of the names of event files: TensorBoard reads every file that has "tfevents" in its name."""
 HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
-SEARCHED_AT_ONCE = 1 << 20
+SEARCHED_AT_ONCE = 1 << 20  # bytes
 
 
 class EventFile:
-    """Writes an event file. The system has each record when `write` returns; WriteError if it refuses one.
+    """Writes an event file. The system has each record when `write` returns. Raises WriteError if it refuses one.
 
     TensorBoard's own writer passes records to a thread, whose errors surface late, in another call, or never.
     """
@@ -89,8 +89,8 @@ class Damage:
         return self.bytes > 0
 
     def __str__(self) -> str:
-        found = ((self.records, "record", "records"), (self.stretches, "unreadable stretch", "unreadable stretches"))
-        parts = [f"{number} {one if number == 1 else several}" for number, one, several in found if number]
+        counts = ((self.records, "record", "records"), (self.stretches, "unreadable stretch", "unreadable stretches"))
+        parts = [f"{number} {one if number == 1 else several}" for number, one, several in counts if number]
         return f"{' and '.join(parts)} ({self.bytes} bytes)"
 
 

@@ -42,10 +42,12 @@ UNDESCRIBED = Curve("", "")
 NO_CURVES: Mapping[str, Curve] = MappingProxyType({})
 
 
-def accuracy_curves(group: str, found: Sequence[float], classes: int) -> dict[str, float]:
-    """Returns the curves `<group>/loss`, `<group>/top1` and, for more than five classes, `<group>/top5`; found: these
-    three."""
-    loss, top1, top5 = found
+def accuracy_curves(group: str, figures: Sequence[float], classes: int) -> dict[str, float]:
+    """Returns the curves `<group>/loss`, `<group>/top1` and, for more than five classes, `<group>/top5`.
+
+    figures: the loss, then top-1 and top-5 in percent.
+    """
+    loss, top1, top5 = figures
     values = {f"{group}/loss": loss, f"{group}/top1": top1}
     return values | ({f"{group}/top5": top5} if classes >= TOP5_CLASSES else {})
 
@@ -53,8 +55,8 @@ def accuracy_curves(group: str, found: Sequence[float], classes: int) -> dict[st
 class MetricsLog:
     """Writes `metrics.jsonl` (one object a line: step and tags) and an event file into a run folder.
 
-    resume_step: continue from the checkpoint of that step; later points, which the resumed run will make again, are
-    removed from both first. None begins anew. curves: a description of each tag.
+    resume_step: the step of the checkpoint from which a run continues; later points, which the resumed run makes again,
+    are removed from both first. None for a new run. curves: a description of each tag.
     """
 
     def __init__(self, folder: Path, *, resume_step: int | None, curves: Mapping[str, Curve] = NO_CURVES):
@@ -73,14 +75,14 @@ class MetricsLog:
         self._described: set[str] = set()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """One point per tag. JSON has no NaN or infinity: they become null there."""
+        """Writes one point of each tag. NaN and infinity become null in metrics.jsonl, because JSON lacks them."""
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
         with writing(self._path):
             write_all(self._jsonl.fileno(), (json.dumps({"step": step, **finite}) + "\n").encode())
         self._write(step, *(self._scalar(tag, value) for tag, value in values.items()))
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
-        """Writes a picture. pixels (height, width, 3) uint8; kept with at most 256 colours."""
+        """Writes a picture with at most 256 colours. pixels: (height, width, 3) uint8."""
         encoded = io.BytesIO()
         picture = Image.fromarray(pixels).quantize(MOST_COLOURS)
         picture.save(encoded, format="PNG", optimize=True)
@@ -121,7 +123,7 @@ class MetricsLog:
         self._write(0, Summary.Value(tag=layouts.CONFIG_SUMMARY_TAG, tensor=tensor, metadata=metadata))
 
     def hyperparameters(self, run: str, values: Mapping[str, float | str]) -> None:
-        """Writes the run's row of the page HPARAMS, called `run`. values: of the names in
+        """Writes the run's row of the page HPARAMS, called `run`. values: by the names in
         engine.curves.comparison.HYPERPARAMETERS."""
         kinds = {float: api_pb2.DATA_TYPE_FLOAT64, str: api_pb2.DATA_TYPE_STRING}
         columns = [
@@ -150,8 +152,8 @@ class MetricsLog:
         """Writes the results that the page HPARAMS compares, under the names in
         engine.curves.comparison.FINAL, and ends the run's row.
 
-        They are not in metrics.jsonl: result.json has them. A resume removes all that the end of a run writes, and then
-        writes it again.
+        They are not in metrics.jsonl, because result.json has them. A resume removes all that the end of a run writes,
+        and then writes it again.
         """
         self._write(step, *(self._scalar(tag, value) for tag, value in values.items()))
         end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
@@ -162,7 +164,7 @@ class MetricsLog:
         self._events.write(Event(graph_def=graph.SerializeToString()))
 
     def flush(self) -> None:
-        """Everything so far to the disk. Called before each checkpoint, so that a resume never lacks a point."""
+        """Forces everything written so far to the disk. Called before each checkpoint, so that no point is lost."""
         with writing(self._path):
             os.fsync(self._jsonl.fileno())
         self._events.flush()

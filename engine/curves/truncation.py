@@ -24,7 +24,7 @@ log = logging.getLogger("engine")
 
 MOST_LINE_BYTES = 1 << 20
 """The longest line that is parsed; a point of a space of a hundred limits has some 10 kB."""
-# Readers take the files in the order of their names, events.out.tfevents.<second>.<host>.<pid>.<count>: the zeros sort
+# Readers take the files in the order of their names, events.out.tfevents.<second>.<host>.<pid>.<count>. The zeros sort
 # before the file of any later writer, whatever its clock, host and pid.
 KEPT = f"{PATTERN[:-1]}0000000000.kept"
 FORMER_FOLDER = "tensorboard"

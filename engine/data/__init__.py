@@ -1,4 +1,15 @@
-"""Images in, batches out: data sets, splits, and streams whose order and augmentation are functions of a seed."""
+"""Reads images and yields batches, whose order and augmentation are functions of a seed.
+
+- `config.py`: the YAML section `data`
+- `images.py`: an image set, an item, a batch
+- `sources.py`, `cluttered.py`: sets that fit in memory, which `memory.py` augments
+- `folder.py`: sets of image files, which `scan.py` finds and `pictures.py` decodes
+- `own.py`: sets of the user's own
+- `order.py`: splits, and which images come when
+- `stream.py`: batches for training and evaluation; `readers.py`: the processes that read files for them
+"""
+
+from typing import Protocol
 
 from engine.data.config import DataConfig
 from engine.data.folder import TEST_FOLDERS, open_folder
@@ -15,26 +26,45 @@ __all__ = [
     "DataConfig",
     "Files",
     "ImageSet",
+    "InputShape",
     "Item",
     "OwnSet",
     "Splits",
     "evaluation_batches",
     "open_images",
+    "open_images_for",
     "statistics_batches",
     "stratified_split",
     "subset",
 ]
 
 
+class InputShape(Protocol):
+    """What a network takes and gives; the section `space` of a search is one."""
+
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def input_channels(self) -> int: ...
+    @property
+    def classes(self) -> int: ...
+
+
+def open_images_for(space: InputShape, config: DataConfig, call: CallModule) -> Splits:
+    """Returns the data set that `config` names in the shape that a network of `space` takes; see `open_images`."""
+    size, channels = space.input_size, space.input_channels
+    return open_images(config, input_size=size, channels=channels, classes=space.classes, call=call)
+
+
 def open_images(
     config: DataConfig, *, input_size: int, channels: int, classes: int, call: CallModule | None = None
 ) -> Splits:
-    """The training and test part of the data set that `config` names.
+    """Returns the training and test part of the data set that `config` names.
 
-    Batches are (N, channels, input_size, input_size). Grey images fill 3 channels by repetition, image files give 1
-    channel by conversion to grey. `call` is needed with `data.module` (engine/data/own.py). ConfigError if the data
-    has another number of classes than `classes`, if it cannot give `channels`, or if files are missing; its one line
-    names the key to change.
+    Batches are (N, channels, input_size, input_size). Grey images fill 3 channels by repetition; image files give 1
+    channel by conversion to grey. call: runs the user's own function; needed with `data.module` (engine/data/own.py).
+    Raises ConfigError, which begins with the key to change, if the data has another number of classes than `classes`,
+    if it cannot give `channels`, or if files are missing.
     """
     if config.module is not None:
         assert call is not None, "a set of the user's own is opened with supernet.user_modules.call"

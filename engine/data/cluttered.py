@@ -1,4 +1,4 @@
-"""Handwritten digits among pieces of others: images that come with scikit-learn, and that tell networks apart.
+"""Makes images of handwritten digits among pieces of others: hard enough that networks differ in accuracy.
 
 After the cluttered, translated MNIST of Mnih et al. 2014 (arXiv 1406.6247, Sec. 4.1), with the 8 x 8 digits of
 scikit-learn.
@@ -13,21 +13,21 @@ from engine.data.order import random_numbers
 SIZE = 20
 """Width and height of an image."""
 PIECES = 2
-"""Pieces of other digits in an image."""
+"""The number of pieces of other digits in an image."""
 PIECE = 4
 """Width and height of a piece."""
 MARGIN = 2
-"""Pixels between the digit and the border, at least: as many as a random crop moves it at this size."""
+"""The least number of pixels between the digit and the border: as many as a random crop moves it at this size."""
 CLUTTER = 0x636C7574
-"""Tells the random numbers here from all others of one seed."""
+"""The last part of the key of the random numbers drawn here, which no other use of a seed has."""
 
 
 def cluttered(digits: np.ndarray, labels: np.ndarray, images: int, part: int) -> tuple[np.ndarray, np.ndarray]:
     """Makes `images` images out of digits (N, 8, 8) uint8 with labels (N,).
 
-    Returns (images, SIZE, SIZE) uint8 and their labels (images,). Each digit is used equally often, to one image. It
-    lies anywhere; PIECES pieces lie anywhere, too, and of what overlaps the brighter pixel is seen. A pure function of
-    its arguments. part: the seed, 0 for training and 1 for test images.
+    Returns (images, SIZE, SIZE) uint8 and their labels (images,). Each digit is used equally often, to one image. The
+    digit and PIECES pieces of others lie anywhere; where they overlap, the brighter pixel is seen. The result is a pure
+    function of the arguments. part: the seed, 0 for training and 1 for test images.
     """
     rng = random_numbers(part, CLUTTER)
     count, height, width = digits.shape

@@ -1,4 +1,4 @@
-"""YAML section `data`."""
+"""The YAML section `data`, and the names of the data sets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class DataConfig(Section):
     fake_classes: int = Field(10, ge=2, le=MOST_FAKE_IMAGES, validate_default=True)
     """fake only: classes, all equally frequent (to one image)."""
 
-    # Checks of a single key, so that the error carries its place; `module` and `name` come first, absent if wrong.
+    # Each validator checks a single key, so that its error carries the key. `module` and `name` are validated first;
+    # a wrong one is absent from info.data.
 
     @field_validator("name")
     @classmethod
@@ -103,5 +104,5 @@ class DataConfig(Section):
 
 
 def _ours(info: ValidationInfo) -> str | None:
-    """`name` where it is a set of this package's."""
+    """Returns `name` if it is a set of this package's; None for one of the user's own, and if it is wrong."""
     return None if info.data.get("module") else info.data.get("name")

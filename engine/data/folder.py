@@ -35,7 +35,7 @@ _STD = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
 
 
 def recipe_of_photographs(channels: int, *, flip: bool = True) -> Recipe:
-    """ImageNet's. ConfigError unless image files can give so many channels."""
+    """Returns ImageNet's mean and std. Raises ConfigError unless image files can give so many channels."""
     if channels not in _MEAN:
         raise ConfigError(
             f"space.input_channels: got {channels}, but image files give 1 (grey) or 3 (RGB); set it to 3"
@@ -50,12 +50,14 @@ used."""
 
 
 class FolderImages:
-    """Files sorted by class, then by path; labels (N,). `files` are paths below `root`, as bytes.
+    """A set of N image files, sorted by class, then by path.
 
-    Training: random resized crop of 8 to 100 % of the area, horizontal flip where the recipe has it, brightness by
+    files: (N,), paths below `root` as bytes; labels: (N,). An unreadable file is replaced by the next readable one of
+    its class in this very set. engine/data/pictures.py decodes the files.
+
+    Training: random resized crop of 8 to 100 % of the area, horizontal flip if `recipe.flip` is set, brightness by
     32/255 and saturation by 0.5 (ProxylessNAS's ImageNet training, `distort_color: tf`). Evaluation: the shorter side
-    to round(S / 0.875), then the central S x S. engine/data/pictures.py has how a file becomes pixels. An unreadable
-    file is replaced by the next readable one of its class in this very set.
+    to round(S / 0.875), then the central S x S.
     """
 
     def __init__(
@@ -85,10 +87,11 @@ class FolderImages:
         return len(self.files)
 
     def path(self, index: int) -> str:
+        """Returns the path of the file at `index`."""
         return os.path.join(self.root, os.fsdecode(self.files[index]))
 
     def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
-        """-> images (n, channels, S, S) float32. ConfigError if a class has no readable image."""
+        """Returns images (n, channels, S, S) float32. Raises ConfigError if a class has no readable image."""
         corrupt: dict[int, str] = {}
         pixels = torch.empty((len(items), self.channels, self.input_size, self.input_size), dtype=torch.uint8)
         for out, item in zip(pixels, items, strict=True):
@@ -101,15 +104,18 @@ class FolderImages:
         return Batch(images, labels, dict(sorted(corrupt.items())))
 
     def restrict(self, indices: np.ndarray) -> FolderImages:
+        """Returns the set of these images alone, numbered from 0."""
         shape = {"input_size": self.input_size, "channels": self.channels}
         return FolderImages(self.root, self.files[indices], self.labels[indices], self.recipe, **shape)
 
     @property
     def resizing(self) -> str:
+        """How an image gets the network's input size in an evaluation, in words."""
         size = self.input_size
         return f"bilinear with antialiasing, the shorter side to {self._shorter_side}, then the central {size} x {size}"
 
     def content(self) -> dict[str, str]:
+        """Returns a checksum of the names and sizes of the files; reading a million files would take too long."""
         digest = hashlib.sha256()
         for i, name in enumerate(self.files.tolist()):
             digest.update(b"%d %d " % (len(name), _size(self.path(i))))
@@ -117,7 +123,7 @@ class FolderImages:
         return {"file names and sizes": digest.hexdigest()}
 
     def _augmented(self, picture: Image.Image, item: Item) -> Tensor:
-        """-> (channels, S, S) uint8, a function of the picture and the item alone."""
+        """Returns (channels, S, S) uint8, a function of the picture and the item alone."""
         with torch.random.fork_rng(devices=[]):
             # not torch.manual_seed: that reseeds the GPUs too, and fork_rng would not put them back
             torch.default_generator.manual_seed(mix(item.seed, item.epoch, item.index, AUGMENTATION))
@@ -159,8 +165,8 @@ def _middle(picture: Image.Image) -> Image.Image:
 
 
 def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: int) -> Splits:
-    """Find the files of `imagenet` or `folder`. ConfigError: see `engine.data.open_images`."""
-    assert config.root is not None  # DataConfig asks for it
+    """Finds the files of `imagenet` or `folder`. Raises ConfigError as `engine.data.open_images` does."""
+    assert config.root is not None  # DataConfig requires it
     root = in_home(config.root)
     if not os.path.isdir(root):
         raise ConfigError(
@@ -199,11 +205,12 @@ def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: 
 
 
 def _difference(names: tuple[str, ...], test_names: tuple[str, ...]) -> str:
+    """Returns how the class folders of two parts differ, in words; names that look alike are escaped."""
     missing, extra = sorted({*names} - {*test_names}), sorted({*test_names} - {*names})
     parts = [(missing, "missing"), (extra, "not in train/")]
     alike = {_as_it_looks(name) for name in missing} & {_as_it_looks(name) for name in extra}
     shown = ascii if alike else "'{}'".format
-    return ", ".join(f"{len(found)} {what} (first: {shown(found[0])})" for found, what in parts if found)
+    return ", ".join(f"{len(folders)} {what} (first: {shown(folders[0])})" for folders, what in parts if folders)
 
 
 def _as_it_looks(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a set of images is: labels, and batches that are pure functions of the items asked for."""
+"""Defines an image set: labels, and batches that are pure functions of the items in them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("engine.data")
 
-# Random streams: the last part of a key (seed, epoch, ..., stream), so that no two uses share their draws.
+# Random streams: the last part of a key (seed, epoch, ..., stream), so that no two uses share their random numbers.
 ORDER, AUGMENTATION, SPLIT, FAKE, STATISTICS = range(5)
 
 MAX_CORRUPT_SHARE = 0.01
+"""The largest share of a set's files that may be unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image of a set, and the key that decides how it is augmented."""
+    """One image of a set. The three numbers together seed its augmentation."""
 
     seed: int
     epoch: int
@@ -44,21 +45,21 @@ class Batch(NamedTuple):
 
 
 def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(N, C, H, W) uint8 -> float32, (x / 255 - mean) / std with one mean and std per channel."""
+    """Returns (x / 255 - mean) / std, float32, of pixels x (N, C, H, W) uint8, with one mean and std per channel."""
     shift, scale = (255 * torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
     return (pixels.float() - shift) / scale
 
 
 class CorruptFiles:
-    """Collects the unreadable files that this process has met in one set. Each is named in one warning, however often
-    it is met."""
+    """Collects the unreadable files that this process has found in one set. Each is named in one warning, however often
+    it is found."""
 
     def __init__(self, total: int, path: Callable[[int], str]):
         self.total = total
         self.indices: set[int] = set()
         self._path = path
 
-    def meet(self, reasons: Mapping[int, str]) -> None:
+    def add(self, reasons: Mapping[int, str]) -> None:
         """Counts unreadable files and warns of the new ones, with their reasons. Raises ConfigError once more than 1 %
         of the set's files are unreadable."""
         for index in sorted(reasons.keys() - self.indices):
@@ -72,19 +73,21 @@ class CorruptFiles:
             )
 
     def restore(self, indices: Iterable[int]) -> None:
-        """Replace what is known by `indices` (of a checkpoint), without a warning. ValueError if one is not an index
-        of this set."""
-        known = {int(index) for index in indices}
-        if outside := sorted(i for i in known if not 0 <= i < self.total):
+        """Replaces the collection by `indices`, from a checkpoint, without a warning.
+
+        Raises ValueError if one is not an index of this set.
+        """
+        restored = {int(index) for index in indices}
+        if outside := sorted(i for i in restored if not 0 <= i < self.total):
             raise ValueError(f"corrupt file {outside[0]} is not an index of a set of {self.total} images")
-        self.indices = known
+        self.indices = restored
 
 
 class ImageSet(Protocol):
     """Labelled images of one size."""
 
     labels: np.ndarray
-    """(N,) int64, the class of each image."""
+    """The class of each image, (N,) int64."""
     recipe: Recipe
     readers: Readers | None
     """The processes that load its batches. None if loading is so cheap that processes would only slow it down."""
@@ -93,14 +96,15 @@ class ImageSet(Protocol):
     def __len__(self) -> int: ...
 
     def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
-        """The images of `items` in that order. What an image looks like depends on its item and on `augment` only,
-        never on the rest of the batch, the process or any global random state.
+        """Returns the images of `items` in that order.
 
-        ConfigError if a class has no readable image."""
+        The pixels of an image depend on its item and on `augment` only, never on the rest of the batch, the process or
+        any global random state. Raises ConfigError if a class has no readable image.
+        """
         ...
 
     def restrict(self, indices: np.ndarray) -> Self:
-        """The set of these images alone, numbered from 0; see `subset`."""
+        """Returns the set of these images alone, numbered from 0; see `subset`."""
         ...
 
     @property
@@ -109,13 +113,13 @@ class ImageSet(Protocol):
         ...
 
     def content(self) -> dict[str, str]:
-        """Returns the checksum of what is known of the images themselves, by its name."""
+        """Returns checksums by which a change of the images is noticed, by their names."""
         ...
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set as published: what one may train on, and what one only reports on."""
+    """A data set as published: images for training, and images on which results are reported."""
 
     train: ImageSet
     test: ImageSet
@@ -127,10 +131,10 @@ Images = TypeVar("Images", bound=ImageSet)
 
 
 def subset(images: Images, indices: np.ndarray) -> Images:
-    """The images at `indices` (n,), strictly increasing, as a set of its own: `Item.index` counts from 0 within it,
-    unreadable files are replaced from within it, and it keeps its own count of them.
+    """Returns the images at `indices` (n,), strictly increasing, as a set of its own.
 
-    ValueError if the indices are out of range, repeated or not in order.
+    `Item.index` counts from 0 within it, unreadable files are replaced from within it, and it keeps its own count of
+    them. Raises ValueError if the indices are out of range, repeated or not in order.
     """
     indices = np.asarray(indices, dtype=np.int64)
     if indices.size and (indices[0] < 0 or indices[-1] >= len(images) or (np.diff(indices) <= 0).any()):

@@ -1,4 +1,4 @@
-"""Sets that fit in memory: one uint8 tensor, augmented a batch at a time."""
+"""Keeps a set of images in memory as one uint8 tensor, and augments a batch at a time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ _RESIZED_AT_ONCE = 2048  # images in float32 at a time: resizing needs 4 times t
 
 @dataclass(frozen=True)
 class Recipe:
-    """What belongs to a set of images besides the pixels: mean and std of each channel (of pixels in [0, 1]), and
-    whether a mirrored image is still one of its class."""
+    """How the pixels of a set are normalised and mirrored.
+
+    mean, std: of each channel, of pixels in [0, 1]. flip: whether a mirrored image is still one of its class.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -30,10 +32,10 @@ class Recipe:
 
 
 class MemoryImages:
-    """pixels (N, C, S, S) uint8 and labels (N,); C is 1 or `channels`, grey is repeated while loading.
+    """A set of N images in memory: pixels (N, C, S, S) uint8, labels (N,). C is 1 or `channels`; grey is repeated.
 
     Training images are cropped at random after zero padding of max(1, S // 8) pixels on each side (He et al. 2015,
-    arXiv 1512.03385, Sec. 4.2: 4 pixels at 32) and mirrored at random where the recipe says so.
+    arXiv 1512.03385, Sec. 4.2: 4 pixels at 32) and mirrored at random if `recipe.flip` is set.
     """
 
     def __init__(self, pixels: Tensor, labels: np.ndarray, recipe: Recipe, *, channels: int):
@@ -48,7 +50,7 @@ class MemoryImages:
         return len(self.labels)
 
     def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
-        """-> images (n, channels, S, S) float32."""
+        """Returns images (n, channels, S, S) float32."""
         keys = np.array([(item.seed, item.epoch, item.index) for item in items], dtype=np.int64).reshape(-1, 3)
         index = torch.from_numpy(keys[:, 2])
         x = self.pixels[index]  # (n, C, S, S)
@@ -58,20 +60,23 @@ class MemoryImages:
         return Batch(images, torch.from_numpy(self.labels[keys[:, 2]]))
 
     def restrict(self, indices: np.ndarray) -> MemoryImages:
+        """Returns the set of these images alone, numbered from 0."""
         return MemoryImages(
             self.pixels[torch.from_numpy(indices)], self.labels[indices], self.recipe, channels=self.channels
         )
 
     @property
     def resizing(self) -> str:
+        """How an image gets the network's input size in an evaluation, in words."""
         size = self.pixels.shape[-1]
         return f"bilinear with antialiasing to {size} x {size}"
 
     def content(self) -> dict[str, str]:
+        """Returns a checksum of the pixels."""
         return {"pixels": hashlib.sha256(self.pixels.contiguous().numpy().data).hexdigest()}
 
     def _augmented(self, x: Tensor, keys: np.ndarray) -> Tensor:
-        """x (n, C, S, S) uint8, keys (n, 3) -> cropped and mirrored, same shape."""
+        """Returns images x (n, C, S, S) uint8 cropped and mirrored at random. keys: (n, 3), seed, epoch and index."""
         size = x.shape[-1]
         pad = max(1, size // 8)
         draws = np.empty((len(keys), 3), dtype=np.int64)  # top, left, mirrored
@@ -88,13 +93,15 @@ class MemoryImages:
 
 @lru_cache(maxsize=8)  # an epoch's table is drawn once; some streams (training, validation) run side by side
 def _draws(seed: int, epoch: int, total: int, pad: int) -> np.ndarray:
-    """(total, 3): top and left of the crop in [0, 2 pad], mirrored in {0, 1}. Row i belongs to image i."""
+    """Returns (total, 3): top and left of the crop in [0, 2 pad], mirrored in {0, 1}. Row i belongs to image i."""
     return random_numbers(seed, epoch, AUGMENTATION).integers(0, (2 * pad + 1, 2 * pad + 1, 2), size=(total, 3))
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:
-    """(N, C, H, W) uint8 -> (N, C, size, size) uint8, bilinear with antialiasing. In float32, because torchvision's
-    uint8 kernel is used on some CPUs only and rounds differently."""
+    """Returns pixels (N, C, H, W) uint8 as (N, C, size, size) uint8, resized bilinearly with antialiasing.
+
+    Computed in float32, because torchvision's uint8 kernel is used on some CPUs only and rounds differently.
+    """
     if pixels.shape[-2:] == (size, size):
         return pixels
     out = torch.empty((*pixels.shape[:2], size, size), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Which images come when: splits, the order of an epoch and the share of a rank. Pure functions of a seed."""
+"""Decides which images come when: splits, the order of an epoch and the share of a rank, as functions of a seed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from engine.seeding import mix
 
 
 def random_numbers(*key: int) -> np.random.Generator:
-    """PCG64 named explicitly: numpy may change what `default_rng` stands for, and the data order must not move."""
+    """Returns a generator seeded by `mix(*key)`. It is PCG64 by name, because numpy may change `default_rng`."""
     return np.random.Generator(np.random.PCG64(mix(*key)))
 
 
 def stratified_choice(labels: np.ndarray, amount: int, seed: int) -> np.ndarray:
-    """`amount` indices into `labels` (N,), sorted; each class gets its share by largest remainder."""
+    """Returns `amount` indices into `labels` (N,), sorted; each class gets its share by largest remainder."""
     labels = np.asarray(labels)
     classes, sizes = np.unique(labels, return_counts=True)
     # amount * size / N in integers, hence exact; ties of the remainder go to the lower class
@@ -32,16 +32,16 @@ def stratified_choice(labels: np.ndarray, amount: int, seed: int) -> np.ndarray:
 
 
 def mixed_choice(labels: np.ndarray, amount: int, seed: int) -> np.ndarray:
-    """Returns the images of `stratified_choice` in a random order: however the set is stored, neighbours are of mixed
-    classes."""
+    """Returns the indices of `stratified_choice` in a random order, so that neighbours are of mixed classes however the
+    set is stored."""
     return random_numbers(seed, STATISTICS).permutation(stratified_choice(labels, amount, seed))
 
 
 def stratified_split(labels: np.ndarray, validation: float | int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a training set in two: labels (N,) -> (training indices, validation indices), each sorted.
+    """Divides a training set with labels (N,) into two parts: returns (training indices, validation indices), sorted.
 
-    `validation` is a share in (0, 1), rounded to the nearest image, or a count >= 1. Every image is in exactly one
-    part, and a class has its share of the validation part, exact by largest remainder. ConfigError if a part would be
+    validation: a share in (0, 1), rounded to the nearest image, or a count >= 1. Every image is in exactly one part,
+    and a class has its share of the validation part, exact by largest remainder. Raises ConfigError if a part would be
     empty or a class would have no training image.
     """
     labels = np.asarray(labels)
@@ -63,15 +63,18 @@ def stratified_split(labels: np.ndarray, validation: float | int, seed: int) -> 
 
 
 def epoch_order(total: int, seed: int, epoch: int) -> np.ndarray:
-    """The global order of an epoch: a permutation (total,) of the indices, the same on every rank."""
+    """Returns the global order of an epoch: a permutation (total,) of the indices, the same on every rank."""
     return random_numbers(seed, epoch, ORDER).permutation(total)
 
 
 def training_batches(
     total: int, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world_size: int = 1
 ) -> Iterator[list[Item]]:
-    """Endless batches of an epoch after the other, from batch number `start` on; an epoch's last images that do not
-    fill a batch are left out. `batch_size` counts all ranks: rank r gets the r-th of `world_size` equal slices."""
+    """Yields batches of one epoch after the other, without end, from batch number `start` on.
+
+    The last images of an epoch are left out if they do not fill a batch. batch_size: images of all ranks together; rank
+    r gets the r-th of `world_size` equal slices.
+    """
     per_epoch, per_rank = total // batch_size, batch_size // world_size
     first_epoch, first_batch = divmod(start, per_epoch)
     for epoch in count(first_epoch):

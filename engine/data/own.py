@@ -1,4 +1,4 @@
-"""Image sets of the user's own: what the function returns that `data.module` and `data.name` name, checked and opened.
+"""Opens image sets of the user's own: calls the function that `data.module` and `data.name` name, checks its result.
 
 A module is a file such as docs/examples/own_data.py, see docs/extending/dataset.md:
 
@@ -26,8 +26,8 @@ from engine.files import in_home
 from engine.wording import shown
 
 CallModule = Callable[[str, str, Path | None], object]
-"""(module, function, root) -> what the function returns; ValueError, in one line, where that fails. Importing users'
-files is not this package's: whoever opens a set hands in `supernet.user_modules.call`."""
+"""A function of (module, function, root) that calls the user's function and returns its result. It raises ValueError if
+that fails. Callers pass `supernet.user_modules.call`, because engine/ imports no other package of this project."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Files:
 
 @dataclass(frozen=True)
 class OwnSet:
-    """A whole set; both parts are of one kind."""
+    """A whole set. Both parts are Arrays, or both are Files."""
 
     train: Arrays | Files
     test: Arrays | Files
@@ -61,17 +61,19 @@ class OwnSet:
     """The mean of each channel, of pixels in [0, 1]. None: it is computed from the training images, or, for image
     files, that of ImageNet is taken."""
     std: Sequence[float] | None = None
+    """The standard deviation of each channel; None exactly if `mean` is."""
 
 
 def open_own(config: DataConfig, call: CallModule, *, input_size: int, channels: int, classes: int) -> Splits:
-    """Call the user's function and open what it returns. ConfigError: see `engine.data.open_images`."""
+    """Calls the user's function and opens the set that it returns. Raises ConfigError as `engine.data.open_images`
+    does."""
     assert config.module is not None
     root = in_home(config.root) if config.root else None
     with explain("data.module"):
-        found = call(config.module, config.name, root)
+        returned = call(config.module, config.name, root)
     where = f"data.module: '{config.module}': {config.name}()"
     with explain(where):
-        own = _checked(found)
+        own = _checked(returned)
         names = tuple(own.classes)
     check_classes(config, len(names), classes)
     if isinstance(own.train, Arrays) and isinstance(own.test, Arrays):
@@ -96,23 +98,24 @@ def open_own(config: DataConfig, call: CallModule, *, input_size: int, channels:
     return Splits(first, second, names)
 
 
-def _checked(found: object) -> OwnSet:
-    """ValueError unless a function returned a set whose parts are of one kind and whose classes have names."""
-    if not isinstance(found, OwnSet):
-        raise ValueError(f"returned {_kind(found)}, expected an engine.data.OwnSet")
-    for name, part in (("train", found.train), ("test", found.test)):
+def _checked(own: object) -> OwnSet:
+    """Returns the result of the user's function. Raises ValueError unless it is a set whose parts are of one kind and
+    whose classes have names."""
+    if not isinstance(own, OwnSet):
+        raise ValueError(f"returned {_kind(own)}, expected an engine.data.OwnSet")
+    for name, part in (("train", own.train), ("test", own.test)):
         if not isinstance(part, Arrays | Files):
             raise ValueError(f"{name}: got {_kind(part)}, expected Arrays or Files of engine.data")
-    if type(found.train) is not type(found.test):
-        raise ValueError(f"train is {_kind(found.train)}, test is {_kind(found.test)}, expected both to be of one kind")
-    names = found.classes
+    if type(own.train) is not type(own.test):
+        raise ValueError(f"train is {_kind(own.train)}, test is {_kind(own.test)}, expected both to be of one kind")
+    names = own.classes
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"classes: got {names!r}, expected a list of names")
     if len(set(names)) < max(2, len(names)):
         raise ValueError(f"classes: got {shown(list(names))}, expected at least two names, each of them once")
-    if not isinstance(found.flip, bool):
-        raise ValueError(f"flip: got {found.flip!r}, expected True or False")
-    return found
+    if not isinstance(own.flip, bool):
+        raise ValueError(f"flip: got {own.flip!r}, expected True or False")
+    return own
 
 
 def _kind(value: object) -> str:
@@ -120,7 +123,8 @@ def _kind(value: object) -> str:
 
 
 def _labels(name: str, values: Sequence[int] | np.ndarray, total: int, names: tuple[str, ...]) -> np.ndarray:
-    """-> (total,) int64, each below the number of classes; every class has a training image."""
+    """Returns the labels as (total,) int64. Raises ValueError unless each is below the number of classes, and every
+    class has a training image. name: the part, train or test."""
     labels = np.asarray(values)
     if labels.dtype.kind not in "iu" or labels.shape != (total,):
         raise ValueError(
@@ -143,6 +147,7 @@ def _labels(name: str, values: Sequence[int] | np.ndarray, total: int, names: tu
 
 
 def _pixels(name: str, part: Arrays, names: tuple[str, ...]) -> Pixels:
+    """Returns one part of a set as tensors. Raises ValueError if its arrays are of another shape or type."""
     images = part.images
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
         got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else _kind(images)
@@ -152,7 +157,7 @@ def _pixels(name: str, part: Arrays, names: tuple[str, ...]) -> Pixels:
 
 
 def _stated(own: OwnSet, channels: int) -> Recipe | None:
-    """Returns the set's own mean and std; None if it leaves both out."""
+    """Returns the set's own mean and std, None if it leaves both out. Raises ValueError for anything but numbers."""
     if own.mean is None and own.std is None:
         return None
     for name, values in (("mean", own.mean), ("std", own.std)):
@@ -168,7 +173,7 @@ def _stated(own: OwnSet, channels: int) -> Recipe | None:
 
 
 def _measured(train: Pixels, *, flip: bool) -> Recipe:
-    """Mean and std of the training pixels / 255, channel by channel, from exact counts of the 256 values."""
+    """Returns mean and std of the training pixels / 255, channel by channel, from exact counts of the 256 values."""
     values = np.arange(256) / 255
     means, stds = [], []
     for c in range(train.images.shape[1]):
@@ -183,7 +188,7 @@ def _measured(train: Pixels, *, flip: bool) -> Recipe:
 
 
 def _listed(name: str, part: Files, names: tuple[str, ...], root: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Files as bytes, below `root` or absolute, (N,), and their labels, (N,) int64; sorted by label, then by path."""
+    """Returns the files as bytes (N,), below `root` or absolute, and labels (N,) int64; sorted by label, then path."""
     if strange := [path for path in part.paths if not isinstance(path, str | Path)]:
         raise ValueError(f"{name}.paths: got {strange[0]!r}, expected texts or paths")
     files = []

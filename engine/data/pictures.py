@@ -45,7 +45,7 @@ _TO_UPRIGHT = {
 
 
 class UnreadableError(UserError):
-    """A file that is not read as an image; the message is the reason, without the file's name."""
+    """A file cannot be read as an image. The message is the reason, without the file's name."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The processes that read a set's image files: started once for a run, whoever asks for batches."""
+"""Reads a set's image files in processes, which are started once for a run and serve all its streams of batches."""
 
 from __future__ import annotations
 
@@ -32,14 +32,17 @@ if TYPE_CHECKING:
     from engine.data.images import ImageSet
 
 MOST_WORKERS = 16
-"""Where `data.workers` is not set: each has a batch or two in shared memory."""
-_AHEAD = 2  # batches that a process has been asked for: the one that it reads, and the next
+"""The most processes if `data.workers` is not set: each has a batch or two in shared memory."""
+_AHEAD = 2  # requests that a process has at a time: the batch that it reads, and the next
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def worker_count(workers: int | None) -> int:
-    """`data.workers`, or if it is not set, the cores that this process may use: those that the system and the container
-    allow, divided by the processes that torchrun has started on this machine; 1 to MOST_WORKERS."""
+    """Returns `data.workers`, or if it is not set, the cores that this process may use, 1 to MOST_WORKERS.
+
+    These are the cores that the system and the container allow, divided by the processes that torchrun has started on
+    this machine.
+    """
     if workers is not None:
         return workers
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
@@ -51,8 +54,8 @@ def worker_count(workers: int | None) -> int:
 
 
 class Readers:
-    """The processes of one set. They start with the first batch and live until `close`: whatever reads from the set,
-    a training stream or one evaluation after the other, uses the same ones.
+    """The processes of one set. They start with the first batch and run until `close`: a training stream and all
+    evaluations of the set use the same ones.
 
     They are forked as long as this process has neither a CUDA context nor connections to other processes: that takes
     milliseconds. A fork of a process that has them copies locks and sockets in whatever state they are, so that it may
@@ -69,42 +72,43 @@ class Readers:
     def read(
         self, images: ImageSet, lists: Iterable[list[Item]], *, augment: bool, workers: int, pin_memory: bool
     ) -> Generator[Batch]:
-        """A batch for each list of items, in order, read ahead by `workers` processes.
+        """Yields a batch for each list of items, in order, read ahead by `workers` processes.
 
-        UserError while iterating: what `images.load` raises, and in one line if a process was killed or the system
+        While iterating, raises the UserError that `images.load` raises, and one if a process was killed or the system
         refuses processes, memory or files. The processes have ended then.
         """
         lists = iter(lists)
         waiting: deque[tuple[_Pool, int, list[Item]]] = deque()
 
-        def ask(items: list[Item]) -> tuple[_Pool, int, list[Item]]:
+        def request(items: list[Item]) -> tuple[_Pool, int, list[Item]]:
             pool = self._started(images, workers)
-            return pool, pool.ask(items, augment, pin_memory), items
+            return pool, pool.request(items, augment, pin_memory), items
 
         try:
             while True:
                 while len(waiting) < _AHEAD * workers and (items := next(lists, None)) is not None:
-                    waiting.append(ask(items))
+                    waiting.append(request(items))
                 if not waiting:
                     return
                 pool, ticket, items = waiting.popleft()
                 if pool.closed:  # by another stream of this set that has ended
-                    pool, ticket, _ = ask(items)
-                yield pool.answer(ticket)
+                    pool, ticket, _ = request(items)
+                yield pool.batch_of(ticket)
         except UserError:
             self.close()
             raise
         finally:
             for pool, ticket, _ in waiting:
-                pool.forget(ticket)
+                pool.cancel(ticket)
 
     def close(self) -> None:
-        """End the processes; the next batch starts them anew."""
+        """Ends the processes; the next batch starts them anew."""
         if self._pool:
             self._pool.close()
             self._pool = None
 
     def _started(self, images: ImageSet, workers: int) -> _Pool:
+        """Returns the processes, which are started if they do not run or if their number changes."""
         if self._pool and self._pool.size != workers:
             self.close()
         if not self._pool:
@@ -114,14 +118,14 @@ class Readers:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a process sends instead of a batch where a program's fault or a shortage has stopped it."""
+    """The reply of a process in place of a batch, if a fault of the program or a shortage of the system stopped it."""
 
     text: str
     shortage: bool
 
 
 class _Worker:
-    """A process, this end of its connection, and the tickets that it works on."""
+    """A process, this end of its connection, and the tickets of the batches that it reads."""
 
     def __init__(self, images: ImageSet, context: BaseContext):
         self.connection, other = multiprocessing.Pipe()
@@ -136,7 +140,8 @@ class _Worker:
 
 
 class _Pool:
-    """Processes that answer questions for batches, each `ticket` once, in whatever order they get ready."""
+    """Processes that read the batches requested from them. A request has a number, its ticket; batches get ready in any
+    order."""
 
     def __init__(self, images: ImageSet, size: int):
         self.size = size
@@ -145,7 +150,7 @@ class _Pool:
         self._backlog: deque[tuple[int, list[Item], bool]] = deque()
         self._arrived: dict[int, Batch | UserError | _Failure | Future[Batch]] = {}
         self._pinned: set[int] = set()
-        self._forgotten: set[int] = set()
+        self._cancelled: set[int] = set()
         self._next = 0
         # memory is pinned beside the training, by a thread: it is copied
         self._pinning = ThreadPoolExecutor(1, "pinning")
@@ -160,7 +165,8 @@ class _Pool:
             self.close()
             raise _shortage(f"the system starts no further process ({error.strerror or error})", size) from error
 
-    def ask(self, items: list[Item], augment: bool, pin_memory: bool) -> int:
+    def request(self, items: list[Item], augment: bool, pin_memory: bool) -> int:
+        """Requests a batch and returns its ticket."""
         ticket, self._next = self._next, self._next + 1
         if pin_memory:
             self._pinned.add(ticket)
@@ -168,26 +174,26 @@ class _Pool:
         self._hand_out()
         return ticket
 
-    def answer(self, ticket: int) -> Batch:
-        """The batch; UserError where there is none."""
+    def batch_of(self, ticket: int) -> Batch:
+        """Waits for a batch and returns it, once for each ticket. Raises UserError if it could not be read."""
         while ticket not in self._arrived:
             self._receive()
-        found = self._arrived.pop(ticket)
-        self._receive(patience=0)  # what is ready by now is pinned while the program goes on
-        if isinstance(found, Future):
-            found = found.result()
-        if isinstance(found, UserError):
-            raise found
-        if isinstance(found, _Failure):
-            if found.shortage:
-                raise _shortage(found.text, self.size)
-            raise RuntimeError(f"in a process that reads images:\n{found.text}")
-        return found
+        reply = self._arrived.pop(ticket)
+        self._receive(timeout_s=0)  # batches that are ready by now are pinned while the program goes on
+        if isinstance(reply, Future):
+            reply = reply.result()
+        if isinstance(reply, UserError):
+            raise reply
+        if isinstance(reply, _Failure):
+            if reply.shortage:
+                raise _shortage(reply.text, self.size)
+            raise RuntimeError(f"in a process that reads images:\n{reply.text}")
+        return reply
 
-    def forget(self, ticket: int) -> None:
-        """Let go of a batch that nobody waits for any more."""
+    def cancel(self, ticket: int) -> None:
+        """Discards a batch that nobody waits for any more, now or when it arrives."""
         if self._arrived.pop(ticket, None) is None:
-            self._forgotten.add(ticket)
+            self._cancelled.add(ticket)
 
     def close(self) -> None:
         self.closed = True
@@ -207,8 +213,8 @@ class _Pool:
             if len(worker.tickets) >= _AHEAD:
                 return
             ticket, items, augment = self._backlog.popleft()
-            if ticket in self._forgotten:
-                self._forgotten.remove(ticket)
+            if ticket in self._cancelled:
+                self._cancelled.remove(ticket)
                 continue
             worker.tickets.add(ticket)
             try:
@@ -216,30 +222,30 @@ class _Pool:
             except OSError:
                 self._refuse(worker)
 
-    def _receive(self, patience: float | None = None) -> None:
-        """Take what the processes have sent; wait for it, or `patience` seconds."""
+    def _receive(self, timeout_s: float | None = None) -> None:
+        """Receives the replies that the processes have sent; waits for the first one, at most `timeout_s` seconds."""
         by_connection = {worker.connection: worker for worker in self._workers}
-        for ready in wait(list(by_connection), patience):
+        for ready in wait(list(by_connection), timeout_s):
             assert isinstance(ready, Connection)
             worker = by_connection[ready]
             try:
-                ticket, found = ready.recv()
+                ticket, reply = ready.recv()
             except (EOFError, ConnectionError):
                 self._refuse(worker)
             except (OSError, RuntimeError) as error:  # without a free descriptor; Python says "0 items of ancdata"
                 raise _shortage(f"a batch cannot be received ({error})", self.size) from error
             worker.tickets.remove(ticket)
-            if ticket in self._forgotten:
-                self._forgotten.remove(ticket)
-            elif ticket in self._pinned and isinstance(found, Batch):
-                self._arrived[ticket] = self._pinning.submit(pinned, found)
+            if ticket in self._cancelled:
+                self._cancelled.remove(ticket)
+            elif ticket in self._pinned and isinstance(reply, Batch):
+                self._arrived[ticket] = self._pinning.submit(pinned, reply)
             else:
-                self._arrived[ticket] = found
+                self._arrived[ticket] = reply
             self._pinned.discard(ticket)
         self._hand_out()
 
     def _refuse(self, worker: _Worker) -> None:
-        """Raise UserError for a process that has ended by itself."""
+        """Raises UserError for a process that has ended by itself."""
         worker.process.join(2)
         code = worker.process.exitcode
         if code is None:
@@ -255,11 +261,12 @@ def _kill(processes: list[BaseProcess]) -> None:
 
 
 def pinned(batch: Batch) -> Batch:
-    """The batch where a GPU can fetch it itself."""
+    """Returns the batch in pinned memory, which a GPU can fetch by itself."""
     return batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
 
 
 def _shortage(what: str, workers: int) -> UserError:
+    """Returns the error for a shortage of processes, memory or files. what: what has failed."""
     shared = Path("/dev/shm")
     room = ""
     with contextlib.suppress(OSError):
@@ -273,7 +280,7 @@ def _shortage(what: str, workers: int) -> UserError:
 
 
 def _context() -> BaseContext:
-    """How processes are started, see Readers."""
+    """Returns the way in which processes are started; see Readers."""
     if sys.platform == "linux" and not torch.cuda.is_initialized() and not dist.is_initialized():
         return multiprocessing.get_context("fork")
     context = multiprocessing.get_context("forkserver")
@@ -283,8 +290,11 @@ def _context() -> BaseContext:
 
 @contextlib.contextmanager
 def _no_main_module() -> Iterator[None]:
-    """A new process that is not forked imports the program's main module, and with it would run a script of the user's
-    that has no `if __name__ == "__main__"`. These processes need nothing of it."""
+    """Hides the program's main module inside the block.
+
+    A new process that is not forked imports the main module, and so would run a script of the user's that has no
+    `if __name__ == "__main__"`. The processes started here need nothing of it.
+    """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -294,9 +304,9 @@ def _no_main_module() -> Iterator[None]:
 
 
 def _serve(images: ImageSet, connection: Connection) -> None:
-    """What a process does: answer questions until the program that asks has closed the connection, or ended."""
+    """Reads batches in a process until the program that requests them has closed the connection, or ended."""
     torch.set_num_threads(1)  # the processes share the cores among themselves
-    for number in (signal.SIGINT, signal.SIGTERM):  # go to all processes; the step being finished needs its batches
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes; the step being finished needs its batches
         signal.signal(number, signal.SIG_IGN)
     while True:
         try:
@@ -313,11 +323,12 @@ def _serve(images: ImageSet, connection: Connection) -> None:
 
 
 def _batch(images: ImageSet, items: list[Item], augment: bool) -> Batch | UserError | _Failure:
+    """Returns the batch of `items` in shared memory, or the reason why there is none."""
     try:
         batch = images.load(items, augment=augment)
     except UserError as error:
         return error
-    except Exception:  # noqa: BLE001  raised again, with this text, where the batch is asked for
+    except Exception:  # noqa: BLE001  raised again, with this text, where the batch is awaited
         return _Failure(traceback.format_exc(), shortage=False)
     try:
         batch.images.share_memory_()

@@ -38,7 +38,7 @@ def class_folders(part: Path) -> dict[str, str]:
     A class has its name in Unicode's composed form (NFC): macOS writes an accented letter as two characters, other
     systems as one. Raises ConfigError if two folder names differ in nothing else.
     """
-    found: dict[str, str] = {}
+    folders: dict[str, str] = {}
     above = os.path.realpath(part)
     for entry in _entries(str(part)):
         if _is_foreign(entry.name) or not _leads_to(entry, folder=True):
@@ -46,13 +46,13 @@ def class_folders(part: Path) -> dict[str, str]:
         if entry.is_symlink() and _contains(os.path.realpath(entry.path), above):
             continue
         name = unicodedata.normalize("NFC", entry.name)
-        if name in found:
+        if name in folders:
             raise ConfigError(
-                f"data.root: the folders {found[name]!a} and {entry.name!a} of '{part}' are the same name "
+                f"data.root: the folders {folders[name]!a} and {entry.name!a} of '{part}' are the same name "
                 f"('{name}') written with other characters; put their images into one"
             )
-        found[name] = entry.name
-    return dict(sorted(found.items()))
+        folders[name] = entry.name
+    return dict(sorted(folders.items()))
 
 
 def image_files(part: Path, folders: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +84,7 @@ def image_files(part: Path, folders: Sequence[str]) -> tuple[np.ndarray, np.ndar
 
 @dataclass
 class _Class:
-    """The files of one class, found by `walk`; paths are relative to the part."""
+    """The files of one class, which `walk` finds; paths are relative to the part."""
 
     part: str
     name: str
@@ -163,9 +163,10 @@ class _Class:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Returns what a folder holds, by name. Raises ConfigError if it cannot be read."""
     try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise ConfigError(
             f"data.root: the folder '{folder}' cannot be read ({reason_of(error)}); make it readable, or remove it"
@@ -173,6 +174,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _leads_to(entry: os.DirEntry[str], *, folder: bool) -> bool:
+    """Returns whether an entry, or the target of a link, is a folder (`folder`) or a regular file."""
     try:
         return entry.is_dir() if folder else entry.is_file()
     except OSError:  # a loop of links
@@ -185,10 +187,12 @@ def _contains(folder: str, inside: str) -> bool:
 
 
 def _is_foreign(name: str) -> bool:
+    """Returns whether a name is hidden, or one that operating systems give to folders and files of their own."""
     return name.startswith(".") or name.lower() in _OF_THE_SYSTEM
 
 
 def _kind_of_foreign(entry: os.DirEntry[str]) -> str:
+    """Returns the kind under which a foreign entry is counted in the warning."""
     if _leads_to(entry, folder=True):
         return f"folders called {entry.name}"
     return "hidden files" if entry.name.startswith(".") else "system files"

@@ -1,4 +1,4 @@
-"""Where the sets that fit in memory come from: scikit-learn, torchvision or a random generator."""
+"""Opens the sets that fit in memory, which come from scikit-learn, torchvision or a random generator."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FAKE_TRAIN_PER_TEST = 4
 
 
 class Pixels(NamedTuple):
-    """images (N, C, H, W) uint8, labels (N,) int64."""
+    """One part of a set: images (N, C, H, W) uint8, labels (N,) int64."""
 
     images: Tensor
     labels: np.ndarray
@@ -45,12 +45,13 @@ _CIFAR10 = Recipe(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), f
 
 
 def open_in_memory(config: DataConfig, *, input_size: int, channels: int, classes: int) -> Splits:
-    """Read a set and resize it once, to N * C * input_size^2 bytes. ConfigError: see `engine.data.open_images`."""
+    """Reads a set and resizes it once, to N * C * input_size^2 bytes. Raises ConfigError as `engine.data.open_images`
+    does."""
     if config.name == "fake":
         check_classes(config, config.fake_classes, classes)
         train, test, names, recipe = _fake(config, input_size, channels)
     else:
-        train, test, names, recipe = _SOURCES[config.name](config)
+        train, test, names, recipe = _OPENERS[config.name](config)
         check_classes(config, len(names), classes)
     return in_memory(config, train, test, names, recipe, input_size=input_size, channels=channels)
 
@@ -65,7 +66,7 @@ def in_memory(
     input_size: int,
     channels: int,
 ) -> Splits:
-    """Both parts resized. ConfigError where they cannot give `channels`."""
+    """Returns both parts, resized to `input_size`. Raises ConfigError if their images cannot give `channels`."""
     colours = train.images.shape[1]
     if channels not in (colours, 3 if colours == 1 else colours):
         raise ConfigError(
@@ -78,22 +79,25 @@ def in_memory(
     return Splits(first, second, names)
 
 
-def check_classes(config: DataConfig, found: int, classes: int) -> None:
-    """ConfigError unless the data has as many classes as the network."""
-    if found != classes:
+def check_classes(config: DataConfig, own: int, classes: int) -> None:
+    """Raises ConfigError unless the data, which has `own` classes, has as many as the network."""
+    if own != classes:
         key = " (data.fake_classes)" if config.name == "fake" else ""
         raise ConfigError(
-            f"space.classes: got {classes}, but data.name '{config.name}' has {found} classes{key}; set space.classes: "
-            f"{found}, or choose other data"
+            f"space.classes: got {classes}, but data.name '{config.name}' has {own} classes{key}; set space.classes: "
+            f"{own}, or choose other data"
         )
 
 
-_Source = tuple[Pixels, Pixels, tuple[str, ...], Recipe]
+_Opened = tuple[Pixels, Pixels, tuple[str, ...], Recipe]
+"""The training part, the test part, the names of the classes, and the recipe of a set."""
 
 
-def _digits(config: DataConfig) -> _Source:
-    """1797 images, 8 x 8, grey 0..16. The set has no official test part: a stratified fifth, the same for everyone,
-    is the test part here."""
+def _digits(config: DataConfig) -> _Opened:
+    """Returns scikit-learn's digits: 1797 images, 8 x 8, grey 0..16.
+
+    The set has no official test part; a stratified fifth, the same for everyone, is the test part here.
+    """
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)  # (1797, 1, 8, 8)
     labels = digits.target.astype(np.int64)
@@ -104,8 +108,8 @@ def _digits(config: DataConfig) -> _Source:
     return train, test, tuple(str(digit) for digit in digits.target_names), _DIGITS
 
 
-def _cluttered_digits(config: DataConfig) -> _Source:
-    """Images made of those of `_digits`: the test part of its test part, so no digit is in both."""
+def _cluttered_digits(config: DataConfig) -> _Opened:
+    """Returns images made of those of `_digits`; the test images are made of its test part, so no digit is in both."""
     train, test, names, _ = _digits(config)
 
     def made(part: Pixels, images: int, number: int) -> Pixels:
@@ -115,19 +119,23 @@ def _cluttered_digits(config: DataConfig) -> _Source:
     return made(train, CLUTTERED_TRAIN, 0), made(test, CLUTTERED_TEST, 1), names, _CLUTTERED
 
 
-def _fashion_mnist(config: DataConfig) -> _Source:
+def _fashion_mnist(config: DataConfig) -> _Opened:
+    """Returns torchvision's Fashion-MNIST: 60,000 and 10,000 images, 28 x 28, grey."""
+
     def read(root: Path, train: bool, download: bool) -> tuple[Pixels, tuple[str, ...]]:
-        found = torchvision.datasets.FashionMNIST(root, train=train, download=download)
-        return Pixels(found.data.unsqueeze(1), found.targets.numpy().astype(np.int64)), tuple(found.classes)
+        dataset = torchvision.datasets.FashionMNIST(root, train=train, download=download)
+        return Pixels(dataset.data.unsqueeze(1), dataset.targets.numpy().astype(np.int64)), tuple(dataset.classes)
 
     return *_both_parts(config, read), _FASHION_MNIST
 
 
-def _cifar10(config: DataConfig) -> _Source:
+def _cifar10(config: DataConfig) -> _Opened:
+    """Returns torchvision's CIFAR-10: 50,000 and 10,000 images, 32 x 32, RGB."""
+
     def read(root: Path, train: bool, download: bool) -> tuple[Pixels, tuple[str, ...]]:
-        found = torchvision.datasets.CIFAR10(root, train=train, download=download)
-        images = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()  # (N, 32, 32, 3) -> (N, 3, 32, 32)
-        return Pixels(images, np.array(found.targets, dtype=np.int64)), tuple(found.classes)
+        dataset = torchvision.datasets.CIFAR10(root, train=train, download=download)
+        images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()  # (N, 32, 32, 3) -> (N, 3, 32, 32)
+        return Pixels(images, np.array(dataset.targets, dtype=np.int64)), tuple(dataset.classes)
 
     return *_both_parts(config, read), _CIFAR10
 
@@ -135,8 +143,9 @@ def _cifar10(config: DataConfig) -> _Source:
 def _both_parts(
     config: DataConfig, read: Callable[[Path, bool, bool], tuple[Pixels, tuple[str, ...]]]
 ) -> tuple[Pixels, Pixels, tuple[str, ...]]:
-    """Training and test part of a torchvision set, whose ways of saying that files are missing become one line."""
-    assert config.root is not None  # DataConfig asks for it
+    """Returns both parts of a torchvision set. Raises ConfigError, in one line, for each of the errors by which
+    torchvision reports missing or damaged files and failed downloads."""
+    assert config.root is not None  # DataConfig requires it
     root = in_home(config.root)
     try:
         train, names = read(root, True, config.download)
@@ -157,8 +166,8 @@ def _both_parts(
     return train, test, names
 
 
-def _fake(config: DataConfig, input_size: int, channels: int) -> _Source:
-    """Noise, the same every time; labels 0, 1, 2, ... in turn."""
+def _fake(config: DataConfig, input_size: int, channels: int) -> _Opened:
+    """Returns images of noise, the same every time, with labels 0, 1, 2, ... in turn."""
 
     def noise(part: int, total: int) -> Pixels:
         shape = (total, channels, input_size, input_size)
@@ -171,7 +180,7 @@ def _fake(config: DataConfig, input_size: int, channels: int) -> _Source:
     return noise(0, config.fake_images), noise(1, test_images), names, uniform
 
 
-_SOURCES: dict[str, Callable[[DataConfig], _Source]] = {
+_OPENERS: dict[str, Callable[[DataConfig], _Opened]] = {
     "digits": _digits,
     "cluttered_digits": _cluttered_digits,
     "fashion_mnist": _fashion_mnist,

@@ -1,4 +1,4 @@
-"""Batches of an image set: an endless training stream that can be resumed, and one pass for evaluation."""
+"""Yields batches of an image set: an endless training stream that can be resumed, and one pass for evaluation."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ class BatchStream(Iterator[Batch]):
     """Yields shuffled training batches without end, to each rank its slice; images of an epoch that fill no batch are
     left out.
 
-    The order is a pure function of (seed, epoch) over all ranks, and a batch of its place in it, so a stream with
-    `start` = batches already consumed continues where the other one stopped, bit for bit, with any number of workers.
-    `batch_size` counts the images of all ranks together. `workers` processes (None: see worker_count) read ahead if the
-    set is one of files; they are the set's, start with its first batch and end with `close`. `pin_memory`: batches lie
-    where a GPU can fetch them itself while the program goes on (`non_blocking`).
+    The order over all ranks is a pure function of (seed, epoch), and a batch is one of its place in that order. So a
+    stream with `start` = batches already consumed continues where another one stopped, bit for bit, with any number of
+    workers.
 
-    ConfigError if there are fewer images than `batch_size` or it is not a multiple of `world_size`; while iterating,
-    if more than 1 % of the set's files, or all files of a class, are unreadable (the stream is closed then). `key` is
-    where the batch size is set.
+    batch_size: images of all ranks together. workers: the processes that read ahead if the set is one of files (None:
+    see worker_count); they belong to the set, start with its first batch and end with `close`. pin_memory: whether
+    batches lie in pinned memory, which a GPU can fetch by itself while the program goes on. key: where the batch size
+    is set, for errors.
+
+    Raises ConfigError if there are fewer images than `batch_size`, or if it is not a multiple of `world_size`; while
+    iterating, if more than 1 % of the set's files, or all files of a class, are unreadable (the stream is closed then).
     """
 
     def __init__(
@@ -70,13 +72,16 @@ class BatchStream(Iterator[Batch]):
 
     @property
     def position(self) -> int:
-        """Batches consumed since the beginning of training, what was read ahead not included."""
+        """The number of batches consumed since the beginning of training; batches read ahead do not count."""
         return self._position
 
     @property
     def corrupt(self) -> frozenset[int]:
-        """Indices of the set's files known to be unreadable, each named in a warning once. Settable from a checkpoint:
-        the files in it are not named again. With several ranks each has those that it met."""
+        """The indices of the set's files that were found to be unreadable; each is named in a warning once.
+
+        Set it from a checkpoint, so that the files in it are not named again. With several ranks each has the files
+        that it found itself.
+        """
         return frozenset(self._images.corrupt.indices)
 
     @corrupt.setter
@@ -84,7 +89,7 @@ class BatchStream(Iterator[Batch]):
         self._images.corrupt.restore(indices)
 
     def close(self) -> None:
-        """Ends the stream and the set's processes; `position` and `corrupt` remain."""
+        """Ends the stream and the set's processes; `position` and `corrupt` can still be read."""
         self._batches.close()
         _end_processes(self._images)
 
@@ -98,11 +103,11 @@ def evaluation_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Every image once, in the order of the set, not augmented; the last batch may be smaller.
+    """Yields every image once, in the order of the set, not augmented; the last batch may be smaller.
 
-    `limit`: at most so many images, the same ones every time, each class with its share. `batch_size` counts all
-    ranks, of which each gets its slice; of a small last batch a rank may get nothing. ConfigError while iterating if
-    more than 1 % of the set's files, or all files of a class, are unreadable.
+    limit: the most images; they are the same ones every time, each class with its share. batch_size: images of all
+    ranks together, of which each gets its slice; a rank may get none of a small last batch. While iterating, raises
+    ConfigError if more than 1 % of the set's files, or all files of a class, are unreadable.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise ValueError(f"expected batch_size >= 1 and limit >= 1, got {batch_size} and {limit}")
@@ -127,7 +132,7 @@ def statistics_batches(
     because a rank's memory may suffice only for its slice of `batch_size`.
 
     There is no smaller last batch: it would weigh as much as a whole one, and a single image on a 1x1 map has no
-    variance. A set smaller than one batch is one batch. ConfigError while iterating: see `evaluation_batches`.
+    variance. A set smaller than one batch is one batch. Raises ConfigError as `evaluation_batches` does.
     """
     size = min(batch_size, MOST_STATISTICS_IMAGES, len(images))
     amount = min(count * batch_size, len(images)) // size * size
@@ -148,12 +153,12 @@ def _loaded(
     count = worker_count(workers)
     if images.readers is None or count == 0:
         loaded: Iterator[Batch] = (images.load(items, augment=augment) for items in batches)
-        found = map(pinned, loaded) if pin_memory else loaded
+        ready = map(pinned, loaded) if pin_memory else loaded
     else:
-        found = images.readers.read(images, batches, augment=augment, workers=count, pin_memory=pin_memory)
-    for batch in found:
+        ready = images.readers.read(images, batches, augment=augment, workers=count, pin_memory=pin_memory)
+    for batch in ready:
         try:
-            images.corrupt.meet(batch.corrupt)
+            images.corrupt.add(batch.corrupt)
         except ConfigError:
             _end_processes(images)
             raise
@@ -161,5 +166,6 @@ def _loaded(
 
 
 def _end_processes(images: ImageSet) -> None:
+    """Ends the processes that read the files of a set, if it has any."""
     if images.readers is not None:
         images.readers.close()

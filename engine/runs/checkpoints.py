@@ -1,4 +1,4 @@
-"""Checkpoints that survive being killed: written atomically, named by their content, the last two kept."""
+"""Writes and reads the checkpoints of a run. A process may be killed at any moment: the newest whole file is taken."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ class Checkpoints:
         return path
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
-        """(step, state) of the newest good checkpoint, None where there is none.
+        """Returns (step, state) of the newest good checkpoint; None if there is none.
 
-        A damaged file is named in a warning and the one before it is taken; CheckpointError if all are damaged. Safe
-        while another process writes: a file that it deletes meanwhile has a newer one beside it.
+        A damaged file is named in a warning and the one before it is taken. Raises CheckpointError if all are damaged.
+        Safe while another process writes: a file that it deletes meanwhile has a newer one beside it.
         """
         damaged: set[Path] = set()
         while True:
@@ -104,26 +104,28 @@ class Checkpoints:
         return None
 
     def resume(self) -> tuple[int, dict[str, Any]] | None:
-        """Returns the same as newest(), for the one process that writes here: damaged files that were skipped are
-        renamed to `*.damaged`, so that no later save counts them among the checkpoints that it keeps. Raises WriteError
-        if the system refuses."""
-        found = self.newest()
-        if found is None:
+        """Returns the same as newest(). Only the process that writes here calls it.
+
+        Damaged files that were skipped are renamed to `*.damaged`, so that no later save counts them among the
+        checkpoints that it keeps. Raises WriteError if the system refuses.
+        """
+        newest = self.newest()
+        if newest is None:
             return None
         for path in self._files():
-            if _step(path) > found[0]:
+            if _step(path) > newest[0]:
                 with writing(path):
                     path.rename(path.with_name(f"{path.name}.damaged"))
-        return found
+        return newest
 
     def steps(self) -> list[int]:
-        """The steps that have a file, newest first; newest() checks whether it is good."""
+        """Returns the steps that have a file, the newest first. A file may be damaged; newest() checks that."""
         return [_step(path) for path in self._files()]
 
     def _files(self) -> list[Path]:
-        """Newest first."""
-        found = self.folder.glob("step-*.pt") if self.folder.is_dir() else ()
-        return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_step, reverse=True)
+        """Returns the files of checkpoints, the newest first."""
+        paths = self.folder.glob("step-*.pt") if self.folder.is_dir() else ()
+        return sorted((path for path in paths if _NAME.fullmatch(path.name)), key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:
@@ -137,7 +139,7 @@ def _hash(content: bytes) -> str:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """One checkpoint file. CheckpointError where it is absent, damaged, or no checkpoint."""
+    """Returns the content of a checkpoint file. Raises CheckpointError if it is absent, damaged, or no checkpoint."""
     content = read_bytes(path, _EXPECTED, CheckpointError, most=_size(path), missing=f"expected {_EXPECTED}")
     named = _NAME.fullmatch(path.name)
     if named and named["hash"] != _hash(content):

@@ -17,7 +17,7 @@ from engine.runs.inputs import FILE, Inputs, record, refuse_other_inputs
 log = logging.getLogger("engine")
 
 _TRACES = ("checkpoints", "metrics.jsonl", PATTERN, "tensorboard")
-"""Patterns of the names of files that a run writes once it has begun; the last one is of earlier versions. A start that
+"""Patterns of the names of files that a run writes once it has begun; earlier versions wrote the last one. A start that
 failed before its first step leaves config.yaml and inputs.json."""
 
 
@@ -26,11 +26,12 @@ _FORMERLY_RECORDED = (("data", "workers"),)
 
 
 def _traces(out: Path) -> list[Path]:
+    """Returns the files in `out` by which a run that has begun is recognised."""
     return [path for pattern in _TRACES for path in sorted(out.glob(pattern))]
 
 
 def dump_config(config: BaseModel | dict[str, Any], path: Path) -> None:
-    """Write a configuration as YAML, atomically; `load_config` reads the same values from it."""
+    """Writes a configuration as YAML, atomically; `load_config` reads the same values from it."""
     write_atomically(path, config_text(config))
 
 
@@ -40,7 +41,7 @@ def run_begun(out: Path) -> bool:
 
 
 def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
-    """ConfigError, naming each difference, unless the run in `out` has this very config."""
+    """Raises ConfigError, which names each difference, unless the run in `out` has this very config."""
     config_file = out / "config.yaml"
     recorded = load_config(config_file)
     if recorded.keys() - resolved.keys() and resolved.keys() - recorded.keys():

@@ -1,5 +1,4 @@
-"""Records what a run depends on beside its config, images and the user's own files, and compares it when the run is
-resumed."""
+"""Records the checksums of a run's images and of the user's own files, and compares them when the run is resumed."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ FILE = "inputs.json"
 FORMAT = "proxylessnas/inputs@1"
 
 Inputs = dict[str, dict[str, Any]]
-"""For each part, such as `training images` or `own files`, its figures and checksums by name."""
+"""The figures and checksums of each part, such as `training images` or `own files`, by their names."""
 
 
 def of_images(images: ImageSet) -> dict[str, Any]:
@@ -49,13 +48,13 @@ def checksums(modules: Sequence[tuple[str, str]], file_of: Callable[[str], Path 
     file_of: returns the file of a module, None for one without a file; raises ValueError if it is not found. Callers
     pass `supernet.user_modules.file_of`, because engine/ imports no other package of this project.
     """
-    found = {}
+    sums = {}
     for key, module in modules:
         with explain(key):
             path = file_of(module)
         if path is not None:
-            found[f"{key} {module}"] = of_file(path, key)
-    return found
+            sums[f"{key} {module}"] = of_file(path, key)
+    return sums
 
 
 def recorded(out: Path) -> Inputs | None:
@@ -92,6 +91,7 @@ def refuse_other_inputs(out: Path, inputs: Inputs) -> None:
 
 
 def _changes(part: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Returns a line for each figure or checksum of a part that differs."""
     lines = []
     for name in before | now:
         old, new = before.get(name), now.get(name)

@@ -39,7 +39,7 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """`with locked(out)`: creates the folder if it is absent, and locks it against other processes for the block.
+    """Creates the folder if it is absent, and locks it against other processes for the block.
 
     Raises ConfigError if another process has the lock; the error names its number and machine. The kernel releases the
     lock when the process ends, however it ends. Between machines that share a folder the lock works if their file

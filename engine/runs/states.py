@@ -42,44 +42,44 @@ def _finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def check_tensor(name: str, found: Any, shape: torch.Size, dtype: torch.dtype) -> None:
-    """Raises ValueError unless `found` is a finite tensor of this shape and type."""
-    if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type != "cpu":
-        raise ValueError(f"{name} is {_kind(found)}, expected a tensor of shape {tuple(shape)}")
-    if found.shape != shape or found.dtype != dtype:
+def check_tensor(name: str, value: Any, shape: torch.Size, dtype: torch.dtype) -> None:
+    """Raises ValueError, which begins with `name`, unless `value` is a finite tensor of this shape and type."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
+        raise ValueError(f"{name} is {_kind(value)}, expected a tensor of shape {tuple(shape)}")
+    if value.shape != shape or value.dtype != dtype:
         got, expected = (
-            f"{tuple(size)} of {_short(kind)}" for size, kind in ((found.shape, found.dtype), (shape, dtype))
+            f"{tuple(size)} of {_short(kind)}" for size, kind in ((value.shape, value.dtype), (shape, dtype))
         )
         raise ValueError(f"{name} has shape {got}, expected {expected}")
-    if not _finite(found):
+    if not _finite(value):
         raise ValueError(f"{name} has values that are not finite")
 
 
-def check_module(found: Any, module: nn.Module) -> None:
-    """Raises ValueError unless `found` is a state_dict of exactly this module, with finite values."""
+def check_module(state: Any, module: nn.Module) -> None:
+    """Raises ValueError unless `state` is a state_dict of exactly this module, with finite values."""
     wanted = module.state_dict()
-    if not isinstance(found, Mapping):
-        raise ValueError(f"the weights are {_kind(found)}, expected a tensor for each name")
-    for names, what in ((wanted.keys() - found.keys(), "lacks"), (found.keys() - wanted.keys(), "has an unknown")):
+    if not isinstance(state, Mapping):
+        raise ValueError(f"the weights are {_kind(state)}, expected a tensor for each name")
+    for names, what in ((wanted.keys() - state.keys(), "lacks"), (state.keys() - wanted.keys(), "has an unknown")):
         if names:
-            first = next(name for name in (*wanted, *found) if name in names)
+            first = next(name for name in (*wanted, *state) if name in names)
             raise ValueError(f"it {what} {first}")
     for name, value in wanted.items():
-        check_tensor(name, found[name], value.shape, value.dtype)
+        check_tensor(name, state[name], value.shape, value.dtype)
 
 
-def check_optimizer(found: Any, optimizer: torch.optim.Optimizer, *, scheduled: bool) -> None:
-    """Raises ValueError unless `found` is a state_dict of exactly this optimizer: its settings, and finite tensors of
+def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, *, scheduled: bool) -> None:
+    """Raises ValueError unless `saved` is a state_dict of exactly this optimizer: its settings, and finite tensors of
     the shapes and types of its parameters.
 
     scheduled: whether the learning rate is set before each step; a checkpoint may then hold any. A setting that only
     one of the two has comes from another version of torch and does not count.
     """
     wanted = optimizer.state_dict()
-    groups = found.get("param_groups") if isinstance(found, Mapping) else None
-    state = found.get("state") if isinstance(found, Mapping) else None
+    groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
+    state = saved.get("state") if isinstance(saved, Mapping) else None
     if not isinstance(groups, list) or not isinstance(state, Mapping):
-        raise ValueError(f"the optimizer's state is {_kind(found)}, expected its state and its groups of parameters")
+        raise ValueError(f"the optimizer's state is {_kind(saved)}, expected its state and its groups of parameters")
     if len(groups) != len(wanted["param_groups"]):
         raise ValueError(
             f"the optimizer has {len(groups)} groups of parameters, expected {len(optimizer.param_groups)}"
