@@ -54,7 +54,7 @@ def accuracy(space: Space, measure: MeasureConfig, networks: int, seed: int) -> 
     jobs = draw_plan(space, counts, seed)
     with Stages() as progress:
         began = time.monotonic()
-        earlier = measure_table(space, measure, seed=seed, progress=progress)
+        earlier = measure_table(space, measure, seed=seed, report=progress)
         build_seconds = time.monotonic() - began
         with open_runtime(space, measure) as runner:
             if not runner.sees_inside:

@@ -193,7 +193,7 @@ def run(args: argparse.Namespace) -> int:
     path, warm = args.out / "table.yaml", args.out / "warm-up"
     if not path.exists():
         with Stages() as stages:
-            measure_table(space, config.measure, seed=0, verify=VERIFIED, progress=stages).save(path)
+            measure_table(space, config.measure, seed=0, verify=VERIFIED, report=stages).save(path)
     table = LatencyTable.load(path)
     plans = {share: plan_of(config, limit_at(share, table, path, config, space), args.steps) for share in SHARES}
     first = plans[SHARES[0]]

@@ -11,20 +11,23 @@ in microseconds; older ones end after std.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shlex
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from engine.errors import one_line
-from engine.files import reason_of, writing
+from engine.files import reason_of, write_atomically, writing
+from engine.progress import Report, silent
 from engine.wording import shown
 from latency import bench
-from latency.kit import LONGEST_MS, KitFileError, KitFiles
+from latency.kit import LONGEST_MS, KitFileError, KitFiles, open_kit, prepare_results_file
 
 FOLDER = "/data/local/tmp/latency_kit"
 _COUNTED = re.compile(r"count=(\d{1,9}) .*?avg=([-+.\deE]+)(?:.*?median=([-+.\deE]+))?")
@@ -96,6 +99,26 @@ def _one_answer(adb: Adb, *arguments: str, optional: bool = False) -> str:
             "phone's answer; is --adb the program of Android's platform tools?"
         )
     return lines[-1]
+
+
+def time_to_file(
+    kit: Path,
+    out: Path,
+    *,
+    benchmark: Path,
+    adb: str = "adb",
+    serial: str | None = None,
+    report: Report = silent,
+) -> None:
+    """Times a LiteRT kit on a phone and writes its results.json to `out`.
+
+    kit: the folder of the kit. benchmark: the benchmark_model program for the phone, a file here. adb: the adb program.
+    serial: the phone, if several are connected. Raises KitFileError if one of these cannot be used.
+    """
+    files = open_kit(kit)
+    prepare_results_file(out)
+    results = run_on_phone(files, kit, Adb(adb, serial), benchmark, partial(report, "phone"))
+    write_atomically(out, json.dumps(results, allow_nan=False) + "\n")
 
 
 def run_on_phone(

@@ -16,7 +16,7 @@ from latency.calibration import Correction, fit_correction, outliers
 from latency.config import MeasureConfig
 from latency.device import Device
 from latency.plan import Job, Paths, timed_layers
-from latency.table import Calibration, Column, Entry, LatencyTable, Method, Runtime, UsedPrior, memory_format_name
+from latency.table import Calibration, Column, Entry, LatencyTable, Method, UsedPrior, UsedRuntime, memory_format_name
 from latency.verification import verification
 from supernet.cost import Cost
 from supernet.space import Space
@@ -33,7 +33,7 @@ class Origin:
     """Who measured: what a table's header says of it."""
 
     device: Device
-    runtime: Runtime
+    runtime: UsedRuntime
     how: str
     date: str = ""
 

@@ -10,7 +10,7 @@ from latency.build import columns_of
 from latency.config import MeasureConfig
 from latency.device import Device, this_device
 from latency.plan import timed_layers
-from latency.table import LatencyTable, TableError, memory_format_name
+from latency.table import LatencyTable, TableError, memory_format_name, prepare_table_file
 from supernet.space import Space
 
 MEASURED_COLUMNS = frozenset({"macs", "params", "weight_bytes", "energy_mj"})
@@ -97,6 +97,14 @@ def free_file(path: Path) -> Path:
     while (found := path.with_name(f"{path.stem}-{k}{path.suffix}")).exists() or found.is_symlink():
         k += 1
     return found
+
+
+def save_table(table: LatencyTable, path: Path) -> None:
+    """Writes a table that was made anew. Raises TableError, and leaves the file alone, if `path` holds anything but an
+    earlier version of the same table."""
+    prepare_table_file(path)
+    refuse_to_replace(path, Identity.of_table(table))
+    table.save(path)
 
 
 def refuse_to_replace(path: Path, new: Identity) -> None:

@@ -7,20 +7,24 @@ of them holds, and entries that always change together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from engine.errors import UserError
 from latency.build import columns_of, corrected, occurrences, smallest_sum, today
 from latency.calibration import Correction, left_out, outliers, reaches_0
-from latency.config import FEWEST_CALIBRATION_NETWORKS, MeasureConfig
-from latency.device import Device
+from latency.config import FEWEST_CALIBRATION_NETWORKS, LatencyConfig, MeasureConfig
+from latency.device import Device, Kind, named_device
+from latency.existing import save_table
 from latency.plan import Job, Paths, network_job, timed_layers
-from latency.prior import Prior, predicted_alone
+from latency.prior import Prior, predicted_alone, read_prior
 from latency.shrinkage import Layers, Shrunk, fit_entries, guess
-from latency.table import Entry, LatencyTable, Runtime, Scores, memory_format_name
+from latency.table import Entry, LatencyTable, Scores, UsedRuntime, memory_format_name, prepare_table_file
+from latency.timings import read_timings
 from latency.verification import scores
 from supernet.architecture import Architecture
 from supernet.space import Layer, Space
@@ -69,7 +73,7 @@ def fit_table(
     measurements: Sequence[tuple[Paths, float]],
     *,
     device: Device,
-    runtime: Runtime,
+    runtime: UsedRuntime,
     source: str,
     prior: Prior | None = None,
     seed: int = 0,
@@ -131,6 +135,43 @@ def fit_table(
     )
     fitted = corrected(table, found, seed, used)
     return Fit(space, fitted, scores(found.left_out, measured), identify(space, jobs), off, alone)
+
+
+def fit_to_file(
+    config: LatencyConfig | Path,
+    timings: Path,
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    device_name: str = "unknown device",
+    device_kind: Kind = "other",
+    runtime: str = "unknown",
+    prior: LatencyTable | Path | Literal["macs"] | None = None,
+    allow_modules: Collection[str] = (),
+) -> Fit:
+    """Fits a table to a file of whole-network timings, writes it to `out` and returns the fit.
+
+    config: an object, or the path of a YAML file to which `overrides` (key.sub=value) apply. timings: see
+    `latency.timings.read_timings`, also for allow_modules. device_name, device_kind, runtime: what timed the networks,
+    the runtime in words such as 'tflite 2.16'. prior: see `latency.prior.read_prior`.
+
+    Raises ConfigError, TimingsError, FitError or PriorError if one of these is wrong, and TableError if `out` cannot be
+    written or holds anything but an earlier version of this table.
+    """
+    config = LatencyConfig.given(config, overrides)
+    space = Space(config.space)
+    prepare_table_file(out)
+    fit = fit_table(
+        space,
+        config.measure,
+        read_timings(timings, space, allow_modules),
+        device=named_device(device_kind, device_name, None, "unknown"),
+        runtime=UsedRuntime.parsed(runtime),
+        source=str(timings),
+        prior=None if prior is None else read_prior(prior, space),
+    )
+    save_table(fit.table, out)
+    return fit
 
 
 def named(space: Space, paths: Paths) -> str:

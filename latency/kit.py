@@ -15,8 +15,9 @@ import contextlib
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,14 +26,17 @@ from pydantic import AfterValidator, Field
 from engine.config import Section, validate
 from engine.errors import UserError
 from engine.files import TEMPORARY, make_folder, read_json, write_atomically, writing
+from engine.progress import Report, silent
 from engine.wording import shown
 from latency import bench
 from latency.build import Origin, build_table
 from latency.config import EXPORTED, LatencyConfig, MeasureConfig
 from latency.device import Kind, named_device
+from latency.existing import save_table
 from latency.plan import Counts, Job, draw_plan, schedule
 from latency.runtimes.exported import FILE_RUNTIMES, write_models
-from latency.table import LatencyTable, Runtime
+from latency.table import LatencyTable, UsedRuntime, prepare_table_file
+from latency.verification import check_count
 from supernet.space import Space
 
 MODELS = "models"
@@ -80,6 +84,16 @@ class Results(Section):
 
 
 @dataclass(frozen=True)
+class ExportedKit:
+    """A kit that was written."""
+
+    folder: Path
+    runtime: str
+    timings: int
+    """How many things it times, in all rounds together."""
+
+
+@dataclass(frozen=True)
 class KitFiles:
     """A kit's checked manifest and its sha256. Every file exists and is unchanged; no module has been imported."""
 
@@ -97,14 +111,26 @@ class Kit(KitFiles):
 
 
 def export_kit(
-    config: LatencyConfig, folder: Path, *, seed: int = 0, verify: int = 40, isolated: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> int:  # fmt: skip
-    """Write a kit into `folder`, which must not hold anything yet. Returns the number of timings per round.
+    config: LatencyConfig | Path,
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    verify: int = 40,
+    isolated: bool = False,
+    report: Report = silent,
+) -> ExportedKit:
+    """Writes a kit into `folder`, which must not hold anything yet.
 
-    isolated: time ops alone instead of inside networks; LiteRT knows no other way. Raises ConfigError without the
-    runtime's extra, KitFileError where the folder cannot be used.
+    config: an object, or the path of a YAML file to which `overrides` (key.sub=value) apply. seed: of the networks.
+    verify: how many networks the table's error will be measured on. isolated: time ops alone instead of inside
+    networks, as it is always done with LiteRT.
+
+    Raises ConfigError if the config is wrong or the runtime's extra is not installed, TableError for a `verify` that is
+    too small, KitFileError if the folder cannot be used.
     """
+    check_count(verify)
+    config = LatencyConfig.given(config, overrides)
     measure, space = config.measure, Space(config.space)
     if measure.runtime not in EXPORTED:
         raise KitFileError(
@@ -118,8 +144,7 @@ def export_kit(
     jobs = draw_plan(space, counts, seed)
     with writing(f"--out {folder}"), _replacing_folder(folder) as new:
         (new / MODELS).mkdir()
-        told = (lambda done, total: progress("export", done, total)) if progress else None
-        records = write_models(space, measure, jobs, new / MODELS, told)
+        records = write_models(space, measure, jobs, new / MODELS, partial(report, "export"))
         shutil.copyfile(bench.__file__, new / "bench.py")
         (new / "README.txt").write_text(_readme(measure), encoding="utf-8")
         for record, job in zip(records, jobs, strict=True):
@@ -141,7 +166,7 @@ def export_kit(
             "schedule": rounds,
         }
         write_atomically(new / bench.MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    return sum(len(names) for names in rounds)
+    return ExportedKit(folder, measure.runtime, sum(len(names) for names in rounds))
 
 
 @contextlib.contextmanager
@@ -249,7 +274,7 @@ def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()
     kind: Kind = "gpu" if "CUDA" in results.provider or "Tensorrt" in results.provider else own.kind
     origin = Origin(
         named_device(kind, own.name, own.cores, own.machine),
-        Runtime(name=results.runtime.name, version=results.runtime.version),
+        UsedRuntime(name=results.runtime.name, version=results.runtime.version),
         f"device kit, {FILE_RUNTIMES[measure.runtime].title}{provider}",
         results.date,
     )
@@ -257,6 +282,17 @@ def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()
         kit.space, measure, kit.jobs, results.samples_ms, origin, seed=kit.manifest["seed"], energy=results.energy_mj
     )
     return table.model_copy(update={"source": f"{path.name} sha256 {bench.sha256(path)}"})
+
+
+def import_to_file(folder: Path, results: Path, out: Path, allow_modules: Collection[str] = ()) -> LatencyTable:
+    """Makes the table of a kit's results as `import_results` does, writes it to `out` and returns it.
+
+    Raises TableError, too, if `out` cannot be written or holds anything but an earlier version of this table.
+    """
+    prepare_table_file(out)
+    table = import_results(folder, results, allow_modules)
+    save_table(table, out)
+    return table
 
 
 def read_results(path: Path, kit: KitFiles) -> Results:

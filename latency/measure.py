@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import math
+import shlex
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
+from engine.errors import explain
+from engine.progress import Report, silent
 from latency.bench import energy_counter, timed_rounds
 from latency.build import Origin, Samples, build_table, calibrated, network_ms, verified
-from latency.config import MeasureConfig
+from latency.config import LatencyConfig, MeasureConfig
 from latency.device import this_device
+from latency.existing import Identity, free_file, refuse_to_replace
 from latency.plan import (
     Counts,
     Job,
@@ -23,14 +31,12 @@ from latency.plan import (
     verification_jobs,
     verification_networks,
 )
-from latency.runtimes import Runtime as Runner
-from latency.runtimes import open_runtime
-from latency.table import LatencyTable, Runtime, TableError
+from latency.runtimes import Runtime, open_runtime
+from latency.table import LatencyTable, TableError, UsedRuntime, prepare_table_file
+from latency.verification import check_count
 from supernet.architecture import Architecture
+from supernet.own_candidates import check_running
 from supernet.space import Space
-
-Progress = Callable[[str, int, int], None]
-"""Told (what is being done, done, total)."""
 
 RECALIBRATION_NETWORKS = 20
 TIMING_ROUNDS = 15
@@ -67,8 +73,65 @@ class Timing:
         return cls(float(np.median(ms)), spread, ms.size, len(ms))
 
 
+def measure_to_file(
+    config: LatencyConfig | Path,
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    verify: int = 0,
+    recalibrate: bool = False,
+    seed: int | None = None,
+    report: Report = silent,
+) -> LatencyTable:
+    """Measures the table of a config on this machine, or verifies or recalibrates the one in `out`; writes and returns
+    it.
+
+    config: an object, or the path of a YAML file to which `overrides` (key.sub=value) apply. verify: how many fresh
+    networks the table's error is measured on; if it is above 0 and `out` exists, that table is kept and verified.
+    recalibrate: keep the measured entries of `out` and refit their corrections to networks timed now. seed: of the
+    networks and their order; None is 0 for a new table, and the time for one that is kept, so that the networks differ
+    from those of any time before.
+
+    Raises ConfigError if the config is wrong, or the device or the runtime is not here; TableError if `out` cannot be
+    written, holds anything but an earlier version of this table, or does not fit the config.
+    """
+    check_count(verify)
+    path = None if isinstance(config, LatencyConfig) else config
+    config = LatencyConfig.given(config, overrides)
+    space, measure = Space(config.space), config.measure
+    if measure.device == "cpu" or (measure.device == "cuda" and torch.cuda.is_available()):
+        with explain(f"{path}: space.candidate_modules" if path else "space.candidate_modules"):
+            check_running(space.all_layers, torch.device(measure.device))
+    prepare_table_file(out)
+    if not (recalibrate or (verify and out.exists())):
+        refuse_to_replace(out, Identity.of_measuring(space, measure))
+        table = measure_table(space, measure, seed=seed or 0, verify=verify, report=report)
+        table.save(out)
+        return table
+    if not out.exists():
+        raise TableError(f"--recalibrate: no table {out}; measure one first, without --recalibrate")
+    table = LatencyTable.load(out)
+    table.check(space, measure, str(out), _how_to_make_another(path, free_file(out), overrides))
+    seed = int(time.time()) if seed is None else seed
+    if recalibrate:
+        table = recalibrate_table(table, space, measure, seed=seed, report=report)
+        table.save(out)
+    if verify:
+        table = verify_table(table, space, measure, verify, seed=seed, report=report)
+    table.save(out)
+    return table
+
+
+def _how_to_make_another(config: Path | None, out: Path, overrides: Sequence[str]) -> str:
+    """Returns what to do about a table that does not fit the config. config: its path, if it came from a file."""
+    if config is None:
+        return f"make another table, in another file, e.g. {out}"
+    command = ["python", "scripts/measure_latency.py", str(config), "--out", str(out), *overrides]
+    return f"make another table: {shlex.join(command)}"
+
+
 def measure_table(
-    space: Space, measure: MeasureConfig, *, seed: int = 0, verify: int = 0, progress: Progress | None = None
+    space: Space, measure: MeasureConfig, *, seed: int = 0, verify: int = 0, report: Report = silent
 ) -> LatencyTable:
     """Measure every layer of the space in context, calibrate, and verify on `verify` fresh networks (0: not).
 
@@ -82,7 +145,7 @@ def measure_table(
             alone=not runner.sees_inside,
         )
         jobs = draw_plan(space, counts, seed)
-        samples, energy = timed_jobs(runner, measure, jobs, seed, progress)
+        samples, energy = timed_jobs(runner, measure, jobs, seed, report)
         return build_table(space, measure, jobs, samples, _origin(runner, measure), seed=seed, energy=energy)
 
 
@@ -93,7 +156,7 @@ def verify_table(
     networks: int,
     *,
     seed: int,
-    progress: Progress | None = None,
+    report: Report = silent,
 ) -> LatencyTable:
     """Times `networks` fresh networks and writes the table's error into it.
 
@@ -105,7 +168,7 @@ def verify_table(
     paths = verification_networks(space, networks, seed, avoid=used)
     jobs = verification_jobs(space, paths)
     with open_runtime(space, measure) as runner:
-        samples, _ = timed_jobs(runner, measure, jobs, seed, progress)
+        samples, _ = timed_jobs(runner, measure, jobs, seed, report)
     return verified(table, jobs, samples, used=used)
 
 
@@ -117,7 +180,7 @@ def used_networks(space: Space, table: LatencyTable) -> list[tuple[int, ...]]:
 
 
 def recalibrate_table(
-    table: LatencyTable, space: Space, measure: MeasureConfig, *, seed: int, progress: Progress | None = None
+    table: LatencyTable, space: Space, measure: MeasureConfig, *, seed: int, report: Report = silent
 ) -> LatencyTable:
     """Refits the corrections from RECALIBRATION_NETWORKS networks timed now. Raises TableError if the table is another
     device's.
@@ -129,7 +192,7 @@ def recalibrate_table(
     paths = calibration_networks(space, RECALIBRATION_NETWORKS, seed)
     jobs = [network_job(space, f"calibration{i:03}", "calibration", p) for i, p in enumerate(paths)]
     with open_runtime(space, measure) as runner:
-        samples, _ = timed_jobs(runner, measure, jobs, seed, progress)
+        samples, _ = timed_jobs(runner, measure, jobs, seed, report)
     return calibrated(table, space, jobs, network_ms(jobs, samples), seed=seed)
 
 
@@ -197,14 +260,10 @@ def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:
 
 
 def timed_jobs(
-    runner: Runner, measure: MeasureConfig, jobs: Sequence[Job], seed: int, progress: Progress | None
+    runner: Runtime, measure: MeasureConfig, jobs: Sequence[Job], seed: int, report: Report
 ) -> tuple[Samples, dict[str, list[float]]]:
     """Prepare and time every job in rounds. Returns (samples in ms, energy in mJ a pass in each round), by job id."""
-
-    def told(what: str) -> Callable[[int, int], None] | None:
-        return (lambda done, total: progress(what, done, total)) if progress else None
-
-    runner.prepare(jobs, told("prepare"))
+    runner.prepare(jobs, partial(report, "prepare"))
     by_id = {job.id: job for job in jobs}
     samples, energy = timed_rounds(
         schedule(jobs, measure.rounds),
@@ -213,11 +272,11 @@ def timed_jobs(
         warmup=measure.warmup_passes,
         seed=seed,
         joules=energy_counter() if measure.device == "cpu" else None,
-        progress=told("measure"),
+        progress=partial(report, "measure"),
     )
     return samples, energy
 
 
-def _origin(runner: Runner, measure: MeasureConfig) -> Origin:
+def _origin(runner: Runtime, measure: MeasureConfig) -> Origin:
     device = this_device("cuda" if measure.device == "cuda" else "cpu")
-    return Origin(device, Runtime(name=runner.name, version=runner.version), runner.how)
+    return Origin(device, UsedRuntime(name=runner.name, version=runner.version), runner.how)

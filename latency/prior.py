@@ -44,10 +44,15 @@ class Prior:
         return UsedPrior(source=self.source, device=self.device, sha256=self.sha256, scale=scale)
 
 
-def read_prior(source: Path | Literal["macs"], space: Space) -> Prior:
-    """The prior that `--prior` names. Raises PriorError for a file that is no table, or one of another space."""
+def read_prior(source: LatencyTable | Path | Literal["macs"], space: Space) -> Prior:
+    """Returns the prior of a latency table, an object or the path of its file, or that of MACs for the word macs.
+
+    Raises PriorError if the file holds no table, or the table is of another space.
+    """
     if source == MACS:
         return macs_prior(space)
+    if isinstance(source, LatencyTable):
+        return table_prior(source, space, "a table")
     try:
         table = LatencyTable.load(Path(source))
     except UserError as error:

@@ -10,10 +10,16 @@ from rich.console import Console
 from engine.quantities import duration
 from latency.config import LARGEST_ERROR
 from latency.fit import Fit, named
+from latency.importers import Imported, in_words
+from latency.kit import ExportedKit
 from latency.table import LatencyTable, Scores, UsedPrior, Verification
 from latency.verification import NOISY_PERCENT, accepted_percent, draw_picture
+from supernet.space import Space
 
 MOST_LISTED = 6
+"""The most entries of one group that a report lists."""
+MOST_MISSING = 20
+"""The most layers without an entry that a report lists."""
 UNLIKELY_SCALE = 100.0
 """The factor by which two devices may differ before a report asks whether their files are in milliseconds."""
 WRONG_TABLE = 3
@@ -48,7 +54,7 @@ def summary(found: Verification) -> str:
 
 def print_report(table: LatencyTable, path: Path) -> None:
     """What the calibration and the verification found. Draws predicted against measured beside the table at `path`."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = _console()
     console.print(
         f"{path}: {len(table.entries)} ops on {table.device.name}, {table.runtime.name} {table.runtime.version}, "
         f"{table.method.replace('_', ' ')}"
@@ -112,15 +118,61 @@ def verdict(found: Verification) -> list[str]:
 
 def print_how_to_search(path: Path) -> None:
     """The lines of a search config that read a table of another device."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = _console()
     console.print("to search with it, put into the search's YAML:")
     console.print("  measure: {device: external}")
     console.print(f"  limits: [{{metric: latency, table: {path}, at: 50%}}]")
 
 
+def print_import(imported: Imported, path: Path) -> None:
+    """Prints what an imported table, written to `path`, holds, and what was left out of it."""
+    table, console = imported.table, _console()
+    console.print(f"{path}: {len(table.entries)} ops at {table.input_size} px, batch {table.batch}, {table.activation}")
+    for line in in_words(imported.left_out):
+        console.print(line)
+    print_how_to_search(path)
+
+
+def print_lacking(table: LatencyTable, space: Space, config: Path) -> None:
+    """Prints which layers of a space the table lacks, and for which settings a search would refuse it.
+
+    config: the file of the space.
+    """
+    missing, console = table.missing(space), _console()
+    console.print(f"{config}: the table lacks {len(missing)} of its ops{':' if missing else ''}")
+    for layer in missing[:MOST_MISSING]:
+        console.print(f"  {layer}")
+    if len(missing) > MOST_MISSING:
+        console.print(f"  ... and {len(missing) - MOST_MISSING} more")
+    for name, own, wanted in (
+        ("input_size", table.input_size, space.config.input_size),
+        ("activation", table.activation, space.config.activation),
+    ):
+        if own != wanted:
+            console.print(f"{config}: space.{name} is {wanted}, the table's {name} is {own}: a search would refuse it")
+
+
+def print_export(kit: ExportedKit) -> None:
+    """Prints how much an exported kit times, and how large it is."""
+    size = sum(path.stat().st_size for path in kit.folder.rglob("*") if path.is_file())
+    _console().print(
+        f"{kit.folder}: {kit.timings} timings of {kit.runtime} models, {size / 1e6:.3g} MB; see README.txt there"
+    )
+
+
+def print_how_to_import(kit: Path, results: Path) -> None:
+    """Prints the command that makes a table of a device's results."""
+    _console().print(f"{results}: now `python scripts/device_kit.py import {kit} {results} --out TABLE`")
+
+
+def _console() -> Console:
+    """Returns a console that prints each line as it is, however long, to the standard output of this moment."""
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
 def print_fit(found: Fit, path: Path) -> None:
     """A table fitted to whole networks: its error on networks left out, and what they do not tell."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = _console()
     left_out, identified = found.left_out, found.identified
     spearman = "-" if left_out.spearman is None else f"{left_out.spearman:.3f}"
     console.print(

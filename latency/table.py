@@ -51,9 +51,17 @@ class Entry(Section):
         return self.median_ms if self.calibrated_ms is None else self.calibrated_ms
 
 
-class Runtime(Section):
+class UsedRuntime(Section):
+    """The runtime that ran the networks of a table, e.g. name onnxruntime, version 1.22.0."""
+
     name: str
     version: str
+
+    @classmethod
+    def parsed(cls, text: str) -> UsedRuntime:
+        """Returns the runtime that a text such as 'tflite 2.16' names; without a version, that is 'unknown'."""
+        name, _, version = text.partition(" ")
+        return cls(name=name, version=version or "unknown")
 
 
 class Column(Section):
@@ -159,7 +167,7 @@ class LatencyTable(Section):
     format: Literal["proxylessnas/latency-table@1"] = "proxylessnas/latency-table@1"
     unit: Literal["ms"] = "ms"
     device: Device
-    runtime: Runtime
+    runtime: UsedRuntime
     threads: int | None = Field(None, ge=1)
     batch: int = Field(ge=1)
     dtype: str

@@ -16,7 +16,6 @@ status 3 where the table is written, but its error is above the 10 % that search
 """
 
 import argparse
-import json
 import sys
 
 from engine.arguments import add_allow_modules, parsed, parser_of, path_argument
@@ -68,48 +67,37 @@ def _import_parser(parser: argparse.ArgumentParser) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from engine.progress import Stages
-    from latency.config import LatencyConfig
     from latency.kit import export_kit
-    from latency.verification import check_count
+    from latency.summary import print_export
 
-    check_count(args.verify)
-    config = LatencyConfig.read(args.config, args.overrides)
-    with Stages() as progress:
-        timings = export_kit(
-            config, args.out, seed=args.seed, verify=args.verify, isolated=args.isolated, progress=progress
+    with Stages() as report:
+        kit = export_kit(
+            args.config,
+            args.out,
+            overrides=args.overrides,
+            seed=args.seed,
+            verify=args.verify,
+            isolated=args.isolated,
+            report=report,
         )
-    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
-    print(
-        f"{args.out}: {timings} timings of {config.measure.runtime} models, {size / 1e6:.3g} MB; see README.txt there"
-    )
+    print_export(kit)
 
 
 def _adb(args: argparse.Namespace) -> None:
-    from engine.files import write_atomically
     from engine.progress import Stages
-    from latency.adb import Adb, run_on_phone
-    from latency.kit import open_kit, prepare_results_file
+    from latency.adb import time_to_file
+    from latency.summary import print_how_to_import
 
-    kit = open_kit(args.kit)
-    prepare_results_file(args.out)
-    with Stages() as progress:
-        results = run_on_phone(
-            kit, args.kit, Adb(args.adb, args.serial), args.benchmark, lambda done, n: progress("phone", done, n)
-        )
-    write_atomically(args.out, json.dumps(results, allow_nan=False) + "\n")
-    print(f"{args.out}: now `python scripts/device_kit.py import {args.kit} {args.out} --out TABLE`")
+    with Stages() as report:
+        time_to_file(args.kit, args.out, benchmark=args.benchmark, adb=args.adb, serial=args.serial, report=report)
+    print_how_to_import(args.kit, args.out)
 
 
 def _import(args: argparse.Namespace) -> int:
-    from latency.existing import Identity, refuse_to_replace
-    from latency.kit import import_results
+    from latency.kit import import_to_file
     from latency.summary import exit_status, print_how_to_search, print_report
-    from latency.table import prepare_table_file
 
-    prepare_table_file(args.out)
-    table = import_results(args.kit, args.results, args.allow_modules)
-    refuse_to_replace(args.out, Identity.of_table(table))
-    table.save(args.out)
+    table = import_to_file(args.kit, args.results, args.out, args.allow_modules)
     print_report(table, args.out)
     print_how_to_search(args.out)
     return exit_status(table)

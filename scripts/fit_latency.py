@@ -37,34 +37,23 @@ def main() -> int:
     args = parsed(parser)
 
     from engine.progress import set_up_logging
-    from latency.config import LatencyConfig
-    from latency.device import named_device
-    from latency.existing import Identity, refuse_to_replace
-    from latency.fit import fit_table
-    from latency.prior import read_prior
+    from latency.fit import fit_to_file
     from latency.summary import fit_status, print_fit
-    from latency.table import Runtime, prepare_table_file
-    from latency.timings import read_timings
-    from supernet.space import Space
 
     set_up_logging()
-    config = LatencyConfig.read(args.config, args.overrides)
-    space = Space(config.space)
-    prepare_table_file(args.out)
-    name, _, version = args.runtime.partition(" ")
-    found = fit_table(
-        space,
-        config.measure,
-        read_timings(args.timings, space, args.allow_modules),
-        device=named_device(args.device_kind, args.device_name, None, "unknown"),
-        runtime=Runtime(name=name, version=version or "unknown"),
-        source=str(args.timings),
-        prior=None if args.prior is None else read_prior(args.prior, space),
+    fit = fit_to_file(
+        args.config,
+        args.timings,
+        args.out,
+        overrides=args.overrides,
+        device_name=args.device_name,
+        device_kind=args.device_kind,
+        runtime=args.runtime,
+        prior=args.prior,
+        allow_modules=args.allow_modules,
     )
-    refuse_to_replace(args.out, Identity.of_table(found.table))
-    found.table.save(args.out)
-    print_fit(found, args.out)
-    return fit_status(found)
+    print_fit(fit, args.out)
+    return fit_status(fit)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from engine.arguments import parsed, parser_of, path_argument
 from engine.errors import run_door
 
 FORMATS = ("ofa", "official", "tunas")  # the names in latency.importers.IMPORTERS, which is not imported for --help
-MOST_LISTED = 20
 
 
 def main() -> None:
@@ -23,38 +22,17 @@ def main() -> None:
     args = parsed(parser)
 
     from latency.config import LatencyConfig
-    from latency.existing import Identity, refuse_to_replace
-    from latency.importers import import_table, in_words
-    from latency.summary import print_how_to_search
-    from latency.table import prepare_table_file
+    from latency.importers import import_to_file
+    from latency.summary import print_import, print_lacking
     from supernet.space import Space
 
-    space = None
-    if args.config:
-        space = Space(LatencyConfig.read(args.config).space)
-    imported = import_table(args.source, device_name=args.device_name, format=args.format, activation=args.activation)
-    table = imported.table
-    prepare_table_file(args.out)
-    refuse_to_replace(args.out, Identity.of_table(table))
-    table.save(args.out)
-    print(f"{args.out}: {len(table.entries)} ops at {table.input_size} px, batch {table.batch}, {table.activation}")
-    for line in in_words(imported.left_out):
-        print(line)
-    print_how_to_search(args.out)
-    if space is None:
-        return
-    missing = table.missing(space)
-    print(f"{args.config}: the table lacks {len(missing)} of its ops{':' if missing else ''}")
-    for layer in missing[:MOST_LISTED]:
-        print(f"  {layer}")
-    if len(missing) > MOST_LISTED:
-        print(f"  ... and {len(missing) - MOST_LISTED} more")
-    for name, own, wanted in (
-        ("input_size", table.input_size, space.config.input_size),
-        ("activation", table.activation, space.config.activation),
-    ):
-        if own != wanted:
-            print(f"{args.config}: space.{name} is {wanted}, the table's {name} is {own}: a search would refuse it")
+    space = Space(LatencyConfig.read(args.config).space) if args.config else None
+    imported = import_to_file(
+        args.source, args.out, device_name=args.device_name, format=args.format, activation=args.activation
+    )
+    print_import(imported, args.out)
+    if space is not None:
+        print_lacking(imported.table, space, args.config)
 
 
 if __name__ == "__main__":

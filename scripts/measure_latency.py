@@ -14,11 +14,8 @@ any other file is refused and left alone. --recalibrate keeps the measured entri
 Exit status 3: the table is written, but its error is above the 10 % that searches accept.
 """
 
-import shlex
-import time
-
 from engine.arguments import parsed, parser_of, path_argument
-from engine.errors import explain, run_door
+from engine.errors import run_door
 
 
 def main() -> int:
@@ -31,46 +28,21 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="key=value, e.g. measure.threads=4 or measure.runtime=onnxruntime")
     args = parsed(parser)
 
-    import torch
-
     from engine.progress import Stages, set_up_logging
-    from latency.config import LatencyConfig
-    from latency.existing import Identity, free_file, refuse_to_replace
-    from latency.measure import measure_table, recalibrate_table, verify_table
+    from latency.measure import measure_to_file
     from latency.summary import exit_status, print_report
-    from latency.table import LatencyTable, TableError, prepare_table_file
-    from latency.verification import check_count
-    from supernet.own_candidates import check_running
-    from supernet.space import Space
 
     set_up_logging()
-    check_count(args.verify)
-    config = LatencyConfig.read(args.config, args.overrides)
-    space, measure = Space(config.space), config.measure
-    if measure.device == "cpu" or (measure.device == "cuda" and torch.cuda.is_available()):
-        with explain(f"{args.config}: space.candidate_modules"):
-            check_running(space.all_layers, torch.device(measure.device))
-    prepare_table_file(args.out)
-    keep = args.recalibrate or (args.verify and args.out.exists())
-    if not keep:
-        refuse_to_replace(args.out, Identity.of_measuring(space, measure))
-    if keep and not args.out.exists():
-        raise TableError(f"--recalibrate: no table {args.out}; measure one first, without --recalibrate")
-    with Stages() as progress:
-        if not keep:
-            table = measure_table(space, measure, seed=args.seed or 0, verify=args.verify, progress=progress)
-        else:
-            seed = int(time.time()) if args.seed is None else args.seed  # other networks than any time before
-            table = LatencyTable.load(args.out)
-            again = ["python", "scripts/measure_latency.py", str(args.config), "--out", str(free_file(args.out))]
-            remedy = f"make another table: {shlex.join([*again, *args.overrides])}"
-            table.check(space, measure, str(args.out), remedy)
-            if args.recalibrate:
-                table = recalibrate_table(table, space, measure, seed=seed, progress=progress)
-                table.save(args.out)
-            if args.verify:
-                table = verify_table(table, space, measure, args.verify, seed=seed, progress=progress)
-    table.save(args.out)
+    with Stages() as report:
+        table = measure_to_file(
+            args.config,
+            args.out,
+            overrides=args.overrides,
+            verify=args.verify,
+            recalibrate=args.recalibrate,
+            seed=args.seed,
+            report=report,
+        )
     print_report(table, args.out)
     return exit_status(table)
 

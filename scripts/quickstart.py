@@ -227,7 +227,7 @@ def measured(path: Path, seed: int) -> float:
     tables = []
     for attempt in range(MOST_TABLES):
         with Stages() as progress:
-            table = measure_table(Space(config.space), config.measure, seed=seed, verify=VERIFIED, progress=progress)
+            table = measure_table(Space(config.space), config.measure, seed=seed, verify=VERIFIED, report=progress)
         found = table.verification
         assert found is not None  # asked for
         log.info("latency table: %s", summary(found))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from engine.errors import run_door
 from latency.config import MeasureConfig
 from latency.device import Device
-from latency.table import Entry, LatencyTable, Runtime, memory_format_name
+from latency.table import Entry, LatencyTable, UsedRuntime, memory_format_name
 from supernet.catalogue import SkipSpec
 from supernet.complexity import Complexity
 from supernet.space import Layer, Space, SpaceConfig
@@ -123,7 +123,7 @@ def formula_table() -> Callable[..., LatencyTable]:
         return LatencyTable.model_validate(
             {
                 "device": Device(kind=kinds[measure.device], name="formula", fingerprint="none"),
-                "runtime": Runtime(name=measure.runtime, version="formula"),
+                "runtime": UsedRuntime(name=measure.runtime, version="formula"),
                 "threads": measure.threads if measure.device == "cpu" else None,
                 "batch": measure.batch,
                 "dtype": measure.dtype,

@@ -9,11 +9,21 @@ from pathlib import Path
 
 from engine.config import read_mapping
 from engine.wording import shown
+from latency.existing import save_table
 from latency.importers import ofa, official, tunas
 from latency.importers.source import Imported, LeftOut, Source, in_words
 from latency.table import LatencyTable, TableError
 
-__all__ = ["IMPORTERS", "Imported", "Importer", "LeftOut", "import_official", "import_table", "in_words"]
+__all__ = [
+    "IMPORTERS",
+    "Imported",
+    "Importer",
+    "LeftOut",
+    "import_official",
+    "import_table",
+    "import_to_file",
+    "in_words",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,18 @@ def import_table(path: Path, *, device_name: str, format: str | None = None, act
     if format is not None and format != seen:
         raise TableError(f"{path}: key '{key}' is of the format {seen}, not {format}; use --format {seen}")
     return IMPORTERS[seen].translate(Source(path, records, device_name, activation))
+
+
+def import_to_file(
+    source: Path, out: Path, *, device_name: str, format: str | None = None, activation: str | None = None
+) -> Imported:
+    """Imports a table as `import_table` does, writes it to `out`, and returns it with what was left out.
+
+    Raises TableError, too, if `out` cannot be written or holds anything but an earlier import of this file.
+    """
+    imported = import_table(source, device_name=device_name, format=format, activation=activation)
+    save_table(imported.table, out)
+    return imported
 
 
 def import_official(path: Path, *, device_name: str) -> LatencyTable:

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 from engine.files import read_bytes
 from engine.wording import shown
 from latency.device import Device
-from latency.table import Entry, LatencyTable, Runtime, TableError
+from latency.table import Entry, LatencyTable, TableError, UsedRuntime
 from supernet.catalogue import CANDIDATES
 
 Activation = Literal["relu6", "relu", "hswish"]
@@ -167,7 +167,7 @@ def table_of(
     sha256 = hashlib.sha256(read_bytes(source.path, "a latency table")).hexdigest()
     return LatencyTable(
         device=_phone(source.device_name, source.path.name),
-        runtime=Runtime(name="unknown", version="unknown"),
+        runtime=UsedRuntime(name="unknown", version="unknown"),
         batch=1,
         dtype="float32",
         activation=activation,

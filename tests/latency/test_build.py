@@ -11,11 +11,13 @@ from latency.build import Origin, build_table, calibrated, network_ms, occurrenc
 from latency.config import MeasureConfig
 from latency.device import Device
 from latency.plan import Counts, Job, calibration_networks, draw_plan, network_job, verification_networks
-from latency.table import Entry, LatencyTable, Runtime
+from latency.table import Entry, LatencyTable, UsedRuntime
 from supernet.space import Layer, Space
 
 MEASURE = MeasureConfig(rounds=2, passes=3)
-ORIGIN = Origin(Device(kind="cpu", name="x", cores=1, fingerprint="f"), Runtime(name="pytorch", version="1"), "made up")
+ORIGIN = Origin(
+    Device(kind="cpu", name="x", cores=1, fingerprint="f"), UsedRuntime(name="pytorch", version="1"), "made up"
+)
 CONSTANT = 0.4
 
 

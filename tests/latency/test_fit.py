@@ -14,7 +14,7 @@ from latency.device import Device
 from latency.fit import FitError, _correction, fit_table, identify
 from latency.plan import calibration_networks, network_job, timed_layers, verification_networks
 from latency.shrinkage import Layers
-from latency.table import Runtime
+from latency.table import UsedRuntime
 from supernet.space import Space
 
 DEVICE = Device(kind="other", name="board", fingerprint="f")
@@ -47,7 +47,7 @@ def jobs_of(space: Space, networks):
 
 
 def fitted(space: Space, measurements):
-    runtime = Runtime(name="x", version="1")
+    runtime = UsedRuntime(name="x", version="1")
     return fit_table(space, MeasureConfig(device="external"), measurements, device=DEVICE, runtime=runtime, source="s")
 
 

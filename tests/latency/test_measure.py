@@ -76,9 +76,7 @@ def test_a_measured_table_survives_its_file(small_space, quick, tmp_path):
 
 def test_progress_is_told_of_everything(small_space, quick):
     seen: dict[str, list[tuple[int, int]]] = {}
-    measure_table(
-        small_space, quick, progress=lambda what, done, total: seen.setdefault(what, []).append((done, total))
-    )
+    measure_table(small_space, quick, report=lambda what, done, total: seen.setdefault(what, []).append((done, total)))
     assert list(seen) == ["prepare", "measure"]
     for told in seen.values():
         assert [done for done, _ in told] == list(range(1, told[0][1] + 1))
@@ -113,7 +111,7 @@ def test_the_thread_count_is_restored_after_an_error(small_space, quick):
         raise RuntimeError("stopped")
 
     with pytest.raises(RuntimeError, match="stopped"):
-        measure_table(small_space, quick.model_copy(update={"threads": before + 1}), progress=fail)
+        measure_table(small_space, quick.model_copy(update={"threads": before + 1}), report=fail)
     assert torch.get_num_threads() == before
     assert not torch.is_inference_mode_enabled()
 

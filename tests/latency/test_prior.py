@@ -16,7 +16,7 @@ from latency.importers import import_table
 from latency.plan import Paths, network_job, timed_layers
 from latency.prior import Prior, PriorError, macs_prior, predicted_alone, read_prior, table_prior
 from latency.summary import print_fit
-from latency.table import Entry, LatencyTable, Runtime, TableError
+from latency.table import Entry, LatencyTable, TableError, UsedRuntime
 from supernet.architecture import Architecture
 from supernet.cost import Cost
 from supernet.space import Space
@@ -56,7 +56,7 @@ def sums(space: Space, prior: Prior, networks) -> np.ndarray:
 
 
 def fitted(space: Space, networks, ms, prior: Prior | None) -> Fit:
-    runtime = Runtime(name="x", version="1")
+    runtime = UsedRuntime(name="x", version="1")
     return fit_table(
         space,
         MeasureConfig(device="external"),

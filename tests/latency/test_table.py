@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from engine.errors import ConfigError
 from latency.config import MeasureConfig
-from latency.table import Calibration, Column, Entry, LatencyTable, Runtime, Scores, TableError, Verification
+from latency.table import Calibration, Column, Entry, LatencyTable, Scores, TableError, UsedRuntime, Verification
 from supernet.space import Layer, Space
 
 SPACE: dict[str, Any] = {
@@ -286,7 +286,7 @@ def test_a_fitting_table_passes(space, table):
         ({"dtype": "bfloat16"}, "measure.dtype"),
         ({"memory_format": "contiguous"}, "measure.channels_last"),
         ({"memory_format": None}, "measure.channels_last"),
-        ({"runtime": Runtime(name="onnxruntime", version="1")}, "measure.runtime"),
+        ({"runtime": UsedRuntime(name="onnxruntime", version="1")}, "measure.runtime"),
         ({"threads": 2}, "measure.threads"),
         ({"threads": None}, "measure.threads"),
         ({"kind": "gpu"}, "measure.device"),

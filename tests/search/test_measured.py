@@ -13,7 +13,7 @@ import torch
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import TIMING_ROUNDS, Timing
-from latency.table import Entry, LatencyTable, Runtime
+from latency.table import Entry, LatencyTable, UsedRuntime
 from search.derive.clock import MOST_TIMINGS, Clock, acceptable_error, meets_bound
 from search.derive.derivation import derive
 from search.derive.measured import MOST_TRIES, derive_measured, local_latency_limits
@@ -39,7 +39,7 @@ def table_for(space, fingerprint):
     }
     return LatencyTable(
         device=here.model_copy(update={"fingerprint": fingerprint or here.fingerprint}),
-        runtime=Runtime(name="pytorch", version="x"),
+        runtime=UsedRuntime(name="pytorch", version="x"),
         threads=1,
         batch=1,
         dtype="float32",
