@@ -1,4 +1,4 @@
-"""A phone, by adb and LiteRT's benchmark program: the kit's models are pushed one by one, timed there, and removed.
+"""Times a kit on a phone, by adb and LiteRT's benchmark program: each model is pushed, timed there, and removed.
 
 The program is `benchmark_model` of LiteRT / TensorFlow Lite for the phone's instruction set, as its authors publish or
 build it. It prints, for the warm-up and then for the passes that count, a line such as
@@ -35,7 +35,7 @@ NO_ANSWER_S = 600
 
 
 class Adb:
-    """The adb program, to one phone."""
+    """The adb program, connected to one phone."""
 
     def __init__(self, program: str = "adb", serial: str | None = None):
         self._command = [program, *(["-s", serial] if serial else [])]
@@ -66,12 +66,13 @@ class Adb:
             ) from None
         printed, errors = (text.decode("utf-8", errors="replace") for text in (done.stdout, done.stderr))
         if done.returncode:
-            said = [line for line in (errors or printed).strip().splitlines() if not line.startswith("* daemon")]
-            last = one_line(said[-1], 300) if said else "it printed nothing"
-            raise KitFileError(f"{called} failed: {last}; {_remedy(' '.join(said))}")
+            lines = [line for line in (errors or printed).strip().splitlines() if not line.startswith("* daemon")]
+            last = one_line(lines[-1], 300) if lines else "it printed nothing"
+            raise KitFileError(f"{called} failed: {last}; {_remedy(' '.join(lines))}")
         return printed
 
     def shell(self, *arguments: str) -> str:
+        """Runs a command on the phone and returns its output. Raises KitFileError as `__call__` does."""
         return self("shell", shlex.join(arguments))
 
 
@@ -83,13 +84,16 @@ _REMEDIES = {
 }
 
 
-def _remedy(said: str) -> str:
-    return next((remedy for word, remedy in _REMEDIES.items() if word in said), "see `adb devices`")
+def _remedy(printed: str) -> str:
+    """Returns what to do about a message of the adb program."""
+    return next((remedy for word, remedy in _REMEDIES.items() if word in printed), "see `adb devices`")
 
 
 def _one_answer(adb: Adb, *arguments: str, optional: bool = False) -> str:
-    """Returns the last line that a command on the phone prints. Raises KitFileError if there is none, or it is no name.
-    optional: return '' if there is none."""
+    """Returns the last line that a command on the phone prints. Raises KitFileError if it is no name, or there is none.
+
+    optional: return '' if there is none.
+    """
     lines = [line.strip() for line in adb.shell(*arguments).splitlines() if line.strip()]
     if optional and not lines:
         return ""
@@ -124,9 +128,10 @@ def time_to_file(
 def run_on_phone(
     kit: KitFiles, folder: Path, adb: Adb, benchmark: Path, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Time a LiteRT kit on a phone. Returns what results.json holds; raises KitFileError.
+    """Times a LiteRT kit on a phone and returns the content of its results.json. Raises KitFileError.
 
-    benchmark: the benchmark_model program for the phone, a file here.
+    folder: the kit's. benchmark: the benchmark_model program for the phone, a file here. progress: called with (done,
+    total), in timings.
     """
     manifest = kit.manifest
     if manifest["runtime"] != "litert":
@@ -175,7 +180,7 @@ def run_on_phone(
 
 
 class _Model:
-    """One model on the phone while it is timed."""
+    """A model on the phone while it is timed: what `bench.timed_rounds` opens."""
 
     def __init__(self, adb: Adb, packed: Path, unpacked: Path, program: str, manifest: Any):
         self._adb, self._program, self._manifest = adb, program, manifest
@@ -191,9 +196,11 @@ class _Model:
         adb("push", str(here), self._there)
 
     def run(self, passes: int) -> None:
-        self._warmup = passes  # a program of its own for each call: it warms up itself
+        """Requests so many untimed passes: each call of `times` starts the benchmark program, which warms up itself."""
+        self._warmup = passes
 
     def times(self, passes: int) -> list[float]:
+        """Returns one number, the median milliseconds of `passes` forward passes."""
         printed = self._adb.shell(
             self._program,
             f"--graph={self._there}",
@@ -207,13 +214,14 @@ class _Model:
         return [milliseconds(printed, passes)]
 
     def close(self) -> None:
-        with contextlib.suppress(KitFileError):  # as above; the whole folder is deleted at the end
+        """Deletes the model on the phone."""
+        with contextlib.suppress(KitFileError):  # the whole folder is deleted at the end
             self._adb.shell("rm", "-f", self._there)
 
 
 def milliseconds(printed: str, passes: int) -> float:
-    """The median pass from what the benchmark program printed, its mean where it prints no median. KitFileError
-    else."""
+    """Returns the milliseconds of the median pass from what the benchmark program printed; if it prints no median, of
+    the mean pass. Raises KitFileError if it printed neither for `passes` passes."""
     counted: Sequence[re.Match[str]] = [m for line in printed.splitlines() if (m := _COUNTED.search(line[:2000]))]
     if counted and int(counted[-1][1]) >= passes:
         _, average, median = counted[-1].groups()

@@ -1,4 +1,4 @@
-"""Times networks and ops in rounds. A device kit holds a copy of this file, which needs nothing else of ours:
+"""Times networks and ops in rounds. A device kit holds a copy of this file, which needs nothing else of this package:
 
     python bench.py            # in the kit's folder, on the device: times everything, writes results.json
 
@@ -37,7 +37,7 @@ RESULTS_FORMAT = "proxylessnas/device-results@1"
 
 
 class KitError(Exception):
-    """Something about the kit or the device that its user can mend, in one line."""
+    """Raised for a fault of the kit or the device that its user can mend; the message is one line."""
 
 
 # ---- the order of timing ----
@@ -53,11 +53,12 @@ def timed_rounds(
     joules: Callable[[], float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, list[list[Any]]], dict[str, list[float]]]:
-    """Time the jobs of each round in random order: a drift of the machine hits all alike.
+    """Times the jobs of each round in random order, so that a drift of the machine affects all alike.
 
     schedule: a list of rounds, each a list of job ids. open_job(id) -> an object with run(n): n forward passes;
     times(n): milliseconds of n passes, a number or a list of one per layer for each; close(). The `warmup` passes
-    after opening are thrown away. joules(): a counter of energy used so far, None where there is none. progress(done,
+    after opening are thrown away. joules(): a counter of the energy used so far; None if there is
+    none. progress(done,
     total): called after each job. Returns (samples, energy): {id: [round][pass] or [round][pass][layer]} in ms, {id:
     [round]} in mJ a pass.
     """
@@ -95,10 +96,10 @@ def timed_rounds(
 
 
 class OnnxModel:
-    """A model of ONNX Runtime. inside: time each layer, by the runtime's own profile.
+    """A model that ONNX Runtime runs. inside: whether each layer is timed, by the runtime's own profile.
 
     The first node of each layer is found by its name, `L<position>....`; a layer lasts until the next one begins, so
-    that what the runtime does between nodes is counted, and the layers of a pass add up to the pass.
+    that the time between nodes is counted, and the layers of a pass add up to the pass.
     """
 
     def __init__(
@@ -135,16 +136,19 @@ class OnnxModel:
         self.feed = {self.session.get_inputs()[0].name: image}
 
     def run(self, passes: int) -> None:
+        """Runs forward passes without timing them."""
         for _ in range(passes):
             self.session.run(None, self.feed)
 
     def times(self, passes: int) -> list[Any]:
+        """Returns the milliseconds of each pass, or, the first time if `inside`, of each layer in each pass."""
         if self.inside:
             self.run(passes)
             return self._profile()[-passes:]
         return [_milliseconds(self.session.run, None, self.feed) for _ in range(passes)]
 
     def _profile(self) -> list[list[float]]:
+        """Ends the profile and returns the milliseconds of each layer in each pass."""
         try:
             with open(self.session.end_profiling(), encoding="utf-8") as file:
                 events = json.load(file)
@@ -159,6 +163,7 @@ class OnnxModel:
         ]
 
     def close(self) -> None:
+        """Frees the model."""
         if self.inside:  # never timed: the profile is still open
             self.session.end_profiling()
         self._remove_profiles()
@@ -171,13 +176,15 @@ class OnnxModel:
 
 
 def layer_times(nodes: Sequence[tuple[int, str]], start: int, lasted: int, layers: int) -> list[float]:
-    """Milliseconds of each of `layers` layers in one pass. nodes: (microsecond, name), in order. start, lasted: in
-    us."""
+    """Returns the milliseconds of each of `layers` layers in one pass.
+
+    nodes: (microsecond, name), in order. start, lasted: of the pass, in us.
+    """
     begins: list[Any] = [None] * layers
     for at, name in nodes:
-        found = re.match(r"L(\d+)\.", name)
-        if found and begins[int(found.group(1))] is None:
-            begins[int(found.group(1))] = at
+        match = re.match(r"L(\d+)\.", name)
+        if match and begins[int(match.group(1))] is None:
+            begins[int(match.group(1))] = at
     if None in begins or begins != sorted(begins):
         raise RuntimeError(f"the runtime's profile does not show the layers in order: {begins}")
     begins[0] = start  # what precedes the first layer is a part of the pass
@@ -185,7 +192,7 @@ def layer_times(nodes: Sequence[tuple[int, str]], start: int, lasted: int, layer
 
 
 class LiteRTModel:
-    """A model of LiteRT (TensorFlow Lite), on the CPU by XNNPACK. The file may be gzipped."""
+    """A model that LiteRT (TensorFlow Lite) runs on the CPU with XNNPACK. The file may be gzipped."""
 
     def __init__(self, path: str | os.PathLike[str], shape: Sequence[int], *, threads: int):
         name = str(path)
@@ -196,20 +203,23 @@ class LiteRTModel:
         self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], image)
 
     def run(self, passes: int) -> None:
+        """Runs forward passes without timing them."""
         for _ in range(passes):
             self.interpreter.invoke()
 
     def times(self, passes: int) -> list[Any]:
+        """Returns the milliseconds of each pass."""
         return [_milliseconds(self.interpreter.invoke) for _ in range(passes)]
 
     def output(self, image: np.ndarray) -> np.ndarray:
-        """What the model computes."""
+        """Returns the output of the model for an input."""
         self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], image)
         self.interpreter.invoke()
-        output: np.ndarray = self.interpreter.get_tensor(self.interpreter.get_output_details()[0]["index"])
-        return output
+        out: np.ndarray = self.interpreter.get_tensor(self.interpreter.get_output_details()[0]["index"])
+        return out
 
     def close(self) -> None:
+        """Frees the model."""
         del self.interpreter
 
 
@@ -226,7 +236,7 @@ def unpacked(name: str) -> bytes:
 
 
 def litert() -> Any:
-    """The interpreter's module, under the name that the device has it."""
+    """Returns the interpreter's module, under the name that it has on this device. Raises KitError if there is none."""
     try:
         from ai_edge_litert import interpreter
     except ImportError:
@@ -238,6 +248,7 @@ def litert() -> Any:
 
 
 def _milliseconds(call: Callable[..., object], *arguments: object) -> float:
+    """Calls a function and returns how long that took."""
     start = time.perf_counter_ns()
     call(*arguments)
     return (time.perf_counter_ns() - start) / 1e6
@@ -261,18 +272,17 @@ def cpu_name() -> str:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only; it respects containers and taskset
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def energy_counter(root: str = "/sys/class/powercap") -> Callable[[], float] | None:
-    """A function that returns the joules used so far by all processor packages (RAPL), or None where they cannot be
+    """Returns a function that returns the joules used so far by all processor packages (RAPL); None if they cannot be
     read.
 
     Zones inside a package (cores, memory) and around it (psys) would count its energy again and are left out.
-    The counters wrap around; the function adds the wraps up, as long as it is called often enough (about once a
-    minute).
+    The counters wrap around, which the function corrects as long as it is called about once a minute.
     """
     zones = sorted(glob.glob(os.path.join(root, "intel-rapl:*")))
     try:
@@ -361,10 +371,10 @@ def read_manifest(folder: str) -> tuple[dict[str, Any], str]:
         if not os.path.isfile(there):
             raise KitError(f"{there}: is no regular file; copy the whole kit again")
         try:
-            found = sha256(there)
+            actual = sha256(there)
         except OSError as error:
             raise KitError(f"{there}: cannot be read ({error.strerror}); copy the kit again") from None
-        if found != digest:
+        if actual != digest:
             raise KitError(f"{there}: is not the exported file (its sha256 differs); copy the kit again")
     return manifest, hashlib.sha256(content).hexdigest()
 
@@ -374,15 +384,17 @@ class _RefusedError(ValueError):
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """Returns the dictionary of these pairs. Raises _RefusedError if a key occurs twice."""
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in values:
             raise _RefusedError(f"key {_shown(key)} is given twice")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def _whole(digits: str) -> int:
+    """Returns the number. Raises _RefusedError if it has more than 20 digits."""
     if len(digits) > 20:  # the time to convert a longer number grows with its square
         raise _RefusedError(f"a number has {len(digits)} digits")
     return int(digits)
@@ -405,6 +417,7 @@ def _is_whole(value: Any, least: int, most: int) -> bool:
 
 
 def _check_settings(manifest: dict[str, Any]) -> None:
+    """Raises _RefusedError unless the runtime and all numbers of the settings are accepted."""
     for key in ("files", "jobs", "schedule", "runtime", *WHOLE_NUMBERS):
         if key not in manifest:
             raise _RefusedError(f"lacks '{key}'")
@@ -432,6 +445,7 @@ def _check_files(folder: str, files: Any) -> None:
 
 
 def _check_jobs(manifest: dict[str, Any]) -> None:
+    """Raises _RefusedError unless every job and the schedule can be run."""
     jobs, schedule = manifest["jobs"], manifest["schedule"]
     if not isinstance(jobs, list) or len(jobs) > MOST_JOBS:
         raise _RefusedError(f"jobs: got {_shown(jobs)}, expected a list of at most {MOST_JOBS}")
@@ -480,6 +494,7 @@ def _check_jobs(manifest: dict[str, Any]) -> None:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -488,7 +503,7 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 
 def open_model(folder: str, job: dict[str, Any], runtime: str, threads: int, provider: str) -> OnnxModel | LiteRTModel:
-    """A job of a manifest, ready to run."""
+    """Returns a job of a manifest, ready to run. Raises KitError if the runtime cannot load its model."""
     path = os.path.join(folder, job["file"])
     try:
         if runtime == "litert":
@@ -504,10 +519,10 @@ def open_model(folder: str, job: dict[str, Any], runtime: str, threads: int, pro
 
 
 def runtime_version(runtime: str) -> str:
-    """The version of the installed runtime. KitError where it is not installed."""
+    """Returns the version of the installed runtime. Raises KitError if it is not installed."""
     if runtime == "litert":
         module = litert()
-        return getattr(sys.modules[module.__name__.partition(".")[0]], "__version__", "unknown")
+        return str(getattr(sys.modules[module.__name__.partition(".")[0]], "__version__", "unknown"))
     try:
         import onnxruntime
     except ImportError:
@@ -518,7 +533,10 @@ def runtime_version(runtime: str) -> str:
 def run_kit(
     folder: str, provider: str = "CPUExecutionProvider", progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
-    """Time everything in a kit. Returns what results.json holds."""
+    """Times everything in a kit and returns the content of results.json. Raises KitError.
+
+    progress: called with (done, total), in timings.
+    """
     manifest, digest = read_manifest(folder)
     runtime, version = manifest["runtime"], runtime_version(manifest["runtime"])
     jobs = {job["id"]: job for job in manifest["jobs"]}
@@ -553,7 +571,7 @@ def run_kit(
 
 
 def check_writable(path: str) -> None:
-    """KitError where results could not be written, before minutes of measuring."""
+    """Raises KitError if results cannot be written to `path`. Call it before the minutes of measuring."""
     if os.path.isdir(path):
         raise KitError(f"--out {path}: is a folder; expected a file, e.g. {os.path.join(path, 'results.json')}")
     try:
@@ -594,8 +612,8 @@ def _new_file(path: str) -> tuple[int, str]:
     return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), temporary
 
 
-def _tell(done: int, total: int) -> None:
-    """A counter on a terminal, a line for each tenth elsewhere."""
+def _print_progress(done: int, total: int) -> None:
+    """Prints how many timings are done: a counter on a terminal, a line for each tenth elsewhere."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r{done} of {total} timings" + ("\n" if done == total else ""))
     elif done * 10 // total > (done - 1) * 10 // total:
@@ -604,6 +622,7 @@ def _tell(done: int, total: int) -> None:
 
 
 def main() -> int:
+    """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = os.path.dirname(os.path.abspath(__file__))
     parser.add_argument("--kit", default=here, help="folder of the kit; default: where this file is")
@@ -613,7 +632,7 @@ def main() -> int:
     try:
         out = args.out or os.path.join(args.kit, "results.json")
         check_writable(out)
-        write_results(out, run_kit(args.kit, args.provider, _tell))
+        write_results(out, run_kit(args.kit, args.provider, _print_progress))
     except KitError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -1,5 +1,5 @@
-"""From timings to a table: entries, calibration, verification, other columns. The same for here and for a device
-kit."""
+"""Makes a table of timings: entries, calibration, verification, other columns. It does not matter whether this machine
+measured them or a device kit did."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ log = logging.getLogger("latency")
 
 
 Samples = Mapping[str, Sequence[Sequence[Any]]]
-"""Job id -> [round][pass], or [round][pass][layer] for a job timed from inside; milliseconds."""
+"""Maps the id of a job to its milliseconds: [round][pass], or [round][pass][layer] if each layer was timed."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Who measured: what a table's header says of it."""
+    """The parts of a table's header that describe who measured it: the device, the runtime, how, and the day."""
 
     device: Device
     runtime: UsedRuntime
@@ -42,8 +42,11 @@ def build_table(
     space: Space, measure: MeasureConfig, jobs: Sequence[Job], samples: Samples, origin: Origin, *, seed: int,
     energy: Mapping[str, Sequence[float]] | None = None,
 ) -> LatencyTable:  # fmt: skip
-    """The table that a plan's timings make. energy: job id -> mJ per pass in each round, if the platform measures
-    it."""
+    """Returns the table of a plan's timings.
+
+    samples: see `Samples`, for every job. energy: maps the id of a job to its mJ per pass in each round, if this was
+    measured. seed: of the plan; it is recorded so that a later verification draws other networks.
+    """
     context = [job for job in jobs if job.purpose == "context"]
     alone = [job for job in jobs if job.purpose == "layer"]
     entries = entries_in_context(context, samples) if context else entries_alone(alone, samples)
@@ -80,11 +83,12 @@ def build_table(
 
 
 def today() -> str:
+    """Returns the date in UTC, e.g. 2026-01-31."""
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def entries_in_context(jobs: Sequence[Job], samples: Samples) -> dict[str, Entry]:
-    """Every timing of a layer, wherever it stood."""
+    """Returns an entry for each layer, of all its timings in all networks that hold it."""
     times: dict[str, list[float]] = defaultdict(list)
     for job in jobs:
         passes = np.concatenate([np.asarray(taken, dtype=float) for taken in samples[job.id]])  # (passes, layers)
@@ -94,6 +98,7 @@ def entries_in_context(jobs: Sequence[Job], samples: Samples) -> dict[str, Entry
 
 
 def entries_alone(jobs: Sequence[Job], samples: Samples) -> dict[str, Entry]:
+    """Returns an entry for each layer that was timed alone."""
     return {str(job.layers[0]): _entry(np.ravel(samples[job.id]).tolist()) for job in jobs}
 
 
@@ -103,12 +108,12 @@ def _entry(times: Sequence[float]) -> Entry:
 
 
 def network_ms(jobs: Sequence[Job], samples: Samples) -> np.ndarray:
-    """(jobs,): the median of each whole network's timings."""
+    """Returns the median of each whole network's timings, (jobs,) ms."""
     return np.array([np.median(samples[job.id]) for job in jobs])
 
 
 def occurrences(jobs: Sequence[Job], keys: Sequence[str]) -> np.ndarray:
-    """(jobs, keys): how often each entry occurs in each network. ValueError for a layer without an entry."""
+    """Returns how often each entry occurs in each network, (jobs, keys). Raises ValueError if a layer has no entry."""
     column = {key: k for k, key in enumerate(keys)}
     counts = np.zeros((len(jobs), len(keys)))
     for i, job in enumerate(jobs):
@@ -132,68 +137,74 @@ def smallest_sum(space: Space, keys: Sequence[str]) -> Callable[[np.ndarray], fl
 def calibrated(
     table: LatencyTable, space: Space, jobs: Sequence[Job], measured: np.ndarray, *, seed: int
 ) -> LatencyTable:
-    """The table with corrected entries beside the measured ones; an earlier correction is what the new one starts from.
+    """Returns the table with corrected entries beside the measured ones. It starts from an earlier correction, if there
+    is one.
 
-    measured: (jobs,) ms. The old verification no longer holds and is dropped.
+    measured: (jobs,) ms. An earlier verification no longer holds and is dropped.
     """
     keys = list(table.entries)
     start = np.array([entry.ms for entry in table.entries.values()])
-    found = fit_correction(occurrences(jobs, keys), start, measured, smallest=smallest_sum(space, keys), seed=seed)
-    for i in outliers(found.left_out, measured):
+    correction = fit_correction(occurrences(jobs, keys), start, measured, smallest=smallest_sum(space, keys), seed=seed)
+    for i in outliers(correction.left_out, measured):
         log.warning(
-            f"{jobs[i].id} took {measured[i]:.4g} ms, where the other networks predict {found.left_out[i]:.4g} ms: "
+            f"{jobs[i].id} took {measured[i]:.4g} ms, where the other networks predict "
+            f"{correction.left_out[i]:.4g} ms: "
             "something disturbed it, and the whole table suffers; measure again"
         )
-    return corrected(table, found, seed)
+    return corrected(table, correction, seed)
 
 
-def corrected(table: LatencyTable, found: Correction, seed: int, prior: UsedPrior | None = None) -> LatencyTable:
-    """Returns the table with `calibrated_ms` and the constant of a fit that started from its entries, and used `prior`.
+def corrected(table: LatencyTable, correction: Correction, seed: int, prior: UsedPrior | None = None) -> LatencyTable:
+    """Returns the table with the `calibrated_ms` and the constant of a correction of its entries. prior: what it used.
 
-    Its history keeps the networks of every earlier calibration.
+    The table's history keeps the networks of every earlier calibration.
     """
     entries = {
         key: entry.model_copy(update={"calibrated_ms": float(factor * entry.ms)})
-        for (key, entry), factor in zip(table.entries.items(), found.factors, strict=True)
+        for (key, entry), factor in zip(table.entries.items(), correction.factors, strict=True)
     }
     record = Calibration(
         date=today(),
-        networks=len(found.left_out),
-        strength=found.strength,
-        cross_validation_percent=found.cross_validation_percent,
+        networks=len(correction.left_out),
+        strength=correction.strength,
+        cross_validation_percent=correction.cross_validation_percent,
         seed=seed,
         history=table.calibration.drawn if table.calibration else (),
         prior=prior,
     )
     return table.model_copy(
-        update={"entries": entries, "constant_ms": found.constant, "calibration": record, "verification": None}
+        update={"entries": entries, "constant_ms": correction.constant, "calibration": record, "verification": None}
     )
 
 
 def with_energy(
     table: LatencyTable, space: Space, jobs: Sequence[Job], measured_mj: np.ndarray, *, seed: int
 ) -> LatencyTable:
-    """A column `energy_mj`: energies of whole networks, dealt to layers by the same fit that starts from their
-    latencies."""
+    """Returns the table with a column `energy_mj`: the energy of each layer, fitted to those of whole networks.
+
+    measured_mj: (jobs,) mJ > 0. The fit is that of the latencies and starts from them.
+    """
     keys = list(table.entries)
     counts = occurrences(jobs, keys)
     start = np.array([entry.ms for entry in table.entries.values()])
     start *= measured_mj.mean() / (counts @ start).mean()  # mJ, so that factors are near 1, as strengths expect
-    found = fit_correction(counts, start, measured_mj, smallest=smallest_sum(space, keys), seed=seed)
-    how = f"RAPL counters of {len(jobs)} whole networks, fitted; left-out error {found.cross_validation_percent:.2g} %"
-    values = dict(zip(keys, (found.factors * start).tolist(), strict=True))
-    column = Column(unit="mJ", how=how, constant=found.constant, values=values)
+    fit = fit_correction(counts, start, measured_mj, smallest=smallest_sum(space, keys), seed=seed)
+    how = f"RAPL counters of {len(jobs)} whole networks, fitted; left-out error {fit.cross_validation_percent:.2g} %"
+    values = dict(zip(keys, (fit.factors * start).tolist(), strict=True))
+    column = Column(unit="mJ", how=how, constant=fit.constant, values=values)
     return table.model_copy(update={"columns": table.columns | {"energy_mj": column}})
 
 
 def verified(
     table: LatencyTable, jobs: Sequence[Job], samples: Samples, *, used: Sequence[Paths | None]
 ) -> LatencyTable:
-    """Returns the table with its verification. jobs: `...a` and `...b`, two measurements of each network. used: the
-    networks that calibrated the table."""
+    """Returns the table with its verification.
+
+    jobs: two measurements of each network, whose ids end in a and b. used: the networks that calibrated the table.
+    """
     first = [job for job in jobs if job.id.endswith("a")]
     again = [job for job in jobs if job.id.endswith("b")]
-    found = verification(
+    result = verification(
         predicted=predicted_ms(table, first),
         raw=np.array([sum(table.entries[str(layer)].median_ms for layer in job.layers) for job in first]),
         macs=np.array([sum(layer.complexity.macs for layer in job.layers) for job in first], dtype=float),
@@ -201,16 +212,16 @@ def verified(
         repeated=network_ms(again, samples),
         calibrated_by=sum(job.paths in used for job in first),
     )
-    return table.model_copy(update={"verification": found})
+    return table.model_copy(update={"verification": result})
 
 
 def predicted_ms(table: LatencyTable, jobs: Sequence[Job]) -> np.ndarray:
-    """(jobs,): the table's sums."""
+    """Returns the table's prediction for each network, (jobs,) ms: the constant and the sum of its entries."""
     return np.array([table.constant_ms + sum(table.price(layer) for layer in job.layers) for job in jobs])
 
 
 def columns_of(space: Space, measure: MeasureConfig) -> dict[str, Column]:
-    """What follows from shapes alone."""
+    """Returns the columns that follow from shapes alone: macs, params and weight_bytes."""
     layers = timed_layers(space)
     size = measure.torch_dtype.itemsize
     how = "from the layer's shapes"

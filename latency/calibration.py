@@ -26,8 +26,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 EntryFit = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float]]
-"""Maps (networks, entries) occurrences, or these times entries, and (networks,) latencies to (entries,) milliseconds
-or factors, and a constant."""
+"""A function of (networks, entries) occurrences, or these times entries, and of (networks,) latencies. It returns
+(entries,) milliseconds, or factors, and a constant."""
 
 STRENGTHS = tuple(10.0 ** (k / 2) for k in range(-8, 7))  # 1e-4 to 1e3
 FOLDS = 10
@@ -37,15 +37,15 @@ LEAST_SHARE = 1e-3
 
 @dataclass(frozen=True)
 class Correction:
-    """factors: (entries,), each >= 0. constant: in the unit of the measurements."""
+    """A fitted correction. factors: (entries,), each >= 0. constant: in the unit of the measurements."""
 
     factors: np.ndarray
     constant: float
     strength: float
     left_out: np.ndarray
-    """(networks,): what each network is predicted to take by a fit that it took no part in, at this strength."""
+    """(networks,): the prediction for each network by a fit to the others, at this strength."""
     cross_validation_percent: float
-    """RMS relative error of these."""
+    """The RMS relative error of these predictions, in percent."""
 
 
 def fit_correction(
@@ -56,12 +56,12 @@ def fit_correction(
     smallest: Callable[[np.ndarray], float] | None = None,
     seed: int = 0,
 ) -> Correction:
-    """Fits the correction. occurrences: (networks, entries) counts
-    n. entries: (entries,) m >= 0. measured: (networks,) y > 0.
+    """Returns the correction with the lowest error in cross-validation.
 
-    smallest: returns the smallest sum of any network of the space for entries (entries,); None if only networks like
-    the measured ones count. Deterministic for a seed, which deals the networks into folds. Raises ValueError for
-    measurements that are not above 0.
+    occurrences: (networks, entries) counts n. entries: (entries,) m >= 0. measured: (networks,) y > 0. smallest: a
+    function of the entries (entries,) that returns the smallest sum of any network of the space; None if only networks
+    like the measured ones count. seed: deals the networks into folds; the same seed gives the same correction. Raises
+    ValueError for measurements that are not above 0.
     """
     if not (np.isfinite(measured).all() and (measured > 0).all()):
         raise ValueError("measured latencies must be finite and above 0")
@@ -82,12 +82,12 @@ def fit_correction(
 
 def _fits(parts: np.ndarray, measured: np.ndarray, seed: int, *, free_constant: bool) -> list[Correction]:
     """Returns a fit for each strength. free_constant: whether the constant may be below 0."""
-    found = []
+    fits = []
     for strength in STRENGTHS:
         left_out = _left_out(parts, measured, strength, seed, free_constant)
         error = float(np.sqrt(np.mean((left_out / measured - 1) ** 2)))
-        found.append(Correction(*_solve(parts, measured, strength, free_constant), strength, left_out, 100 * error))
-    return found
+        fits.append(Correction(*_solve(parts, measured, strength, free_constant), strength, left_out, 100 * error))
+    return fits
 
 
 def reaches_0(least: float, measured: np.ndarray) -> bool:
@@ -99,16 +99,20 @@ def reaches_0(least: float, measured: np.ndarray) -> bool:
 
 
 def outliers(left_out: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """Indices of networks that no fit to the others explains: off by more than 30 %, and by 6 times the
-    median error."""
+    """Returns the indices of networks that a fit to the others misses by more than 30 % and 6 times the median error.
+
+    left_out: (networks,), predictions by fits to the others. measured: (networks,), in the same unit.
+    """
     errors = np.abs(left_out / measured - 1)
-    found: np.ndarray = np.flatnonzero(errors > max(0.3, 6 * float(np.median(errors))))
-    return found
+    indices: np.ndarray = np.flatnonzero(errors > max(0.3, 6 * float(np.median(errors))))
+    return indices
 
 
 def left_out(fit: EntryFit, parts: np.ndarray, measured: np.ndarray, seed: int) -> np.ndarray:
-    """(networks,): predictions of networks that took no part in the fit. parts: (networks, entries), as `fit` takes
-    them. seed: deals the networks into at most FOLDS folds."""
+    """Returns a prediction for each network by a fit to others, (networks,).
+
+    parts: (networks, entries), as `fit` takes them. seed: deals the networks into at most FOLDS folds.
+    """
     folds = np.random.default_rng(seed).permutation(len(measured)) % min(FOLDS, len(measured))
     predicted = np.empty(len(measured))
     for fold in np.unique(folds):
@@ -121,15 +125,17 @@ def left_out(fit: EntryFit, parts: np.ndarray, measured: np.ndarray, seed: int) 
 def _left_out(
     parts: np.ndarray, measured: np.ndarray, strength: float, seed: int, free_constant: bool = True
 ) -> np.ndarray:
-    """(networks,): predictions of networks that took no part in the fit at this strength."""
+    """Returns a prediction for each network by a fit to others at this strength, (networks,)."""
     return left_out(lambda p, y: _solve(p, y, strength, free_constant), parts, measured, seed)
 
 
 def _solve(
     parts: np.ndarray, measured: np.ndarray, strength: float, free_constant: bool = True
 ) -> tuple[np.ndarray, float]:
-    """Returns (w, c) of the minimum above. parts: (networks, entries) n_ik m_k. free_constant: whether c may be below
-    0. For any w the best g is its mean."""
+    """Returns (w, c) of the minimum in this module's docstring, where the best g is the mean of w.
+
+    parts: (networks, entries) n_ik m_k. free_constant: whether c may be below 0.
+    """
     count = parts.shape[1]
     return solve(parts, measured, np.sqrt(strength) * (np.eye(count) - 1 / count), free_constant)
 

@@ -1,4 +1,4 @@
-"""YAML section `measure`: on what, and how, a latency table is measured."""
+"""Defines the YAML section `measure`: the device that a latency table is measured on, and how."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEWEST_CALIBRATION_NETWORKS = 10
 MOST_REPEATS = 10_000
 """The most repetitions of anything that is timed; more would take days."""
 LARGEST_ERROR = 10.0
-"""Percent by which a table's sums may miss whole networks before a search refuses it, unless it sets another bound."""
+"""The error in percent of a table's sums above which a search refuses it, unless it sets another bound."""
 
 
 class MeasureConfig(Section):
@@ -39,18 +39,19 @@ class MeasureConfig(Section):
     channels_last: bool = True
     """PyTorch's memory format; the other runtimes choose their own."""
     rounds: int = Field(4, ge=2, le=MOST_REPEATS)
-    """Times that each network is timed. Every round has its own random order, so that a drift hits all alike."""
+    """How often each network is timed. Every round has its own random order, so that a drift affects all alike."""
     passes: int = Field(6, ge=1, le=MOST_REPEATS)
-    """Forward passes timed each time."""
+    """Forward passes that are timed in each round."""
     warmup_passes: int = Field(2, ge=1, le=MOST_REPEATS)
-    """Forward passes thrown away each time."""
+    """Forward passes before them in each round, which are not timed."""
     coverings: int = Field(24, ge=1, le=MOST_REPEATS)
-    """Times that each candidate of each edge occurs in the networks whose layers are timed from inside."""
+    """How often each candidate of each edge occurs in the networks whose layers are timed one by one."""
     calibration_networks: int = Field(60, ge=0, le=MOST_REPEATS)
     """Whole networks that the entries are corrected by; 0 leaves them as measured."""
 
     @model_validator(mode="after")
     def runtime_can(self) -> Self:
+        """Raises ValueError if the runtime does not run on the device or in the precision."""
         if self.dtype == "float16" and self.device == "cpu":
             raise InvalidError("measure.dtype", "got 'float16' with device cpu", "float32 or bfloat16 there")
         if self.runtime in EXPORTED and self.device != "external":
@@ -69,10 +70,12 @@ class MeasureConfig(Section):
 
     @property
     def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch has it."""
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
 
     @property
     def memory_format(self) -> torch.memory_format:
+        """`channels_last` as torch has it."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 

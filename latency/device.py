@@ -1,4 +1,4 @@
-"""What device this is: the part of a table's provenance that decides whether its numbers hold here."""
+"""Describes the device of a table, by which one can see whether its numbers hold on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Device(Section):
     cores: int | None = None
     """CPU cores that the process could use; GPU multiprocessors."""
     fingerprint: str
-    """Equal where timings may be compared: a hash of kind, name, cores and machine type."""
+    """A hash of kind, name, cores and machine type. Timings of devices with the same hash may be compared."""
 
 
 def this_device(device: Literal["cpu", "cuda"]) -> Device:
@@ -42,7 +42,7 @@ def this_device(device: Literal["cpu", "cuda"]) -> Device:
 
 
 def made_on() -> dict[str, str]:
-    """What figures depend on: the device (its CPU and cores), torch and Python of this process."""
+    """Returns what figures of this process depend on: the device (its CPU and cores), torch and Python."""
     device = this_device("cpu")
     return {
         "device": f"{device.name}, {device.cores} cores",
@@ -52,6 +52,6 @@ def made_on() -> dict[str, str]:
 
 
 def named_device(kind: Kind, name: str, cores: int | None, machine: str) -> Device:
-    """A device with its fingerprint. machine: its instruction set, as platform.machine() says it."""
+    """Returns a device with its fingerprint. machine: its instruction set, as platform.machine() has it."""
     identity = f"{kind}|{name}|{cores}|{machine}"
     return Device(kind=kind, name=name, cores=cores, fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16])

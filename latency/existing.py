@@ -31,6 +31,7 @@ class Identity:
 
     @classmethod
     def of_table(cls, table: LatencyTable) -> Identity:
+        """Returns the identity of a table that exists."""
         return cls(
             None if table.source is None else table.source.partition(" sha256 ")[0],
             table.device,
@@ -87,6 +88,7 @@ class Identity:
 
 
 def _settings(*values: object) -> tuple[tuple[str, object], ...]:
+    """Returns the settings of an Identity with their names in a table's header."""
     names = ("runtime", "threads", "batch", "dtype", "memory_format", "activation", "input_size")
     return tuple(zip(names, values, strict=True))
 
@@ -94,9 +96,9 @@ def _settings(*values: object) -> tuple[tuple[str, object], ...]:
 def free_file(path: Path) -> Path:
     """Returns a name beside `path` that no file has: `table-2.yaml` for `table.yaml`."""
     k = 2
-    while (found := path.with_name(f"{path.stem}-{k}{path.suffix}")).exists() or found.is_symlink():
+    while (free := path.with_name(f"{path.stem}-{k}{path.suffix}")).exists() or free.is_symlink():
         k += 1
-    return found
+    return free
 
 
 def save_table(table: LatencyTable, path: Path) -> None:

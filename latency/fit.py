@@ -1,4 +1,4 @@
-"""A table from whole-network timings alone, for people who have these and nothing else.
+"""Fits a table to whole-network timings, for people who have these and nothing else.
 
 No op was timed: an entry begins as a guess from shapes, fitted to the networks, or as the scaled entry of another
 device's table, and the networks move it (latency/shrinkage.py). What they do not determine is listed: entries that none
@@ -31,26 +31,29 @@ from supernet.space import Layer, Space
 
 
 class FitError(UserError):
-    """Measurements that no table can be made of."""
+    """Raised if no table can be made of the measurements."""
 
 
 @dataclass(frozen=True)
 class Identified:
-    """What the measured networks tell about the space's entries."""
+    """Which entries of the space the measured networks determine, and which they do not."""
 
     unseen: tuple[str, ...]
     """Entries that no measured network holds: their milliseconds follow from the prior, else from a guess from shapes,
     and from layers like them."""
     inseparable: tuple[tuple[str, ...], ...]
-    """Groups of entries whose shares the networks do not tell apart, though other networks of the space would."""
+    """Groups of entries of which the networks determine only sums, though other networks of the space would determine
+    each."""
     rank: int
-    """Independent comparisons between networks that were measured,"""
+    """The number of independent comparisons between the measured networks."""
     needed: int
-    """and those that would determine every network made of the seen entries."""
+    """The number that would determine every network made of the seen entries."""
 
 
 @dataclass(frozen=True)
 class Fit:
+    """A table fitted to whole networks, and how good it is."""
+
     space: Space
     table: LatencyTable
     left_out: Scores
@@ -78,7 +81,11 @@ def fit_table(
     prior: Prior | None = None,
     seed: int = 0,
 ) -> Fit:
-    """measurements: (paths, milliseconds) of whole networks; several of one network count as their median.
+    """Fits a table to timings of whole networks.
+
+    measurements: (paths, milliseconds); several of one network count as their median. source: where they come from, for
+    the table's header and for errors. prior: the entries of another device; None for a guess from shapes. seed: deals
+    the networks into folds.
 
     Raises FitError for fewer than FEWEST_CALIBRATION_NETWORKS different networks, and PriorError if `prior` explains
     nothing of them.
@@ -113,7 +120,7 @@ def fit_table(
         start = np.maximum(start, _LEAST_SHARE * start.max())  # 0 would stay 0 whatever the correction
     else:
         start = guess(known.shapes, counts, measured)
-    found = _correction(known, start, counts, measured, smallest_sum(space, keys), seed)
+    correction = _correction(known, start, counts, measured, smallest_sum(space, keys), seed)
     table = LatencyTable(
         device=device,
         runtime=runtime,
@@ -131,10 +138,11 @@ def fit_table(
         entries={key: Entry(median_ms=float(ms)) for key, ms in zip(keys, start, strict=True)},
     )
     off = tuple(
-        (list(times)[i], float(measured[i]), float(found.left_out[i])) for i in outliers(found.left_out, measured)
+        (list(times)[i], float(measured[i]), float(correction.left_out[i]))
+        for i in outliers(correction.left_out, measured)
     )
-    fitted = corrected(table, found, seed, used)
-    return Fit(space, fitted, scores(found.left_out, measured), identify(space, jobs), off, alone)
+    fitted = corrected(table, correction, seed, used)
+    return Fit(space, fitted, scores(correction.left_out, measured), identify(space, jobs), off, alone)
 
 
 def fit_to_file(
@@ -175,7 +183,7 @@ def fit_to_file(
 
 
 def named(space: Space, paths: Paths) -> str:
-    """A network by the candidates of all its edges, as a file of timings has it."""
+    """Returns a network as a file of timings has it: the candidates of all its edges, in quotes."""
     return f"'{' '.join(Architecture(space, paths).names)}'"
 
 
@@ -193,22 +201,22 @@ def _correction(
     """
 
     def fit(some: np.ndarray, taken: np.ndarray) -> Shrunk:
-        found = fit_entries(layers, some, taken)
-        if reaches_0(smallest(found.ms) + found.constant, taken):
+        free = fit_entries(layers, some, taken)
+        if reaches_0(smallest(free.ms) + free.constant, taken):
             return fit_entries(layers, some, taken, free_constant=False)
-        return found
+        return free
 
     def entries(some: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, float]:
-        found = fit(some, taken)
-        return found.ms, found.constant
+        shrunk = fit(some, taken)
+        return shrunk.ms, shrunk.constant
 
-    found, predicted = fit(counts, measured), left_out(entries, counts, measured, seed)
+    shrunk, predicted = fit(counts, measured), left_out(entries, counts, measured, seed)
     error = float(np.sqrt(np.mean((predicted / measured - 1) ** 2)))
-    return Correction(found.ms / start, found.constant, found.strength, predicted, 100 * error)
+    return Correction(shrunk.ms / start, shrunk.constant, shrunk.strength, predicted, 100 * error)
 
 
 def identify(space: Space, jobs: Sequence[Job]) -> Identified:
-    """Compare what the measured networks span with what all networks of the space do.
+    """Compares the span of the measured networks with that of all networks of the space.
 
     A network is the vector of its entries' counts and a 1 for the constant. Predictions are determined for exactly the
     networks in the span of the measured ones. Shifting milliseconds between layers that every network has (stem, head)
@@ -232,10 +240,11 @@ def identify(space: Space, jobs: Sequence[Job]) -> Identified:
 
 
 def _in_few_entries(changes: np.ndarray, unnoticeable: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The same changes of predictions by other changes of entries, the first of `order` staying as they are.
+    """Returns changes of entries that change predictions as `changes` do, but leave the first entries of `order` alone.
 
-    changes, unnoticeable: (any, entries + 1), the latter a basis of what no network of the space notices, such as more
-    for every candidate of an edge and less for the stem. As many entries stay as it has rows.
+    changes, unnoticeable: (any, entries + 1). The latter is a basis of the changes that alter the prediction of no
+    network of the space, such as more for every candidate of an edge and less for the stem. As many entries are left
+    alone as it has rows.
     """
     staying: list[int] = []
     for k in order:
@@ -250,11 +259,11 @@ _TINY = 1e-9
 
 
 def _span_of_space(space: Space, keys: Sequence[str], seen: np.ndarray) -> np.ndarray:
-    """Rows that span all networks made of seen entries: one network, and for each edge its exchanges of a candidate."""
+    """Returns rows that span all networks made of seen entries: one network, and each exchange of one candidate."""
     column = {key: k for k, key in enumerate(keys)}
 
     def vector(layer: Layer) -> np.ndarray | None:
-        """None for an entry that was not seen."""
+        """Returns the row of one layer; None if its entry was not seen."""
         row = np.zeros(len(keys) + 1)
         if not layer.is_skip:
             if not seen[column[str(layer)]]:
@@ -274,14 +283,14 @@ def _span_of_space(space: Space, keys: Sequence[str], seen: np.ndarray) -> np.nd
 
 
 def _span_and_rest(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Orthonormal bases of what the rows span, and of its complement."""
+    """Returns orthonormal bases of the span of the rows, and of its complement."""
     _, values, directions = np.linalg.svd(rows, full_matrices=True)
     rank = int((values > _TINY * values.max()).sum())
     return directions[:rank], directions[rank:]
 
 
 def _groups(lacking: np.ndarray, keys: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Entries that unnoticed changes move, grouped so that no such change links two groups."""
+    """Returns the entries that the rows of `lacking` move, grouped so that none of these changes links two groups."""
     if not len(lacking):
         return ()
     basis, _ = _span_and_rest(lacking)

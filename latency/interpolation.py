@@ -1,4 +1,4 @@
-"""Entries that a table lacks, predicted from its measured entries of the same op family, and marked as such.
+"""Predicts entries that a table lacks from its measured entries of the same op family, and marks them as such.
 
 A family is a class of candidates, e.g. every MBConvSpec. Within one, log(ms) is linear in the logarithms of an op's
 work and shapes, fitted by ridge regression; its error is estimated by leaving one entry out at a time.
@@ -30,13 +30,13 @@ _KEY = re.compile(
 
 @dataclass(frozen=True)
 class FamilyReport:
-    """What was predicted in one family, from how many measured layers, and how well."""
+    """The entries that were predicted in one op family, from how many measured layers, and how well."""
 
     family: str
     predicted: tuple[str, ...]
     """Keys of the new entries."""
     measured: int
-    """Layers that the fit has seen."""
+    """The number of layers that it was fitted to."""
     loo_mape_percent: float
     """Mean absolute percentage error of each measured layer predicted from the others, at the strength taken."""
     extrapolated: tuple[str, ...]
@@ -46,17 +46,20 @@ class FamilyReport:
 
 @dataclass(frozen=True)
 class Interpolation:
+    """All entries that were predicted in a table."""
+
     families: tuple[FamilyReport, ...] = ()
 
     @property
     def predicted(self) -> tuple[str, ...]:
+        """The keys of the new entries."""
         return tuple(key for report in self.families for key in report.predicted)
 
     def __str__(self) -> str:
         return "; ".join(self.lines())
 
     def lines(self) -> list[str]:
-        """One line per family, for people."""
+        """Returns a sentence for each family."""
         return [
             f"{r.family}: {len(r.predicted)} entries predicted from {r.measured} measured, leave-one-out error "
             f"{r.loo_mape_percent:.1f} %"
@@ -66,10 +69,11 @@ class Interpolation:
 
 
 def interpolate(table: LatencyTable, space: Space) -> tuple[LatencyTable, Interpolation]:
-    """The table with an entry for each layer of `space`, and what was predicted.
+    """Returns the table with an entry for each layer of `space`, and a report of the predicted ones.
 
-    Measured entries stay as they are; entries that were interpolated before are not learned from. A verification is
-    dropped, since it is of the measured entries; columns are left alone. TableError where a family has too little.
+    Measured entries stay as they are, and entries that were interpolated before are not used. A verification is
+    dropped, since it is of the measured entries; columns are left alone. Raises TableError if a family has too few
+    measured layers.
     """
     families: dict[type[Candidate], list[Layer]] = {}
     for layer in table.missing(space):
@@ -103,9 +107,9 @@ def interpolate(table: LatencyTable, space: Space) -> tuple[LatencyTable, Interp
 
 
 def layer_of(key: str) -> Layer:
-    """The layer that a table's key names, without its edge: the inverse of `str(layer)`.
+    """Returns the layer that a table's key names, without its edge: the inverse of `str(layer)`.
 
-    TableError for what is no key, and for an op that is neither in the catalogue nor of stem or head.
+    Raises TableError for a text that is no key, and for an op that is neither in the catalogue nor of stem or head.
     """
     m = _KEY.fullmatch(key)
     if m is None:
@@ -125,7 +129,8 @@ def layer_of(key: str) -> Layer:
 
 @dataclass(frozen=True)
 class Features:
-    """What log(ms) is linear in. words: the values of each text field of the family's specs, e.g. a pooling's kind.
+    """The features in which log(ms) is linear. words: (field, value) of the text fields of the family's specs, e.g. a
+    pooling's kind.
 
     mean, scale: of the raw features over the measured layers, (features,) each; a constant one has scale 1.
     """
@@ -136,6 +141,7 @@ class Features:
 
     @classmethod
     def of(cls, layers: Sequence[Layer]) -> Features:
+        """Returns the features of one op family, normalised over its measured layers."""
         fields = (_fields(layer.spec).items() for layer in layers)
         words = tuple(sorted({(name, value) for field in fields for name, value in field if isinstance(value, str)}))
         raw = np.array([_raw(layer, words) for layer in layers])
@@ -143,13 +149,13 @@ class Features:
         return cls(words, raw.mean(axis=0), np.where(scale > 1e-9, scale, 1.0))
 
     def of_layers(self, layers: Sequence[Layer]) -> np.ndarray:
-        """(layers, 1 + features): an intercept, then each feature, mean 0 and variance 1 over the measured."""
+        """Returns (layers, 1 + features): an intercept, then features of mean 0 and variance 1 over the measured."""
         raw = np.array([_raw(layer, self.words) for layer in layers])
         return np.column_stack([np.ones(len(layers)), (raw - self.mean) / self.scale])
 
 
 def _raw(layer: Layer, words: tuple[tuple[str, str], ...]) -> list[float]:
-    """MACs, parameters, activation elements, shapes, and the fields of the op; log(1 + x) where 0 is possible.
+    """Returns MACs, parameters, activation elements, shapes, and the fields of the op; log(1 + x) if 0 is possible.
 
     The size also enters squared: small maps use a device worse than a power of their size would have it.
     """
@@ -163,7 +169,7 @@ def _raw(layer: Layer, words: tuple[tuple[str, str], ...]) -> list[float]:
 
 
 def _fields(spec: Candidate) -> dict[str, float | str]:
-    """Numbers >= 0 and words among the fields of an op, e.g. kernel_size, expand, se."""
+    """Returns the fields of an op that are numbers >= 0 or words, e.g. kernel_size, expand, se."""
     if not dataclasses.is_dataclass(spec):
         return {}
     values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
@@ -171,42 +177,44 @@ def _fields(spec: Candidate) -> dict[str, float | str]:
 
 
 def ridge(X: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """w that minimises |y - X w|^2 + strength N |w|^2, the intercept w_0 free. (N, F), (N, ...) -> (F, ...)."""
+    """Returns the w that minimises |y - X w|^2 + strength N |w|^2, w_0 free. X (N, F), y (N, ...) -> w (F, ...)."""
     w: np.ndarray = _solver(X, strength) @ y
     return w
 
 
 def leave_one_out(X: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    """exp of each y_i predicted by a fit without it, at the same penalty: residuals r_i / (1 - H_ii). (N,)."""
+    """Returns exp of each y_i as a fit without it predicts it, (N,). Its residual there is r_i / (1 - H_ii)."""
     H = X @ _solver(X, strength)  # y -> fitted y
     predicted: np.ndarray = np.exp(y - (y - H @ y) / (1 - np.diag(H)))
     return predicted
 
 
 def _solver(X: np.ndarray, strength: float) -> np.ndarray:
-    """(F, N): what maps y to w."""
+    """Returns the matrix (F, N) that maps y to w."""
     penalty = np.full(X.shape[1], strength * len(X))
     penalty[0] = 0.0
     return np.linalg.solve(X.T @ X + np.diag(penalty), X.T)
 
 
 def mape_percent(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """Returns the mean absolute error of predictions relative to the measurements, in percent."""
     return float(100 * np.mean(np.abs(predicted - measured) / measured))
 
 
 def _measured(table: LatencyTable) -> dict[Layer, tuple[float, float]]:
-    """(median_ms, ms) of each measured layer; the mean over its edges where the entries name edges."""
-    found: dict[Layer, list[tuple[float, float]]] = {}
+    """Returns (median_ms, ms) of each measured layer; if its entries are of single edges, their means."""
+    of_layers: dict[Layer, list[tuple[float, float]]] = {}
     for key, entry in table.entries.items():
         if not entry.interpolated:
-            found.setdefault(layer_of(key), []).append((entry.median_ms, entry.ms))
+            of_layers.setdefault(layer_of(key), []).append((entry.median_ms, entry.ms))
     return {
-        layer: (float(np.mean([m for m, _ in v])), float(np.mean([ms for _, ms in v]))) for layer, v in found.items()
+        layer: (float(np.mean([m for m, _ in v])), float(np.mean([ms for _, ms in v])))
+        for layer, v in of_layers.items()
     }
 
 
 def _check(family: type[Candidate], lacking: Layer, sources: dict[Layer, tuple[float, float]]) -> None:
-    """TableError unless the family has enough to learn from."""
+    """Raises TableError unless the family has FEWEST measured layers, each above 0 ms."""
     name = family.__name__.removesuffix("Spec")
     if len(sources) < FEWEST:
         raise TableError(

@@ -1,9 +1,9 @@
-"""A folder that measures a table on a device which has nothing of ours: exported here, run there, imported here.
+"""Exports a device kit, a folder that measures a table on a device without this package, and imports its results.
 
     manifest.json       what is timed, how often, in which order, and the sha256 of every file
     bench.py            latency/bench.py: the program that runs on the device
     models/             networks and ops for the kit's runtime
-    README.txt          three lines for whoever runs it
+    README.txt          the commands to type there and here
 
 The manifest also holds the space, the settings and the seed of the plan, so that the results alone, together with the
 kit, make the table.
@@ -43,10 +43,11 @@ MODELS = "models"
 
 
 class KitFileError(UserError):
-    """A device kit, or its results, that cannot be used."""
+    """Raised if a device kit, or its results, cannot be used."""
 
 
 def _printable(text: str) -> str:
+    """Returns the text. Raises ValueError if it has control characters."""
     if not text.isprintable():
         raise ValueError("has control characters; run bench.py again")
     return text
@@ -57,6 +58,8 @@ Word = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 
 
 class DeviceRecord(Section):
+    """The device in results.json."""
+
     name: Word
     cores: int | None = Field(None, ge=1, le=1_000_000)
     machine: Word
@@ -64,12 +67,14 @@ class DeviceRecord(Section):
 
 
 class RuntimeRecord(Section):
+    """The runtime in results.json."""
+
     name: Word
     version: Word
 
 
 class Results(Section):
-    """results.json, as bench.py or the adb route writes it."""
+    """The content of results.json, which bench.py or latency/adb.py writes."""
 
     format: str
     manifest_sha256: Word
@@ -78,7 +83,7 @@ class Results(Section):
     provider: Word
     date: Word
     summarised: bool = False
-    """One number per round, the device's own median or mean of the passes, instead of one per pass."""
+    """Whether there is one number per round, the median or mean of its passes, instead of one per pass."""
     samples_ms: dict[str, tuple[Any, ...]]
     energy_mj: dict[str, tuple[float, ...]] = Field(default_factory=dict)
 
@@ -184,6 +189,7 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
 
 
 def _readme(measure: MeasureConfig) -> str:
+    """Returns the text of README.txt."""
     package = "onnxruntime" if measure.runtime == "onnxruntime" else "ai-edge-litert"
     return (
         "On the device, with nothing else running:\n"
@@ -234,7 +240,7 @@ def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) 
 def _counts(manifest: Mapping[str, Any], where: str) -> Counts:
     """Returns the counts of the plan. They are at most the number of the manifest's jobs, so that a forged manifest
     cannot make drawing the plan take long."""
-    found = manifest.get("counts")
+    counts = manifest.get("counts")
     names = [job["id"] for job in manifest["jobs"]]
     there = {purpose: sum(name.startswith(purpose) for name in names) for purpose in ("context", "calibration")}
     most = {
@@ -242,16 +248,16 @@ def _counts(manifest: Mapping[str, Any], where: str) -> Counts:
         "calibration": there["calibration"],
         "verification": sum(name.startswith("verification") for name in names),
     }
-    if not isinstance(found, dict) or found.keys() != {*most, "alone"} or not isinstance(found["alone"], bool):
+    if not isinstance(counts, dict) or counts.keys() != {*most, "alone"} or not isinstance(counts["alone"], bool):
         raise KitFileError(f"{where}: lacks or misstates 'counts'; export the kit again")
     for key, largest in most.items():
-        value = found[key]
+        value = counts[key]
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
             raise KitFileError(
                 f"{where}: counts.{key}: does not fit the {len(names)} jobs; it was changed, or made by another "
                 "version of this package; export the kit again"
             )
-    return Counts(**found)
+    return Counts(**counts)
 
 
 def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()) -> LatencyTable:
@@ -315,6 +321,7 @@ def read_results(path: Path, kit: KitFiles) -> Results:
 
 
 def _check_samples(path: Path, kit: Kit, results: Results) -> None:
+    """Raises KitFileError unless the results have as many numbers as the kit's schedule asks for, all in range."""
     expected: dict[str, int] = {}
     for names in kit.manifest["schedule"]:
         for name in names:
@@ -346,11 +353,14 @@ def _check_samples(path: Path, kit: Kit, results: Results) -> None:
             raise KitFileError(f"{where}: expected millijoules >= 0, below {LARGEST_MJ:g}; run bench.py again")
 
 
-LONGEST_MS = 1e6  # a quarter of an hour for one pass: no network of a search
-LARGEST_MJ = 1e9  # at most 1 kW for as long
+LONGEST_MS = 1e6
+"""The longest accepted pass: a quarter of an hour."""
+LARGEST_MJ = 1e9
+"""The largest accepted energy of a pass: 1 kW for as long."""
 
 
 def _check_numbers(where: str, numbers: Sequence[Any], *, whole: bool) -> None:
+    """Raises KitFileError unless all numbers are possible milliseconds. whole: of whole networks, which take some."""
     for value in numbers:
         good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_MS
         if not good or (whole and value == 0):

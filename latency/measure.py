@@ -1,4 +1,4 @@
-"""Measuring tables and networks on this machine, with any runtime (latency/runtimes/)."""
+"""Measures tables and times networks on this machine, with any runtime (latency/runtimes/)."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from supernet.own_candidates import check_running
 from supernet.space import Space
 
 RECALIBRATION_NETWORKS = 20
+"""The networks that a recalibration times."""
 TIMING_ROUNDS = 15
 """The rounds of one timing. More rounds make its median more certain; more passes do not, since all passes of a round
 share its disturbance."""
@@ -51,17 +52,17 @@ class Timing:
     median_ms: float
     """The median over all passes of all rounds."""
     noise_ms: float
-    """Standard deviation of the rounds' medians: how much one round differs from another."""
+    """The standard deviation of the medians of the rounds."""
     n: int
     """The number of passes in all rounds."""
     rounds: int = TIMING_ROUNDS
 
     @property
     def standard_error_ms(self) -> float:
-        """Standard deviation of `median_ms`: how much one timing differs from another on an equally busy machine.
+        """The standard deviation of `median_ms` over repeated timings on an equally busy machine.
 
-        The median of independent rounds with normal noise has sqrt(pi / 2) noise / sqrt(rounds), which is an upper
-        estimate here: where passes differ within a round too, the median over all of them is nearer to the mean.
+        It is sqrt(pi / 2) noise / sqrt(rounds) for the median of independent rounds with normal noise. This is an upper
+        estimate here: if passes differ within a round, too, the median over all of them is nearer to the mean.
         """
         return math.sqrt(math.pi / 2) * self.noise_ms / math.sqrt(self.rounds)
 
@@ -133,9 +134,10 @@ def _how_to_make_another(config: Path | None, out: Path, overrides: Sequence[str
 def measure_table(
     space: Space, measure: MeasureConfig, *, seed: int = 0, verify: int = 0, report: Report = silent
 ) -> LatencyTable:
-    """Measure every layer of the space in context, calibrate, and verify on `verify` fresh networks (0: not).
+    """Returns the table of a space: every layer is measured, and corrected and verified on whole networks.
 
-    Raises ConfigError where the device or the runtime is absent.
+    verify: how many fresh networks it is verified on; 0: none. seed: of the networks and their order. Raises
+    ConfigError if the device or the runtime is not here.
     """
     with open_runtime(space, measure) as runner:
         counts = Counts(
@@ -158,7 +160,7 @@ def verify_table(
     seed: int,
     report: Report = silent,
 ) -> LatencyTable:
-    """Times `networks` fresh networks and writes the table's error into it.
+    """Returns the table with its error on `networks` fresh networks that are timed now.
 
     The networks are others than those of any calibration of the table, as long as the space has such. Raises TableError
     if the table is another device's.
@@ -182,8 +184,8 @@ def used_networks(space: Space, table: LatencyTable) -> list[tuple[int, ...]]:
 def recalibrate_table(
     table: LatencyTable, space: Space, measure: MeasureConfig, *, seed: int, report: Report = silent
 ) -> LatencyTable:
-    """Refits the corrections from RECALIBRATION_NETWORKS networks timed now. Raises TableError if the table is another
-    device's.
+    """Returns the table with corrections that are refitted to RECALIBRATION_NETWORKS networks timed now. Raises
+    TableError if the table is another device's.
 
     The networks may be among those of earlier calibrations or verifications, since only their time now counts. The
     table records their count and seed, from which they are drawn again to be kept out of the next verification.
@@ -205,7 +207,7 @@ def time_architecture(
 ) -> Timing:
     """Times a whole network on this machine, with fresh weights, which do not change its speed.
 
-    progress: called with (done, total), in rounds. Raises ConfigError if the device or the runtime is absent.
+    progress: called with (done, total), in rounds. Raises ConfigError if the device or the runtime is not here.
     """
     return time_architectures([architecture], measure, rounds=rounds, progress=progress)[0]
 
@@ -220,7 +222,7 @@ def time_architectures(
     """Times several networks of one space in turn, in the order of `architectures`, so that a disturbance affects all.
 
     progress: called with (done, total), in networks times rounds. Raises ConfigError if the device or the runtime is
-    absent.
+    not here.
     """
     space = architectures[0].space
     jobs = [network_job(space, f"network{i}", "verification", a.paths) for i, a in enumerate(architectures)]
@@ -241,7 +243,7 @@ def time_architectures(
 
 
 def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:
-    """TableError unless the table was measured by this package on this very device."""
+    """Raises TableError unless this package measured the table on this very device."""
     if measure.device == "external":
         raise TableError(
             "measure.device: got 'external'; a table of another device is verified there: see scripts/device_kit.py"
@@ -262,7 +264,7 @@ def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:
 def timed_jobs(
     runner: Runtime, measure: MeasureConfig, jobs: Sequence[Job], seed: int, report: Report
 ) -> tuple[Samples, dict[str, list[float]]]:
-    """Prepare and time every job in rounds. Returns (samples in ms, energy in mJ a pass in each round), by job id."""
+    """Prepares and times every job in rounds. Returns (samples in ms, energy in mJ a pass in each round), by job id."""
     runner.prepare(jobs, partial(report, "prepare"))
     by_id = {job.id: job for job in jobs}
     samples, energy = timed_rounds(
@@ -278,5 +280,6 @@ def timed_jobs(
 
 
 def _origin(runner: Runtime, measure: MeasureConfig) -> Origin:
+    """Returns the part of a table's header that names this machine and the runtime."""
     device = this_device("cuda" if measure.device == "cuda" else "cpu")
     return Origin(device, UsedRuntime(name=runner.name, version=runner.version), runner.how)

@@ -1,9 +1,9 @@
-"""Which networks and ops are timed to make a table: nothing here runs, so a plan can be carried to another device.
+"""Draws the plan of a table: which networks and ops are timed. It runs none, so a plan can go to another device.
 
-- `context`: networks that cover every candidate of every edge equally often; their layers are timed from inside.
-- `layer`: each op alone, for runtimes that cannot look inside a running network.
+- `context`: networks that cover every candidate of every edge equally often; their layers are timed one by one.
+- `layer`: each op alone, for runtimes that cannot time the layers of a running network.
 - `calibration`: whole networks that the table's corrections are fitted to, spread over the reachable range.
-- `verification`: fresh whole networks, spread alike, each measured twice: what the table's error is computed from.
+- `verification`: fresh whole networks, spread alike, each measured twice, for the table's error.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from supernet.space import Layer, Space
 
 Purpose = Literal["context", "layer", "calibration", "verification"]
 Paths = tuple[int, ...]
+"""A network: the index of the candidate of each searchable edge."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much a plan holds. coverings: times that each candidate of each edge occurs among the context networks."""
+    """How many networks of each purpose a plan holds. coverings: how often each candidate of each edge occurs among the
+    context networks."""
 
     coverings: int
     calibration: int
@@ -50,7 +52,7 @@ class Counts:
 
 
 def draw_plan(space: Space, counts: Counts, seed: int) -> tuple[Job, ...]:
-    """The jobs that make and verify a table of `space`. The same arguments give the same plan on every machine."""
+    """Returns the jobs that make and verify a table of `space`. The same arguments give the same on every machine."""
     rng = _generator(seed, "context")
     context = [paths for _ in range(counts.coverings) for paths in covering_networks(space, rng)]
     calibration = calibration_networks(space, counts.calibration, seed)
@@ -64,7 +66,7 @@ def draw_plan(space: Space, counts: Counts, seed: int) -> tuple[Job, ...]:
 
 
 def verification_jobs(space: Space, networks: Sequence[Paths]) -> list[Job]:
-    """Each network twice, so that what a repeated measurement differs by is known."""
+    """Returns two jobs for each network, from which the error of a repeated measurement is computed."""
     return [
         network_job(space, f"verification{i:03}{again}", "verification", paths)
         for i, paths in enumerate(networks)
@@ -73,17 +75,18 @@ def verification_jobs(space: Space, networks: Sequence[Paths]) -> list[Job]:
 
 
 def network_job(space: Space, name: str, purpose: Purpose, paths: Paths) -> Job:
+    """Returns the job of a whole network. name: its id."""
     layers = tuple(layer for layer in space.layers(paths) if not layer.is_skip)
     return Job(name, purpose, layers, paths)
 
 
 def timed_layers(space: Space) -> list[Layer]:
-    """Each distinct layer of the space that a table has an entry for."""
+    """Returns each distinct layer of the space for which a table needs an entry: all but `skip`."""
     return [layer for layer in space.all_layers if not layer.is_skip]
 
 
 def covering_networks(space: Space, rng: np.random.Generator) -> list[Paths]:
-    """The fewest networks that hold every candidate of every edge, each edge in its own random order.
+    """Returns the fewest networks that hold every candidate of every edge, each edge in its own random order.
 
     An edge with fewer candidates than others repeats some of them.
     """
@@ -96,24 +99,24 @@ def covering_networks(space: Space, rng: np.random.Generator) -> list[Paths]:
 
 
 def calibration_networks(space: Space, count: int, seed: int) -> list[Paths]:
-    """Networks with one op wherever it is legal, for each op (at most a quarter of `count`), and spread ones."""
+    """Returns `count` networks: up to a quarter from `uniform_networks`, the others from `spread_networks`."""
     uniform = uniform_networks(space)[: count // 4]
     rng = _generator(seed, "calibration")
     return [*uniform, *spread_networks(macs_cost(space), count - len(uniform), rng, avoid=uniform)]
 
 
 def verification_networks(space: Space, count: int, seed: int, *, avoid: Sequence[Paths]) -> list[Paths]:
-    """Spread networks, other than those in `avoid` where the space has enough."""
+    """Returns `count` spread networks, as long as the space has enough none of those in `avoid`."""
     return spread_networks(macs_cost(space), count, _generator(seed, "verification"), avoid=avoid)
 
 
 def _generator(seed: int, purpose: Purpose) -> np.random.Generator:
-    """One per purpose, so that the networks of one do not depend on how many another has."""
+    """Returns the generator of one purpose. Each has its own, so that its networks do not depend on other counts."""
     return np.random.default_rng([seed, ("context", "layer", "calibration", "verification").index(purpose)])
 
 
 def uniform_networks(space: Space) -> list[Paths]:
-    """For each candidate, the network that takes it on every edge that has it, the edge's first one elsewhere."""
+    """Returns a network for each candidate. It takes that wherever an edge has it, and the first one elsewhere."""
     names = dict.fromkeys(name for edge in space.searchable for name in edge.candidates)
     return list(
         dict.fromkeys(
@@ -124,7 +127,7 @@ def uniform_networks(space: Space) -> list[Paths]:
 
 
 def spread_networks(cost: Cost, count: int, rng: np.random.Generator, *, avoid: Sequence[Paths] = ()) -> list[Paths]:
-    """`count` random networks whose expected costs are evenly spaced over the reachable range.
+    """Returns `count` random networks whose expected costs are evenly spaced over the reachable range.
 
     Edge e takes candidate i with probability proportional to exp(-tau F_e,i); tau runs from negative (the most
     expensive ops) to positive (the cheapest), solved so that the expectation meets each target. Networks are distinct
@@ -145,13 +148,13 @@ def spread_networks(cost: Cost, count: int, rng: np.random.Generator, *, avoid: 
 
 
 def middle_network(cost: Cost) -> Paths:
-    """One network of the middle of the range, the same every time."""
+    """Returns one network from the middle of the reachable range, the same every time."""
     (paths,) = spread_networks(cost, 1, np.random.default_rng(0))
     return paths
 
 
 def _boltzmann(cost: Cost, tau: float) -> np.ndarray:
-    """(edges, candidates): p_e,i proportional to exp(-tau F_e,i)."""
+    """Returns p (edges, candidates), with p_e,i proportional to exp(-tau F_e,i)."""
     logits = np.where(cost.mask, -tau * cost.table, -np.inf)
     p = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))  # a space may have no edge to choose on
     normalised: np.ndarray = p / p.sum(axis=1, keepdims=True)
@@ -159,13 +162,14 @@ def _boltzmann(cost: Cost, tau: float) -> np.ndarray:
 
 
 def _tau_for(cost: Cost, share: float) -> float:
-    """tau at which the expected cost lies `share` of the way from the smallest to the largest reachable one."""
+    """Returns the tau at which the expected cost lies `share` of the way from the smallest to the largest one."""
     low, high = cost.reachable
     if high <= low:
         return 0.0
     target = low + share * (high - low)
 
     def excess(tau: float) -> float:
+        """Returns how far the expected cost is above the target."""
         return cost.fixed + float((_boltzmann(cost, tau) * cost.table).sum()) - target
 
     bound = 1.0 / (high - low)
@@ -176,8 +180,8 @@ def _tau_for(cost: Cost, share: float) -> float:
 
 
 def schedule(jobs: Sequence[Job], rounds: int) -> list[list[str]]:
-    """The ids of each round's jobs. Context networks are many and take part in one round each; all others in every
-    one."""
+    """Returns the ids of the jobs of each round. A context network takes part in one round, since there are many; every
+    other job takes part in all."""
     context = [job.id for job in jobs if job.purpose == "context"]
     others = [job.id for job in jobs if job.purpose != "context"]
     return [[*context[r::rounds], *others] for r in range(rounds)]

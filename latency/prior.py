@@ -1,4 +1,4 @@
-"""Priors of tables that are fitted to few networks: another device's table, or MACs, up to a scale."""
+"""Reads the prior of a table that is fitted to few networks: another device's table, or MACs, up to a scale."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ MACS: Literal["macs"] = "macs"
 
 
 class PriorError(UserError):
-    """A table that is no prior of these networks."""
+    """Raised if a table is no prior of these networks."""
 
 
 @dataclass(frozen=True)
 class Prior:
-    """entries: (layers,) >= 0, some above 0, of `timed_layers(space)`. constant: in the same unit, added once per
-    network."""
+    """The expected entries of a table, up to a scale, before its networks are seen.
+
+    entries: (layers,) >= 0, some above 0, of `timed_layers(space)`. constant: in the same unit, added once per network.
+    """
 
     source: str
     """The table's file, or `macs`."""
@@ -33,7 +35,7 @@ class Prior:
     device: str | None = None
     """The device of the table; None for MACs."""
     sha256: str | None = None
-    """The table's."""
+    """The hash of the table; None for MACs."""
 
     def __str__(self) -> str:
         return "MACs" if self.device is None else f"the table of {self.device} ({self.source})"
@@ -64,11 +66,14 @@ def read_prior(source: LatencyTable | Path | Literal["macs"], space: Space) -> P
 
 
 def macs_prior(space: Space) -> Prior:
+    """Returns the prior whose entries are the MACs of the layers."""
     return Prior(MACS, np.array([float(layer.complexity.macs) for layer in timed_layers(space)]))
 
 
 def table_prior(table: LatencyTable, space: Space, source: str) -> Prior:
-    """source: the table's file. An entry that the table has for single edges counts as their mean.
+    """Returns the prior of another device's table. An entry that the table has for single edges counts as their mean.
+
+    source: the table's file, for errors and for the table that is fitted.
 
     Raises PriorError if the table lacks an op of the space or is 0 throughout, and TableError if the space's fastest
     network would take 0 ms or less.
@@ -94,14 +99,14 @@ def table_prior(table: LatencyTable, space: Space, source: str) -> Prior:
 
 
 def predicted_alone(prior: Prior, counts: np.ndarray, measured: np.ndarray, seed: int) -> np.ndarray:
-    """(networks,) ms: the prior's sum for each network, scaled and shifted to fit the others.
+    """Returns the prior's sum for each network, scaled and shifted to fit the other networks, (networks,) ms.
 
-    counts: (networks, layers). measured: (networks,) ms. Raises PriorError if that is no better than one number for all
-    networks.
+    counts: (networks, layers). measured: (networks,) ms. seed: deals the networks into folds. Raises PriorError if that
+    is no better than one number for all networks.
     """
     sums = counts @ (prior.entries / prior.entries.mean())
     alone, constant = (left_out(_line, feature[:, None], measured, seed) for feature in (sums, 0 * sums))
-    error, without = (100 * float(np.sqrt(np.mean((found / measured - 1) ** 2))) for found in (alone, constant))
+    error, without = (100 * float(np.sqrt(np.mean((predicted / measured - 1) ** 2))) for predicted in (alone, constant))
     if error >= without:
         raise PriorError(
             f"--prior {prior.source}: explains nothing of these timings: its sums, scaled to them, miss left-out "
@@ -112,5 +117,5 @@ def predicted_alone(prior: Prior, counts: np.ndarray, measured: np.ndarray, seed
 
 
 def _line(sums: np.ndarray, measured: np.ndarray) -> tuple[np.ndarray, float]:
-    """c + g sums, g >= 0, with the least relative error. sums: (networks, 1). Returns ((g,), c)."""
+    """Returns ((g,), c), g >= 0, for which c + g sums has the least relative error. sums: (networks, 1)."""
     return solve(sums, measured, np.empty((0, 1)))

@@ -33,11 +33,11 @@ from latency.interpolation import Features
 from supernet.space import Layer
 
 LIKE = 2.0
-"""f of two layers correlates by exp(-D / (2 LIKE)), D the mean squared difference of their features."""
+"""The correlation of f between two layers is exp(-D / (2 LIKE)), D the mean squared difference of their features."""
 DEVIATION, ERROR = np.log(0.1**2), np.log(0.02**2)
-"""Means of log variances: deviations are 10 %, timings repeat to 2 %,"""
+"""The expected log variances: of deviations, 10 %, and of the error of a timing, 2 %."""
 WIDTH = 3.0
-"""and their standard deviation: give or take a factor of 4.5."""
+"""The standard deviation of the log variances: give or take a factor of 4.5 in the deviations."""
 DEVIATION_BOUNDS = (np.log(1e-6), np.log(10.0))
 ERROR_BOUNDS = (np.log(1e-6), np.log(0.09))
 LEAST_UNIT = 0.01
@@ -58,7 +58,7 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class Layers:
-    """What is known of the entries before any timing.
+    """The knowledge of the entries before any timing.
 
     shapes: (entries, 3): MACs, elements of input and output, 1; each of mean 1. likeness: (entries, entries), the
     correlation of f. prior: (entries,) >= 0 in any unit, or None.
@@ -70,24 +70,26 @@ class Layers:
 
     @classmethod
     def of(cls, layers: Sequence[Layer], prior: np.ndarray | None = None) -> Layers:
-        """prior: (layers,), or None."""
+        """Returns the shapes and the likeness of layers. prior: (layers,), or None."""
         return cls(_shapes(layers), _likeness(layers), prior)
 
 
 def guess(shapes: np.ndarray, occurrences: np.ndarray, measured: np.ndarray) -> np.ndarray:
-    """(entries,) ms > 0: the a MACs + b elements + d, a, b, d >= 0, that fit the networks best.
+    """Returns a guess of the entries, (entries,) ms > 0: the a MACs + b elements + d, a, b, d >= 0, that fit best.
 
     shapes: (entries, 3). occurrences: (networks, entries). measured: (networks,) ms.
     """
     weights, _ = nnls(occurrences @ shapes / measured[:, None], np.ones(len(measured)))
     fitted: np.ndarray = shapes @ weights
-    positive: np.ndarray = np.maximum(fitted, LEAST_UNIT * fitted.mean())  # a layer without MACs is not free
-    return positive
+    raised: np.ndarray = np.maximum(fitted, LEAST_UNIT * fitted.mean())  # a layer without MACs takes time, too
+    return raised
 
 
 def fit_entries(layers: Layers, occurrences: np.ndarray, measured: np.ndarray, free_constant: bool = True) -> Shrunk:
-    """Fits the model above. occurrences: (networks, entries) n. measured: (networks,) y in ms. free_constant: whether c
-    may be below 0."""
+    """Fits the model in this module's docstring.
+
+    occurrences: (networks, entries) n. measured: (networks,) y in ms. free_constant: whether c may be below 0.
+    """
     unit = guess(layers.shapes, occurrences, measured)  # s
     parts = occurrences * unit
     prior = np.ones(len(unit)) if layers.prior is None else layers.prior / layers.prior.mean() * unit.mean() / unit
@@ -102,6 +104,7 @@ def fit_entries(layers: Layers, occurrences: np.ndarray, measured: np.ndarray, f
 
 
 def _shapes(layers: Sequence[Layer]) -> np.ndarray:
+    """Returns the shapes of layers, as in Layers.shapes."""
     elements = [a.c_in * a.size**2 + a.c_out * a.size_out**2 for a in layers]
     shapes = np.array([[a.complexity.macs, e, 1.0] for a, e in zip(layers, elements, strict=True)])
     relative: np.ndarray = shapes / shapes.mean(axis=0)
@@ -109,7 +112,7 @@ def _shapes(layers: Sequence[Layer]) -> np.ndarray:
 
 
 def _likeness(layers: Sequence[Layer]) -> np.ndarray:
-    """(layers, layers) correlation of f: 0 between op families, whose fields differ."""
+    """Returns the correlation of f, (layers, layers). It is 0 between op families, whose fields differ."""
     families: dict[type, list[int]] = {}
     for k, layer in enumerate(layers):
         families.setdefault(type(layer.spec), []).append(k)
@@ -128,28 +131,30 @@ def _variances(
 ) -> tuple[np.ndarray, float]:
     """Returns the likeliest variance of each covariance, and of the error.
 
-    parts: (networks, entries), what networks take relative to what they took, of entries w: parts w + c constant = 1 up
-    to the error. w: normal around g prior, a sum of terms with these covariances. g and c are free.
+    parts: (networks, entries), relative to the measured latencies, so that parts w + c constant = 1 up to the error.
+    The entries w are normal around g prior, with a sum of terms of these covariances. g and c are free.
     """
     likelihood = Likelihood.of(parts, np.column_stack([parts @ prior, constant]), covariances)
     means = np.array([DEVIATION] * len(covariances) + [ERROR])
 
     def minus_log_posterior(logs: np.ndarray) -> tuple[float, np.ndarray]:
+        """Returns minus the log posterior density, up to a constant, and its slope. logs: log variances."""
         log_likelihood, slope = likelihood.at(logs)
         off = (logs - means) / WIDTH
         return off @ off / 2 - log_likelihood, off / WIDTH - slope
 
     bounds = [DEVIATION_BOUNDS] * len(covariances) + [ERROR_BOUNDS]
-    found = np.exp(minimize(minus_log_posterior, means, jac=True, method="L-BFGS-B", bounds=bounds).x)
-    return found[:-1], float(found[-1])
+    variances = np.exp(minimize(minus_log_posterior, means, jac=True, method="L-BFGS-B", bounds=bounds).x)
+    return variances[:-1], float(variances[-1])
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The restricted likelihood of variances: of what in the timings does not depend on the free g and c.
+    """The restricted likelihood of variances: that of the part of the timings that does not depend on the free g and c.
 
     covariances: of the timings, (rows, rows), for a variance of 1, that of the error last. basis: (rows, at most 2),
-    orthonormal, what g and c change. target: (rows,). rest: further rows of 0 that have nothing but the error.
+    orthonormal, the directions of g and c. target: (rows,). rest: the number of further rows, of which all parts are 0
+    but the error.
     """
 
     covariances: tuple[np.ndarray, ...]
@@ -159,8 +164,9 @@ class Likelihood:
 
     @classmethod
     def of(cls, parts: np.ndarray, free: np.ndarray, covariances: Sequence[np.ndarray]) -> Likelihood:
-        """parts: (networks, entries). free: (networks, 2). covariances: (entries, entries) each.
+        """Returns the likelihood of timings.
 
+        parts: (networks, entries). free: (networks, 2), the columns of g and c. covariances: (entries, entries) each.
         A rotation of the networks keeps their likelihood, and leaves at most entries + 3 rows that are not 0.
         """
         networks, count = parts.shape
@@ -187,7 +193,7 @@ class Likelihood:
 
 
 def _pull(covariance: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """(entries, entries) R with |R w|^2 = min over g of (w - g prior)' covariance^-1 (w - g prior)."""
+    """Returns R (entries, entries) with |R w|^2 = min over g of (w - g prior)' covariance^-1 (w - g prior)."""
     L = np.linalg.cholesky(covariance)
     whitened = solve_triangular(L, np.column_stack([np.eye(len(prior)), prior]), lower=True)
     inverse, direction = whitened[:, :-1], whitened[:, -1] / np.linalg.norm(whitened[:, -1])

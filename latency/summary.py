@@ -1,4 +1,4 @@
-"""What a table is worth, for the terminal, with a picture beside the file."""
+"""Prints how good a table is, and draws a picture beside its file."""
 
 from __future__ import annotations
 
@@ -33,27 +33,28 @@ def exit_status(table: LatencyTable) -> int:
     return WRONG_TABLE if table.calibration and table.calibration.cross_validation_percent > LARGEST_ERROR else 0
 
 
-def fit_status(found: Fit) -> int:
+def fit_status(fit: Fit) -> int:
     """Returns WRONG_TABLE if the error on networks left out of the fit is above LARGEST_ERROR, else 0."""
-    return WRONG_TABLE if found.left_out.mape_percent > LARGEST_ERROR else 0
+    return WRONG_TABLE if fit.left_out.mape_percent > LARGEST_ERROR else 0
 
 
-def summary(found: Verification) -> str:
-    """In one line."""
-    spearman = "-" if found.table.spearman is None else f"{found.table.spearman:.3f}"
-    thirds = ", ".join(f"{third:.1f}" for third in found.table.mape_percent_thirds)
-    low, high = found.measured_range_ms
+def summary(verification: Verification) -> str:
+    """Returns a verification in one line."""
+    spearman = "-" if verification.table.spearman is None else f"{verification.table.spearman:.3f}"
+    thirds = ", ".join(f"{third:.1f}" for third in verification.table.mape_percent_thirds)
+    low, high = verification.measured_range_ms
     return (
-        f"{found.networks} fresh networks of {duration(low)} to {duration(high)}: "
-        f"error {found.table.mape_percent:.1f} % "
-        f"(thirds {thirds}; a repeated measurement {found.noise_mape_percent:.1f} %), bias "
-        f"{found.table.bias_percent:+.1f} %, Spearman {spearman}; a constant {found.constant.mape_percent:.1f} %, "
-        f"linear in MACs {found.macs.mape_percent:.1f} %"
+        f"{verification.networks} fresh networks of {duration(low)} to {duration(high)}: "
+        f"error {verification.table.mape_percent:.1f} % "
+        f"(thirds {thirds}; a repeated measurement {verification.noise_mape_percent:.1f} %), bias "
+        f"{verification.table.bias_percent:+.1f} %, Spearman {spearman}; "
+        f"a constant {verification.constant.mape_percent:.1f} %, linear in MACs {verification.macs.mape_percent:.1f} %"
     )
 
 
 def print_report(table: LatencyTable, path: Path) -> None:
-    """What the calibration and the verification found. Draws predicted against measured beside the table at `path`."""
+    """Prints the errors of a table that was written to `path`. Draws predicted against measured ms beside it, if it is
+    verified."""
     console = _console()
     console.print(
         f"{path}: {len(table.entries)} ops on {table.device.name}, {table.runtime.name} {table.runtime.version}, "
@@ -64,8 +65,8 @@ def print_report(table: LatencyTable, path: Path) -> None:
             f"calibrated by {table.calibration.networks} networks: error "
             f"{table.calibration.cross_validation_percent:.1f} % on those left out of the fit"
         )
-    found = table.verification
-    if found is None:
+    verification = table.verification
+    if verification is None:
         console.print("not verified: how far its sums are off is not known")
         if exit_status(table):
             console.print(
@@ -73,33 +74,38 @@ def print_report(table: LatencyTable, path: Path) -> None:
                 "accept: measure again on an idle machine"
             )
         return
-    console.print(f"verified on {summary(found)}")
-    if found.calibrated_by:
+    console.print(f"verified on {summary(verification)}")
+    if verification.calibrated_by:
         console.print(
-            f"{found.calibrated_by} of these networks had calibrated the table, since the space has too few others: "
-            "the error is understated"
+            f"{verification.calibrated_by} of these networks had calibrated the table, since the space has too few "
+            "others: the error is understated"
         )
     picture = path.with_suffix(".png")
     draw_picture(
-        picture, {table.device.name: [(table.runtime.name, np.array(found.predicted_ms), np.array(found.measured_ms))]}
+        picture,
+        {
+            table.device.name: [
+                (table.runtime.name, np.array(verification.predicted_ms), np.array(verification.measured_ms))
+            ]
+        },
     )
     console.print(f"predicted against measured: {picture}")
-    for line in verdict(found):
+    for line in verdict(verification):
         console.print(line)
 
 
-def verdict(found: Verification) -> list[str]:
-    """Returns the verdict of the verification, in lines. If the machine was busy, that is the only verdict."""
-    worst = max(found.table.mape_percent, *found.table.mape_percent_thirds)
-    accepted = accepted_percent(found.noise_mape_percent)
-    refused = found.table.mape_percent > LARGEST_ERROR
+def verdict(verification: Verification) -> list[str]:
+    """Returns whether the table holds, in lines. If the machine was busy, the lines say so instead."""
+    worst = max(verification.table.mape_percent, *verification.table.mape_percent_thirds)
+    accepted = accepted_percent(verification.noise_mape_percent)
+    refused = verification.table.mape_percent > LARGEST_ERROR
     lines = []
-    if found.noise_mape_percent > NOISY_PERCENT:
+    if verification.noise_mape_percent > NOISY_PERCENT:
         lines.append(
-            f"the machine was busy: a repeated measurement differs by {found.noise_mape_percent:.1f} %, so this "
+            f"the machine was busy: a repeated measurement differs by {verification.noise_mape_percent:.1f} %, so this "
             "verification does not say whether the table is right; --verify again on an idle machine"
         )
-    elif found.holds:
+    elif verification.holds:
         lines.append(
             f"the table holds: {worst:.1f} % at most, overall and in each third, where {accepted:.1f} % is accepted"
         )
@@ -110,14 +116,14 @@ def verdict(found: Verification) -> list[str]:
         )
     if refused:
         lines.append(
-            f"WARNING: as it is, searches refuse this table: its error of {found.table.mape_percent:.1f} % is above "
-            f"{LARGEST_ERROR:g} %"
+            f"WARNING: as it is, searches refuse this table: its error of {verification.table.mape_percent:.1f} % "
+            f"is above {LARGEST_ERROR:g} %"
         )
     return lines
 
 
 def print_how_to_search(path: Path) -> None:
-    """The lines of a search config that read a table of another device."""
+    """Prints the lines of a search's YAML that read a table of another device."""
     console = _console()
     console.print("to search with it, put into the search's YAML:")
     console.print("  measure: {device: external}")
@@ -170,21 +176,21 @@ def _console() -> Console:
     return Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
-def print_fit(found: Fit, path: Path) -> None:
-    """A table fitted to whole networks: its error on networks left out, and what they do not tell."""
+def print_fit(fit: Fit, path: Path) -> None:
+    """Prints the error of a fitted table on networks left out of the fit, and the entries that are not determined."""
     console = _console()
-    left_out, identified = found.left_out, found.identified
+    left_out, identified = fit.left_out, fit.identified
     spearman = "-" if left_out.spearman is None else f"{left_out.spearman:.3f}"
     console.print(
-        f"{path}: {len(found.table.entries)} ops, {found.table.how}; error on networks left out of the fit "
+        f"{path}: {len(fit.table.entries)} ops, {fit.table.how}; error on networks left out of the fit "
         f"{left_out.mape_percent:.1f} %, Spearman {spearman}"
     )
-    prior = found.table.calibration.prior if found.table.calibration else None
-    if prior and found.prior_alone:
-        console.print(_of_the_prior(prior, found.prior_alone))
-    for paths, ms, expected in found.outliers:
+    prior = fit.table.calibration.prior if fit.table.calibration else None
+    if prior and fit.prior_alone:
+        console.print(_of_the_prior(prior, fit.prior_alone))
+    for paths, ms, expected in fit.outliers:
         console.print(
-            f"{named(found.space, paths)} has {duration(ms)}, where the other networks predict {duration(expected)}: "
+            f"{named(fit.space, paths)} has {duration(ms)}, where the other networks predict {duration(expected)}: "
             "is that timing right? The whole table suffers from a wrong one"
         )
     if identified.unseen:
@@ -202,7 +208,7 @@ def print_fit(found: Fit, path: Path) -> None:
         for group in identified.inseparable:
             more = f" and {len(group) - MOST_LISTED} more" if len(group) > MOST_LISTED else ""
             console.print("  " + ", ".join(group[:MOST_LISTED]) + more)
-    if fit_status(found):
+    if fit_status(fit):
         console.print(
             f"WARNING: an error of {left_out.mape_percent:.1f} % on networks left out of the fit is above the "
             f"{LARGEST_ERROR:g} % that searches accept of a verified table: look for wrong timings, time more "

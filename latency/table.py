@@ -1,4 +1,4 @@
-"""The latency table: milliseconds per layer, with the provenance of the measurement. YAML, one line per entry."""
+"""Defines the latency table: milliseconds per layer, and how they were measured. Its file is YAML, a line per entry."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from supernet.space import Layer, Space
 
 
 class TableError(UserError):
-    """A latency table that cannot be used as asked."""
+    """Raised if a latency table cannot be used as asked."""
 
 
 class MissingEntryError(TableError):
-    """A table without an entry for a layer of the space."""
+    """Raised if a table has no entry for a layer of the space."""
 
 
 class Entry(Section):
-    """Milliseconds of one layer: the whole edge including its residual add, eval mode, inference mode."""
+    """The milliseconds of one layer: of a whole edge with its residual add, in eval mode and inference mode."""
 
     median_ms: float = Field(ge=0)
     """As measured, in the way that `method` of the table names."""
     iqr_ms: float | None = Field(None, ge=0)
-    """Interquartile range; null where the source does not tell."""
+    """The interquartile range; null if it is not known."""
     n: int | None = Field(None, ge=1)
-    """Timings behind the median; null where the source does not tell."""
+    """The number of timings behind the median; null if it is not known."""
     calibrated_ms: float | None = Field(None, ge=0)
-    """Corrected so that sums predict whole networks (latency/calibration.py). Where present, this is what counts."""
+    """Corrected so that sums predict whole networks (latency/calibration.py). It takes the place of the median."""
     interpolated: bool = False
-    """Predicted from other entries of its op family (latency/interpolation.py); never measured."""
+    """Whether it was predicted from other entries of its op family (latency/interpolation.py), not measured."""
 
     @property
     def ms(self) -> float:
-        """What the layer adds to a network's latency."""
+        """The milliseconds that the layer adds to a network's latency."""
         return self.median_ms if self.calibrated_ms is None else self.calibrated_ms
 
 
@@ -65,7 +65,7 @@ class UsedRuntime(Section):
 
 
 class Column(Section):
-    """Another additive quantity of the same layers, e.g. energy: one number per layer, keyed as `entries`."""
+    """Another additive quantity of the same layers, e.g. energy: one number per layer, with the keys of `entries`."""
 
     unit: str
     how: str
@@ -75,7 +75,7 @@ class Column(Section):
 
 
 class Drawn(Section):
-    """The networks of a calibration, which are drawn again from `networks` and `seed` (latency/plan.py)."""
+    """The networks of a calibration, which latency/plan.py draws again from their number and the seed."""
 
     networks: int = Field(ge=1)
     seed: int
@@ -89,19 +89,19 @@ class UsedPrior(Section):
     device: str | None = None
     """The name of that device."""
     sha256: str | None = None
-    """The identity of that table's numbers."""
+    """The hash of that table's numbers."""
     scale: float = Field(gt=0)
     """Milliseconds of the timed networks per millisecond of the prior, or per MAC."""
 
 
 class Calibration(Section):
-    """How `calibrated_ms` and `constant_ms` were fitted (latency/calibration.py)."""
+    """The fit of `calibrated_ms` and `constant_ms` (latency/calibration.py)."""
 
     date: str
     networks: int = Field(ge=1)
     strength: float = Field(gt=0)
-    """The strength of the pull towards the measured entries, chosen by cross-validation; of a table of whole networks,
-    towards what like layers take, chosen by their likelihood (latency/shrinkage.py)."""
+    """The strength of the pull towards the measured entries, chosen by cross-validation; in a table of whole networks,
+    towards the milliseconds of like layers, chosen by their likelihood (latency/shrinkage.py)."""
     cross_validation_percent: float = Field(ge=0)
     """RMS relative error on networks left out of the fit."""
     seed: int
@@ -109,29 +109,29 @@ class Calibration(Section):
     history: tuple[Drawn, ...] = ()
     """The networks of the calibrations that this one started from, oldest first; verification avoids them, too."""
     prior: UsedPrior | None = None
-    """What a table of whole networks was shrunk towards; null: a guess from shapes."""
+    """The prior of a table of whole networks; null: a guess from shapes."""
 
     @property
     def drawn(self) -> tuple[Drawn, ...]:
-        """Returns the networks of every calibration that changed the entries, oldest first."""
+        """The networks of every calibration that changed the entries, oldest first."""
         return (*self.history, Drawn(networks=self.networks, seed=self.seed))
 
 
 class Scores(Section):
-    """How well predictions fit measured networks. Rank correlations are null where all predictions are equal."""
+    """The errors of predictions of measured networks. Rank correlations are null if all predictions are equal."""
 
     mape_percent: float = Field(ge=0)
     rmse_ms: float = Field(ge=0)
     spearman: float | None = Field(None, ge=-1, le=1)
     kendall: float | None = Field(None, ge=-1, le=1)
     bias_percent: float
-    """Mean of (predicted - measured) / measured."""
+    """The mean of (predicted - measured) / measured."""
     mape_percent_thirds: tuple[float, float, float]
-    """MAPE among the fastest, middle and slowest third of the networks."""
+    """The MAPE among the fastest, middle and slowest third of the networks."""
 
 
 class Verification(Section):
-    """What the table's predictions were worth on fresh whole networks (latency/verification.py)."""
+    """The errors of the table's predictions on fresh whole networks (latency/verification.py)."""
 
     date: str
     networks: int = Field(ge=3)
@@ -139,20 +139,20 @@ class Verification(Section):
     """How many of them had calibrated the table: more than 0 only if the space has too few others."""
     measured_range_ms: tuple[float, float]
     noise_mape_percent: float = Field(ge=0)
-    """What a repeated measurement of the same networks differed by."""
+    """The MAPE of a repeated measurement of the same networks."""
     noise_spearman: float | None = None
     table: Scores
     raw: Scores
     """The errors of the entries before calibration."""
     constant: Scores
-    """A plain predictor beside it: one number for every network, fitted on these networks."""
+    """The errors of a plain predictor: one number for every network, fitted on these networks."""
     macs: Scores
-    """Another: linear in MACs, fitted on these networks."""
+    """The errors of another plain predictor: linear in MACs, fitted on these networks."""
     holds: bool
     """Whether the table's MAPE is at most max(3 %, 2x noise), overall and in each third."""
     measured_ms: tuple[float, ...]
     predicted_ms: tuple[float, ...]
-    """The networks one by one, in the same order."""
+    """The predictions, in the order of `measured_ms`."""
 
 
 Method = Literal["in_context", "isolated", "whole_networks", "imported"]
@@ -180,9 +180,9 @@ class LatencyTable(Section):
     `median_ms` is guessed from shapes, or a prior's entry, scaled, and `calibrated_ms` fitted to whole networks.
     imported: see `how`."""
     how: str
-    """How the numbers were made, in words."""
+    """A sentence on how the numbers were made."""
     source: str | None = None
-    """Where an imported table comes from."""
+    """The file from which an imported or fitted table was made; null if it was measured here."""
     constant_ms: float = 0.0
     """Added once per network."""
     calibration: Calibration | None = None
@@ -193,19 +193,20 @@ class LatencyTable(Section):
 
     @model_validator(mode="after")
     def constant_is_calibrated(self) -> Self:
+        """Raises ValueError if entries are calibrated without a record of the calibration, or the reverse."""
         if any(entry.calibrated_ms is not None for entry in self.entries.values()) != (self.calibration is not None):
             raise ValueError("calibration: must be present exactly where entries have calibrated_ms; measure again")
         return self
 
     @property
     def sha256(self) -> str:
-        """Identity of the numbers, in a run's config.yaml: everything but what a verification found."""
+        """The hash of everything but the verification: the identity of the numbers in a run's config.yaml."""
         numbers = _without_later_keys(self.model_dump(mode="json", exclude={"verification"}))
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
-        """Raises ConfigError with the key at fault; the file's owner measured or imported it."""
+        """Reads a table's file. Raises ConfigError that names the key at fault."""
         content = load_config(path)
         known, found = cls.model_fields["format"].default, content.get("format")
         if isinstance(found, str) and found.startswith(known.split("@")[0]) and found != known:
@@ -216,7 +217,7 @@ class LatencyTable(Section):
         return validate(cls, content, str(path))
 
     def save(self, path: Path) -> None:
-        """Write atomically; creates the folder. TableError where that is impossible."""
+        """Writes the table atomically, after creating the folder. Raises TableError if that is impossible."""
         header = _rounded(_without_later_keys(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True)))
         columns = {"columns": header.pop("columns")}
         lines = [
@@ -231,27 +232,27 @@ class LatencyTable(Section):
         write_atomically(path, "".join(lines))
 
     def entry(self, layer: Layer, place: str = "") -> Entry | None:
-        """The entry for a layer on the edge named `place`; None if the table lacks it. `skip` never has one."""
+        """Returns the entry of a layer on the edge named `place`; None if the table lacks it. `skip` never has one."""
         return self.entries.get(f"{layer} @{place}") or self.entries.get(str(layer))
 
     def price(self, layer: Layer, place: str = "") -> float:
-        """Milliseconds of a layer; `skip` is 0 by definition. KeyError if the table lacks it: see `check` first."""
+        """Returns the milliseconds of a layer on the edge named `place`; `skip` is 0 by definition. Raises KeyError if
+        the table lacks it; `check` raises TableError before."""
         if layer.is_skip:
             return 0.0
-        found = self.entry(layer, place)
-        if found is None:
+        entry = self.entry(layer, place)
+        if entry is None:
             raise KeyError(str(layer))
-        return found.ms
+        return entry.ms
 
     def missing(self, space: Space) -> list[Layer]:
-        """Layers of the space that have no entry, each once."""
+        """Returns the layers of the space that have no entry, each once."""
         lacking = (layer for place, layer in space.places if not layer.is_skip and self.entry(layer, place) is None)
         return list(dict.fromkeys(lacking))
 
     @property
     def foreign(self) -> bool:
-        """Whether it was not measured by this package on the machine that wrote it: what made it may be out
-        of reach."""
+        """Whether the table was made from a file of another device or program."""
         return self.source is not None
 
     def check(self, space: Space, measure: MeasureConfig, where: str, remedy: str) -> None:
@@ -314,7 +315,11 @@ class LatencyTable(Section):
         return "refit it with scripts/measure_latency.py --recalibrate, or measure it again"
 
     def column_cost(self, space: Space, name: str, where: str) -> Cost:
-        """Another column as matrices. TableError where the table has no such column, or not for every layer."""
+        """Returns a column as matrices over the space's paths. where: the table's file.
+
+        Raises TableError if the table has no such column, or not for every layer, or if an architecture would have 0 or
+        less.
+        """
         column = self.columns.get(name)
         if column is None:
             has = f"columns {', '.join(self.columns)}" if self.columns else "no columns beside latency"
@@ -346,7 +351,10 @@ class LatencyTable(Section):
 
 
 def prepare_table_file(path: Path) -> None:
-    """Create the folder of a table to be, before minutes of measuring. TableError where no file can be written."""
+    """Creates the folder of a table. Raises TableError if no file can be written there.
+
+    Call it before the minutes of measuring.
+    """
     if "\0" in str(path):
         raise TableError("--out: got a name with a NUL character; expected the table's file")
     if path.is_dir():
@@ -375,19 +383,21 @@ def _without_later_keys(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def memory_format_name(measure: MeasureConfig) -> str:
+    """Returns the memory format of a table that is measured with these settings, as its header has it."""
     if measure.runtime in EXPORTED:
         return "chosen by the runtime"
     return "channels_last" if measure.channels_last else "contiguous"
 
 
 def _number(value: float) -> str:
+    """Returns a number or a bool of an entry as YAML, floats with six digits."""
     if isinstance(value, bool):
         return str(value).lower()
     return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def _rounded(value: Any) -> Any:
-    """Floats of the header with six digits, as in the entries."""
+    """Returns the header with floats of six digits, as in the entries."""
     if isinstance(value, dict):
         return {key: _rounded(v) for key, v in value.items()}
     if isinstance(value, list):

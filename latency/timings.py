@@ -1,4 +1,4 @@
-"""Files of whole-network timings that somebody else made."""
+"""Reads files of whole-network timings that somebody else made."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from supernet.space import Space
 MOST_CHARACTERS = 1_000_000
 """The most characters of one cell; the candidates of a thousand edges have less than 100,000."""
 MOST_MS = 1e9
+"""The longest accepted timing of a network."""
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 class TimingsError(UserError):
-    """Timings that cannot be read, or do not belong to the space."""
+    """Raised if timings cannot be read, or do not belong to the space."""
 
 
 def read_timings(path: Path, space: Space, allow_modules: Collection[str] = ()) -> list[tuple[Paths, float]]:
-    """Reads timings: CSV with the header `architecture,ms`, or JSON, a list of {"architecture": ..., "ms": ...}.
+    """Returns the timings of a file, (paths, ms) each.
 
-    An architecture is the file name of an architecture.json (relative to `path`), or the candidates of all edges, in
+    The file is CSV with the header `architecture,ms`, or JSON, a list of {"architecture": ..., "ms": ...}. An
+    architecture is the file name of an architecture.json (relative to `path`), or the candidates of all edges, in
     CSV separated by spaces. allow_modules: as for `Architecture.from_json`. Raises TimingsError naming the line or
     entry.
     """
@@ -44,6 +46,7 @@ def read_timings(path: Path, space: Space, allow_modules: Collection[str] = ()) 
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
+    """Returns (its place for errors, architecture, ms) of each row of a CSV file."""
     lines = _csv_lines(path, text)
     header = [name.strip().lower() for name in next(lines, (0, []))[1]]
     if not {"architecture", "ms"} <= set(header):
@@ -72,7 +75,7 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
 
 
 def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yields (the number of its last line, its cells) for each row."""
+    """Returns an iterator over (the number of the row's last line, its cells)."""
     before = csv.field_size_limit(MOST_CHARACTERS)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -85,6 +88,7 @@ def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _json_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
+    """Returns (its place for errors, architecture, ms) of each entry of a JSON file."""
     data = parsed_json(text, str(path), TimingsError, "check that it is complete")
     if not isinstance(data, list):
         raise TimingsError(f'{path}: expected a list of {{"architecture": ..., "ms": ...}}, got {type(data).__name__}')
@@ -98,6 +102,7 @@ def _json_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
 
 
 def _paths(where: str, architecture: Any, folder: Path, space: Space, allow_modules: Collection[str]) -> Paths:
+    """Returns the paths of an architecture as a file of timings has it: a file name, or names of candidates."""
     if isinstance(architecture, str) and architecture.strip().endswith(".json"):
         named = Path(architecture.strip())
         if named.is_absolute() or ".." in named.parts:
@@ -108,13 +113,13 @@ def _paths(where: str, architecture: Any, folder: Path, space: Space, allow_modu
         except UserError as error:
             raise TimingsError(f"{where}: {error}") from None
         with explain(f"{where}: {file}"):
-            found = Architecture.from_json(text, allow_modules=allow_modules)
+            read = Architecture.from_json(text, allow_modules=allow_modules)
         ignored = {"dropout": 0.0, "candidate_modules": ()}  # neither changes the time
-        if found.space.config.model_copy(update=ignored) != space.config.model_copy(update=ignored):
+        if read.space.config.model_copy(update=ignored) != space.config.model_copy(update=ignored):
             raise TimingsError(
                 f"{where}: {file} is of another space than the config's; give the config that it came from"
             )
-        return found.paths
+        return read.paths
     names = architecture.split() if isinstance(architecture, str) else architecture
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TimingsError(
@@ -129,6 +134,6 @@ def _paths(where: str, architecture: Any, folder: Path, space: Space, allow_modu
 def _ms(where: str, written: Any, number: Any) -> float:
     """Returns `number` if it can be milliseconds, and raises otherwise; written: the text in the file."""
     if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number <= MOST_MS:
-        found = shown(written) if isinstance(written, str | list | dict) else repr(written)
-        raise TimingsError(f"{where}: ms is {found}, expected milliseconds above 0, at most {MOST_MS:g}")
+        text = shown(written) if isinstance(written, str | list | dict) else repr(written)
+        raise TimingsError(f"{where}: ms is {text}, expected milliseconds above 0, at most {MOST_MS:g}")
     return float(number)

@@ -1,4 +1,4 @@
-"""What predictions are worth: scores on fresh networks, plain predictors beside them, and a picture."""
+"""Scores predictions on fresh networks, beside plain predictors, and draws a picture of them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from engine.files import replacing, writing
 from latency.table import Scores, TableError, Verification
 
 ACCEPTED_PERCENT = 3.0
-"""A table holds if its MAPE is at most this, or twice the noise where that is more, overall and in each third."""
+"""A table holds if its MAPE is at most this, or at most twice the noise if that is more, overall and in each third."""
 NOISY_PERCENT = 5.0
-"""By which the repeated measurement of a verification may differ before its verdict means little."""
+"""The machine was busy if the repeated measurement of a verification differs by more than this."""
 FEWEST_NETWORKS = 6
-"""Two in each third of the range."""
+"""The fewest networks of a verification: two in each third of the range."""
 
 
 def accepted_percent(noise_mape_percent: float) -> float:
-    """The largest MAPE of a table that holds."""
+    """Returns the largest MAPE of a table that holds, in percent."""
     return max(ACCEPTED_PERCENT, 2 * noise_mape_percent)
 
 
 def check_count(networks: int) -> None:
-    """TableError for a --verify of fewer networks than make a statement; 0 asks for none."""
+    """Raises TableError for a --verify of fewer than FEWEST_NETWORKS; 0 asks for none."""
     if networks and networks < FEWEST_NETWORKS:
         raise TableError(
             f"--verify: got {networks}, expected at least {FEWEST_NETWORKS} networks, e.g. 40, or 0 for none"
@@ -34,7 +34,10 @@ def check_count(networks: int) -> None:
 
 
 def scores(predicted: np.ndarray, measured: np.ndarray) -> Scores:
-    """Both (networks,) in ms, measured > 0, at least 3 networks. The thirds are of the measured range, by rank."""
+    """Returns the errors of predictions. Both are (networks,) in ms, measured > 0, at least 3 networks.
+
+    The thirds are those of the measured networks by rank.
+    """
     relative = (predicted - measured) / measured
     thirds = [
         float(100 * np.abs(relative[part]).mean()) for part in np.array_split(np.argsort(measured, kind="stable"), 3)
@@ -51,10 +54,11 @@ def scores(predicted: np.ndarray, measured: np.ndarray) -> Scores:
 
 
 def fitted_line(feature: np.ndarray | None, measured: np.ndarray) -> np.ndarray:
-    """Predictions of the best a + b * feature in relative least squares; the best constant for None. (networks,)"""
+    """Returns the predictions of the best a + b * feature in relative least squares, (networks,); for None, of the best
+    constant."""
     columns = np.ones((len(measured), 1)) if feature is None else np.column_stack([np.ones(len(measured)), feature])
-    found, *_ = np.linalg.lstsq(columns / measured[:, None], np.ones(len(measured)), rcond=None)
-    predicted: np.ndarray = columns @ found
+    coefficients, *_ = np.linalg.lstsq(columns / measured[:, None], np.ones(len(measured)), rcond=None)
+    predicted: np.ndarray = columns @ coefficients
     return predicted
 
 
@@ -67,8 +71,8 @@ def verification(
     repeated: np.ndarray,
     calibrated_by: int = 0,
 ) -> Verification:
-    """Computes a verification. All arguments are (networks,): ms by the table, ms by its uncorrected entries, MACs, and
-    two measurements of the same networks.
+    """Computes a verification. Its arrays are (networks,): ms by the table, ms by its uncorrected entries, MACs, and
+    two measurements of the same networks in ms.
 
     Predictions are compared with the first measurement; the second gives the noise, which is the error of a repeated
     measurement. calibrated_by: how many of the networks had calibrated the table.

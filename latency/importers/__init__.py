@@ -1,5 +1,5 @@
-"""Tables that others measured, in their formats, into ours. To add a format: a module with `recognise` and `translate`,
-and an entry here."""
+"""Imports tables that others measured, in their formats. A new format is a module with `recognise` and `translate`, and
+an entry in IMPORTERS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.config import read_mapping
 from engine.wording import shown
 from latency.existing import save_table
 from latency.importers import ofa, official, tunas
-from latency.importers.source import Imported, LeftOut, Source, in_words
+from latency.importers.source import Imported, LeftOut, SourceFile, in_words
 from latency.table import LatencyTable, TableError
 
 __all__ = [
@@ -28,11 +28,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Importer:
-    """keys: what the format looks like, in words. recognise: a key of the records that shows it, or None."""
+    """A format. keys: its typical keys, for errors. recognise: returns a key of the records that shows it, or None.
+    translate: makes the table."""
 
     keys: str
     recognise: Callable[[dict[str, object]], str | None]
-    translate: Callable[[Source], Imported]
+    translate: Callable[[SourceFile], Imported]
 
 
 IMPORTERS = {  # in the order of asking: what is once-for-all would pass as official too
@@ -43,11 +44,11 @@ IMPORTERS = {  # in the order of asking: what is once-for-all would pass as offi
 
 
 def import_table(path: Path, *, device_name: str, format: str | None = None, activation: str | None = None) -> Imported:
-    """A table of another project's file, and what of it was left out.
+    """Returns the table of another project's file, and the records that were left out of it.
 
-    format: a name of IMPORTERS; None: the one that its keys show. activation: which entries to take, where the file has
-    several. device_name: what the source's author measured on. Raises ConfigError for a file that cannot be read,
-    TableError naming the key at fault.
+    format: a name of IMPORTERS; None: the one that its keys show. activation: which entries to take, if the file has
+    several. device_name: the device that the file's author measured. Raises ConfigError if the file cannot be read, and
+    TableError that names the key at fault.
     """
     records = read_mapping(path, "a latency table")
     if not records:
@@ -64,7 +65,7 @@ def import_table(path: Path, *, device_name: str, format: str | None = None, act
     seen, key = next(iter(shown_by.items()))
     if format is not None and format != seen:
         raise TableError(f"{path}: key '{key}' is of the format {seen}, not {format}; use --format {seen}")
-    return IMPORTERS[seen].translate(Source(path, records, device_name, activation))
+    return IMPORTERS[seen].translate(SourceFile(path, records, device_name, activation))
 
 
 def import_to_file(
@@ -80,9 +81,10 @@ def import_to_file(
 
 
 def import_official(path: Path, *, device_name: str) -> LatencyTable:
-    """The table of a file in the official ProxylessNAS key format. Errors as import_table's."""
+    """Returns the table of a file in the official ProxylessNAS key format. Raises the errors of `import_table`."""
     return import_table(path, device_name=device_name, format="official").table
 
 
 def _formats() -> str:
+    """Returns the known formats in words."""
     return "; ".join(f"{name} ({importer.keys})" for name, importer in IMPORTERS.items())

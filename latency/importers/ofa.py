@@ -1,4 +1,4 @@
-"""The key format of the once-for-all tables (arXiv 1908.09791): MobileNetV3 blocks, `{count, mean, std}` in ms.
+"""Imports the key format of the once-for-all tables (arXiv 1908.09791): MobileNetV3 blocks, `{count, mean, std}` in ms.
 
     expanded_conv-input:HxWxC-output:HxWxC-expand:HIDDEN-kernel:K-stride:S-idskip:0/1-se:0/1-hs:0/1
 
@@ -17,7 +17,7 @@ from latency.importers.source import (
     Imported,
     LeftOut,
     Shape,
-    Source,
+    SourceFile,
     hwc,
     mean_and_count,
     table_of,
@@ -34,12 +34,12 @@ _HEAD = re.compile(r"(AvgPool2D|Conv_2|Logits)-input:\d+x\d+x\d+-output:[\dx]+")
 
 
 def recognise(records: dict[str, object]) -> str | None:
-    """A key that shows this format."""
+    """Returns a key that shows this format, or None."""
     return next((key for key in records if "-input" in key and "-hs:" in key), None)
 
 
-def translate(source: Source) -> Imported:
-    """Entries of one activation, hswish unless the source asks for relu; all else is in `left_out`.
+def translate(source: SourceFile) -> Imported:
+    """Returns a table of the entries of one activation, hswish unless relu was asked for; all else is in `left_out`.
 
     Conv and Conv_1 run hswish in MobileNetV3 (arXiv 1905.02244, Table 1), so they come with it. Its head (pooling, a
     1x1 convolution, hswish, the classifier) is not our pool_classifier, one linear layer: left out.
@@ -75,7 +75,8 @@ def translate(source: Source) -> Imported:
     return Imported(table, tuple(collected.left_out))
 
 
-def _block(m: re.Match[str], source: Source, key: str) -> str:
+def _block(m: re.Match[str], source: SourceFile, key: str) -> str:
+    """Returns our key of a block. Raises TableError if its number of hidden channels is no expansion of its input."""
     shape, hidden = Shape.of(m.groupdict(), source, key), int(m["hidden"])
     if not hidden or hidden % shape.c_in:
         raise TableError(

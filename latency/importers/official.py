@@ -1,10 +1,10 @@
-"""The key format of the official ProxylessNAS tables: `expanded_conv-input:...: {count, mean, var}`, in ms."""
+"""Imports the key format of the official ProxylessNAS tables: `expanded_conv-input:...: {count, mean, var}`, in ms."""
 
 from __future__ import annotations
 
 import re
 
-from latency.importers.source import NUMBER, STEM, Collected, Imported, Shape, Source, hwc, mean_and_count, table_of
+from latency.importers.source import NUMBER, STEM, Collected, Imported, Shape, SourceFile, hwc, mean_and_count, table_of
 from latency.table import TableError
 
 _BLOCK = re.compile(
@@ -16,12 +16,15 @@ _LOGITS = re.compile("Logits-input:" + hwc("i") + rf"-output:(?P<oc>{NUMBER})")
 
 
 def recognise(records: dict[str, object]) -> str | None:
-    """A key that shows this format."""
+    """Returns a key that shows this format, or None."""
     return next((key for key in records if "-input" in key), None)
 
 
-def translate(source: Source) -> Imported:
-    """The networks have ReLU6 (arXiv 1812.00332). TableError naming the first key that is not of this format."""
+def translate(source: SourceFile) -> Imported:
+    """Returns the table of a file; its networks have ReLU6 (arXiv 1812.00332).
+
+    Raises TableError that names the first key that is not of this format.
+    """
     activation = source.activation_of(("relu6",))
     collected, input_size = Collected(source), 0
     for key in source.records:
@@ -37,8 +40,8 @@ def translate(source: Source) -> Imported:
     return Imported(table, tuple(collected.left_out))
 
 
-def _our_key(official: str, source: Source) -> tuple[str, int]:
-    """(our key, input size in pixels if this is the first convolution, else 0)."""
+def _our_key(official: str, source: SourceFile) -> tuple[str, int]:
+    """Returns (our key, input size in pixels if this is the first convolution, else 0)."""
     if m := _BLOCK.fullmatch(official):
         shape = Shape.of(m.groupdict(), source, official)
         op = f"mbconv_k{int(m['kernel'])}_e{int(m['expand'])}"

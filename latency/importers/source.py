@@ -1,4 +1,4 @@
-"""What the importers share: the file at hand, its numbers checked, and entries under our keys."""
+"""Helps all importers: holds the file to be imported, checks its numbers, and collects entries under our keys."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ STEM = "stem_k3"
 """No format states the stem's kernel; the published spaces have no other."""
 NUMBER = r"\d{1,6}"
 MOST_MS = 1e9
+"""The most milliseconds of an entry."""
 
 
 def hwc(prefix: str) -> str:
-    """HxWxC as a regular expression; `prefix` begins the names of its groups."""
+    """Returns a regular expression of HxWxC; `prefix` begins the names of its groups."""
     return "x".join(rf"(?P<{prefix}{axis}>{NUMBER})" for axis in "hwc")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A file of another project. records: what is in it. activation: the one to take; None: the format's own."""
+class SourceFile:
+    """A file of another project. records: its content. device_name: what its author measured. activation: the entries
+    to take; None: those that the format has first."""
 
     path: Path
     records: dict[str, Any]
@@ -38,7 +40,7 @@ class Source:
     activation: str | None = None
 
     def activation_of(self, accepted: tuple[Activation, ...]) -> Activation:
-        """The one asked for, or the first of `accepted`."""
+        """Returns the activation that was asked for, or the first of `accepted`. Raises TableError if it is no such."""
         for activation in accepted:
             if self.activation in (None, activation):
                 return activation
@@ -57,12 +59,14 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Imported:
+    """An imported table, and the records that it does not have."""
+
     table: LatencyTable
     left_out: tuple[LeftOut, ...] = ()
 
 
 def milliseconds(value: object, where: str) -> float:
-    """A number of milliseconds >= 0. TableError that begins with `where`."""
+    """Returns a number of milliseconds >= 0. Raises TableError, which begins with `where`, for anything else."""
     ms = finite(value, where, "milliseconds >= 0")
     if ms < 0:
         raise TableError(f"{where} is {shown(value)}, expected milliseconds >= 0; correct the file")
@@ -70,22 +74,22 @@ def milliseconds(value: object, where: str) -> float:
 
 
 def finite(value: object, where: str, accepted: str = "a finite number of milliseconds") -> float:
-    """TableError that begins with `where` for what is no finite number."""
+    """Returns a finite number. Raises TableError, which begins with `where`, for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_MS:  # nan too
-        found = repr(value) if isinstance(value, bool | float) else shown(value)
-        raise TableError(f"{where} is {found}, expected {accepted}; correct the file")
+        text = repr(value) if isinstance(value, bool | float) else shown(value)
+        raise TableError(f"{where} is {text}, expected {accepted}; correct the file")
     return float(value)
 
 
 def whole(value: object, where: str) -> int:
-    """A whole number >= 1. TableError that begins with `where`."""
+    """Returns a whole number >= 1. Raises TableError, which begins with `where`, for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise TableError(f"{where} is {shown(value)}, expected a whole number >= 1; correct the file")
     return value
 
 
-def mean_and_count(source: Source, key: str, spread: str) -> Entry:
-    """A record {count, mean, `spread`} as an entry: means go into `median_ms`, since the source has no medians."""
+def mean_and_count(source: SourceFile, key: str, spread: str) -> Entry:
+    """Returns a record {count, mean, `spread`} as an entry. Its mean goes into `median_ms`, as there is no median."""
     where, record = f"{source.path}: '{key}'", source.records[key]
     if not isinstance(record, dict) or not {"mean", "count"} <= record.keys():
         raise TableError(f"{where}: expected a mapping with mean and count, found {shown(record)}; complete the record")
@@ -96,7 +100,7 @@ def mean_and_count(source: Source, key: str, spread: str) -> Entry:
 
 @dataclass(frozen=True)
 class Shape:
-    """(size, size, c_in) -> (size / stride, size / stride, c_out), of a key's groups ih, iw, ic, oh, ow, oc."""
+    """The shape of a layer: (size, size, c_in) -> (size_out, size_out, c_out)."""
 
     size: int
     c_in: int
@@ -104,8 +108,9 @@ class Shape:
     c_out: int
 
     @classmethod
-    def of(cls, groups: dict[str, str], source: Source, key: str) -> Shape:
-        """TableError for maps that are not square or empty."""
+    def of(cls, groups: dict[str, str], source: SourceFile, key: str) -> Shape:
+        """Returns the shape in a key's groups ih, iw, ic, oh, ow, oc. Raises TableError if the maps are not square, or
+        empty."""
         h, w, c_in, h_out, w_out, c_out = (int(groups[name]) for name in ("ih", "iw", "ic", "oh", "ow", "oc"))
         if h != w or h_out != w_out or not all((h, c_in, h_out, c_out)):
             raise TableError(
@@ -113,9 +118,9 @@ class Shape:
             )
         return cls(h, c_in, h_out, c_out)
 
-    def key(self, op: str, stride: int | None, residual: bool, source: Source, official: str) -> str:
-        """Our key. stride None: the one that the sizes tell. TableError where stride or residual contradict
-        the shape."""
+    def key(self, op: str, stride: int | None, residual: bool, source: SourceFile, official: str) -> str:
+        """Returns our key. stride: None if it follows from the sizes. Raises TableError if one of them contradicts the
+        shape."""
         stride = stride if stride is not None else -(-self.size // self.size_out)
         if stride not in (1, 2) or -(-self.size // stride) != self.size_out:
             raise TableError(
@@ -132,15 +137,18 @@ class Shape:
 
 @dataclass
 class Collected:
-    """Entries as they are translated, and what is left out."""
+    """Collects the translated entries, and the records that are left out. origin: maps our key to the source's."""
 
-    source: Source
+    source: SourceFile
     entries: dict[str, Entry] = field(default_factory=dict)
     left_out: list[LeftOut] = field(default_factory=list)
     origin: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, entry: Entry, official: str) -> None:
-        """TableError where two of the source's keys mean the same layer; ops that the catalogue lacks are left out."""
+        """Adds an entry, or leaves it out if the catalogue lacks its op. official: the source's key.
+
+        Raises TableError if two of the source's keys mean the same layer.
+        """
         op = key.split()[0].removesuffix("+residual")
         if op not in CANDIDATES and op not in {STEM, "feature_mix", "pool_classifier"}:
             self.left_out.append(LeftOut(official, f"the catalogue has no op {op}"))
@@ -153,7 +161,7 @@ class Collected:
 
 
 def table_of(
-    source: Source,
+    source: SourceFile,
     entries: dict[str, Entry],
     *,
     activation: Activation,
@@ -161,7 +169,10 @@ def table_of(
     how: str,
     constant: float = 0.0,
 ) -> LatencyTable:
-    """A phone's table at batch 1 in float32; none of the formats has the runtime or the threads."""
+    """Returns a phone's table at batch 1 in float32; none of the formats has the runtime or the threads.
+
+    Raises TableError if there are no entries.
+    """
     if not entries:
         raise TableError(f"{source.path}: no entry can be used with activation {activation}; try another --activation")
     sha256 = hashlib.sha256(read_bytes(source.path, "a latency table")).hexdigest()
@@ -182,12 +193,13 @@ def table_of(
 
 
 def _phone(name: str, file: str) -> Device:
+    """Returns a phone whose fingerprint is a hash of its name and the file's."""
     identity = hashlib.sha256(f"{name}|{file}".encode()).hexdigest()[:16]
     return Device(kind="phone", name=name, fingerprint=identity)
 
 
 def in_words(left_out: Iterable[LeftOut], most: int = 5) -> list[str]:
-    """One line per reason: how many records, the reason, and the first `most` of their keys."""
+    """Returns a line for each reason: how many records, the reason, and the first `most` of their keys."""
     reasons: dict[str, list[str]] = {}
     for key, reason in left_out:
         reasons.setdefault(reason, []).append(key)

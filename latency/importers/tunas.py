@@ -1,4 +1,4 @@
-"""A linear latency model of the ProxylessNAS space, as TuNAS has for the Pixel 1 (arXiv 2008.06120), as JSON or YAML:
+"""Imports a linear latency model of the ProxylessNAS space, as TuNAS has for the Pixel 1 (arXiv 2008.06120):
 
     bias_ms: 30.9                                        # stem, feature mix, classifier and all else that never changes
     first_block_sepconv_ms: {k3: 0.0, k5: 4.1, k7: 10.0}
@@ -7,6 +7,7 @@
 
 latency = bias_ms + first_block_sepconv_ms[k] + sum over the layers of ms[op]. A number holds for one position, so the
 entries name their edge. Only sums are determined: a constant may move between an edge's numbers and the bias (a gauge).
+The file is JSON or YAML.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.wording import shown
-from latency.importers.source import STEM, Collected, Imported, Source, finite, table_of, whole
+from latency.importers.source import STEM, Collected, Imported, SourceFile, finite, table_of, whole
 from latency.table import Entry, TableError
 from supernet.catalogue import FeatureMixSpec, MBConvSpec, PoolClassifierSpec, StemSpec
 from supernet.space import Layer
@@ -31,13 +32,13 @@ _NOTES = {"_about", "examples", "raw"}  # words, worked examples and the numbers
 
 
 def recognise(records: dict[str, object]) -> str | None:
-    """A key that shows this format."""
+    """Returns a key that shows this format, or None."""
     return next((key for key in records if key in _OURS), None)
 
 
 @dataclass(frozen=True)
 class Position:
-    """One edge: our names, its ops' milliseconds, and where the file has them."""
+    """One edge: its name in our spaces, its layers and milliseconds by op, and their place in the file, for errors."""
 
     edge: str
     layers: dict[str, Layer]
@@ -45,7 +46,7 @@ class Position:
     where: str
 
     def gauged(self) -> tuple[dict[str, float], float]:
-        """(milliseconds >= 0 with zero at 0, what moved into the bias); any network's sum is what it was.
+        """Returns (milliseconds >= 0 with zero at 0, the part that moves into the bias). No network's sum changes.
 
         An edge that may be skipped has no freedom left, since `skip` is 0 by definition.
         """
@@ -60,8 +61,11 @@ class Position:
         return moved, shift
 
 
-def translate(source: Source) -> Imported:
-    """Per-edge entries and a constant. The networks have ReLU. TableError naming the field at fault."""
+def translate(source: SourceFile) -> Imported:
+    """Returns a table with an entry for each edge and a constant; its networks have ReLU.
+
+    Raises TableError that names the field at fault.
+    """
     activation = source.activation_of(("relu",))  # tunas/mobile_search_space_v3.py
     for name in sorted(_OURS - source.records.keys()):
         raise TableError(f"{source.path}: no key '{name}'; expected {', '.join(sorted(_OURS))}; complete the file")
@@ -102,8 +106,8 @@ def translate(source: Source) -> Imported:
     return Imported(table, tuple(collected.left_out))
 
 
-def _positions(source: Source) -> Iterator[Position]:
-    """stage0.0 for the first block; then a new stage wherever the shape changes."""
+def _positions(source: SourceFile) -> Iterator[Position]:
+    """Yields the edges: stage0.0 is the first block, and a new stage begins wherever the shape changes."""
     layers = source.records["layers"]
     if not isinstance(layers, list) or not layers:
         raise TableError(f"{source.path}: layers: got {shown(layers)}, expected a list of layers; complete the file")
@@ -135,6 +139,7 @@ def _positions(source: Source) -> Iterator[Position]:
 
 
 def _shape(layer: Any, where: str) -> dict[str, int]:
+    """Returns the checked shape of a layer of the file. Raises TableError that begins with `where`."""
     accepted = f"a mapping with {', '.join(_FIELDS)} and ms"
     if not isinstance(layer, dict):
         raise TableError(f"{where}: got {shown(layer)}, expected {accepted}; correct the file")
@@ -153,7 +158,7 @@ def _shape(layer: Any, where: str) -> dict[str, int]:
 
 
 def _numbers(ms: Any, where: str, op_format: re.Pattern[str], example: str, zero: bool = False) -> dict[str, float]:
-    """op -> ms, each checked; `zero` is an op only where the edge may be skipped."""
+    """Returns the checked milliseconds by op. zero: whether `zero` is an op, since the edge may be skipped."""
     if not isinstance(ms, dict) or not set(ms) - {"zero"}:
         raise TableError(f"{where}: got {shown(ms)}, expected milliseconds per op, e.g. {{{example}: 1.5}}")
     for op in ms:

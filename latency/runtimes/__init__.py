@@ -1,4 +1,4 @@
-"""What networks run on while they are timed: one class per runtime, all behind latency/runtimes/base.py."""
+"""The runtimes that run networks while they are timed: subclasses of `Runtime` (latency/runtimes/base.py)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNTIMES: dict[str, type[Runtime]] = {
     "onnxruntime": Exported,
     "litert": Exported,
 }
-"""By the name that `measure.runtime` and a table's header have for it."""
+"""Maps the name of a runtime, as `measure.runtime` and a table's header have it, to its class."""
 
 
 def version_here(runtime: str) -> str | None:
@@ -27,7 +27,7 @@ def version_here(runtime: str) -> str | None:
 
 
 def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:
-    """The runtime of a MeasureConfig, to be entered with `with`. ConfigError where its device is not here."""
+    """Returns the runtime for these settings, to be used with `with`. Raises ConfigError if its device is not here."""
     if measure.device == "external":
         raise ConfigError(
             "measure.device: got 'external', a device that cannot be timed from here; export a kit for it with "

@@ -1,4 +1,4 @@
-"""What a runtime has to offer so that tables can be measured with it."""
+"""Defines the interface of a runtime, with which tables can be measured."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ class Opened(Protocol):
     """A chain of layers ready to run."""
 
     def run(self, passes: int) -> None:
-        """Forward passes, not timed."""
+        """Runs forward passes without timing them."""
 
     def times(self, passes: int) -> list[Any]:
-        """Milliseconds of each of `passes` forward passes: a number, or a list with one per layer for a job
-        `inside`."""
+        """Returns the milliseconds of each of `passes` forward passes: a number, or a list with one number per layer if
+        the job is `inside`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees what was opened."""
 
 
 class Runtime(ABC):
     """Runs chains of layers as its MeasureConfig says. Use as a context manager; raises ConfigError on entering.
 
     `name` and `version` go into the table's header. `sees_inside`: whether the layers of a running network can be
-    timed; where they cannot, a table's entries come from ops alone.
+    timed; if not, each op is timed alone for the table's entries.
     """
 
     name: str
     version: str
     sees_inside: bool
     how: str
-    """What runs, for the table's reader."""
+    """A description of the runtime and its settings, for the table's reader."""
 
     def __init__(self, space: Space, measure: MeasureConfig) -> None:
         self.name = measure.runtime
@@ -51,7 +52,7 @@ class Runtime(ABC):
     @classmethod
     @abstractmethod
     def installed(cls, name: str) -> str | None:
-        """The version of `name`, a runtime of this class, on this machine; None where it is not installed."""
+        """Returns the version of `name`, a runtime of this class, on this machine; None if it is not installed."""
 
     def __enter__(self) -> Self:
         return self
@@ -61,15 +62,18 @@ class Runtime(ABC):
 
     @abstractmethod
     def prepare(self, jobs: Sequence[Job], progress: Callable[[int, int], None] | None = None) -> None:
-        """Everything that must not happen between timings: building, exporting, compiling."""
+        """Builds, exports or compiles all jobs, so that this does not happen between timings.
+
+        progress: called with (done, total), in jobs.
+        """
 
     @abstractmethod
     def open(self, job: Job) -> Opened:
-        """A prepared job."""
+        """Returns a prepared job, ready to run."""
 
 
 def timing_module(layer: Layer, settings: OpSettings) -> nn.Module:
-    """A layer's module in eval mode, to be timed: what it computes does not matter as long as nothing vanishes.
+    """Returns a layer's module in eval mode, with random weights, to be timed.
 
     Biases of BN are random, so that activations keep a size of order 0.1 through the deepest network: with the usual 0
     they shrink from layer to layer, down to subnormal numbers, which some processors are slow with.
@@ -83,5 +87,5 @@ def timing_module(layer: Layer, settings: OpSettings) -> nn.Module:
 
 
 def random_images(layer: Layer, batch: int) -> torch.Tensor:
-    """(batch, C_in, H, W): an input of the layer."""
+    """Returns a random input of the layer, (batch, C_in, H, W)."""
     return torch.randn(batch, layer.c_in, layer.size, layer.size)

@@ -1,4 +1,4 @@
-"""Runtimes that read model files: ONNX Runtime and LiteRT. The files are those of a device kit."""
+"""Runs networks in runtimes that read model files: ONNX Runtime and LiteRT. The files are those of a device kit."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class FileRuntime:
     """A runtime that reads model files."""
 
     title: str
-    """For a table's reader."""
+    """Its name for a table's reader."""
     extra: str
-    """The extra of this package to install for it."""
+    """The extra of this package that installs what it needs."""
     modules: tuple[str, ...]
     """The modules that exporting and running need."""
     sees_inside: bool
@@ -47,10 +47,10 @@ FILE_RUNTIMES = {
 def write_models(
     space: Space, measure: MeasureConfig, jobs: Sequence[Job], folder: Path, progress: Progress | None = None
 ) -> list[dict[str, object]]:
-    """Write every job's model into `folder`, and return the jobs as a kit's manifest holds them.
+    """Writes every job's model into `folder`, and returns the jobs as a kit's manifest has them.
 
-    Jobs with equal layers share a file. ConfigError where the extra is not installed, UserError where an op cannot be
-    exported.
+    Jobs with equal layers share a file. progress: called with (done, total), in jobs. Raises ConfigError if the extra
+    is not installed, and UserError if an op cannot be exported.
     """
     runtime = FILE_RUNTIMES[measure.runtime]
     if missing := [module for module in runtime.modules if importlib.util.find_spec(module) is None]:
@@ -84,7 +84,7 @@ def write_models(
 
 
 class Exported(Runtime):
-    """Models written to a temporary folder and run by the functions of a device kit."""
+    """Writes models to a temporary folder and runs them with the functions of a device kit."""
 
     def __init__(self, space: Space, measure: MeasureConfig):
         super().__init__(space, measure)

@@ -1,4 +1,4 @@
-"""Layers and networks as LiteRT models, gzipped.
+"""Writes layers and networks as LiteRT models, gzipped.
 
 A converter of whole programs makes them, so a network takes some seconds. An op alone keeps its random weights and is
 compared with PyTorch; a network has constant weights, which compress to nothing and take as long.
@@ -26,18 +26,21 @@ from latency.plan import Job
 from latency.runtimes.base import random_images, timing_module
 from supernet.space import Layer, Space
 
-TOLERANCE = 1e-3  # of the largest output; float32 in another order of adding
+TOLERANCE = 1e-3
+"""The largest difference from PyTorch, relative to the largest output: float32 in another order of adding."""
 NETWORK_WEIGHT = 0.01
+"""The value of all weights of a network."""
 
 
 class _ChannelsLast(nn.Module):
-    """(N, H, W, C) in and out, LiteRT's own layout; logits stay (N, classes)."""
+    """A module whose input and output are (N, H, W, C), the layout of LiteRT; logits stay (N, classes)."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = module
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, H, W, C_in) -> (N, H', W', C_out), or (N, classes)."""
         out: torch.Tensor = self.module(images.permute(0, 3, 1, 2))
         return out.permute(0, 2, 3, 1) if out.dim() == 4 else out
 
@@ -50,11 +53,13 @@ class LiteRTWriter:
         self._batch, self._folder = batch, folder
 
     def input_shape(self, job: Job) -> list[int]:
+        """Returns the shape of a job's input, [N, H, W, C]."""
         first = job.layers[0]
         return [self._batch, first.size, first.size, first.c_in]
 
     def write(self, job: Job) -> str:
-        """Returns the file's name. UserError where an op cannot be converted or computes something else."""
+        """Writes a job's model and returns the file's name. Raises UserError if an op cannot be converted, or computes
+        something else than in PyTorch."""
         module = nn.Sequential(*(timing_module(layer, self._settings) for layer in job.layers))
         whole_network = job.paths is not None
         if whole_network:
@@ -69,9 +74,10 @@ class LiteRTWriter:
         return name
 
     def finish(self) -> None:
-        pass
+        """Does nothing: every model has its own weights."""
 
     def _check_numerics(self, module: nn.Module, layer: Layer, name: str) -> None:
+        """Raises UserError unless a written model computes what its module does."""
         images = random_images(layer, self._batch)
         there = bench.LiteRTModel(self._folder / name, tuple(images.permute(0, 2, 3, 1).shape), threads=1).output(
             images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -86,6 +92,7 @@ class LiteRTWriter:
 
 
 def _convert(module: nn.Module, layers: Sequence[Layer], batch: int) -> bytes:
+    """Returns a chain of layers as a LiteRT model. Raises UserError if an op cannot be converted."""
     images = random_images(layers[0], batch).permute(0, 2, 3, 1)
     logging.getLogger("torch").setLevel(logging.ERROR)
     try:

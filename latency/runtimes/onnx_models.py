@@ -1,9 +1,9 @@
-"""Layers as ONNX models, and networks glued from them.
+"""Writes layers as ONNX models, and networks as chains of them.
 
 Exporting a network takes seconds, and a space has few distinct layers: so these are exported once, all in one go, and a
 network is the chain of its layers' graphs. Node names begin with `L<position>.`, by which a profile is read.
-Weights lie in one file of random numbers that all models share, each tensor of a network in a place of its own: what
-they are does not matter for the time, where they are in memory does.
+Weights lie in one file of random numbers that all models share, each tensor of a network in a place of its own: their
+values do not matter for the time, but their place in memory does.
 """
 
 from __future__ import annotations
@@ -36,20 +36,21 @@ TOLERANCE = 1e-3  # of the largest output; float32 in another order of adding
 
 
 class _SideBySide(nn.Module):
-    """Layers that do not touch: one export of all costs a fifth of one each."""
+    """Layers side by side, not connected: exporting them together takes a fifth of the time."""
 
     def __init__(self, layers: Sequence[nn.Module]):
         super().__init__()
         self.layers = nn.ModuleList(layers)
 
     def forward(self, *images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns the output of each layer for its own input."""
         return tuple(layer(x) for layer, x in zip(self.layers, images, strict=True))
 
 
 def export_layers(modules: Mapping[Layer, nn.Module], batch: int) -> dict[Layer, onnx.ModelProto]:
-    """Each layer as a model (batch, C_in, H, W) `x` -> `y`, run once against PyTorch.
+    """Returns a model `x` (batch, C_in, H, W) -> `y` of each layer, after comparing its output with PyTorch's.
 
-    UserError naming the layer that cannot be exported, or computes something else there.
+    Raises UserError that names the layer that cannot be exported, or computes something else.
     """
     layers = list(modules)
     images = [torch.randn(batch, layer.c_in, layer.size, layer.size) for layer in layers]
@@ -76,7 +77,7 @@ def export_layers(modules: Mapping[Layer, nn.Module], batch: int) -> dict[Layer,
 
 
 def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProto:
-    """Quietly. Inputs x0, x1, ... and outputs y0, y1, ..."""
+    """Returns a module as one ONNX model with inputs x0, x1, ... and outputs y0, y1, ... Nothing is printed."""
     talkers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [talker.level for talker in talkers]
     try:
@@ -103,6 +104,7 @@ def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProt
 
 
 def _check_numerics(model: onnx.ModelProto, module: nn.Module, layer: Layer, images: torch.Tensor) -> None:
+    """Raises UserError unless a model computes what its module does."""
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (there,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.inference_mode():
@@ -115,7 +117,7 @@ def _check_numerics(model: onnx.ModelProto, module: nn.Module, layer: Layer, ima
 
 
 def chain(models: Sequence[onnx.ModelProto], names: Sequence[str]) -> tuple[onnx.ModelProto, int]:
-    """One model of several in a row, its weights outside; and how many bytes of the weights' file it reads.
+    """Returns one model of several in a row, with its weights in WEIGHTS_FILE, and how much of that file it reads.
 
     names: of the layers, for the reader of the graph. Each model has one input and one output.
     """
@@ -148,8 +150,8 @@ def chain(models: Sequence[onnx.ModelProto], names: Sequence[str]) -> tuple[onnx
 
 
 def _outside(source: TensorProto, name: str, offset: int) -> tuple[TensorProto, int]:
-    """A tensor that reads its values from WEIGHTS_FILE at `offset`, and the next free offset; small ones stay
-    inside."""
+    """Returns a tensor that reads its values from WEIGHTS_FILE at `offset`, and the next free offset. A small tensor
+    keeps its values."""
     tensor = TensorProto()
     elements = int(np.prod(source.dims))
     if elements <= LARGEST_INLINE or source.data_type != TensorProto.FLOAT:
@@ -176,17 +178,18 @@ class OnnxWriter:
         self._size = 0
 
     def input_shape(self, job: Job) -> list[int]:
+        """Returns the shape of a job's input, [N, C, H, W]."""
         first = job.layers[0]
         return [self._batch, first.c_in, first.size, first.size]
 
     def write(self, job: Job) -> str:
-        """Returns the file's name."""
+        """Writes a job's model and returns the file's name."""
         model, size = chain([self._models[layer] for layer in job.layers], [str(layer) for layer in job.layers])
         self._size = max(self._size, size)
         onnx.save(model, self._folder / f"{job.id}.onnx")
         return f"{job.id}.onnx"
 
     def finish(self) -> None:
-        """`weights.bin`: float32 numbers around 0, small enough that no network overflows."""
+        """Writes WEIGHTS_FILE: float32 numbers around 0, small enough that no network overflows."""
         values = np.random.default_rng(0).standard_normal(self._size // 4, dtype=np.float32) * np.float32(0.05)
         values.tofile(self._folder / WEIGHTS_FILE)

@@ -23,7 +23,7 @@ from supernet.space import Layer, Space
 
 
 class PyTorch(Runtime):
-    """Eager: a network is the chain of its layers' modules.
+    """Runs PyTorch eagerly: a network is the chain of its layers' modules.
 
     On the CPU, memory that an op frees is kept for the next one, as a server's allocator (jemalloc, tcmalloc) does:
     with glibc's defaults the same op takes up to three times as long when the pages of its output have to be asked for
@@ -78,17 +78,19 @@ class PyTorch(Runtime):
         return kind(modules, self._images[first.c_in, first.size], job.inside)
 
     def _ready(self, module: nn.Module) -> nn.Module:
+        """Returns a layer's module as it will run."""
         measure = self._measure
         moved: nn.Module = module.to(device=self.device, dtype=measure.torch_dtype, memory_format=measure.memory_format)  # type: ignore[call-overload]
         return moved
 
     def _moved(self, images: Tensor) -> Tensor:
+        """Returns images on the device, in the precision and the memory format of the table."""
         measure = self._measure
         return images.to(device=self.device, dtype=measure.torch_dtype, memory_format=measure.memory_format)
 
 
 class PyTorchCompile(PyTorch):
-    """torch.compile, layer by layer: a network is the chain of its compiled layers ("regional compilation").
+    """Runs layers that torch.compile has compiled: a network is the chain of these ("regional compilation").
 
     Compiling sixty whole networks would take hours, and convolutional layers have little to fuse across their borders.
     """
@@ -121,8 +123,8 @@ class PyTorchCompile(PyTorch):
 
 
 def _places(job: Job) -> Iterator[tuple[int, Layer]]:
-    """(how often this layer occurred before, layer): layers of equal shape at different depths have weights of their
-    own."""
+    """Yields (how often this layer occurred before, layer) for each layer of a job, since layers of equal shape at
+    different depths have weights of their own."""
     seen: Counter[Layer] = Counter()
     for layer in job.layers:
         yield seen[layer], layer
@@ -130,7 +132,7 @@ def _places(job: Job) -> Iterator[tuple[int, Layer]]:
 
 
 class _Chain:
-    """On the CPU."""
+    """A chain of layers on the CPU, ready to run."""
 
     def __init__(self, modules: Sequence[nn.Module], images: Tensor, inside: bool):
         self.modules, self.images, self.inside = modules, images, inside
@@ -145,11 +147,13 @@ class _Chain:
         return [self._layers() if self.inside else self._whole() for _ in range(passes)]
 
     def _whole(self) -> float:
+        """Returns the milliseconds of one pass."""
         start = time.perf_counter_ns()
         self.run(1)
         return (time.perf_counter_ns() - start) / 1e6
 
     def _layers(self) -> list[float]:
+        """Returns the milliseconds of each layer in one pass."""
         x, stamps = self.images, [time.perf_counter_ns()]
         for module in self.modules:
             x = module(x)
@@ -217,7 +221,7 @@ class _CudaChain(_Chain):
 
 @contextmanager
 def intra_op_threads(threads: int) -> Iterator[None]:
-    """Set torch's thread count inside, restore it outside."""
+    """Sets torch's thread count in the block, and restores it after."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
