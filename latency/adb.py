@@ -54,21 +54,24 @@ class Adb:
             )
         except FileNotFoundError:
             raise KitFileError(
-                f"--adb: no program '{self._command[0]}'; install Android's platform tools, or give its path"
+                "--adb", f"no program '{self._command[0]}'", remedy="install Android's platform tools, or give its path"
             ) from None
         except subprocess.TimeoutExpired:
-            raise KitFileError(f"{called} did not end within {NO_ANSWER_S} s; is the phone awake?") from None
+            raise KitFileError(
+                "", f"{called} did not end within {NO_ANSWER_S} s", remedy="is the phone awake?"
+            ) from None
         except (OSError, ValueError) as error:  # not executable, for another processor, a NUL in its name
             reason = reason_of(error) if isinstance(error, OSError) else str(error)
             raise KitFileError(
-                f"--adb: '{self._command[0]}' cannot be run ({reason}); give the path of the adb program of Android's "
-                "platform tools for this machine"
+                "--adb",
+                f"'{self._command[0]}' cannot be run ({reason})",
+                remedy="give the path of the adb program of Android's platform tools for this machine",
             ) from None
         printed, errors = (text.decode("utf-8", errors="replace") for text in (done.stdout, done.stderr))
         if done.returncode:
             lines = [line for line in (errors or printed).strip().splitlines() if not line.startswith("* daemon")]
             last = one_line(lines[-1], 300) if lines else "it printed nothing"
-            raise KitFileError(f"{called} failed: {last}; {_remedy(' '.join(lines))}")
+            raise KitFileError("", f"{called} failed: {last}", remedy=_remedy(" ".join(lines)))
         return printed
 
     def shell(self, *arguments: str) -> str:
@@ -99,8 +102,10 @@ def _one_answer(adb: Adb, *arguments: str, optional: bool = False) -> str:
         return ""
     if not lines or len(lines[-1]) > 100 or not lines[-1].isprintable() or "\ufffd" in lines[-1]:
         raise KitFileError(
-            f"`adb shell {shlex.join(arguments)}` printed {shown(lines[-1]) if lines else 'nothing'}, expected the "
-            "phone's answer; is --adb the program of Android's platform tools?"
+            "",
+            f"`adb shell {shlex.join(arguments)}` printed {shown(lines[-1]) if lines else 'nothing'}",
+            "the phone's answer",
+            "is --adb the program of Android's platform tools?",
         )
     return lines[-1]
 
@@ -135,9 +140,11 @@ def run_on_phone(
     """
     manifest = kit.manifest
     if manifest["runtime"] != "litert":
-        raise KitFileError(f"{folder}: is a kit for {manifest['runtime']}; export one with measure.runtime=litert")
+        raise KitFileError(
+            str(folder), f"is a kit for {manifest['runtime']}", remedy="export one with measure.runtime=litert"
+        )
     if not benchmark.is_file():
-        raise KitFileError(f"--benchmark {benchmark}: no such file; expected LiteRT's benchmark_model for the phone")
+        raise KitFileError(f"--benchmark {benchmark}", "no such file", "LiteRT's benchmark_model for the phone")
     model = _one_answer(adb, "getprop", "ro.product.model")
     soc = _one_answer(adb, "getprop", "ro.soc.model", optional=True)  # phones before Android 12 do not give it
     name = ", ".join(filter(None, [model, soc]))
@@ -190,7 +197,7 @@ class _Model:
         try:
             content = bench.unpacked(str(packed))
         except bench.KitError as error:
-            raise KitFileError(str(error)) from None
+            raise KitFileError.of(error) from None
         with writing(here):
             here.write_bytes(content)
         adb("push", str(here), self._there)
@@ -231,6 +238,7 @@ def milliseconds(printed: str, passes: int) -> float:
                 return us / 1e3
     tail = one_line(" / ".join(printed.strip().splitlines()[-2:]), 300)
     raise KitFileError(
-        f"the benchmark program printed no line 'count={passes} ... avg=... median=...' but '{tail}'; expected "
-        "LiteRT's benchmark_model"
+        "",
+        f"the benchmark program printed no line 'count={passes} ... avg=... median=...' but '{tail}'",
+        "LiteRT's benchmark_model",
     )

@@ -37,7 +37,17 @@ RESULTS_FORMAT = "proxylessnas/device-results@1"
 
 
 class KitError(Exception):
-    """Raised for a fault of the kit or the device that its user can mend; the message is one line."""
+    """Raised for a fault of the kit or the device that its user can mend; its text is one line."""
+
+    def __init__(self, where: str, found: str = "", expected: str = "", remedy: str = ""):
+        """where: the file or option at fault. found: what is there. expected: what is accepted. remedy: what to do."""
+        super().__init__(where, found, expected, remedy)
+        self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
+
+    def __str__(self) -> str:
+        text = ", ".join(filter(None, [self.found, self.expected and "expected " + self.expected]))
+        text = ": ".join(filter(None, [self.where, text]))
+        return "; ".join(filter(None, [text, self.remedy]))
 
 
 # ---- the order of timing ----
@@ -123,7 +133,7 @@ class OnnxModel:
             options.enable_profiling = True
         if provider not in onnxruntime.get_available_providers():
             have = ", ".join(onnxruntime.get_available_providers())
-            raise KitError(f"--provider: got '{provider}', this onnxruntime has {have}")
+            raise KitError("--provider", f"got '{provider}', this onnxruntime has {have}")
         self._profiles = tempfile.mkdtemp(prefix="latency_profile_") if inside else None
         if self._profiles:
             options.profile_file_prefix = os.path.join(self._profiles, "profile")
@@ -229,9 +239,9 @@ def unpacked(name: str) -> bytes:
         with (gzip.open if name.endswith(".gz") else open)(name, "rb") as file:
             content = file.read(MOST_MODEL_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise KitError(f"{name}: cannot be read ({str(error) or 'it is cut off'}); copy the kit again") from None
+        raise KitError(name, f"cannot be read ({str(error) or 'it is cut off'})", remedy="copy the kit again") from None
     if len(content) > MOST_MODEL_BYTES:
-        raise KitError(f"{name}: has more than {MOST_MODEL_BYTES >> 30} GB when unpacked; export the kit again")
+        raise KitError(name, f"has more than {MOST_MODEL_BYTES >> 30} GB when unpacked", remedy="export the kit again")
     return content
 
 
@@ -243,7 +253,9 @@ def litert() -> Any:
         try:
             from tflite_runtime import interpreter
         except ImportError:
-            raise KitError("LiteRT is not installed; pip install ai-edge-litert (or tflite-runtime)") from None
+            raise KitError(
+                "", "LiteRT is not installed", remedy="pip install ai-edge-litert (or tflite-runtime)"
+            ) from None
     return interpreter
 
 
@@ -339,48 +351,56 @@ def read_manifest(folder: str) -> tuple[dict[str, Any], str]:
     path = os.path.join(folder, MANIFEST)
     try:
         if not os.path.isfile(path):
-            raise KitError(f"{path}: no such file; run bench.py in the folder that device_kit.py exported")
+            raise KitError(path, "no such file", remedy="run bench.py in the folder that device_kit.py exported")
         with open(path, "rb") as file:
             content = file.read(MOST_MANIFEST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no file name"
-        raise KitError(f"{path}: cannot be read ({reason}); copy the kit again") from None
+        raise KitError(path, f"cannot be read ({reason})", remedy="copy the kit again") from None
     if len(content) > MOST_MANIFEST_BYTES:
-        raise KitError(f"{path}: has more than {MOST_MANIFEST_BYTES >> 20} MB; export the kit again")
+        raise KitError(path, f"has more than {MOST_MANIFEST_BYTES >> 20} MB", remedy="export the kit again")
     try:
         manifest = json.loads(
             content.decode("utf-8"), object_pairs_hook=_once, parse_int=_whole, parse_constant=_not_a_number
         )
     except RecursionError:
-        raise KitError(f"{path}: has too many brackets inside each other; export the kit again") from None
+        raise KitError(path, "has too many brackets inside each other", remedy="export the kit again") from None
     except ValueError as error:
         reason = f" ({error})" if isinstance(error, _RefusedError) else ""
-        raise KitError(f"{path}: is not JSON, perhaps cut off{reason}; copy the kit again") from None
+        raise KitError(path, f"is not JSON, perhaps cut off{reason}", remedy="copy the kit again") from None
     if not isinstance(manifest, dict) or manifest.get("format") != MANIFEST_FORMAT:
-        raise KitError(f"{path}: expected format '{MANIFEST_FORMAT}'; export the kit again")
+        raise KitError(path, expected=f"format '{MANIFEST_FORMAT}'", remedy="export the kit again")
     try:
         _check_settings(manifest)
         _check_files(folder, manifest["files"])
         _check_jobs(manifest)
     except _RefusedError as error:
-        raise KitError(f"{path}: {error}; export the kit again") from None
+        where = f"{path}: {error.where}" if error.where else path
+        raise KitError(where, error.found, error.expected, "export the kit again") from None
     for name, digest in sorted(manifest["files"].items()):
         there = os.path.join(folder, name)
         if not os.path.exists(there):
-            raise KitError(f"{there}: is missing; copy the whole kit again")
+            raise KitError(there, "is missing", remedy="copy the whole kit again")
         if not os.path.isfile(there):
-            raise KitError(f"{there}: is no regular file; copy the whole kit again")
+            raise KitError(there, "is no regular file", remedy="copy the whole kit again")
         try:
             actual = sha256(there)
         except OSError as error:
-            raise KitError(f"{there}: cannot be read ({error.strerror}); copy the kit again") from None
+            raise KitError(there, f"cannot be read ({error.strerror})", remedy="copy the kit again") from None
         if actual != digest:
-            raise KitError(f"{there}: is not the exported file (its sha256 differs); copy the kit again")
+            raise KitError(there, "is not the exported file (its sha256 differs)", remedy="copy the kit again")
     return manifest, hashlib.sha256(content).hexdigest()
 
 
 class _RefusedError(ValueError):
-    """A fault of a manifest; the message lacks the file's name and the remedy."""
+    """A fault of a manifest, without the file's name and the remedy. where: the key at fault, if there is one."""
+
+    def __init__(self, where: str, found: str, expected: str = ""):
+        super().__init__(where, found, expected)
+        self.where, self.found, self.expected = where, found, expected
+
+    def __str__(self) -> str:
+        return str(KitError(self.where, self.found, self.expected))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -388,7 +408,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise _RefusedError(f"key {_shown(key)} is given twice")
+            raise _RefusedError("", f"key {_shown(key)} is given twice")
         values[key] = value
     return values
 
@@ -396,12 +416,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _whole(digits: str) -> int:
     """Returns the number. Raises _RefusedError if it has more than 20 digits."""
     if len(digits) > 20:  # the time to convert a longer number grows with its square
-        raise _RefusedError(f"a number has {len(digits)} digits")
+        raise _RefusedError("", f"a number has {len(digits)} digits")
     return int(digits)
 
 
 def _not_a_number(word: str) -> float:
-    raise _RefusedError(f"{word} is no number")
+    raise _RefusedError("", f"{word} is no number")
 
 
 def _shown(value: Any) -> str:
@@ -420,76 +440,71 @@ def _check_settings(manifest: dict[str, Any]) -> None:
     """Raises _RefusedError unless the runtime and all numbers of the settings are accepted."""
     for key in ("files", "jobs", "schedule", "runtime", *WHOLE_NUMBERS):
         if key not in manifest:
-            raise _RefusedError(f"lacks '{key}'")
+            raise _RefusedError("", f"lacks '{key}'")
     if manifest["runtime"] not in RUNTIMES:
-        raise _RefusedError(f"runtime: got {_shown(manifest['runtime'])}, expected {' or '.join(RUNTIMES)}")
+        raise _RefusedError("runtime", f"got {_shown(manifest['runtime'])}", " or ".join(RUNTIMES))
     for key, (least, most) in WHOLE_NUMBERS.items():
         if not _is_whole(manifest[key], least, most):
-            raise _RefusedError(f"{key}: got {_shown(manifest[key])}, expected a whole number from {least} to {most}")
+            raise _RefusedError(key, f"got {_shown(manifest[key])}", f"a whole number from {least} to {most}")
 
 
 def _check_files(folder: str, files: Any) -> None:
     """Checks that every name is that of a file below `folder`, reached without links, and has a sha256."""
     if not isinstance(files, dict) or len(files) > MOST_JOBS:
-        raise _RefusedError(f"files: got {_shown(files)}, expected at most {MOST_JOBS} names with their sha256")
+        raise _RefusedError("files", f"got {_shown(files)}", f"at most {MOST_JOBS} names with their sha256")
     root = os.path.realpath(folder)
     for name, digest in files.items():
         parts = name.split("/")
         inside = all(part and part not in (".", "..") for part in parts) and name.isprintable() and len(name) <= 1000
         if not inside or "\\" in name or ":" in name:  # these lead out of the folder on Windows
-            raise _RefusedError(f"files: {_shown(name)} is no name of a file in the kit's folder")
+            raise _RefusedError("files", f"{_shown(name)} is no name of a file in the kit's folder")
         if os.path.realpath(os.path.join(root, name)) != os.path.join(root, *parts):
-            raise _RefusedError(f"files: {_shown(name)} is a link, or lies behind one; a kit has no links")
+            raise _RefusedError("files", f"{_shown(name)} is a link, or lies behind one; a kit has no links")
         if not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
-            raise _RefusedError(f"files.{name[:80]}: got {_shown(digest)}, expected a sha256 in hexadecimal")
+            raise _RefusedError(f"files.{name[:80]}", f"got {_shown(digest)}", "a sha256 in hexadecimal")
 
 
 def _check_jobs(manifest: dict[str, Any]) -> None:
     """Raises _RefusedError unless every job and the schedule can be run."""
     jobs, schedule = manifest["jobs"], manifest["schedule"]
     if not isinstance(jobs, list) or len(jobs) > MOST_JOBS:
-        raise _RefusedError(f"jobs: got {_shown(jobs)}, expected a list of at most {MOST_JOBS}")
+        raise _RefusedError("jobs", f"got {_shown(jobs)}", f"a list of at most {MOST_JOBS}")
     names = set()
     for i, job in enumerate(jobs):
         if not isinstance(job, dict):
-            raise _RefusedError(f"jobs.{i}: got {_shown(job)}, expected a section")
+            raise _RefusedError(f"jobs.{i}", f"got {_shown(job)}", "a section")
         for key in ("id", "file", "shape", "inside", "layers"):
             if key not in job:
-                raise _RefusedError(f"jobs.{i}: lacks '{key}'")
+                raise _RefusedError(f"jobs.{i}", f"lacks '{key}'")
         name, shape = job["id"], job["shape"]
         if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_-]{1,100}", name) or name in names:
-            raise _RefusedError(f"jobs.{i}.id: got {_shown(name)}, expected a name of its own, of letters and digits")
+            raise _RefusedError(f"jobs.{i}.id", f"got {_shown(name)}", "a name of its own, of letters and digits")
         names.add(name)
         if not isinstance(job["file"], str) or job["file"] not in manifest["files"]:
-            raise _RefusedError(
-                f"jobs.{i}.file: got {_shown(job['file'])}, expected one of `files`, where its sha256 is"
-            )
+            raise _RefusedError(f"jobs.{i}.file", f"got {_shown(job['file'])}", "one of `files`, where its sha256 is")
         sizes = shape if isinstance(shape, list) else []
         elements = 1
         for size in sizes if len(sizes) <= 8 else []:
             elements = elements * size if _is_whole(size, 1, MOST_ELEMENTS) else MOST_ELEMENTS + 1
         if not 1 <= len(sizes) <= 8 or not 1 <= elements <= MOST_ELEMENTS:
             raise _RefusedError(
-                f"jobs.{i}.shape: got {str(sizes)[:60] or _shown(shape)}, expected sizes with at most {MOST_ELEMENTS} "
-                "elements"
+                f"jobs.{i}.shape",
+                f"got {str(sizes)[:60] or _shown(shape)}",
+                f"sizes with at most {MOST_ELEMENTS} elements",
             )
         if not isinstance(job["inside"], bool) or (job["inside"] and manifest["runtime"] != "onnxruntime"):
-            raise _RefusedError(
-                f"jobs.{i}.inside: got {_shown(job['inside'])}, expected true (with onnxruntime) or false"
-            )
+            raise _RefusedError(f"jobs.{i}.inside", f"got {_shown(job['inside'])}", "true (with onnxruntime) or false")
         if not _is_whole(job["layers"], 1, 10_000):
-            raise _RefusedError(
-                f"jobs.{i}.layers: got {_shown(job['layers'])}, expected a whole number from 1 to 10000"
-            )
+            raise _RefusedError(f"jobs.{i}.layers", f"got {_shown(job['layers'])}", "a whole number from 1 to 10000")
     if not isinstance(schedule, list) or len(schedule) > 10_000:
-        raise _RefusedError(f"schedule: got {_shown(schedule)}, expected a list of at most 10000 rounds")
+        raise _RefusedError("schedule", f"got {_shown(schedule)}", "a list of at most 10000 rounds")
     for i, round_ in enumerate(schedule):
         if not isinstance(round_, list) or len(round_) > len(names):
-            raise _RefusedError(f"schedule.{i}: got {_shown(round_)}, expected a list of jobs, each once")
+            raise _RefusedError(f"schedule.{i}", f"got {_shown(round_)}", "a list of jobs, each once")
         seen = set()
         for name in round_:
             if not isinstance(name, str) or name not in names or name in seen:
-                raise _RefusedError(f"schedule.{i}: got {_shown(name)}, expected ids of jobs, each once")
+                raise _RefusedError(f"schedule.{i}", f"got {_shown(name)}", "ids of jobs, each once")
             seen.add(name)
 
 
@@ -515,7 +530,7 @@ def open_model(folder: str, job: dict[str, Any], runtime: str, threads: int, pro
         raise
     except Exception as error:  # runtimes raise types of their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise KitError(f"{path}: {runtime} cannot load it: {reason}; try a newer {runtime}") from error
+        raise KitError(path, f"{runtime} cannot load it: {reason}", remedy=f"try a newer {runtime}") from error
 
 
 def runtime_version(runtime: str) -> str:
@@ -526,7 +541,7 @@ def runtime_version(runtime: str) -> str:
     try:
         import onnxruntime
     except ImportError:
-        raise KitError("onnxruntime is not installed; pip install onnxruntime") from None
+        raise KitError("", "onnxruntime is not installed", remedy="pip install onnxruntime") from None
     return str(onnxruntime.__version__)
 
 
@@ -542,8 +557,9 @@ def run_kit(
     jobs = {job["id"]: job for job in manifest["jobs"]}
     if provider != "CPUExecutionProvider" and any(job["inside"] for job in jobs.values()):
         raise KitError(
-            f"--provider {provider}: only the CPU's profile tells how long a layer takes; export the kit with "
-            "--isolated"
+            f"--provider {provider}",
+            "only the CPU's profile tells how long a layer takes",
+            remedy="export the kit with --isolated",
         )
 
     def open_job(name: str) -> OnnxModel | LiteRTModel:
@@ -573,14 +589,14 @@ def run_kit(
 def check_writable(path: str) -> None:
     """Raises KitError if results cannot be written to `path`. Call it before the minutes of measuring."""
     if os.path.isdir(path):
-        raise KitError(f"--out {path}: is a folder; expected a file, e.g. {os.path.join(path, 'results.json')}")
+        raise KitError(f"--out {path}", "is a folder", f"a file, e.g. {os.path.join(path, 'results.json')}")
     try:
         descriptor, temporary = _new_file(path)
         os.close(descriptor)
         os.remove(temporary)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no file name"
-        raise KitError(f"--out {path}: cannot be written ({reason}); choose another place") from None
+        raise KitError(f"--out {path}", f"cannot be written ({reason})", remedy="choose another place") from None
 
 
 def write_results(path: str, results: dict[str, Any]) -> None:
@@ -597,7 +613,7 @@ def write_results(path: str, results: dict[str, Any]) -> None:
         temporary = None
     except OSError as error:
         raise KitError(
-            f"--out {path}: cannot be written ({error.strerror}); make room or choose another place"
+            f"--out {path}", f"cannot be written ({error.strerror})", remedy="make room or choose another place"
         ) from None
     finally:
         if temporary is not None and os.path.exists(temporary):

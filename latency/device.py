@@ -33,8 +33,12 @@ def this_device(device: Literal["cpu", "cuda"]) -> Device:
     if device == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(
-                "measure.device: got 'cuda', but torch finds no CUDA device; measure where the GPU is and search here "
-                "with its table by measure.device=external, or measure this CPU by measure.device=cpu"
+                "measure.device",
+                "got 'cuda', but torch finds no CUDA device",
+                remedy=(
+                    "measure where the GPU is and search here with its table by measure.device=external, or "
+                    "measure this CPU by measure.device=cpu"
+                ),
             )
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         kind, name, cores = "gpu", properties.name, properties.multi_processor_count

@@ -118,7 +118,7 @@ def refuse_to_replace(path: Path, new: Identity) -> None:
         table = LatencyTable.load(path)
     except UserError as error:
         raise TableError(
-            f"--out {path}: exists and is no table that could be made again ({error}); {elsewhere}"
+            f"--out {path}", f"exists and is no table that could be made again ({error})", remedy=f"{elsewhere}"
         ) from None
     if lost := Identity.of_table(table).lost_by(new):
-        raise TableError(f"--out {path}: holds {lost}, which would be lost; {elsewhere}")
+        raise TableError(f"--out {path}", f"holds {lost}, which would be lost", remedy=elsewhere)

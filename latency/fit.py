@@ -95,17 +95,20 @@ def fit_table(
         times.setdefault(paths, []).append(ms)
     if len(times) < FEWEST_CALIBRATION_NETWORKS:
         raise FitError(
-            f"{source}: holds {len(times)} different networks, expected at least {FEWEST_CALIBRATION_NETWORKS}, "
-            "better 60; measure more"
+            source,
+            f"holds {len(times)} different networks",
+            f"at least {FEWEST_CALIBRATION_NETWORKS}, better 60",
+            "measure more",
         )
     for paths, taken in times.items():
         if max(taken) > LARGEST_REPEAT * min(taken):
             raise FitError(
-                f"{source}: the network {named(space, paths)} has {min(taken):g} and {max(taken):g} ms; timings of one "
-                "network should agree: remove the wrong one, or time it again"
+                source,
+                f"the network {named(space, paths)} has {min(taken):g} and {max(taken):g} ms",
+                remedy="timings of one network should agree: remove the wrong one, or time it again",
             )
     if len({ms for taken in times.values() for ms in taken}) == 1:
-        raise FitError(f"{source}: all networks have {measurements[0][1]:g} ms; expected what each of them took")
+        raise FitError(source, f"all networks have {measurements[0][1]:g} ms", "what each of them took")
     jobs = [network_job(space, f"network{i}", "calibration", paths) for i, paths in enumerate(times)]
     measured = np.array([float(np.median(taken)) for taken in times.values()])
     layers = timed_layers(space)

@@ -113,15 +113,14 @@ def layer_of(key: str) -> Layer:
     """
     m = _KEY.fullmatch(key)
     if m is None:
-        raise TableError(
-            f"entry '{key}': not a layer; expected e.g. 'mbconv_k3_e6+residual 28x28x40->40 s1'; correct it"
-        )
+        raise TableError(f"entry '{key}'", "not a layer", "e.g. 'mbconv_k3_e6+residual 28x28x40->40 s1'", "correct it")
     outside = {str(spec): spec for spec in (FeatureMixSpec(), PoolClassifierSpec(), *map(StemSpec, (1, 3, 5, 7)))}
     spec = CANDIDATES.get(m["op"]) or outside.get(m["op"])
     if spec is None:
         raise TableError(
-            f"entry '{key}': the catalogue has no op '{m['op']}'; name the module that registers it in "
-            "space.candidate_modules, or remove the entry"
+            f"entry '{key}'",
+            f"the catalogue has no op '{m['op']}'",
+            remedy="name the module that registers it in space.candidate_modules, or remove the entry",
         )
     residual = m["residual"] is not None
     return Layer(spec, int(m["c_in"]), int(m["c_out"]), int(m["size"]), int(m["stride"]), residual)
@@ -218,12 +217,19 @@ def _check(family: type[Candidate], lacking: Layer, sources: dict[Layer, tuple[f
     name = family.__name__.removesuffix("Spec")
     if len(sources) < FEWEST:
         raise TableError(
-            f"no entry '{lacking}', and it cannot be interpolated: the table has {len(sources)} measured layers of its "
-            f"op family {name}, expected at least {FEWEST}; measure the table for this space, or add the entry by hand"
+            "",
+            (
+                f"no entry '{lacking}', and it cannot be interpolated: the table has {len(sources)} measured "
+                f"layers of its op family {name}"
+            ),
+            f"at least {FEWEST}",
+            "measure the table for this space, or add the entry by hand",
         )
     for layer, values in sources.items():
         if min(values) <= 0:
             raise TableError(
-                f"no entry '{lacking}', and it cannot be interpolated: entry '{layer}' of its family {name} is 0 ms, "
-                "expected more (entries of a linear model are relative); measure the table for this space"
+                "",
+                f"no entry '{lacking}', and it cannot be interpolated: entry '{layer}' of its family {name} is 0 ms",
+                "more (entries of a linear model are relative)",
+                "measure the table for this space",
             )

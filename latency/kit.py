@@ -24,7 +24,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from engine.config import Section, validate
-from engine.errors import UserError
+from engine.errors import InvalidError, UserError
 from engine.files import TEMPORARY, make_folder, read_json, write_atomically, writing
 from engine.progress import Report, silent
 from engine.wording import shown
@@ -49,7 +49,7 @@ class KitFileError(UserError):
 def _printable(text: str) -> str:
     """Returns the text. Raises ValueError if it has control characters."""
     if not text.isprintable():
-        raise ValueError("has control characters; run bench.py again")
+        raise InvalidError("", "has control characters", remedy="run bench.py again")
     return text
 
 
@@ -139,11 +139,12 @@ def export_kit(
     measure, space = config.measure, Space(config.space)
     if measure.runtime not in EXPORTED:
         raise KitFileError(
-            f"measure.runtime: got '{measure.runtime}', a kit holds model files; expected {' or '.join(EXPORTED)}, "
-            "e.g. measure.runtime=onnxruntime"
+            "measure.runtime",
+            f"got '{measure.runtime}', a kit holds model files",
+            f"{' or '.join(EXPORTED)}, e.g. measure.runtime=onnxruntime",
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise KitFileError(f"--out {folder}: exists and is not empty; choose another folder for the kit")
+        raise KitFileError(f"--out {folder}", "exists and is not empty", remedy="choose another folder for the kit")
     alone = isolated or measure.runtime != "onnxruntime"
     counts = Counts(0 if alone else measure.coverings, measure.calibration_networks, verify, alone)
     jobs = draw_plan(space, counts, seed)
@@ -204,7 +205,7 @@ def prepare_results_file(path: Path) -> None:
     try:
         bench.check_writable(str(path))
     except bench.KitError as error:
-        raise KitFileError(str(error)) from None
+        raise KitFileError.of(error) from None
 
 
 def open_kit(folder: Path) -> KitFiles:
@@ -213,7 +214,7 @@ def open_kit(folder: Path) -> KitFiles:
     try:
         return KitFiles(*bench.read_manifest(str(folder)))
     except bench.KitError as error:
-        raise KitFileError(str(error)) from None
+        raise KitFileError.of(error) from None
 
 
 def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) -> Kit:
@@ -227,13 +228,13 @@ def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) 
     seed, records = manifest["seed"], {job["id"]: job for job in manifest["jobs"]}
     counts, data = _counts(manifest, where), manifest.get("config")
     if not isinstance(data, dict):
-        raise KitFileError(f"{where}: lacks or misstates 'config'; export the kit again")
+        raise KitFileError(where, "lacks or misstates 'config'", remedy="export the kit again")
     config = validate(LatencyConfig, data, where, {"allow_modules": allow_modules})
     space = Space(config.space)
     jobs = draw_plan(space, counts, seed)
     keys = {job.id: [str(layer) for layer in job.layers] for job in jobs}
     if keys != {name: record.get("keys") for name, record in records.items()}:
-        raise KitFileError(f"{where}: was made by another version of this package; export the kit again")
+        raise KitFileError(where, "was made by another version of this package", remedy="export the kit again")
     return Kit(manifest, digest, config, space, jobs)
 
 
@@ -249,13 +250,14 @@ def _counts(manifest: Mapping[str, Any], where: str) -> Counts:
         "verification": sum(name.startswith("verification") for name in names),
     }
     if not isinstance(counts, dict) or counts.keys() != {*most, "alone"} or not isinstance(counts["alone"], bool):
-        raise KitFileError(f"{where}: lacks or misstates 'counts'; export the kit again")
+        raise KitFileError(where, "lacks or misstates 'counts'", remedy="export the kit again")
     for key, largest in most.items():
         value = counts[key]
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
             raise KitFileError(
-                f"{where}: counts.{key}: does not fit the {len(names)} jobs; it was changed, or made by another "
-                "version of this package; export the kit again"
+                f"{where}: counts.{key}",
+                f"does not fit the {len(names)} jobs; it was changed, or made by another version of this package",
+                remedy="export the kit again",
             )
     return Counts(**counts)
 
@@ -273,7 +275,9 @@ def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()
     measure = kit.config.measure
     if results.runtime.name != measure.runtime:
         raise KitFileError(
-            f"{path}: runtime.name is '{results.runtime.name}', the kit is for {measure.runtime}; run its own bench.py"
+            str(path),
+            f"runtime.name is '{results.runtime.name}', the kit is for {measure.runtime}",
+            remedy="run its own bench.py",
         )
     own = results.device
     provider = "" if results.provider == "CPUExecutionProvider" else f", {results.provider}"
@@ -310,12 +314,16 @@ def read_results(path: Path, kit: KitFiles) -> Results:
     )
     if not isinstance(data, dict) or data.get("format") != bench.RESULTS_FORMAT:
         found = shown(data.get("format")) if isinstance(data, dict) else type(data).__name__
-        raise KitFileError(f"{path}: format: got {found}, expected '{bench.RESULTS_FORMAT}', as bench.py writes it")
+        raise KitFileError(f"{path}: format", f"got {found}", f"'{bench.RESULTS_FORMAT}', as bench.py writes it")
     results = validate(Results, data, str(path))
     if results.manifest_sha256 != kit.digest:
         raise KitFileError(
-            f"{path}: manifest_sha256 is {results.manifest_sha256[:12]}..., this kit's manifest has "
-            f"{kit.digest[:12]}...: the results are of another kit; import them with the kit that was run"
+            str(path),
+            (
+                f"manifest_sha256 is {results.manifest_sha256[:12]}..., this kit's manifest has "
+                f"{kit.digest[:12]}...: the results are of another kit"
+            ),
+            remedy="import them with the kit that was run",
         )
     return results
 
@@ -328,29 +336,33 @@ def _check_samples(path: Path, kit: Kit, results: Results) -> None:
             expected[name] = expected.get(name, 0) + 1
     if odd := sorted(results.samples_ms.keys() ^ expected.keys()):
         word = "is missing" if odd[0] in expected else "is not in the kit"
-        raise KitFileError(f"{path}: samples_ms.{odd[0]} {word} ({len(odd)} such jobs); run bench.py again")
+        raise KitFileError(str(path), f"samples_ms.{odd[0]} {word} ({len(odd)} such jobs)", remedy="run bench.py again")
     passes = 1 if results.summarised else kit.manifest["passes"]
     jobs = {job.id: job for job in kit.jobs}
     for name, rounds in results.samples_ms.items():
         where = f"{path}: samples_ms.{name}"
         if len(rounds) != expected[name]:
-            raise KitFileError(f"{where}: has {len(rounds)} rounds, expected {expected[name]}; run bench.py again")
+            raise KitFileError(where, f"has {len(rounds)} rounds", str(expected[name]), "run bench.py again")
         for taken in rounds:
             if not isinstance(taken, list) or len(taken) != passes:
-                raise KitFileError(f"{where}: expected {passes} passes in every round; run bench.py again")
+                raise KitFileError(where, expected=f"{passes} passes in every round", remedy="run bench.py again")
             for value in taken:
                 numbers = value if jobs[name].inside else [value]
                 if not isinstance(numbers, list) or (jobs[name].inside and len(numbers) != len(jobs[name].layers)):
                     raise KitFileError(
-                        f"{where}: expected {len(jobs[name].layers)} layers in every pass; run bench.py again"
+                        where,
+                        expected=f"{len(jobs[name].layers)} layers in every pass",
+                        remedy="run bench.py again",
                     )
                 _check_numbers(where, numbers, whole=not jobs[name].inside)
     for name, energies in results.energy_mj.items():
         where = f"{path}: energy_mj.{name}"
         if name not in expected or len(energies) != expected[name]:
-            raise KitFileError(f"{where}: expected one number for each round of a job of the kit; run bench.py again")
+            raise KitFileError(
+                where, expected="one number for each round of a job of the kit", remedy="run bench.py again"
+            )
         if not all(0 <= value <= LARGEST_MJ for value in energies):
-            raise KitFileError(f"{where}: expected millijoules >= 0, below {LARGEST_MJ:g}; run bench.py again")
+            raise KitFileError(where, expected=f"millijoules >= 0, below {LARGEST_MJ:g}", remedy="run bench.py again")
 
 
 LONGEST_MS = 1e6
@@ -365,6 +377,8 @@ def _check_numbers(where: str, numbers: Sequence[Any], *, whole: bool) -> None:
         good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_MS
         if not good or (whole and value == 0):
             raise KitFileError(
-                f"{where}: got {shown(value)}, expected milliseconds above 0 and below {LONGEST_MS:g}; run bench.py "
-                "again"
+                where,
+                f"got {shown(value)}",
+                f"milliseconds above 0 and below {LONGEST_MS:g}",
+                "run bench.py again",
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from engine.errors import explain
+from engine.errors import Action, explain
 from engine.progress import Report, silent
 from latency.bench import energy_counter, timed_rounds
 from latency.build import Origin, Samples, build_table, calibrated, network_ms, verified
@@ -110,9 +109,14 @@ def measure_to_file(
         table.save(out)
         return table
     if not out.exists():
-        raise TableError(f"--recalibrate: no table {out}; measure one first, without --recalibrate")
+        raise TableError("--recalibrate", f"no table {out}", remedy="measure one first, without --recalibrate")
     table = LatencyTable.load(out)
-    table.check(space, measure, str(out), _how_to_make_another(path, free_file(out), overrides))
+    free = free_file(out)
+    if path is None:
+        table.check(space, measure, str(out), f"make another table, in another file, e.g. {free}")
+    else:
+        again = Action("measure", (str(path), "--out", str(free), *overrides))
+        table.check(space, measure, str(out), "make another table", again)
     seed = int(time.time()) if seed is None else seed
     if recalibrate:
         table = recalibrate_table(table, space, measure, seed=seed, report=report)
@@ -121,14 +125,6 @@ def measure_to_file(
         table = verify_table(table, space, measure, verify, seed=seed, report=report)
     table.save(out)
     return table
-
-
-def _how_to_make_another(config: Path | None, out: Path, overrides: Sequence[str]) -> str:
-    """Returns what to do about a table that does not fit the config. config: its path, if it came from a file."""
-    if config is None:
-        return f"make another table, in another file, e.g. {out}"
-    command = ["python", "scripts/measure_latency.py", str(config), "--out", str(out), *overrides]
-    return f"make another table: {shlex.join(command)}"
 
 
 def measure_table(
@@ -246,18 +242,25 @@ def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:
     """Raises TableError unless this package measured the table on this very device."""
     if measure.device == "external":
         raise TableError(
-            "measure.device: got 'external'; a table of another device is verified there: see scripts/device_kit.py"
+            "measure.device",
+            "got 'external'",
+            remedy="a table of another device is verified there: see scripts/device_kit.py",
         )
     if any(" @" in key for key in table.entries):
         raise TableError(
-            "the table has entries of single edges (keys ending in ` @stage...`), as imported ones may have; only "
-            "tables that this package measured can be verified and recalibrated here"
+            "",
+            "the table has entries of single edges (keys ending in ` @stage...`), as imported ones may have",
+            remedy="only tables that this package measured can be verified and recalibrated here",
         )
     here = this_device(measure.device)
     if table.device.fingerprint != here.fingerprint:
         raise TableError(
-            f"the table was measured on {table.device.name} ({table.device.cores} cores), this is {here.name} "
-            f"({here.cores} cores); its error can be told on its own device only, measure a table for this one"
+            "",
+            (
+                f"the table was measured on {table.device.name} ({table.device.cores} cores), this is "
+                f"{here.name} ({here.cores} cores)"
+            ),
+            remedy="its error can be told on its own device only, measure a table for this one",
         )
 
 

@@ -58,10 +58,12 @@ def read_prior(source: LatencyTable | Path | Literal["macs"], space: Space) -> P
     try:
         table = LatencyTable.load(Path(source))
     except UserError as error:
-        raise PriorError(
-            f"--prior: {error}; a prior is a latency table (scripts/import_latency.py makes one of a published file), "
-            "or the word macs"
-        ) from None
+        is_what = (
+            "a prior is a latency table (scripts/import_latency.py makes one of a published file), or the word macs"
+        )
+        refused = PriorError.of(error, "--prior")
+        refused.remedy = "; ".join(filter(None, [refused.remedy, is_what]))
+        raise refused from None
     return table_prior(table, space, str(source))
 
 
@@ -82,10 +84,11 @@ def table_prior(table: LatencyTable, space: Space, source: str) -> Prior:
     if missing := table.missing(space):
         of_another = len(missing) > len(layers) / 10
         raise PriorError(
-            f"{where}: has {len(layers) - len(missing)} of the {len(layers)} ops of this space, and no entry "
-            f"'{missing[0]}'; expected a prior with all of them; "
-            + ("it is of another space: take" if of_another else "complete it, or take")
-            + " a table of this space, or --prior macs"
+            where,
+            f"has {len(layers) - len(missing)} of the {len(layers)} ops of this space, and no entry '{missing[0]}'",
+            "a prior with all of them",
+            ("it is of another space: take" if of_another else "complete it, or take")
+            + " a table of this space, or --prior macs",
         )
     table.cost(space, where)
     places: dict[Layer, list[float]] = {}
@@ -94,7 +97,7 @@ def table_prior(table: LatencyTable, space: Space, source: str) -> Prior:
             places.setdefault(layer, []).append(table.price(layer, place))
     entries = np.array([np.mean(places[layer]) for layer in layers])
     if not entries.any():
-        raise PriorError(f"{where}: all its entries are 0 ms, expected a prior with some above 0; take another table")
+        raise PriorError(where, "all its entries are 0 ms", "a prior with some above 0", "take another table")
     return Prior(source, entries, table.constant_ms, table.device.name, table.sha256)
 
 
@@ -109,9 +112,15 @@ def predicted_alone(prior: Prior, counts: np.ndarray, measured: np.ndarray, seed
     error, without = (100 * float(np.sqrt(np.mean((predicted / measured - 1) ** 2))) for predicted in (alone, constant))
     if error >= without:
         raise PriorError(
-            f"--prior {prior.source}: explains nothing of these timings: its sums, scaled to them, miss left-out "
-            f"networks by {error:.3g} %, one number for all by {without:.3g} %; take the table of a device more like "
-            "this one, or leave out --prior, and check that the timings belong to these networks"
+            f"--prior {prior.source}",
+            (
+                "explains nothing of these timings: its sums, scaled to them, miss left-out networks by "
+                f"{error:.3g} %, one number for all by {without:.3g} %"
+            ),
+            remedy=(
+                "take the table of a device more like this one, or leave out --prior, and check that the "
+                "timings belong to these networks"
+            ),
         )
     return alone
 

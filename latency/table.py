@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from engine.config import Section, load_config, validate
-from engine.errors import ConfigError, UserError
+from engine.errors import Action, ConfigError, InvalidError, UserError
 from engine.files import write_atomically
 from engine.yaml_dialect import Dumper
 from latency.config import EXPORTED, MeasureConfig
@@ -195,7 +195,8 @@ class LatencyTable(Section):
     def constant_is_calibrated(self) -> Self:
         """Raises ValueError if entries are calibrated without a record of the calibration, or the reverse."""
         if any(entry.calibrated_ms is not None for entry in self.entries.values()) != (self.calibration is not None):
-            raise ValueError("calibration: must be present exactly where entries have calibrated_ms; measure again")
+            found = "must be present exactly where entries have calibrated_ms"
+            raise InvalidError("calibration", found, remedy="measure again")
         return self
 
     @property
@@ -211,8 +212,9 @@ class LatencyTable(Section):
         known, found = cls.model_fields["format"].default, content.get("format")
         if isinstance(found, str) and found.startswith(known.split("@")[0]) and found != known:
             raise ConfigError(
-                f"{path}: format: got {found!r}, which another version wrote; this one reads {known!r}; measure the "
-                "table again with scripts/measure_latency.py, or import it again"
+                f"{path}: format",
+                f"got {found!r}, which another version wrote; this one reads {known!r}",
+                remedy="measure the table again with scripts/measure_latency.py, or import it again",
             )
         return validate(cls, content, str(path))
 
@@ -255,9 +257,12 @@ class LatencyTable(Section):
         """Whether the table was made from a file of another device or program."""
         return self.source is not None
 
-    def check(self, space: Space, measure: MeasureConfig, where: str, remedy: str) -> None:
-        """Raises TableError unless this table was made for `space` and `measure`. where: its file. remedy: how to make
-        another one without changing this one, e.g. "make another table: python scripts/...".
+    def check(
+        self, space: Space, measure: MeasureConfig, where: str, remedy: str, action: Action | None = None
+    ) -> None:
+        """Raises TableError unless this table was made for `space` and `measure`.
+
+        where: its file. remedy, action: how to make another table without changing this one, and the command for it.
         """
         own: dict[str, tuple[object, object, str]] = {
             "input_size": (self.input_size, space.config.input_size, "space.input_size"),
@@ -274,22 +279,26 @@ class LatencyTable(Section):
                 own["threads"] = (self.threads, measure.threads, "measure.threads")
         for key, (found, expected, setting) in own.items():
             if found != expected:
-                advice = remedy
-                if setting.startswith("measure."):
-                    advice = f"if the table is right, correct `measure`, the limit's own or the file's; else {remedy}"
+                differs = f"{key} is {found}, but the search has {expected} ({setting})"
                 if self.foreign and measure.device != "external":
-                    advice = (
-                        f"this table comes from elsewhere ({self.source}): to search with it, set measure.device: "
-                        "external"
-                    )
-                raise TableError(f"{where}: {key} is {found}, but the search has {expected} ({setting}); {advice}")
+                    origin = f"this table comes from elsewhere ({self.source})"
+                    use = f"{origin}: to search with it, set measure.device: external"
+                    raise TableError(where, differs, remedy=use)
+                if setting.startswith("measure."):
+                    remedy = f"if the table is right, correct `measure`, the limit's own or the file's; else {remedy}"
+                raise TableError(where, differs, remedy=remedy, action=action)
         if missing := self.missing(space):
             first, more = missing[0], f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
             near = difflib.get_close_matches(str(first), self.entries, n=1, cutoff=0.75)
-            hint = f" The nearest entry is '{near[0]}'." if near else ""
+            nearest = f"; the nearest entry is '{near[0]}'" if near else ""
             raise MissingEntryError(
-                f"{where}: no entry '{first}', the op {first.spec} on a {first.size}x{first.size} input with "
-                f"{first.c_in} channels{more}.{hint} To mend it, {remedy}"
+                where,
+                (
+                    f"no entry '{first}', the op {first.spec} on a {first.size}x{first.size} input with "
+                    f"{first.c_in} channels{more}{nearest}"
+                ),
+                remedy=remedy,
+                action=action,
             )
 
     def cost(self, space: Space, where: str = "the latency table") -> Cost:
@@ -301,8 +310,10 @@ class LatencyTable(Section):
         least, _ = cost.reachable
         if least <= 0:
             raise TableError(
-                f"{where}: constant_ms is {self.constant_ms:.4g}, so the fastest architecture would take {least:.4g} "
-                f"ms, expected more than 0; {self._how_to_mend_the_constant}"
+                where,
+                f"constant_ms is {self.constant_ms:.4g}, so the fastest architecture would take {least:.4g} ms",
+                "more than 0",
+                self._how_to_mend_the_constant,
             )
         return cost
 
@@ -323,14 +334,21 @@ class LatencyTable(Section):
         column = self.columns.get(name)
         if column is None:
             has = f"columns {', '.join(self.columns)}" if self.columns else "no columns beside latency"
-            raise TableError(f"{where}: no column '{name}'; it has {has}; choose one of them as metric, or add it")
+            raise TableError(
+                where, f"no column '{name}'; it has {has}", remedy="choose one of them as metric, or add it"
+            )
 
         cost = Cost.of_space(space, self.column_price(name, where), constant=column.constant)
         least, _ = cost.reachable
         if least <= 0:
             raise TableError(
-                f"{where}: columns.{name}.constant is {column.constant:.4g}, so the smallest architecture would have "
-                f"{least:.4g} {column.unit}, expected more than 0; correct the constant or the values"
+                where,
+                (
+                    f"columns.{name}.constant is {column.constant:.4g}, so the smallest architecture would have "
+                    f"{least:.4g} {column.unit}"
+                ),
+                "more than 0",
+                "correct the constant or the values",
             )
         return cost
 
@@ -344,7 +362,7 @@ class LatencyTable(Section):
                 return 0.0
             value = values.get(f"{layer} @{place}", values.get(str(layer)))
             if value is None:
-                raise TableError(f"{where}: columns.{name} has no value for '{layer}'; complete the column")
+                raise TableError(where, f"columns.{name} has no value for '{layer}'", remedy="complete the column")
             return value
 
         return price
@@ -356,18 +374,20 @@ def prepare_table_file(path: Path) -> None:
     Call it before the minutes of measuring.
     """
     if "\0" in str(path):
-        raise TableError("--out: got a name with a NUL character; expected the table's file")
+        raise TableError("--out", "got a name with a NUL character", "the table's file")
     if path.is_dir():
-        raise TableError(f"--out {path}: is a folder; expected the table's file, e.g. {path / 'table.yaml'}")
+        raise TableError(f"--out {path}", "is a folder", f"the table's file, e.g. {path / 'table.yaml'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TableError(f"--out {path}: its folder cannot be made ({error.strerror}); choose another place") from None
+        raise TableError(
+            f"--out {path}", f"its folder cannot be made ({error.strerror})", remedy="choose another place"
+        ) from None
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise TableError(
-            f"--out {path}: {path.parent} is not writable ({error.strerror}); choose another place"
+            f"--out {path}", f"{path.parent} is not writable ({error.strerror})", remedy="choose another place"
         ) from None
 
 

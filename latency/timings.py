@@ -41,7 +41,7 @@ def read_timings(path: Path, space: Space, allow_modules: Collection[str] = ()) 
     elif path.suffix.lower() == ".csv":
         rows = _csv_rows(path, text)
     else:
-        raise TimingsError(f"{path}: got a file '{path.suffix}', expected .csv or .json")
+        raise TimingsError(str(path), f"got a file '{path.suffix}'", ".csv or .json")
     return [(_paths(where, architecture, path.parent, space, allow_modules), ms) for where, architecture, ms in rows]
 
 
@@ -50,23 +50,25 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
     lines = _csv_lines(path, text)
     header = [name.strip().lower() for name in next(lines, (0, []))[1]]
     if not {"architecture", "ms"} <= set(header):
-        hint = "; separate columns by commas" if any(";" in name for name in header) else ""
+        remedy = "separate columns by commas" if any(";" in name for name in header) else ""
         raise TimingsError(
-            f"{path}: line 1 is {shown(','.join(header) or 'nothing')}, expected a header with the columns "
-            f"architecture and ms{hint}"
+            str(path),
+            f"line 1 is {shown(','.join(header) or 'nothing')}",
+            "a header with the columns architecture and ms",
+            remedy,
         )
     for name in filter(None, header):
         if header.count(name) > 1:
-            raise TimingsError(f"{path}: line 1 names the column {shown(name)} twice; keep the right one")
+            raise TimingsError(str(path), f"line 1 names the column {shown(name)} twice", remedy="keep the right one")
     rows = []
     for number, row in lines:
         where = f"{path}:{number}"
         if not row:
             continue
         if len(row) > len(header):  # e.g. a decimal comma, which would pass for a shorter time
-            raise TimingsError(f"{where}: has more values than the header has columns; write 1.5, not 1,5")
+            raise TimingsError(where, "has more values than the header has columns", remedy="write 1.5, not 1,5")
         if len(row) < len(header):
-            raise TimingsError(f"{where}: has {len(row)} values, expected {len(header)} as in the header")
+            raise TimingsError(where, f"has {len(row)} values", f"{len(header)} as in the header")
         values = dict(zip(header, row, strict=True))
         cell = values["ms"].strip()  # only Python accepts 1_000 and digits of other scripts
         ms = _ms(where, cell, float(cell) if _NUMBER.fullmatch(cell) else None)
@@ -81,7 +83,9 @@ def _csv_lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     try:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
-        raise TimingsError(f"{path}:{reader.line_num}: not CSV: {error}; check the quotes of this row") from None
+        raise TimingsError(
+            f"{path}:{reader.line_num}", f"not CSV: {error}", remedy="check the quotes of this row"
+        ) from None
     finally:
         csv.field_size_limit(before)
     return iter(rows)
@@ -91,11 +95,11 @@ def _json_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
     """Returns (its place for errors, architecture, ms) of each entry of a JSON file."""
     data = parsed_json(text, str(path), TimingsError, "check that it is complete")
     if not isinstance(data, list):
-        raise TimingsError(f'{path}: expected a list of {{"architecture": ..., "ms": ...}}, got {type(data).__name__}')
+        raise TimingsError(str(path), f"got {type(data).__name__}", 'a list of {"architecture": ..., "ms": ...}')
     rows = []
     for i, row in enumerate(data):
         if not isinstance(row, dict) or row.keys() != {"architecture", "ms"}:
-            raise TimingsError(f"{path}: entry {i}: expected the keys architecture and ms, got {shown(row, 80)}")
+            raise TimingsError(f"{path}: entry {i}", f"got {shown(row, 80)}", "the keys architecture and ms")
         where = f"{path}: entry {i}"
         rows.append((where, row["architecture"], _ms(where, row["ms"], row["ms"])))
     return rows
@@ -106,34 +110,32 @@ def _paths(where: str, architecture: Any, folder: Path, space: Space, allow_modu
     if isinstance(architecture, str) and architecture.strip().endswith(".json"):
         named = Path(architecture.strip())
         if named.is_absolute() or ".." in named.parts:
-            raise TimingsError(f"{where}: '{named}' leads out of the folder of this file; expected a file below it")
+            raise TimingsError(where, f"'{named}' leads out of the folder of this file", "a file below it")
         file = folder / architecture.strip()
         try:
             text = read_text(file, "an architecture.json")
         except UserError as error:
-            raise TimingsError(f"{where}: {error}") from None
+            raise TimingsError.of(error, where) from None
         with explain(f"{where}: {file}"):
             read = Architecture.from_json(text, allow_modules=allow_modules)
         ignored = {"dropout": 0.0, "candidate_modules": ()}  # neither changes the time
         if read.space.config.model_copy(update=ignored) != space.config.model_copy(update=ignored):
             raise TimingsError(
-                f"{where}: {file} is of another space than the config's; give the config that it came from"
+                where, f"{file} is of another space than the config's", remedy="give the config that it came from"
             )
         return read.paths
     names = architecture.split() if isinstance(architecture, str) else architecture
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TimingsError(
-            f"{where}: architecture is '{shown(architecture, 80)}', expected candidate names or a .json file"
-        )
+        raise TimingsError(where, f"architecture is '{shown(architecture, 80)}'", "candidate names or a .json file")
     try:
         return Architecture.from_names(space, names).paths
     except ValueError as error:
-        raise TimingsError(f"{where}: {error}") from None
+        raise TimingsError.of(error, where) from None
 
 
 def _ms(where: str, written: Any, number: Any) -> float:
     """Returns `number` if it can be milliseconds, and raises otherwise; written: the text in the file."""
     if not isinstance(number, int | float) or isinstance(number, bool) or not 0 < number <= MOST_MS:
         text = shown(written) if isinstance(written, str | list | dict) else repr(written)
-        raise TimingsError(f"{where}: ms is {text}, expected milliseconds above 0, at most {MOST_MS:g}")
+        raise TimingsError(where, f"ms is {text}", f"milliseconds above 0, at most {MOST_MS:g}")
     return float(number)

@@ -52,19 +52,20 @@ def import_table(path: Path, *, device_name: str, format: str | None = None, act
     """
     records = read_mapping(path, "a latency table")
     if not records:
-        raise TableError(f"{path}: is empty; expected a latency table of {_formats()}")
+        raise TableError(str(path), "is empty", f"a latency table of {_formats()}")
     shown_by = {name: key for name, importer in IMPORTERS.items() if (key := importer.recognise(records))}
     if not shown_by:
         first = next(iter(records))
         if first == "format":
             raise TableError(
-                f"{path}: 'format': this file is ours already, {shown(str(records[first]))}; a table is used as it is, "
-                "results of a device kit become one by scripts/device_kit.py import"
+                str(path),
+                f"'format': this file is ours already, {shown(str(records[first]))}",
+                remedy="a table is used as it is, results of a device kit become one by scripts/device_kit.py import",
             )
-        raise TableError(f"{path}: {shown(first)} is no key of a known format; expected {_formats()}; convert the file")
+        raise TableError(str(path), f"{shown(first)} is no key of a known format", _formats(), "convert the file")
     seen, key = next(iter(shown_by.items()))
     if format is not None and format != seen:
-        raise TableError(f"{path}: key '{key}' is of the format {seen}, not {format}; use --format {seen}")
+        raise TableError(str(path), f"key '{key}' is of the format {seen}, not {format}", remedy=f"use --format {seen}")
     return IMPORTERS[seen].translate(SourceFile(path, records, device_name, activation))
 
 

@@ -59,8 +59,10 @@ def translate(source: SourceFile) -> Imported:
             continue
         else:
             raise TableError(
-                f"{source.path}: key '{key}' is not of the once-for-all format, expected Conv-, Conv_1-, AvgPool2D-, "
-                "Conv_2-, Logits- or expanded_conv-input:...-hs:0; choose another --format, or remove the key"
+                str(source.path),
+                f"key '{key}' is not of the once-for-all format",
+                "Conv-, Conv_1-, AvgPool2D-, Conv_2-, Logits- or expanded_conv-input:...-hs:0",
+                "choose another --format, or remove the key",
             )
         if own == activation:
             collected.add(ours, entry, key)
@@ -68,7 +70,9 @@ def translate(source: SourceFile) -> Imported:
             collected.left_out.append(LeftOut(key, f"runs {own}; --activation {own} takes these"))
     if not input_size:
         raise TableError(
-            f"{source.path}: no key 'Conv-input:...', the first convolution, which states the input size; add it"
+            str(source.path),
+            "no key 'Conv-input:...', the first convolution, which states the input size",
+            remedy="add it",
         )
     how = f"imported from the once-for-all key format, its {activation} entries; median_ms holds means"
     table = table_of(source, collected.entries, activation=activation, input_size=input_size, how=how)
@@ -80,8 +84,10 @@ def _block(m: re.Match[str], source: SourceFile, key: str) -> str:
     shape, hidden = Shape.of(m.groupdict(), source, key), int(m["hidden"])
     if not hidden or hidden % shape.c_in:
         raise TableError(
-            f"{source.path}: key '{key}': expand is {hidden} hidden channels, expected a multiple of the {shape.c_in} "
-            "input channels; correct the key"
+            f"{source.path}: key '{key}'",
+            f"expand is {hidden} hidden channels",
+            f"a multiple of the {shape.c_in} input channels",
+            "correct the key",
         )
     op = f"mbconv_k{int(m['kernel'])}_e{hidden // shape.c_in}{'_se' if m['se'] == '1' else ''}"
     return shape.key(op, int(m["stride"]), m["idskip"] == "1", source, key)

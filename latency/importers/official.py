@@ -33,7 +33,9 @@ def translate(source: SourceFile) -> Imported:
         collected.add(ours, mean_and_count(source, key, "var"), key)
     if not input_size:
         raise TableError(
-            f"{source.path}: no key 'Conv-input:...', the first convolution, which states the input size; add it"
+            str(source.path),
+            "no key 'Conv-input:...', the first convolution, which states the input size",
+            remedy="add it",
         )
     how = "imported from the official ProxylessNAS key format; median_ms holds means"
     table = table_of(source, collected.entries, activation=activation, input_size=input_size, how=how)
@@ -55,6 +57,8 @@ def _our_key(official: str, source: SourceFile) -> tuple[str, int]:
         shape = Shape.of(m.groupdict() | {"oh": m["ih"], "ow": m["iw"]}, source, official)
         return shape.key("pool_classifier", 1, False, source, official), 0
     raise TableError(
-        f"{source.path}: key '{official}' is not official, expected Conv-, Conv_1-, Logits- or "
-        "expanded_conv-input:...; choose another --format, or remove the key"
+        str(source.path),
+        f"key '{official}' is not official",
+        "Conv-, Conv_1-, Logits- or expanded_conv-input:...",
+        "choose another --format, or remove the key",
     )

@@ -45,8 +45,9 @@ class SourceFile:
             if self.activation in (None, activation):
                 return activation
         raise TableError(
-            f"--activation {self.activation}: {self.path} has only {' and '.join(accepted)}; choose of these, or leave "
-            "--activation out"
+            f"--activation {self.activation}",
+            f"{self.path} has only {' and '.join(accepted)}",
+            remedy="choose of these, or leave --activation out",
         )
 
 
@@ -65,26 +66,29 @@ class Imported:
     left_out: tuple[LeftOut, ...] = ()
 
 
-def milliseconds(value: object, where: str) -> float:
-    """Returns a number of milliseconds >= 0. Raises TableError, which begins with `where`, for anything else."""
-    ms = finite(value, where, "milliseconds >= 0")
+def milliseconds(value: object, where: str, name: str) -> float:
+    """Returns a number of milliseconds >= 0. Raises TableError, which begins with `where`, for anything else.
+
+    name: of the value, for the error.
+    """
+    ms = finite(value, where, name, "milliseconds >= 0")
     if ms < 0:
-        raise TableError(f"{where} is {shown(value)}, expected milliseconds >= 0; correct the file")
+        raise TableError(where, f"{name} is {shown(value)}", "milliseconds >= 0", "correct the file")
     return ms
 
 
-def finite(value: object, where: str, accepted: str = "a finite number of milliseconds") -> float:
+def finite(value: object, where: str, name: str, accepted: str = "a finite number of milliseconds") -> float:
     """Returns a finite number. Raises TableError, which begins with `where`, for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_MS:  # nan too
         text = repr(value) if isinstance(value, bool | float) else shown(value)
-        raise TableError(f"{where} is {text}, expected {accepted}; correct the file")
+        raise TableError(where, f"{name} is {text}", accepted, "correct the file")
     return float(value)
 
 
-def whole(value: object, where: str) -> int:
+def whole(value: object, where: str, name: str) -> int:
     """Returns a whole number >= 1. Raises TableError, which begins with `where`, for anything else."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise TableError(f"{where} is {shown(value)}, expected a whole number >= 1; correct the file")
+        raise TableError(where, f"{name} is {shown(value)}", "a whole number >= 1", "correct the file")
     return value
 
 
@@ -92,10 +96,10 @@ def mean_and_count(source: SourceFile, key: str, spread: str) -> Entry:
     """Returns a record {count, mean, `spread`} as an entry. Its mean goes into `median_ms`, as there is no median."""
     where, record = f"{source.path}: '{key}'", source.records[key]
     if not isinstance(record, dict) or not {"mean", "count"} <= record.keys():
-        raise TableError(f"{where}: expected a mapping with mean and count, found {shown(record)}; complete the record")
+        raise TableError(where, f"got {shown(record)}", "a mapping with mean and count", "complete the record")
     if unknown := sorted(record.keys() - {"mean", "count", spread}):
-        raise TableError(f"{where}: unknown field '{unknown[0]}', expected count, mean and {spread}; remove it")
-    return Entry(median_ms=milliseconds(record["mean"], f"{where}: mean"), n=whole(record["count"], f"{where}: count"))
+        raise TableError(where, f"unknown field '{unknown[0]}'", f"count, mean and {spread}", "remove it")
+    return Entry(median_ms=milliseconds(record["mean"], where, "mean"), n=whole(record["count"], where, "count"))
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Shape:
         h, w, c_in, h_out, w_out, c_out = (int(groups[name]) for name in ("ih", "iw", "ic", "oh", "ow", "oc"))
         if h != w or h_out != w_out or not all((h, c_in, h_out, c_out)):
             raise TableError(
-                f"{source.path}: key '{key}' has a shape that no space has; expected square maps, none empty; remove it"
+                str(source.path), f"key '{key}' has a shape that no space has", "square maps, none empty", "remove it"
             )
         return cls(h, c_in, h_out, c_out)
 
@@ -124,13 +128,16 @@ class Shape:
         stride = stride if stride is not None else -(-self.size // self.size_out)
         if stride not in (1, 2) or -(-self.size // stride) != self.size_out:
             raise TableError(
-                f"{source.path}: key '{official}' has stride {stride} from {self.size} to {self.size_out} pixels; "
-                "expected stride 1 or 2, and ceil(size / stride) pixels; correct the key"
+                str(source.path),
+                f"key '{official}' has stride {stride} from {self.size} to {self.size_out} pixels",
+                "stride 1 or 2, and ceil(size / stride) pixels",
+                "correct the key",
             )
         if residual and (stride != 1 or self.c_in != self.c_out):
             raise TableError(
-                f"{source.path}: key '{official}' adds its input (idskip:1), but input and output differ; correct "
-                "the key"
+                str(source.path),
+                f"key '{official}' adds its input (idskip:1), but input and output differ",
+                remedy="correct the key",
             )
         return f"{op}{'+residual' if residual else ''} {self.size}x{self.size}x{self.c_in}->{self.c_out} s{stride}"
 
@@ -155,7 +162,9 @@ class Collected:
             return
         if key in self.entries:
             raise TableError(
-                f"{self.source.path}: '{official}' and '{self.origin[key]}' are both '{key}'; remove one of them"
+                str(self.source.path),
+                f"'{official}' and '{self.origin[key]}' are both '{key}'",
+                remedy="remove one of them",
             )
         self.entries[key], self.origin[key] = entry, official
 
@@ -174,7 +183,9 @@ def table_of(
     Raises TableError if there are no entries.
     """
     if not entries:
-        raise TableError(f"{source.path}: no entry can be used with activation {activation}; try another --activation")
+        raise TableError(
+            str(source.path), f"no entry can be used with activation {activation}", remedy="try another --activation"
+        )
     sha256 = hashlib.sha256(read_bytes(source.path, "a latency table")).hexdigest()
     return LatencyTable(
         device=_phone(source.device_name, source.path.name),

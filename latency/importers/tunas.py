@@ -38,12 +38,13 @@ def recognise(records: dict[str, object]) -> str | None:
 
 @dataclass(frozen=True)
 class Position:
-    """One edge: its name in our spaces, its layers and milliseconds by op, and their place in the file, for errors."""
+    """One edge: its name in our spaces, its layers and milliseconds by op, and the file and place that errors name."""
 
     edge: str
     layers: dict[str, Layer]
     ms: dict[str, float]
-    where: str
+    file: str
+    place: str
 
     def gauged(self) -> tuple[dict[str, float], float]:
         """Returns (milliseconds >= 0 with zero at 0, the part that moves into the bias). No network's sum changes.
@@ -55,8 +56,10 @@ class Position:
         op = min(moved, key=lambda op: moved[op])
         if moved[op] < 0:
             raise TableError(
-                f"{self.where}.{op} is {self.ms[op]:g}, less than zero's {shift:g} of the same layer; expected no op "
-                "to be faster than none at all, since skip costs 0 ms; correct the number, or remove the op"
+                self.file,
+                f"{self.place}.{op} is {self.ms[op]:g}, less than zero's {shift:g} of the same layer",
+                "no op to be faster than none at all, since skip costs 0 ms",
+                "correct the number, or remove the op",
             )
         return moved, shift
 
@@ -68,11 +71,11 @@ def translate(source: SourceFile) -> Imported:
     """
     activation = source.activation_of(("relu",))  # tunas/mobile_search_space_v3.py
     for name in sorted(_OURS - source.records.keys()):
-        raise TableError(f"{source.path}: no key '{name}'; expected {', '.join(sorted(_OURS))}; complete the file")
+        raise TableError(str(source.path), f"no key '{name}'", ", ".join(sorted(_OURS)), "complete the file")
     for name in sorted(source.records.keys() - _OURS - _NOTES):
-        raise TableError(f"{source.path}: unknown key '{name}', expected {', '.join(sorted(_OURS))}; remove it")
+        raise TableError(str(source.path), f"unknown key '{name}'", ", ".join(sorted(_OURS)), "remove it")
     collected = Collected(source)
-    constant = finite(source.records["bias_ms"], f"{source.path}: bias_ms")
+    constant = finite(source.records["bias_ms"], str(source.path), "bias_ms")
     fastest, positions = constant, list(_positions(source))
     for position in positions:
         moved, shift = position.gauged()
@@ -80,11 +83,13 @@ def translate(source: SourceFile) -> Imported:
         fastest += min(position.ms.values())
         for op, layer in position.layers.items():
             entry = Entry(median_ms=moved[op])
-            collected.add(f"{layer} @{position.edge}", entry, f"{position.where}.{op}")
+            collected.add(f"{layer} @{position.edge}", entry, f"{position.file}: {position.place}.{op}")
     if fastest <= 0:
         raise TableError(
-            f"{source.path}: bias_ms: the fastest network would take {fastest:g} ms, expected more than 0; correct "
-            "the bias"
+            f"{source.path}: bias_ms",
+            f"the fastest network would take {fastest:g} ms",
+            "more than 0",
+            "correct the bias",
         )
     first, last = (next(iter(position.layers.values())) for position in (positions[0], positions[-1]))
     input_size = 2 * first.size
@@ -110,59 +115,69 @@ def _positions(source: SourceFile) -> Iterator[Position]:
     """Yields the edges: stage0.0 is the first block, and a new stage begins wherever the shape changes."""
     layers = source.records["layers"]
     if not isinstance(layers, list) or not layers:
-        raise TableError(f"{source.path}: layers: got {shown(layers)}, expected a list of layers; complete the file")
-    shapes = [_shape(layer, f"{source.path}: layers.{i}") for i, layer in enumerate(layers)]
+        raise TableError(f"{source.path}: layers", f"got {shown(layers)}", "a list of layers", "complete the file")
+    shapes = [_shape(layer, str(source.path), f"layers.{i}") for i, layer in enumerate(layers)]
     size, c_in = shapes[0]["in_hw"], shapes[0]["in_ch"]
-    where = f"{source.path}: first_block_sepconv_ms"
-    ms = _numbers(source.records["first_block_sepconv_ms"], where, _FIRST, "k3")
+    file, place = str(source.path), "first_block_sepconv_ms"
+    ms = _numbers(source.records[place], file, place, _FIRST, "k3")
     specs = {op: MBConvSpec(int(op[1]), 1) for op in ms}
-    yield Position("stage0.0", {op: Layer(spec, _STEM_WIDTH, c_in, size) for op, spec in specs.items()}, ms, where)
+    yield Position(
+        "stage0.0", {op: Layer(spec, _STEM_WIDTH, c_in, size) for op, spec in specs.items()}, ms, file, place
+    )
 
     stage, depth = 0, 0
     for i, (layer, shape) in enumerate(zip(layers, shapes, strict=True)):
-        where = f"{source.path}: layers.{i}"
         if (shape["in_hw"], shape["in_ch"]) != (size, c_in):
             raise TableError(
-                f"{where}: its input is {shape['in_hw']}x{shape['in_hw']}x{shape['in_ch']}, expected "
-                f"{size}x{size}x{c_in}, the output of the layer before; correct the shapes"
+                f"{file}: layers.{i}",
+                f"its input is {shape['in_hw']}x{shape['in_hw']}x{shape['in_ch']}",
+                f"{size}x{size}x{c_in}, the output of the layer before",
+                "correct the shapes",
             )
         residual = shape["stride"] == 1 and shape["in_ch"] == shape["out_ch"]
         stage, depth = (stage, depth + 1) if residual and stage else (stage + 1, 0)
-        ms = _numbers(layer["ms"], f"{where}.ms", _OP, "k3e3", zero=residual)
+        place = f"layers.{i}.ms"
+        ms = _numbers(layer["ms"], file, place, _OP, "k3e3", zero=residual)
         chain = {
             op: Layer(MBConvSpec(int(op[1]), int(op[3])), c_in, shape["out_ch"], size, shape["stride"], residual)
             for op in ms
             if op != "zero"
         }
-        yield Position(f"stage{stage}.{depth}", chain, ms, f"{where}.ms")
+        yield Position(f"stage{stage}.{depth}", chain, ms, file, place)
         size, c_in = shape["out_hw"], shape["out_ch"]
 
 
-def _shape(layer: Any, where: str) -> dict[str, int]:
-    """Returns the checked shape of a layer of the file. Raises TableError that begins with `where`."""
+def _shape(layer: Any, file: str, place: str) -> dict[str, int]:
+    """Returns the checked shape of a layer of the file. Raises TableError that begins with file and place."""
+    where = f"{file}: {place}"
     accepted = f"a mapping with {', '.join(_FIELDS)} and ms"
     if not isinstance(layer, dict):
-        raise TableError(f"{where}: got {shown(layer)}, expected {accepted}; correct the file")
+        raise TableError(where, f"got {shown(layer)}", accepted, "correct the file")
     for name in (*_FIELDS, "ms"):
         if name not in layer:
-            raise TableError(f"{where}: no field '{name}'; expected {accepted}; complete the file")
+            raise TableError(where, f"no field '{name}'", accepted, "complete the file")
     for name in sorted(layer.keys() - {*_FIELDS, "ms", "zero_allowed", "gauge"}):
-        raise TableError(f"{where}: unknown field '{name}'; expected {accepted}; remove it")
-    shape = {name: whole(layer[name], f"{where}.{name}") for name in _FIELDS}
+        raise TableError(where, f"unknown field '{name}'", accepted, "remove it")
+    shape = {name: whole(layer[name], file, f"{place}.{name}") for name in _FIELDS}
     if shape["stride"] > 2 or -(-shape["in_hw"] // shape["stride"]) != shape["out_hw"]:
         raise TableError(
-            f"{where}: stride {shape['stride']} from {shape['in_hw']} to {shape['out_hw']} pixels; expected stride 1 "
-            "or 2, and ceil(in_hw / stride) pixels; correct the shapes"
+            where,
+            f"stride {shape['stride']} from {shape['in_hw']} to {shape['out_hw']} pixels",
+            "stride 1 or 2, and ceil(in_hw / stride) pixels",
+            "correct the shapes",
         )
     return shape
 
 
-def _numbers(ms: Any, where: str, op_format: re.Pattern[str], example: str, zero: bool = False) -> dict[str, float]:
+def _numbers(
+    ms: Any, file: str, place: str, op_format: re.Pattern[str], example: str, zero: bool = False
+) -> dict[str, float]:
     """Returns the checked milliseconds by op. zero: whether `zero` is an op, since the edge may be skipped."""
+    where = f"{file}: {place}"
     if not isinstance(ms, dict) or not set(ms) - {"zero"}:
-        raise TableError(f"{where}: got {shown(ms)}, expected milliseconds per op, e.g. {{{example}: 1.5}}")
+        raise TableError(where, f"got {shown(ms)}", f"milliseconds per op, e.g. {{{example}: 1.5}}")
     for op in ms:
         if not op_format.fullmatch(op) and not (zero and op == "zero"):
             also = " or zero" if zero else "; zero is an op only where input and output have one shape" * (op == "zero")
-            raise TableError(f"{where}: unknown op '{op}', expected names like {example}{also}; remove it")
-    return {op: finite(value, f"{where}.{op}") for op, value in ms.items()}
+            raise TableError(where, f"unknown op '{op}'", f"names like {example}{also}", "remove it")
+    return {op: finite(value, file, f"{place}.{op}") for op, value in ms.items()}

@@ -30,9 +30,12 @@ def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:
     """Returns the runtime for these settings, to be used with `with`. Raises ConfigError if its device is not here."""
     if measure.device == "external":
         raise ConfigError(
-            "measure.device: got 'external', a device that cannot be timed from here; export a kit for it with "
-            "scripts/device_kit.py, import its table with scripts/import_latency.py, or set measure.device to cpu or "
-            "cuda"
+            "measure.device",
+            "got 'external', a device that cannot be timed from here",
+            remedy=(
+                "export a kit for it with scripts/device_kit.py, import its table with "
+                "scripts/import_latency.py, or set measure.device to cpu or cuda"
+            ),
         )
     this_device(measure.device)  # names the key where there is no CUDA
     return RUNTIMES[measure.runtime](space, measure)

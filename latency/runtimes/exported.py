@@ -55,8 +55,9 @@ def write_models(
     runtime = FILE_RUNTIMES[measure.runtime]
     if missing := [module for module in runtime.modules if importlib.util.find_spec(module) is None]:
         raise ConfigError(
-            f"measure.runtime: {measure.runtime} needs the Python package {missing[0]}, which is not installed; "
-            f'pip install -e ".[{runtime.extra}]"'
+            "measure.runtime",
+            f"{measure.runtime} needs the Python package {missing[0]}, which is not installed",
+            remedy=f'pip install -e ".[{runtime.extra}]"',
         )
     if measure.runtime == "litert":
         from latency.runtimes.litert_models import LiteRTWriter as Writer
@@ -117,4 +118,4 @@ class Exported(Runtime):
         try:
             return bench.open_model(self._folder, record, self.name, self._measure.threads, "CPUExecutionProvider")
         except bench.KitError as error:
-            raise UserError(str(error)) from error
+            raise UserError.of(error) from error

@@ -86,8 +86,9 @@ class LiteRTWriter:
             here = _ChannelsLast(module)(images.permute(0, 2, 3, 1)).numpy()
         if there.shape != here.shape or not np.abs(there - here).max() <= TOLERANCE * np.abs(here).max():
             raise UserError(
-                f"'{layer}' computes something else in LiteRT than in PyTorch; another version may differ, or "
-                "measure with measure.runtime=onnxruntime"
+                "",
+                f"'{layer}' computes something else in LiteRT than in PyTorch",
+                remedy="another version may differ, or measure with measure.runtime=onnxruntime",
             )
 
 
@@ -109,6 +110,7 @@ def _convert(module: nn.Module, layers: Sequence[Layer], batch: int) -> bytes:
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"'{layers[0]}'{' and what follows' if len(layers) > 1 else ''} cannot be converted to LiteRT: {reason}; "
-            "use ops that litert_torch knows, or set measure.runtime=onnxruntime"
+            "",
+            f"'{layers[0]}'{' and what follows' if len(layers) > 1 else ''} cannot be converted to LiteRT: {reason}",
+            remedy="use ops that litert_torch knows, or set measure.runtime=onnxruntime",
         ) from None

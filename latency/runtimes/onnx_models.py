@@ -63,8 +63,9 @@ def export_layers(modules: Mapping[Layer, nn.Module], batch: int) -> dict[Layer,
             except torch.onnx.errors.OnnxExporterError as error:
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(
-                    f"'{layer}' cannot be exported to ONNX: {reason}; use ops that torch.onnx.export knows, or set "
-                    "measure.runtime=pytorch"
+                    "",
+                    f"'{layer}' cannot be exported to ONNX: {reason}",
+                    remedy="use ops that torch.onnx.export knows, or set measure.runtime=pytorch",
                 ) from None
         raise
     extractor = onnx.utils.Extractor(exported)
@@ -111,8 +112,9 @@ def _check_numerics(model: onnx.ModelProto, module: nn.Module, layer: Layer, ima
         here = module(images).numpy()
     if there.shape != here.shape or not np.abs(there - here).max() <= TOLERANCE * np.abs(here).max():
         raise UserError(
-            f"'{layer}' computes something else in ONNX Runtime {onnxruntime.__version__} than in PyTorch; another "
-            "version may differ, or measure with measure.runtime=pytorch"
+            "",
+            f"'{layer}' computes something else in ONNX Runtime {onnxruntime.__version__} than in PyTorch",
+            remedy="another version may differ, or measure with measure.runtime=pytorch",
         )
 
 

@@ -112,8 +112,9 @@ class PyTorchCompile(PyTorch):
                 self.open(job).run(1)
             except torch._dynamo.exc.BackendCompilerFailed as error:
                 raise UserError(
-                    f"measure.runtime: pytorch_compile failed ({reason_of(error)}); on a CPU it needs a C++ compiler "
-                    "(g++), or set measure.runtime=pytorch"
+                    "measure.runtime",
+                    f"pytorch_compile failed ({reason_of(error)})",
+                    remedy="on a CPU it needs a C++ compiler (g++), or set measure.runtime=pytorch",
                 ) from None
             if progress:
                 progress(done + 1, len(jobs))
@@ -213,9 +214,12 @@ class _CudaChain(_Chain):
                 return [a.elapsed_time(b) for a, b in pairwise(events)]
             self._wait *= 2
         raise UserError(
-            "measure.device: a network cannot be queued on the GPU while that waits, so launching it would count as "
-            "its time; an op waits for the GPU itself (.item(), .cpu(), a shape that depends on values): take it out "
-            "of the candidates, or measure on the CPU"
+            "measure.device",
+            "a network cannot be queued on the GPU while that waits, so launching it would count as its time",
+            remedy=(
+                "an op waits for the GPU itself (.item(), .cpu(), a shape that depends on values): take it "
+                "out of the candidates, or measure on the CPU"
+            ),
         )
 
 

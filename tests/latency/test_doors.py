@@ -106,7 +106,7 @@ def test_a_table_that_cannot_be_measured_again_is_not_replaced(config, measured,
 def test_the_suggested_command_keeps_the_overrides_and_the_table(config, measured, door):
     said = refused(door, "measure_latency", config, "--out", measured, "--recalibrate", "measure.threads=2")
     free = measured.with_name("t-2.yaml")
-    assert said.endswith(f"measure_latency.py {config} --out {free} measure.threads=2")
+    assert said.endswith(f"make another table: proxyless-nas measure {config} --out {free} measure.threads=2")
     free.write_text("taken")
     said = refused(door, "measure_latency", config, "--out", measured, "--recalibrate", "measure.threads=2")
     assert said.endswith(f"--out {measured.with_name('t-3.yaml')} measure.threads=2")

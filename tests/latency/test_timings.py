@@ -77,9 +77,9 @@ def test_a_header_may_have_spaces_and_capitals(small_space, tmp_path):
         (
             "t.json",
             '[{"architecture": "NAMES", "ms": 1, "note": "x"}]',
-            "entry 0: expected the keys architecture and ms",
+            "note: x}, expected the keys architecture and ms",
         ),
-        ("t.json", "[1]", "entry 0: expected the keys"),
+        ("t.json", "[1]", "entry 0: got 1, expected the keys architecture and ms"),
     ],
 )
 def test_a_wrong_file_is_one_line(name, text, words, small_space, tmp_path):
