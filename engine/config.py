@@ -115,8 +115,7 @@ class _Loaded:
 
 
 def _load_with_bases(path: Path, above: tuple[Path, ...], loaded: _Loaded) -> dict[str, Any]:
-    missing = f"expected the file that {above[-1].name} extends" if above else ""
-    text = read_text(path, "a YAML file", missing=missing)
+    text = read_text(path, f"the file that {above[-1].name} extends" if above else "a YAML file")
     real = os.path.realpath(path)
     if real in map(os.path.realpath, above):
         where, found = f"{path}: extends", f"the file extends itself through {above[-1].name}"

@@ -44,22 +44,23 @@ def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     if run.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "run.device: got 'cuda', but torch finds no CUDA device; set run.device=cpu, and run.amp=none, which is "
-            "faster there"
-        )
+        remedy = "set run.device=cpu, and run.amp=none, which is faster there"
+        raise ConfigError("run.device", "got 'cuda', but torch finds no CUDA device", remedy=remedy)
     if run.device == "cuda":
         if group.local_rank >= torch.cuda.device_count():
             raise ConfigError(
-                f"run.device: got 'cuda', but there is no GPU for process {group.local_rank} of this machine, counted "
-                f"from 0: torch finds {torch.cuda.device_count()}; start as many with torchrun --nproc-per-node"
+                "run.device",
+                f"got 'cuda', but there is no GPU for process {group.local_rank} of this machine, counted from 0: "
+                f"torch finds {torch.cuda.device_count()}",
+                remedy="start as many with torchrun --nproc-per-node",
             )
         device = torch.device("cuda", group.local_rank)
         torch.cuda.set_device(device)
         if run.amp == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise ConfigError(
-                f"run.amp: got 'bf16', but {torch.cuda.get_device_name(device)} only emulates it, slower than float32; "
-                "set run.amp=none, or take a GPU of compute capability 8.0 or newer"
+                "run.amp",
+                f"got 'bf16', but {torch.cuda.get_device_name(device)} only emulates it, slower than float32",
+                remedy="set run.amp=none, or take a GPU of compute capability 8.0 or newer",
             )
         return device
     return torch.device(run.device)

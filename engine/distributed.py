@@ -75,10 +75,8 @@ class Group:
             return self
         gpu = device.type == "cuda"
         if gpu and not dist.is_nccl_available():
-            raise ConfigError(
-                "run.device: got 'cuda' in several processes, but this torch has no NCCL, which connects GPUs; install "
-                "torch for Linux with CUDA, or start one process"
-            )
+            found = "got 'cuda' in several processes, but this torch has no NCCL, which connects GPUs"
+            raise ConfigError("run.device", found, remedy="install torch for Linux with CUDA, or start one process")
         with _connected():
             steps = dist.new_group(
                 backend="nccl" if gpu else "gloo", timeout=STEP_WAIT, device_id=device if gpu else None
@@ -97,8 +95,10 @@ class Group:
         if batch_size % n or batch_size < least:
             why = "in each process" if parts == 1 else f"for each of the {parts} networks in each process"
             raise ConfigError(
-                f"{key}: got {batch_size}, which {n} processes share: expected a multiple of {n}, {least} or more (BN "
-                f"needs 2 images {why}); change it, or the number of processes"
+                key,
+                f"got {batch_size}, which {n} processes share",
+                f"a multiple of {n}, {least} or more (BN needs 2 images {why})",
+                "change it, or the number of processes",
             )
         return batch_size // n
 
@@ -197,8 +197,9 @@ class Group:
         odd = next(rank for rank, digest in enumerate(digests) if digest != digests[0])
         changes = "; ".join(differences(values[0], values[odd])[:3])
         raise UserError(
-            f"{what}: process {odd} has another than process 0{f' ({changes})' if changes else ''}; give all machines "
-            "the same files, the same versions and CPUs of one kind"
+            what,
+            f"process {odd} has another than process 0{f' ({changes})' if changes else ''}",
+            remedy="give all machines the same files, the same versions and CPUs of one kind",
         )
 
     def barrier(self) -> None:
@@ -252,9 +253,8 @@ def _connected() -> Iterator[None]:
     except RuntimeError as error:  # "[.../pair.cc:561] Connection closed by peer [10.0.0.1]:6038. This is typically..."
         if not tells_of_a_lost_peer(error):
             raise
-        raise LostPeerError(
-            f"another process of this job has ended, or cannot be reached ({detail_of(error)}); continue with --resume"
-        ) from error
+        found = f"another process of this job has ended, or cannot be reached ({detail_of(error)})"
+        raise LostPeerError(found=found, remedy="continue with --resume") from error
 
 
 def detail_of(error: BaseException) -> str:

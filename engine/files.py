@@ -38,23 +38,24 @@ def opened(path: Path, expected: str, error: type[UserError] = ConfigError, miss
         # Opening a pipe without a writer would wait for one
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
-        raise error(f"{path}: no such file; {missing or f'expected {expected}'}{nearest_path(path)}") from None
+        accepted = "" if missing else expected
+        raise error(str(path), "no such file", accepted, missing, suggestion=nearest_path(path)) from None
     except ValueError:  # the path has a NUL character
-        raise error(f"{path}: is no file name, it has a NUL character; expected {expected}") from None
+        raise error(str(path), "is no file name, it has a NUL character", expected) from None
     except OSError as problem:
+        found = f"cannot be read ({reason_of(problem)})"
         if problem.errno in _SHORTAGES:  # not a fault of this file
-            remedy = _REMEDIES[problem.errno]
-            raise UserError(f"{path}: cannot be read ({reason_of(problem)}); {remedy}") from None
-        raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
+            raise UserError(str(path), found, remedy=_REMEDIES[problem.errno]) from None
+        raise error(str(path), found, expected) from None
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             what = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
-            raise error(f"{path}: is {what}; expected {expected}")
+            raise error(str(path), f"is {what}", expected)
         with open(descriptor, "rb", closefd=False) as file:
             yield file
     except OSError as problem:
-        raise error(f"{path}: cannot be read ({reason_of(problem)}); expected {expected}") from None
+        raise error(str(path), f"cannot be read ({reason_of(problem)})", expected) from None
     finally:
         os.close(descriptor)
 
@@ -64,9 +65,10 @@ def read_bytes(
 ) -> bytes:
     """Returns the content of a regular file of at most `most` bytes.
 
-    expected: what the file should be, e.g. "a latency table", for the line of an error. missing: the words in its place
-    if there is no such file; the nearest path that exists follows. Raises `error` in one line: no such file, a
-    folder, a device, too large, a loop of links, not readable; UserError if the system has no more files to open.
+    expected: a noun for what the file should be, e.g. "a latency table", for errors. missing: the remedy if there is no
+    such file, in place of `expected`. Raises `error` if there is no such file (the nearest path that exists is
+    suggested), for a folder, a device, a loop of links, and for a file that is too large or not readable; UserError if
+    the system can open no more files.
     """
     with opened(path, expected, error, missing) as file:
         # This takes as much memory as the file needs; files of the system itself (/proc) have a size of 0.
@@ -75,7 +77,7 @@ def read_bytes(
         if len(content) > size:
             content += file.read(most + 1 - len(content))
     if len(content) > most:
-        raise error(f"{path}: has more than {most >> 20} MB; expected {expected}")
+        raise error(str(path), f"has more than {most >> 20} MB", expected)
     return content
 
 
@@ -90,12 +92,12 @@ def read_text(
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise error(f"{path}: is not UTF-8 text; expected {expected}") from None
+        raise error(str(path), "is not UTF-8 text", expected) from None
 
 
-def parsed_json(text: str, where: str, error: type[UserError] = ConfigError, hint: str = "") -> Any:
+def parsed_json(text: str, where: str, error: type[UserError] = ConfigError, remedy: str = "") -> Any:
     """Returns the value of a JSON text. Raises `error` if the text is no JSON, has numbers that are not finite, names a
-    key twice, or nests too deeply. where: the beginning of the line; hint: its end."""
+    key twice, or nests too deeply. where, remedy: parts of that error."""
 
     def number(written: str) -> float:
         value = float(written)
@@ -114,16 +116,16 @@ def parsed_json(text: str, where: str, error: type[UserError] = ConfigError, hin
     try:
         return json.loads(text, parse_float=number, parse_constant=number, object_pairs_hook=once)
     except RecursionError:
-        raise error(f"{where}: has too many brackets inside each other{hint and f'; {hint}'}") from None
+        raise error(where, "has too many brackets inside each other", remedy=remedy) from None
     except ValueError as problem:
-        raise error(f"{where}: not JSON: {problem}{hint and f'; {hint}'}") from None
+        raise error(where, f"not JSON: {problem}", remedy=remedy) from None
 
 
 def read_json(
-    path: Path, expected: str, error: type[UserError] = ConfigError, hint: str = "", missing: str = ""
+    path: Path, expected: str, error: type[UserError] = ConfigError, remedy: str = "", missing: str = ""
 ) -> Any:
     """Returns the value of a JSON file. Raises what read_text and parsed_json raise."""
-    return parsed_json(read_text(path, expected, error, missing=missing), str(path), error, hint)
+    return parsed_json(read_text(path, expected, error, missing=missing), str(path), error, remedy)
 
 
 def in_home(path: Path) -> Path:
@@ -131,37 +133,37 @@ def in_home(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ConfigError(f"{path}: there is no home folder of that name; write the path in full") from None
+        found = "there is no home folder of that name"
+        raise ConfigError(str(path), found, remedy="write the path in full") from None
 
 
 _MOST_NAMES = 10_000  # the names of one folder that are compared for a suggestion
 
 
 def nearest_path(path: Path) -> str:
-    """Returns `. Did you mean '...'?` with the existing path whose names are nearest to those of `path`, or ''.
+    """Returns the existing path whose names are nearest to those of `path`, which does not exist; '' if none is near.
 
-    Every name that does not exist is compared, without its ending, with what lies in the folder at its place. The
-    result ends a sentence about a path that does not exist.
+    Every name that does not exist is compared, without its ending, with what lies in the folder at its place.
     """
-    found = Path(path.anchor)
+    near = Path(path.anchor)
     changed = False
-    for part in path.parts[len(found.parts) :]:
+    for part in path.parts[len(near.parts) :]:
         try:
-            if (found / part).exists():
-                found /= part
+            if (near / part).exists():
+                near /= part
                 continue
-            with os.scandir(found) as entries:
+            with os.scandir(near) as entries:
                 there = sorted(Path(entry.name) for entry in islice(entries, _MOST_NAMES))
         except (OSError, ValueError):  # a file, a forbidden folder, a NUL character
             return ""
         given = Path(part)
         there.sort(key=lambda name: name.suffix == given.suffix)  # the last one of equal stems counts
         names = {name.stem.lower(): name for name in there}  # endings make all names of a folder alike
-        near = difflib.get_close_matches(given.stem.lower(), names, n=1)
-        if not near:
+        matches = difflib.get_close_matches(given.stem.lower(), names, n=1)
+        if not matches:
             return ""
-        found, changed = found / names[near[0]], True
-    return f". Did you mean '{found}'?" if changed else ""
+        near, changed = near / names[matches[0]], True
+    return str(near) if changed else ""
 
 
 _REMEDIES = OF_THE_SYSTEM | {
@@ -179,7 +181,7 @@ def reason_of(error: OSError) -> str:
 def refuse_write(path: Path | str, error: OSError) -> NoReturn:
     """Raises WriteError in one line for an OSError that occurred while `path` was written."""
     remedy = _REMEDIES.get(error.errno or 0, "choose another place")
-    raise WriteError(f"{path}: cannot be written ({reason_of(error)}); {remedy}") from error
+    raise WriteError(str(path), f"cannot be written ({reason_of(error)})", remedy=remedy) from error
 
 
 @contextlib.contextmanager
@@ -198,9 +200,9 @@ def make_folder(path: Path, key: str = "") -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise WriteError(f"{named}: is a file, or lies below one; expected a folder") from None
+        raise WriteError(named, "is a file, or lies below one", "a folder") from None
     except ValueError:
-        raise WriteError(f"{named}: is no folder name, it has a NUL character") from None
+        raise WriteError(named, "is no folder name, it has a NUL character") from None
     except OSError as error:
         refuse_write(named, error)
     return path

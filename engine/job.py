@@ -55,7 +55,7 @@ def open_group() -> Iterator[Group]:
         return
     rank, world_size, local_rank = _number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0)
     if rank >= world_size:
-        raise UserError(f"RANK: got {rank}, expected less than WORLD_SIZE, which is {world_size}; {_START}")
+        raise UserError("RANK", f"got {rank}", f"less than WORLD_SIZE, which is {world_size}", _START)
     launcher = os.getppid()
     store = _connect_store(rank, world_size, first_here=local_rank == 0)
     # connections of their own, which no waiting call can block
@@ -104,7 +104,7 @@ def _number(name: str, least: int) -> int:
     text = os.environ.get(name)
     if text is None or not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
         given = "is not set" if text is None else f"got '{text[:40]}'"
-        raise UserError(f"{name}: {given}, expected a whole number from {least} on; {_START}")
+        raise UserError(name, given, f"a whole number from {least} on", _START)
     return int(text)
 
 
@@ -113,7 +113,7 @@ def _connect_store(rank: int, world_size: int, first_here: bool) -> dist.Store:
     process of each machine raises UserError and the others SystemExit."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name):
-            raise UserError(f"{name}: is not set, expected where the store of the job is; {_START}")
+            raise UserError(name, "is not set", "where the store of the job is", _START)
     port = _number("MASTER_PORT", 1)
     place = f"{os.environ['MASTER_ADDR']}:{port}"
     of_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -121,7 +121,7 @@ def _connect_store(rank: int, world_size: int, first_here: bool) -> dist.Store:
     try:
         store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=wait))
     except ValueError as error:
-        raise UserError(f"MASTER_ADDR, MASTER_PORT: got {place}: {error}; {_START}") from None
+        raise UserError("MASTER_ADDR, MASTER_PORT", f"got {place}: {error}", remedy=_START) from None
     except RuntimeError as error:
         if "EADDRINUSE" in str(error):
             ways = "another program uses that port; name a free one (torchrun --master-port)"
@@ -131,11 +131,12 @@ def _connect_store(rank: int, world_size: int, first_here: bool) -> dist.Store:
                 f"{cause}each machine has to reach that name and port: see --rdzv-endpoint and --local-addr of "
                 "torchrun, and firewalls"
             )
-        line = f"process {rank}, on {socket.gethostname()}, cannot join the job at {place} ({detail_of(error)}); {ways}"
-        _write_cause(f"error: {line}")
+        found = f"process {rank}, on {socket.gethostname()}, cannot join the job at {place} ({detail_of(error)})"
+        refusal = UserError(found=found, remedy=ways)
+        _write_cause(f"error: {refusal}")
         if not first_here:
             raise SystemExit(2) from None
-        raise UserError(line) from None
+        raise refusal from None
     store.set_timeout(STEP_WAIT)  # other processes may start much later, on a machine where imports are slow
     # torchrun --max-restarts starts the processes again with the same store: what was written before does not count
     return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -148,8 +149,9 @@ def _explain_gloo() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise UserError(
-            f"the processes cannot connect to each other ({detail_of(error)}); where a machine has several network "
-            "interfaces, name the one to use in GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME)"
+            found=f"the processes cannot connect to each other ({detail_of(error)})",
+            remedy="where a machine has several network interfaces, name the one to use in GLOO_SOCKET_IFNAME (and "
+            "NCCL_SOCKET_IFNAME)",
         ) from error
 
 

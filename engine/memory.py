@@ -28,4 +28,5 @@ def memory_explained() -> Iterator[None]:
         else:
             raise
         detail = " ".join(text.split())[:200] or "an allocation failed"
-        raise UserError(f"{place} does not suffice ({detail}); choose a smaller batch_size, {ways}") from error
+        remedy = f"choose a smaller batch_size, {ways}"
+        raise UserError(found=f"{place} does not suffice ({detail})", remedy=remedy) from error

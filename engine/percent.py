@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from typing import Self
 
+from engine.errors import InvalidError
+
 _PERCENT = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?\s*%")
 
 
 class Percent(str):
     """A text `N%`, N from 0 to 100; a space may stand before the sign.
 
-    It is the text as it was written, because the config of a run and the names of files repeat it. Raises ValueError
+    It is the text as it was written, because the config of a run and the names of files repeat it. Raises InvalidError
     for any other text.
     """
 
@@ -20,7 +22,7 @@ class Percent(str):
     def __new__(cls, text: str) -> Self:
         text = text.strip()
         if not cls.matches(text):
-            raise ValueError(f"got '{text[:60]}', expected 0% to 100%, such as 50%")
+            raise InvalidError("", f"got '{text[:60]}'", "0% to 100%, such as 50%")
         return super().__new__(cls, text)
 
     @staticmethod

@@ -30,8 +30,7 @@ def side_by_side(
             finished(places[done], done.result())
         return [done.result() for done in places]
     except BrokenProcessPool as error:
-        raise UserError(
-            "a process was killed, perhaps for lack of memory; free some, or let fewer run at once"
-        ) from error
+        found = "a process was killed, perhaps for lack of memory"
+        raise UserError(found=found, remedy="free some, or let fewer run at once") from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -26,8 +26,8 @@ def check_finite(loss: float, step: int) -> None:
     """Raises UserError if the loss is not finite: the training has diverged. Its last checkpoints are still good."""
     if not math.isfinite(loss):
         raise UserError(
-            f"the loss is {loss} at step {step}: training has diverged; start again in another folder with a lower "
-            "learning rate, or more warm-up"
+            found=f"the loss is {loss} at step {step}: training has diverged",
+            remedy="start again in another folder with a lower learning rate, or more warm-up",
         )
 
 

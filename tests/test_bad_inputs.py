@@ -488,7 +488,7 @@ architecture_case(
     lambda a: a | {"space": a["space"] | {"stages": [{"width": 8, "depth": 0, "candidates": ["proj"]}]}},
 )  # fmt: skip
 
-case("checkpoint-absent", EVALUATE, "none.pt", says=("none.pt: no such file; expected a step-",))
+case("checkpoint-absent", EVALUATE, "none.pt", says=("none.pt: no such file, expected a step-",))
 case("checkpoint-is-a-folder", EVALUATE, "run", says=("run: is a folder", ".pt"))
 case("checkpoint-is-yaml", EVALUATE, "search.yaml", says=("search.yaml: is not a checkpoint",))
 

@@ -37,9 +37,8 @@ _STD = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
 def recipe_of_photographs(channels: int, *, flip: bool = True) -> Recipe:
     """Returns ImageNet's mean and std. Raises ConfigError unless image files can give so many channels."""
     if channels not in _MEAN:
-        raise ConfigError(
-            f"space.input_channels: got {channels}, but image files give 1 (grey) or 3 (RGB); set it to 3"
-        )
+        found = f"got {channels}, but image files give 1 (grey) or 3 (RGB)"
+        raise ConfigError("space.input_channels", found, remedy="set it to 3")
     return Recipe(_MEAN[channels], _STD[channels], flip)
 
 
@@ -141,8 +140,11 @@ class FolderImages:
             except UnreadableError as error:
                 unreadable[candidate] = str(error)
         raise ConfigError(
-            f"data.root: none of the {end - begin} files of the class of {self.path(index)} can be read as an image "
-            f"(it {unreadable[index]}), expected at least one; repair or replace them"
+            "data.root",
+            f"none of the {end - begin} files of the class of {self.path(index)} can be read as an image "
+            f"(it {unreadable[index]})",
+            "at least one",
+            "repair or replace them",
         )
 
 
@@ -169,29 +171,26 @@ def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: 
     assert config.root is not None  # DataConfig requires it
     root = in_home(config.root)
     if not os.path.isdir(root):
-        raise ConfigError(
-            f"data.root: no folder '{root}', expected one that holds train/ and val/ or test/; correct it"
-            f"{nearest_path(root)}"
-        )
+        found, accepted = f"no folder '{root}'", "one that holds train/ and val/ or test/"
+        raise ConfigError("data.root", found, accepted, "correct it", suggestion=nearest_path(root))
     train_folder = root / "train"
     if not train_folder.is_dir():
-        raise ConfigError(
-            f"data.root: no train/ in '{root}', expected train/<class>/<image>; add it or correct the path"
-            f"{nearest_path(train_folder)}"
-        )
+        found, remedy = f"no train/ in '{root}'", "add it or correct the path"
+        near = nearest_path(train_folder)
+        raise ConfigError("data.root", found, "train/<class>/<image>", remedy, suggestion=near)
     wanted = TEST_FOLDERS[config.name]
     test_folder = next((root / name for name in wanted if (root / name).is_dir()), None)
     if test_folder is None:
-        raise ConfigError(
-            f"data.root: neither {wanted[0]}/ nor {wanted[1]}/ in '{root}', expected one of them with the classes of "
-            f"train/; add it"
-        )
+        found = f"neither {wanted[0]}/ nor {wanted[1]}/ in '{root}'"
+        raise ConfigError("data.root", found, "one of them with the classes of train/", "add it")
     parts = {folder: class_folders(folder) for folder in (train_folder, test_folder)}
     names, test_names = (tuple(folders) for folders in parts.values())
     if test_names != names:
         raise ConfigError(
-            f"data.root: the class folders of {test_folder.name}/ are not those of train/ in '{root}': "
-            f"{_difference(names, test_names)}; both need the same folders"
+            "data.root",
+            f"the class folders of {test_folder.name}/ are not those of train/ in '{root}': "
+            f"{_difference(names, test_names)}",
+            remedy="both need the same folders",
         )
     check_classes(config, len(names), classes)
     recipe = recipe_of_photographs(channels)

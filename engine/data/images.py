@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.errors import ConfigError, one_line
+from engine.errors import ConfigError, InvalidError, one_line
 
 if TYPE_CHECKING:
     from engine.data.memory import Recipe
@@ -68,18 +68,21 @@ class CorruptFiles:
             logger.warning(text, one_line(self._path(index)), reasons[index])
         if len(self.indices) > MAX_CORRUPT_SHARE * self.total:
             raise ConfigError(
-                f"data.root: {len(self.indices)} of {self.total} image files are unreadable, expected at most 1 %; the "
-                f"first is {self._path(min(self.indices))}; repair or delete them and start again"
+                "data.root",
+                f"{len(self.indices)} of {self.total} image files are unreadable",
+                f"at most 1 %; the first is {self._path(min(self.indices))}",
+                "repair or delete them and start again",
             )
 
     def restore(self, indices: Iterable[int]) -> None:
         """Replaces the collection by `indices`, from a checkpoint, without a warning.
 
-        Raises ValueError if one is not an index of this set.
+        Raises InvalidError if one is not an index of this set.
         """
         restored = {int(index) for index in indices}
         if outside := sorted(i for i in restored if not 0 <= i < self.total):
-            raise ValueError(f"corrupt file {outside[0]} is not an index of a set of {self.total} images")
+            found = f"corrupt file {outside[0]} is not an index of a set of {self.total} images"
+            raise InvalidError("", found)
         self.indices = restored
 
 

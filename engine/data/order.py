@@ -48,17 +48,13 @@ def stratified_split(labels: np.ndarray, validation: float | int, seed: int) -> 
     total = labels.size
     amount = validation if isinstance(validation, int) else int(validation * total + 0.5)
     if not 1 <= amount < total:
-        raise ConfigError(
-            f"data.validation: {validation} holds out {amount} of {total} training images, expected 1 to {total - 1}; "
-            f"choose another share or count"
-        )
+        found = f"{validation} holds out {amount} of {total} training images"
+        raise ConfigError("data.validation", found, f"1 to {total - 1}", "choose another share or count")
     held_out = stratified_choice(labels, amount, seed)
     kept = np.setdiff1d(np.arange(total), held_out, assume_unique=True)
     if gone := sorted(set(labels.tolist()) - set(labels[kept].tolist())):
-        raise ConfigError(
-            f"data.validation: {validation} leaves no training image of class {gone[0]}, expected at least one of each "
-            f"class; hold out fewer images"
-        )
+        found = f"{validation} leaves no training image of class {gone[0]}"
+        raise ConfigError("data.validation", found, "at least one of each class", "hold out fewer images")
     return kept, held_out
 
 

@@ -21,7 +21,7 @@ from engine.data.folder import FolderImages, recipe_of_photographs
 from engine.data.images import Splits
 from engine.data.memory import Recipe
 from engine.data.sources import Pixels, check_classes, in_memory
-from engine.errors import explain
+from engine.errors import InvalidError, explain
 from engine.files import in_home
 from engine.wording import shown
 
@@ -80,9 +80,8 @@ def open_own(config: DataConfig, call: CallModule, *, input_size: int, channels:
         with explain(where):
             train, test = (_pixels(name, part, names) for name, part in (("train", own.train), ("test", own.test)))
             if test.images.shape[1] != train.images.shape[1]:
-                raise ValueError(
-                    f"test.images have {test.images.shape[1]} channels, train.images {train.images.shape[1]}"
-                )
+                found = f"test.images have {test.images.shape[1]} channels, train.images {train.images.shape[1]}"
+                raise InvalidError("", found)
             recipe = _stated(own, train.images.shape[1]) or _measured(train, flip=own.flip)
         return in_memory(config, train, test, names, recipe, input_size=input_size, channels=channels)
     assert isinstance(own.train, Files)
@@ -99,22 +98,24 @@ def open_own(config: DataConfig, call: CallModule, *, input_size: int, channels:
 
 
 def _checked(own: object) -> OwnSet:
-    """Returns the result of the user's function. Raises ValueError unless it is a set whose parts are of one kind and
+    """Returns the result of the user's function. Raises InvalidError unless it is a set whose parts are of one kind and
     whose classes have names."""
     if not isinstance(own, OwnSet):
-        raise ValueError(f"returned {_kind(own)}, expected an engine.data.OwnSet")
+        raise InvalidError("", f"returned {_kind(own)}", "an engine.data.OwnSet")
     for name, part in (("train", own.train), ("test", own.test)):
         if not isinstance(part, Arrays | Files):
-            raise ValueError(f"{name}: got {_kind(part)}, expected Arrays or Files of engine.data")
+            raise InvalidError(name, f"got {_kind(part)}", "Arrays or Files of engine.data")
     if type(own.train) is not type(own.test):
-        raise ValueError(f"train is {_kind(own.train)}, test is {_kind(own.test)}, expected both to be of one kind")
+        found = f"train is {_kind(own.train)}, test is {_kind(own.test)}"
+        raise InvalidError("", found, "both to be of one kind")
     names = own.classes
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"classes: got {names!r}, expected a list of names")
+        raise InvalidError("classes", f"got {names!r}", "a list of names")
     if len(set(names)) < max(2, len(names)):
-        raise ValueError(f"classes: got {shown(list(names))}, expected at least two names, each of them once")
+        accepted = "at least two names, each of them once"
+        raise InvalidError("classes", f"got {shown(list(names))}", accepted)
     if not isinstance(own.flip, bool):
-        raise ValueError(f"flip: got {own.flip!r}, expected True or False")
+        raise InvalidError("flip", f"got {own.flip!r}", "True or False")
     return own
 
 
@@ -123,52 +124,48 @@ def _kind(value: object) -> str:
 
 
 def _labels(name: str, values: Sequence[int] | np.ndarray, total: int, names: tuple[str, ...]) -> np.ndarray:
-    """Returns the labels as (total,) int64. Raises ValueError unless each is below the number of classes, and every
+    """Returns the labels as (total,) int64. Raises InvalidError unless each is below the number of classes, and every
     class has a training image. name: the part, train or test."""
     labels = np.asarray(values)
     if labels.dtype.kind not in "iu" or labels.shape != (total,):
-        raise ValueError(
-            f"{name}.labels: got {labels.dtype} {labels.shape}, expected integers of shape ({total},), one per image"
-        )
+        accepted = f"integers of shape ({total},), one per image"
+        raise InvalidError(f"{name}.labels", f"got {labels.dtype} {labels.shape}", accepted)
     if total == 0:
-        raise ValueError(f"{name}: has no image, expected at least one")
+        raise InvalidError(name, "has no image", "at least one")
     outside = np.flatnonzero((labels < 0) | (labels >= len(names)))
     if outside.size:
-        raise ValueError(
-            f"{name}.labels: image {outside[0]} has label {labels[outside[0]]}, expected 0 to {len(names) - 1}, the "
-            f"places of the {len(names)} classes"
-        )
+        found = f"image {outside[0]} has label {labels[outside[0]]}"
+        accepted = f"0 to {len(names) - 1}, the places of the {len(names)} classes"
+        raise InvalidError(f"{name}.labels", found, accepted)
     lacking = np.setdiff1d(np.arange(len(names)), labels)
     if name == "train" and lacking.size:
-        raise ValueError(
-            f"train.labels: class {lacking[0]} ('{names[lacking[0]]}') has no image, expected at least one"
-        )
+        found = f"class {lacking[0]} ('{names[lacking[0]]}') has no image"
+        raise InvalidError("train.labels", found, "at least one")
     return labels.astype(np.int64)
 
 
 def _pixels(name: str, part: Arrays, names: tuple[str, ...]) -> Pixels:
-    """Returns one part of a set as tensors. Raises ValueError if its arrays are of another shape or type."""
+    """Returns one part of a set as tensors. Raises InvalidError if its arrays are of another shape or type."""
     images = part.images
     if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
         got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else _kind(images)
-        raise ValueError(f"{name}.images: got {got}, expected a numpy array (N, H, W, C) of uint8")
+        raise InvalidError(f"{name}.images", f"got {got}", "a numpy array (N, H, W, C) of uint8")
     labels = _labels(name, part.labels, len(images), names)
     return Pixels(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), labels)
 
 
 def _stated(own: OwnSet, channels: int) -> Recipe | None:
-    """Returns the set's own mean and std, None if it leaves both out. Raises ValueError for anything but numbers."""
+    """Returns the set's own mean and std, None if it leaves both out. Raises InvalidError for anything but numbers."""
     if own.mean is None and own.std is None:
         return None
     for name, values in (("mean", own.mean), ("std", own.std)):
         if values is None or np.shape(values) != (channels,) or not np.isfinite(np.array(values, dtype=float)).all():
-            raise ValueError(
-                f"{name}: got {values}, expected {channels} numbers, one for each channel, or neither of mean and std"
-            )
+            accepted = f"{channels} numbers, one for each channel, or neither of mean and std"
+            raise InvalidError(name, f"got {values}", accepted)
     assert own.mean is not None
     assert own.std is not None
     if min(own.std) <= 0:
-        raise ValueError(f"std: got {tuple(own.std)}, expected numbers above 0")
+        raise InvalidError("std", f"got {tuple(own.std)}", "numbers above 0")
     return Recipe(tuple(map(float, own.mean)), tuple(map(float, own.std)), own.flip)
 
 
@@ -181,7 +178,8 @@ def _measured(train: Pixels, *, flip: bool) -> Recipe:
         mean = float(np.average(values, weights=counts))
         std = float(np.average((values - mean) ** 2, weights=counts)) ** 0.5
         if std == 0:
-            raise ValueError(f"train.images: every pixel of channel {c} is {mean * 255:g}, expected images that differ")
+            found = f"every pixel of channel {c} is {mean * 255:g}"
+            raise InvalidError("train.images", found, "images that differ")
         means.append(mean)
         stds.append(std)
     return Recipe(tuple(means), tuple(stds), flip)
@@ -190,21 +188,20 @@ def _measured(train: Pixels, *, flip: bool) -> Recipe:
 def _listed(name: str, part: Files, names: tuple[str, ...], root: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Returns the files as bytes (N,), below `root` or absolute, and labels (N,) int64; sorted by label, then path."""
     if strange := [path for path in part.paths if not isinstance(path, str | Path)]:
-        raise ValueError(f"{name}.paths: got {strange[0]!r}, expected texts or paths")
+        raise InvalidError(f"{name}.paths", f"got {strange[0]!r}", "texts or paths")
     files = []
     for path in part.paths:
         try:
             files.append(os.fsencode(path))
         except UnicodeEncodeError:
-            raise ValueError(f"{name}.paths: got {path!r}, which is no file name") from None
+            raise InvalidError(f"{name}.paths", f"got {path!r}, which is no file name") from None
     labels = _labels(name, part.labels, len(files), names)
     below = os.fsencode(root or Path())
     absent = [file for file in files if not os.path.isfile(os.path.join(below, file))]
     if absent:
-        raise ValueError(
-            f"{name}.paths: {len(absent)} of {len(files)} are no files (first: '{os.fsdecode(absent[0])}'), expected "
-            f"paths below data.root ('{root or '.'}') or absolute ones"
-        )
+        found = f"{len(absent)} of {len(files)} are no files (first: '{os.fsdecode(absent[0])}')"
+        accepted = f"paths below data.root ('{root or '.'}') or absolute ones"
+        raise InvalidError(f"{name}.paths", found, accepted)
     paths = np.array(files, dtype=bytes)
     order = np.lexsort((paths, labels))
     return paths[order], labels[order]

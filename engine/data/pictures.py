@@ -76,18 +76,18 @@ def read_picture(path: str, channels: int) -> Image.Image:
     except UnreadableError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableError("is no image, or of a format that is not read") from None
+        raise UnreadableError(found="is no image, or of a format that is not read") from None
     except MemoryError:
-        raise UnreadableError("needs more memory than there is") from None
+        raise UnreadableError(found="needs more memory than there is") from None
     except Exception as error:  # a damaged file can make Pillow's decoders raise any exception
-        raise UnreadableError(one_line(str(error), 200) or type(error).__name__) from error
+        raise UnreadableError(found=one_line(str(error), 200) or type(error).__name__) from error
 
 
 def _content(path: str) -> bytes:
     try:
         return read_bytes(Path(path), "an image", UnreadableError, MOST_FILE_BYTES)
     except UnreadableError as error:
-        raise UnreadableError(str(error).removeprefix(f"{path}: ").removesuffix("; expected an image")) from None
+        raise UnreadableError(found=error.found) from None  # the reason alone, without the file's name
 
 
 def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
@@ -131,7 +131,7 @@ def _sixteen_bits(image: Image.Image) -> np.ndarray:
     signed = 2 in tags.get(_SAMPLE_FORMAT, (1,))
     if signed or bits > 16 or (image.mode == "I" and image.format not in ("PNG", "PPM", "TIFF")):
         kind = "signed" if signed and bits <= 16 else "32-bit"
-        raise UnreadableError(f"has {kind} whole numbers, expected 8 or 16 bits without a sign; convert it")
+        raise UnreadableError("", f"has {kind} whole numbers", "8 or 16 bits without a sign", "convert it")
     values: np.ndarray = np.asarray(image).astype(np.int32) << (16 - bits)
     return 65535 - values if tags.get(_PHOTOMETRIC) == 0 else values  # 0: zero means white
 
@@ -139,9 +139,8 @@ def _sixteen_bits(image: Image.Image) -> np.ndarray:
 def _from_floats(values: np.ndarray) -> np.ndarray:
     """Converts (H, W) floats to uint8."""
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise UnreadableError(
-            f"has floats from {values.min():g} to {values.max():g}, expected 0 (black) to 1 (white); convert it"
-        )
+        found = f"has floats from {values.min():g} to {values.max():g}"
+        raise UnreadableError("", found, "0 (black) to 1 (white)", "convert it")
     scaled: np.ndarray = np.rint(values * 255).astype(np.uint8)
     return scaled
 

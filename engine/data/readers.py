@@ -273,9 +273,11 @@ def _shortage(what: str, workers: int) -> UserError:
         usage = shutil.disk_usage(shared)
         room = f" ({shared} has {usage.free >> 20} of {usage.total >> 20} MB free)"
     return UserError(
-        f"data.workers: {what}: most often memory is short, or shared memory{room}, or the limits of open files and "
-        f"processes (ulimit -n, -u); lower data.workers (now {workers}) or the batch size, or make room (docker run "
-        f"--shm-size), then continue a run with --resume"
+        "data.workers",
+        f"{what}: most often memory is short, or shared memory{room}, or the limits of open files and processes "
+        "(ulimit -n, -u)",
+        remedy=f"lower data.workers (now {workers}) or the batch size, or make room (docker run --shm-size), then "
+        "continue a run with --resume",
     )
 
 

@@ -48,8 +48,10 @@ def class_folders(part: Path) -> dict[str, str]:
         name = unicodedata.normalize("NFC", entry.name)
         if name in folders:
             raise ConfigError(
-                f"data.root: the folders {folders[name]!a} and {entry.name!a} of '{part}' are the same name "
-                f"('{name}') written with other characters; put their images into one"
+                "data.root",
+                f"the folders {folders[name]!a} and {entry.name!a} of '{part}' are the same name ('{name}') written "
+                "with other characters",
+                remedy="put their images into one",
             )
         folders[name] = entry.name
     return dict(sorted(folders.items()))
@@ -69,9 +71,10 @@ def image_files(part: Path, folders: Sequence[str]) -> tuple[np.ndarray, np.ndar
         if not one.files:
             others = f" but other things: {_in_words(one.left_out)}" if one.left_out else ""
             raise ConfigError(
-                f"data.root: class folder '{part / one.name}' has no image{others}; expected files that end in .jpg, "
-                f".png, .webp, .tif or as another format that Pillow decodes; add or convert images, or remove the "
-                f"folder from every part"
+                "data.root",
+                f"class folder '{part / one.name}' has no image{others}",
+                "files that end in .jpg, .png, .webp, .tif or as another format that Pillow decodes",
+                "add or convert images, or remove the folder from every part",
             )
         left_out += one.left_out
     _refuse_shared(part, classes)
@@ -168,9 +171,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise ConfigError(
-            f"data.root: the folder '{folder}' cannot be read ({reason_of(error)}); make it readable, or remove it"
-        ) from None
+        found = f"the folder '{folder}' cannot be read ({reason_of(error)})"
+        raise ConfigError("data.root", found, remedy="make it readable, or remove it") from None
 
 
 def _leads_to(entry: os.DirEntry[str], *, folder: bool) -> bool:
@@ -218,10 +220,8 @@ def _refuse_shared(part: Path, classes: Sequence[_Class]) -> None:
     for one in classes:
         for real, file in one.real_paths().items():
             if real in owners:
-                raise ConfigError(
-                    f"data.root: '{part / owners[real]}' and '{part / file}' are one file in two classes, through a "
-                    f"link; remove the link"
-                )
+                found = f"'{part / owners[real]}' and '{part / file}' are one file in two classes, through a link"
+                raise ConfigError("data.root", found, remedy="remove the link")
             owners[real] = file
 
 

@@ -69,10 +69,9 @@ def in_memory(
     """Returns both parts, resized to `input_size`. Raises ConfigError if their images cannot give `channels`."""
     colours = train.images.shape[1]
     if channels not in (colours, 3 if colours == 1 else colours):
-        raise ConfigError(
-            f"space.input_channels: got {channels}, but the images of data.name '{config.name}' have {colours}; set it "
-            f"to {'1, or 3 (grey repeated)' if colours == 1 else colours}"
-        )
+        found = f"got {channels}, but the images of data.name '{config.name}' have {colours}"
+        remedy = f"set it to {'1, or 3 (grey repeated)' if colours == 1 else colours}"
+        raise ConfigError("space.input_channels", found, remedy=remedy)
     first, second = (
         MemoryImages(resized(part.images, input_size), part.labels, recipe, channels=channels) for part in (train, test)
     )
@@ -83,10 +82,8 @@ def check_classes(config: DataConfig, own: int, classes: int) -> None:
     """Raises ConfigError unless the data, which has `own` classes, has as many as the network."""
     if own != classes:
         key = " (data.fake_classes)" if config.name == "fake" else ""
-        raise ConfigError(
-            f"space.classes: got {classes}, but data.name '{config.name}' has {own} classes{key}; set space.classes: "
-            f"{own}, or choose other data"
-        )
+        found = f"got {classes}, but data.name '{config.name}' has {own} classes{key}"
+        raise ConfigError("space.classes", found, remedy=f"set space.classes: {own}, or choose other data")
 
 
 _Opened = tuple[Pixels, Pixels, tuple[str, ...], Recipe]
@@ -155,14 +152,12 @@ def _both_parts(
         # and OSError from the network and the disk; ValueError and EOFError from a damaged file without checksum
         reason = " ".join(str(error).split()) or type(error).__name__
         if config.download:
-            raise ConfigError(
-                f"data.download: could not fetch '{config.name}' into data.root '{root}' ({reason}); check the network "
-                f"and the folder, or put the files there yourself"
-            ) from error
-        raise IncompleteDataError(
-            f"data.root: no complete '{config.name}' in '{root}' ({reason}); put torchvision's files there or set "
-            f"data.download: true{nearest_path(root)}"
-        ) from error
+            found = f"could not fetch '{config.name}' into data.root '{root}' ({reason})"
+            remedy = "check the network and the folder, or put the files there yourself"
+            raise ConfigError("data.download", found, remedy=remedy) from error
+        found = f"no complete '{config.name}' in '{root}' ({reason})"
+        remedy = "put torchvision's files there or set data.download: true"
+        raise IncompleteDataError("data.root", found, remedy=remedy, suggestion=nearest_path(root)) from error
     return train, test, names
 
 

@@ -48,15 +48,12 @@ class BatchStream(Iterator[Batch]):
         key: str = "batch_size",
     ):
         if batch_size < 1 or batch_size % world_size:
-            raise ConfigError(
-                f"{key}: got {batch_size}, expected a positive multiple of the {world_size} processes that share "
-                f"a batch; change one of the two"
-            )
+            accepted = f"a positive multiple of the {world_size} processes that share a batch"
+            raise ConfigError(key, f"got {batch_size}", accepted, "change one of the two")
         if len(images) < batch_size:
-            raise ConfigError(
-                f"{key}: got {batch_size}, but this part of the data has {len(images)} images; choose a smaller "
-                f"batch (in a search, data.validation shares the images out)"
-            )
+            found = f"got {batch_size}, but this part of the data has {len(images)} images"
+            remedy = "choose a smaller batch (in a search, data.validation shares the images out)"
+            raise ConfigError(key, found, remedy=remedy)
         if start < 0 or not 0 <= rank < world_size:
             raise ValueError(f"start {start} or rank {rank} of {world_size} is out of range")
         self.batches_per_epoch = len(images) // batch_size

@@ -33,7 +33,7 @@ DESCRIPTION = ("network", "space", "layers", "activation", "architecture", "clas
 """Keys that describe the network of a checkpoint; each kind of run writes some of them. Their values are plain."""
 STATES = ("search", "retrain")
 """Keys of the state of a run, a mapping; a checkpoint has one of them."""
-_EXPECTED = "a step-*.pt file of a run"
+_EXPECTED, _FOREIGN = "a step-*.pt file of a run", "is not a checkpoint of this framework"
 _NAME = re.compile(r"step-(?P<step>\d{9})-(?P<hash>[0-9a-f]{12})\.pt")
 
 
@@ -54,10 +54,10 @@ class Checkpoints:
         """
         if ruined := not_finite(state):
             good = [other for other in self.steps() if other < step]
+            rest = f"the checkpoint of step {good[0]} is good" if good else "and there is no checkpoint before it"
             raise UserError(
-                f"{ruined} is not finite at step {step}: training has diverged; this state is not saved, "
-                f"{f'the checkpoint of step {good[0]} is good' if good else 'and there is no checkpoint before it'}; "
-                "start again in another folder with a lower learning rate, or more warm-up"
+                found=f"{ruined} is not finite at step {step}: training has diverged; this state is not saved, {rest}",
+                remedy="start again in another folder with a lower learning rate, or more warm-up",
             )
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -98,9 +98,8 @@ class Checkpoints:
             else:
                 return _step(candidates[0]), state
         if damaged:
-            raise CheckpointError(
-                f"{self.folder}: all {len(damaged)} checkpoints are damaged; start again in a new folder"
-            )
+            found = f"all {len(damaged)} checkpoints are damaged"
+            raise CheckpointError(str(self.folder), found, remedy="start again in a new folder")
         return None
 
     def resume(self) -> tuple[int, dict[str, Any]] | None:
@@ -140,24 +139,24 @@ def _hash(content: bytes) -> str:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Returns the content of a checkpoint file. Raises CheckpointError if it is absent, damaged, or no checkpoint."""
-    content = read_bytes(path, _EXPECTED, CheckpointError, most=_size(path), missing=f"expected {_EXPECTED}")
+    content = read_bytes(path, _EXPECTED, CheckpointError, most=_size(path))
     named = _NAME.fullmatch(path.name)
     if named and named["hash"] != _hash(content):
-        raise CheckpointError(f"{path}: is damaged: its content does not match the hash in its name")
+        raise CheckpointError(str(path), "is damaged: its content does not match the hash in its name")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except _NOT_A_STATE:
-        raise CheckpointError(f"{path}: is not a checkpoint of this framework; expected {_EXPECTED}") from None
+        raise CheckpointError(str(path), _FOREIGN, _EXPECTED) from None
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: is not a checkpoint of this framework; expected {_EXPECTED}")
+        raise CheckpointError(str(path), _FOREIGN, _EXPECTED)
     if state.get("format", FORMAT) != FORMAT:
-        raise CheckpointError(f"{path}: has the format {state['format']!r:.60}, expected '{FORMAT}'")
+        raise CheckpointError(str(path), f"has the format {state['format']!r:.60}", f"'{FORMAT}'")
     for key in STATES:
         if key in state and not isinstance(state[key], dict):
-            raise CheckpointError(f"{path}: {key}: holds something else than a state; expected {_EXPECTED}")
+            raise CheckpointError(f"{path}: {key}", "holds something else than a state", _EXPECTED)
     for key in DESCRIPTION:
         if not _is_plain(state.get(key)):
-            raise CheckpointError(f"{path}: {key}: holds something else than text and numbers; expected {_EXPECTED}")
+            raise CheckpointError(f"{path}: {key}", "holds something else than text and numbers", _EXPECTED)
     return state
 
 
@@ -179,7 +178,8 @@ def _size(path: Path) -> int:
     except (OSError, ValueError):  # reading it raises the error
         return 0
     if 2 * size > memory:
-        raise CheckpointError(f"{path}: has {size >> 20} MB, too many for this machine's memory; expected {_EXPECTED}")
+        found = f"has {size >> 20} MB, too many for this machine's memory"
+        raise CheckpointError(str(path), found, _EXPECTED)
     return size
 
 

@@ -47,18 +47,17 @@ def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
     if recorded.keys() - resolved.keys() and resolved.keys() - recorded.keys():
         there, here = (", ".join(sorted(sections)) for sections in (recorded, resolved))
         raise ConfigError(
-            f"--resume: {config_file} is of a run of another kind (its sections are {there}; those of this one are "
-            f"{here}); correct --out or the config, or start a new run in another folder"
+            "--resume",
+            f"{config_file} is of a run of another kind (its sections are {there}; those of this one are {here})",
+            remedy="correct --out or the config, or start a new run in another folder",
         )
     for section, key in _FORMERLY_RECORDED:
         if isinstance(recorded.get(section), dict):
             recorded[section].pop(key, None)
     changed = differences(recorded, resolved)
     if changed:
-        raise ConfigError(
-            f"--resume: the config differs from {config_file}: {'; '.join(changed)}; undo the change, or start "
-            "a new run in another folder"
-        )
+        found = f"the config differs from {config_file}: {'; '.join(changed)}"
+        raise ConfigError("--resume", found, remedy="undo the change, or start a new run in another folder")
 
 
 def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: bool) -> None:
@@ -72,7 +71,8 @@ def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: boo
     config_file = out / "config.yaml"
     if run_begun(out):
         if not resume:
-            raise ConfigError(f"--out {out}: holds a run already; continue it with --resume, or choose another folder")
+            remedy = "continue it with --resume, or choose another folder"
+            raise ConfigError(f"--out {out}", "holds a run already", remedy=remedy)
         refuse_changes(out, resolved)
         refuse_other_inputs(out, inputs)
         for folder in (out, *filter(Path.is_dir, _traces(out))):
@@ -80,19 +80,20 @@ def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: boo
         return
     if not config_file.exists():
         if traces := _traces(out):
-            raise ConfigError(
-                f"--out {out}: has {traces[0].name} but no config.yaml; put it back, or choose another folder"
-            )
+            found = f"has {traces[0].name} but no config.yaml"
+            raise ConfigError(f"--out {out}", found, remedy="put it back, or choose another folder")
     elif not (out / FILE).exists():
-        raise ConfigError(f"--out {out}: has a config.yaml that no run has written; choose another folder")
+        found = "has a config.yaml that no run has written"
+        raise ConfigError(f"--out {out}", found, remedy="choose another folder")
     if resume:
         # Hidden files do not count: the system makes them, or a start that was killed while writing
         own = {config_file.name, FILE}
         others = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in own)
         if others:
             raise ConfigError(
-                f"--resume: {out} holds no run but other files ({others[0]}{', ...' if len(others) > 1 else ''}); "
-                "correct --out, or begin there without --resume"
+                "--resume",
+                f"{out} holds no run but other files ({others[0]}{', ...' if len(others) > 1 else ''})",
+                remedy="correct --out, or begin there without --resume",
             )
         log.warning("%s holds no run yet; starting from the beginning", out)
     remove_stale(out)

@@ -38,7 +38,7 @@ def of_file(path: Path, key: str) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ConfigError(f"{key}: {path} cannot be read ({reason_of(error)})") from None
+        raise ConfigError(key, f"{path} cannot be read ({reason_of(error)})") from None
 
 
 def checksums(modules: Sequence[tuple[str, str]], file_of: Callable[[str], Path | None]) -> dict[str, str]:
@@ -62,11 +62,11 @@ def recorded(out: Path) -> Inputs | None:
     path = out / FILE
     if not os.path.lexists(path):
         return None
-    expected = "what this run was begun with; put the file back, or start again in a new folder"
-    record = read_json(path, expected)
+    expected, remedy = "what this run was begun with", "put the file back, or start again in a new folder"
+    record = read_json(path, expected, remedy=remedy)
     inputs = record.get("inputs") if isinstance(record, dict) and record.get("format") == FORMAT else None
     if not isinstance(inputs, dict) or not all(isinstance(part, dict) for part in inputs.values()):
-        raise ConfigError(f"{path}: is no record of inputs; expected {expected}")
+        raise ConfigError(str(path), "is no record of inputs", expected, remedy)
     return inputs
 
 
@@ -84,10 +84,8 @@ def refuse_other_inputs(out: Path, inputs: Inputs) -> None:
         return
     changed = [line for part in before | inputs for line in _changes(part, before.get(part, {}), inputs.get(part, {}))]
     if changed:
-        raise ConfigError(
-            f"--resume: {'; '.join(changed)} since the run in {out} began; put back what it was begun with, or start a "
-            "new run in another folder"
-        )
+        remedy = "put back what it was begun with, or start a new run in another folder"
+        raise ConfigError("--resume", f"{'; '.join(changed)} since the run in {out} began", remedy=remedy)
 
 
 def _changes(part: str, before: dict[str, Any], now: dict[str, Any]) -> list[str]:

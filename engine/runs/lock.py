@@ -47,14 +47,14 @@ def locked(folder: Path) -> Iterator[None]:
     """
     make_folder(folder, "--out")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"--out {folder}: is not writable; choose a folder you may write")
+        raise ConfigError(f"--out {folder}", "is not writable", remedy="choose a folder you may write")
     path = folder / LOCK
     with writing(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     _held.add(descriptor)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ConfigError(f"{path}: is a device or a pipe; expected the file that locks the folder, delete it")
+            raise ConfigError(str(path), "is a device or a pipe", "the file that locks the folder", "delete it")
         _lock(descriptor, folder)
         with writing(path):
             os.ftruncate(descriptor, 0)
@@ -72,9 +72,8 @@ def _lock(descriptor: int, folder: Path) -> None:
     except BlockingIOError:
         holder = _HOLDER.fullmatch(os.pread(descriptor, 300, 0).decode(errors="replace"))
         who = f"process {holder[1]} on {holder[2]}" if holder else "another process"
-        raise ConfigError(
-            f"--out {folder}: {who} works in this folder; wait until it has ended, or stop it, then use --resume"
-        ) from None
+        remedy = "wait until it has ended, or stop it, then use --resume"
+        raise ConfigError(f"--out {folder}", f"{who} works in this folder", remedy=remedy) from None
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             refuse_write(folder / LOCK, error)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.errors import InvalidError
+
 _SLOTS = {
     torch.optim.SGD: frozenset({"momentum_buffer"}),
     torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),
@@ -43,33 +45,33 @@ def _finite(value: Any) -> bool:
 
 
 def check_tensor(name: str, value: Any, shape: torch.Size, dtype: torch.dtype) -> None:
-    """Raises ValueError, which begins with `name`, unless `value` is a finite tensor of this shape and type."""
+    """Raises InvalidError, which begins with `name`, unless `value` is a finite tensor of this shape and type."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.device.type != "cpu":
-        raise ValueError(f"{name} is {_kind(value)}, expected a tensor of shape {tuple(shape)}")
+        raise InvalidError("", f"{name} is {_kind(value)}", f"a tensor of shape {tuple(shape)}")
     if value.shape != shape or value.dtype != dtype:
         got, expected = (
             f"{tuple(size)} of {_short(kind)}" for size, kind in ((value.shape, value.dtype), (shape, dtype))
         )
-        raise ValueError(f"{name} has shape {got}, expected {expected}")
+        raise InvalidError("", f"{name} has shape {got}", expected)
     if not _finite(value):
-        raise ValueError(f"{name} has values that are not finite")
+        raise InvalidError("", f"{name} has values that are not finite")
 
 
 def check_module(state: Any, module: nn.Module) -> None:
-    """Raises ValueError unless `state` is a state_dict of exactly this module, with finite values."""
+    """Raises InvalidError unless `state` is a state_dict of exactly this module, with finite values."""
     wanted = module.state_dict()
     if not isinstance(state, Mapping):
-        raise ValueError(f"the weights are {_kind(state)}, expected a tensor for each name")
+        raise InvalidError("", f"the weights are {_kind(state)}", "a tensor for each name")
     for names, what in ((wanted.keys() - state.keys(), "lacks"), (state.keys() - wanted.keys(), "has an unknown")):
         if names:
             first = next(name for name in (*wanted, *state) if name in names)
-            raise ValueError(f"it {what} {first}")
+            raise InvalidError("", f"it {what} {first}")
     for name, value in wanted.items():
         check_tensor(name, state[name], value.shape, value.dtype)
 
 
 def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, *, scheduled: bool) -> None:
-    """Raises ValueError unless `saved` is a state_dict of exactly this optimizer: its settings, and finite tensors of
+    """Raises InvalidError unless `saved` is a state_dict of exactly this optimizer: its settings, and finite tensors of
     the shapes and types of its parameters.
 
     scheduled: whether the learning rate is set before each step; a checkpoint may then hold any. A setting that only
@@ -79,26 +81,28 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, *, scheduled: 
     groups = saved.get("param_groups") if isinstance(saved, Mapping) else None
     state = saved.get("state") if isinstance(saved, Mapping) else None
     if not isinstance(groups, list) or not isinstance(state, Mapping):
-        raise ValueError(f"the optimizer's state is {_kind(saved)}, expected its state and its groups of parameters")
+        raise InvalidError("", f"the optimizer's state is {_kind(saved)}", "its state and its groups of parameters")
     if len(groups) != len(wanted["param_groups"]):
-        raise ValueError(
-            f"the optimizer has {len(groups)} groups of parameters, expected {len(optimizer.param_groups)}"
-        )
+        found = f"the optimizer has {len(groups)} groups of parameters"
+        raise InvalidError("", found, str(len(optimizer.param_groups)))
     for own, other in zip(wanted["param_groups"], groups, strict=True):
         if not isinstance(other, Mapping) or other.get("params") != own["params"]:
-            raise ValueError(f"the optimizer's groups are not of the {len(own['params'])} parameters of this network")
+            found = f"the optimizer's groups are not of the {len(own['params'])} parameters of this network"
+            raise InvalidError("", found)
         for key in own:
             if key in other and key != "params" and not (scheduled and key == "lr"):
                 value = other[key]
                 if type(value) is not type(own[key]) or value != own[key]:
-                    raise ValueError(f"the optimizer's {key} is {_kind(value)} {value!r:.40}, expected {own[key]!r}")
+                    found = f"the optimizer's {key} is {_kind(value)} {value!r:.40}"
+                    raise InvalidError("", found, f"{own[key]!r}")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if lacking := wanted["state"].keys() - state.keys():
-        raise ValueError(f"the optimizer lacks the state of parameter {min(lacking)}")
+        raise InvalidError("", f"the optimizer lacks the state of parameter {min(lacking)}")
     slots = _SLOTS[type(optimizer)]
     for i, kept in state.items():
         if type(i) is not int or not 0 <= i < len(parameters) or not isinstance(kept, Mapping) or kept.keys() != slots:
-            raise ValueError(f"the optimizer's state of parameter {i!r:.20} is not {', '.join(sorted(slots))}")
+            found = f"the optimizer's state of parameter {i!r:.20} is not {', '.join(sorted(slots))}"
+            raise InvalidError("", found)
         for slot, value in kept.items():
             one_number = slot == "step"
             shape, dtype = (torch.Size(), torch.float32) if one_number else (parameters[i].shape, parameters[i].dtype)

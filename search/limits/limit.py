@@ -299,7 +299,8 @@ def _load_table(limit: LimitConfig, k: int, key: str, make: str) -> LatencyTable
     path = limit.files[k]
     if not path.exists():
         near = nearest_path(path)
-        raise ConfigError(f"{key}: no file {path}{f'{near} Or' if near else ';'} {make}")
+        hint = f". Did you mean '{near}'? Or" if near else ";"
+        raise ConfigError(f"{key}: no file {path}{hint} {make}")
     hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
     table = LatencyTable.load(path)
     if hashes and hashes[k] is not None and hashes[k] != table.sha256:

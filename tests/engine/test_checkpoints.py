@@ -187,10 +187,10 @@ def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path):
     listed = tmp_path / "list.pt"
     torch.save([1, 2], listed)
     for path, words in [
-        (tmp_path / "absent.pt", "no such file; expected a step-"),
-        (tmp_path, "is a folder; expected a step-"),
-        (text, "is not a checkpoint of this framework; expected a step-"),
-        (listed, "is not a checkpoint of this framework; expected a step-"),
+        (tmp_path / "absent.pt", "no such file, expected a step-"),
+        (tmp_path, "is a folder, expected a step-"),
+        (text, "is not a checkpoint of this framework, expected a step-"),
+        (listed, "is not a checkpoint of this framework, expected a step-"),
     ]:
         with pytest.raises(CheckpointError, match=words) as error:
             load_checkpoint(path)
@@ -434,7 +434,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_one_line(tmp_path, monkeypatch):
 def test_the_description_in_a_checkpoint_is_text_and_numbers(tmp_path, key, value):
     """A forged one may hold a tensor there, which cannot be compared with a setting."""
     path = Checkpoints(tmp_path).save(1, {"search": {}, key: value})
-    with pytest.raises(CheckpointError, match=f"{key}: holds something else than text and numbers; expected a step-"):
+    with pytest.raises(CheckpointError, match=f"{key}: holds something else than text and numbers, expected a step-"):
         load_checkpoint(path)
 
 
@@ -442,5 +442,5 @@ def test_the_description_in_a_checkpoint_is_text_and_numbers(tmp_path, key, valu
 @pytest.mark.parametrize("value", [torch.zeros(3), [1], "text", None])
 def test_the_state_of_a_run_is_a_mapping(tmp_path, key, value):
     path = Checkpoints(tmp_path).save(1, {key: value})
-    with pytest.raises(CheckpointError, match=f"{key}: holds something else than a state; expected a step-"):
+    with pytest.raises(CheckpointError, match=f"{key}: holds something else than a state, expected a step-"):
         load_checkpoint(path)

@@ -58,7 +58,7 @@ def test_a_cycle_is_an_error_naming_both_ends(tmp_path, names):
 
 def test_an_absent_base_names_who_extends_it(tmp_path):
     message = message_of(loaded, tmp_path, "extends: gone.yaml\n")
-    assert message == f"{tmp_path / 'gone.yaml'}: no such file; expected the file that a.yaml extends"
+    assert message == f"{tmp_path / 'gone.yaml'}: no such file, expected the file that a.yaml extends"
 
 
 def test_a_mistyped_base_gets_the_nearest_name(tmp_path):

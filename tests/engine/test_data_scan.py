@@ -115,7 +115,7 @@ def test_a_class_of_other_files_is_refused_with_what_it_has(root):
         (root / "train" / "class1" / name).write_bytes(b"")
     assert refused(root).startswith(
         f"data.root: class folder '{root / 'train' / 'class1'}' has no image but other things: files ending in .heic "
-        "(2), files without an ending (1); expected files that end in .jpg, .png, "
+        "(2), files without an ending (1), expected files that end in .jpg, .png, "
     )
 
 
@@ -250,6 +250,6 @@ def test_names_that_look_alike_are_written_so_that_they_differ(here, there, show
 
 
 def test_a_wrong_root_is_answered_by_the_nearest_folder(root):
-    assert refused(root.parent / "imags").endswith(f"; correct it. Did you mean '{root}'?")
+    assert refused(root.parent / "imags").endswith(f". Did you mean '{root}'?; correct it")
     (root / "train").rename(root / "training")
-    assert refused(root).endswith(f"; add it or correct the path. Did you mean '{root / 'training'}'?")
+    assert refused(root).endswith(f". Did you mean '{root / 'training'}'?; add it or correct the path")

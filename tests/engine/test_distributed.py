@@ -221,7 +221,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(batch_size):
     group = Group(0, 4)
     with pytest.raises(ConfigError) as error:
         group.share_of(batch_size, "search.batch_size")
-    assert str(error.value).startswith(f"search.batch_size: got {batch_size}, which 4 processes share: ")
+    assert str(error.value).startswith(f"search.batch_size: got {batch_size}, which 4 processes share, expected ")
     assert group.share_of(8, "search.batch_size") == 2
 
 

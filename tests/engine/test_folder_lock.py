@@ -93,7 +93,7 @@ def test_a_forked_process_that_ends_leaves_the_lock_to_its_parent(tmp_path):
 def test_out_is_not_a_file(tmp_path, below):
     file = tmp_path / "file"
     file.write_text("kept")
-    with pytest.raises(WriteError, match="is a file, or lies below one; expected a folder"), locked(file / below):
+    with pytest.raises(WriteError, match="is a file, or lies below one, expected a folder"), locked(file / below):
         pass
     assert file.read_text() == "kept"
 

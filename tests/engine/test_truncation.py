@@ -147,7 +147,7 @@ def test_lines_edited_on_another_system_are_no_damage(run, caplog):
 def test_curves_that_are_no_file_are_refused_in_one_line(run):
     (run / "metrics.jsonl").unlink()
     (run / "metrics.jsonl").mkdir()
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl: is a folder; expected the curves of a run"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl: is a folder, expected the curves of a run"):
         MetricsLog(run, resume_step=3)
 
 

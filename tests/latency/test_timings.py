@@ -98,7 +98,7 @@ def test_a_wrong_file_is_one_line(name, text, words, small_space, tmp_path):
 def test_a_file_that_cannot_be_read(content, small_space, tmp_path):
     if content:
         (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(TimingsError, match=r"t\.csv: (no such file|is not UTF-8 text); expected a"):
+    with pytest.raises(TimingsError, match=r"t\.csv: (no such file|is not UTF-8 text), expected a"):
         read_timings(tmp_path / "t.csv", small_space)
 
 

@@ -125,5 +125,5 @@ def test_a_result_that_is_no_json_is_damaged(text, tmp_path):
 
 def test_a_result_that_is_a_device_is_refused(tmp_path):
     (tmp_path / "result.json").symlink_to("/dev/zero")
-    with pytest.raises(ConfigError, match="is a device or a pipe; expected the result of a search"):
+    with pytest.raises(ConfigError, match="is a device or a pipe, expected the result of a search"):
         load_result(tmp_path)
