@@ -1,4 +1,4 @@
-"""Configuration: YAML -> one nested dictionary -> frozen models, validated once, errors in one line."""
+"""Reads YAML files into one nested dictionary, and validates it against frozen models; each error is one line."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ class ConfigFile(Section):
 
 
 def _user_path(path: Path) -> Path:
+    """Returns the path with `~` replaced. Raises InvalidError if no file can have that name."""
     text = str(path)
     if "\0" in text:
         raise InvalidError("", f"got {shown(text)}", "a path without a NUL character", "correct it")
@@ -78,7 +79,7 @@ UserPath = Annotated[Path, Field(strict=False), AfterValidator(_user_path)]
 
 
 def config_text(config: BaseModel | dict[str, Any]) -> str:
-    """A configuration as YAML; `load_config` reads the same values from it, paths as text and tuples as lists."""
+    """Returns a configuration as YAML: paths as text, tuples as lists. `load_config` reads the same values from it."""
     values = config.model_dump(mode="json") if isinstance(config, BaseModel) else config
     return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
 
@@ -93,7 +94,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for override in overrides:
         _override(config, override, str(path))
     if _has_more_values(config, MOST_NODES):
-        raise ConfigError(f"{path}", f"has more than {MOST_NODES} values with what it extends and the overrides")
+        raise ConfigError(str(path), f"has more than {MOST_NODES} values with what it extends and the overrides")
     return config
 
 
@@ -108,13 +109,16 @@ def read_mapping(path: Path, expected: str = "a YAML file", *, missing: str = ""
 
 @dataclass
 class _Loaded:
-    """Reads the files of one configuration. merged: by real path, each file with its bases merged in."""
+    """The files of one configuration that have been read."""
 
     merged: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Each file with its bases merged in, by its real path."""
     characters: int = 0
+    """The characters of all these files together."""
 
 
 def _load_with_bases(path: Path, above: tuple[Path, ...], loaded: _Loaded) -> dict[str, Any]:
+    """Returns a file with its bases merged in. above: the files that extend it, each through the next."""
     text = read_text(path, f"the file that {above[-1].name} extends" if above else "a YAML file")
     real = os.path.realpath(path)
     if real in map(os.path.realpath, above):
@@ -141,14 +145,16 @@ def _load_with_bases(path: Path, above: tuple[Path, ...], loaded: _Loaded) -> di
 
 
 def _mapping(path: Path, text: str) -> dict[str, Any]:
+    """Returns the value of a file's text. Raises ConfigError if it is no mapping."""
     data = _parsed(path, text)
     if not isinstance(data, dict):
         found = "is empty" if data is None else f"got {shown(data)}"
-        raise ConfigError(f"{path}", found, "a mapping of sections such as `search: ...`")
+        raise ConfigError(str(path), found, "a mapping of sections such as `search: ...`")
     return data
 
 
 def _parsed(path: Path, text: str) -> Any:
+    """Returns the value of a file's text, which is JSON or YAML. Raises ConfigError if it is neither."""
     not_json = None
     if text.lstrip()[:1] in ("{", "["):
         try:
@@ -161,7 +167,7 @@ def _parsed(path: Path, text: str) -> Any:
         if not_json and (len(text) > MOST_CHARACTERS or "\t" in text):  # it is broken JSON rather than YAML
             raise not_json from None
         if not isinstance(error, yaml.MarkedYAMLError):
-            raise ConfigError(f"{path}", f"not YAML: {error}") from None
+            raise ConfigError(str(path), f"not YAML: {error}") from None
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError.of(_syntax_error(error), f"{path}{place}") from None
@@ -187,6 +193,7 @@ def _has_more_values(data: Any, most: int) -> bool:
 
 
 def _syntax_error(error: yaml.MarkedYAMLError) -> InvalidError:
+    """Returns the parts of a line about a fault in YAML's syntax; the place is left to the caller."""
     words = error.problem or ""
     if error.context:
         start = error.context_mark
@@ -200,6 +207,7 @@ def _syntax_error(error: yaml.MarkedYAMLError) -> InvalidError:
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Returns `base` with `own` merged in: mappings merge, everything else is replaced."""
     merged = dict(base)
     for key, value in own.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
@@ -208,6 +216,7 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _override(config: dict[str, Any], override: str, source: str) -> None:
+    """Applies one override `key.sub=value` to a configuration, in place. source: the file, for errors."""
     named = f"override {shown(override, 200)}"
     if len(override) > MOST_IN_AN_OVERRIDE:
         raise ConfigError(named, f"has more than {MOST_IN_AN_OVERRIDE} characters", remedy="write it into a file")
@@ -237,6 +246,7 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
 
 
 def _override_value(text: str, named: str) -> Any:
+    """Returns the value of an override, read as YAML. named: the override as errors quote it."""
     try:
         return yaml.load(text, Loader=partial(Loader, most_nodes=MOST_IN_AN_OVERRIDE))  # type: ignore[arg-type]
     except yaml.constructor.ConstructorError as error:  # it is YAML, and is refused
@@ -247,16 +257,16 @@ def _override_value(text: str, named: str) -> Any:
 
 
 def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping[str, Any] | None = None) -> M:
-    """Checks a nested dictionary against a model. Raises ConfigError: `source`, then the first error, in one line.
+    """Returns a nested dictionary as a model. Raises ConfigError, which names `source` and the first wrong key.
 
-    context: what the model's validators get beside the values, as pydantic's `info.context`.
+    context: passed to the model's validators as pydantic's `info.context`.
     """
     try:
         text = json.dumps(data, default=_refuse_type, ensure_ascii=False).encode()  # ValueError: half a surrogate pair
     except RecursionError:
         raise ConfigError(source, TOO_DEEP) from None
     except (TypeError, ValueError) as error:
-        raise ConfigError(source, f"{error}") from None
+        raise ConfigError(source, str(error)) from None
     try:
         # JSON mode: lists become tuples, text becomes paths, "3" stays text
         return model.model_validate_json(text, context=context)
@@ -268,7 +278,7 @@ def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping
 
 
 def keys_of(model: type[BaseModel]) -> frozenset[str]:
-    """`section.key` for each key of each section of a file."""
+    """Returns `section.key` for each key of each section of a file."""
     return frozenset(f"{section}.{key}" for section in model.model_fields for key in keys_below(model, section))
 
 
@@ -288,6 +298,7 @@ def naming(source: Path, keys: Collection[str]) -> Iterator[None]:
 
 
 def _refuse_type(value: object) -> str:
+    """Raises TypeError: json.dumps calls it for a value that JSON lacks."""
     raise TypeError(f"a value of type {type(value).__name__} cannot be used in a configuration")
 
 

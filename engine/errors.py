@@ -1,5 +1,7 @@
-"""Defines the errors that a user can mend, each one line: the key or file, what was found, what is accepted, what to
-do."""
+"""Defines the errors that a user can mend. Each has parts: key or file, what was found, what is accepted, what to do.
+
+`str(error)` joins the parts to one line; code that needs a part reads it from the error, never from the line.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ OF_THE_SYSTEM = {
     errno.EROFS: "choose a place that you may write",
     errno.EIO: "check the disk",
 }
-"""Maps the number of a system error to what the user can do about it, whatever was refused."""
+"""The remedy for each number of a system error, whatever was refused."""
 
 
 def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
@@ -57,7 +59,7 @@ class Action:
     arguments: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Returns the command as a shell reads it."""
+        """Returns the whole command, quoted for a shell."""
         return shlex.join(["proxyless-nas", *self.command.split(), *self.arguments])
 
 
@@ -133,7 +135,7 @@ class _PartsError(Exception):
 
 
 class UserError(_PartsError):
-    """Something the user can fix. Scripts print its one line and exit with status 2; anything else is a bug."""
+    """A fault that the user can mend. Commands print its one line and exit with status 2; any other error is a bug."""
 
     def within(self, place: str) -> Self:
         """Returns the same error with an outer place, such as a file, in front of `where`."""
@@ -178,7 +180,7 @@ class Interrupted(KeyboardInterrupt):
         """The exit status of the process: 130 for SIGINT, 143 for SIGTERM."""
 
     def __reduce__(self) -> tuple[type[Interrupted], tuple[int, str]]:
-        """So that it gets from one process to another."""
+        """Returns how to make it again, so that it can be sent to another process."""
         return type(self), (self.signal, self.saved)
 
 
@@ -192,11 +194,11 @@ def explain(where: str) -> Iterator[None]:
 
 
 def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None:
-    """Runs a script's main. An error that the user can mend becomes one line and exit status 2; the status is 130 after
-    Ctrl-C and 143 after SIGTERM during a run.
+    """Runs the main function of a command and ends the process with its status.
 
-    resumable: whether the script has --resume. If nobody reads the output any more (`| head`), the script ends without
-    a message. Characters that an output cannot show, such as a file name's on an ASCII terminal, are escaped.
+    An error that the user can mend becomes one line and status 2; the status is 130 after Ctrl-C and 143 after SIGTERM
+    during a run. If nobody reads the output any more (`| head`), the command ends without a message. Characters that an
+    output cannot show, such as a file name's on an ASCII terminal, are escaped. resumable: whether there is --resume.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into one line: the key, what was found, what is accepted, the nearest name."""
+"""Turns pydantic's errors into the parts of one line: key, what was found, what is accepted, the nearest name."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ LONGEST_NAME = 100
 class _Problem:
     """One pydantic error.
 
-    keys: its place in the file. holder, expected: annotations of what holds it and of itself. branches: the unions on
-    the way, as (place, name of the branch that complains).
+    keys: the place of the wrong value in the file. holder, expected: the annotations of what holds the value and of the
+    value itself. branches: the unions on the way, as (place, name of the branch whose error this is).
     """
 
     keys: tuple[int | str, ...]
@@ -41,6 +41,7 @@ class _Problem:
 
     @property
     def kind(self) -> str:
+        """pydantic's name of the kind of error, e.g. `literal_error`."""
         return str(self.error["type"])
 
 
@@ -51,7 +52,7 @@ def first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> InvalidErro
     """
     seen = errors[:MOST_PROBLEMS]
     problems = _of_meant_branches([_Problem(*_place(model, error["loc"]), error) for error in seen])
-    places: dict[tuple[int | str, ...], list[_Problem]] = {}  # branches of a union complain about the same place
+    places: dict[tuple[int | str, ...], list[_Problem]] = {}  # the branches of a union have errors of one place
     for problem in problems:
         # A section or list whose inside is wrong: the other branch of a union, or a count without the wrong entries
         if not any(len(p.keys) > len(problem.keys) and p.keys[: len(problem.keys)] == problem.keys for p in problems):
@@ -69,9 +70,9 @@ def first_in_words(model: type[BaseModel], errors: Sequence[Any]) -> InvalidErro
 
 
 def _of_meant_branches(problems: list[_Problem]) -> list[_Problem]:
-    """Where several branches of a union complain about what is inside a value, keep those of the likeliest branch.
+    """Drops problems inside a value that belong to unlikely branches of a union, if several branches have some.
 
-    That is the one whose fixed words fit, such as a `form`, and of these the one with the fewest complaints.
+    The likeliest branch is one whose fixed words fit, such as a `form`, and of these the one with the fewest problems.
     """
     for place in sorted({place for p in problems for place, _ in p.branches}, key=len):
         inside: dict[str, list[_Problem]] = {}
@@ -89,7 +90,7 @@ def _of_meant_branches(problems: list[_Problem]) -> list[_Problem]:
 def _place(
     model: type[BaseModel], loc: Sequence[int | str]
 ) -> tuple[tuple[int | str, ...], Any, Any, tuple[tuple[tuple[int | str, ...], str], ...]]:
-    """Keys, holder, expected and branches of a _Problem: pydantic's location has keys and branches in one row."""
+    """Returns keys, holder, expected and branches of a _Problem. pydantic has keys and branches in one row."""
     keys: list[int | str] = []
     chosen: list[tuple[tuple[int | str, ...], str]] = []
     holder: Any = None
@@ -112,7 +113,7 @@ def _place(
 
 
 def _branches(annotation: Any) -> list[Any]:
-    """What a value may be, null aside; more than one for a union."""
+    """Returns the types that a value may have, without null; more than one for a union."""
     while typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
@@ -122,7 +123,7 @@ def _branches(annotation: Any) -> list[Any]:
 
 
 def _has_label(branch: Any, label: int | str) -> bool:
-    """Whether pydantic calls this union branch `label`: its type's name, or its value of the discriminator."""
+    """Returns whether pydantic calls this union branch `label`: its type's name, or its value of the discriminator."""
     kind = _branches(branch)[0]
     tags = [tag for f in kind.model_fields.values() for tag in _choices(f.annotation)] if _is_section(kind) else []
     if choices := _choices(kind):
@@ -131,6 +132,7 @@ def _has_label(branch: Any, label: int | str) -> bool:
 
 
 def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Returns the values of a Literal; none for any other annotation."""
     return typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
 
 
@@ -146,7 +148,7 @@ _TYPE_ERRORS = {
 
 
 def _in_words(annotation: Any) -> str:
-    """What a value of this annotation looks like in a file."""
+    """Returns how a value of this annotation looks in a file, in words."""
     branches = _branches(annotation)
     if len(branches) > 1:
         if all(map(_is_section, branches)):
@@ -167,10 +169,12 @@ def _in_words(annotation: Any) -> str:
 
 
 def _choices_of(section: type[BaseModel], key: str) -> tuple[Any, ...]:
+    """Returns the values of a section's key that is a Literal; none for any other key."""
     return _choices(section.model_fields[key].annotation) if key in section.model_fields else ()
 
 
 def _either(words: Iterable[str]) -> str:
+    """Returns descriptions joined by `or`, each once."""
     distinct = list(dict.fromkeys(words))
     if "a number" in distinct and "a whole number" in distinct:
         distinct.remove("a whole number")
@@ -178,7 +182,7 @@ def _either(words: Iterable[str]) -> str:
 
 
 def in_a_row(choices: Sequence[Any]) -> str:
-    """`'a', 'b' or 'c'`."""
+    """Returns choices as text: `'a', 'b' or 'c'`."""
     *others, last = map(shown, choices)
     return f"{', '.join(others)} or {last}" if others else last
 
@@ -241,6 +245,7 @@ def _placed(where: str, error: ValueError, expected: Any) -> InvalidError:
 
 
 def _accepted(problem: _Problem) -> str:
+    """Returns what is accepted in place of a wrong value, in words."""
     context = problem.error.get("ctx", {})
     if problem.kind in _TYPE_ERRORS:
         return _in_words(problem.expected)
@@ -274,6 +279,7 @@ _SWITCHES = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "fa
 
 
 def _remedy(problems: Sequence[_Problem]) -> str:
+    """Returns how to write the value that was probably meant; empty if that is not clear."""
     found, kinds = problems[0].error["input"], {p.kind for p in problems}
     if isinstance(found, float) and kinds & {"int_type", "int_from_float"} and found.is_integer():
         return f"write {found:.0f}" if abs(found) < 1e18 else ""
@@ -294,6 +300,7 @@ def number_remedy(text: str) -> str:
 
 
 def _found_instead(keys: Sequence[int | str], section: object) -> str:
+    """Returns which keys a section has, in words, for an error about one that is missing."""
     if not isinstance(section, dict):
         return ""
     names = [str(name) for name in itertools.islice(section, MOST_NAMED + 1)]
@@ -302,14 +309,14 @@ def _found_instead(keys: Sequence[int | str], section: object) -> str:
 
 
 def keys_below(model: type[BaseModel], section: str) -> set[str]:
-    """The keys of a top-level section."""
+    """Returns the keys of a top-level section."""
     return {
         name for m in _branches(model.model_fields[section].annotation) if _is_section(m) for name in m.model_fields
     }
 
 
 def shown(value: object, most: int = 60) -> str:
-    """Returns a value as YAML, in one line, shortened. `most` bounds the work, whatever the value."""
+    """Returns a value as YAML, in one line of at most `most` characters. That bounds the work, whatever the value."""
     if value is ABSENT:
         return "(absent)"
     value = _beginning(value, [most])
@@ -338,12 +345,13 @@ def _beginning(value: Any, left: list[int]) -> Any:
 
 
 ABSENT = object()
+"""Stands for a value that is not there, beside null, in comparisons of two structures."""
 
 
-def nearest(found: str, accepted: Sequence[Any]) -> str:
+def nearest(text: str, accepted: Sequence[Any]) -> str:
     """Returns the accepted name that is nearest to a text, or nothing if none is near."""
-    if len(found) > LONGEST_NAME:
+    if len(text) > LONGEST_NAME:
         return ""
     plain = {str(name).lower(): name for name in accepted}
-    near = difflib.get_close_matches(found.lower().replace("-", "_"), plain, n=1)
+    near = difflib.get_close_matches(text.lower().replace("-", "_"), plain, n=1)
     return str(plain[near[0]]) if near else ""

@@ -1,4 +1,4 @@
-"""The doors in scripts/ run in this process, a tiny search to give them, tables from a formula, a counter of MACs."""
+"""Fixtures that run scripts in this process, configure a tiny search, compute tables by a formula and count MACs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job in two processes that talk through gloo, without torchrun and without a port."""
+"""Runs a job in two processes that are connected by gloo, without torchrun and without a port."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong ends in one line that names the place and the remedy, and in exit status 2."""
+"""Every mistake of a user ends a program with one line that names the place and the remedy, and with exit status 2."""
 
 from __future__ import annotations
 

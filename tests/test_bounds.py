@@ -1,4 +1,4 @@
-"""Every number of a configuration has a largest value: a mistyped one is refused before it is computed with."""
+"""Every number of a configuration has a largest value, so a mistyped one is refused before it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door scripts/check_search.py: its lines and exit status."""
+"""scripts/check_search.py prints one line for each check, and its exit status says whether any failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every file of configs/ loads, says how it is used, and runs: turned down in size, through the real doors."""
+"""Every file of configs/ loads, says how it is used, and runs in its script at a reduced size."""
 
 from __future__ import annotations
 

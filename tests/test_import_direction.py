@@ -1,4 +1,4 @@
-"""Who may import whom, read from the syntax tree of every package: imports inside functions and conditions too."""
+"""Packages import each other in one direction only, inside functions and conditions too."""
 
 import ast
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The quick start: what it measures again on a busy machine, and the words that it ends with."""
+"""The quick start measures again on a busy machine, and ends with a verdict in plain words."""
 
 from __future__ import annotations
 

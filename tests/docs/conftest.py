@@ -1,4 +1,4 @@
-"""What every candidate of one's own owes, whatever it computes."""
+"""A check that every candidate of a user's own has to pass, whatever it computes."""
 
 from __future__ import annotations
 

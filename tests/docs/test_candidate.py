@@ -1,4 +1,4 @@
-"""docs/extending/candidate.md: the ghost bottleneck counts right, trains, gets into a table and into a search."""
+"""The example of docs/extending/candidate.md, a ghost bottleneck, is counted, trained, measured and searched."""
 
 from __future__ import annotations
 

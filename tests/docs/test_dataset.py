@@ -1,4 +1,4 @@
-"""docs/extending/dataset.md: its two sets open, its search and retraining run, and wrong sets are one line."""
+"""The sets of docs/extending/dataset.md are opened, searched and retrained, and a wrong set is refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/extending/objective.md: the example's term is an expectation, its reward a minimum, and both drive a search."""
+"""The term of docs/extending/objective.md is an expectation, its reward a minimum, and a search runs with each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages link to is there, and the code that they quote is that of the examples."""
+"""Every link of the pages leads somewhere, and the code that they quote is that of the examples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/extending/python.md: its program runs as it stands, in a process of its own."""
+"""The program of docs/extending/python.md runs as it stands, in a process of its own."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""docs/extending/space.md: the bottleneck space is what the page says, and a small one is searched and retrained."""
+"""The space of docs/extending/space.md is what the page says, and a small one is searched and retrained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Configuration files for tests, and the one line that a mistake in them gets."""
+"""Writes configuration files for tests, and returns the one line that a mistake in one of them gets."""
 
 from __future__ import annotations
 

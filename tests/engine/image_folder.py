@@ -1,4 +1,4 @@
-"""Small folders of image files for the tests."""
+"""Writes small folders of image files for tests."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a row of a table is one mistake and its message
-"""Configuration files: what they may say, how they merge, and the one line that each mistake gets."""
+"""Configuration files merge as documented, and each mistake in one of them is a single line that names the place."""
 
 from __future__ import annotations
 

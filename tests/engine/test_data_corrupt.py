@@ -1,4 +1,4 @@
-"""Unreadable files: named once, replaced from their own class and set, and an error when there are too many."""
+"""An unreadable file is named once and replaced by one of its class and part; too many of them are an error."""
 
 import logging
 import multiprocessing

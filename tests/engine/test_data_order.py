@@ -1,4 +1,4 @@
-"""Splits and orders: exact shares, pure functions of a seed."""
+"""A split has the exact shares, and splits and orders are pure functions of a seed."""
 
 import numpy as np
 import pytest

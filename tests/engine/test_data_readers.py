@@ -1,4 +1,4 @@
-"""The processes that read image files: the same ones for a whole run, and one line whatever ends them."""
+"""One set of processes reads image files for a whole run, and if one of them ends, the error is a single line."""
 
 import contextlib
 import errno

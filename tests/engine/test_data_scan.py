@@ -1,4 +1,4 @@
-"""Which files of a folder are images: each real file once, what is left out is said once, by kind."""
+"""A folder is scanned for images: each real file counts once, and files that are left out are named once, by kind."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Streams: batches are pure functions of their place, in memory and from files, with and without processes."""
+"""A batch is a pure function of its place in the stream, in memory and from files, with and without processes."""
 
 import multiprocessing
 import random

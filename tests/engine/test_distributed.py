@@ -1,4 +1,4 @@
-"""A group of two processes: what each learns of the other, and gradients that are means over both."""
+"""Two processes that share values, gradients and evaluations compute what one process would compute."""
 
 from __future__ import annotations
 

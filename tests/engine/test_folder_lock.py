@@ -1,4 +1,4 @@
-"""One process at a time works in a run folder, whatever becomes of the others."""
+"""Only one process at a time works in a run folder, even after others were killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves on a disk that is full: one line, at once, and nothing is lost that a checkpoint counts on."""
+"""If the disk is full, writing curves ends at once with one line, and no point before the last checkpoint is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph of a network: every function that it calls, with what each one reads."""
+"""The graph of a network has a node for each function that it calls, with the nodes that each one reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a job of several processes ends: with one line, whoever fails and however many fail alike."""
+"""A job of several processes ends with one line, whichever of them fails and however many fail alike."""
 
 from __future__ import annotations
 

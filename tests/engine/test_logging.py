@@ -1,4 +1,4 @@
-"""What a run writes down beside its checkpoints: its folder, its text, and notes that do not tear its progress bar."""
+"""A run writes its configuration and text into its folder, and warnings do not tear its progress bar."""
 
 from __future__ import annotations
 

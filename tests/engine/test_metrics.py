@@ -1,4 +1,4 @@
-"""Curves: both files hold the same points, and a resume neither loses nor repeats one."""
+"""Both files of curves hold the same points, and a resume neither loses nor repeats one."""
 
 from __future__ import annotations
 

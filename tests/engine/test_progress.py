@@ -1,4 +1,4 @@
-"""Progress off a terminal: few, plain, whole lines on stderr."""
+"""Progress is a bar on a terminal, and a few plain lines on stderr elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: begun once, continued only with the same configuration."""
+"""A run folder is begun once and continued only with the same configuration and inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeds: pure functions of a key, unrelated for different keys."""
+"""A seed is a pure function of its key, and different keys have unrelated seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is restored is exactly what a network or an optimizer needs: names, shapes, types, settings, finite numbers."""
+"""A state is restored only if its names, shapes, types and settings are those of the network or optimizer."""
 
 from __future__ import annotations
 

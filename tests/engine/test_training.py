@@ -1,4 +1,4 @@
-"""What training loops share, each against its definition."""
+"""The functions that training loops share compute what their definitions say."""
 
 from __future__ import annotations
 

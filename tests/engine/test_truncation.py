@@ -1,4 +1,4 @@
-"""Damaged curves: good points are kept, a warning counts lost ones, and a copy of the damaged file stays beside it."""
+"""The good points of damaged curves are kept, a warning counts lost ones, and a copy of the damaged file stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The YAML of configuration files: its numbers and texts, and values written so that they read back."""
+"""Configuration files are read by the rules of YAML 1.2, within bounds, and written so that they read back."""
 
 from __future__ import annotations
 
