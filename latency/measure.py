@@ -258,9 +258,9 @@ def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:
             "",
             (
                 f"the table was measured on {table.device.name} ({table.device.cores} cores), this is "
-                f"{here.name} ({here.cores} cores)"
+                f"{here.name} ({here.cores} cores); its error can be measured on its own device only"
             ),
-            remedy="its error can be told on its own device only, measure a table for this one",
+            remedy="measure a table for this one",
         )
 
 

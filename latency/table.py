@@ -206,8 +206,9 @@ class LatencyTable(Section):
         return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
     @classmethod
-    def load(cls, path: Path) -> LatencyTable:
+    def load(cls, path: Path | str) -> LatencyTable:
         """Reads a table's file. Raises ConfigError that names the key at fault."""
+        path = Path(path)
         content = load_config(path)
         known, found = cls.model_fields["format"].default, content.get("format")
         if isinstance(found, str) and found.startswith(known.split("@")[0]) and found != known:
@@ -218,8 +219,9 @@ class LatencyTable(Section):
             )
         return validate(cls, content, str(path))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Writes the table atomically, after creating the folder. Raises TableError if that is impossible."""
+        path = Path(path)
         header = _rounded(_without_later_keys(self.model_dump(mode="json", exclude={"entries"}, exclude_none=True)))
         columns = {"columns": header.pop("columns")}
         lines = [

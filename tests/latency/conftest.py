@@ -1,4 +1,4 @@
-"""A space small enough to measure in a test, and how."""
+"""Fixtures: a space that is small enough to be measured in a test, and the settings for it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = {
 
 @pytest.fixture(scope="session")
 def small_section() -> dict[str, object]:
-    """Its YAML section."""
+    """The YAML section of the small space."""
     return SMALL
 
 
@@ -34,5 +34,5 @@ def small_space(space_of) -> Space:
 
 @pytest.fixture
 def quick() -> MeasureConfig:
-    """As few timings as the settings allow."""
+    """Settings with as few timings as are allowed."""
     return MeasureConfig(rounds=2, passes=2, warmup_passes=1, coverings=2, calibration_networks=10)

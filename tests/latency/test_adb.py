@@ -1,4 +1,5 @@
-"""A phone by adb, played by a program on PATH: a folder is the phone, and it prints what LiteRT's program prints."""
+"""Timing a kit on a phone by adb. A program on PATH takes the place of adb, and a folder that of the phone; the program
+prints lines such as LiteRT's benchmark program does."""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ elif command.endswith("benchmark_model"):
 
 @pytest.fixture
 def phone(tmp_path, monkeypatch) -> Path:
-    """`adb` on PATH, and the folder that is the phone."""
+    """Puts an `adb` on PATH, and returns the folder that takes the place of the phone."""
     programs = tmp_path / "programs"
     programs.mkdir()
     adb = programs / "adb"
@@ -144,7 +145,7 @@ def test_models_are_pushed_timed_and_removed_one_by_one(kit, phone, benchmark_mo
     assert all("--num_threads=1 --num_runs=6 --warmup_runs=2" in line for line in timed)
 
 
-def test_what_goes_wrong_is_one_line(kit, phone, benchmark_model, door, tmp_path, monkeypatch):
+def test_each_fault_of_the_phone_or_the_options_is_one_line(kit, phone, benchmark_model, door, tmp_path, monkeypatch):
     out = tmp_path / "results.json"
 
     def refused(*arguments: object) -> str:
@@ -224,10 +225,8 @@ def test_an_adb_that_hangs_is_ended(kit, tmp_path, benchmark_model, monkeypatch)
     assert "did not end within 0.2 s; is the phone awake?" in adb_error(kit, benchmark_model, str(program))
 
 
-def test_a_phone_that_disappears_during_the_measurement_is_the_error_that_is_reported(
-    kit, phone, benchmark_model, monkeypatch
-):
-    """The error is not that its folder cannot be removed."""
+def test_if_the_phone_disappears_that_is_the_error_that_is_reported(kit, phone, benchmark_model, monkeypatch):
+    """Removing the folder on the phone fails, too, which is not reported."""
     monkeypatch.setenv("BROKEN", "1")
     real = Adb.shell
 
@@ -261,7 +260,7 @@ NEW = "INFO: count=50 first=5 curr=4 min=4 max=6 avg=9e9 std=1 p5=1 median=5094 
 
 
 @pytest.mark.parametrize(("printed", "ms"), [(OLD, 2950.34), (NEW, 5.094)])
-def test_the_benchmark_programs_output(printed, ms):
+def test_the_median_or_the_mean_is_read_from_the_benchmark_programs_output(printed, ms):
     assert milliseconds(printed, 50) == pytest.approx(ms)
 
 

@@ -1,4 +1,5 @@
-"""The one file that runs on devices: the order of timing, profiles, energy, and that it needs nothing else."""
+"""latency/bench.py: the order of timing, profiles, energy, manifests, and that it needs nothing else of this
+package."""
 
 from __future__ import annotations
 
@@ -20,12 +21,12 @@ from latency import bench
 
 @pytest.fixture(autouse=True)
 def _no_collection(monkeypatch):
-    """A real one takes a tenth of a second in a process that holds torch."""
+    """Replaces garbage collection, which takes a tenth of a second in a process that has imported torch."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 class Recorder:
-    """Jobs that note what is done to them."""
+    """Opens jobs, and notes what is done to them."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, str, int]] = []
@@ -102,7 +103,7 @@ def test_energy_is_per_pass_and_leaves_the_warm_up_out():
 
 
 @pytest.mark.parametrize("collecting", [True, False])
-def test_the_collector_rests_while_timing_and_is_as_it_was_afterwards(collecting):
+def test_garbage_collection_is_off_during_timing_and_restored_afterwards(collecting):
     seen = []
     before = gc.isenabled()
     (gc.enable if collecting else gc.disable)()
@@ -114,7 +115,7 @@ def test_the_collector_rests_while_timing_and_is_as_it_was_afterwards(collecting
     assert not any(seen)
 
 
-def test_a_job_that_fails_is_closed_and_the_collector_wakes():
+def test_a_job_that_fails_is_closed_and_garbage_collection_is_on_again():
     recorder = Recorder()
     opened = recorder.open("a")
 
@@ -130,7 +131,7 @@ def test_a_job_that_fails_is_closed_and_the_collector_wakes():
 
 @pytest.mark.parametrize("collecting", [True, False])
 @pytest.mark.parametrize("what", ["open", "run"])
-def test_after_an_error_the_collector_is_as_it_was(what, collecting):
+def test_garbage_collection_is_restored_after_an_error(what, collecting):
     recorder = Recorder()
     opened = recorder.open("a")
 
@@ -151,7 +152,8 @@ def test_after_an_error_the_collector_is_as_it_was(what, collecting):
 
 
 def test_layers_of_a_pass_add_up_to_the_pass():
-    """Nodes without a layer's name (reorders) belong to the layer before; what precedes the first, to the first."""
+    """Nodes without a layer's name (reorders) count for the layer before them, and the time before all nodes for the
+    first."""
     nodes = [(105, "L00.conv"), (120, "ReorderInput"), (130, "L01.conv_nchwc"), (140, "L01.add"), (170, "L02.gemm")]
     times = bench.layer_times(nodes, 100, 90, 3)
     assert times == pytest.approx([0.030, 0.040, 0.020])
@@ -173,7 +175,7 @@ def counter(root: Path, zone: str, name: str, microjoules: int, span: int = 1_00
     return folder / "energy_uj"
 
 
-def test_energy_adds_packages_and_survives_a_wrap(tmp_path):
+def test_energy_is_the_sum_of_all_packages_even_if_a_counter_wraps_around(tmp_path):
     first = counter(tmp_path, "intel-rapl:0", "package-0", 900_000)
     second = counter(tmp_path, "intel-rapl:1", "package-1", 5)
     inside = counter(tmp_path, "intel-rapl:0:0", "core", 77)  # counted in its package already
@@ -190,7 +192,7 @@ def test_energy_adds_packages_and_survives_a_wrap(tmp_path):
     assert joules() == pytest.approx(0.06 + 0.15)
 
 
-def test_no_energy_where_there_is_no_counter(tmp_path):
+def test_without_a_counter_there_is_no_energy(tmp_path):
     assert bench.energy_counter(str(tmp_path)) is None
     counter(tmp_path, "intel-rapl:0", "package-0", 1).unlink()
     assert bench.energy_counter(str(tmp_path)) is None
@@ -224,7 +226,7 @@ def test_this_machine_has_a_name_and_cores():
 
 
 def kit(folder: Path) -> Path:
-    """A kit of one file, complete and unchanged."""
+    """Writes a kit of one file, complete and unchanged."""
     (folder / "model").write_bytes(b"weights")
     files = {"model": hashlib.sha256(b"weights").hexdigest()}
     settings = {"jobs": [], "schedule": [], "runtime": "onnxruntime", "threads": 1, "passes": 1, "warmup": 1, "seed": 0}
@@ -264,7 +266,7 @@ def test_a_kit_that_is_not_as_exported_is_refused_in_one_line(name, content, wor
 
 
 def hostile(folder: Path, edit) -> str:
-    """The line by which an edited manifest is refused."""
+    """Returns the line with which an edited manifest is refused."""
     settings = json.loads((kit(folder) / "manifest.json").read_text())
     job = {"id": "a", "file": "model", "shape": [1, 3, 8, 8], "inside": False, "layers": 2}
     settings |= {"jobs": [job], "schedule": [["a"], ["a"]]}
@@ -348,8 +350,9 @@ def job_with(**changes: object):
         (lambda m: m.update(schedule=[[["a"]]]), "schedule.0: got a list of 1"),
     ],
 )
-def test_a_manifest_is_not_trusted(edit, words, tmp_path):
-    """It may come from anybody: it names no file outside its folder, no unhashed one, no work without a bound."""
+def test_a_hostile_manifest_is_refused_in_one_line(edit, words, tmp_path):
+    """Anybody may have written it: it must not name a file outside its folder, one without a hash, or unbounded
+    work."""
     assert words in hostile(tmp_path, edit)
 
 

@@ -1,4 +1,4 @@
-"""From timings to tables, in a world where the true cost of every layer is known."""
+"""Tables of timings that follow from a known cost of every layer."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def space(space_of) -> Space:
 
 
 def seen(layer: Layer) -> float:
-    """What an op seems to take from inside."""
+    """Returns the milliseconds of an op as they are measured inside a network."""
     return 0.05 + layer.complexity.macs / 1e6
 
 
 def true(layer: Layer) -> float:
-    """What it adds to a network: each kernel size is off by a factor of its own."""
+    """Returns the milliseconds that it adds to a network: those above, times a factor of its kernel size."""
     return seen(layer) * (1.3 if "k5" in str(layer) else 0.9)
 
 
 def world(jobs: Sequence[Job], inside: Callable[[Layer], float] = seen) -> dict[str, list[list[object]]]:
-    """2 rounds of 3 passes; the second of each round is an outlier, which a median ignores."""
+    """Returns timings: 2 rounds of 3 passes, the second of which is an outlier that a median ignores."""
     samples: dict[str, list[list[object]]] = {}
     for job in jobs:
         layers = [inside(layer) for layer in job.layers]
@@ -79,7 +79,7 @@ def test_entries_are_medians_and_networks_are_predicted(alone, space):
 
 
 def test_a_tables_cost_is_its_prediction(space):
-    """search's matrices and latency's sums are the same numbers, constant included."""
+    """The matrices of a search and the sums of latency/ are the same numbers, constant included."""
     table = built(space)
     cost = table.cost(space)
     for paths in verification_networks(space, 5, 1, avoid=()):
@@ -101,7 +101,8 @@ def test_a_saved_table_predicts_the_same(space, tmp_path):
 
 
 def test_recalibrating_follows_a_machine_that_became_slower(space):
-    """Everything takes 1.5 times as long: 20 networks tell, the entries stay as measured, the verification goes."""
+    """Everything takes 1.5 times as long: 20 networks correct it, the entries stay as measured, and the verification is
+    dropped."""
     table = built(space)
     jobs = [network_job(space, f"c{i}", "calibration", p) for i, p in enumerate(calibration_networks(space, 20, 5))]
     slower = 1.5 * network_ms(jobs, world(jobs))
@@ -123,7 +124,7 @@ def test_every_calibration_leaves_its_networks_in_the_record(space):
     assert [(d.networks, d.seed) for d in table.calibration.drawn] == [(60, 0), (20, 5), (20, 6)]
 
 
-def test_networks_that_are_all_slow_do_not_make_a_fast_one_take_no_time(space):
+def test_a_fit_to_slow_networks_alone_predicts_more_than_0_ms_for_the_fastest(space):
     """The measuring adds 0.3 ms to each layer, and all of the networks have nearly all layers."""
     raw = built(space, verify=0).model_copy(update={"calibration": None})
     raw = raw.model_copy(update={"entries": {k: Entry(median_ms=e.median_ms + 0.3) for k, e in raw.entries.items()}})
@@ -139,7 +140,7 @@ def test_networks_that_are_all_slow_do_not_make_a_fast_one_take_no_time(space):
 
 
 def test_recalibration_starts_from_the_correction_before(space):
-    """20 networks are too few to learn from raw entries that kernel sizes differ."""
+    """20 networks are too few to correct each kernel size if the fit starts from the raw entries."""
     table = built(space)
     jobs = [network_job(space, f"c{i}", "calibration", p) for i, p in enumerate(calibration_networks(space, 20, 5))]
     again = calibrated(table, space, jobs, network_ms(jobs, world(jobs)), seed=5)
@@ -164,8 +165,8 @@ def test_columns_add_up_to_the_complexity(space):
         assert table.column_cost(space, "weight_bytes", "t").of(paths) == 4 * complexity.params
 
 
-def test_energy_of_networks_is_dealt_to_their_layers(space):
-    """3 W: energy is 3 mJ per ms, so the fit that starts from milliseconds finds it exactly."""
+def test_the_energy_of_networks_gives_the_energy_of_layers(space):
+    """The power is 3 W, hence 3 mJ per ms: a fit that starts from milliseconds reproduces it exactly."""
     jobs = draw_plan(space, Counts(3, 60, 9, alone=False), 0)
     energy = {
         job.id: [3 * (CONSTANT + sum(true(layer) for layer in job.layers))] * 2
@@ -181,7 +182,7 @@ def test_energy_of_networks_is_dealt_to_their_layers(space):
     assert "energy_mj" not in built(space).columns
 
 
-def test_without_calibration_or_verification_there_is_none(space):
+def test_a_plan_without_calibration_and_verification_makes_a_table_without_them(space):
     jobs = draw_plan(space, Counts(3, 0, 0, alone=False), 0)
     table = build_table(space, MEASURE, jobs, world(jobs), ORIGIN, seed=0)
     assert table.calibration is None
@@ -190,13 +191,13 @@ def test_without_calibration_or_verification_there_is_none(space):
 
 
 def test_entries_are_the_quartiles_of_every_timing_of_their_layer(space):
-    """Wherever it stood and in whichever round; the random numbers differ in each."""
+    """The place of the layer in a network and the round do not matter; the random numbers differ in each."""
     jobs = draw_plan(space, Counts(3, 0, 0, alone=False), 0)
     rng = np.random.default_rng(0)
     samples = {job.id: rng.uniform(1, 2, (2, 5, len(job.layers))).tolist() for job in jobs}
     table = build_table(space, MEASURE, jobs, samples, ORIGIN, seed=0)
     key = str(space.searchable[1].layers[1])
-    found = [
+    times = [
         samples[job.id][r][p][k]
         for job in jobs
         for k, layer in enumerate(job.layers)
@@ -204,27 +205,27 @@ def test_entries_are_the_quartiles_of_every_timing_of_their_layer(space):
         for r in range(2)
         for p in range(5)
     ]
-    low, median, high = np.percentile(found, [25, 50, 75])
+    low, median, high = np.percentile(times, [25, 50, 75])
     entry = table.entries[key]
-    assert (entry.median_ms, entry.iqr_ms, entry.n) == (pytest.approx(median), pytest.approx(high - low), len(found))
-    assert len(found) > 30
+    assert (entry.median_ms, entry.iqr_ms, entry.n) == (pytest.approx(median), pytest.approx(high - low), len(times))
+    assert len(times) > 30
 
 
-def test_ops_that_are_all_off_alike_are_predicted_exactly(space):
+def test_if_all_ops_are_off_by_the_same_factor_predictions_are_exact(space):
     """c + 1.3 times what the ops seem to take: fresh networks to 1e-6, and the raw sums are far off."""
     jobs = draw_plan(space, Counts(3, 60, 20, alone=False), 0)
     samples = world(jobs)
     for job in jobs:
         if not job.inside:
             samples[job.id] = [[CONSTANT + 1.3 * sum(seen(layer) for layer in job.layers)]] * 2
-    found = build_table(space, MEASURE, jobs, samples, ORIGIN, seed=0).verification
-    assert found is not None
-    np.testing.assert_allclose(found.predicted_ms, found.measured_ms, rtol=1e-6)
-    assert found.raw.mape_percent > 20
+    verification = build_table(space, MEASURE, jobs, samples, ORIGIN, seed=0).verification
+    assert verification is not None
+    np.testing.assert_allclose(verification.predicted_ms, verification.measured_ms, rtol=1e-6)
+    assert verification.raw.mape_percent > 20
 
 
 def test_an_op_that_is_free_costs_nothing(space):
-    """What its timing inside showed was hidden elsewhere: the factor stops at 0."""
+    """Networks are faster than their sums by more than the op took inside: its factor stops at 0."""
     jobs = draw_plan(space, Counts(3, 60, 9, alone=False), 0)
     samples = world(jobs)
     for job in jobs:
@@ -247,7 +248,7 @@ def energy_of(jobs: Sequence[Job], unit: float) -> dict[str, list[float]]:
 
 
 def test_energy_does_not_depend_on_its_unit(space):
-    """The pull is towards one common factor in mJ per mJ, so 0.01 W and 300 W are fitted alike."""
+    """The pull is towards one common factor in mJ per mJ, so 0.01 W and 300 W are fitted in the same way."""
     jobs = draw_plan(space, Counts(3, 60, 0, alone=False), 0)
     small, large = (
         build_table(space, MEASURE, jobs, world(jobs), ORIGIN, seed=0, energy=energy_of(jobs, unit)).columns[
@@ -260,8 +261,8 @@ def test_energy_does_not_depend_on_its_unit(space):
 
 
 @pytest.mark.parametrize("what", ["a counter too coarse to move", "a network without energy"])
-def test_energy_that_was_not_told_makes_no_column(what, space):
-    """Minutes of timing are not lost over it."""
+def test_without_the_energy_of_every_network_there_is_no_column(what, space):
+    """The table is made all the same."""
     jobs = draw_plan(space, Counts(3, 60, 0, alone=False), 0)
     energy = energy_of(jobs, 3.0)
     first = next(iter(energy))

@@ -1,4 +1,4 @@
-"""The calibration's fit: its optimum, its limits, its cross-validation."""
+"""The fit of the calibration: its optimum, its limits, and its cross-validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from latency.calibration import FOLDS, STRENGTHS, _left_out, _solve, fit_correct
 
 
 def problem(seed: int, networks: int = 30, entries: int = 12, noise: float = 0.0):
-    """Networks that take c + sum n f m ms, up to relative noise: (occurrences, m, f, c, measured)."""
+    """Returns (occurrences, m, f, c, measured) of networks that take c + sum n f m ms, up to relative noise."""
     rng = np.random.default_rng(seed)
     n = rng.integers(0, 4, (networks, entries)).astype(float)
     n[:, 0] = 1  # a stem
@@ -22,7 +22,7 @@ def problem(seed: int, networks: int = 30, entries: int = 12, noise: float = 0.0
 
 
 def objective(factors, common, constant, parts, measured, strength) -> float:
-    """As in the module's docstring."""
+    """Returns the sum that latency/calibration.py minimises."""
     fit = (constant + parts @ factors) / measured - 1
     return float(np.sum(fit**2) + strength * np.sum((factors - common) ** 2))
 
@@ -30,7 +30,7 @@ def objective(factors, common, constant, parts, measured, strength) -> float:
 @pytest.mark.parametrize("strength", [1e-3, 1e-1, 10.0])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_solution_is_the_minimum(seed, strength):
-    """No worse than an independent solver, and no step from it improves: the problem is convex."""
+    """It is no worse than that of an independent solver, and no step from it improves; the problem is convex."""
     n, m, _, _, measured = problem(seed, entries=6, noise=0.05)
     parts = n * m
     factors, constant = _solve(parts, measured, strength)
@@ -40,8 +40,8 @@ def test_the_solution_is_the_minimum(seed, strength):
     def flat(v):
         return objective(v[:6], v[6], v[7], parts, measured, strength)
 
-    found = minimize(flat, np.ones(8), method="L-BFGS-B", bounds=[(0, None)] * 6 + [(None, None)] * 2, tol=1e-14)
-    assert ours <= found.fun * (1 + 1e-6) + 1e-12
+    optimum = minimize(flat, np.ones(8), method="L-BFGS-B", bounds=[(0, None)] * 6 + [(None, None)] * 2, tol=1e-14)
+    assert ours <= optimum.fun * (1 + 1e-6) + 1e-12
     rng = np.random.default_rng(seed)
     for _ in range(200):
         step = 1e-3 * rng.standard_normal(8)
@@ -50,19 +50,19 @@ def test_the_solution_is_the_minimum(seed, strength):
 
 
 def test_noise_free_networks_are_predicted():
-    """Also ones that took no part: 120 networks determine 12 corrections and a constant."""
+    """100 networks determine 12 corrections and a constant, and thereby 20 other networks."""
     n, m, f, c, measured = problem(3, networks=120)
-    found = fit_correction(n[:100], m, measured[:100])
-    predicted = found.constant + (n[100:] * m) @ found.factors
+    correction = fit_correction(n[:100], m, measured[:100])
+    predicted = correction.constant + (n[100:] * m) @ correction.factors
     np.testing.assert_allclose(predicted, measured[100:], rtol=1e-3)
-    assert found.strength == STRENGTHS[0]
-    # a stem that is everywhere cannot be told from the constant; all others are found
-    np.testing.assert_allclose(found.factors[1:] * m[1:], f[1:] * m[1:], atol=0.02)
-    assert found.constant + found.factors[0] * m[0] == pytest.approx(c + f[0] * m[0], abs=0.02)
+    assert correction.strength == STRENGTHS[0]
+    # a stem that is everywhere cannot be separated from the constant; all others are recovered
+    np.testing.assert_allclose(correction.factors[1:] * m[1:], f[1:] * m[1:], atol=0.02)
+    assert correction.constant + correction.factors[0] * m[0] == pytest.approx(c + f[0] * m[0], abs=0.02)
 
 
-def test_a_common_factor_and_a_constant_need_no_weak_pull():
-    """Where every op is off by the same factor, the strongest pull loses nothing."""
+def test_the_strongest_pull_fits_a_common_factor_and_a_constant_exactly():
+    """If every op is off by the same factor, the strongest pull costs no accuracy."""
     n, m, _, _, _ = problem(4)
     measured = 0.3 + 1.25 * (n * m).sum(axis=1)
     factors, constant = _solve(n * m, measured, 1e3)
@@ -93,19 +93,19 @@ def test_corrections_are_never_negative():
     assert (fit_correction(n, m, measured).factors >= 0).all()
 
 
-def test_left_out_predictions_are_those_of_refits():
+def test_left_out_predictions_are_those_of_fits_to_the_other_networks():
     n, m, _, _, measured = problem(6, networks=23, noise=0.05)
-    found = fit_correction(n, m, measured, seed=9)
+    correction = fit_correction(n, m, measured, seed=9)
     folds = np.random.default_rng(9).permutation(23) % FOLDS
     for fold in range(FOLDS):
         out = folds == fold
-        factors, constant = _solve((n * m)[~out], measured[~out], found.strength)
-        np.testing.assert_allclose(found.left_out[out], constant + (n * m)[out] @ factors)
-    rms = np.sqrt(np.mean((found.left_out / measured - 1) ** 2))
-    assert found.cross_validation_percent == pytest.approx(100 * rms)
+        factors, constant = _solve((n * m)[~out], measured[~out], correction.strength)
+        np.testing.assert_allclose(correction.left_out[out], constant + (n * m)[out] @ factors)
+    rms = np.sqrt(np.mean((correction.left_out / measured - 1) ** 2))
+    assert correction.cross_validation_percent == pytest.approx(100 * rms)
 
 
-def test_the_strength_is_the_best_of_all():
+def test_the_strength_has_the_lowest_error_of_all_strengths():
     n, m, _, _, measured = problem(7, networks=25, entries=20, noise=0.05)
     best = fit_correction(n, m, measured)
     errors = [np.mean((_left_out(n * m, measured, s, 0) / measured - 1) ** 2) for s in STRENGTHS]
@@ -113,7 +113,7 @@ def test_the_strength_is_the_best_of_all():
 
 
 def test_the_unit_does_not_matter():
-    """In microseconds the same corrections, and a constant a thousand times as large."""
+    """In microseconds, the corrections are the same and the constant is a thousand times as large."""
     n, m, _, _, measured = problem(8, noise=0.03)
     ms, us = fit_correction(n, m, measured), fit_correction(n, 1e3 * m, 1e3 * measured)
     assert ms.strength == us.strength
@@ -125,16 +125,16 @@ def test_an_entry_that_no_network_holds_takes_the_common_factor():
     n, m, _, _, measured = problem(9, noise=0.02)
     n[:, 5] = 0
     measured = 0.1 + 1.3 * (n * m).sum(axis=1)
-    found = fit_correction(n, m, measured)
-    assert found.factors[5] == pytest.approx(1.3, rel=1e-3)
+    correction = fit_correction(n, m, measured)
+    assert correction.factors[5] == pytest.approx(1.3, rel=1e-3)
 
 
 def test_an_entry_of_zero_stays_zero():
     n, m, _, _, measured = problem(10, noise=0.02)
     m[2] = 0
-    found = fit_correction(n, m, measured)
-    assert np.isfinite(found.factors).all()
-    assert found.factors[2] * m[2] == 0
+    correction = fit_correction(n, m, measured)
+    assert np.isfinite(correction.factors).all()
+    assert correction.factors[2] * m[2] == 0
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
@@ -146,7 +146,7 @@ def test_impossible_measurements_are_refused(bad):
 
 
 def networks_of_a_space(seed: int, networks: int, entries: int, noise: float):
-    """One op of each of some 8 edges, ops from 1e-3 to 10 ms, factors down to 0: (parts, measured)."""
+    """Returns (parts, measured): one op of each of some 8 edges, ops from 1e-3 to 10 ms, factors down to 0."""
     rng = np.random.default_rng([seed, networks, entries])
     n = np.zeros((networks, entries))
     n[:, :3] = 1
@@ -182,12 +182,12 @@ def test_an_interior_point_method_finds_nothing_better():
         pull = np.sqrt(strength) * np.column_stack([np.eye(50), -np.ones(50), np.zeros(50)])
         fit = np.column_stack([parts, np.zeros(40), np.ones(40)]) / measured[:, None]
         bounds = (np.array([0.0] * 50 + [-np.inf] * 2), np.inf)
-        found = lsq_linear(np.vstack([fit, pull]), np.concatenate([np.ones(40), np.zeros(50)]), bounds=bounds)
-        assert ours <= 2 * found.cost * (1 + 1e-9)
-        assert ours == pytest.approx(2 * found.cost, rel=1e-3)
+        optimum = lsq_linear(np.vstack([fit, pull]), np.concatenate([np.ones(40), np.zeros(50)]), bounds=bounds)
+        assert ours <= 2 * optimum.cost * (1 + 1e-9)
+        assert ours == pytest.approx(2 * optimum.cost, rel=1e-3)
 
 
-def test_what_measuring_adds_to_every_layer_makes_the_constant_negative():
+def test_the_constant_is_negative_if_measuring_adds_to_every_layer():
     """Each of the layers' timings holds 0.1 ms of the measuring itself: networks are faster than their sums.
 
     A network with fewer layers than any that was measured may then be predicted below 0.
@@ -195,12 +195,12 @@ def test_what_measuring_adds_to_every_layer_makes_the_constant_negative():
     n, m, _, _, _ = problem(12)
     measured = 1.0 * (n * m).sum(axis=1) - 0.05
     assert measured.min() > 0
-    found = fit_correction(n, m, measured)
-    assert found.constant == pytest.approx(-0.05, abs=1e-3)
-    np.testing.assert_allclose((n * m) @ found.factors + found.constant, measured, rtol=1e-3)
+    correction = fit_correction(n, m, measured)
+    assert correction.constant == pytest.approx(-0.05, abs=1e-3)
+    np.testing.assert_allclose((n * m) @ correction.factors + correction.constant, measured, rtol=1e-3)
 
 
-def test_the_fit_is_a_function_of_its_seed():
+def test_the_same_seed_gives_the_same_fit():
     n, m, _, _, measured = problem(13, noise=0.05)
     one, two = fit_correction(n, m, measured, seed=4), fit_correction(n, m, measured, seed=4)
     np.testing.assert_array_equal(one.left_out, two.left_out)
@@ -226,7 +226,7 @@ def test_a_constant_that_may_not_be_negative_gives_the_best_fit_without_one():
 
 
 def test_the_smallest_network_keeps_a_time_above_0():
-    """Networks of 12 to 28 layers tell c = -1.9 ms; one of a single layer of 1 ms would then take -0.9 ms."""
+    """Networks of 12 to 28 layers give c = -1.9 ms; one of a single layer of 1 ms would then take -0.9 ms."""
     rng = np.random.default_rng(0)
     n, m = rng.multinomial(rng.integers(12, 29, size=40), [0.25] * 4).astype(float), np.ones(4)
     measured = n @ np.array([1.0, 1.1, 1.2, 1.3]) - 1.9

@@ -1,4 +1,4 @@
-"""What benchmarks/few_shot_tables.py simulates and averages: identities on made-up tables."""
+"""The simulation and the averages of benchmarks/few_shot_tables.py: identities on made-up tables."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def test_the_published_space_has_22_edges_of_9_candidates(checkout):
 def test_errors_are_those_of_means_over_devices():
     """Two devices, three seeds: the error is that of the seeds' means, not of single fits."""
     one, two = [(0.9, 2.0), (0.8, 3.0), (0.7, 4.0)], [(0.5, 4.0), (0.6, 3.0), (0.7, 2.0)]
-    found = means([{count: {"none": scores} for count in COUNTS} for scores in (one, two)])
-    assert found["30"]["none"] == [0.7, 0.0, 3.0, 0.0]
+    averages = means([{count: {"none": scores} for count in COUNTS} for scores in (one, two)])
+    assert averages["30"]["none"] == [0.7, 0.0, 3.0, 0.0]
     assert mean_and_error(np.array(one)) == pytest.approx([0.8, 0.1 / 3**0.5, 3.0, 1 / 3**0.5], abs=1e-4)

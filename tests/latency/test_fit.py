@@ -1,4 +1,4 @@
-"""Tables from whole-network timings: recovery, and what the networks do not tell."""
+"""Tables fitted to whole networks: recovery of known entries, and the entries that the networks do not determine."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ def true_ms(space: Space, paths) -> float:
     return 1.0 + sum(price(a) for a in network_job(space, "n", "calibration", paths).layers)
 
 
-def test_networks_that_took_no_part_are_predicted(space):
+def test_networks_that_were_not_fitted_are_predicted(space):
     networks = calibration_networks(space, 50, 0)
-    found = fitted(space, [(paths, true_ms(space, paths)) for paths in networks])
-    cost = found.table.cost(space)
+    fit = fitted(space, [(paths, true_ms(space, paths)) for paths in networks])
+    cost = fit.table.cost(space)
     for paths in verification_networks(space, 10, 0, avoid=networks):
         assert cost.of(paths) == pytest.approx(true_ms(space, paths), rel=0.01)
-    assert found.left_out.mape_percent < 1
-    assert found.table.method == "whole_networks"
-    assert all(entry.n is None and entry.calibrated_ms is not None for entry in found.table.entries.values())
+    assert fit.left_out.mape_percent < 1
+    assert fit.table.method == "whole_networks"
+    assert all(entry.n is None and entry.calibrated_ms is not None for entry in fit.table.entries.values())
 
 
 @pytest.mark.parametrize("with_prior", [False, True])
 def test_a_left_out_prediction_does_not_depend_on_its_network(with_prior, space):
-    """Neither through the guess nor through the variances: whatever it took, the others predict the same for it."""
+    """Its own time affects neither the guess nor the variances of the fit that predicts it."""
     prior = np.random.default_rng(1).uniform(1, 2, len(timed_layers(space))) if with_prior else None
     layers = Layers.of(timed_layers(space), prior)
     counts = occurrences(jobs_of(space, calibration_networks(space, 30, 0)), [str(a) for a in timed_layers(space)])
@@ -103,7 +103,7 @@ def test_timings_of_one_network_that_contradict_each_other_are_refused(space):
         fitted(space, [*timings, twice])
 
 
-def test_networks_that_all_took_the_same_tell_nothing(space):
+def test_equal_times_of_all_networks_are_refused(space):
     networks = list(dict.fromkeys(calibration_networks(space, 30, 0)))
     with pytest.raises(FitError, match="all networks have 1 ms"):
         fitted(space, [(paths, 1.0) for paths in networks])
@@ -125,16 +125,16 @@ def test_too_few_networks_are_refused(space):
         fitted(space, [(same, 1.0)] * 40)
 
 
-def test_rank_and_need_are_those_of_the_whole_design(space):
-    """By enumeration of all 72 networks."""
+def test_rank_and_needed_are_those_of_an_enumeration_of_all_networks(space):
+    """The reference enumerates all 72 networks."""
     keys = [str(layer) for layer in timed_layers(space)]
     everything = jobs_of(space, all_paths(space))
     design = np.hstack([occurrences(everything, keys), np.ones((len(everything), 1))])
-    found = identify(space, everything)
-    assert found.needed == np.linalg.matrix_rank(design)
-    assert found.rank == found.needed
-    assert found.unseen == ()
-    assert found.inseparable == ()  # stem and head are in every network, which no search needs to tell apart
+    identified = identify(space, everything)
+    assert identified.needed == np.linalg.matrix_rank(design)
+    assert identified.rank == identified.needed
+    assert identified.unseen == ()
+    assert identified.inseparable == ()  # stem and head are in every network, which no search needs to tell apart
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -144,19 +144,19 @@ def test_inseparable_ops_are_exactly_those_that_matter_and_are_not_determined(se
     rng = np.random.default_rng(seed)
     networks = [all_paths(space)[i] for i in rng.choice(72, size=5, replace=False)]
     measured = jobs_of(space, networks)
-    found = identify(space, measured)
+    identified = identify(space, measured)
     keys = [str(layer) for layer in timed_layers(space)]
     design = np.hstack([occurrences(measured, keys), np.ones((5, 1))])
-    assert found.rank == np.linalg.matrix_rank(design)
+    assert identified.rank == np.linalg.matrix_rank(design)
     seen = {key for key, column in zip(keys, design.T, strict=False) if column.any()}
-    assert set(found.unseen) == set(keys) - seen
+    assert set(identified.unseen) == set(keys) - seen
     possible = [job for job in jobs_of(space, all_paths(space)) if {str(a) for a in job.layers} <= seen]
     whole = np.hstack([occurrences(possible, keys), np.ones((len(possible), 1))])
-    assert found.needed == np.linalg.matrix_rank(np.vstack([design, whole]))
-    assert bool(found.inseparable) == (found.rank < found.needed)
-    for group in found.inseparable:
+    assert identified.needed == np.linalg.matrix_rank(np.vstack([design, whole]))
+    assert bool(identified.inseparable) == (identified.rank < identified.needed)
+    for group in identified.inseparable:
         assert set(group) <= seen
-    assert len({key for group in found.inseparable for key in group}) == sum(map(len, found.inseparable))
+    assert len({key for group in identified.inseparable for key in group}) == sum(map(len, identified.inseparable))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -169,17 +169,19 @@ def test_groups_are_small_and_add_up_to_what_is_lacking(seed, space):
     networks = [all_paths(space)[i] for i in rng.choice(72, size=4 + seed % 5, replace=False)]
     measured = jobs_of(space, networks)
     keys = [str(layer) for layer in timed_layers(space)]
-    found = identify(space, measured)
-    possible = [job for job in jobs_of(space, all_paths(space)) if not {str(a) for a in job.layers} & {*found.unseen}]
+    identified = identify(space, measured)
+    possible = [
+        job for job in jobs_of(space, all_paths(space)) if not {str(a) for a in job.layers} & {*identified.unseen}
+    ]
     few, every = occurrences(measured, keys), occurrences(possible, keys)
 
     def undetermined(group: Sequence[str]) -> int:
         columns = [keys.index(key) for key in group]
         return int(np.linalg.matrix_rank(every[:, columns]) - np.linalg.matrix_rank(few[:, columns]))
 
-    assert sum(map(undetermined, found.inseparable)) == found.needed - found.rank
+    assert sum(map(undetermined, identified.inseparable)) == identified.needed - identified.rank
     everywhere = {str(space.stem), str(space.feature_mix), str(space.classifier)}
-    for group in found.inseparable:
+    for group in identified.inseparable:
         assert not everywhere & {*group}
         for key in group:
             assert undetermined([other for other in group if other != key]) < undetermined(group)
@@ -190,23 +192,23 @@ def test_groups_are_small_and_add_up_to_what_is_lacking(seed, space):
 
 
 def test_two_ops_that_always_change_together_are_named(space):
-    """Edge 0 takes k5 exactly where edge 3 takes conv_k3: no network tells which of the two is slow."""
+    """Edge 0 takes k5 exactly where edge 3 takes conv_k3: no network shows which of the two is slow."""
     edges = space.searchable
     k5 = edges[0].candidates.index("mbconv_k5_e3")
     k3 = edges[3].candidates.index("conv_k3")
     networks = [paths for paths in all_paths(space) if (paths[0] == k5) == (paths[3] == k3)]
-    found = identify(space, jobs_of(space, networks))
-    assert found.unseen == ()
-    assert found.inseparable == ((str(edges[0].layers[k5]), str(edges[3].layers[k3])),)
-    assert found.needed - found.rank == 1
+    identified = identify(space, jobs_of(space, networks))
+    assert identified.unseen == ()
+    assert identified.inseparable == ((str(edges[0].layers[k5]), str(edges[3].layers[k3])),)
+    assert identified.needed - identified.rank == 1
 
 
 def test_an_op_that_no_network_holds_is_named(space):
     k5 = space.searchable[0].candidates.index("mbconv_k5_e3")
     networks = [paths for paths in all_paths(space) if paths[0] != k5]
-    found = identify(space, jobs_of(space, networks))
-    assert found.unseen == (str(space.searchable[0].layers[k5]),)
-    assert found.inseparable == ()
+    identified = identify(space, jobs_of(space, networks))
+    assert identified.unseen == (str(space.searchable[0].layers[k5]),)
+    assert identified.inseparable == ()
 
 
 # ---- files ----

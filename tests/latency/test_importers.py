@@ -1,4 +1,4 @@
-"""Tables in other projects' formats: known sums, coverage of the spaces they are of, and what is refused."""
+"""Tables in other projects' formats: known sums, coverage of their spaces, and files that are refused."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def imported(shared_data):
 
 
 @pytest.mark.parametrize(("name", "ms"), [("mobile_trim", 11.36), ("pixel_trim", 15.65)])
-def test_the_fixed_part_of_the_published_space(name, ms, imported, published):
-    """First convolution, first block, feature mix and classifier."""
+def test_the_fixed_part_of_the_published_space_has_the_published_sum(name, ms, imported, published):
+    """It consists of the first convolution, the first block, the feature mix and the classifier."""
     assert imported(name).cost(published).fixed == pytest.approx(ms, abs=0.005)
 
 
@@ -50,8 +50,8 @@ def test_the_fixed_part_of_the_published_space(name, ms, imported, published):
         ("mobile_trim", "mbconv_k7_e6", 191.0),
     ],
 )
-def test_the_same_op_on_every_edge(name, candidate, ms, imported, published):
-    """Depth 4 everywhere, the fixed part included."""
+def test_networks_with_the_same_op_on_every_edge_have_the_published_sum(name, candidate, ms, imported, published):
+    """Every stage has depth 4; the sum includes the fixed part."""
     names = [candidate if edge.searchable else edge.candidates[0] for edge in published.edges]
     paths = Architecture.from_names(published, names).paths
     assert imported(name).cost(published).of(paths) == pytest.approx(ms, abs=0.05)
@@ -63,7 +63,7 @@ def test_the_published_space_is_covered(name, imported, published):
 
 
 def test_the_table_fits_the_mobile_search(imported, published, checkout, tmp_path):
-    """As the search would check it, after a round trip through a file."""
+    """It passes the check of a search after it was saved and loaded."""
     from latency.config import MeasureConfig
 
     imported("mobile_trim").save(tmp_path / "t.yaml")
@@ -131,7 +131,7 @@ def test_a_wrong_record_is_named(records, words, tmp_path):
 
 @pytest.mark.parametrize("name", ["official.json", "official.yaml"])
 def test_json_may_be_indented_by_tabs(name, tmp_path):
-    """As editors write it; YAML forbids tabs there."""
+    """Editors write JSON with tabs, which YAML forbids."""
     path = tmp_path / name
     path.write_text(json.dumps({STEM: GOOD, BLOCK: GOOD}, indent="\t"))
     table = import_official(path, device_name="a phone")
@@ -149,7 +149,7 @@ def test_a_mistake_in_json_with_tabs_is_not_called_one_of_indentation(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "-1", '"1.5"', "true", "null", "[1.5]", "1e12"])
-def test_a_time_is_a_finite_number_at_least_zero(value, tmp_path):
+def test_a_time_that_is_not_finite_or_below_zero_is_refused(value, tmp_path):
     path = tmp_path / "official.json"
     path.write_text(json.dumps({STEM: GOOD | {"mean": 0}}).replace('"mean": 0', f'"mean": {value}'))
     with pytest.raises(TableError, match=f"'{STEM}': mean is .*, expected milliseconds >= 0; correct the file"):
@@ -157,7 +157,7 @@ def test_a_time_is_a_finite_number_at_least_zero(value, tmp_path):
 
 
 @pytest.mark.parametrize("value", ["0.5", "true", "-3", '"3"', "NaN", "0"])
-def test_a_count_is_a_whole_number(value, tmp_path):
+def test_a_count_that_is_no_whole_number_is_refused(value, tmp_path):
     path = tmp_path / "official.json"
     path.write_text(json.dumps({STEM: GOOD | {"count": 99}}).replace("99", value))
     with pytest.raises(TableError, match=f"'{STEM}': count is .*, expected a whole number >= 1; correct the file"):
@@ -174,7 +174,7 @@ def test_a_foreign_table_does_not_name_other_files_to_read(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "", "just words"])
-def test_a_source_is_a_mapping(text, tmp_path):
+def test_a_source_that_is_no_mapping_is_refused(text, tmp_path):
     path = tmp_path / "official.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"official\.yaml"):
@@ -183,7 +183,7 @@ def test_a_source_is_a_mapping(text, tmp_path):
 
 @pytest.mark.parametrize("key", ["Conv-input:224x224x3-output:0x0x32", "Conv-input:224x112x3-output:112x56x32"])
 def test_a_shape_that_no_space_has_is_refused(key, tmp_path):
-    """No output pixels; an image that is not square."""
+    """It has no output pixels, or an image that is not square."""
     with pytest.raises(UserError, match="Conv-input"):
         import_official(written(tmp_path, {key: GOOD}), device_name="a phone")
 
@@ -209,7 +209,7 @@ HEAD = (
 
 
 def test_once_for_all_keys_are_translated(tmp_path):
-    """expand counts hidden channels: 192 of 48 is a ratio of 4."""
+    """In that format, expand is the number of hidden channels: 192 of 48 is a ratio of 4."""
     keys = (STEM, HSWISH, SQUEEZED, RELU, "Conv_1-input:7x7x192-output:7x7x1152", *HEAD)
     path = written(tmp_path, dict.fromkeys(keys, TIMED))
     imported = import_table(path, device_name="Note10")
@@ -277,14 +277,14 @@ def mobilenet_v3_like(space_of, first: int, last: int, activation: str, size: in
     ],
 )
 def test_the_once_for_all_table_covers_its_stages(first, last, activation, size, stem, lacking, note10, space_of):
-    """Its blocks are covered, in the activation that the source timed them with; its head never is."""
+    """Its blocks are covered in the activation of the source's timings; its head never is."""
     table = import_table(note10, device_name="Note10", activation=activation).table
     space = mobilenet_v3_like(space_of, first, last, activation, size, stem)
     assert {str(layer.spec) for layer in table.missing(space)} == lacking
 
 
-def test_once_for_all_sums(note10):
-    """Typed from the file: Conv, Conv_1 and the hswish entries beside them; 37 of 91 blocks run ReLU."""
+def test_once_for_all_networks_have_the_sums_of_the_file(note10):
+    """The sums were typed from the file: Conv, Conv_1 and the hswish entries; 37 of 91 blocks run ReLU."""
     imported = import_table(note10, device_name="Note10")
     table = imported.table
     assert table.entries["stem_k3 224x224x3->24 s2"].ms + table.entries[
@@ -326,14 +326,14 @@ def test_tunas_covers_its_space(pixel1, space_of):
 
 
 @pytest.mark.parametrize(("candidate", "ms"), [("mbconv_k3_e3", 70.7), ("mbconv_k7_e6", 209.1)])
-def test_tunas_uniform_networks(candidate, ms, pixel1, space_of):
+def test_tunas_networks_with_the_same_op_on_every_edge_have_the_published_sum(candidate, ms, pixel1, space_of):
     space = tunas_space(space_of)
     names = ["mbconv_k3_e1", *[candidate] * 21]
     assert pixel1.cost(space).of(Architecture.from_names(space, names).paths) == pytest.approx(ms, abs=0.05)
 
 
-def test_tunas_proxylessnas_mobile(pixel1, space_of, shared_data):
-    """84.42 ms, the model's figure for the published network, whose blocks are in the reference data."""
+def test_tunas_gives_the_published_latency_of_proxylessnas_mobile(pixel1, space_of, shared_data):
+    """It is 84.42 ms by the linear model; the blocks of the network are in the reference data."""
     published = json.loads((shared_data / "reference_archs.json").read_text())["networks"]["proxyless_mobile"]["blocks"]
     words = (block.split() for block in published)
     names = ["skip" if op == "skip" else f"{op}_{rest[0]}_{rest[1]}" for op, *rest in words]
@@ -378,7 +378,7 @@ def test_tunas_positions_become_edges(tmp_path):
 
 
 def test_a_gauge_changes_no_sum(tmp_path, space_of):
-    """Adding a constant to all ops of a position and taking it from the bias: the same table of networks."""
+    """A constant that is added to all ops of a position and taken from the bias changes no network's sum."""
     names = ["mbconv_k3_e1", "mbconv_k5_e6", "skip"]
     stages = [
         {"width": 16, "candidates": ["mbconv_k3_e1", "mbconv_k5_e1"]},
@@ -440,7 +440,7 @@ def test_a_wrong_linear_model_is_named(keys, value, words, tmp_path):
 
 
 @pytest.mark.parametrize("missing", ["bias_ms", "first_block_sepconv_ms", "layers"])
-def test_a_linear_model_is_complete(missing, tmp_path):
+def test_a_linear_model_without_a_key_is_refused(missing, tmp_path):
     records = small_tunas()
     del records[missing]
     with pytest.raises(TableError, match=f"no key '{missing}'"):
@@ -454,10 +454,10 @@ def test_a_linear_model_is_complete(missing, tmp_path):
     ("records", "format"), [({STEM: GOOD}, "official"), ({STEM: TIMED, HSWISH: TIMED}, "ofa"), (small_tunas(), "tunas")]
 )
 def test_a_format_is_recognised_by_its_keys(records, format, tmp_path):
-    """Any other --format is refused, and the right one suggested."""
+    """Any other --format is refused, with the right one as a suggestion."""
     path = written(tmp_path, records)
-    found = import_table(path, device_name="a phone")
-    assert found == import_table(path, device_name="a phone", format=format)
+    imported = import_table(path, device_name="a phone")
+    assert imported == import_table(path, device_name="a phone", format=format)
     for other in IMPORTERS.keys() - {format}:
         with pytest.raises(TableError, match=f"not {other}; use --format {format}"):
             import_table(path, device_name="a phone", format=other)
@@ -469,21 +469,22 @@ def test_an_unknown_format_lists_the_known_ones(tmp_path):
 
 
 @pytest.mark.parametrize(("records", "only"), [({STEM: GOOD}, "relu6"), (small_tunas(), "relu")])
-def test_an_activation_that_the_format_lacks(records, only, tmp_path):
+def test_an_activation_that_the_format_lacks_is_refused(records, only, tmp_path):
     with pytest.raises(TableError, match=f"--activation hswish: .* has only {only};"):
         import_table(written(tmp_path, records), device_name="a phone", activation="hswish")
 
 
 @pytest.mark.parametrize("text", ['{"bias_ms": 1.0, "layers": [', f"{STEM}: {{count: 3, mean"])
-def test_a_truncated_file(text, tmp_path):
+def test_a_truncated_file_is_refused_with_its_line(text, tmp_path):
     path = tmp_path / "cut.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"cut\.json:1"):
         import_table(path, device_name="a phone")
 
 
-def test_the_door_lists_what_is_left_out_and_what_is_missing(door, tmp_path, write_yaml):
-    """Exit status 0 all the same: an import serves other spaces too, and missing entries may be interpolated."""
+def test_the_script_lists_the_records_that_are_left_out_and_the_ops_that_are_missing(door, tmp_path, write_yaml):
+    """The exit status is 0 all the same, since an import serves other spaces, too, and missing entries may be
+    interpolated."""
     path = written(tmp_path, {STEM: TIMED, HSWISH: TIMED, RELU: TIMED})
     stages = [{"width": 96, "candidates": [f"mbconv_k{k}_e{e}" for k in (3, 5, 7) for e in (1, 2, 3, 4, 5, 6)]}]
     space = {"stem": {"width": 32}, "stages": stages, "activation": "hswish", "feature_mix": 64, "classes": 10}

@@ -1,4 +1,4 @@
-"""Predicted entries: exact where the model is, marked, never a source, and an honest error beside them."""
+"""Predicted entries: they are exact if the model is, marked, never used as a source, and their error is estimated."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def space(space_of) -> Space:
 
 
 def power_law(layer: Layer) -> float:
-    """Inside the model family."""
+    """Returns milliseconds that the model can reproduce exactly."""
     kernel = getattr(layer.spec, "kernel_size", 1)
     return 1e-4 * layer.complexity.macs**0.7 * layer.c_out**0.2 * (kernel + 1) ** 0.3 * (1.1 if layer.residual else 1.0)
 
@@ -51,7 +51,7 @@ def dropped(space: Space, count: int, seed: int = 0) -> set[str]:
 
 
 def test_a_power_law_is_recovered(space, formula_table):
-    """log(ms) linear in the features: the leave-one-out choice takes a penalty that changes nothing visible."""
+    """If log(ms) is linear in the features, leave-one-out errors choose a penalty without a visible effect."""
     whole = formula_table(space, price=power_law)
     keys = dropped(space, 8)
     completed, report = interpolate(without(whole, keys), space)
@@ -67,8 +67,8 @@ def test_a_power_law_is_recovered(space, formula_table):
 
 
 @pytest.mark.parametrize("strength", [STRENGTHS[0], 1e-3, 0.1])
-def test_leave_one_out_is_what_refits_say(strength):
-    """H_ii gives the same as fitting again without layer i; its penalty is the N-layer one."""
+def test_leave_one_out_predictions_are_those_of_refits(strength):
+    """The formula with H_ii gives the same as fitting again without layer i, with the penalty of N layers."""
     rng = np.random.default_rng(0)
     X = np.column_stack([np.ones(12), rng.normal(size=(12, 5))])
     y = rng.normal(size=12)
@@ -135,7 +135,7 @@ def test_a_calibrated_table_gets_both_numbers(space, formula_table):
     LatencyTable.model_validate(completed.model_dump())
 
 
-def test_a_completed_table_survives_its_file(space, formula_table, tmp_path):
+def test_a_completed_table_loads_as_it_was_saved(space, formula_table, tmp_path):
     keys = dropped(space, 3)
     completed, _ = interpolate(without(formula_table(space), keys), space)
     completed.save(tmp_path / "t.yaml")
@@ -172,8 +172,8 @@ def test_five_layers_are_enough_and_four_are_not(space, formula_table):
         interpolate(without(table, set(keys[4:])), space)
 
 
-def test_relative_entries_are_refused(space, formula_table):
-    """A linear model's gauge puts ops at 0 ms, whose logarithm says nothing."""
+def test_a_source_of_0_ms_is_refused(space, formula_table):
+    """A linear model's gauge puts ops at 0 ms, which have no logarithm."""
     table = without(formula_table(space), dropped(space, 2))
     key = next(key for key in table.entries if key.startswith("mbconv"))
     table = table.model_copy(update={"entries": table.entries | {key: Entry(median_ms=0.0)}})
@@ -182,7 +182,7 @@ def test_relative_entries_are_refused(space, formula_table):
 
 
 def test_entries_of_edges_count_as_one_layer(space, formula_table):
-    """A layer timed on two edges is left out as one, so that its twin does not flatter the error."""
+    """A layer timed on two edges is left out as one, so that its twin does not make the error too small."""
     table = without(formula_table(space, price=power_law), dropped(space, 2))
     key = next(key for key in table.entries if key.startswith("mbconv"))
     ms = table.entries[key].ms
@@ -194,7 +194,7 @@ def test_entries_of_edges_count_as_one_layer(space, formula_table):
     assert on_edges.families[0].loo_mape_percent == pytest.approx(plain.families[0].loo_mape_percent, abs=1e-6)
 
 
-def test_words_of_an_op_are_features():
+def test_text_fields_of_an_op_are_features():
     """avg and max pooling differ in nothing but a word."""
     layers = [layer_of(f"{kind}pool_k3 {size}x{size}x8->8 s1") for kind in ("avg", "max") for size in (4, 8, 16, 32)]
     ms = np.array([(1.0 if "avg" in str(layer) else 2.0) * layer.size**1.5 for layer in layers])
@@ -203,7 +203,7 @@ def test_words_of_an_op_are_features():
 
 
 def test_the_residual_add_is_a_feature():
-    """Equal shapes, with and without the add, which takes a tenth more."""
+    """Layers of equal shape take a tenth more with the add."""
     keys = [f"mbconv_k3_e3{add} {size}x{size}x8->8 s1" for add in ("", "+residual") for size in (4, 8, 16, 32)]
     layers = [layer_of(key) for key in keys]
     ms = np.array([(1.1 if layer.residual else 1.0) * layer.size**1.5 for layer in layers])
@@ -212,7 +212,7 @@ def test_the_residual_add_is_a_feature():
 
 
 def test_a_verification_is_dropped(space, formula_table):
-    """It was of the measured entries; a table that needed nothing keeps it."""
+    """It was a verification of the measured entries; a table that lacks nothing keeps it."""
     verified = formula_table(space).model_copy(update={"verification": Verification.model_construct()})
     assert interpolate(verified, space)[0].verification is not None
     assert interpolate(without(verified, dropped(space, 3)), space)[0].verification is None
@@ -239,13 +239,13 @@ def test_a_key_names_its_layer(space):
         ("stem_k4 8x8x16->16 s1", "no op 'stem_k4'"),
     ],
 )
-def test_a_key_that_names_none(key, words):
+def test_a_key_that_names_no_layer_is_refused(key, words):
     with pytest.raises(TableError, match=words):
         layer_of(key)
 
 
-def test_ten_entries_of_a_phone_table(shared_data, checkout, space_of):
-    """Real milliseconds: ten blocks left out are predicted about as well as the leave-one-out error says."""
+def test_ten_left_out_entries_of_a_phone_table_are_predicted(shared_data, checkout, space_of):
+    """In a published table, the error on ten left-out blocks is about the leave-one-out error."""
     path = shared_data / "latency_tables" / "mobile_trim.yaml"
     if not path.exists():
         pytest.skip(f"no {path.name} in `shared/data` beside the checkout")
@@ -253,7 +253,7 @@ def test_ten_entries_of_a_phone_table(shared_data, checkout, space_of):
     table = import_official(path, device_name="a phone")
     keys = dropped(published, 10)
     completed, report = interpolate(without(table, keys), published)
-    found = np.array([(completed.entries[key].ms, table.entries[key].ms) for key in keys])
+    predicted_and_true = np.array([(completed.entries[key].ms, table.entries[key].ms) for key in keys])
     assert set(report.predicted) == keys
     assert report.families[0].loo_mape_percent < 8
-    assert mape_percent(found[:, 0], found[:, 1]) < 12
+    assert mape_percent(predicted_and_true[:, 0], predicted_and_true[:, 1]) < 12

@@ -1,4 +1,4 @@
-"""A device kit's round trip, and everything that may happen to a folder that is copied around."""
+"""Device kits: export, run and import, and what may happen to a folder that is copied around."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEASURE = {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, config) -> Path:
-    """A kit for ONNX Runtime."""
+    """Exports a kit for ONNX Runtime and returns its folder."""
     pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
     folder = tmp_path_factory.mktemp("kits") / "kit"
@@ -52,13 +52,13 @@ def config(small_section) -> Callable[..., LatencyConfig]:
 
 @pytest.fixture(scope="module")
 def results(exported) -> dict[str, Any]:
-    """What the kit's program measures, run here."""
+    """Runs the kit's program on this machine and returns its results."""
     return bench.run_kit(str(exported))
 
 
 @pytest.fixture
 def kit(exported, results, tmp_path) -> Path:
-    """A copy of the kit with its results.json."""
+    """Returns a copy of the kit with its results.json."""
     folder = tmp_path / "kit"
     shutil.copytree(exported, folder)
     bench.write_results(str(folder / "results.json"), results)
@@ -90,7 +90,7 @@ def test_entries_are_the_medians_of_the_results(kit, results, config):
     assert table.entries[stem].n == len(times)
 
 
-def test_the_kit_holds_what_its_manifest_says(exported):
+def test_the_kit_holds_the_files_of_its_manifest(exported):
     manifest, digest = bench.read_manifest(str(exported))
     assert set(manifest["files"]) == {
         str(path.relative_to(exported))
@@ -103,7 +103,7 @@ def test_the_kit_holds_what_its_manifest_says(exported):
 
 
 def test_networks_share_one_file_of_weights(exported):
-    """So that a kit of a hundred networks can be copied to a board."""
+    """A kit of a hundred networks would be too large for a board otherwise."""
     models = [path for path in (exported / "models").iterdir() if path.suffix == ".onnx"]
     weights = exported / "models" / "weights.bin"
     assert max(path.stat().st_size for path in models) < 40_000
@@ -117,8 +117,8 @@ def test_the_same_seed_exports_the_same_plan(exported, tmp_path, config):
     assert draw_plan(space, counts, 1) != draw_plan(space, counts, 0)
 
 
-def test_a_device_with_two_packages_alone(kit, door, tmp_path):
-    """In a virtual environment that has numpy and onnxruntime, and nothing of ours: run there, imported here."""
+def test_the_kit_runs_on_a_device_with_two_packages_alone(kit, door, tmp_path):
+    """The kit runs in a virtual environment with numpy and onnxruntime alone; its results are imported here."""
     there = tmp_path / "device"
     venv.create(there, with_pip=True)
     python = there / "bin" / "python"
@@ -144,7 +144,7 @@ def test_a_device_with_two_packages_alone(kit, door, tmp_path):
     assert LatencyTable.load(tmp_path / "board.yaml").verification is not None
 
 
-def test_the_doors_export_and_import(door, tmp_path, write_yaml, small_section):
+def test_the_script_exports_and_imports(door, tmp_path, write_yaml, small_section):
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
     written = write_yaml(tmp_path / "c.yaml", {"space": small_section, "measure": MEASURE})
     settings = ("measure.rounds=2", "measure.coverings=1")
@@ -156,7 +156,7 @@ def test_the_doors_export_and_import(door, tmp_path, write_yaml, small_section):
     assert LatencyTable.load(tmp_path / "t.yaml").calibration is not None
 
 
-def test_ops_alone_where_the_inside_cannot_be_seen(tmp_path, config):
+def test_an_isolated_kit_times_ops_alone(tmp_path, config):
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
     export_kit(config(), tmp_path / "kit", verify=6, isolated=True)
     bench.write_results(str(tmp_path / "r.json"), bench.run_kit(str(tmp_path / "kit")))
@@ -169,7 +169,7 @@ def test_ops_alone_where_the_inside_cannot_be_seen(tmp_path, config):
 
 
 def refused(kit: Path) -> str:
-    """The one line that the import gives."""
+    """Returns the one line with which the import is refused."""
     with pytest.raises(UserError) as error:
         import_results(kit, kit / "results.json")
     assert "\n" not in str(error.value)
@@ -177,7 +177,7 @@ def refused(kit: Path) -> str:
 
 
 def change(kit: Path, edit: Callable[[dict[str, Any]], object]) -> None:
-    """Edit results.json."""
+    """Edits results.json."""
     data = json.loads((kit / "results.json").read_text())
     edit(data)
     (kit / "results.json").write_text(json.dumps(data))
@@ -225,7 +225,7 @@ def test_wrong_results_are_one_line(edit, words, kit):
         assert word in said, said
 
 
-def test_cut_off_results(kit):
+def test_results_that_are_cut_off_are_refused(kit):
     text = (kit / "results.json").read_text()
     (kit / "results.json").write_text(text[: len(text) // 2])
     assert "perhaps cut off" in refused(kit)
@@ -280,8 +280,7 @@ def test_a_wrong_manifest_is_one_line(edit, word, kit):
 
 
 def test_a_changed_manifest_is_refused_before_anything_that_it_names_is_imported(kit, tmp_path, door):
-    """Neither the import of its results nor the phone's route needs its modules to see that it is not the exported
-    one."""
+    """Neither the import of its results nor the timing on a phone imports its modules before comparing its hash."""
     manifest = json.loads((kit / "manifest.json").read_text())
     manifest["config"]["space"]["candidate_modules"] = [str(tmp_path / "evil.py")]
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
@@ -293,12 +292,12 @@ def test_a_changed_manifest_is_refused_before_anything_that_it_names_is_imported
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '"text"'])
-def test_a_manifest_that_is_none(text, kit):
+def test_a_manifest_that_is_no_mapping_is_refused(text, kit):
     (kit / "manifest.json").write_text(text)
     assert "manifest.json" in refused(kit)
 
 
-def test_the_program_says_one_line_on_the_device(kit):
+def test_a_fault_on_the_device_is_one_line(kit):
     (kit / "models" / "weights.bin").unlink()
     done = subprocess.run([sys.executable, str(kit / "bench.py")], capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -307,8 +306,8 @@ def test_the_program_says_one_line_on_the_device(kit):
     assert "weights.bin" in done.stderr
 
 
-def test_a_model_that_the_runtime_cannot_load(kit, monkeypatch):
-    """As an old runtime on a board may be unable to."""
+def test_a_model_that_the_runtime_cannot_load_is_named(kit, monkeypatch):
+    """An old runtime on a board may not load it."""
     (kit / "models" / "calibration000.onnx").write_bytes(b"not a model")
     monkeypatch.setattr(bench, "sha256", lambda path: manifest["files"].get(str(Path(path).relative_to(kit))))
     manifest = json.loads((kit / "manifest.json").read_text())
@@ -316,13 +315,13 @@ def test_a_model_that_the_runtime_cannot_load(kit, monkeypatch):
         bench.run_kit(str(kit))
 
 
-def test_a_provider_that_the_device_lacks(kit):
+def test_a_provider_that_the_device_lacks_is_refused(kit):
     with pytest.raises(bench.KitError, match=r"--provider CUDAExecutionProvider.*--isolated"):
         bench.run_kit(str(kit), "CUDAExecutionProvider")
 
 
 def test_a_network_that_something_disturbed_is_named(kit, caplog):
-    """Every layer takes one millisecond, so that the other networks are told exactly and this machine plays no part."""
+    """Every layer takes one millisecond, so that the other networks are predicted exactly on any machine."""
     jobs = {job["id"]: job for job in json.loads((kit / "manifest.json").read_text())["jobs"]}
 
     def exact(results):
@@ -340,7 +339,7 @@ def test_a_network_that_something_disturbed_is_named(kit, caplog):
 
 
 @pytest.mark.parametrize("place", ["none/results.json", "models"])
-def test_a_place_that_cannot_be_written_is_told_before_measuring(place, kit):
+def test_a_place_that_cannot_be_written_is_refused_before_measuring(place, kit):
     done = subprocess.run(
         [sys.executable, str(kit / "bench.py"), "--out", str(kit / place)], capture_output=True, text=True, check=False
     )
@@ -350,8 +349,8 @@ def test_a_place_that_cannot_be_written_is_told_before_measuring(place, kit):
     assert list(kit.glob("**/*.part")) == []
 
 
-def test_without_numpy_the_program_says_so(kit, tmp_path):
-    """Without site-packages, as a fresh board."""
+def test_without_numpy_the_program_names_the_package(kit, tmp_path):
+    """It runs without site-packages, as on a fresh board."""
     done = subprocess.run(
         [sys.executable, "-S", "-I", str(kit / "bench.py")], capture_output=True, text=True, check=False
     )
@@ -359,7 +358,7 @@ def test_without_numpy_the_program_says_so(kit, tmp_path):
     assert done.stderr == "error: numpy is not installed; pip install numpy\n"
 
 
-def test_a_kit_verifies_by_enough_networks_or_none(door, tmp_path, write_yaml, small_section):
+def test_a_kit_that_verifies_by_too_few_networks_is_refused(door, tmp_path, write_yaml, small_section):
     written = write_yaml(tmp_path / "c.yaml", {"space": small_section, "measure": MEASURE})
     ended = door("device_kit", "export", written, "--out", tmp_path / "kit", "--verify", 3)
     assert ended.status == 2
@@ -380,7 +379,7 @@ def test_an_export_never_writes_over_anything(what, tmp_path, config):
     assert (place if what == "file" else place / "mine.txt").read_text() == "mine"
 
 
-def test_a_kit_is_for_a_runtime_with_files(tmp_path, config):
+def test_a_kit_for_a_runtime_without_model_files_is_refused(tmp_path, config):
     with pytest.raises(KitFileError, match=r"measure\.runtime: got 'pytorch'.*onnxruntime"):
         export_kit(config(runtime="pytorch"), tmp_path / "kit")
     assert not (tmp_path / "kit").exists()
@@ -399,7 +398,8 @@ def test_an_export_that_fails_leaves_nothing(tmp_path, monkeypatch, config):
 
 
 def test_an_export_that_fails_at_the_end_leaves_nothing_under_its_name(tmp_path, monkeypatch, config, door):
-    """A full disk while the manifest is written: one line, and no folder, hidden ones included."""
+    """If the disk is full while the manifest is written, the error is one line, and no folder is left, not even a
+    hidden one."""
     from latency import kit as kits
 
     def full(*arguments: object) -> None:
@@ -416,7 +416,7 @@ def test_an_export_that_fails_at_the_end_leaves_nothing_under_its_name(tmp_path,
 
 
 def test_a_manifest_imports_no_module_that_is_not_allowed(kit, tmp_path, monkeypatch, door):
-    """Whoever sends a kit with its results could have written a module beside it."""
+    """The sender of a kit and its results could have put a module beside it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sent.py").write_text("from pathlib import Path\nPath('it_ran').touch()\n")
     manifest = json.loads((kit / "manifest.json").read_text())

@@ -1,4 +1,4 @@
-"""Measuring on this machine: every layer, as often as was asked, and no trace left in the process."""
+"""Measuring on this machine: every layer is timed as often as configured, and the process is left as it was."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_table_covers_the_space(small_space, quick):
     assert all(e.median_ms > 0 and e.iqr_ms is not None and e.iqr_ms >= 0 for e in table.entries.values())
 
 
-def test_the_header_tells_what_was_measured(small_space, quick):
+def test_the_header_names_the_device_and_the_settings(small_space, quick):
     measure = quick.model_copy(update={"threads": 2, "batch": 3, "channels_last": False})
     table = measure_table(small_space, measure, verify=6)
     assert (table.threads, table.batch, table.dtype, table.memory_format) == (2, 3, "float32", "contiguous")
@@ -63,7 +63,7 @@ def test_without_calibration_the_entries_are_as_measured(small_space, quick):
     assert all(entry.calibrated_ms is None and entry.ms == entry.median_ms for entry in table.entries.values())
 
 
-def test_a_measured_table_survives_its_file(small_space, quick, tmp_path):
+def test_a_measured_table_loads_as_it_was_saved(small_space, quick, tmp_path):
     table = measure_table(small_space, quick, verify=6)
     table.save(tmp_path / "t.yaml")
     loaded = LatencyTable.load(tmp_path / "t.yaml")
@@ -74,16 +74,16 @@ def test_a_measured_table_survives_its_file(small_space, quick, tmp_path):
     assert loaded.columns.keys() == {"macs", "params", "weight_bytes"}
 
 
-def test_progress_is_told_of_everything(small_space, quick):
+def test_progress_is_reported_for_every_job(small_space, quick):
     seen: dict[str, list[tuple[int, int]]] = {}
     measure_table(small_space, quick, report=lambda what, done, total: seen.setdefault(what, []).append((done, total)))
     assert list(seen) == ["prepare", "measure"]
-    for told in seen.values():
-        assert [done for done, _ in told] == list(range(1, told[0][1] + 1))
+    for calls in seen.values():
+        assert [done for done, _ in calls] == list(range(1, calls[0][1] + 1))
 
 
 @pytest.mark.parametrize("what", ["table", "network"])
-def test_measuring_leaves_no_trace_in_the_process(what, small_space, quick):
+def test_measuring_restores_threads_random_numbers_and_inference_mode(what, small_space, quick):
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -132,7 +132,7 @@ def test_an_entry_is_the_time_of_its_op(small_space, quick, monkeypatch):
 
 
 def test_a_network_takes_at_least_what_its_layers_take(small_space, quick, monkeypatch):
-    """A bound from below alone: nothing else that runs on the machine can break it."""
+    """The test has a lower bound only, which no other work of the machine can break."""
     plain = ConvBNAct.forward
 
     def slow(self, x):
@@ -146,7 +146,7 @@ def test_a_network_takes_at_least_what_its_layers_take(small_space, quick, monke
     assert time_architecture(architecture, quick).median_ms >= 20 * sleeping
 
 
-def test_networks_are_timed_in_turn_and_told_in_order(small_space, quick, monkeypatch):
+def test_networks_are_timed_in_turn_and_returned_in_order(small_space, quick, monkeypatch):
     seen = []
 
     def rounds_of(rounds, opened, **_):
@@ -195,7 +195,7 @@ def test_verifying_keeps_entries_and_uses_other_networks(small_space, quick, mon
 
 
 def test_verifying_avoids_the_networks_of_every_calibration(space_of, small_space, quick, monkeypatch):
-    """A space with more networks than all of them need."""
+    """The space has more networks than all calibrations and verifications need."""
     wide = small_space.config.model_dump(mode="json")
     wide["stages"][0] |= {"depth": 3}
     space = space_of(wide)
@@ -225,11 +225,11 @@ def test_verifying_avoids_the_networks_of_every_calibration(space_of, small_spac
 
 
 def test_a_verification_with_too_few_fresh_networks_records_how_many_had_calibrated(small_space, quick):
-    """16 networks: 20 calibrate, so none is fresh."""
+    """The space has 16 networks and 20 calibrate, so none is fresh."""
     table = recalibrate_table(measure_table(small_space, quick, seed=4), small_space, quick, seed=5)
-    found = verify_table(table, small_space, quick, 9, seed=4).verification
-    assert found is not None
-    assert found.calibrated_by == found.networks == 9
+    verification = verify_table(table, small_space, quick, 9, seed=4).verification
+    assert verification is not None
+    assert verification.calibrated_by == verification.networks == 9
 
 
 def test_recalibrating_keeps_what_was_measured(small_space, quick):
@@ -242,13 +242,13 @@ def test_recalibrating_keeps_what_was_measured(small_space, quick):
 
 
 @pytest.mark.parametrize("ask", [verify_table, recalibrate_table])
-def test_a_table_of_another_device_cannot_be_judged_here(ask, small_space, quick, formula_table):
+def test_a_table_of_another_device_cannot_be_verified_here(ask, small_space, quick, formula_table):
     arguments = {"networks": 6} if ask is verify_table else {}
     with pytest.raises(TableError, match=r"measured on formula.*this is"):
         ask(formula_table(small_space, quick), small_space, quick, seed=0, **arguments)
 
 
-def test_entries_of_single_edges_cannot_be_judged_here(small_space, quick):
+def test_entries_of_single_edges_cannot_be_verified_here(small_space, quick):
     table = measure_table(small_space, quick)
     key = str(small_space.stem)
     entries = table.entries | {f"{key} @stem": table.entries[key]}
@@ -259,7 +259,7 @@ def test_entries_of_single_edges_cannot_be_judged_here(small_space, quick):
 @pytest.mark.parametrize(
     "measured", [measure_table, lambda space, measure: time_architecture(Architecture(space, (0, 0, 0)), measure)]
 )
-def test_an_external_device_cannot_be_measured(measured, small_space):
+def test_an_external_device_is_refused(measured, small_space):
     with pytest.raises(ConfigError, match=r"measure\.device: got 'external'.*device_kit.*import_latency"):
         measured(small_space, MeasureConfig(device="external"))
 
@@ -273,7 +273,7 @@ def test_cuda_without_a_gpu_names_the_key(small_space):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_on_a_gpu(dtype, small_space, quick):
+def test_a_table_can_be_measured_on_a_gpu(dtype, small_space, quick):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     measure = quick.model_copy(update={"device": "cuda", "dtype": dtype, "batch": 2})
@@ -286,7 +286,7 @@ def test_on_a_gpu(dtype, small_space, quick):
 
 @pytest.mark.gpu
 def test_gpu_timing_waits_for_the_device(small_space, quick, space_of):
-    """64 times the images take longer: without synchronising, only the launches would be timed."""
+    """64 times as many images take longer; without synchronising, only the launches would be timed."""
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     large = space_of(small_space.config.model_dump(mode="json") | {"input_size": 64})

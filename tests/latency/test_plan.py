@@ -1,4 +1,4 @@
-"""Which networks are drawn: balance, spread over the range, freshness, and the same plan everywhere."""
+"""The networks of a plan: they are balanced, spread over the range, fresh, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_coverings_differ(wide_space):
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.5, 0.73, 0.99])
 def test_tau_gives_exactly_the_expected_cost(share, small_space):
-    """By enumeration: sum over all networks of p(network) cost(network), p(network) = prod_e exp(-tau F) / Z_e."""
+    """The reference is the sum over all networks of p(network) cost(network), p(network) = prod_e exp(-tau F) / Z_e."""
     cost = macs_cost(small_space)
     p = _boltzmann(cost, _tau_for(cost, share))
     assert p[~cost.mask].sum() == 0
@@ -71,7 +71,7 @@ def test_tau_gives_exactly_the_expected_cost(share, small_space):
 
 
 def test_probabilities_are_boltzmann(small_space):
-    """log p_a - log p_b = -tau (F_a - F_b) on every edge."""
+    """On every edge, log p_a - log p_b = -tau (F_a - F_b)."""
     cost = macs_cost(small_space)
     tau = 3e-4
     p = _boltzmann(cost, tau)
@@ -91,7 +91,7 @@ def test_tau_falls_from_positive_to_negative(wide_space):
 
 
 def test_networks_spread_over_the_whole_range(wide_space):
-    """Uniform draws would leave the outer quarters almost empty; these fill every eighth."""
+    """Uniformly drawn networks would leave the outer quarters almost empty; these fill every eighth."""
     cost = macs_cost(wide_space)
     low, high = cost.reachable
     drawn = spread_networks(cost, 64, np.random.default_rng(0))
@@ -121,7 +121,7 @@ def test_verification_networks_are_fresh(wide_space):
 
 
 def test_each_purpose_draws_random_numbers_of_its_own(wide_space):
-    """Verification would otherwise take the networks beside those that the fit has seen. 5 of the 45 are uniform."""
+    """The networks of a verification would otherwise be near those of the fit. 5 of the 45 are uniform."""
     used = calibration_networks(wide_space, 45, 3)[5:]
     assert len({*used} & {*verification_networks(wide_space, 40, 3, avoid=())}) < 5
 
@@ -133,7 +133,7 @@ def test_a_plan_is_a_function_of_its_arguments(wide_space):
 
 
 def test_one_purposes_networks_do_not_depend_on_anothers_count(wide_space):
-    """So that a table's calibration networks can be drawn again from its seed and their number alone."""
+    """A table's calibration networks can thus be drawn again from its seed and their number alone."""
     a = draw_plan(wide_space, Counts(1, 12, 6, alone=False), 0)
     b = draw_plan(wide_space, Counts(3, 12, 9, alone=True), 0)
     calibration = [[job for job in jobs if job.purpose == "calibration"] for jobs in (a, b)]
@@ -162,8 +162,8 @@ def test_context_networks_are_in_one_round_and_all_others_in_each(wide_space):
     assert max(contexts) - min(contexts) <= 1
 
 
-def test_a_space_with_fewer_networks_than_asked_for_ends(small_space):
-    """16 networks: repeats are allowed once they run out, nothing hangs."""
+def test_drawing_ends_in_a_space_with_fewer_networks_than_requested(small_space):
+    """The space has 16 networks, which repeat once all have been drawn."""
     drawn = spread_networks(macs_cost(small_space), 60, np.random.default_rng(0))
     assert len(drawn) == 60
     assert set(drawn) <= set(all_paths(small_space))
@@ -191,7 +191,7 @@ def small(space_of, *stages) -> Space:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_networks_stay_distinct_in_a_small_space(seed, space_of):
-    """90 of 216: near the ends few networks are likely, so draws that meet known ones move inwards."""
+    """90 of 216 networks are drawn: few are likely near the ends of the range, so repeated draws move inwards."""
     six = [f"mbconv_k{k}_e{e}" for k in (3, 5, 7) for e in (3, 6)]
     space = small(space_of, {"width": 8, "depth": 3, "candidates": six})
     used = calibration_networks(space, 60, seed)
@@ -199,7 +199,7 @@ def test_networks_stay_distinct_in_a_small_space(seed, space_of):
     assert len({*used, *fresh}) == 90
 
 
-def test_one_edge_to_choose_on(space_of):
+def test_networks_are_drawn_in_a_space_with_one_searchable_edge(space_of):
     space = small(space_of, {"width": 8, "candidates": ["mbconv_k3_e3", "conv_k1", "skip"]})
     jobs = draw_plan(space, Counts(2, 3, 0, alone=True), 0)
     assert {job.paths for job in jobs if job.purpose == "calibration"} == {(0,), (1,), (2,)}
@@ -213,7 +213,7 @@ def test_a_space_without_a_choice_still_has_a_plan(space_of):
     assert {job.layers for job in jobs if job.purpose != "layer"} == {space.layers(())}
 
 
-def test_no_networks_are_no_networks(small_space):
+def test_a_plan_of_no_networks_is_empty(small_space):
     jobs = draw_plan(small_space, Counts(0, 0, 0, alone=False), 0)
     assert jobs == ()
     assert schedule(jobs, 3) == [[], [], []]

@@ -1,4 +1,4 @@
-"""Tables from few networks and a prior: what holds for no, few and many timings, and which priors are refused."""
+"""Tables fitted to few networks with a prior: identities for few and many timings, and priors that are refused."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def space(space_of) -> Space:
 
 
 def random_networks(space: Space, count: int, seed: int) -> list[Paths]:
-    """Distinct."""
-    rng, found = np.random.default_rng(seed), {}
-    while len(found) < count:
-        found[tuple(int(rng.integers(size)) for size in space.mask.sum(axis=1))] = None
-    return list(found)
+    """Returns distinct random networks."""
+    rng, networks = np.random.default_rng(seed), {}
+    while len(networks) < count:
+        networks[tuple(int(rng.integers(size)) for size in space.mask.sum(axis=1))] = None
+    return list(networks)
 
 
 def jobs_of(space: Space, networks):
@@ -71,16 +71,17 @@ def fitted(space: Space, networks, ms, prior: Prior | None) -> Fit:
 # ---- identities ----
 
 
-def test_timings_that_say_no_more_than_a_scale_give_the_scaled_prior(space):
-    """12 networks for 27 entries: all others, ops that none of them holds included, are the prior's sums, scaled."""
+def test_timings_that_are_multiples_of_the_prior_give_the_scaled_prior(space):
+    """12 networks determine 27 entries: predictions of all other networks are the scaled sums of the prior, even with
+    ops that none of the 12 holds."""
     prior = some_prior(space, 0, constant=3.0)
     networks = random_networks(space, 12, 1)
-    found = fitted(space, networks, 7.0 * sums(space, prior, networks), prior)
-    assert found.identified.unseen
-    assert found.table.calibration.prior.scale == pytest.approx(7.0)
+    fit = fitted(space, networks, 7.0 * sums(space, prior, networks), prior)
+    assert fit.identified.unseen
+    assert fit.table.calibration.prior.scale == pytest.approx(7.0)
     fresh = random_networks(space, 200, 2)
     np.testing.assert_allclose(
-        predicted_ms(found.table, jobs_of(space, fresh)), 7.0 * sums(space, prior, fresh), rtol=1e-3
+        predicted_ms(fit.table, jobs_of(space, fresh)), 7.0 * sums(space, prior, fresh), rtol=1e-3
     )
     without = fitted(space, networks, 7.0 * sums(space, prior, networks), None)
     errors = predicted_ms(without.table, jobs_of(space, fresh)) / (7.0 * sums(space, prior, fresh)) - 1
@@ -92,10 +93,8 @@ def test_with_many_networks_the_prior_does_not_matter(space):
     networks, fresh = random_networks(space, 600, 1), random_networks(space, 100, 2)
     ms = sums(space, truth, networks)
     for prior in (None, some_prior(space, 4), macs_prior(space)):
-        found = fitted(space, networks, ms, prior)
-        np.testing.assert_allclose(
-            predicted_ms(found.table, jobs_of(space, fresh)), sums(space, truth, fresh), rtol=2e-3
-        )
+        fit = fitted(space, networks, ms, prior)
+        np.testing.assert_allclose(predicted_ms(fit.table, jobs_of(space, fresh)), sums(space, truth, fresh), rtol=2e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e9])
@@ -117,13 +116,13 @@ def test_an_entry_of_0_ms_in_the_prior_can_become_more(space):
     k = timed_layers(space).index(space.edges[1].layers[0])
     prior.entries[k] = 0.0
     networks = random_networks(space, 300, 1)
-    found = fitted(space, networks, sums(space, truth, networks), prior)
-    entry = list(found.table.entries.values())[k]
+    fit = fitted(space, networks, sums(space, truth, networks), prior)
+    entry = list(fit.table.entries.values())[k]
     assert entry.median_ms < 1e-5
     assert entry.ms == pytest.approx(truth.entries[k], rel=0.02)
 
 
-def test_the_scaled_prior_stands_beside_the_fitted_entries(space, tmp_path):
+def test_the_table_holds_the_scaled_prior_beside_the_fitted_entries(space, tmp_path):
     prior = some_prior(space, 0, sha256="abc")
     networks = random_networks(space, 30, 1)
     table = fitted(space, networks, 2.0 * sums(space, prior, networks), prior).table
@@ -136,8 +135,8 @@ def test_the_scaled_prior_stands_beside_the_fitted_entries(space, tmp_path):
     assert "prior" not in fitted(space, networks, sums(space, prior, networks), None).table.how
 
 
-def test_what_the_prior_says_alone_is_a_line_through_its_sums(space):
-    """Of each network, fitted to the others: on the line they are exact, whatever slope and constant."""
+def test_predictions_by_the_prior_alone_are_a_line_through_its_sums(space):
+    """The line of each network is fitted to the others: if the times are on a line, predictions are exact."""
     prior = some_prior(space, 0)
     networks = random_networks(space, 30, 1)
     counts = occurrences(jobs_of(space, networks), [str(layer) for layer in timed_layers(space)])
@@ -156,7 +155,7 @@ def test_macs_are_those_of_the_layers(space):
 
 
 def test_entries_of_single_edges_count_as_their_mean(space, formula_table):
-    """Over the edges that have the layer, whatever the table has for other edges."""
+    """The mean is over the edges of the space that have the layer, not over others in the table."""
     table = formula_table(space)
     layer = space.edges[1].layers[0]
     assert layer == space.edges[2].layers[0]
@@ -203,7 +202,7 @@ def test_a_prior_of_zeros_and_one_with_negative_networks_are_refused(space, form
 
 
 def test_a_prior_that_explains_nothing_is_refused(space):
-    """One by which slower networks are faster."""
+    """By this prior, the slower networks are faster."""
     truth = some_prior(space, 0)
     networks = random_networks(space, 30, 1)
     ms = 3.0 * sums(space, truth, networks)
@@ -238,7 +237,7 @@ def test_a_file_that_is_no_table_is_one_line(change, words, space, formula_table
 # ---- what is printed ----
 
 
-def test_the_report_says_what_the_prior_decides(space, capsys):
+def test_the_report_names_what_the_prior_decides(space, capsys):
     prior = some_prior(space, 0)
     networks = random_networks(space, 12, 1)
     ms = 1.5 * sums(space, prior, networks)
@@ -259,7 +258,7 @@ def test_the_report_says_what_the_prior_decides(space, capsys):
 
 @pytest.fixture
 def files(space, write_yaml, tmp_path) -> tuple[Path, Path]:
-    """A config, and timings of 20 networks."""
+    """Writes a config and timings of 20 networks."""
     prior = Prior("", some_prior(space, 0).entries + macs_prior(space).entries / 1e5)
     networks = random_networks(space, 20, 1)
     lines = [
@@ -272,7 +271,7 @@ def files(space, write_yaml, tmp_path) -> tuple[Path, Path]:
     return config, timings
 
 
-def test_the_door_takes_a_table_or_macs(files, space, door, formula_table, tmp_path):
+def test_the_script_takes_a_table_or_macs(files, space, door, formula_table, tmp_path):
     config, timings = files
     table = formula_table(space, price=lambda layer: 1.0 + layer.complexity.macs / 1e5)
     table.save(tmp_path / "p.yaml")
@@ -296,7 +295,7 @@ def test_30_networks_and_another_phones_table_rank_the_networks_of_a_phone(new, 
         pytest.skip("no latency_tables in `shared/data` beside the checkout")
     table, other = (import_table(folder / f"{name}.yaml", device_name=name).table for name in (new, old))
     cost = Cost.of_space(imagenet_space, table.price)
-    found = []
+    correlations = []
     for seed in range(100, 103):
         networks = random_networks(imagenet_space, 330, seed)
         rng = np.random.default_rng(seed)
@@ -304,8 +303,8 @@ def test_30_networks_and_another_phones_table_rank_the_networks_of_a_phone(new, 
         ms = np.array([cost.of(paths) for paths in timed]) * np.exp(0.02 * rng.normal(size=30))
         fit = fitted(imagenet_space, timed, ms, table_prior(other, imagenet_space, "old.yaml"))
         predicted = predicted_ms(fit.table, jobs_of(imagenet_space, fresh))
-        found.append(spearmanr(predicted, [cost.of(paths) for paths in fresh]).statistic)
-    assert np.mean(found) >= 0.97, found
+        correlations.append(spearmanr(predicted, [cost.of(paths) for paths in fresh]).statistic)
+    assert np.mean(correlations) >= 0.97, correlations
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What is timed is the network: chains compute what networks compute, in every runtime, with the stated settings."""
+"""Runtimes: the chains that they time compute what networks compute, with the stated settings."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_skip_is_left_out_of_a_chain(small_space, quick):
 
 
 def test_layers_of_equal_shape_have_weights_of_their_own(space_of, quick):
-    """As in a network: shared weights would stay in the cache."""
+    """It is so in a network; shared weights would stay in the cache."""
     space = space_of(
         {
             "input_size": 8, "input_channels": 1, "classes": 2, "stem": {"kernel": 3, "stride": 1, "width": 8},
@@ -74,7 +74,7 @@ def test_layers_of_equal_shape_have_weights_of_their_own(space_of, quick):
 
 
 def test_ops_run_with_the_threads_and_the_mode_that_the_table_states(small_space, quick, monkeypatch):
-    """Inside a pass: the configured thread count, eval mode, inference mode."""
+    """During a pass, the thread count is the configured one, in eval mode and inference mode."""
     from latency.runtimes import pytorch
 
     seen, real = set(), pytorch._Chain.run
@@ -106,7 +106,7 @@ def test_dtype_and_memory_format_are_those_asked_for(dtype, channels_last, small
         assert opened.images.dtype == measure.torch_dtype
 
 
-def test_inside_times_every_layer(small_space, quick):
+def test_a_job_inside_times_every_layer(small_space, quick):
     jobs = draw_plan(small_space, Counts(1, 0, 0, alone=True), 0)
     with open_runtime(small_space, quick) as runner:
         runner.prepare(jobs)
@@ -163,7 +163,7 @@ def onnx_models():
 
 
 def layers_of_the_catalogue() -> list[Layer]:
-    """One of each kind of op, on odd maps and with strides."""
+    """Returns one op of each kind, on odd maps and with strides."""
     names = [
         "mbconv_k3_e1",
         "mbconv_k5_e3",
@@ -193,7 +193,7 @@ def test_exported_layers_compute_what_ours_do(activation, onnx_models, small_spa
 
 
 def test_a_glued_network_computes_the_chain(onnx_models, small_space, tmp_path):
-    """With the layers' own weights written where the model looks for them; two layers of equal shape differ."""
+    """The layers' own weights are written into the file of weights; two layers of equal shape differ."""
     import onnx
 
     settings = small_space.op_settings(running_stats=True)
@@ -341,7 +341,7 @@ def test_every_runtime_that_a_config_may_name_is_there():
     assert set(RUNTIMES) == set(typing.get_args(MeasureConfig.model_fields["runtime"].annotation))
 
 
-def test_every_runtime_tells_its_own_version(monkeypatch):
+def test_every_runtime_returns_its_own_version(monkeypatch):
     class Mine(PyTorch):
         @classmethod
         def installed(cls, name):
@@ -387,7 +387,7 @@ class PlayedGpu:
         monkeypatch.setattr(torch.cuda, "synchronize", self.wait)
 
     def work(self, ms: float) -> None:
-        """A kernel: launched by the CPU, run by the GPU once it is free."""
+        """Queues a kernel, which the CPU launches and the GPU runs once it is free."""
         self.cpu_ms += self.launch_ms
         self.gpu_ms = max(self.gpu_ms, self.cpu_ms) + ms
 
@@ -405,7 +405,7 @@ class PlayedGpu:
 
 @pytest.mark.parametrize("launch_ms", [0.001, 0.01, 1.0])
 def test_the_time_of_a_layer_on_a_gpu_is_not_that_of_launching_it(launch_ms, monkeypatch):
-    """Kernels of 2 us, launched every 1 us, 10 us or 1 ms: the layers take 2 us a kernel."""
+    """Kernels take 2 us and are launched every 1 us, 10 us or 1 ms: the layers take 2 us a kernel."""
     gpu = PlayedGpu(monkeypatch, launch_ms, kernel_ms=0.002)
     kernels = [1, 8, 3]
     chain = pytorch._CudaChain([gpu.layer(k) for k in kernels], torch.zeros(1), inside=True)
@@ -415,7 +415,7 @@ def test_the_time_of_a_layer_on_a_gpu_is_not_that_of_launching_it(launch_ms, mon
     assert whole.times(2) == pytest.approx([0.002 * 12] * 2)
 
 
-def test_the_gpu_waits_longer_where_the_cpu_is_too_slow_to_queue_a_network(monkeypatch):
+def test_the_gpu_waits_longer_if_the_cpu_is_too_slow_to_queue_a_network(monkeypatch):
     gpu = PlayedGpu(monkeypatch, launch_ms=1.0, kernel_ms=0.002)
     chain = pytorch._CudaChain([gpu.layer(10)] * 2, torch.zeros(1), inside=True)
     chain.times(2)
@@ -440,12 +440,12 @@ def test_the_identity_is_that_of_the_gpu_in_use(monkeypatch):
         "get_device_properties",
         lambda i: SimpleNamespace(name=cards[i][0], multi_processor_count=cards[i][1]),
     )
-    found = {}
+    devices = {}
     for current in (0, 1):
         monkeypatch.setattr(torch.cuda, "current_device", lambda current=current: current)
-        found[current] = this_device("cuda")
-        assert (found[current].kind, found[current].name, found[current].cores) == ("gpu", *cards[current])
-    assert found[0].fingerprint != found[1].fingerprint
+        devices[current] = this_device("cuda")
+        assert (devices[current].kind, devices[current].name, devices[current].cores) == ("gpu", *cards[current])
+    assert devices[0].fingerprint != devices[1].fingerprint
 
 
 def test_a_full_disk_while_models_are_written_is_one_line(small_space, quick, monkeypatch):

@@ -1,4 +1,4 @@
-"""Entries from few networks: the likelihood, the pull, and what holds for none, few and many timings."""
+"""Entries fitted to few networks: the likelihood, the pull, and identities of the fit."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def problem(request):
 
 
 def test_the_likelihood_is_that_of_contrasts_without_the_free_parts(problem):
-    """Up to a constant, and without any rotation: A has orthonormal columns with A'free = 0."""
+    """The reference has no rotation and another constant: A has orthonormal columns with A'free = 0."""
     parts, free, covariances, logs = problem
     networks = len(parts)
     A = np.linalg.svd(free)[0][:, 2:]
@@ -63,17 +63,19 @@ def test_the_likelihood_is_that_of_contrasts_without_the_free_parts(problem):
         y = A.T @ np.ones(networks)
         return float(-(np.linalg.slogdet(V)[1] + y @ np.linalg.solve(V, y)) / 2)
 
-    found = Likelihood.of(parts, free, covariances)
+    likelihood = Likelihood.of(parts, free, covariances)
     elsewhere = logs + np.array([0.5, -1.0, 0.3, 1.0])
-    assert found.at(elsewhere)[0] - found.at(logs)[0] == pytest.approx(direct(elsewhere) - direct(logs), rel=1e-9)
+    assert likelihood.at(elsewhere)[0] - likelihood.at(logs)[0] == pytest.approx(
+        direct(elsewhere) - direct(logs), rel=1e-9
+    )
 
 
 def test_the_slope_of_the_likelihood_is_its_derivative(problem):
     parts, free, covariances, logs = problem
-    found = Likelihood.of(parts, free, covariances)
+    likelihood = Likelihood.of(parts, free, covariances)
     steps = 1e-5 * np.eye(4)
-    slope = [(found.at(logs + step)[0] - found.at(logs - step)[0]) / 2e-5 for step in steps]
-    np.testing.assert_allclose(found.at(logs)[1], slope, rtol=1e-6)
+    slope = [(likelihood.at(logs + step)[0] - likelihood.at(logs - step)[0]) / 2e-5 for step in steps]
+    np.testing.assert_allclose(likelihood.at(logs)[1], slope, rtol=1e-6)
 
 
 def test_the_pull_is_the_distance_from_the_nearest_multiple_of_the_prior():
@@ -87,8 +89,8 @@ def test_the_pull_is_the_distance_from_the_nearest_multiple_of_the_prior():
     assert np.sum((_pull(covariance, prior) @ w) ** 2) == pytest.approx(minimize_scalar(distance).fun, rel=1e-6)
 
 
-def test_without_likeness_it_is_the_pull_to_a_common_factor(space):
-    """A covariance of I / strength around a common factor is what corrects measured tables."""
+def test_without_likeness_the_pull_is_that_to_a_common_factor(space):
+    """It is then a covariance of I / strength around a common factor, as in the correction of measured tables."""
     parts = random_counts(space, 40, 0)
     measured = 1.0 + parts @ some_ms(parts.shape[1], 0)
     count = parts.shape[1]
@@ -99,12 +101,12 @@ def test_without_likeness_it_is_the_pull_to_a_common_factor(space):
 
 
 def test_no_op_is_guessed_to_be_free():
-    """Where MACs explain everything, an op without any would have no unit to deviate by."""
+    """If MACs explain everything, an op without any has to deviate by more than nothing."""
     layers = [SimpleNamespace(c_in=4, c_out=4, size=8, size_out=8, complexity=Complexity(0, m)) for m in (0, 10**6)]
     counts = np.random.default_rng(0).integers(1, 5, (20, 2)).astype(float)
-    found = guess(_shapes(layers), counts, 3.0 * counts[:, 1])  # type: ignore[arg-type]
-    assert found[1] == pytest.approx(3.0)
-    assert found[0] == pytest.approx(LEAST_UNIT * 1.5)
+    guessed = guess(_shapes(layers), counts, 3.0 * counts[:, 1])  # type: ignore[arg-type]
+    assert guessed[1] == pytest.approx(3.0)
+    assert guessed[0] == pytest.approx(LEAST_UNIT * 1.5)
 
 
 def test_likeness_is_a_correlation_within_families(space):
@@ -133,22 +135,23 @@ def test_the_unit_of_the_timings_is_that_of_the_entries(space):
 
 
 def test_an_op_that_no_network_holds_is_as_much_slower_as_ops_like_it(space):
-    """A device whose 7x7 kernels are twice as slow as their shapes say: networks without one of them tell it, too."""
+    """The 7x7 kernels of the device are twice as slow as their shapes suggest, which networks without one of them show,
+    too."""
     layers = timed_layers(space)
     truth = np.array([1e-5 * layer.complexity.macs * (2 if "k7" in str(layer) else 1) for layer in layers])
     unseen = [str(layer) for layer in layers].index("mbconv_k7_e6+residual 16x16x16->16 s1")
     counts = random_counts(space, 150, 2)
     counts = counts[counts[:, unseen] == 0]
     measured = counts @ truth
-    found = fit_entries(Layers.of(layers), counts, measured)
+    fit = fit_entries(Layers.of(layers), counts, measured)
     by_shape = guess(_shapes(layers), counts, measured)
-    assert abs(found.ms[unseen] / truth[unseen] - 1) < abs(by_shape[unseen] / truth[unseen] - 1) / 2
+    assert abs(fit.ms[unseen] / truth[unseen] - 1) < abs(by_shape[unseen] / truth[unseen] - 1) / 2
 
 
 def test_entries_are_never_below_0(space):
     counts = counts_of(space, calibration_networks(space, 12, 0))
     measured = 50.0 + np.random.default_rng(0).uniform(0, 30, len(counts))  # noise alone
     for free_constant in (True, False):
-        found = fit_entries(Layers.of(timed_layers(space)), counts, measured, free_constant)
-        assert (found.ms >= 0).all()
-        assert free_constant or found.constant >= 0
+        fit = fit_entries(Layers.of(timed_layers(space)), counts, measured, free_constant)
+        assert (fit.ms >= 0).all()
+        assert free_constant or fit.constant >= 0

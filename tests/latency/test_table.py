@@ -1,4 +1,4 @@
-"""The table's file, its keys, its prices, and what it refuses to be used for."""
+"""The table's file, its keys and prices, and the uses that it refuses."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def space(space_of) -> Space:
 
 @pytest.fixture
 def table(space, formula_table) -> LatencyTable:
-    """Irrational prices, so that a sum cannot be right by chance."""
+    """A table with irrational prices, so that a sum cannot be right by chance."""
     return formula_table(space, price=lambda layer: len(str(layer)) ** 0.5)
 
 
@@ -59,7 +59,7 @@ def verification(spearman: float | None = 0.75) -> Verification:
 
 
 def full(table: LatencyTable) -> LatencyTable:
-    """With everything that a table may hold."""
+    """Returns the table with everything that a table may hold."""
     entries = {
         key: Entry(median_ms=round(e.median_ms, 4), iqr_ms=0.25, n=7, calibrated_ms=0.5 + i, interpolated=i == 2)
         for i, (key, e) in enumerate(table.entries.items())
@@ -78,7 +78,7 @@ def full(table: LatencyTable) -> LatencyTable:
     )
 
 
-def test_a_table_of_another_versions_format_says_so(table, tmp_path):
+def test_a_table_in_the_format_of_another_version_is_refused(table, tmp_path):
     path = tmp_path / "table.yaml"
     table.save(path)
     path.write_text(path.read_text().replace("latency-table@1", "latency-table@7"))
@@ -101,8 +101,8 @@ def test_a_saved_table_loads_as_it_was(table, tmp_path):
     assert LatencyTable.load(path) == full(table)
 
 
-def test_missing_correlations_survive_the_file(table, tmp_path):
-    """All predictions or measurements equal: there is no rank."""
+def test_missing_correlations_are_saved_and_loaded(table, tmp_path):
+    """If all predictions or measurements are equal, there is no rank."""
     own = table.model_copy(update={"verification": verification(spearman=None)})
     own.save(tmp_path / "t.yaml")
     assert LatencyTable.load(tmp_path / "t.yaml").verification == own.verification
@@ -136,7 +136,7 @@ def test_one_line_per_entry(table, tmp_path):
 
 
 def test_the_header_is_a_screenful_and_each_value_of_a_column_a_line(table, tmp_path):
-    """Lists and small sections of the header are in brackets; someone has to read it."""
+    """Lists and small sections of the header are in brackets; people read it."""
     own = full(table)
     own.save(tmp_path / "t.yaml")
     lines = (tmp_path / "t.yaml").read_text().splitlines()
@@ -148,7 +148,7 @@ def test_the_header_is_a_screenful_and_each_value_of_a_column_a_line(table, tmp_
 
 
 def test_the_method_is_required(table):
-    """Whether ops were timed inside networks decides what their sums are worth."""
+    """The errors of sums depend on whether ops were timed inside networks."""
     values = table.model_dump()
     del values["method"]
     with pytest.raises(ValidationError, match="method"):
@@ -176,8 +176,8 @@ def test_the_identity_is_that_of_the_numbers_and_survives_a_file_and_a_verificat
     kept = LatencyTable.load(path)
     kept.save(path)
     assert LatencyTable.load(path).sha256 == kept.sha256
-    for found in (None, verification(), verification(0.5)):
-        assert kept.model_copy(update={"verification": found}).sha256 == kept.sha256
+    for result in (None, verification(), verification(0.5)):
+        assert kept.model_copy(update={"verification": result}).sha256 == kept.sha256
     entries = dict(kept.entries)
     first = next(iter(entries))
     entries[first] = entries[first].model_copy(update={"median_ms": entries[first].median_ms * 1.01})
@@ -186,19 +186,19 @@ def test_the_identity_is_that_of_the_numbers_and_survives_a_file_and_a_verificat
 
 
 @pytest.mark.parametrize("place", ["", "t.yaml/below"])
-def test_a_table_goes_into_a_file(place, table, tmp_path):
+def test_a_place_that_cannot_hold_a_table_is_refused(place, table, tmp_path):
     (tmp_path / "t.yaml").write_text("")
     with pytest.raises(TableError, match="--out"):
         table.save(tmp_path / place)
 
 
-def test_the_key_tells_residual_from_not(space):
+def test_the_key_marks_a_residual_edge(space):
     """Without its residual add an op is another layer with another latency."""
     first, second = (edge.layers[0] for edge in space.edges[2:4])
     assert (str(first), str(second)) == ("mbconv_k3_e3 9x9x8->8 s2", "mbconv_k3_e3+residual 5x5x8->8 s1")
 
 
-def test_the_key_tells_residual_from_not_at_the_same_shape(space):
+def test_the_key_marks_a_residual_edge_of_the_same_shape(space):
     layer = space.edges[0].layers[0]
     plain = Layer(layer.spec, layer.c_in, layer.c_out, layer.size, layer.stride, residual=False)
     assert str(layer) == "mbconv_k3_e3+residual 9x9x8->8 s1"
@@ -218,7 +218,7 @@ def test_skip_costs_nothing_and_has_no_entry(space, table):
 
 
 def test_missing_follows_the_chain(space, table):
-    """In the order in which an image meets the layers, whatever the table's order."""
+    """Layers are in the order in which an image passes them, whatever the table's order."""
     gone = [space.classifier, space.edges[4].layers[0], space.edges[2].layers[1], space.stem]
     assert without(table, *map(str, gone)).missing(space) == gone[::-1]
 
@@ -308,7 +308,7 @@ def test_a_gpu_has_no_thread_count(space, formula_table):
 
 
 def test_an_external_table_is_of_any_device_but_of_this_batch(space, table):
-    """What runs there is unknown here; the shapes are not."""
+    """Its runtime is unknown here, but its shapes are known."""
     phone = table.model_copy(update={"threads": None, "memory_format": None, "dtype": "int8"})
     phone.check(space, MeasureConfig(device="external"), "t.yaml", COMMAND)
     with pytest.raises(TableError, match="batch"):
@@ -355,8 +355,8 @@ def with_column(table: LatencyTable, **values: float) -> LatencyTable:
     )
 
 
-def test_a_column_is_another_cost(space, table):
-    """1 mJ per layer that is not skipped, 10 more per network: stem, 5 edges, head and classifier."""
+def test_a_column_makes_a_cost_of_its_own(space, table):
+    """The column has 1 mJ for each layer but skip, and 10 more per network: stem, 5 edges, head and classifier."""
     cost = with_column(table).column_cost(space, "energy_mj", "t.yaml")
     assert cost.of((0, 0, 0, 0)) == 10 + 8
     assert cost.of((2, 2, 1, 2)) == 10 + 5
@@ -401,7 +401,7 @@ def test_a_network_that_would_take_no_time_is_refused(space, table):
         ({"method": "in_context"}, "--recalibrate"),
     ],
 )
-def test_the_remedy_for_a_negative_constant_is_one_that_the_table_has(changes, remedy, space, table):
+def test_the_remedy_for_a_negative_constant_depends_on_how_the_table_was_made(changes, remedy, space, table):
     with pytest.raises(TableError, match=remedy):
         table.model_copy(update={"constant_ms": -1e9} | changes).cost(space)
 
@@ -446,7 +446,7 @@ def test_a_table_that_was_calibrated_once_has_the_identity_and_the_file_that_it_
     assert table.sha256 == "c55ff117a9843461939243d30d520dd617a330348b9a6bedc54ccd384b951af3"
 
 
-def test_the_history_of_calibrations_survives_the_file_and_is_a_part_of_the_identity(table, tmp_path):
+def test_the_history_of_calibrations_is_saved_and_a_part_of_the_identity(table, tmp_path):
     once = full(table)
     once.save(tmp_path / "once.yaml")
     assert "history" not in (tmp_path / "once.yaml").read_text()

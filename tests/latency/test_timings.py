@@ -1,4 +1,4 @@
-"""Files of whole-network timings: what is read, and what is refused in one line."""
+"""Files of whole-network timings: those that are read, and those that are refused in one line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from latency.timings import TimingsError, read_timings
 from supernet.architecture import Architecture
 
 
-def test_a_csv_and_a_json_say_the_same(small_space, tmp_path):
-    """Names of all edges, or the file of an architecture beside the timings; further columns are for the reader."""
+def test_a_csv_and_a_json_give_the_same_timings(small_space, tmp_path):
+    """An architecture is given by the candidates of all edges, or by a file beside the timings; further columns are
+    ignored."""
     networks = uniform_networks(small_space)[:4]
     own = [Architecture(small_space, paths) for paths in networks]
     (tmp_path / "a.json").write_text(own[0].to_json())
@@ -30,8 +31,8 @@ def test_a_csv_and_a_json_say_the_same(small_space, tmp_path):
     assert read_timings(tmp_path / "t.json", small_space) == expected
 
 
-def test_what_a_spreadsheet_writes_is_read(small_space, tmp_path):
-    """A mark before the header, quoted cells, other line ends."""
+def test_a_file_that_a_spreadsheet_wrote_is_read(small_space, tmp_path):
+    """It has a mark before the header, quoted cells and other line ends."""
     names = " ".join(Architecture(small_space, uniform_networks(small_space)[0]).names)
     (tmp_path / "t.csv").write_bytes(f'\ufeff"architecture","ms"\r\n"{names}","1.5"\r\n'.encode())
     assert read_timings(tmp_path / "t.csv", small_space) == [(uniform_networks(small_space)[0], 1.5)]
@@ -95,7 +96,7 @@ def test_a_wrong_file_is_one_line(name, text, words, small_space, tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
-def test_a_file_that_cannot_be_read(content, small_space, tmp_path):
+def test_a_file_that_cannot_be_read_is_refused(content, small_space, tmp_path):
     if content:
         (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(TimingsError, match=r"t\.csv: (no such file|is not UTF-8 text), expected a"):
@@ -112,7 +113,7 @@ def test_a_cell_may_be_longer_than_the_csv_module_reads_by_itself(small_space, t
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "loop.csv", "folder.csv"])
-def test_what_is_no_file_is_refused(name, small_space, tmp_path):
+def test_a_folder_a_pipe_or_a_loop_of_links_is_refused(name, small_space, tmp_path):
     (tmp_path / "loop.csv").symlink_to("loop.csv")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(TimingsError, match=r"a device or a pipe|symbolic links|is a folder"):

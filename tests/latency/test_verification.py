@@ -1,4 +1,4 @@
-"""Scores against hand-computed ones, plain predictors at their optimum, the verdict at its threshold."""
+"""Scores compared with hand-computed ones, plain predictors at their optimum, and the verdict at its threshold."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PREDICTED = np.array([1.1, 1.8, 4.0, 5.5, 8.0, 11.0])
 
 
 def test_scores_by_hand():
-    """Relative errors +10, -10, 0, +10, 0, +10 %; the ranks agree."""
-    found = scores(PREDICTED, MEASURED)
-    assert found.mape_percent == pytest.approx(40 / 6)
-    assert found.bias_percent == pytest.approx(20 / 6)
-    assert found.rmse_ms == pytest.approx(np.sqrt((0.01 + 0.04 + 0.25 + 1.0) / 6))
-    assert found.mape_percent_thirds == pytest.approx((10, 5, 5))
-    assert (found.spearman, found.kendall) == (pytest.approx(1), pytest.approx(1))
+    """The relative errors are +10, -10, 0, +10, 0, +10 %; the ranks agree."""
+    result = scores(PREDICTED, MEASURED)
+    assert result.mape_percent == pytest.approx(40 / 6)
+    assert result.bias_percent == pytest.approx(20 / 6)
+    assert result.rmse_ms == pytest.approx(np.sqrt((0.01 + 0.04 + 0.25 + 1.0) / 6))
+    assert result.mape_percent_thirds == pytest.approx((10, 5, 5))
+    assert (result.spearman, result.kendall) == (pytest.approx(1), pytest.approx(1))
 
 
 def test_thirds_are_by_measured_rank_whatever_the_order():
@@ -32,27 +32,28 @@ def test_thirds_are_by_measured_rank_whatever_the_order():
 
 
 def test_rank_correlations_by_hand():
-    """One swapped pair of 4: Spearman 1 - 6 * 2 / 60, Kendall (5 - 1) / 6."""
-    found = scores(np.array([1.0, 3.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0]))
-    assert found.spearman == pytest.approx(0.8)
-    assert found.kendall == pytest.approx(4 / 6)
+    """With one swapped pair of 4, Spearman is 1 - 6 * 2 / 60 and Kendall (5 - 1) / 6."""
+    result = scores(np.array([1.0, 3.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert result.spearman == pytest.approx(0.8)
+    assert result.kendall == pytest.approx(4 / 6)
 
 
 def test_tied_predictions_share_their_rank():
-    """Ranks 1, 2.5, 2.5, 4 against 1 to 4: Pearson 4.5 / sqrt(4.5 * 5). Kendall's tau b: 5 / sqrt(5 * 6)."""
-    found = scores(np.array([1.0, 2.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0]))
-    assert found.spearman == pytest.approx(4.5 / np.sqrt(4.5 * 5))
-    assert found.kendall == pytest.approx(5 / np.sqrt(5 * 6))
+    """For ranks 1, 2.5, 2.5, 4 against 1 to 4, Spearman is Pearson's 4.5 / sqrt(4.5 * 5), and Kendall's tau b 5 /
+    sqrt(5 * 6)."""
+    result = scores(np.array([1.0, 2.0, 2.0, 4.0]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert result.spearman == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert result.kendall == pytest.approx(5 / np.sqrt(5 * 6))
 
 
 def test_rank_correlations_count_pairs():
-    """Kendall: concordant minus discordant pairs; Spearman: 1 - 6 sum d^2 / (n (n^2 - 1))."""
+    """Kendall counts concordant minus discordant pairs; Spearman is 1 - 6 sum d^2 / (n (n^2 - 1))."""
     rng = np.random.default_rng(0)
     a, b = rng.permutation(30) + 1.0, rng.permutation(30) + 1.0
     pairs = [np.sign((a[i] - a[j]) * (b[i] - b[j])) for i in range(30) for j in range(i)]
-    found = scores(a, b)
-    assert found.kendall == pytest.approx(np.mean(pairs))
-    assert found.spearman == pytest.approx(1 - 6 * np.sum((a - b) ** 2) / (30 * (30**2 - 1)))
+    result = scores(a, b)
+    assert result.kendall == pytest.approx(np.mean(pairs))
+    assert result.spearman == pytest.approx(1 - 6 * np.sum((a - b) ** 2) / (30 * (30**2 - 1)))
 
 
 def test_equal_measurements_have_no_rank():
@@ -63,17 +64,17 @@ def test_equal_measurements_have_no_rank():
 def test_thirds_are_as_equal_as_can_be(count):
     """The error grows with rank, so each third has its own mean; the larger ones come first."""
     measured = np.arange(count) + 1.0
-    found = scores(measured * (1 + np.arange(count) / 100), measured)
+    result = scores(measured * (1 + np.arange(count) / 100), measured)
     sizes = [count // 3 + (i < count % 3) for i in range(3)]
     ends = np.cumsum([0, *sizes])
     expected = [np.arange(a, b).mean() for a, b in pairwise(ends)]
-    assert found.mape_percent_thirds == pytest.approx(expected)
+    assert result.mape_percent_thirds == pytest.approx(expected)
 
 
 def test_equal_predictions_have_no_rank():
-    found = scores(np.full(6, 5.0), MEASURED)
-    assert found.spearman is None
-    assert found.kendall is None
+    result = scores(np.full(6, 5.0), MEASURED)
+    assert result.spearman is None
+    assert result.kendall is None
 
 
 @pytest.mark.parametrize("feature", [None, np.array([1.0, 3.0, 2.0, 5.0, 7.0, 9.0])])
@@ -92,7 +93,7 @@ def test_a_line_finds_a_line():
 
 
 def verdict(errors: np.ndarray, noise: float) -> bool:
-    """errors, noise: in percent."""
+    """Returns a verification. errors, noise: in percent."""
     return verification(
         predicted=MEASURED * (1 + errors / 100), raw=MEASURED, macs=MEASURED, measured=MEASURED,
         repeated=MEASURED * (1 + noise / 100),
@@ -108,7 +109,7 @@ def test_a_table_holds_up_to_three_percent_or_twice_the_noise():
 
 
 def at(errors: list[float], again: float) -> bool:
-    """Whole milliseconds on 100 ms: percentages without rounding."""
+    """Returns a verification with errors in whole milliseconds of 100 ms, so that percentages are not rounded."""
     hundred = np.full(6, 100.0)
     predicted = hundred + np.array(errors)
     return verification(
@@ -134,17 +135,17 @@ def test_one_bad_third_is_enough():
 
 
 def test_noise_is_the_repeated_measurements_error():
-    found = verification(
+    result = verification(
         predicted=MEASURED, raw=2 * MEASURED, macs=MEASURED, measured=MEASURED, repeated=MEASURED * 1.01
     )
-    assert found.noise_mape_percent == pytest.approx(1)
-    assert found.raw.mape_percent == pytest.approx(100)
-    assert found.table.mape_percent == 0
-    assert found.macs.mape_percent == pytest.approx(0, abs=1e-9)
-    assert found.constant.mape_percent > 20
-    assert found.networks == 6
-    assert found.measured_range_ms == (1, 10)
-    assert found.measured_ms == tuple(MEASURED)
+    assert result.noise_mape_percent == pytest.approx(1)
+    assert result.raw.mape_percent == pytest.approx(100)
+    assert result.table.mape_percent == 0
+    assert result.macs.mape_percent == pytest.approx(0, abs=1e-9)
+    assert result.constant.mape_percent > 20
+    assert result.networks == 6
+    assert result.measured_range_ms == (1, 10)
+    assert result.measured_ms == tuple(MEASURED)
 
 
 def test_the_picture_is_a_png(tmp_path):
@@ -154,7 +155,7 @@ def test_the_picture_is_a_png(tmp_path):
 
 
 def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    """A disk that fills up while it is drawn: one line, and the picture from before is still there."""
+    """If the disk fills up while it is drawn, the error is one line and the old picture is kept."""
     path, numbers = tmp_path / "t.png", np.array([1.0, 2.0, 3.0])
     panels = {"a device": [("a runtime", numbers, numbers + 0.1)]}
     draw_picture(path, panels)

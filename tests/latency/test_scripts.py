@@ -1,4 +1,4 @@
-"""scripts/measure_latency.py and scripts/fit_latency.py: what is kept, what is made anew, what is said."""
+"""The scripts that measure and fit tables: which files they keep and replace, what they print, how they end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from latency.config import LatencyConfig
+from latency.fit import fit_to_file
+from latency.measure import measure_to_file
 from latency.plan import calibration_networks
 from latency.summary import WRONG_TABLE
 from latency.table import LatencyTable, TableError, Verification
@@ -24,7 +27,7 @@ def config(small_space, write_yaml, tmp_path) -> Path:
 
 
 def written(ended: Any) -> None:
-    """So few timings make a table whose error may be above 10 %; the status is then 3."""
+    """Checks that a table was written; so few timings may have an error above 10 %, for which the status is 3."""
     assert ended.status in (0, WRONG_TABLE), ended.err
 
 
@@ -38,7 +41,7 @@ def measured(config, door, tmp_path) -> Path:
     return out
 
 
-def test_verify_keeps_the_table_that_is_there(config, measured, door, tmp_path):
+def test_verify_keeps_an_existing_table(config, measured, door, tmp_path):
     before = LatencyTable.load(measured)
     ended = door("measure_latency", config, "--out", measured, "--verify", 6)
     written(ended)
@@ -49,7 +52,7 @@ def test_verify_keeps_the_table_that_is_there(config, measured, door, tmp_path):
     assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_verify_makes_a_table_that_is_not_there(config, door, tmp_path):
+def test_verify_measures_a_table_if_there_is_none(config, door, tmp_path):
     ended = door("measure_latency", config, "--out", tmp_path / "new.yaml", "--verify", 6)
     written(ended)
     table = LatencyTable.load(tmp_path / "new.yaml")
@@ -57,7 +60,7 @@ def test_verify_makes_a_table_that_is_not_there(config, door, tmp_path):
     assert table.verification.networks == 6
 
 
-def test_without_verify_it_is_measured_anew(config, measured, door):
+def test_without_verify_an_existing_table_is_measured_anew(config, measured, door):
     before = LatencyTable.load(measured)
     written(door("measure_latency", config, "--out", measured))
     assert LatencyTable.load(measured).entries != before.entries
@@ -76,19 +79,19 @@ def test_recalibrate_keeps_what_was_measured_and_drops_the_verification(config, 
     assert "verified on 6" in ended.out
 
 
-def test_other_networks_verify_every_time(config, measured, door):
-    """Unless a seed is given."""
+def test_each_verification_times_other_networks(config, measured, door):
+    """Without a seed, the time is the seed."""
     ranges = set()
     for seed in ((), (), ("--seed", 7), ("--seed", 7)):
         door("measure_latency", config, "--out", measured, "--verify", 6, *seed)
-        found = LatencyTable.load(measured).verification
-        assert found is not None
-        ranges.add(found.measured_ms)
+        verification = LatencyTable.load(measured).verification
+        assert verification is not None
+        ranges.add(verification.measured_ms)
     assert len(ranges) == 4  # timings differ anyway
 
 
 def test_a_table_that_cannot_be_measured_again_is_not_replaced(config, measured, door, tmp_path):
-    """A board's, a fitted or a published one; nor any other file."""
+    """The table comes from a board, a fit or a publication; any other file is not replaced either."""
     table = LatencyTable.load(measured)
     table.model_copy(update={"source": "results.json of a board"}).save(measured)
     other = tmp_path / "notes.yaml"
@@ -127,13 +130,13 @@ def refused(door: Any, *arguments: object) -> str:
 
 
 @pytest.mark.parametrize("count", ["1", "-3"])
-def test_too_few_networks_verify_nothing(count, config, door, tmp_path):
+def test_a_verification_by_too_few_networks_is_refused(count, config, door, tmp_path):
     assert f"--verify: got {count}" in refused(
         door, "measure_latency", config, "--out", tmp_path / "t.yaml", "--verify", count
     )
 
 
-def test_there_must_be_a_table_to_recalibrate(config, door, tmp_path):
+def test_recalibrating_without_a_table_is_refused(config, door, tmp_path):
     said = refused(door, "measure_latency", config, "--out", tmp_path / "none.yaml", "--recalibrate")
     assert "--recalibrate: no table" in said
     assert not (tmp_path / "none.yaml").exists()
@@ -225,6 +228,35 @@ def test_an_architecture_of_another_space_is_refused(config, small_space, space_
     assert "another space" in refused(door, "fit_latency", config, tmp_path / "t.json", "--out", tmp_path / "o.yaml")
 
 
+# --- from Python ------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_is_measured_verified_and_refused_from_python_without_a_config_file(small_space, quick, tmp_path):
+    """An error then names no command, since there is no file that one could give to it."""
+    config, out = LatencyConfig(space=small_space.config, measure=quick), tmp_path / "t.yaml"
+    table = measure_to_file(config, out)
+    assert LatencyTable.load(str(out)).entries.keys() == table.entries.keys()
+    verified = measure_to_file(config, out, verify=6)
+    assert verified.verification is not None
+    assert LatencyTable.load(out).verification is not None
+    other = config.model_copy(update={"measure": quick.model_copy(update={"batch": 2})})
+    with pytest.raises(TableError, match="batch is 1") as refused:
+        measure_to_file(other, out, recalibrate=True)
+    assert refused.value.action is None
+    assert refused.value.remedy.endswith(f"make another table, in another file, e.g. {tmp_path / 't-2.yaml'}")
+
+
+def test_a_fit_takes_a_table_object_as_its_prior(small_space, quick, formula_table, tmp_path):
+    config = LatencyConfig(space=small_space.config, measure=quick)
+    prior = formula_table(small_space, quick)
+    fit = fit_to_file(config, made_timings(small_space, tmp_path), tmp_path / "t.yaml", prior=prior)
+    calibration = LatencyTable.load(tmp_path / "t.yaml").calibration
+    assert calibration is not None
+    assert calibration.prior is not None
+    assert calibration.prior.sha256 == prior.sha256
+    assert fit.prior_alone is not None
+
+
 # --- what is there already --------------------------------------------------------------------------------------------
 
 
@@ -312,9 +344,9 @@ def test_a_fit_that_misses_its_networks_ends_with_a_warning_and_status_3(config,
 def test_a_busy_machine_is_named_before_a_table_is_called_wrong(
     error, noise, status, first, last, measured, door, config, monkeypatch
 ):
-    """A verification of a known error and noise stands for the timing."""
+    """A verification with a known error and noise takes the place of timing."""
     plain = {"mape_percent": error, "rmse_ms": 1, "bias_percent": 0, "mape_percent_thirds": (error,) * 3}
-    found = Verification.model_validate(
+    verification = Verification.model_validate(
         {
             "date": "2026-01-31", "networks": 3, "measured_range_ms": (1, 4), "noise_mape_percent": noise,
             **dict.fromkeys(("table", "raw", "constant", "macs"), plain), "measured_ms": (1, 2, 4),
@@ -322,7 +354,7 @@ def test_a_busy_machine_is_named_before_a_table_is_called_wrong(
         }
     )  # fmt: skip
     monkeypatch.setattr(
-        "latency.measure.verify_table", lambda table, *_, **__: table.model_copy(update={"verification": found})
+        "latency.measure.verify_table", lambda table, *_, **__: table.model_copy(update={"verification": verification})
     )
     ended = door("measure_latency", config, "--out", measured, "--verify", 6)
     assert ended.status == status
@@ -336,7 +368,7 @@ def test_a_busy_machine_is_named_before_a_table_is_called_wrong(
 # --- a table of a GPU that is elsewhere -------------------------------------------------------------------------------
 
 
-def test_a_missing_gpu_is_answered_by_what_works_here(config, door, tmp_path, monkeypatch):
+def test_without_a_gpu_the_error_names_what_works_on_this_machine(config, door, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     said = refused(door, "measure_latency", config, "--out", tmp_path / "gpu.yaml", "measure.device=cuda")
     assert "measure where the GPU is and search here with its table by measure.device=external" in said
