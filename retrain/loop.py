@@ -35,7 +35,8 @@ from engine.runs.states import check_module, check_optimizer, check_tensor
 from engine.seeding import mix
 from engine.training import Throughput, check_finite, cosine_lr, split_decay, training_step
 from retrain.config import RetrainConfig
-from retrain.data import images_for, own_files, preprocessing
+from retrain.data import images_for, own_files
+from retrain.preprocessing import Preprocessing
 from retrain.report import CURVES, log_begin, log_end, predicted_latency
 from retrain.weights import SPACE_KEYS, in_words, layers_of, load_architecture, load_network, refuse_other_network
 from supernet.architecture import Architecture
@@ -277,7 +278,7 @@ class _Retrain:
             **layers_of(self.architecture),
             "architecture": self.architecture.to_json(),
             "classes": list(self.images.class_names),
-            "preprocessing": preprocessing(self.images.train, self.architecture),
+            "preprocessing": Preprocessing.of(self.images.train, self.architecture).record(),
             "epoch": self.step / self.stream.batches_per_epoch,
             "test": self.test.record() if self.test else None,
             "retrain": state | ({"statistics": own} if own else {}),

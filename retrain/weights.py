@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from engine.config import differences
 from engine.errors import CheckpointError, explain
+from engine.evaluation import recalibrate_bn
 from engine.files import read_text
-from engine.runs.checkpoints import load_checkpoint, misfit
+from engine.runs.checkpoints import Checkpoints, load_checkpoint, misfit
 from engine.runs.states import check_module
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -86,16 +89,43 @@ class Loaded:
     """The names of its classes; None if the checkpoint does not have them."""
 
 
+def read_checkpoint(source: Path) -> tuple[dict[str, Any], str]:
+    """Returns the content of a checkpoint, and the place to name in errors about it.
+
+    source: a .pt file, or the folder of a run, whose newest good checkpoint is read. Raises CheckpointError.
+    """
+    if not source.is_dir():
+        return load_checkpoint(source), str(source)
+    checkpoints = Checkpoints(source / "checkpoints")
+    newest = checkpoints.newest()
+    if newest is None:
+        raise CheckpointError(
+            f"{source}: has no checkpoint, expected the folder of a run, with checkpoints/step-*.pt; give such a "
+            "folder or file"
+        )
+    return newest[1], f"{checkpoints.folder}, step {newest[0]}"
+
+
 def load_network(path: Path, architecture: Architecture | None = None, allow_modules: Collection[str] = ()) -> Loaded:
+    """Returns a network with the weights of a checkpoint's .pt file. See `load_network_of`."""
+    return load_network_of(load_checkpoint(path), str(path), architecture, allow_modules)
+
+
+def load_network_of(
+    checkpoint: dict[str, Any],
+    where: str,
+    architecture: Architecture | None = None,
+    allow_modules: Collection[str] = (),
+) -> Loaded:
     """Returns a network with a checkpoint's weights; None as the architecture takes the checkpoint's own.
 
-    A search's checkpoint gives the supernet's weights on the architecture's paths. allow_modules: as for
-    `Architecture.from_json`. CheckpointError if it does not fit, or if no architecture is given and it has none.
+    A search's checkpoint gives the supernet's weights on the architecture's paths. where: the checkpoint's place, for
+    errors. allow_modules: as for `Architecture.from_json`. Raises CheckpointError if the checkpoint does not fit, or if
+    no architecture is given and it has none.
     """
-    checkpoint = load_checkpoint(path)
     if architecture is None:
-        architecture = _own_architecture(checkpoint, path, allow_modules)
-    refuse_other_network(checkpoint, architecture, str(path))
+        architecture = _own_architecture(checkpoint, where, allow_modules)
+    refuse_other_network(checkpoint, architecture, where)
     try:
         if is_from_search(checkpoint):
             supernet = Supernet(architecture.space)
@@ -108,25 +138,65 @@ def load_network(path: Path, architecture: Architecture | None = None, allow_mod
     except (KeyError, TypeError) as error:
         lacks = f"has no {error}" if isinstance(error, KeyError) else "holds something else"
         raise CheckpointError(
-            f"{path}: {lacks}, so it is no checkpoint of a search or a retraining; expected a step-*.pt file of a run"
+            f"{where}: {lacks}, so it is no checkpoint of a search or a retraining; expected a step-*.pt file of a run"
         ) from error
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: does not fit the architecture: {misfit(error)}") from error
+        raise CheckpointError(f"{where}: does not fit the architecture: {misfit(error)}") from error
     classes = checkpoint.get("classes")
-    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        raise CheckpointError(f"{path}: its classes are no list of names; expected a step-*.pt file of a run")
-    return Loaded(network, needs_statistics=False, classes=None if classes is None else tuple(classes))
+    if classes is None:
+        return Loaded(network, needs_statistics=False)
+    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise CheckpointError(f"{where}: its classes are no list of names; expected a step-*.pt file of a run")
+    if len(classes) != architecture.space.config.classes:
+        raise CheckpointError(
+            f"{where}: has the names of {len(classes)} classes, but its network has "
+            f"{architecture.space.config.classes}; expected a step-*.pt file of a run"
+        )
+    network.class_names = tuple(classes)
+    return Loaded(network, needs_statistics=False, classes=tuple(classes))
 
 
-def _own_architecture(checkpoint: dict[str, Any], path: Path, allow_modules: Collection[str]) -> Architecture:
-    """Returns the architecture in a checkpoint of a retraining. Raises CheckpointError if it has
-    none, or names a module
-    that is not allowed: a checkpoint runs no code by itself."""
+def pretrained(
+    architecture: Architecture | str | Path | None,
+    checkpoint: str | Path,
+    *,
+    images: Iterable[Tensor] | None = None,
+    allow_modules: Collection[str] = (),
+) -> Network:
+    """Returns a network in eval mode, on the CPU, with the weights of a checkpoint.
+
+    architecture: an architecture or the path of an architecture.json; None takes the one that a retraining's checkpoint
+    carries. checkpoint: a .pt file of a retraining or a search, or the folder of a run, whose newest good checkpoint is
+    taken. images: batches (N, C, H, W) float32, normalised, from which the BN statistics are collected. A search's
+    checkpoint needs them, since a supernet has no statistics; a retraining's has its own. allow_modules: as for
+    `Architecture.from_json`. The names of the classes, if the checkpoint has them, are in the network's `class_names`.
+    Raises ConfigError if the architecture cannot be read, and CheckpointError if the checkpoint cannot be read, does
+    not fit, or is a search's and no `images` are given.
+    """
+    if isinstance(architecture, str | Path):
+        architecture = load_architecture(Path(architecture), allow_modules)
+    content, where = read_checkpoint(Path(checkpoint))
+    loaded = load_network_of(content, where, architecture, allow_modules)
+    if images is not None:
+        recalibrate_bn(loaded.network, images)
+    elif loaded.needs_statistics:
+        raise CheckpointError(
+            f"{where}: is of a search, whose supernet has no BN statistics; give batches of training images to collect "
+            "them from (images=...), or a retraining's checkpoint"
+        )
+    return loaded.network.eval()
+
+
+def _own_architecture(checkpoint: dict[str, Any], where: str, allow_modules: Collection[str]) -> Architecture:
+    """Returns the architecture in a checkpoint of a retraining.
+
+    Raises CheckpointError if it has none, or names a module that is not allowed: a checkpoint runs no code by itself.
+    """
     text = checkpoint.get("architecture")
     if not isinstance(text, str):
         why = "is of a search, whose supernet holds many networks" if is_from_search(checkpoint) else "does not say"
-        raise CheckpointError(f"{path}: {why}; say which network: --architecture architecture.json")
+        raise CheckpointError(f"{where}: {why}; say which network: --architecture architecture.json")
     try:
         return Architecture.from_json(text, allow_modules=allow_modules)
     except ValueError as error:
-        raise CheckpointError(f"{path}: its architecture: {error}") from None
+        raise CheckpointError(f"{where}: its architecture: {error}") from None

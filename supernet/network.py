@@ -12,7 +12,10 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class Network(Chain):
-    """(N, C, H, W) -> logits (N, classes). Fresh weights drawn from `seed`."""
+    """The network of an architecture: (N, C, H, W) -> logits (N, classes). Its weights are fresh, drawn from `seed`.
+
+    `class_names` has the name of class i at position i, or is None if nobody has set it.
+    """
 
     def __init__(self, architecture: Architecture, *, seed: int = 0):
         space = architecture.space
@@ -22,6 +25,7 @@ class Network(Chain):
             super().__init__(space, (Block(layer, settings) for layer in layers), settings)
             init_weights(self)
         self.architecture = architecture
+        self.class_names: tuple[str, ...] | None = None
 
     @property
     def reading_names(self) -> dict[str, str]:

@@ -48,6 +48,17 @@ taken from a longer picture: resizing a line of 30,000 pixels would take 9 GB, t
 used."""
 
 
+def shorter_side_of(input_size: int) -> int:
+    """Returns the shorter side in pixels of a picture that is evaluated, before its centre is cut out."""
+    return round(input_size / 0.875)
+
+
+def evaluation_transform(shorter_side: int, input_size: int) -> v2.Compose:
+    """Returns what turns a picture (engine/data/pictures.py) into (channels, S, S) uint8 for an evaluation, S being
+    `input_size`: its shorter side is resized to `shorter_side`, and the centre is cut out."""
+    return v2.Compose([_middle, v2.Resize(shorter_side), v2.CenterCrop(input_size), v2.PILToTensor()])
+
+
 class FolderImages:
     """A set of N image files, sorted by class, then by path.
 
@@ -79,8 +90,8 @@ class FolderImages:
                 v2.PILToTensor(),
             ]
         )
-        self._shorter_side = round(input_size / 0.875)  # of a picture that is evaluated, before its centre is cut out
-        self._evaluate = v2.Compose([v2.Resize(self._shorter_side), v2.CenterCrop(input_size), v2.PILToTensor()])
+        self.shorter_side = shorter_side_of(input_size)
+        self._evaluate = evaluation_transform(self.shorter_side, input_size)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -97,7 +108,7 @@ class FolderImages:
             picture, unreadable = self._picture(item.index)
             corrupt.update(unreadable)
             # seeded by the item even if another file stands in, so that a repaired file changes no other image
-            out.copy_(self._augmented(picture, item) if augment else self._evaluate(_middle(picture)))
+            out.copy_(self._augmented(picture, item) if augment else self._evaluate(picture))
         labels = torch.from_numpy(self.labels[[item.index for item in items]])
         images = normalised(pixels, self.recipe.mean, self.recipe.std)
         return Batch(images, labels, dict(sorted(corrupt.items())))
@@ -111,7 +122,7 @@ class FolderImages:
     def resizing(self) -> str:
         """How an image gets the network's input size in an evaluation, in words."""
         size = self.input_size
-        return f"bilinear with antialiasing, the shorter side to {self._shorter_side}, then the central {size} x {size}"
+        return f"bilinear with antialiasing, the shorter side to {self.shorter_side}, then the central {size} x {size}"
 
     def content(self) -> dict[str, str]:
         """Returns a checksum of the names and sizes of the files; reading a million files would take too long."""

@@ -115,6 +115,12 @@ class ImageSet(Protocol):
         """How an image gets the network's input size in an evaluation, in words."""
         ...
 
+    @property
+    def shorter_side(self) -> int | None:
+        """The shorter side in pixels to which an evaluation resizes a picture before it cuts the centre out; None if
+        the whole picture is resized to a square."""
+        ...
+
     def content(self) -> dict[str, str]:
         """Returns checksums by which a change of the images is noticed, by their names."""
         ...

@@ -71,6 +71,10 @@ class MemoryImages:
         size = self.pixels.shape[-1]
         return f"bilinear with antialiasing to {size} x {size}"
 
+    @property
+    def shorter_side(self) -> None:
+        """None: the whole picture is resized to a square."""
+
     def content(self) -> dict[str, str]:
         """Returns a checksum of the pixels."""
         return {"pixels": hashlib.sha256(self.pixels.contiguous().numpy().data).hexdigest()}

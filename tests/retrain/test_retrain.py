@@ -290,7 +290,9 @@ def test_a_checkpoint_has_all_that_is_needed_to_use_it_alone(uninterrupted, arch
     assert found["preprocessing"] == {
         "input_size": 8,
         "channels": 1,
+        "colours": 1,
         "resize": "bilinear with antialiasing to 8 x 8",
+        "shorter_side": None,
         "mean": [0.5],
         "std": [12**-0.5],
     }
@@ -304,14 +306,15 @@ def test_its_preprocessing_is_what_evaluates_image_files(architecture, tmp_path)
     import numpy as np
     from PIL import Image
 
-    from retrain.data import images_for, preprocessing
+    from retrain.data import images_for
+    from retrain.preprocessing import Preprocessing
 
     space = architecture.space.config.model_copy(update={"input_channels": 3})
     architecture = Architecture(type(architecture.space)(space), architecture.paths)
     root = write_images(tmp_path / "images", 2, size=20)
     data = config_of().data.model_copy(update={"name": "folder", "root": root})
     test = images_for(architecture, data).test
-    recipe = preprocessing(test, architecture)
+    recipe = Preprocessing.of(test, architecture).record()
     assert recipe["resize"] == "bilinear with antialiasing, the shorter side to 9, then the central 8 x 8"
     picture = Image.open(test.path(0)).convert("RGB")  # 22 wide, 20 high
     assert picture.size == (22, 20)

@@ -1,0 +1,110 @@
+"""Classifies image files with a network from a retraining."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from torch import nn
+
+from engine.config import validate
+from engine.device import prepare_device
+from engine.errors import CheckpointError, ConfigError
+from engine.run_config import RunConfig
+from retrain.preprocessing import Preprocessing, completed
+from retrain.weights import is_from_search, load_network_of, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes of one image, the likeliest first, with their probabilities."""
+
+    path: Path
+    """The image file."""
+    classes: tuple[str, ...]
+    """The names of all classes; their numbers as text if the checkpoint has no names."""
+    probabilities: tuple[float, ...]
+    """The probability of each of `classes`; their sum is 1."""
+
+    def __str__(self) -> str:
+        """Returns the path and the likeliest classes, at most five, such as `a.png: cat 97.1 %, dog 2.9 %`."""
+        pairs = list(zip(self.classes, self.probabilities, strict=True))[:5]
+        return f"{self.path}: {', '.join(f'{name} {100 * p:.1f} %' for name, p in pairs)}"
+
+
+@overload
+def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, but one path here
+    source: str | Path,
+    images: str | Path,
+    *,
+    allow_modules: Collection[str] = ...,
+    device: Literal["cpu", "cuda"] = ...,
+) -> Prediction: ...
+@overload
+def predict(
+    source: str | Path,
+    images: Sequence[str | Path],
+    *,
+    allow_modules: Collection[str] = ...,
+    device: Literal["cpu", "cuda"] = ...,
+) -> list[Prediction]: ...
+def predict(
+    source: str | Path,
+    images: str | Path | Sequence[str | Path],
+    *,
+    allow_modules: Collection[str] = (),
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> Prediction | list[Prediction]:
+    """Classifies an image file, or several, and returns a Prediction for each.
+
+    source: the folder of a retraining, whose newest good checkpoint is taken, or a checkpoint's .pt file. Everything
+    else is in the checkpoint: the architecture, the classes' names, and the resizing, mean and std of an evaluation.
+    The images of the training are not needed. Each image is computed alone, in float32. allow_modules: as for
+    `Architecture.from_json`. Raises CheckpointError if the checkpoint cannot be read, is a search's or has no
+    preprocessing, and ConfigError if an image cannot be read.
+    """
+    several = not isinstance(images, str | Path)
+    paths = [Path(path) for path in images] if not isinstance(images, str | Path) else [Path(images)]
+    checkpoint, where = read_checkpoint(Path(source))
+    if is_from_search(checkpoint):
+        raise CheckpointError(
+            f"{where}: is of a search, whose supernet has no BN statistics; expected a retraining; retrain the "
+            "search's architecture.json first"
+        )
+    loaded = load_network_of(checkpoint, where, allow_modules=allow_modules)
+    preprocessing = _preprocessing(checkpoint, where)
+    space = loaded.network.architecture.space.config
+    if (preprocessing.input_size, preprocessing.channels) != (space.input_size, space.input_channels):
+        raise CheckpointError(
+            f"{where}: its preprocessing is not that of its network; expected a step-*.pt file of a run"
+        )
+    names = loaded.classes or tuple(map(str, range(space.classes)))
+    place = prepare_device(RunConfig(device=device))
+    network = loaded.network.to(place).eval()
+    predictions = [_predicted(network, preprocessing, names, path, place) for path in paths]
+    return predictions if several else predictions[0]
+
+
+def _preprocessing(checkpoint: dict[str, Any], where: str) -> Preprocessing:
+    record = checkpoint.get("preprocessing")
+    if not isinstance(record, dict):
+        raise CheckpointError(
+            f"{where}: has no preprocessing, so it is of an earlier version, which did not record how images are "
+            "resized; retrain the architecture, or load the network and prepare its input yourself"
+        )
+    try:
+        return validate(Preprocessing, completed(record), f"{where}: preprocessing")
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
+
+
+@torch.no_grad()
+def _predicted(
+    network: nn.Module, preprocessing: Preprocessing, names: tuple[str, ...], path: Path, device: torch.device
+) -> Prediction:
+    logits = network(preprocessing.input_of(path).to(device))[0]  # (classes,)
+    probabilities, order = logits.double().softmax(dim=0).sort(descending=True, stable=True)
+    return Prediction(path, tuple(names[i] for i in order.tolist()), tuple(probabilities.tolist()))
