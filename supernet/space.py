@@ -5,10 +5,19 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from supernet.catalogue import (
     CANDIDATES,
@@ -38,13 +47,41 @@ MOST_CANDIDATES = 1000
 Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 
 
-class _Section(BaseModel):
+def _with_lists(schema: Any) -> Any:
+    """Returns a pydantic schema in which a tuple may be given as a list from Python too, as in YAML and JSON.
+
+    Other types stay strict. The schemas of models inside have been treated by their own classes.
+    """
+    if isinstance(schema, list):
+        return [_with_lists(inner) for inner in schema]
+    if not isinstance(schema, dict) or schema.get("type") == "model":
+        return schema
+    inside = {key: _with_lists(value) for key, value in schema.items()}
+    if inside.get("type") != "tuple":
+        return inside
+    given = core_schema.no_info_before_validator_function(lambda v: tuple(v) if isinstance(v, list) else v, inside)
+    return core_schema.json_or_python_schema(json_schema=inside, python_schema=given)
+
+
+class _SpaceSection(BaseModel):
+    """A part of a space's configuration: immutable, and strict about keys and types."""
+
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Returns pydantic's schema of the model, in which a tuple may be given as a list."""
+        schema = handler(source)
+        model: Any = handler.resolve_ref_schema(schema)
+        while model["type"] != "model":  # the model's own validators are around it
+            model = model["schema"]
+        model["schema"] = _with_lists(model["schema"])
+        return schema
 
-class ExactWidth(_Section):
+
+class ExactWidth(_SpaceSection):
     """`width: {exact: 40}`: a number of channels that `width_multiplier` leaves alone."""
 
     exact: Channels
@@ -53,7 +90,7 @@ class ExactWidth(_Section):
 Width = Channels | ExactWidth
 
 
-class StemConfig(_Section):
+class StemConfig(_SpaceSection):
     """`stem`: the first convolution (conv-BN-act)."""
 
     kernel: Literal[1, 3, 5, 7] = 3
@@ -61,7 +98,7 @@ class StemConfig(_Section):
     width: Width = 32
 
 
-class StageConfig(_Section):
+class StageConfig(_SpaceSection):
     """One entry of `stages`: `depth` edges that share a width and a list of candidates."""
 
     width: Width
@@ -76,13 +113,13 @@ class StageConfig(_Section):
     """False: no edge of this stage adds its input."""
 
 
-class BNConfig(_Section):
+class BNConfig(_SpaceSection):
     eps: float = Field(1e-3, gt=0, le=1)
     momentum: float = Field(0.1, gt=0, le=1)
     """Torch's convention: the weight of the new batch in the running average."""
 
 
-class SpaceConfig(_Section):
+class SpaceConfig(_SpaceSection):
     """YAML section `space`."""
 
     input_size: int = Field(224, ge=1, le=LARGEST_INPUT)

@@ -1,12 +1,16 @@
 """Spaces as YAML states them: edges, candidates, sizes, widths, and the sentences that refuse a wrong one."""
 
+import json
+
 import pytest
 import torch
 import torchvision
+from pydantic import ValidationError
 from torch import nn
 
 from supernet import Architecture, Network
 from supernet.catalogue import make_divisible
+from supernet.space import SpaceConfig, StageConfig
 
 
 @pytest.mark.parametrize(("name", "first_stage"), [("imagenet", 24), ("imagenet_32", 32)])
@@ -190,3 +194,39 @@ def test_paths_must_fit_the_space(load_space):
     for path in (-1, 4):
         with pytest.raises(ValueError, match=rf"edge stage0\.1: path {path} is not one of its 4"):
             space.check_paths((0, path) + (0,) * (E - 2))
+
+
+STAGE = {"width": 8, "candidates": ["conv_k1", "conv_k3"], "first": ["conv_k3"]}
+
+
+def test_a_space_built_in_python_takes_lists_and_dictionaries_as_yaml_does():
+    stages = [STAGE, {"width": {"exact": 9}, "depth": 2, "candidates": ["conv_k1", "skip"]}]
+    written = SpaceConfig.model_validate_json(json.dumps({"stages": stages}))
+    assert SpaceConfig(stages=stages) == SpaceConfig.model_validate({"stages": stages}) == written
+    assert written.stages[0].candidates == ("conv_k1", "conv_k3")
+    models = [StageConfig(**stage) for stage in stages]
+    assert SpaceConfig(stages=models, candidate_modules=[]) == SpaceConfig(stages=tuple(models)) == written
+
+
+@pytest.mark.parametrize(
+    ("keys", "place"),
+    [
+        ({"input_size": "8"}, ("input_size",)),
+        ({"input_size": 8.0}, ("input_size",)),
+        ({"classes": True}, ("classes",)),
+        ({"width_multiplier": "1"}, ("width_multiplier",)),
+        ({"stages": "abc"}, ("stages",)),
+        ({"stages": {"a": STAGE}}, ("stages",)),
+        ({"stages": iter([STAGE])}, ("stages",)),
+        ({"stages": []}, ("stages",)),
+        ({"stages": [STAGE | {"candidates": {"conv_k1"}}]}, ("stages", 0, "candidates")),
+        ({"stages": [STAGE | {"candidates": "conv_k1"}]}, ("stages", 0, "candidates")),
+        ({"stages": [STAGE | {"candidates": [1]}]}, ("stages", 0, "candidates", 0)),
+        ({"stages": [STAGE | {"depth": True}]}, ("stages", 0, "depth")),
+        ({"stages": [STAGE | {"residual": 1}]}, ("stages", 0, "residual")),
+    ],
+)
+def test_a_space_built_in_python_refuses_values_of_other_types(keys, place):
+    with pytest.raises(ValidationError) as error:
+        SpaceConfig(**{"stages": [STAGE]} | keys)
+    assert error.value.errors()[0]["loc"] == place
