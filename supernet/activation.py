@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from supernet.blocks import Block, isolated_rng
+from supernet.errors import InvalidError
 from supernet.ops import OpSettings
 from supernet.space import Layer
 
@@ -44,9 +45,10 @@ def working_set(layer: Layer, settings: OpSettings) -> int:
                 out = block(image)
     except (NotImplementedError, RuntimeError) as error:
         first = str(error).partition("\n")[0]
-        raise ValueError(
-            f"'{layer}': its peak activation cannot be computed, because its module does not run on torch's meta "
-            f"device ({first}); let it compute with tensors alone, or remove the limit on peak_activation_bytes"
+        raise InvalidError(
+            f"'{layer}'",
+            f"its peak activation cannot be computed, because its module does not run on torch's meta device ({first})",
+            remedy="let it compute with tensors alone, or remove the limit on peak_activation_bytes",
         ) from error
     return record.peak(out)
 

@@ -11,11 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from supernet.complexity import Complexity
+from supernet.errors import InvalidError
 from supernet.module_names import portable
 from supernet.space import Layer, Space, SpaceConfig
 from supernet.summary import NO_CONSTANTS, NO_COSTS, as_text, table_of
 
 FORMAT = "proxylessnas/architecture@1"
+_TOO_DEEP = "has too many brackets inside each other"
 _KEYS = {"format", "name", "space", "paths", "complexity", "predicted"}
 
 
@@ -37,14 +39,13 @@ class Architecture:
     def from_names(cls, space: Space, names: Sequence[str], name: str = "unnamed") -> Architecture:
         """`names`: one candidate per edge, fixed edges included. Raises ValueError on a name that an edge lacks."""
         if len(names) != len(space.edges):
-            raise ValueError(
-                f"paths: got {len(names)} names, expected {len(space.edges)}, one for each edge of the space"
+            raise InvalidError(
+                "paths", f"got {len(names)} names", f"{len(space.edges)}, one for each edge of the space"
             )
         for edge, candidate in zip(space.edges, names, strict=True):
             if candidate not in edge.candidates:
-                raise ValueError(
-                    f"paths: edge {edge.name} has no candidate '{candidate}', expected {', '.join(edge.candidates)}"
-                )
+                found = f"edge {edge.name} has no candidate '{candidate}'"
+                raise InvalidError("paths", found, ", ".join(edge.candidates))
         pairs = zip(space.edges, names, strict=True)
         return cls(space, tuple(edge.candidates.index(n) for edge, n in pairs if edge.searchable), name)
 
@@ -94,33 +95,35 @@ class Architecture:
         record = _parsed(text)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             found = record.get("format") if isinstance(record, dict) else type(record).__name__
-            raise ValueError(f"format: got {found!r}, expected '{FORMAT}'")
+            raise InvalidError("format", f"got {found!r}", f"'{FORMAT}'")
         if unknown := sorted(record.keys() - _KEYS):
-            raise ValueError(f"unknown key '{unknown[0]}', expected {', '.join(sorted(_KEYS))}")
+            raise InvalidError("", f"unknown key '{unknown[0]}'", ", ".join(sorted(_KEYS)))
         for key in ("space", "paths"):
             if key not in record:
-                raise ValueError(f"'{key}' is missing; derive the architecture again")
+                raise InvalidError("", f"'{key}' is missing", remedy="derive the architecture again")
         if not isinstance(record.get("name", ""), str):
-            raise ValueError(f"name: got {record['name']!r}, expected text")
+            raise InvalidError("name", f"got {record['name']!r}", "text")
         names = record["paths"]
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise ValueError("paths: expected a list of candidate names, one per edge")
+            raise InvalidError("paths", expected="a list of candidate names, one per edge")
         try:
             text = json.dumps(record["space"])
             config = SpaceConfig.model_validate_json(text, context={"allow_modules": allow_modules})
         except RecursionError:
-            raise ValueError("space: has too many brackets inside each other") from None
+            raise InvalidError("space", _TOO_DEEP) from None
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(["space", *map(str, first["loc"])])
-            raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+            cause = first.get("ctx", {}).get("error")  # of our own validators; pydantic's errors have a text alone
+            raise InvalidError.of(cause if isinstance(cause, ValueError) else ValueError(first["msg"]), where) from None
         architecture = cls.from_names(Space(config), names, record.get("name", "unnamed"))
         c = architecture.complexity
         stated = record.get("complexity", {"params": c.params, "macs": c.macs})
         if stated != {"params": c.params, "macs": c.macs}:
-            raise ValueError(
-                f"complexity: the file states {stated}, its paths compute to params {c.params}, macs {c.macs}; "
-                "the file was edited or the catalogue changed, derive it again"
+            raise InvalidError(
+                "complexity",
+                f"the file states {stated}, its paths compute to params {c.params}, macs {c.macs}",
+                remedy="the file was edited or the catalogue changed, derive it again",
             )
         return architecture
 
@@ -131,20 +134,20 @@ def _parsed(text: str) -> Any:
 
     def finite(written: str) -> float:
         if not math.isfinite(number := float(written)):
-            raise ValueError(f"{written} is not a finite number")
+            raise InvalidError("", f"{written} is not a finite number")
         return number
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         record: dict[str, Any] = {}
         for key, value in pairs:
             if key in record:
-                raise ValueError(f"key '{key}' is given twice")
+                raise InvalidError("", f"key '{key}' is given twice")
             record[key] = value
         return record
 
     try:
         return json.loads(text, parse_float=finite, parse_constant=finite, object_pairs_hook=once)
     except RecursionError:
-        raise ValueError("has too many brackets inside each other") from None
+        raise InvalidError("", _TOO_DEEP) from None
     except ValueError as error:
-        raise ValueError(f"not JSON: {error}") from None
+        raise InvalidError("", f"not JSON: {error}") from None

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePath
 
+from supernet.errors import InvalidError
 from supernet.user_modules import CHECKOUT, FILE_PREFIX, expanded, is_path
 
 
@@ -26,15 +27,17 @@ def permitted(modules: Sequence[str], allowed: Collection[str], called: Collecti
     """
     files = [str(m.__file__) for name, m in sys.modules.items() if name.startswith(FILE_PREFIX)]
     known = {path: expanded(path).resolve().parts for path in (*filter(is_path, allowed), *sorted(files))}
-    found = [(module, _permitted(module, allowed, module in called, known)) for module in modules]
-    if refused := [module for module, name in found if name is None]:
+    names = {module: _permitted(module, allowed, module in called, known) for module in modules}
+    if refused := [module for module, name in names.items() if name is None]:
         strays = [module for module in refused if _leaves(module)]
         reason = f", and '{strays[0]}' leads out of the working folder" if strays else ""
-        raise ValueError(
-            f"the file would run {', '.join(map(repr, refused))}{reason}; read that code and, if you trust it, allow "
-            f"it with --allow-modules {shlex.join(refused)} (allow_modules=[...] from Python)"
+        raise InvalidError(
+            "",
+            f"the file would run {', '.join(map(repr, refused))}{reason}",
+            remedy=f"read that code and, if you trust it, allow it with --allow-modules {shlex.join(refused)} "
+            "(allow_modules=[...] from Python)",
         )
-    return tuple(name for _, name in found if name is not None)
+    return tuple(name for module in modules if (name := names[module]) is not None)
 
 
 def portable(modules: Sequence[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from supernet.architecture import Architecture
 from supernet.blocks import Block, Chain, init_weights, isolated_rng
+from supernet.errors import InvalidError
 from supernet.supernet import Supernet
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -47,7 +48,7 @@ class Network(Chain):
         Raises ValueError if the architecture is not of the supernet's space.
         """
         if architecture.space != supernet.space:
-            raise ValueError("the architecture's space is not the supernet's")
+            raise InvalidError("", "the architecture's space is not the supernet's")
         network = cls(architecture)
         first = next(supernet.parameters())
         network.to(device=first.device, dtype=first.dtype)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from supernet.catalogue import Candidate
 from supernet.complexity import Complexity
+from supernet.errors import InvalidError
 from supernet.ops import OpSettings
 from supernet.user_modules import failures_named
 
@@ -28,7 +29,7 @@ def is_own(spec: Candidate) -> bool:
 def answer(spec: Candidate, method: str, function: Callable[..., Any], *arguments: object) -> Any:
     """Returns what `function`, a candidate's method, returns. Raises ValueError, naming candidate and method, if it
     raises."""
-    with failures_named(f"candidate '{spec}': {method}()"):
+    with failures_named(f"{method}()", f"candidate '{spec}'"):
         return function(*arguments)
 
 
@@ -40,14 +41,16 @@ def check_declared(layers: Iterable[Layer]) -> None:
     """
     own = [layer for layer in layers if is_own(layer.spec)]
     for layer in own:
-        found = answer(
+        declared = answer(
             layer.spec, "complexity", layer.spec.complexity, layer.c_in, layer.c_out, layer.size, layer.stride
         )
-        numbers = (found.params, found.macs) if isinstance(found, Complexity) else ()
+        numbers = (declared.params, declared.macs) if isinstance(declared, Complexity) else ()
         if not numbers or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in numbers):
-            raise ValueError(
-                f"candidate '{layer.spec}': complexity() returned {_described(found)} for {layer}, expected a "
-                "Complexity of two whole numbers, 0 or more; correct it"
+            raise InvalidError(
+                f"candidate '{layer.spec}'",
+                f"complexity() returned {_described(declared)} for {layer}",
+                "a Complexity of two whole numbers, 0 or more",
+                "correct it",
             )
     for layer in _smallest_of_each(own):
         _built(layer)
@@ -63,14 +66,17 @@ def check_running(layers: Iterable[Layer], device: torch.device) -> None:
             before = x.clone()
             with torch.no_grad():
                 out = answer(layer.spec, "forward", op, x)
-        where, shape = f"candidate '{layer.spec}': forward()", (BATCH, layer.c_out, layer.size_out, layer.size_out)
+        where, shape = f"candidate '{layer.spec}'", (BATCH, layer.c_out, layer.size_out, layer.size_out)
         if not isinstance(out, Tensor) or tuple(out.shape) != shape or out.dtype != x.dtype or out.device != x.device:
-            raise ValueError(
-                f"{where} made {_described(out)} of {_described(x)}, expected {shape} of the same kind: stride "
-                f"{layer.stride}, {layer.c_out} channels; correct it"
+            raise InvalidError(
+                where,
+                f"forward() made {_described(out)} of {_described(x)}",
+                f"{shape} of the same kind: stride {layer.stride}, {layer.c_out} channels",
+                "correct it",
             )
         if not torch.equal(x, before):
-            raise ValueError(f"{where} changed its input in place, which other candidates get too; correct it")
+            found = "forward() changed its input in place, which other candidates get too"
+            raise InvalidError(where, found, remedy="correct it")
 
 
 def _smallest_of_each(layers: Iterable[Layer]) -> list[Layer]:
@@ -85,9 +91,8 @@ def _built(layer: Layer) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         op = answer(layer.spec, "build", layer.spec.build, layer.c_in, layer.c_out, layer.stride, SETTINGS)
     if not isinstance(op, nn.Module):
-        raise ValueError(
-            f"candidate '{layer.spec}': build() returned {_described(op)}, expected a torch.nn.Module; correct it"
-        )
+        found = f"build() returned {_described(op)}"
+        raise InvalidError(f"candidate '{layer.spec}'", found, "a torch.nn.Module", "correct it")
     return op
 
 

@@ -31,6 +31,7 @@ from supernet.catalogue import (
     make_divisible,
 )
 from supernet.complexity import Complexity
+from supernet.errors import InvalidError
 from supernet.module_names import permitted
 from supernet.ops import OpSettings
 from supernet.own_candidates import answer, check_declared
@@ -154,11 +155,12 @@ class SpaceConfig(_SpaceSection):
     def edges_are_legal(self) -> Self:
         for key, width in self._widths():
             if self.channels(width) > MOST_CHANNELS:
-                raise ValueError(
-                    f"width_multiplier: got {self.width_multiplier:g}, which makes {key} {self.channels(width)} "
-                    f"channels; expected at most {MOST_CHANNELS}"
+                raise InvalidError(
+                    "width_multiplier",
+                    f"got {self.width_multiplier:g}, which makes {key} {self.channels(width)} channels",
+                    f"at most {MOST_CHANNELS}",
                 )
-        check_declared(Space(self).all_layers)  # Space raises ValueError with the stage and the candidate at fault
+        check_declared(Space(self).all_layers)  # Space raises InvalidError with the stage and the candidate at fault
         return self
 
     def _widths(self) -> list[tuple[str, int | ExactWidth]]:
@@ -277,12 +279,13 @@ class Space:
     def check_paths(self, paths: tuple[int, ...]) -> None:
         """ValueError unless `paths` names a candidate for each searchable edge."""
         if len(paths) != len(self.searchable):
-            raise ValueError(
-                f"got {len(paths)} paths, expected one for each of {len(self.searchable)} searchable edges"
+            raise InvalidError(
+                "", f"got {len(paths)} paths", f"one for each of {len(self.searchable)} searchable edges"
             )
         for edge, path in zip(self.searchable, paths, strict=True):
             if not 0 <= path < len(edge.candidates):
-                raise ValueError(f"edge {edge.name}: path {path} is not one of its {len(edge.candidates)} candidates")
+                found = f"path {path} is not one of its {len(edge.candidates)} candidates"
+                raise InvalidError(f"edge {edge.name}", found)
 
     def edge_layers(self, paths: tuple[int, ...]) -> tuple[Layer, ...]:
         """The layer that each edge takes, fixed edges included."""
@@ -314,7 +317,7 @@ class Space:
 
 def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:
     if (count := sum(stage.depth for stage in config.stages)) > MOST_EDGES:
-        raise ValueError(f"stages: their depths add up to {count} edges, expected at most {MOST_EDGES}")
+        raise InvalidError("stages", f"their depths add up to {count} edges", f"at most {MOST_EDGES}")
     edges = []
     for s, stage in enumerate(config.stages):
         for d in range(stage.depth):
@@ -327,7 +330,8 @@ def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:
             if not own_list and not residual:
                 names = tuple(name for name in names if name != "skip")
                 if not names:
-                    raise ValueError(f"{key}: edge {d} is not residual, so 'skip' is dropped and no candidate is left")
+                    found = f"edge {d} is not residual, so 'skip' is dropped and no candidate is left"
+                    raise InvalidError(key, found)
             _check_candidates(key, d, names, (c_in, c_out, stride, residual))
             edges.append(Edge(f"stage{s}.{d}", names, c_in, c_out, size, stride, residual))
             c_in, size = c_out, -(-size // stride)
@@ -338,22 +342,25 @@ def _check_candidates(key: str, d: int, names: tuple[str, ...], shape: tuple[int
     for i, name in enumerate(names):
         if name not in CANDIDATES:
             near = difflib.get_close_matches(name[:MOST_OF_A_NAME], CANDIDATES, n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(
-                f"{key}: unknown candidate '{name[:MOST_OF_A_NAME]}', expected a name registered in "
-                f"supernet/catalogue.py or by space.candidate_modules.{hint}"
+            raise InvalidError(
+                key,
+                f"unknown candidate '{name[:MOST_OF_A_NAME]}'",
+                "a name registered in supernet/catalogue.py or by space.candidate_modules",
+                suggestion=near[0] if near else "",
             )
         if name in names[:i]:
-            raise ValueError(f"{key}: '{name}' is listed twice; list each candidate once")
+            raise InvalidError(key, f"'{name}' is listed twice", remedy="list each candidate once")
         spec = CANDIDATES[name]
         reason = answer(spec, "why_illegal", spec.why_illegal, *shape)
         if reason is not None and not isinstance(reason, str):
-            raise ValueError(
-                f"{key}: candidate '{name}': why_illegal() returned a value of type {type(reason).__name__}, expected "
-                "the reason as text, or None; correct it"
+            raise InvalidError(
+                key,
+                f"candidate '{name}': why_illegal() returned a value of type {type(reason).__name__}",
+                "the reason as text, or None",
+                "correct it",
             )
         if reason:
-            hint = "" if key.endswith("first") else "; give the first edge its own list with `first: [...]`"
-            raise ValueError(
-                f"{key}: '{name}' cannot be on edge {d} of this stage: {presentable(reason)}{hint if d == 0 else ''}"
-            )
+            found = f"'{name}' cannot be on edge {d} of this stage: {presentable(reason)}"
+            shared = d == 0 and not key.endswith("first")
+            remedy = "give the first edge its own list with `first: [...]`" if shared else ""
+            raise InvalidError(key, found, remedy=remedy)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from supernet.errors import InvalidError
 from supernet.space import Layer
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def table_of(
     layers, space = architecture.layers, architecture.space
     for name, column in costs.items():
         if len(column) != len(layers):
-            raise ValueError(
-                f"column '{name}': got {len(column)} numbers, expected one for each of {len(layers)} layers"
+            raise InvalidError(
+                f"column '{name}'", f"got {len(column)} numbers", f"one for each of {len(layers)} layers"
             )
     names = ("stem", *(edge.name for edge in space.edges), "feature_mix", "classifier")
     rows = [[*COLUMNS, *costs]]

@@ -24,6 +24,8 @@ from typing import Any
 
 import torch
 
+from supernet.errors import InvalidError
+
 log = logging.getLogger("supernet")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -46,7 +48,7 @@ def load(module: str) -> ModuleType:
     module: a dotted name ('my_package.ops') or a path to a .py file, looked for in the working folder and then beside
     this package, where the files of docs/examples/ are. Raises ValueError where it is not found or cannot be imported.
     """
-    path = _found(module) if is_path(module) else None
+    path = _located(module) if is_path(module) else None
     try:
         with _waiting(f"{module} to be imported"):
             loaded = importlib.import_module(module) if path is None else _import_file(path)
@@ -55,9 +57,10 @@ def load(module: str) -> ModuleType:
     except BaseException as error:
         words = in_words(error)
         remedy = "correct it" if path or ", line " in words else "give a dotted module or a path to a .py file"
-        raise ValueError(f"cannot import '{module}': {words}; {remedy}") from error
+        raise InvalidError("", f"cannot import '{module}': {words}", remedy=remedy) from error
     if not isinstance(loaded, ModuleType):  # a module may replace itself by any object in sys.modules
-        raise ValueError(f"cannot import '{module}': it gives a value of type {type(loaded).__name__}; correct it")
+        found = f"cannot import '{module}': it gives a value of type {type(loaded).__name__}"
+        raise InvalidError("", found, remedy="correct it")
     return loaded
 
 
@@ -70,7 +73,7 @@ def file_of(module: str) -> Path | None:
         parts = Path(module).parts
         files = (Path(str(m.__file__)) for name, m in sys.modules.items() if name.startswith(FILE_PREFIX))
         imported = [file for file in files if file.parts[-len(parts) :] == parts]
-        return _found(module) if len(imported) != 1 else imported[0]
+        return _located(module) if len(imported) != 1 else imported[0]
     file = getattr(load(module), "__file__", None)
     return Path(file) if file else None
 
@@ -89,38 +92,40 @@ def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Cal
     functions = _functions(load(module))
     if function not in functions:
         near = difflib.get_close_matches(function, functions, n=1)
-        raise ValueError(
-            f"'{module}' has no function '{function}', expected {' or '.join(functions) or 'one to be written there'}"
-            + (f". Did you mean '{near[0]}'?" if near else "")
+        raise InvalidError(
+            "",
+            f"'{module}' has no function '{function}'",
+            " or ".join(functions) or "one to be written there",
+            suggestion=near[0] if near else "",
         )
-    found = functions[function]
-    where = f"'{module}': {function}()"
+    own = functions[function]
+    where, call = f"'{module}'", f"{function}()"
     for kind, is_kind in _KINDS_THAT_RETURN_NOTHING.items():
-        if is_kind(found):
-            raise ValueError(f"{where} is {kind}, expected a plain function that returns its result; correct it")
+        if is_kind(own):
+            raise InvalidError(where, f"{call} is {kind}", "a plain function that returns its result", "correct it")
 
     def run(*arguments: Any) -> Any:
-        _check_arguments(where, found, takes, arguments)
-        with failures_named(where), _waiting(f"{where} to return"):
-            value = found(*arguments)
+        _check_arguments(where, own, takes, arguments)
+        with failures_named(call, where), _waiting(f"{where}: {call} to return"):
+            value = own(*arguments)
         if inspect.iscoroutine(value) or inspect.isgenerator(value):
             value.close()  # a coroutine that is never awaited would print a warning
-            raise ValueError(f"{where} returned a {type(value).__name__}, expected its result; correct it")
+            raise InvalidError(where, f"{call} returned a {type(value).__name__}", "its result", "correct it")
         return value
 
     return run
 
 
 @contextmanager
-def failures_named(where: str) -> Iterator[None]:
-    """Turns whatever a user's code raises inside into a ValueError that begins with `where`; only Ctrl-C passes
-    unchanged."""
+def failures_named(call: str, where: str = "") -> Iterator[None]:
+    """Turns whatever a user's code raises inside into an InvalidError that names the call and its place. Only Ctrl-C
+    passes unchanged."""
     try:
         yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise ValueError(f"{where} failed: {in_words(error)}; correct it") from error
+        raise InvalidError(where, f"{call} failed: {in_words(error)}", remedy="correct it") from error
 
 
 def in_words(error: BaseException) -> str:
@@ -154,24 +159,25 @@ def is_path(module: str) -> bool:
     return module.endswith(".py")
 
 
-def _found(file: str) -> Path:
+def _located(file: str) -> Path:
     """The file below the working folder, or else below the checkout. ValueError where it is in neither."""
     for path in (expanded(file), CHECKOUT / file):
         try:
-            found = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it has a NUL character"
-            raise ValueError(f"'{file}' cannot be read ({reason}); expected a .py file") from None
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"'{file}' is a folder, a device or a pipe; expected a .py file")
-        if found.st_size > MOST_BYTES:
-            raise ValueError(f"'{file}' has more than {MOST_BYTES >> 20} MB; expected a .py file")
+            raise InvalidError("", f"'{file}' cannot be read ({reason})", "a .py file") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidError("", f"'{file}' is a folder, a device or a pipe", "a .py file")
+        if status.st_size > MOST_BYTES:
+            raise InvalidError("", f"'{file}' has more than {MOST_BYTES >> 20} MB", "a .py file")
         return path.resolve()
-    raise ValueError(
-        f"no such file '{file}', neither in the working folder nor in {CHECKOUT}; give a dotted module or a path to a "
-        ".py file"
+    raise InvalidError(
+        "",
+        f"no such file '{file}', neither in the working folder nor in {CHECKOUT}",
+        remedy="give a dotted module or a path to a .py file",
     )
 
 
@@ -180,7 +186,8 @@ def expanded(file: str) -> Path:
     try:
         return Path(file).expanduser()
     except RuntimeError:
-        raise ValueError(f"'{file}': there is no home folder of that name; write the path in full") from None
+        found = "there is no home folder of that name"
+        raise InvalidError(f"'{file}'", found, remedy="write the path in full") from None
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -232,7 +239,9 @@ def _check_arguments(where: str, function: Callable[..., object], takes: Sequenc
         signature.bind(*given)
     except TypeError as error:
         expected = f"({', '.join(takes)})" if takes else f"{len(given)} argument{'s' if len(given) != 1 else ''}"
-        raise ValueError(f"{where} takes {signature}, expected it to take {expected}: {error}; correct it") from None
+        raise InvalidError(
+            where, f"{function.__name__}() takes {signature}", f"it to take {expected}: {error}", "correct it"
+        ) from None
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def test_a_multiplier_may_not_make_a_width_too_large(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(QUICK, ["space.feature_mix=60000", "space.width_multiplier=50"])
     message = message_of(validate, SearchConfig, config, "f")
-    assert "width_multiplier: got 50, which makes feature_mix 3000000 channels; expected at most 65536" in message
+    assert "width_multiplier: got 50, which makes feature_mix 3000000 channels, expected at most 65536" in message
 
 
 @pytest.mark.parametrize("weight", [1e300, 1e7])

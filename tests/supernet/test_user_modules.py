@@ -201,7 +201,7 @@ def test_a_path_that_is_no_readable_file_is_one_line(folder):
     (folder / "latin.py").write_bytes("x = 'é'\n".encode("latin-1"))
     with open(folder / "huge.py", "wb") as file:
         file.truncate(1 << 33)
-    special = "is a folder, a device or a pipe; expected a .py file"
+    special = "is a folder, a device or a pipe, expected a .py file"
     for name, says in {
         "folder.py": special, "pipe.py": special, "device.py": special, "loop.py": "cannot be read",
         "nul.py": "null bytes", "latin.py": "SyntaxError", "huge.py": "has more than 16 MB",
