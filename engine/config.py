@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, core_schema
 
 from engine.errors import ConfigError, InvalidError
 from engine.files import in_home, parsed_json, read_text
@@ -30,9 +31,28 @@ MOST_IN_AN_OVERRIDE = 30_000
 """The most characters of an override `key=value`; also the most values in it, with every alias written out."""
 MOST_PARTS = 30
 """The most names in an override's key, which dots separate."""
+IN_PYTHON = "the config"
+"""The place in errors about a configuration that is no file."""
 MOST_DIFFERENCES = 100
 """The most lines that `differences` returns."""
 _LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes, of Linux
+
+
+def _with_lists(schema: Any) -> Any:
+    """Returns a pydantic schema in which a tuple may be given as a list from Python too, as in YAML and JSON.
+
+    Other types stay strict. The schemas of models inside have been treated by their own classes. supernet/space.py has
+    the same function, since neither package imports the other.
+    """
+    if isinstance(schema, list):
+        return [_with_lists(inner) for inner in schema]
+    if not isinstance(schema, dict) or schema.get("type") == "model":
+        return schema
+    inside = {key: _with_lists(value) for key, value in schema.items()}
+    if inside.get("type") != "tuple":
+        return inside
+    given = core_schema.no_info_before_validator_function(lambda v: tuple(v) if isinstance(v, list) else v, inside)
+    return core_schema.json_or_python_schema(json_schema=inside, python_schema=given)
 
 
 class Section(BaseModel):
@@ -42,14 +62,41 @@ class Section(BaseModel):
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Returns pydantic's schema of the model, in which a tuple may be given as a list."""
+        schema = handler(source)
+        model: Any = handler.resolve_ref_schema(schema)
+        while model["type"] != "model":  # the model's own validators are around it
+            model = model["schema"]
+        model["schema"] = _with_lists(model["schema"])
+        return schema
+
 
 class ConfigFile(Section):
     """A whole YAML file."""
 
     @classmethod
-    def read(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
-        """Reads and validates a file, after `overrides` (key.sub=value) have been applied. Raises ConfigError."""
-        return validate(cls, cls.part_of(load_config(path, overrides)), str(path))
+    def read(cls, source: str | Path | Mapping[str, Any] | Self, overrides: Sequence[str] = ()) -> Self:
+        """Returns the validated content of a file, after `overrides` (key.sub=value) have been applied.
+
+        source: the path of the file, or what it would hold, as nested dictionaries in which values may be models too. A
+        whole model is returned as it is. Raises ConfigError, also for overrides of a whole model.
+        """
+        if isinstance(source, cls):
+            if overrides:
+                remedy = "change the model itself, or give a path or a dictionary"
+                raise ConfigError("overrides", f"got {shown(overrides[0])} for a whole {cls.__name__}", remedy=remedy)
+            return source
+        if isinstance(source, Mapping):
+            content = dict(source)
+            for override in overrides:
+                _override(content, override, IN_PYTHON)
+            with _in_words(cls, IN_PYTHON):
+                return cls.model_validate(cls.part_of(content))
+        if not isinstance(source, str | Path):
+            raise ConfigError(IN_PYTHON, f"got {shown(source)}", f"a path, a dictionary or a {cls.__name__}")
+        return validate(cls, cls.part_of(load_config(Path(source), overrides)), str(source))
 
     @classmethod
     def part_of(cls, content: dict[str, Any]) -> dict[str, Any]:
@@ -267,9 +314,16 @@ def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping
         raise ConfigError(source, TOO_DEEP) from None
     except (TypeError, ValueError) as error:
         raise ConfigError(source, str(error)) from None
-    try:
+    with _in_words(model, source):
         # JSON mode: lists become tuples, text becomes paths, "3" stays text
         return model.model_validate_json(text, context=context)
+
+
+@contextmanager
+def _in_words(model: type[BaseModel], source: str) -> Iterator[None]:
+    """Turns a ValidationError of `model` raised inside into a ConfigError about `source`."""
+    try:
+        yield
     except ValidationError as error:
         errors = error.errors(include_url=False)
         if errors[0]["type"] == "json_invalid":  # json.dumps wrote it, so only its depth can be wrong
@@ -283,8 +337,9 @@ def keys_of(model: type[BaseModel]) -> frozenset[str]:
 
 
 @contextmanager
-def naming(source: Path, keys: Collection[str]) -> Iterator[None]:
-    """Names `source` in a ConfigError raised inside whose place begins with one of the `keys` of that file.
+def naming(source: object, keys: Collection[str]) -> Iterator[None]:
+    """Names `source` in a ConfigError raised inside whose place begins with one of the `keys` of that file. If `source`
+    is no path, the error is left as it is.
 
     For settings whose fault only shows when they are used, far from the file: missing data, a missing device.
     """
@@ -292,7 +347,8 @@ def naming(source: Path, keys: Collection[str]) -> Iterator[None]:
         yield
     except ConfigError as error:
         section, _, rest = error.where.partition(".")
-        if f"{section}.{re.split('[.:]', rest, maxsplit=1)[0]}" not in keys:
+        named = f"{section}.{re.split('[.:]', rest, maxsplit=1)[0]}" in keys
+        if not named or not isinstance(source, str | Path):
             raise
         raise error.within(str(source)) from error
 

@@ -323,7 +323,10 @@ def shown(value: object, most: int = 60) -> str:
     if isinstance(value, str):
         text = repr(value)
     else:
-        text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=1 << 30, allow_unicode=True)
+        try:
+            text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=1 << 30, allow_unicode=True)
+        except yaml.representer.RepresenterError:  # an object from Python, which no file can hold
+            return f"a value of type {type(value).__name__}"
         text = text.removesuffix("...\n").strip()
     return f"{text[: most - 3]}..." if len(text) > most else text
 

@@ -9,7 +9,17 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, field_validator
 
-from engine.config import Section, UserPath, config_text, differences, keys_of, load_config, naming, validate
+from engine.config import (
+    ConfigFile,
+    Section,
+    UserPath,
+    config_text,
+    differences,
+    keys_of,
+    load_config,
+    naming,
+    validate,
+)
 from engine.errors import CheckpointError, ConfigError, InvalidError
 from engine.wording import shown
 from search.config import SearchConfig
@@ -457,3 +467,64 @@ def test_it_gets_the_name_once_and_other_errors_none():
             raise ConfigError("run.device: x")
     with pytest.raises(CheckpointError, match=r"^run\.device: x$"), naming(Path("a.yaml"), keys):
         raise CheckpointError("run.device: x")
+
+
+# configurations from Python
+
+
+class _Inner(Section):
+    numbers: tuple[int, ...] = ()
+    pairs: tuple[tuple[str, float], ...] = ()
+    place: UserPath | None = None
+
+
+class _Whole(ConfigFile):
+    inner: _Inner
+    names: tuple[Literal["a", "b"], ...] | None = None
+    kinds: tuple[_Inner, ...] = ()
+
+
+def test_a_model_built_in_python_takes_lists_texts_and_dictionaries_as_a_file_does(tmp_path):
+    content = {
+        "inner": {"numbers": [1, 2], "pairs": [["x", 1.5], ["y", 2]], "place": str(tmp_path)},
+        "names": ["a", "b"],
+        "kinds": [{"numbers": [3]}, {}],
+    }
+    read = validate(_Whole, content, "a.yaml")
+    assert _Whole(**content) == _Whole.model_validate(content) == _Whole.read(content) == read
+    assert read.inner.pairs == (("x", 1.5), ("y", 2.0))
+    assert _Inner(place=tmp_path).place == tmp_path
+    assert _Whole.read({"inner": _Inner(numbers=[1]), "kinds": (_Inner(),)}).inner.numbers == (1,)
+
+
+@pytest.mark.parametrize(
+    ("inner", "says"),
+    [
+        ({"numbers": ["1"]}, "the config: inner.numbers.0: got '1', expected a whole number; remove the quotes"),
+        ({"numbers": [1.0]}, "the config: inner.numbers.0: got 1.0, expected a whole number; write 1"),
+        ({"numbers": [True]}, "the config: inner.numbers.0: got true, expected a whole number"),
+        ({"numbers": {1}}, "the config: inner.numbers: got !!set {1: null}, expected a list"),
+        ({"numbers": iter([1])}, "the config: inner.numbers: got a value of type list_iterator, expected a list"),
+        ({"numbers": "12"}, "the config: inner.numbers: got '12', expected a list"),
+        ({"place": 1}, "the config: inner.place: got 1, expected "),
+        ({"number": [1]}, "the config: inner.number: unknown key; accepted here: numbers, pairs, place. Did you mean"),
+        ([], "the config: inner: got [], expected "),
+    ],
+)
+def test_a_dictionary_from_python_is_refused_in_the_words_for_a_file(inner, says):
+    assert says in message_of(_Whole.read, {"inner": inner})
+
+
+def test_overrides_change_a_dictionary_but_not_the_callers_own():
+    content = {"inner": {"numbers": [1]}}
+    assert _Whole.read(content, ["inner.numbers=[2, 3]"]).inner.numbers == (2, 3)
+    assert content == {"inner": {"numbers": [1]}}
+
+
+def test_a_whole_model_is_taken_as_it_is_and_not_with_overrides():
+    whole = _Whole(inner={})
+    assert _Whole.read(whole) is whole
+    assert "overrides: got 'inner.numbers=[1]' for a whole _Whole" in message_of(
+        _Whole.read, whole, ["inner.numbers=[1]"]
+    )
+    assert "the config: got 3, expected a path, a dictionary or a _Whole" in message_of(_Whole.read, 3)
