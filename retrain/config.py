@@ -1,4 +1,4 @@
-"""The retrain YAML: top-level sections data, retrain, run. The space comes with the architecture."""
+"""Defines the YAML file of a retraining: sections data, retrain and run. The space comes with the architecture."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class RetrainSettings(Section):
 
     epochs: int = Field(300, ge=1, le=MOST_EPOCHS)
     batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
-    """All processes together."""
+    """Images in a step, of all processes together."""
     lr: float = Field(0.05, gt=0, le=LARGEST_LR)
-    """Start of the cosine for a batch of 256; scaled linearly with batch_size."""
+    """The learning rate at the start of the cosine, for a batch of 256; it is scaled linearly with batch_size."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Nesterov."""
+    """Nesterov's momentum; 0 turns it off."""
     weight_decay: float = Field(4e-5, ge=0, le=LARGEST_LR)
-    """Not on BN and biases."""
+    """BN and biases have none."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     inherit: UserPath | None = None
-    """A checkpoint of the search: begin with the supernet's weights. Absent: from scratch, with fresh weights."""
+    """A checkpoint of the search, whose weights the training begins with. null: it begins with fresh weights."""
 
 
 class RetrainConfig(ConfigFile):

@@ -1,4 +1,4 @@
-"""The images that an architecture is trained and tested on."""
+"""Opens the images that an architecture is trained and tested on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from supernet.architecture import Architecture
 
 
 def images_for(architecture: Architecture, data: DataConfig) -> Splits:
-    """The set that `data` names, in the shape of the architecture's space. ConfigError where it does not fit."""
+    """Returns the data set that `data` names, in the shape of the architecture's space. Raises ConfigError if it does
+    not fit."""
     return open_images_for(architecture.space.config, data, user_modules.call)
 
 

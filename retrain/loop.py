@@ -1,4 +1,4 @@
-"""Training a derived network from scratch on all training images; the last epoch is what counts."""
+"""Trains a derived network from scratch on all training images. The last epoch is reported, not the best one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from engine.curves.metrics import MetricsLog, accuracy_curves
 from engine.data import Batch, BatchStream, Splits, evaluation_batches
 from engine.device import autocast, memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
-from engine.errors import CheckpointError, Interrupted, UserError
+from engine.errors import CheckpointError, Interrupted, InvalidError, UserError
 from engine.evaluation import Evaluation, accuracy, evaluate
 from engine.files import read_json, write_atomically
 from engine.interrupts import interrupts_between_steps
@@ -38,43 +38,49 @@ from retrain.config import RetrainConfig
 from retrain.data import images_for, own_files
 from retrain.preprocessing import Preprocessing
 from retrain.report import CURVES, log_begin, log_end, predicted_latency
-from retrain.weights import SPACE_KEYS, in_words, layers_of, load_architecture, load_network, refuse_other_network
+from retrain.weights import SPACE_KEYS, architecture_of, in_words, layers_of, load_network, refuse_other_network
 from supernet.architecture import Architecture
 from supernet.network import Network
 
 log = logging.getLogger("retrain")
 
-WEIGHTS, DROPOUT, TRAINING_ORDER = range(3)  # what a random draw is for, beside the run's seed
+# The uses of random numbers. Each is mixed into the run's seed, so that no two uses share their draws.
+WEIGHTS, DROPOUT, TRAINING_ORDER = range(3)
 
 
 @dataclass(frozen=True)
 class RetrainResult:
+    """The trained network and its accuracy."""
+
     architecture: Architecture
     network: nn.Module
+    """The network with the weights of the last step, on the run's device."""
     test: Evaluation
-    """After the last epoch, on the test set. Nothing was selected on it."""
+    """The result on the test set after the last epoch. Nothing was selected on it."""
 
 
 def run_retrain(
-    config_path: Path,
-    architecture_path: Path,
-    out: Path,
+    config: RetrainConfig | str | Path | Mapping[str, Any],
+    architecture: Architecture | str | Path,
+    out: str | Path,
     *,
     resume: bool = False,
     overrides: Sequence[str] = (),
     allow_modules: Collection[str] = (),
     group: Group = ALONE,
 ) -> RetrainResult:
-    """Trains an architecture with the settings of a YAML file; writes config.yaml, curves, checkpoints/, result.json.
+    """Trains an architecture and writes config.yaml, curves, checkpoints/ and result.json into the folder `out`.
 
-    allow_modules: what the architecture's file may import, see `Architecture.from_json`. The processes of `group` share
-    every batch; the first one writes. Raises UserError for anything wrong that the user can mend.
+    config: a YAML file, or its content as dictionaries or a model; `overrides` (key.sub=value) change it. architecture:
+    an architecture, or the path of an architecture.json, whose predicted latency is then shown in TensorBoard.
+    allow_modules: the modules that the architecture's file may import, see `Architecture.from_json`. The processes of
+    `group` share every batch; the first one writes. Raises UserError for anything wrong that the user can mend.
     """
-    config = RetrainConfig.read(config_path, overrides)
-    architecture = load_architecture(architecture_path, allow_modules)
-    with naming(config_path, keys_of(RetrainConfig)), naming(architecture_path, SPACE_KEYS):
-        predicted_ms = predicted_latency(read_json(architecture_path, "an architecture.json"))
-        return retrain(config, architecture, out, resume=resume, group=group, predicted_ms=predicted_ms)
+    settings = RetrainConfig.read(config, overrides)
+    network, path = architecture_of(architecture, allow_modules)
+    with naming(config, keys_of(RetrainConfig)), naming(path, SPACE_KEYS):
+        predicted_ms = None if path is None else predicted_latency(read_json(path, "an architecture.json"))
+        return retrain(settings, network, Path(out), resume=resume, group=group, predicted_ms=predicted_ms)
 
 
 def retrain(
@@ -87,8 +93,11 @@ def retrain(
     predicted_ms: float | None = None,
     shown: bool = True,
 ) -> RetrainResult:
-    """Does the same as run_retrain, from objects. predicted_ms: the network's latency by its search's table, shown in
-    TensorBoard. shown: whether progress is printed."""
+    """Does the same as `run_retrain`, from objects alone.
+
+    predicted_ms: the network's latency by its search's table, shown in TensorBoard; None if it is not known. shown:
+    whether progress is printed.
+    """
     group.share_of(config.retrain.batch_size, "retrain.batch_size")
     device = prepare_device(config.run, group)
     group = group.on(device)
@@ -103,7 +112,7 @@ def retrain(
 
 
 def inputs_of(config: RetrainConfig, architecture: Architecture, images: Splits, out: Path) -> Inputs:
-    """Returns what a retraining depends on beside its config."""
+    """Returns what a retraining depends on beside its config: images, classes, own files and inherited weights."""
     inputs: Inputs = {
         "training images": of_images(images.train),
         "test images": of_images(images.test),
@@ -119,12 +128,13 @@ def inputs_of(config: RetrainConfig, architecture: Architecture, images: Splits,
 
 
 def resolved_training(config: RetrainConfig, architecture: Architecture) -> dict[str, Any]:
-    """What config.yaml of a run holds: with the architecture, so that a resume with another one is refused."""
+    """Returns the content of a run's config.yaml. The architecture is part of it, so that a resume with another one is
+    refused."""
     return config.model_dump(mode="json", exclude_none=True) | {"architecture": json.loads(architecture.to_json())}
 
 
 class _Retrain:
-    """One process's work on a run: opens what has to be closed again."""
+    """One process's part of a training: the network, its optimizer, the stream of batches and the log."""
 
     def __init__(
         self,
@@ -158,8 +168,8 @@ class _Retrain:
         self.step = 0
         self.saved: int | None = None
         """The step of the last checkpoint of this process."""
-        self.test: _Tested | None = None
-        """The last evaluation."""
+        self.test: _Test | None = None
+        """The last evaluation; None before the first one."""
         corrupt = self._restored(*newest) if newest else ()
         self.stream = BatchStream(
             images.train,
@@ -181,22 +191,23 @@ class _Retrain:
         self.reduction = reduce_gradients(list(self.network.parameters()), group)
         self.steps = settings.epochs * self.stream.batches_per_epoch
         if self.step > self.steps:
-            raise CheckpointError(f"{self.checkpoints.folder}, step {self.step}: this training has {self.steps} steps")
+            raise CheckpointError(self._place(self.step), f"this training has {self.steps} steps")
         self.autocast = partial(autocast, run, device)
-        # last: where anything above is refused, the folder stays one without a run
+        # Opened last: if anything above is refused, the folder stays one without a run
         resume_step = self.step if newest else None
         self.metrics = MetricsLog(out, resume_step=resume_step, curves=CURVES) if group.first else None
         if self.metrics and not newest:
             log_begin(self.metrics, config, architecture, out)
 
     def run(self) -> RetrainResult:
+        """Trains to the last step, or until a signal stops it, and closes the stream and the log."""
         settings, run, group = self.config.retrain, self.config.run, self.group
         throughput = Throughput()
         base_lr = settings.lr * settings.batch_size / 256
         try:
             with (
                 Progress(self.steps, self.step, "retrain", shown=self.shown) as progress,
-                interrupts_between_steps(group) as told_to_stop,
+                interrupts_between_steps(group) as signal_to_stop,
             ):
                 self.network.train()
                 while self.step < self.steps:
@@ -217,11 +228,11 @@ class _Retrain:
                             self.metrics.scalars(self.step, scalars)
                         progress.update(self.step, loss=scalars["train/loss"], top1=scalars["train/top1"])
                     self._epoch_end(loss)
-                    if signal := told_to_stop():
+                    if signal := signal_to_stop():
                         self._save(interrupted=True)
                         raise Interrupted(signal, f"step {self.step} of {self.steps} is saved")
             # a finished run that is resumed has no step left
-            final = self.test.of if self.test and self.test.step == self.steps else self._test()
+            final = self.test.scores if self.test and self.test.step == self.steps else self._test()
             if self.metrics:
                 log_end(self.metrics, self.step, self.architecture, final, self.predicted_ms)
                 self.metrics.flush()
@@ -235,11 +246,11 @@ class _Retrain:
         return RetrainResult(self.architecture, self.network, final)
 
     def _train(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch]:
-        """One step: (loss, logits, batch on the device), the first two detached."""
+        """Does one step. Returns its loss () and logits (N, classes), both detached, and the batch on the device."""
         batch = on_device(batch, self.device, self.config.run)
         smoothing = self.config.retrain.label_smoothing
-        found = training_step(self.network, batch, self.optimizer, smoothing, self.autocast, self.reduction)
-        return *found, batch
+        loss, logits = training_step(self.network, batch, self.optimizer, smoothing, self.autocast, self.reduction)
+        return loss, logits, batch
 
     def _epoch_end(self, loss: torch.Tensor) -> None:
         """Evaluates and saves a checkpoint, if they are due after the step just done; an evaluation is always saved."""
@@ -247,7 +258,7 @@ class _Retrain:
         evaluated = self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps
         if evaluated:
             test = self._test()
-            self.test = _Tested(self.step, test)
+            self.test = _Test(self.step, test)
             if self.metrics:
                 figures = accuracy_curves("test", (test.loss, test.top1, test.top5), self.classes)
                 self.metrics.scalars(self.step, figures)
@@ -286,28 +297,31 @@ class _Retrain:
         }
         self.checkpoints.save(self.step, kept)
 
+    def _place(self, step: int) -> str:
+        """Returns the place of a step's checkpoint, for errors."""
+        return f"{self.checkpoints.folder}, step {step}"
+
     @contextmanager
     def _fitting(self, step: int) -> Iterator[None]:
-        """Begins any error about the checkpoint of this step with its folder and step."""
+        """Turns any error about the content of this step's checkpoint into a CheckpointError that names its place."""
         try:
             yield
         except KeyError as error:
-            raise CheckpointError(f"{self.checkpoints.folder}, step {step}: has no {error}") from error
+            raise CheckpointError(self._place(step), f"has no {error}") from error
         except (UserError, RuntimeError, ValueError, TypeError) as error:
-            words = f"does not fit this config: {misfit(error)}"
-            raise CheckpointError(f"{self.checkpoints.folder}, step {step}: {words}") from error
+            raise CheckpointError(self._place(step), f"does not fit this config: {misfit(error)}") from error
 
     def _restored(self, step: int, checkpoint: dict[str, Any]) -> tuple[int, ...]:
         """Restores the state from the checkpoint of this step and returns its unreadable files. Raises CheckpointError
         if it does not fit."""
-        refuse_other_network(checkpoint, self.architecture, f"{self.checkpoints.folder}, step {step}")
+        refuse_other_network(checkpoint, self.architecture, self._place(step))
         with self._fitting(step):
             state = checkpoint["retrain"]
             net, optimizer, each = state["net"], state["optimizer"], state.get("statistics", [])
             rest = {"step": state["step"], "corrupt": checkpoint["corrupt"], "test": checkpoint.get("test")}
-            plain = validate(_Plain, rest, "the checkpoint")
+            plain = validate(_PlainContent, rest, "the checkpoint")
             if plain.step != step:
-                raise ValueError(f"its name says step {step}, its state is of step {plain.step}")
+                raise InvalidError("", f"its name says step {step}, its state is of step {plain.step}")
             check_module(net, self.network)
             check_optimizer(optimizer, self.optimizer, scheduled=True)
             own = _statistics(self.network)
@@ -318,11 +332,11 @@ class _Retrain:
             if len(each) == self.group.world_size > 1:
                 _set_statistics(self.network, each[self.group.rank])
         self.step = step
-        self.test = _Tested.of_record(plain.test) if plain.test else None
+        self.test = _Test.of_record(plain.test) if plain.test else None
         return plain.corrupt
 
     def _test(self) -> Evaluation:
-        """Each process runs its slices, all with the same BN statistics."""
+        """Evaluates the network on the test set. Each process runs its slices, all with the same BN statistics."""
         self.group.average_statistics(self.network)
         batches: Iterator[Batch] = evaluation_batches(
             self.images.test, self.config.retrain.batch_size, self.config.data.workers, **self.group.slice
@@ -331,15 +345,19 @@ class _Retrain:
 
 
 class _TestRecord(Section):
+    """The last evaluation, in a checkpoint."""
+
     step: int = Field(ge=1)
     loss: float | None
     """The loss; None if it is not a number."""
     top1: float
+    """Percent."""
     top5: float
+    """Percent."""
     images: int
 
 
-class _Plain(Section):
+class _PlainContent(Section):
     """The content of a checkpoint beside tensors and the description of the network."""
 
     step: int = Field(ge=1)
@@ -348,17 +366,19 @@ class _Plain(Section):
 
 
 @dataclass(frozen=True)
-class _Tested:
+class _Test:
     """An evaluation on the test set, and the step after which it was made."""
 
     step: int
-    of: Evaluation
+    scores: Evaluation
 
     def record(self) -> dict[str, Any]:
-        return {"step": self.step, **asdict(self.of), "loss": self.of.loss if math.isfinite(self.of.loss) else None}
+        """Returns plain values for a checkpoint."""
+        loss = self.scores.loss if math.isfinite(self.scores.loss) else None
+        return {"step": self.step, **asdict(self.scores), "loss": loss}
 
     @classmethod
-    def of_record(cls, record: _TestRecord) -> _Tested:
+    def of_record(cls, record: _TestRecord) -> _Test:
         loss = math.nan if record.loss is None else record.loss
         return cls(record.step, Evaluation(loss, record.top1, record.top5, record.images))
 
@@ -374,6 +394,7 @@ def _statistics(network: nn.Module) -> torch.Tensor:
 
 
 def _set_statistics(network: nn.Module, values: torch.Tensor) -> None:
+    """Copies BN's running statistics (numbers,), as `_statistics` returns them, into the network."""
     buffers = _buffers(network)
     for buffer, part in zip(buffers, values.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))

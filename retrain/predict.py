@@ -70,17 +70,14 @@ def predict(
     paths = [Path(path) for path in images] if not isinstance(images, str | Path) else [Path(images)]
     checkpoint, where = read_checkpoint(Path(source))
     if is_from_search(checkpoint):
-        raise CheckpointError(
-            f"{where}: is of a search, whose supernet has no BN statistics; expected a retraining; retrain the "
-            "search's architecture.json first"
-        )
+        found, expected = "is of a search, whose supernet has no BN statistics", "a checkpoint of a retraining"
+        raise CheckpointError(where, found, expected, "retrain the search's architecture.json first")
     loaded = load_network_of(checkpoint, where, allow_modules=allow_modules)
     preprocessing = _preprocessing(checkpoint, where)
     space = loaded.network.architecture.space.config
     if (preprocessing.input_size, preprocessing.channels) != (space.input_size, space.input_channels):
-        raise CheckpointError(
-            f"{where}: its preprocessing is not that of its network; expected a step-*.pt file of a run"
-        )
+        found = "its preprocessing is not that of its network"
+        raise CheckpointError(where, found, "a step-*.pt file of a run")
     names = loaded.classes or tuple(map(str, range(space.classes)))
     place = prepare_device(RunConfig(device=device))
     network = loaded.network.to(place).eval()
@@ -92,13 +89,14 @@ def _preprocessing(checkpoint: dict[str, Any], where: str) -> Preprocessing:
     record = checkpoint.get("preprocessing")
     if not isinstance(record, dict):
         raise CheckpointError(
-            f"{where}: has no preprocessing, so it is of an earlier version, which did not record how images are "
-            "resized; retrain the architecture, or load the network and prepare its input yourself"
+            where,
+            "has no preprocessing, so it is of an earlier version, which did not record how images are resized",
+            remedy="retrain the architecture, or load the network and prepare its input yourself",
         )
     try:
         return validate(Preprocessing, completed(record), f"{where}: preprocessing")
     except ConfigError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError.of(error) from None
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from engine.data.folder import evaluation_transform, shorter_side_of
 from engine.data.images import normalised
 from engine.data.memory import resized
 from engine.data.pictures import UnreadableError, read_picture
-from engine.errors import ConfigError
+from engine.errors import ConfigError, InvalidError
 from supernet.architecture import Architecture
 
 
@@ -43,9 +43,10 @@ class Preprocessing(Section):
     @model_validator(mode="after")
     def channels_fit(self) -> Self:
         if self.colours not in (1, self.channels):
-            raise ValueError(f"got {self.colours} colours for {self.channels} channels, expected as many, or 1")
+            raise InvalidError("colours", f"got {self.colours} for {self.channels} channels", "as many, or 1")
         if not len(self.mean) == len(self.std) == self.channels:
-            raise ValueError(f"got {len(self.mean)} means and {len(self.std)} deviations for {self.channels} channels")
+            found = f"got {len(self.mean)} numbers, and {len(self.std)} of std, for {self.channels} channels"
+            raise InvalidError("mean", found)
         return self
 
     @classmethod
@@ -72,11 +73,12 @@ class Preprocessing(Section):
         """Reads an image file: (1, channels, S, S) float32, S being `input_size`. Raises ConfigError, which begins with
         the path, if it cannot be read as an image with these colours."""
         if self.colours not in (1, 3):
-            raise ConfigError(f"{path}: the network's images have {self.colours} channels, but image files give 1 or 3")
+            found = f"the network's images have {self.colours} channels, but image files give 1 or 3"
+            raise ConfigError(str(path), found)
         try:
             picture = read_picture(str(path), self.colours)
         except UnreadableError as error:
-            raise ConfigError(f"{path}: {error}; expected an image file") from None
+            raise ConfigError.of(error, str(path)) from None
         images = normalised(self._pixels(picture)[None], self.mean[: self.colours], self.std[: self.colours])
         return images.expand(-1, self.channels, -1, -1).contiguous()
 

@@ -1,4 +1,4 @@
-"""Several networks retrained alike, as many at a time as there are cores."""
+"""Retrains several networks with the same settings, as many at a time as there are cores."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def retrain_all(
 ) -> list[Evaluation]:
     """Retrains each architecture into its folder, in a process each, and returns their results on the test images.
 
-    Each result is the one that `retrain` alone gives. config: of a CPU; run.threads is of each process, and with null
-    a network takes all cores, so that they come one after the other. `what` is reported as being done.
-
-    Raises ConfigError for another device, and what `side_by_side` raises.
+    Each result is the one that `retrain` alone gives. run.threads counts for each process; if it is null, a network
+    takes all cores, so that they are trained one after the other. what: the words for this work in a report. Raises
+    ConfigError if the config is not for a CPU, and the errors of `side_by_side`.
     """
     if config.run.device != "cpu":
-        raise ConfigError("run.device: networks are retrained side by side on a CPU alone; set run.device=cpu")
-    cores = worker_count(None)  # of the system and the container
+        found = "networks are retrained side by side on a CPU alone"
+        raise ConfigError("run.device", found, remedy="set run.device=cpu")
+    cores = worker_count(None)  # those that the system and the container allow
     workers = max(1, min(len(architectures), cores // (config.run.threads or cores)))
     report(what, 0, len(architectures))
     done = itertools.count(1)
@@ -43,10 +43,11 @@ def retrain_all(
         (config, a.space.config.model_dump(mode="json"), a.paths, a.name, folder)
         for a, folder in zip(architectures, folders, strict=True)
     ]
-    return side_by_side(_retrain, jobs, workers, lambda place, found: report(what, next(done), len(jobs)))
+    return side_by_side(_retrain, jobs, workers, lambda place, result: report(what, next(done), len(jobs)))
 
 
 def _retrain(config: RetrainConfig, space: dict[str, Any], paths: tuple[int, ...], name: str, out: Path) -> Evaluation:
+    """Retrains one network. Runs in a process of its own, which gets plain values."""
     # validating the space imports the user's own candidates, which a new process does not know
     architecture = Architecture(Space(validate(SpaceConfig, space, "space")), paths, name)
     return retrain(config, architecture, out, shown=False).test

@@ -1,4 +1,4 @@
-"""Networks from files: architecture.json, and weights from a retraining's or a search's checkpoint."""
+"""Loads networks: an architecture from architecture.json, and weights from a retraining's or a search's checkpoint."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ SPACE_KEYS = frozenset(f"space.{key}" for key in SpaceConfig.model_fields)
 """The keys of architecture.json that data may not fit."""
 _NO_MATTER = ("candidate_modules", "dropout")
 """Keys of a space that change no weight: the places of own files, and the dropout."""
+_EXPECTED = "a step-*.pt file of a run"
 
 
 def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Architecture:
@@ -37,8 +38,19 @@ def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Archit
         return Architecture.from_json(text, allow_modules=allow_modules)
 
 
+def architecture_of(
+    architecture: Architecture | str | Path, allow_modules: Collection[str] = ()
+) -> tuple[Architecture, Path | None]:
+    """Returns an architecture that is given as an object or as the path of an architecture.json, and that path. Raises
+    what `load_architecture` raises."""
+    if isinstance(architecture, Architecture):
+        return architecture, None
+    path = Path(architecture)
+    return load_architecture(path, allow_modules), path
+
+
 def is_from_search(checkpoint: dict[str, object]) -> bool:
-    """Whether a checkpoint holds a supernet (of a search) rather than a network (of a retraining)."""
+    """Returns whether a checkpoint holds a supernet, of a search, rather than a network, of a retraining."""
     return "search" in checkpoint
 
 
@@ -65,13 +77,12 @@ def refuse_other_network(checkpoint: Mapping[str, Any], architecture: Architectu
     elif "layers" in checkpoint:
         own = layers_of(architecture)
         changes, wanted = differences({key: checkpoint.get(key) for key in own}, own), in_words(architecture)
-    else:  # of an earlier version, which did not describe the network
+    else:  # an earlier version did not describe the network
         return
     if changes:
-        found = checkpoint.get("network", "another network")
-        raise CheckpointError(
-            f"{where}: is of {found}, not of {wanted}: {'; '.join(changes[:3])}; use the architecture.json of its run"
-        )
+        other = checkpoint.get("network", "another network")
+        found = f"is of {other}, not of {wanted}: {'; '.join(changes[:3])}"
+        raise CheckpointError(where, found, remedy="use the architecture.json of its run")
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -99,10 +110,8 @@ def read_checkpoint(source: Path) -> tuple[dict[str, Any], str]:
     checkpoints = Checkpoints(source / "checkpoints")
     newest = checkpoints.newest()
     if newest is None:
-        raise CheckpointError(
-            f"{source}: has no checkpoint, expected the folder of a run, with checkpoints/step-*.pt; give such a "
-            "folder or file"
-        )
+        expected = "the folder of a run, with checkpoints/step-*.pt"
+        raise CheckpointError(str(source), "has no checkpoint", expected, "give such a folder or file")
     return newest[1], f"{checkpoints.folder}, step {newest[0]}"
 
 
@@ -137,21 +146,18 @@ def load_network_of(
         network.load_state_dict(checkpoint["retrain"]["net"])
     except (KeyError, TypeError) as error:
         lacks = f"has no {error}" if isinstance(error, KeyError) else "holds something else"
-        raise CheckpointError(
-            f"{where}: {lacks}, so it is no checkpoint of a search or a retraining; expected a step-*.pt file of a run"
-        ) from error
+        found = f"{lacks}, so it is no checkpoint of a search or a retraining"
+        raise CheckpointError(where, found, _EXPECTED) from error
     except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{where}: does not fit the architecture: {misfit(error)}") from error
+        raise CheckpointError(where, f"does not fit the architecture: {misfit(error)}") from error
     classes = checkpoint.get("classes")
     if classes is None:
         return Loaded(network, needs_statistics=False)
     if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        raise CheckpointError(f"{where}: its classes are no list of names; expected a step-*.pt file of a run")
+        raise CheckpointError(where, "its classes are no list of names", _EXPECTED)
     if len(classes) != architecture.space.config.classes:
-        raise CheckpointError(
-            f"{where}: has the names of {len(classes)} classes, but its network has "
-            f"{architecture.space.config.classes}; expected a step-*.pt file of a run"
-        )
+        own = architecture.space.config.classes
+        raise CheckpointError(where, f"has the names of {len(classes)} classes, but its network has {own}", _EXPECTED)
     network.class_names = tuple(classes)
     return Loaded(network, needs_statistics=False, classes=tuple(classes))
 
@@ -173,17 +179,15 @@ def pretrained(
     Raises ConfigError if the architecture cannot be read, and CheckpointError if the checkpoint cannot be read, does
     not fit, or is a search's and no `images` are given.
     """
-    if isinstance(architecture, str | Path):
-        architecture = load_architecture(Path(architecture), allow_modules)
+    if architecture is not None:
+        architecture, _ = architecture_of(architecture, allow_modules)
     content, where = read_checkpoint(Path(checkpoint))
     loaded = load_network_of(content, where, architecture, allow_modules)
     if images is not None:
         recalibrate_bn(loaded.network, images)
     elif loaded.needs_statistics:
-        raise CheckpointError(
-            f"{where}: is of a search, whose supernet has no BN statistics; give batches of training images to collect "
-            "them from (images=...), or a retraining's checkpoint"
-        )
+        remedy = "give batches of training images to collect them from (images=...), or a retraining's checkpoint"
+        raise CheckpointError(where, "is of a search, whose supernet has no BN statistics", remedy=remedy)
     return loaded.network.eval()
 
 
@@ -195,8 +199,8 @@ def _own_architecture(checkpoint: dict[str, Any], where: str, allow_modules: Col
     text = checkpoint.get("architecture")
     if not isinstance(text, str):
         why = "is of a search, whose supernet holds many networks" if is_from_search(checkpoint) else "does not say"
-        raise CheckpointError(f"{where}: {why}; say which network: --architecture architecture.json")
+        raise CheckpointError(where, why, remedy="say which network: --architecture architecture.json")
     try:
         return Architecture.from_json(text, allow_modules=allow_modules)
     except ValueError as error:
-        raise CheckpointError(f"{where}: its architecture: {error}") from None
+        raise CheckpointError.of(error, f"{where}: its architecture") from None

@@ -188,8 +188,8 @@ def test_a_preprocessing_of_another_network_is_refused(run, folder, tmp_path):
     record = torch.load(newest_file(run), weights_only=True)["preprocessing"]
     for change, says in (
         ({"input_size": 9}, "its preprocessing is not that of its network"),
-        ({"mean": [0.5]}, "got 1 means and 3 deviations for 3 channels"),
-        ({"colours": 2}, "got 2 colours for 3 channels"),
+        ({"mean": [0.5]}, "preprocessing: mean: got 1 numbers, and 3 of std, for 3"),
+        ({"colours": 2}, "preprocessing: colours: got 2 for 3 channels, expected as many, or 1"),
     ):
         path = rewritten(run, tmp_path, preprocessing=record | change)
         with pytest.raises(CheckpointError, match=says):
@@ -237,7 +237,7 @@ def test_a_pretrained_network_of_a_search_gets_its_bn_statistics_from_images(spa
     with pytest.raises(CheckpointError, match="whose supernet has no BN statistics; give batches of training images"):
         pretrained(architecture, path)
     with pytest.raises(
-        CheckpointError, match="is of a search, whose supernet has no BN statistics; expected a retrain"
+        CheckpointError, match="is of a search, whose supernet has no BN statistics, expected a checkpoint of a"
     ):
         predict(path, folder / "test" / "class0" / "000.png")
     train = images_for(architecture, config_of({"name": "folder", "root": str(folder)}).data).train

@@ -458,6 +458,52 @@ def test_a_finished_run_resumed_reports_the_same(uninterrupted, architecture_fil
     assert_equal_weights(result.network.state_dict(), checkpoint(uninterrupted)[1]["net"])
 
 
+def files_of(run: Path) -> dict[str, str]:
+    """The text files that a run writes, without its speed; names of checkpoints contain the hash of their content."""
+    texts = {name: (run / name).read_text() for name in ("config.yaml", "inputs.json", "result.json")}
+    return texts | {"points": str(points(run)), "checkpoints": str(sorted(p.name for p in run.glob("checkpoints/*")))}
+
+
+@pytest.mark.parametrize("given", ["paths as text", "a dictionary", "a model"])
+def test_objects_and_paths_give_the_same_run(
+    given, uninterrupted, architecture, architecture_file, tmp_path, write_yaml
+):
+    path, out = write_yaml(tmp_path / "retrain.yaml", settings(retrain={"epochs": 3})), tmp_path / "run"
+    shorter = ["retrain.epochs=2"]
+    if given == "paths as text":
+        run_retrain(str(path), str(architecture_file), str(out), overrides=shorter)
+    elif given == "a dictionary":
+        run_retrain(settings(retrain={"epochs": 3}), architecture, out, overrides=shorter)
+    else:
+        run_retrain(RetrainConfig(**settings()), architecture, out)
+    assert files_of(out) == files_of(uninterrupted)
+
+
+def test_an_evaluation_takes_objects_or_paths(uninterrupted, architecture, architecture_file, tmp_path, write_yaml):
+    path, checkpoint_path = write_yaml(tmp_path / "retrain.yaml", settings()), newest_file(uninterrupted)
+    _, scored = evaluate_checkpoint(config_of(), architecture, checkpoint_path)
+    for config in (path, str(path), settings()):
+        assert evaluate_checkpoint(config, str(architecture_file), str(checkpoint_path)) == (architecture, scored)
+    assert evaluate_checkpoint(settings(), None, uninterrupted) == (architecture, scored)
+    fewer = evaluate_checkpoint(path, None, uninterrupted, overrides=["data.fake_images=16"])
+    assert fewer[1].images == 4
+
+
+def test_an_error_names_the_file_of_a_config_and_no_file_of_a_dictionary(architecture, tmp_path, write_yaml):
+    wrong = settings(data={"fake_classes": 3})
+    path = write_yaml(tmp_path / "retrain.yaml", settings(retrain={"batch_size": 64}))
+    with pytest.raises(ConfigError) as error:
+        run_retrain(path, architecture, tmp_path / "run")
+    assert str(error.value).startswith(f"{path}: retrain.batch_size: got 64")
+    with pytest.raises(ConfigError) as error:
+        run_retrain(settings(retrain={"batch_size": 64}), architecture, tmp_path / "run")
+    assert str(error.value).startswith("retrain.batch_size: got 64")
+    (tmp_path / "architecture.json").write_text(architecture.to_json())
+    with pytest.raises(ConfigError) as error:
+        run_retrain(wrong, tmp_path / "architecture.json", tmp_path / "run")
+    assert str(error.value).startswith(f"{tmp_path / 'architecture.json'}: space.classes: ")
+
+
 def test_another_architecture_is_no_resume(uninterrupted, architecture, tmp_path):
     shutil.copytree(uninterrupted, tmp_path / "run")
     other = Architecture(architecture.space, tuple((p + 1) % 2 for p in architecture.paths), architecture.name)
