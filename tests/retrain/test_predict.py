@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from engine.checkpoints import Checkpoints
 from engine.config import validate
 from engine.data import Splits, statistics_batches
 from engine.errors import CheckpointError, ConfigError
+from engine.runs.checkpoints import Checkpoints
 from retrain.config import RetrainConfig
 from retrain.data import images_for
 from retrain.evaluation import evaluate_checkpoint
