@@ -1,4 +1,15 @@
-"""Search space, candidate ops, supernet, architecture and network. Knows nothing of latency, search or training."""
+"""The search space, its candidate ops, the supernet, and the architectures and networks that come out of it.
+
+- `space.py`: the space, read from the YAML section `space`; `catalogue.py`: the candidates by name; `ops.py`: their
+  modules; `own_candidates.py`, `user_modules.py`, `module_names.py`: candidates of the user's own
+- `supernet.py`: the network with every candidate; `blocks.py`: its edges; `gates.py`: the gradient of the gates;
+  `alpha.py`: the architecture parameters; `balance.py`: the order of training in warm-up; `compiled.py`: torch.compile
+- `architecture.py`: one candidate per edge, and architecture.json; `network.py`: the plain network of an architecture;
+  `summary.py`: an architecture as a table
+- `complexity.py`, `activation.py`, `cost.py`: parameters, MACs, peak activation, and their sums over a path
+
+Nothing here imports another package of this project: latency, search and training build on it.
+"""
 
 from supernet.architecture import Architecture
 from supernet.catalogue import CANDIDATES, Candidate, register

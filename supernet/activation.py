@@ -1,8 +1,8 @@
-"""Peak activation memory: how many elements of feature maps a layer needs at once in inference.
+"""Computes the peak activation memory of a layer: how many elements of feature maps it needs at once in inference.
 
-Definition. Run one image through the layer as a derived network does, residual add included. A tensor lives from the op
-that makes it to the last op that reads it. An op's working set is every tensor alive while it runs: its inputs, its
-output, and what a later op still reads, such as the edge's input where it is added at the end, or the tensor that
+One image runs through the layer as in a derived network, residual add included. A tensor lives from the op that makes
+it to the last op that reads it. An op's working set is every tensor alive while it runs: its inputs, its output, and
+tensors that a later op still reads, such as the edge's input if it is added at the end, or the tensor that
 squeeze-excite is going to scale. The layer's working set is the largest one of its ops. An elementwise op (activation,
 residual add, and BN, which runtimes fold into its convolution) writes over an input of its output's size that no later
 op reads, so it needs no second tensor. Weights, views and an op's scratch memory do not count.
@@ -30,17 +30,17 @@ _ELEMENTWISE = {"batch_norm", "hardswish", "hardtanh", "elu", "gelu", "silu", "m
 
 @cache
 def working_set(layer: Layer, settings: OpSettings) -> int:
-    """Elements per image that the layer needs at once, as defined above.
+    """Returns the elements per image that the layer needs at once, as defined above.
 
-    The layer's module runs on the meta device: shapes only, no numbers, and every op inside is seen, also those of your
-    own candidates. Raises ValueError naming a candidate that cannot run there.
+    The layer's module runs on the meta device, which computes shapes without numbers; every op inside is recorded, also
+    those of a user's own candidates. Raises InvalidError, which names the layer, if its module cannot run there.
     """
     settings = replace(settings, running_stats=True)
     try:
         with isolated_rng(0), torch.device("meta"), torch.inference_mode():
             block = Block(layer, settings).eval()
             image = torch.empty(1, layer.c_in, layer.size, layer.size)
-            record = _Recorder(image)
+            record = _LifetimeRecorder(image)
             with record:
                 out = block(image)
     except (NotImplementedError, RuntimeError) as error:
@@ -55,15 +55,15 @@ def working_set(layer: Layer, settings: OpSettings) -> int:
 
 @dataclass(frozen=True)
 class _Step:
-    """One op as it ran. Tensors are known by their storage."""
+    """One op of a layer. A tensor is identified by its storage."""
 
     reads: frozenset[int]
     makes: frozenset[int]
     elementwise: bool
 
 
-class _Recorder(TorchDispatchMode):
-    """Writes down which tensors each op reads and makes, starting from one image."""
+class _LifetimeRecorder(TorchDispatchMode):
+    """Records which tensors each op reads and makes, starting from one image."""
 
     def __init__(self, image: Tensor):
         super().__init__()
@@ -74,7 +74,7 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         reads = frozenset(_storage(t) for t in _tensors((args, kwargs))) & self.elements.keys()
-        if reads:  # anything else is about weights
+        if reads:  # other ops prepare weights
             made = [t for t in _tensors(out) if t.is_floating_point() and _storage(t) not in self.elements]
             self.kept += _tensors(out)
             self.elements |= {_storage(t): t.numel() for t in made}
@@ -84,7 +84,7 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def peak(self, out: Tensor) -> int:
-        """The largest working set of a step; `out` lives to the end."""
+        """Returns the largest working set of a step, in elements; `out` lives to the end."""
         image = next(iter(self.elements))
         born, last = {image: -1}, {image: -1}
         for i, step in enumerate(self.steps):
@@ -102,11 +102,12 @@ class _Recorder(TorchDispatchMode):
 
 
 def _storage(t: Tensor) -> int:
+    """Returns a number that identifies the memory of a tensor; views share it."""
     return int(t.untyped_storage()._cdata)
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """The tensors inside nested lists, tuples and dictionaries."""
+    """Returns the tensors inside nested lists, tuples and dictionaries."""
     return list(_walk(value))
 
 

@@ -1,4 +1,4 @@
-"""An architecture: the immutable choice of one candidate per edge, and its file `architecture.json`."""
+"""Defines an architecture, the immutable choice of one candidate per edge, and its file `architecture.json`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ _KEYS = {"format", "name", "space", "paths", "complexity", "predicted"}
 
 @dataclass(frozen=True)
 class Architecture:
-    """`paths`: one candidate index per searchable edge. Raises ValueError if they do not fit the space."""
+    """One candidate for each edge of a space. Raises InvalidError if the paths do not fit the space."""
 
     space: Space
     paths: tuple[int, ...]
+    """One candidate index per searchable edge."""
     name: str = "unnamed"
 
     def __post_init__(self) -> None:
@@ -37,7 +38,8 @@ class Architecture:
 
     @classmethod
     def from_names(cls, space: Space, names: Sequence[str], name: str = "unnamed") -> Architecture:
-        """`names`: one candidate per edge, fixed edges included. Raises ValueError on a name that an edge lacks."""
+        """Returns the architecture with these candidates, one per edge, fixed edges included. Raises InvalidError if an
+        edge has no such candidate."""
         if len(names) != len(space.edges):
             raise InvalidError(
                 "paths", f"got {len(names)} names", f"{len(space.edges)}, one for each edge of the space"
@@ -56,10 +58,12 @@ class Architecture:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
+        """Every layer, stem and head included."""
         return self.space.layers(self.paths)
 
     @property
     def complexity(self) -> Complexity:
+        """Parameters and MACs of the network."""
         return self.space.complexity(self.paths)
 
     def summary(
@@ -67,12 +71,16 @@ class Architecture:
     ) -> str:
         """Returns a table to print: each layer's op, channels, input size, stride, params and MACs, and the sum.
 
-        costs: further columns, a number for each of `layers`; constants: what a column adds once per network.
+        costs: further columns, with a number for each of `layers`. constants: the number that is added once per network
+        to a column.
         """
         return as_text(table_of(self, costs, constants))
 
     def to_json(self, predicted: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The text of architecture.json. predicted: what each limit's metric is, in whose table and which unit."""
+        """Returns the text of architecture.json.
+
+        predicted: a record for each limit, with its metric, its value and unit, and the latency table that it is from.
+        """
         c = self.complexity
         space = self.space.config
         record = {
@@ -87,10 +95,10 @@ class Architecture:
 
     @classmethod
     def from_json(cls, text: str, *, allow_modules: Collection[str] = ()) -> Architecture:
-        """Rebuilds an architecture from the text of architecture.json. Raises ValueError that names the wrong key.
+        """Returns the architecture that the text of an architecture.json describes.
 
-        allow_modules: the modules of candidates that it may import beside those that are imported already; see
-        `supernet.module_names.permitted`.
+        allow_modules: the modules of candidates that the text may import beside those that are imported already; see
+        `supernet.module_names.permitted`. Raises InvalidError, which names the wrong key.
         """
         record = _parsed(text)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -129,8 +137,8 @@ class Architecture:
 
 
 def _parsed(text: str) -> Any:
-    """Returns the value of a JSON text. Raises ValueError if it is no JSON, or has numbers that are not finite or keys
-    given twice."""
+    """Returns the value of a JSON text. Raises InvalidError if it is no JSON, or has a number that is not finite, or a
+    key that is given twice."""
 
     def finite(written: str) -> float:
         if not math.isfinite(number := float(written)):

@@ -1,9 +1,9 @@
-"""Which candidate trains when, while alpha does not draw the paths: evenly, whatever chance would do.
+"""Draws the paths of warm-up, before alpha draws them, such that the candidates of an edge are trained evenly.
 
 With paths drawn at random, one candidate of an edge would be trained more often than another and look better for it.
 FairNAS (arXiv 1907.01845, Sec. 3.2) trains each equally often. Here the candidates that look at one pixel alone (skip,
 proj, conv_k1) are trained half as often: a network with few other layers has little in common with the networks that a
-search is about, and every step that trains such a one is missing to them (docs/results.md).
+search looks for, and steps spent on it are lost to them (docs/results.md).
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from supernet.space import Space
 
 
 def training_slots(space: Space) -> Tensor:
-    """(searchable edges, S) int64: each edge's candidates as often as they are trained in a block of S, -1 behind them.
+    """Returns the candidates of each edge, each as often as it is trained in a block of S steps: (searchable edges, S)
+    int64, filled up with -1.
 
-    Once each; where an edge has spatial candidates and others, the spatial ones twice.
+    A candidate is listed once; if an edge has both spatial candidates and others, the spatial ones are listed twice.
     """
     rows = []
     for edge in space.searchable:
         spatial = [layer.spec.spatial for layer in edge.layers]
-        times = [1 + (of_it and not all(spatial)) for of_it in spatial]
+        times = [2 if is_spatial and not all(spatial) else 1 for is_spatial in spatial]
         rows.append([i for i, count in enumerate(times) for _ in range(count)])
     slots = torch.full((len(rows), max(map(len, rows), default=0)), -1, dtype=torch.int64)
     for e, row in enumerate(rows):
@@ -33,10 +34,10 @@ def training_slots(space: Space) -> Tensor:
 
 
 def balanced_paths(slots: Tensor, block: torch.Generator, position: int) -> tuple[int, ...]:
-    """One path of a block of S. Paths of two positions take different slots of an edge, and edges are independent.
+    """Returns the path at one position of a block of S steps. Edges are independent.
 
-    slots (E, S): of `training_slots`. An edge with n of them takes each floor(S / n) or ceil(S / n) times in a block.
-    block: a generator seeded alike for all S positions of a block.
+    slots (E, S): as `training_slots` returns them. An edge that has n slots takes each of them floor(S / n) or
+    ceil(S / n) times in a block. block: a generator with the same seed for all S positions of a block.
     """
     edges, most = slots.shape
     filled = slots >= 0

@@ -1,4 +1,4 @@
-"""The edge of a derived network (one op) and of a supernet (all candidates), and the chain that both share."""
+"""Defines the edge of a derived network (one op), the edge of a supernet (all candidates), and the chain of both."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ Call = Callable[[nn.Module, Tensor], Tensor]
 
 
 def build_op(layer: Layer, settings: OpSettings) -> nn.Module:
+    """Returns the module of a layer's op, without the residual add."""
     return layer.spec.build(layer.c_in, layer.c_out, layer.stride, settings)
 
 
 class Block(nn.Module):
-    """An edge with its op chosen: o(x), plus x where residual. (N, C_in, H, W) -> (N, C_out, H', W')."""
+    """An edge with a single op o: o(x), plus x if it is residual. (N, C_in, H, W) -> (N, C_out, H', W')."""
 
     def __init__(self, layer: Layer, settings: OpSettings):
         super().__init__()
@@ -36,28 +37,34 @@ class Block(nn.Module):
 
 
 class MixedEdge(nn.Module):
-    """An edge with all its candidates: sum_i g_i o_i(x), plus x where residual (Eq. 2)."""
+    """An edge with all its candidates: sum_i g_i o_i(x), plus x if it is residual (Eq. 2).
+
+    (N, C_in, H, W) -> (N, C_out, H', W').
+    """
 
     def __init__(self, edge: Edge, settings: OpSettings):
         super().__init__()
         self.ops = nn.ModuleList(build_op(layer, settings) for layer in edge.layers)
         self.residual = edge.residual
         self.compiled: dict[int, Call] = {}
-        """What runs a candidate in place of its module where a graph is kept (supernet/compiled.py)."""
+        """The compiled programs by candidate, which run in place of the modules if a graph is kept
+        (supernet/compiled.py)."""
 
     def forward(self, x: Tensor, path: int) -> Tensor:
-        """Only the sampled candidate runs."""
+        """Computes the edge with the candidate `path` alone."""
         return self._run(x, path)[0]
 
     def gated(self, x: Tensor, path: int, gates: Tensor, compared: Iterable[int]) -> Tensor:
-        """As forward; the backward pass also gives dL/dg of the `compared` candidates to `gates` (candidates,)."""
+        """Computes the same as forward. The backward pass also gives `gates` (candidates,) the gradients dL/dg of the
+        `compared` candidates."""
         out, o = self._run(x, path)
         detached = None if o is None else o.detach()
         echo: Tensor = GateGradient.apply(out, gates, x, detached, list(self.ops), path, compared)
         return echo
 
     def keeping_all(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Mode `full`: every candidate runs and is kept for autograd."""
+        """Computes the edge with every candidate, whose outputs are kept for autograd (mode `full`). gates:
+        (candidates,)."""
         out = x if self.residual else None
         for i, op in enumerate(self.ops):
             if not isinstance(op, Zero):
@@ -67,7 +74,7 @@ class MixedEdge(nn.Module):
         return out
 
     def _run(self, x: Tensor, path: int) -> tuple[Tensor, Tensor | None]:
-        """(edge output, op output); the latter None for Zero."""
+        """Returns the outputs of the edge and of its op; the latter is None for Zero."""
         op = self.ops[path]
         if isinstance(op, Zero):
             return x, None
@@ -77,7 +84,7 @@ class MixedEdge(nn.Module):
 
 
 class Chain(nn.Module):
-    """Stem, edges, head. Supernet and Network are chains that differ in their edges only."""
+    """A stem, edges and a head. Supernet and Network are chains that differ in their edges only."""
 
     def __init__(self, space: Space, edges: Iterable[nn.Module], settings: OpSettings):
         super().__init__()
@@ -88,9 +95,10 @@ class Chain(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Kaiming normal, fan-out, for convolutions; 1 and 0 for BN; uniform in 1/sqrt(fan_in) and 0 for linear layers.
+    """Initialises weights: Kaiming normal with fan-out for convolutions, 1 and 0 for BN's scale and shift, uniform in
+    +-1/sqrt(fan_in) for linear layers, and 0 for the biases of both.
 
-    Other parameters (of users' own ops) keep what their constructor gave them. Draws from torch's global generator.
+    Other parameters, of users' own ops, keep their values. Draws from torch's global generator.
     """
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
@@ -109,7 +117,8 @@ def init_weights(module: nn.Module) -> None:
 
 @contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
-    """Seed torch's global CPU generator inside, restore it outside: constructors leave no trace in a run's state."""
+    """Seeds torch's global CPU generator, and restores its state at the end, so that constructors do not change the
+    random numbers of a run."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too, for good
         yield

@@ -1,4 +1,4 @@
-"""Every candidate op, each known by one string, registered in one place: `CANDIDATES`.
+"""Registers the candidate ops. Each is known by one string, its key in `CANDIDATES`.
 
 To add one from outside the package, see docs/extending/candidate.md.
 """
@@ -20,14 +20,14 @@ from supernet.user_modules import load
 
 
 class Candidate(ABC):
-    """An op before it has channels. `str(candidate)` is its only name: in YAML, latency tables, architecture.json.
+    """An op before it has channels. `str(candidate)` is its only name, in YAML, latency tables and architecture.json.
 
-    Instances are immutable and hashable (frozen dataclasses).
+    Subclasses are frozen dataclasses, so that candidates are immutable and hashable.
     """
 
     @abstractmethod
     def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
-        """The module (N, c_in, H, W) -> (N, c_out, ceil(H / stride), ceil(W / stride)), without the residual add.
+        """Returns a module (N, c_in, H, W) -> (N, c_out, ceil(H / stride), ceil(W / stride)), without the residual add.
 
         Its convolutions and BN should come from `supernet.ops`, or take eps, momentum and running statistics from
         `settings`. Its forward must not change its input in place.
@@ -35,20 +35,21 @@ class Candidate(ABC):
 
     @abstractmethod
     def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
-        """Parameters and MACs on a `size` x `size` input, as defined in supernet/complexity.py."""
+        """Returns the parameters, and the MACs on a `size` x `size` input, as defined in supernet/complexity.py."""
 
     @property
     def spatial(self) -> bool:
-        """Whether it looks at more than one pixel at a time. One that does not leaves the network without a layer that
-        matters, and has little to learn itself: a supernet is trained half as often with it (supernet/balance.py)."""
+        """Whether an output pixel depends on more than one input pixel. Candidates without that property are trained
+        half as often in a supernet, since they have little to learn (supernet/balance.py)."""
         return True
 
     def why_illegal(self, c_in: int, c_out: int, stride: int, residual: bool) -> str | None:
-        """What forbids this op on such an edge, as the end of a sentence; None where it is legal."""
+        """Returns the reason why this op is illegal on such an edge, as the end of a sentence; None if it is legal."""
         return None
 
 
 CANDIDATES: dict[str, Candidate] = {}
+"""Every registered candidate by its name."""
 
 MOST_OF_A_NAME = 100
 _NAME = re.compile(rf"[^\s+@]{{1,{MOST_OF_A_NAME}}}")
@@ -57,7 +58,7 @@ C = TypeVar("C", bound=type[Candidate])
 
 
 def register(**fields: Iterable[Any]) -> Callable[[C], C]:
-    """Class decorator: enter an instance into CANDIDATES for each combination of the given field values.
+    """Returns a class decorator that enters an instance into CANDIDATES for each combination of the field values.
 
     Raises ValueError if a name is taken by another class, or cannot be a name; TypeError if the class is no candidate.
     """
@@ -83,21 +84,21 @@ def register(**fields: Iterable[Any]) -> Callable[[C], C]:
 
 
 def import_candidates(module: str) -> None:
-    """Import a user's module so that its `@register` lines run, once per process.
+    """Imports a user's module, once per process, so that its `@register` lines run.
 
-    module: as for `supernet.user_modules.load`, which raises ValueError; nothing is registered then.
+    module: as for `supernet.user_modules.load`. If that raises InvalidError, nothing is registered.
     """
     before = dict(CANDIDATES)
     try:
         load(module)
-    except ValueError:  # as if it had never been named: corrected and imported again, it must not clash with itself
+    except ValueError:  # undone, since a corrected module that is imported again must not clash with itself
         CANDIDATES.clear()
         CANDIDATES.update(before)
         raise
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, never below 90 % of `channels` (the rounding of MobileNetV2's authors)."""
+    """Returns the nearest multiple of `divisor` that is at least 90 % of `channels`, as MobileNetV2's authors round."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
@@ -109,6 +110,8 @@ def _ceil_div(size: int, stride: int) -> int:
 @register(kernel_size=(3, 5, 7), expand=(1, 2, 3, 4, 5, 6), se=(False, True))
 @dataclass(frozen=True)
 class MBConvSpec(Candidate):
+    """`mbconv_k3_e6`, `mbconv_k3_e6_se`: an inverted residual (supernet.ops.MBConv), with squeeze-excite if `se`."""
+
     kernel_size: int
     expand: int
     se: bool = False
@@ -117,7 +120,8 @@ class MBConvSpec(Candidate):
         return f"mbconv_k{self.kernel_size}_e{self.expand}" + ("_se" if self.se else "")
 
     def squeezed(self, c_in: int) -> int | None:
-        """Width of the squeeze: a quarter of the hidden channels, rounded to 8 (MobileNetV3)."""
+        """Returns the channels inside squeeze-excite, None without it: a quarter of the hidden channels, rounded to 8
+        (MobileNetV3, arXiv 1905.02244)."""
         return make_divisible(c_in * self.expand / 4) if self.se else None
 
     def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
@@ -141,7 +145,7 @@ class MBConvSpec(Candidate):
 @register()
 @dataclass(frozen=True)
 class SkipSpec(Candidate):
-    """The paper's Zero on a residual edge: the edge computes x."""
+    """`skip`: the paper's Zero on a residual edge, which then returns its input."""
 
     spatial = False
 
@@ -161,7 +165,7 @@ class SkipSpec(Candidate):
 @register()
 @dataclass(frozen=True)
 class ProjSpec(Candidate):
-    """1x1 conv-BN that changes the shape."""
+    """`proj`: a 1x1 convolution and BN, which change the shape."""
 
     spatial = False
 
@@ -178,7 +182,7 @@ class ProjSpec(Candidate):
 @register(kernel_size=(1, 3, 5))
 @dataclass(frozen=True)
 class ConvSpec(Candidate):
-    """conv-BN-act."""
+    """`conv_k3`: a convolution, BN and the activation."""
 
     kernel_size: int
 
@@ -199,6 +203,8 @@ class ConvSpec(Candidate):
 @register(kernel_size=(3, 5, 7))
 @dataclass(frozen=True)
 class SepConvSpec(Candidate):
+    """`sepconv_k3`: a depthwise convolution and a 1x1 convolution (supernet.ops.SepConv)."""
+
     kernel_size: int
 
     def __str__(self) -> str:
@@ -216,7 +222,7 @@ class SepConvSpec(Candidate):
 @register(kind=("avg", "max"))
 @dataclass(frozen=True)
 class PoolSpec(Candidate):
-    """3x3 pooling; padding never counts into an average."""
+    """`avgpool_k3`, `maxpool_k3`: 3x3 pooling. Padding does not count into an average."""
 
     kind: str
 
@@ -235,17 +241,21 @@ class PoolSpec(Candidate):
         return None if c_in == c_out else f"pooling cannot change {c_in} channels into {c_out}"
 
 
-# The ops outside the chain of edges have names of their own, so that tables and errors can speak of them.
+# The ops outside the chain of edges have names of their own, by which tables and errors refer to them.
 
 
 @dataclass(frozen=True)
 class StemSpec(ConvSpec):
+    """The first convolution, BN and the activation."""
+
     def __str__(self) -> str:
         return f"stem_k{self.kernel_size}"
 
 
 @dataclass(frozen=True)
 class FeatureMixSpec(ConvSpec):
+    """The last 1x1 convolution, BN and the activation."""
+
     kernel_size: int = 1
 
     def __str__(self) -> str:
@@ -254,6 +264,8 @@ class FeatureMixSpec(ConvSpec):
 
 @dataclass(frozen=True)
 class PoolClassifierSpec(Candidate):
+    """The global average pool and the classifier, with dropout between them."""
+
     dropout: float = 0.0
 
     def __str__(self) -> str:

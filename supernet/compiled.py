@@ -1,4 +1,4 @@
-"""Candidates through torch.compile: one program for each distinct shape, kept where it is faster."""
+"""Compiles candidates with torch.compile: one program for each distinct layer, which is kept if it is faster."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from supernet.space import Layer
 from supernet.supernet import Supernet
 
 FASTER = 0.97
-"""Compiled over eager time from which on a program is kept: a gain below the noise of a timing is none."""
+"""The largest ratio of compiled to eager time at which a program is kept. Smaller gains are within a timing's noise."""
 WARM_UP, PAIRS = 3, 15
-"""Steps of each kind that are not timed, and that are."""
+"""The numbers of untimed steps and of timed steps of each kind."""
 
 
 class CompileError(RuntimeError):
-    """torch.compile works for no candidate here."""
+    """torch.compile works for none of the candidates here."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What compiling brought for one distinct layer."""
+    """The result of compiling one distinct layer."""
 
     layer: Layer
     ratio: float | None
-    """Time of forward and backward, compiled over eager; None where torch.compile cannot do this op."""
+    """Compiled over eager time of a forward and a backward pass; None if torch.compile cannot translate this op."""
     kept: bool
+    """Whether the supernet uses the program."""
 
 
 def compile_candidates(
@@ -47,28 +48,28 @@ def compile_candidates(
     agree: Callable[[list[float | None]], list[float | None]] = lambda ratios: ratios,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Trial]:
-    """Compile every distinct candidate and let `net` run those that gain; again from scratch if called twice.
+    """Compiles every distinct candidate, makes `net` use the programs that are faster, and returns the trials.
 
-    images (N, C, H, W): a batch as the search has them; other sizes would be compiled anew. precision: the autocast
-    that the search steps in. faster: the ratio up to which a program is kept. Compiled candidates run where a graph is
-    kept; without one (gates of candidates that did not run, REINFORCE's samples) they stay eager, which on a CPU folds
-    BN. agree: makes the ratios, in the order of the layers, the same in several processes, which have to keep the same
-    programs: gradients come in another order from a program. Weights and their gradients are untouched. Raises
-    CompileError.
+    images (N, C, H, W): a batch of the search's size; other sizes would be compiled anew. precision: the autocast of
+    the search's steps. faster: the ratio up to which a program is kept. agree: makes the ratios, in the order of the
+    layers, the same in several processes, which have to keep the same programs, since gradients come in another order
+    from a program. Programs run if a graph is kept. Without one (gates of candidates that did not run, REINFORCE's
+    samples) candidates stay eager, since BN can then be folded on a CPU. Weights and their gradients do not change. A
+    second call compiles anew. Raises CompileError.
     """
     inputs, places = edge_inputs(net, images, precision), distinct_candidates(net)
     programs = {
         layer: torch.compile(own_code(f"candidate{i}"), fullgraph=True, dynamic=False) for i, layer in enumerate(places)
     }
-    found: list[float | str] = []
+    results: list[float | str] = []
     for done, (layer, (e, i)) in enumerate(places.items()):
-        found.append(compared(programs[layer], copy.deepcopy(mixed_edges(net)[e].ops[i]), inputs[e], precision))
+        results.append(compared(programs[layer], copy.deepcopy(mixed_edges(net)[e].ops[i]), inputs[e], precision))
         if progress:
             progress(done + 1, len(places))
-    reasons = [reason for reason in found if isinstance(reason, str)]
-    if len(reasons) == len(found) > 0:
+    reasons = [reason for reason in results if isinstance(reason, str)]
+    if len(reasons) == len(results) > 0:
         raise CompileError(reasons[0])
-    ratios = agree([None if isinstance(value, str) else value for value in found])
+    ratios = agree([None if isinstance(value, str) else value for value in results])
     kept = [ratio is not None and ratio <= faster for ratio in ratios]
     trials = [Trial(*values) for values in zip(places, ratios, kept, strict=True)]
     chosen = {trial.layer: programs[trial.layer] for trial in trials if trial.kept}
@@ -78,23 +79,26 @@ def compile_candidates(
 
 
 def mixed_edges(net: Supernet) -> list[MixedEdge]:
+    """Returns the supernet's edges with their type."""
     return [edge for edge in net.edges if isinstance(edge, MixedEdge)]
 
 
 def distinct_candidates(net: Supernet) -> dict[Layer, tuple[int, int]]:
-    """Every candidate layer that computes something, with the first (edge, candidate) that has it."""
-    found: dict[Layer, tuple[int, int]] = {}
+    """Returns every candidate layer that computes something, with the indices of the first edge and candidate that have
+    it."""
+    places: dict[Layer, tuple[int, int]] = {}
     for e, (edge, mixed) in enumerate(zip(net.space.edges, mixed_edges(net), strict=True)):
         for i, layer in enumerate(edge.layers):
             if not isinstance(mixed.ops[i], Zero):
-                found.setdefault(layer, (e, i))
-    return found
+                places.setdefault(layer, (e, i))
+    return places
 
 
 def edge_inputs(
     net: Supernet, images: Tensor, precision: Callable[[], AbstractContextManager[object]]
 ) -> Sequence[Tensor]:
-    """What each edge gets, in the layout and precision that it gets it in, as a leaf that wants a gradient."""
+    """Returns the input of each edge (N, C, H, W), in the layout and precision of the search's steps, as a leaf that
+    requires a gradient."""
     inputs = []
     with torch.no_grad(), precision():  # without a graph nothing compiled runs
         x = net.stem(images)
@@ -105,18 +109,19 @@ def edge_inputs(
 
 
 def run_op(op: nn.Module, x: Tensor) -> Tensor:
+    """Returns op(x). The module is an argument, so that layers of equal shape share a compiled program."""
     out: Tensor = op(x)
     return out
 
 
 def own_code(name: str) -> Call:
-    """`run_op` with a code object of its own: torch keeps its programs by code object, would search all of them at each
-    call, and gives up after eight. The module is an argument, so that layers of equal shape share a program."""
+    """Returns `run_op` with a code object of its own, since torch keeps its programs by code object, searches all of
+    them at each call, and gives up after eight."""
     return FunctionType(run_op.__code__.replace(co_name=name), run_op.__globals__)
 
 
 def reason_of(error: torch._dynamo.exc.TorchDynamoException) -> str:
-    """Why torch.compile has failed, in a line."""
+    """Returns the reason why torch.compile has failed, in one line."""
     cause = error.inner_exception if isinstance(error, torch._dynamo.exc.BackendCompilerFailed) else error
     return str(cause).strip().partition("\n")[0]
 
@@ -124,10 +129,12 @@ def reason_of(error: torch._dynamo.exc.TorchDynamoException) -> str:
 def compared(
     program: Call, op: nn.Module, x: Tensor, precision: Callable[[], AbstractContextManager[object]]
 ) -> float | str:
-    """Median ratio of `program` to eager, forward and backward; the reason where torch.compile cannot do it."""
+    """Returns the median ratio of compiled to eager time of a forward and a backward pass, or the reason if
+    torch.compile cannot translate the op."""
     weights = [p for p in op.parameters() if p.requires_grad]
 
     def seconds(call: Call) -> float:
+        """Times one forward and backward pass."""
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
         start = time.perf_counter()

@@ -1,4 +1,5 @@
-"""The gradient of binarized gates: dL/dg_i = <dL/dout, o_i(x)> for candidates that did not run (Sec. 3.2)."""
+"""Computes the gradient of binarized gates, dL/dg_i = <dL/dout, o_i(x)>, also for candidates that did not run
+(Sec. 3.2)."""
 
 from __future__ import annotations
 
@@ -12,17 +13,17 @@ from supernet.ops import InputMoments, MBConv, Zero
 
 
 def inner_product(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b>, accumulated in float32 or better."""
+    """Returns <a, b>, accumulated in float32 or better: ()."""
     wide = torch.promote_types(a.dtype, torch.float32)
     return (a.to(wide) * b).sum()  # the product converts b to float32 while reading it, without a copy on a GPU
 
 
 class GateGradient(torch.autograd.Function):
-    """Echo an edge's output; in backward, hand the gates dL/dg.
+    """Returns an edge's output unchanged; its backward pass gives the gates their gradient dL/dg.
 
     It is attached to the output AFTER the residual add: dL/d(x + o) = dL/do, and the op's own autograd graph stays
     outside, as data-parallel hooks need it. Candidates that did not run are evaluated in the backward pass on the saved
-    input, without graph, one after the other, and forgotten: the memory of a single path.
+    input, without graph, one after the other, so that the memory is that of a single path.
     """
 
     @staticmethod
@@ -38,7 +39,7 @@ class GateGradient(torch.autograd.Function):
     ) -> Tensor:
         """out (N, C, H', W'), gates (candidates,), x (N, C_in, H, W) -> out.
 
-        active_output: o_active(x) before the residual add, None where the active op is Zero.
+        active_output: o_active(x) before the residual add, None if the active op is Zero.
         compared: the candidates whose gate gets its gradient; the others get 0.
         """
         ctx.ops, ctx.active, ctx.compared = ops, active, tuple(compared)
@@ -53,6 +54,7 @@ class GateGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        """dL/dout (N, C, H', W') -> dL/dout, and dL/dg (candidates,) for the gates."""
         x, active_output = ctx.saved_tensors
         d_gates = ctx.gates_like.clone()
         device_type, dtype, enabled = ctx.autocast

@@ -17,13 +17,13 @@ from supernet.user_modules import CHECKOUT, FILE_PREFIX, expanded, is_path
 
 
 def permitted(modules: Sequence[str], allowed: Collection[str], called: Collection[str] = ()) -> tuple[str, ...]:
-    """Returns what `load` may import for each module that a file from elsewhere names. Raises ValueError naming the
-    others.
+    """Returns the name that `load` may import for each module that a file from elsewhere names. Raises InvalidError,
+    which lists the modules that are not allowed.
 
-    allowed: what the user allows: the same names, or paths that end with the path in the file; such a path then decides
-    which file is imported. A module that this process has imported already needs no permission, since importing it
-    again runs nothing, unless it is in `called`, the modules whose functions will be called. A path that leads out of
-    the working folder (absolute, `..`, `~`) always needs permission, word for word.
+    allowed: the modules that the user allows, by the same names, or by paths that end with the path in the file; such a
+    path then decides which file is imported. A module that this process has imported already needs no permission, since
+    importing it again runs nothing, unless it is in `called`, the modules whose functions will be called. A path that
+    leads out of the working folder (absolute, `..`, `~`) always needs permission, word for word.
     """
     files = [str(m.__file__) for name, m in sys.modules.items() if name.startswith(FILE_PREFIX)]
     known = {path: expanded(path).resolve().parts for path in (*filter(is_path, allowed), *sorted(files))}
@@ -61,8 +61,11 @@ def _leaves(module: str) -> bool:
 
 
 def _permitted(module: str, allowed: Collection[str], called: bool, known: Mapping[str, tuple[str, ...]]) -> str | None:
-    """Returns what `load` may import for one module, None if it is not allowed. known: the parts of each path that is
-    allowed or imported, without links, the allowed ones first."""
+    """Returns the name that `load` may import for one module, None if it is not allowed.
+
+    called: whether the module's functions will be called. known: the parts of each path that is allowed or imported,
+    without links, the allowed ones first.
+    """
     if module in allowed:
         return module
     if not is_path(module):

@@ -1,4 +1,4 @@
-"""The plain network of an architecture."""
+"""Defines the plain network of an architecture."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ class Network(Chain):
 
     @property
     def reading_names(self) -> dict[str, str]:
-        """Returns a readable name for each edge's module, grouped by stage: {"edges.3": "stage1/0.mbconv_k3_e6"}."""
+        """A readable name for each edge's module, grouped by stage: {"edges.3": "stage1/0.mbconv_k3_e6"}."""
         pairs = zip(self.architecture.space.edges, self.architecture.names, strict=True)
         return {f"edges.{i}": f"{edge.name.replace('.', '/')}.{op}" for i, (edge, op) in enumerate(pairs)}
 
     def forward(self, images: Tensor) -> Tensor:
+        """images (N, C, H, W) -> logits (N, classes)."""
         x = self.stem(images)
         for edge in self.edges:
             x = edge(x)
@@ -43,9 +44,10 @@ class Network(Chain):
 
     @classmethod
     def inherit(cls, supernet: Supernet, architecture: Architecture) -> Network:
-        """The derived network with copies of the supernet's weights, on its device; BN statistics are still to collect.
+        """Returns the derived network with copies of the supernet's weights, on the supernet's device.
 
-        Raises ValueError if the architecture is not of the supernet's space.
+        Its BN statistics are fresh and must be collected before it is evaluated (engine.evaluation.recalibrate_bn).
+        Raises InvalidError if the architecture is not of the supernet's space.
         """
         if architecture.space != supernet.space:
             raise InvalidError("", "the architecture's space is not the supernet's")
@@ -63,7 +65,10 @@ class Network(Chain):
 
 
 def _name_in_supernet(name: str, chosen: list[int]) -> str:
-    """`edges.3.op.conv.weight` -> `edges.3.ops.<path of edge 3>.conv.weight`."""
+    """Returns a weight's name in the supernet: `edges.3.op.conv.weight` is `edges.3.ops.<path of edge 3>.conv.weight`.
+
+    chosen: the candidate of each edge.
+    """
     if not name.startswith("edges."):
         return name
     _, e, _, rest = name.split(".", 3)

@@ -1,4 +1,4 @@
-"""The modules behind the candidates.
+"""Defines the modules of the candidates.
 
 N batch, C channels, H W input size, H' = ceil(H / stride), W' = ceil(W / stride). No op adds its input: the residual
 add belongs to the edge (supernet/blocks.py).
@@ -17,26 +17,30 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU, "
 
 @dataclass(frozen=True)
 class OpSettings:
-    """What every op of a space shares."""
+    """The settings that all ops of a space share."""
 
     activation: str = "relu6"
+    """A key of ACTIVATIONS."""
     bn_eps: float = 1e-3
     bn_momentum: float = 0.1
     running_stats: bool = True
-    """False in a supernet: its BN normalises by batch statistics, in training and in evaluation alike."""
+    """Whether BN keeps running statistics. It does not in a supernet, which normalises by batch statistics in training
+    and in evaluation alike."""
 
     def bn(self, channels: int) -> nn.BatchNorm2d:
+        """Returns a new BN layer with these settings."""
         return nn.BatchNorm2d(
             channels, eps=self.bn_eps, momentum=self.bn_momentum, track_running_stats=self.running_stats
         )
 
     def act(self) -> nn.Module:
+        """Returns a new activation layer."""
         # hardswish's backward needs its input, which in-place execution would have to copy first
         return ACTIVATIONS[self.activation](inplace=self.activation != "hswish")
 
 
 class ConvBN(nn.Sequential):
-    """k x k convolution without bias, BN: (N, C_in, H, W) -> (N, C_out, H', W')."""
+    """A k x k convolution without bias, then BN: (N, C_in, H, W) -> (N, C_out, H', W')."""
 
     conv: nn.Conv2d
     bn: nn.BatchNorm2d
@@ -51,7 +55,7 @@ class ConvBN(nn.Sequential):
 
 
 class ConvBNAct(ConvBN):
-    """ConvBN, activation."""
+    """A k x k convolution without bias, BN, then the activation: (N, C_in, H, W) -> (N, C_out, H', W')."""
 
     act: nn.Module
 
@@ -64,20 +68,21 @@ class ConvBNAct(ConvBN):
 
 @dataclass(frozen=True)
 class InputMoments:
-    """Mean (C,) and covariance (C, C) over all pixels of a batch (N, C, H, W), in float32 or better.
+    """The mean (C,) and covariance (C, C) over all pixels of a batch (N, C, H, W), in float32 or better.
 
     They give the batch statistics of every 1x1 convolution of that input without running it: z = W x has mean W m and
-    variance diag(W S W^T). Candidates of an edge share the input, so they share the moments.
+    variance diag(W S W^T). Candidates of an edge have the same input and therefore the same moments.
     """
 
     mean: Tensor
     covariance: Tensor
 
     PIXELS_PER_CHANNEL = 100
+    """The fewest pixels of a batch per channel for which the moments are faster."""
 
     @classmethod
     def is_worth_it(cls, x: Tensor) -> bool:
-        """Returns whether the moments cost less than the passes they save: on a CPU, on large maps of few channels.
+        """Returns whether the moments cost less time than they save: on a CPU, for large maps of few channels.
 
         On other devices always False: the moments need copies of the input in float32, two to four times its own
         memory, to save passes that were only measured on a CPU. A GPU normalises in the input's own precision with its
@@ -89,6 +94,7 @@ class InputMoments:
 
     @classmethod
     def of(cls, x: Tensor) -> InputMoments:
+        """Returns the moments of a batch x (N, C, H, W)."""
         pixels = x.permute(0, 2, 3, 1).flatten(0, 2).to(torch.promote_types(x.dtype, torch.float32))  # (N H W, C)
         with torch.autocast(x.device.type, enabled=False):
             mean = pixels.mean(dim=0)
@@ -97,9 +103,9 @@ class InputMoments:
 
 
 def normalised_1x1(block: ConvBN, x: Tensor, moments: InputMoments) -> Tensor:
-    """`block(x)` of a 1x1 ConvBN in training mode, without its passes over the output for statistics and scaling.
+    """Returns `block(x)` for a 1x1 ConvBN in training mode, without passes over the output for statistics and scaling.
 
-    BN is folded into the convolution: z = W x + b with W scaled by gamma / sqrt(var + eps). Keeps no graph.
+    BN is folded into the convolution: z = W x + b with W scaled by gamma / sqrt(var + eps). No graph is kept.
     """
     conv, bn = block.conv, block.bn
     weight = conv.weight[:, :, 0, 0].to(moments.mean.dtype)  # (O, C)
@@ -130,9 +136,10 @@ class SqueezeExcite(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted residual: 1x1 expand, k x k depthwise, optional squeeze-excite, 1x1 project (arXiv 1801.04381).
+    """An inverted residual: 1x1 expand, k x k depthwise, optional squeeze-excite, 1x1 project (arXiv 1801.04381).
 
-    (N, C_in, H, W) -> (N, C_out, H', W'). `expand` 1 has no expanding convolution.
+    (N, C_in, H, W) -> (N, C_out, H', W'). With `expand` 1 there is no expanding convolution. squeezed: the channels
+    inside squeeze-excite; None leaves it out.
     """
 
     def __init__(
@@ -154,7 +161,8 @@ class MBConv(nn.Module):
         self.project = ConvBN(hidden, c_out, 1, settings)
 
     def forward(self, x: Tensor, moments: InputMoments | None = None) -> Tensor:
-        """`moments` of x, where no graph is kept: the expansion then passes over its output once, not three times."""
+        """Computes the op. With the `moments` of x, the expansion passes over its output once instead of three times,
+        but no graph is kept."""
         if moments is not None and isinstance(self.expand, ConvBNAct):
             x = normalised_1x1(self.expand, x, moments)
         else:
@@ -166,7 +174,7 @@ class MBConv(nn.Module):
 
 
 class SepConv(nn.Module):
-    """Depthwise-BN-act, 1x1-BN: (N, C_in, H, W) -> (N, C_out, H', W')."""
+    """A depthwise convolution, BN and activation, a 1x1 convolution and BN: (N, C_in, H, W) -> (N, C_out, H', W')."""
 
     def __init__(self, c_in: int, c_out: int, settings: OpSettings, *, kernel_size: int, stride: int):
         super().__init__()
@@ -179,14 +187,14 @@ class SepConv(nn.Module):
 
 
 class Zero(nn.Module):
-    """The op of `skip`: contributes nothing. Edges never run it: a residual edge whose op is Zero returns x itself."""
+    """The op of `skip`, 0 everywhere. Edges never run it: a residual edge whose op is Zero returns its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.new_zeros(()).expand_as(x)
 
 
 class PoolClassifier(nn.Module):
-    """Global average pool, dropout, linear: (N, C, H, W) -> logits (N, classes).
+    """A global average pool, dropout and a linear layer: (N, C, H, W) -> logits (N, classes).
 
     It computes in float32 under autocast too: bfloat16 has 8 bits of mantissa, so different logits would often become
     equal.

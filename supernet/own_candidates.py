@@ -1,4 +1,4 @@
-"""Checks a user's own candidates before a space is built with them. Each fault is one line that names the candidate."""
+"""Checks a user's own candidates before a space is built with them. Each error is one line that names the candidate."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def is_own(spec: Candidate) -> bool:
 
 
 def answer(spec: Candidate, method: str, function: Callable[..., Any], *arguments: object) -> Any:
-    """Returns what `function`, a candidate's method, returns. Raises ValueError, naming candidate and method, if it
-    raises."""
+    """Returns the result of `function`, a method of a candidate. Raises InvalidError, which names the candidate and the
+    method, if it raises."""
     with failures_named(f"{method}()", f"candidate '{spec}'"):
         return function(*arguments)
 
 
 def check_declared(layers: Iterable[Layer]) -> None:
-    """Raises ValueError unless every own candidate returns its parameters and MACs on each of the layers, and builds a
-    module on its smallest layer.
+    """Raises InvalidError unless every own candidate returns its parameters and MACs on each of the layers, and builds
+    a module on its smallest layer.
 
     The module is not run, and the state of torch's random numbers is restored.
     """
@@ -57,8 +57,8 @@ def check_declared(layers: Iterable[Layer]) -> None:
 
 
 def check_running(layers: Iterable[Layer], device: torch.device) -> None:
-    """Raises ValueError unless every own candidate, on its smallest layer, returns a map of the expected shape and does
-    not change its input, which the other candidates of an edge get too."""
+    """Raises InvalidError unless every own candidate, on its smallest layer, returns a map of the expected shape and
+    leaves its input unchanged, which the other candidates of an edge get too."""
     for layer in _smallest_of_each(layer for layer in layers if is_own(layer.spec)):
         op = _built(layer).to(device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -80,7 +80,7 @@ def check_running(layers: Iterable[Layer], device: torch.device) -> None:
 
 
 def _smallest_of_each(layers: Iterable[Layer]) -> list[Layer]:
-    """Returns one layer of each candidate and stride: the one that takes the least to compute."""
+    """Returns one layer of each candidate and stride: the one with the least to compute."""
     smallest: dict[tuple[str, int], Layer] = {}
     for layer in sorted(layers, key=lambda layer: layer.c_in * layer.c_out * layer.size**2):
         smallest.setdefault((str(layer.spec), layer.stride), layer)
@@ -88,6 +88,7 @@ def _smallest_of_each(layers: Iterable[Layer]) -> list[Layer]:
 
 
 def _built(layer: Layer) -> nn.Module:
+    """Returns a layer's module without changing the state of torch's random numbers. Raises InvalidError."""
     with torch.random.fork_rng(devices=[]):
         op = answer(layer.spec, "build", layer.spec.build, layer.c_in, layer.c_out, layer.stride, SETTINGS)
     if not isinstance(op, nn.Module):
@@ -97,6 +98,7 @@ def _built(layer: Layer) -> nn.Module:
 
 
 def _described(value: object) -> str:
+    """Returns the type of a value in words for a message, with a tensor's shape or a Complexity's numbers."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')} on {value.device}"
     if isinstance(value, Complexity):

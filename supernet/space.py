@@ -1,4 +1,4 @@
-"""The search space: stem, a chain of edges, head. Pure data, read from the YAML section `space`."""
+"""Defines the search space: stem, a chain of edges, head. It is pure data, read from the YAML section `space`."""
 
 from __future__ import annotations
 
@@ -109,15 +109,17 @@ class StageConfig(_SpaceSection):
     candidates: tuple[str, ...] = Field(min_length=1, max_length=MOST_CANDIDATES)
     """Names from the catalogue; one name makes fixed edges. `skip` is dropped on edges that are not residual."""
     first: tuple[str, ...] | None = Field(None, min_length=1, max_length=MOST_CANDIDATES)
-    """Candidates of the first edge, where they differ."""
+    """Candidates of the stage's first edge. null: those of `candidates`."""
     residual: bool = True
-    """False: no edge of this stage adds its input."""
+    """Whether edges of stride 1 and equal channels add their input. false: no edge of this stage does."""
 
 
 class BNConfig(_SpaceSection):
+    """`bn`: the settings of batch normalisation."""
+
     eps: float = Field(1e-3, gt=0, le=1)
     momentum: float = Field(0.1, gt=0, le=1)
-    """Torch's convention: the weight of the new batch in the running average."""
+    """The weight of the new batch in the running average, as in torch."""
 
 
 class SpaceConfig(_SpaceSection):
@@ -130,13 +132,14 @@ class SpaceConfig(_SpaceSection):
     stem: StemConfig = StemConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1, max_length=MOST_EDGES)
     feature_mix: Width = 1280
-    """Width of the last 1x1 convolution."""
+    """Output channels of the last 1x1 convolution."""
     width_multiplier: float = Field(1.0, gt=0, le=100)
-    """Scales every width that is not `{exact: ...}`, rounded to 8. 1 leaves all widths as written."""
+    """The factor of every width that is not `{exact: ...}`; the product is rounded to a multiple of 8. 1 leaves all
+    widths as written."""
     activation: Literal["relu6", "relu", "hswish"] = "relu6"
     bn: BNConfig = BNConfig()
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Before the classifier."""
+    """The share of features that are set to 0 before the classifier in training."""
     candidate_modules: tuple[str, ...] = ()
     """Your modules that register candidates: dotted names, or paths of .py files, in the working folder or else in the
     framework's own (docs/examples/...)."""
@@ -144,8 +147,11 @@ class SpaceConfig(_SpaceSection):
     @field_validator("candidate_modules")
     @classmethod
     def modules_are_importable(cls, modules: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        """Imports the modules. A file from elsewhere is validated with a context that has `allow_modules`
-        (supernet.module_names.permitted); without it, the user's own file or program names the modules."""
+        """Imports the modules.
+
+        If the context has `allow_modules`, the space comes from a file that somebody else may have written, and only
+        modules that the user allows are imported (supernet.module_names.permitted).
+        """
         allowed = (info.context or {}).get("allow_modules")
         for module in modules if allowed is None else permitted(modules, allowed):
             import_candidates(module)
@@ -168,7 +174,7 @@ class SpaceConfig(_SpaceSection):
         return [("stem.width", self.stem.width), *stages, ("feature_mix", self.feature_mix)]
 
     def channels(self, width: int | ExactWidth) -> int:
-        """The number of channels that `width` stands for."""
+        """Returns the number of channels that `width` stands for."""
         if isinstance(width, ExactWidth):
             return width.exact
         return width if self.width_multiplier == 1 else make_divisible(width * self.width_multiplier)
@@ -176,14 +182,17 @@ class SpaceConfig(_SpaceSection):
 
 @dataclass(frozen=True)
 class Layer:
-    """An op with its shapes: everything that decides what it computes and costs. `str(layer)` keys latency tables."""
+    """An op with its shapes, which together determine its computation and its cost. `str(layer)` is its key in latency
+    tables."""
 
     spec: Candidate
     c_in: int
     c_out: int
     size: int
+    """Height and width of the input in pixels."""
     stride: int = 1
     residual: bool = False
+    """Whether the layer adds its input to the op's output."""
 
     def __str__(self) -> str:
         op = f"{self.spec}+residual" if self.residual else str(self.spec)
@@ -191,52 +200,58 @@ class Layer:
 
     @property
     def is_skip(self) -> bool:
-        """Nothing runs and nothing is paid."""
+        """Whether the op is `skip`: the layer returns its input and costs nothing."""
         return isinstance(self.spec, SkipSpec)
 
     @property
     def size_out(self) -> int:
+        """Height and width of the output in pixels."""
         return -(-self.size // self.stride)  # ceil, so that odd maps keep their last row
 
     @property
     def complexity(self) -> Complexity:
+        """The layer's parameters and MACs."""
         return self.spec.complexity(self.c_in, self.c_out, self.size, self.stride)
 
 
 @dataclass(frozen=True)
 class Edge:
-    """One layer of the chain and the candidates it may take. One candidate: a fixed edge."""
+    """One place in the chain, with the candidates that it may take. An edge with a single candidate is fixed."""
 
     name: str
+    """The stage and the edge's number in it, from 0: `stage1.0`."""
     candidates: tuple[str, ...]
     c_in: int
     c_out: int
     size: int
+    """Height and width of the input in pixels."""
     stride: int
     residual: bool
+    """Whether the edge adds its input to the op's output."""
 
     @property
     def stage(self) -> str:
-        """What comes before the dot of its name: `stage0` of `stage0.1`."""
+        """The name of the edge's stage: `stage0` for the edge `stage0.1`."""
         return self.name.partition(".")[0]
 
     @property
     def searchable(self) -> bool:
+        """Whether there is a choice: more than one candidate."""
         return len(self.candidates) > 1
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """One layer per candidate."""
+        """The layer of each candidate on this edge."""
         shape = (self.c_in, self.c_out, self.size, self.stride, self.residual)
         return tuple(Layer(CANDIDATES[name], *shape) for name in self.candidates)
 
 
 class Space:
-    """A SpaceConfig resolved into layers. Immutable; equal if the configs are equal, except for the places of modules:
-    a process registers each candidate's name once.
+    """A SpaceConfig resolved into layers. Immutable.
 
-    `paths` has one candidate index per searchable edge, in the order of the chain (= alpha's rows).
-    Raises ValueError if a candidate is unknown or illegal on its edge.
+    Two spaces are equal if their configs are, wherever the modules of their candidates lie: a process registers each
+    candidate's name once. `paths` in the methods has one candidate index per searchable edge, in the order of the
+    chain, which is that of alpha's rows. Raises InvalidError if a candidate is unknown or illegal on its edge.
     """
 
     def __init__(self, config: SpaceConfig):
@@ -260,10 +275,12 @@ class Space:
 
     @cached_property
     def _resolved(self) -> SpaceConfig:
+        """The config by which spaces are compared."""
         return self.config.model_copy(update={"candidate_modules": ()})
 
     @cached_property
     def searchable(self) -> tuple[Edge, ...]:
+        """The edges that have more than one candidate."""
         return tuple(edge for edge in self.edges if edge.searchable)
 
     @cached_property
@@ -273,11 +290,12 @@ class Space:
         return np.arange(counts.max(initial=0)) < counts[:, None]
 
     def op_settings(self, *, running_stats: bool) -> OpSettings:
+        """Returns the settings that all ops of this space share. running_stats: see `OpSettings`."""
         bn = self.config.bn
         return OpSettings(self.config.activation, bn.eps, bn.momentum, running_stats)
 
     def check_paths(self, paths: tuple[int, ...]) -> None:
-        """ValueError unless `paths` names a candidate for each searchable edge."""
+        """Raises InvalidError unless `paths` has the index of a candidate for each searchable edge."""
         if len(paths) != len(self.searchable):
             raise InvalidError(
                 "", f"got {len(paths)} paths", f"one for each of {len(self.searchable)} searchable edges"
@@ -288,34 +306,36 @@ class Space:
                 raise InvalidError(f"edge {edge.name}", found)
 
     def edge_layers(self, paths: tuple[int, ...]) -> tuple[Layer, ...]:
-        """The layer that each edge takes, fixed edges included."""
+        """Returns the layer that each edge takes, fixed edges included."""
         self.check_paths(paths)
         remaining = iter(paths)
         return tuple(edge.layers[next(remaining) if edge.searchable else 0] for edge in self.edges)
 
     def layers(self, paths: tuple[int, ...]) -> tuple[Layer, ...]:
-        """Every layer of an architecture, stem and head included."""
+        """Returns every layer of an architecture, stem and head included."""
         return (self.stem, *self.edge_layers(paths), self.feature_mix, self.classifier)
 
     def complexity(self, paths: tuple[int, ...]) -> Complexity:
-        """Parameters and MACs of an architecture, without building it."""
+        """Returns the parameters and MACs of an architecture, without building it."""
         return sum((layer.complexity for layer in self.layers(paths)), Complexity())
 
     @cached_property
     def places(self) -> tuple[tuple[str, Layer], ...]:
-        """Each candidate of each edge with the edge's name, in the order of the chain; `stem`, head and classifier
-        too."""
+        """Every layer of the space with the name of its place, in the order of the chain: `stem`, each candidate of
+        each edge, `feature_mix`, `classifier`."""
         edges = ((edge.name, layer) for edge in self.edges for layer in edge.layers)
         head = (("feature_mix", self.feature_mix), ("classifier", self.classifier))
         return (("stem", self.stem), *edges, *head)
 
     @cached_property
     def all_layers(self) -> tuple[Layer, ...]:
-        """Each distinct layer of the space once: what a latency table has to cover."""
+        """Each distinct layer of the space once. A latency table has to cover them."""
         return tuple(dict.fromkeys(layer for _, layer in self.places))
 
 
 def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:
+    """Returns the chain of edges that follows a stem with `c_in` channels and `size` x `size` pixels at its output.
+    Raises InvalidError."""
     if (count := sum(stage.depth for stage in config.stages)) > MOST_EDGES:
         raise InvalidError("stages", f"their depths add up to {count} edges", f"at most {MOST_EDGES}")
     edges = []
@@ -339,6 +359,8 @@ def _edges(config: SpaceConfig, c_in: int, size: int) -> list[Edge]:
 
 
 def _check_candidates(key: str, d: int, names: tuple[str, ...], shape: tuple[int, int, int, bool]) -> None:
+    """Raises InvalidError, with `key` as its place, unless each name is a candidate that is legal on edge `d` of a
+    stage. shape: input channels, output channels, stride, and whether the edge is residual."""
     for i, name in enumerate(names):
         if name not in CANDIDATES:
             near = difflib.get_close_matches(name[:MOST_OF_A_NAME], CANDIDATES, n=1)

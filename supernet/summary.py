@@ -35,9 +35,9 @@ def table_of(
 ) -> list[list[str]]:
     """Returns the head, a row per layer, and the sum.
 
-    costs: further columns by their heading, a number for each of `architecture.layers`, such as milliseconds.
-    constants: what is added once per network to a column of the same heading; a row of its own. Raises ValueError if a
-    column has another length.
+    costs: further columns by their heading, with a number for each of `architecture.layers`, such as milliseconds.
+    constants: the number that is added once per network to the column of the same heading; it has a row of its own.
+    Raises InvalidError if a column has another length.
     """
     layers, space = architecture.layers, architecture.space
     for name, column in costs.items():
@@ -61,6 +61,7 @@ def table_of(
 
 
 def _shapes(layer: Layer) -> tuple[str, str, str, str]:
+    """Returns a layer's op, channels, input size and stride as text."""
     op = f"{layer.spec}+residual" if layer.residual and not layer.is_skip else str(layer.spec)
     return op, f"{layer.c_in}->{layer.c_out}", f"{layer.size}x{layer.size}", str(layer.stride)
 

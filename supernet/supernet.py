@@ -1,4 +1,4 @@
-"""The supernet: every candidate of every edge, of which one path runs at a time."""
+"""Defines the supernet, which holds every candidate of every edge and runs one path at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from supernet.space import Space
 
 
 class Supernet(Chain):
-    """Holds weights only: alpha, gates and paths are arguments of forward, never attributes.
+    """The network of all candidates. It holds weights only: gates and paths are arguments of forward.
 
     BN normalises by batch statistics and keeps no running ones, so a forward pass leaves no trace.
     """
@@ -34,10 +34,11 @@ class Supernet(Chain):
     ) -> Tensor:
         """images (N, C, H, W) and one path per searchable edge -> logits (N, classes).
 
-        Without `gates` only the sampled paths run. `gates` (searchable edges, candidates), one-hot at `paths`, gets
-        dL/dg in the backward pass; ask for it with torch.autograd.grad(loss, [gates]), which computes no weight
-        gradient. `compared` names the candidates of each edge whose gate gets one (default all: mode full_v2; the
-        sampled pair: two_path). `keep_outputs` computes and keeps all candidates in the forward pass (mode full).
+        Without `gates` only the sampled paths run. gates: (searchable edges, candidates), one-hot at `paths`; they get
+        dL/dg in the backward pass. torch.autograd.grad(loss, [gates]) returns it and computes no weight gradient.
+        compared: the candidates of each edge whose gate gets a gradient; None for all of them (mode full_v2), the
+        sampled pair in mode two_path. keep_outputs: whether all candidates are computed and kept in the forward pass
+        (mode full). Raises InvalidError if the paths do not fit the space.
         """
         self.space.check_paths(tuple(paths))
         rows = None if gates is None else gates.unbind(0)  # one node in the graph instead of one a row

@@ -1,4 +1,5 @@
-"""Finds modules of the user's own, imports each once per process, and calls them; any error in one becomes one line.
+"""Finds modules of the user's own, imports each once per process, and calls their functions. Any error in one becomes
+an InvalidError, one line.
 
 supernet/module_names.py decides whether a file may name a module.
 """
@@ -33,7 +34,7 @@ MOST_BYTES = 16 << 20
 """The largest .py file that is imported."""
 MOST_CHARACTERS = 4000
 """The most characters of a message of the user's code that are shown."""
-FIRST_WORD_S, NEXT_WORD_S = 10.0, 60.0
+FIRST_REMINDER_S, NEXT_REMINDER_S = 10.0, 60.0
 """Seconds until the first message that a user's code is still running, and between further ones."""
 FILE_PREFIX = "_user_"
 """The beginning of the names in sys.modules of modules that are files."""
@@ -43,10 +44,10 @@ _ON_THE_WAY = ("<", str(importlib.__file__), *(f"{folder}{os.sep}" for folder in
 
 
 def load(module: str) -> ModuleType:
-    """Import a module, once per process.
+    """Imports a module, once per process, and returns it.
 
     module: a dotted name ('my_package.ops') or a path to a .py file, looked for in the working folder and then beside
-    this package, where the files of docs/examples/ are. Raises ValueError where it is not found or cannot be imported.
+    this package, where the files of docs/examples/ are. Raises InvalidError if it is not found or cannot be imported.
     """
     path = _located(module) if is_path(module) else None
     try:
@@ -65,9 +66,10 @@ def load(module: str) -> ModuleType:
 
 
 def file_of(module: str) -> Path | None:
-    """The file that a module is imported from; None for one without a file. Raises ValueError as `load` does.
+    """Returns the file that a module is imported from, None for a module without a file. Raises InvalidError as `load`
+    does.
 
-    A path of a file from elsewhere may be only the end of the path that was imported (supernet/module_names.py).
+    A path in a file from elsewhere may be only the end of the path that was imported (supernet/module_names.py).
     """
     if is_path(module):
         parts = Path(module).parts
@@ -79,15 +81,15 @@ def file_of(module: str) -> Path | None:
 
 
 def call(module: str, function: str, *arguments: object) -> object:
-    """What a function of a module returns. Raises ValueError where there is no such function, or where it raises."""
+    """Returns the result of a module's function. Raises InvalidError if there is no such function, or if it raises."""
     return named_function(module, function)(*arguments)
 
 
 def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Callable[..., Any]:
-    """Returns a function of a module, wrapped so that any error in it becomes a ValueError. Raises ValueError if the
-    module has no such function.
+    """Returns a function of a module, wrapped so that any error in it becomes an InvalidError. Raises InvalidError if
+    the module has no such function.
 
-    takes: the names of its arguments, for the message if it takes others.
+    takes: the names of the arguments that it is called with, for the message if it takes others.
     """
     functions = _functions(load(module))
     if function not in functions:
@@ -146,6 +148,7 @@ def presentable(text: str) -> str:
 
 
 def _text_of(error: BaseException) -> str:
+    """Returns the text of an exception of the user's code, whatever its `__str__` does."""
     try:
         return presentable(str(error))
     except KeyboardInterrupt:
@@ -160,7 +163,8 @@ def is_path(module: str) -> bool:
 
 
 def _located(file: str) -> Path:
-    """The file below the working folder, or else below the checkout. ValueError where it is in neither."""
+    """Returns the path of a file in the working folder, or else beside this package. Raises InvalidError if it is in
+    neither place."""
     for path in (expanded(file), CHECKOUT / file):
         try:
             status = path.stat()
@@ -182,7 +186,7 @@ def _located(file: str) -> Path:
 
 
 def expanded(file: str) -> Path:
-    """Returns the path with `~` replaced by the home folder. Raises ValueError if there is no such user."""
+    """Returns the path with `~` replaced by the home folder. Raises InvalidError if there is no such user."""
     try:
         return Path(file).expanduser()
     except RuntimeError:
@@ -191,6 +195,7 @@ def expanded(file: str) -> Path:
 
 
 def _import_file(path: Path) -> ModuleType:
+    """Imports a .py file under a name of its own in sys.modules, once per process."""
     name = f"{FILE_PREFIX}{path.stem}_{zlib.crc32(str(path).encode(errors='surrogateescape')):08x}"
     if name in sys.modules:
         return sys.modules[name]
@@ -218,7 +223,7 @@ _KINDS_THAT_RETURN_NOTHING: dict[str, Callable[[object], bool]] = {
 
 
 def _functions(module: ModuleType) -> dict[str, Callable[..., object]]:
-    """The public functions that a module defines; what it imports is not its own."""
+    """Returns the public functions that a module defines itself, by name."""
     return {
         name: value
         for name, value in list(vars(module).items())
@@ -230,7 +235,7 @@ def _functions(module: ModuleType) -> dict[str, Callable[..., object]]:
 
 
 def _check_arguments(where: str, function: Callable[..., object], takes: Sequence[str], given: Sequence[Any]) -> None:
-    """Raises ValueError if the function cannot be called with so many arguments."""
+    """Raises InvalidError if the function cannot be called with so many arguments."""
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # a signature that a decorator has made up
@@ -246,14 +251,15 @@ def _check_arguments(where: str, function: Callable[..., object], takes: Sequenc
 
 @contextmanager
 def _waiting(what: str) -> Iterator[None]:
-    """Logs from time to time what is being waited for, if it takes long: a user's code may never end."""
+    """Logs a reminder from time to time if the code inside takes long, since a user's code may never end. what: the
+    event that is waited for, in words."""
     over = threading.Event()
 
     def remind() -> None:
-        seconds = FIRST_WORD_S
+        seconds = FIRST_REMINDER_S
         while not over.wait(seconds):
             log.warning("still waiting for %s; Ctrl-C stops", what)
-            seconds = NEXT_WORD_S
+            seconds = NEXT_REMINDER_S
 
     thread = threading.Thread(target=remind, daemon=True)
     thread.start()

@@ -79,7 +79,7 @@ def job(group: Group, folder: Path) -> dict[str, Any]:
 def interrupted(group: Group, folder: Path) -> tuple[Any, ...]:
     """(network, score, what the interrupt said) of a retraining of which process 1 gets SIGTERM in step 2."""
     once = validate(RetrainConfig, CONFIG | {"run": CONFIG["run"] | {"checkpoint_every": 3}}, "retrain.yaml")
-    told, plain = "", loop._Retrain._train
+    message, plain = "", loop._Retrain._train
 
     def train(self: Any, batch: Any) -> Any:
         if self.step == 3 and group.rank == 1:
@@ -90,10 +90,10 @@ def interrupted(group: Group, folder: Path) -> tuple[Any, ...]:
     try:
         retrain(once, architecture(), folder / "interrupted", group=group)
     except Interrupted as error:
-        told = str(error)
+        message = str(error)
     loop._Retrain._train = plain  # type: ignore[method-assign]
     ended = retrain(once, architecture(), folder / "interrupted", resume=True, group=group)
-    return ended.network.state_dict(), ended.test, told
+    return ended.network.state_dict(), ended.test, message
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +134,8 @@ def test_interrupted_in_one_process_and_resumed_equals_an_uninterrupted_one(foun
     """Both stop after the step that follows the signal. BN's running statistics are the same too, of which each process
     has its own between two evaluations."""
     for own in found:
-        (whole, score), (resumed, other, told) = own["whole"], own["interrupted"]
-        assert told == "interrupted; step 5 of 8 is saved"
+        (whole, score), (resumed, other, message) = own["whole"], own["interrupted"]
+        assert message == "interrupted; step 5 of 8 is saved"
         assert score == other
         for name, value in whole.items():
             assert torch.equal(value, resumed[name]), name

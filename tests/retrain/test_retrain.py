@@ -178,7 +178,7 @@ def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(
     whole, out, plain = tmp_path / "whole", tmp_path / "run", loop._Retrain._train
     retrain(config, architecture, whole)
 
-    def told_in(step: int) -> Callable[..., Any]:
+    def interrupted_in(step: int) -> Callable[..., Any]:
         def train(self: Any, batch: Batch) -> Any:
             if self.step + 1 == step:
                 os.kill(os.getpid(), number)
@@ -187,11 +187,11 @@ def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(
         return train
 
     for step in (3, 6):
-        monkeypatch.setattr(loop._Retrain, "_train", told_in(step))
-        with pytest.raises(Interrupted) as told:
+        monkeypatch.setattr(loop._Retrain, "_train", interrupted_in(step))
+        with pytest.raises(Interrupted) as interruption:
             retrain(config, architecture, out, resume=step > 3)
-        assert str(told.value) == f"interrupted; step {step} of 8 is saved"
-        assert told.value.status == 128 + number
+        assert str(interruption.value) == f"interrupted; step {step} of 8 is saved"
+        assert interruption.value.status == 128 + number
         assert checkpoint(out)[0] == step
     monkeypatch.setattr(loop._Retrain, "_train", plain)
     with caplog.at_level(logging.INFO):

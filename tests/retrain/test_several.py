@@ -36,14 +36,14 @@ def architectures():
 
 
 def test_each_result_is_that_of_a_retraining_alone_in_the_order_asked_for(config, architectures, tmp_path):
-    told = []
+    reports = []
     found = retrain_all(
-        config, architectures, [tmp_path / "a", tmp_path / "b"], lambda *report: told.append(report[1:])
+        config, architectures, [tmp_path / "a", tmp_path / "b"], lambda *report: reports.append(report[1:])
     )
     alone = [retrain(config, a, tmp_path / f"alone{i}").test for i, a in enumerate(architectures)]
     assert found == alone
     assert found[0] != found[1]
-    assert told == [(0, 2), (1, 2), (2, 2)]
+    assert reports == [(0, 2), (1, 2), (2, 2)]
     assert (tmp_path / "b" / "result.json").exists()
 
 

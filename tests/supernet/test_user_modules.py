@@ -161,7 +161,7 @@ def test_the_error_about_a_function_with_other_arguments_names_the_expected_ones
 
 def test_a_message_names_code_that_is_waited_for(folder, monkeypatch):
     """The module and its function end once that message has appeared."""
-    monkeypatch.setattr(user_modules, "FIRST_WORD_S", 0.01)
+    monkeypatch.setattr(user_modules, "FIRST_REMINDER_S", 0.01)
     said = []
 
     class Answer(logging.Handler):
