@@ -217,14 +217,14 @@ def cost_of(plan: Plan) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Supernet:
-    """The weights that a search of the default ended with."""
+class TrainedSupernet:
+    """The supernet of a finished search of the default, with its weights."""
 
     plan: Plan
     search: Search
 
     @classmethod
-    def of(cls, plan: Plan, run: Path) -> "Supernet":
+    def of(cls, plan: Plan, run: Path) -> "TrainedSupernet":
         return cls(plan, Search(plan, run, True, ALONE))
 
     def losses(self, networks: Sequence[Paths], images: int) -> np.ndarray:
@@ -237,7 +237,7 @@ class Supernet:
         return np.asarray(losses.mean(axis=1))
 
 
-def evolved(supernet: Supernet, truth: Truth, band: Band, rng: np.random.Generator) -> Paths:
+def evolved(supernet: TrainedSupernet, truth: Truth, band: Band, rng: np.random.Generator) -> Paths:
     """The best network of an evolution of as many evaluations as the largest control has."""
     known = {truth.networks[i] for i in band.indices}
     candidates = supernet.plan.space.mask.sum(axis=1)
@@ -261,7 +261,9 @@ def evolved(supernet: Supernet, truth: Truth, band: Band, rng: np.random.Generat
     return min(seen, key=lambda paths: float(seen[paths]))
 
 
-def supernet_rows(supernet: Supernet, truth: Truth, target: float, seed: int, methods: Sequence[str]) -> dict[str, Any]:
+def supernet_rows(
+    supernet: TrainedSupernet, truth: Truth, target: float, seed: int, methods: Sequence[str]
+) -> dict[str, Any]:
     """Returns, for one band, a row for each control and for the evolution, and Kendall's tau with the truth."""
     band = truth.band(1e6 * target)
     rng = np.random.default_rng([seed, int(target)])
@@ -310,7 +312,7 @@ def rows_of(seed: int, truth: Truth, args: argparse.Namespace) -> list[dict[str,
         row |= {name: kept[name] for name in ("tau", "reliability", "rank") if name in kept}
         rows.append({"method": "default", "target": target, "seed": seed, "cost": kept["cost"]["alpha"]} | row)
         log.info("%s", rows[-1])
-    supernet = Supernet.of(first, folder / f"default-{args.targets[0]:g}")
+    supernet = TrainedSupernet.of(first, folder / f"default-{args.targets[0]:g}")
     for target in args.targets:
         if not {"control", "evolution"} & set(args.methods):
             break

@@ -68,16 +68,16 @@ Step = Callable[[], object]
 def imagenet_space(size: int) -> Space:
     keys = ("width", "depth", "stride", "candidates")
     stages = [dict(zip(keys, stage, strict=True)) for stage in STAGES]
-    return Space(SpaceConfig.model_validate({"input_size": size, "stages": stages}, strict=False))
+    return Space(SpaceConfig.model_validate({"input_size": size, "stages": stages}))
 
 
 @dataclass(frozen=True)
-class Batch:
+class LabelledImages:
     images: Tensor
     labels: Tensor
 
-    def first(self, n: int) -> Batch:
-        return Batch(self.images[:n], self.labels[:n])
+    def first(self, n: int) -> LabelledImages:
+        return LabelledImages(self.images[:n], self.labels[:n])
 
 
 def sgd(module: nn.Module) -> torch.optim.SGD:
@@ -90,20 +90,20 @@ def one_hot(space: Space, paths: tuple[int, ...]) -> Tensor:
     return gates.requires_grad_()
 
 
-def learn(forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+def learn(forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, batch: LabelledImages) -> None:
     """Forward, cross-entropy, backward, SGD step: of the baseline and of the weights step alike."""
     optimizer.zero_grad(set_to_none=True)
     F.cross_entropy(forward(batch.images), batch.labels).backward()
     optimizer.step()
 
 
-def gated_loss(net: Supernet, draw: PairSample, mode: str, gates: Tensor, batch: Batch) -> Tensor:
+def gated_loss(net: Supernet, draw: PairSample, mode: str, gates: Tensor, batch: LabelledImages) -> Tensor:
     compared = draw.pairs.tolist() if mode == "two_path" else None
     logits = net(batch.images, draw.paths, gates, compared=compared, keep_outputs=mode == "full")
     return F.cross_entropy(logits, batch.labels)
 
 
-def architecture_step(net: Supernet, draw: PairSample, mode: str, batch: Batch) -> Tensor:
+def architecture_step(net: Supernet, draw: PairSample, mode: str, batch: LabelledImages) -> Tensor:
     gates = one_hot(net.space, draw.paths)
     (d_gates,) = torch.autograd.grad(gated_loss(net, draw, mode, gates, batch), [gates])
     return d_gates.cpu()
@@ -132,7 +132,9 @@ def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
 class Draw:
     """One random choice of paths: its baseline, and the steps to compare."""
 
-    def __init__(self, nets: dict[str, Supernet], optimizers: dict[str, torch.optim.SGD], batch: Batch, seed: int):
+    def __init__(
+        self, nets: dict[str, Supernet], optimizers: dict[str, torch.optim.SGD], batch: LabelledImages, seed: int
+    ):
         net = nets["channels_last"]
         self.space, self.net, self.batch = net.space, net, batch
         alpha, mask = initial_alpha(self.space), mask_of(self.space)
@@ -142,12 +144,12 @@ class Draw:
         self.skips = architecture.names.count("skip")
         self.baseline, twin = (self._derive(architecture) for _ in range(2))
         baseline_sgd, twin_sgd = sgd(self.baseline), sgd(twin)
-        contiguous = Batch(batch.images.contiguous(), batch.labels)
+        contiguous = LabelledImages(batch.images.contiguous(), batch.labels)
 
-        def train(layout: str, batch: Batch) -> None:
+        def train(layout: str, batch: LabelledImages) -> None:
             learn(lambda images: nets[layout](images, paths), optimizers[layout], batch)
 
-        def baseline(batch: Batch) -> Step:
+        def baseline(batch: LabelledImages) -> Step:
             return lambda: learn(self.baseline, baseline_sgd, batch)
 
         self._baseline = baseline
@@ -164,7 +166,7 @@ class Draw:
         batch = self.batch.first(n)
         self.pairs["full"] = (self._baseline(batch), self._arch("full", batch))
 
-    def bytes_of(self, mode: str, batch: Batch) -> int:
+    def bytes_of(self, mode: str, batch: LabelledImages) -> int:
         if mode == "baseline":
             return saved_bytes(self.baseline, lambda: F.cross_entropy(self.baseline(batch.images), batch.labels))
         if mode == "weights":
@@ -173,7 +175,7 @@ class Draw:
         gates = one_hot(self.space, self.sample.paths)
         return saved_bytes(self.net, lambda: gated_loss(self.net, self.sample, mode, gates, batch))
 
-    def _arch(self, mode: str, batch: Batch) -> Step:
+    def _arch(self, mode: str, batch: LabelledImages) -> Step:
         return lambda: architecture_step(self.net, self.sample, mode, batch)
 
     def _derive(self, architecture: Architecture) -> Network:
@@ -263,7 +265,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     space = imagenet_space(args.size)
     images = torch.randn(args.batch, 3, args.size, args.size).contiguous(memory_format=torch.channels_last)
-    batch = Batch(images, torch.randint(space.config.classes, (args.batch,)))
+    batch = LabelledImages(images, torch.randint(space.config.classes, (args.batch,)))
     nets = {"channels_last": Supernet(space).to(memory_format=torch.channels_last), "contiguous": Supernet(space)}
     optimizers = {layout: sgd(net) for layout, net in nets.items()}
     draws = [Draw(nets, optimizers, batch, args.seed + d) for d in range(args.draws)]

@@ -77,7 +77,8 @@ def job(group: Group, folder: Path) -> dict[str, Any]:
 
 
 def interrupted(group: Group, folder: Path) -> tuple[Any, ...]:
-    """(network, score, what the interrupt said) of a retraining of which process 1 gets SIGTERM in step 2."""
+    """Returns the network, the score and the message of an interrupt, of a retraining whose process 1 gets SIGTERM in
+    step 2."""
     once = validate(RetrainConfig, CONFIG | {"run": CONFIG["run"] | {"checkpoint_every": 3}}, "retrain.yaml")
     message, plain = "", loop._Retrain._train
 
@@ -141,7 +142,7 @@ def test_interrupted_in_one_process_and_resumed_equals_an_uninterrupted_one(foun
             assert torch.equal(value, resumed[name]), name
 
 
-def test_a_checkpoint_knows_the_unreadable_files_that_any_process_has_met(found, folder):
+def test_a_checkpoint_lists_the_unreadable_files_of_all_processes(found, folder):
     newest = Checkpoints(folder / "files" / "checkpoints").newest()
     assert newest is not None
     assert newest[1]["corrupt"] == [1, 5, 14, 19]
@@ -150,8 +151,8 @@ def test_a_checkpoint_knows_the_unreadable_files_that_any_process_has_met(found,
     assert first != second
 
 
-def test_statistics_are_of_the_images_of_both_processes(found, tmp_path):
-    """Where nothing is learned, the running mean of the first BN is that of one process with the same batches."""
+def test_bn_statistics_average_the_images_of_both_processes(found, tmp_path):
+    """If nothing is learned, the running mean of the first BN is that of one process with the same batches."""
     alone = retrain(config_of(lr=1e-9), architecture(), tmp_path / "alone").network.state_dict()["stem.bn.running_mean"]
     assert alone.abs().max() > 1e-3
     torch.testing.assert_close(found[0]["unlearning"]["stem.bn.running_mean"], alone, rtol=1e-4, atol=1e-6)

@@ -77,13 +77,13 @@ def newest_file(run: Path) -> Path:
 
 
 def rewritten(run: Path, folder: Path, **changes: Any) -> Path:
-    """A checkpoint with other values, under a name whose hash is right; None removes a key."""
+    """Returns a checkpoint with other values, under a name whose hash is right; None removes a key."""
     state = torch.load(newest_file(run), weights_only=True) | changes
     return Checkpoints(folder).save(4, {key: value for key, value in state.items() if value is not None})
 
 
 def loss_of(predictions: list[Prediction], images: Splits) -> float:
-    """The mean cross entropy of predictions for the test images, in their order."""
+    """Returns the mean cross entropy of predictions for the test images, in their order."""
     labels = [images.class_names[label] for label in images.test.labels]
     likelihoods = [dict(zip(p.classes, p.probabilities, strict=True)) for p in predictions]
     return -sum(math.log(known[label]) for known, label in zip(likelihoods, labels, strict=True)) / len(labels)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a retraining, read back from its event files."""
+"""A retraining writes curves, text and figures for TensorBoard; they are read back from its event files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(door, tmp_path, write_yaml, space_of, tiny_search, monkeypatch) -> Path:
     return Path("runs/r")
 
 
-def test_a_retraining_shows_its_architecture_its_figures_and_described_curves(run, door):
+def test_tensorboard_has_the_architecture_the_figures_and_curves_with_descriptions(run, door):
     def check() -> None:
         found = curves_in(run)
         described = CURVES | FINAL
@@ -80,5 +80,5 @@ def test_a_retraining_shows_its_architecture_its_figures_and_described_curves(ru
         {"predicted": [{"metric": "macs", "value": 3.0}, 7]},
     ],
 )
-def test_without_a_prediction_there_is_no_latency(record):
+def test_an_architecture_without_a_prediction_has_no_predicted_latency(record):
     assert predicted_latency(record) is None

@@ -66,7 +66,7 @@ def architecture(architecture_file) -> Architecture:
 
 
 def settings(**sections: dict[str, Any]) -> dict[str, Any]:
-    """A retrain YAML, some keys of its sections replaced."""
+    """Returns the content of a retrain YAML, with some keys of its sections replaced."""
     values: dict[str, Any] = {
         "data": {"name": "fake", "fake_images": 32, "fake_classes": 2, "workers": 0},
         "retrain": {"epochs": 2, "batch_size": 8, "lr": 1.0},
@@ -89,7 +89,7 @@ def uninterrupted(tmp_path_factory, door, searched, write_yaml) -> Path:
 
 
 def points(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what depends on the machine's speed."""
+    """Returns the lines of metrics.jsonl without the speeds, which differ between runs."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("speed/")} for line in lines]
 
@@ -106,7 +106,7 @@ def assert_equal_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor])
         assert torch.equal(value, b[name]), name
 
 
-def test_it_writes_what_it_found(uninterrupted):
+def test_a_retraining_writes_its_result_curves_and_checkpoints(uninterrupted):
     result = json.loads((uninterrupted / "result.json").read_text())
     assert result["epochs"] == 2
     assert result["test"]["images"] == 8
@@ -119,7 +119,7 @@ def test_it_writes_what_it_found(uninterrupted):
     assert list(uninterrupted.glob("events.out.tfevents.*"))
 
 
-def test_the_last_epoch_is_reported_even_where_an_earlier_one_was_better(architecture, tmp_path, monkeypatch):
+def test_the_last_epoch_is_reported_even_if_an_earlier_one_was_better(architecture, tmp_path, monkeypatch):
     scores = iter([90.0, 10.0])
     plain = loop.evaluate
 
@@ -151,7 +151,7 @@ loop.run_retrain(config, architecture, out)
 
 @pytest.mark.parametrize("fatal", [1, 5])
 def test_a_killed_run_resumes_bit_for_bit(fatal, uninterrupted, architecture_file, door, shell, tmp_path, write_yaml):
-    """Before the first checkpoint, and a step after one in the second epoch."""
+    """It is killed before the first checkpoint, or a step after one in the second epoch."""
     path, out = write_yaml(tmp_path / "retrain.yaml", settings()), tmp_path / "run"
     command = [sys.executable, "-c", KILLED, str(fatal), path, architecture_file, out]
     killed = subprocess.run(command, env=shell, cwd=tmp_path, capture_output=True, check=False, timeout=120)
@@ -173,7 +173,7 @@ def test_a_killed_run_resumes_bit_for_bit(fatal, uninterrupted, architecture_fil
 def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(
     number, uninterrupted, architecture, tmp_path, monkeypatch, caplog
 ):
-    """Nothing but the interrupts has saved anything before the end of the second epoch."""
+    """Before the end of the second epoch, only the interrupts save a checkpoint."""
     config = config_of(run={"checkpoint_every": 1000, "evaluate_every": 2})
     whole, out, plain = tmp_path / "whole", tmp_path / "run", loop._Retrain._train
     retrain(config, architecture, whole)
@@ -206,12 +206,14 @@ def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(
     assert_equal_weights(own["net"], checkpoint(uninterrupted)[1]["net"])  # how often one saves changes nothing
 
 
-def test_each_evaluation_is_saved(architecture, tmp_path):
+def test_each_evaluation_saves_a_checkpoint(architecture, tmp_path):
     retrain(config_of(run={"checkpoint_every": 1000}), architecture, tmp_path / "run")
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps() == [8, 4]
 
 
-def test_a_folder_in_which_a_process_works_is_refused(uninterrupted, architecture_file, door, tmp_path, write_yaml):
+def test_a_folder_that_another_process_has_locked_is_refused(
+    uninterrupted, architecture_file, door, tmp_path, write_yaml
+):
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
     path = write_yaml(tmp_path / "retrain.yaml", settings())
@@ -223,7 +225,7 @@ def test_a_folder_in_which_a_process_works_is_refused(uninterrupted, architectur
 
 
 def test_a_resume_with_other_images_is_refused(architecture, tmp_path):
-    """Training images, and the test images that the accuracy is of."""
+    """Neither the training images nor the test images may change."""
     root, out = write_images(tmp_path / "images", 8), tmp_path / "run"
     values = settings(retrain={"epochs": 1}) | {"data": {"name": "folder", "root": str(root), "workers": 0}}
     config = validate(RetrainConfig, values, "retrain.yaml")
@@ -241,7 +243,7 @@ def test_a_resume_with_other_images_is_refused(architecture, tmp_path):
         retrain(config, architecture, out, resume=True)
 
 
-def test_the_weights_to_begin_with_are_needed_until_the_first_checkpoint(architecture, searched, tmp_path, monkeypatch):
+def test_the_inherited_weights_are_needed_until_the_first_checkpoint(architecture, searched, tmp_path, monkeypatch):
     inherited, out = tmp_path / "search.pt", tmp_path / "run"
     shutil.copy(search_checkpoint(searched), inherited)
     config = config_of(retrain={"inherit": str(inherited)})
@@ -282,7 +284,7 @@ def newest_file(run: Path) -> Path:
     return max((run / "checkpoints").glob("step-*.pt"))
 
 
-def test_a_checkpoint_has_all_that_is_needed_to_use_it_alone(uninterrupted, architecture):
+def test_a_checkpoint_holds_architecture_classes_preprocessing_and_accuracy(uninterrupted, architecture):
     found = torch.load(newest_file(uninterrupted), weights_only=True)
     assert found["format"] == "proxylessnas/checkpoint@1"
     assert Architecture.from_json(found["architecture"]) == architecture
@@ -301,7 +303,7 @@ def test_a_checkpoint_has_all_that_is_needed_to_use_it_alone(uninterrupted, arch
     assert found["epoch"] == 2
 
 
-def test_its_preprocessing_is_what_evaluates_image_files(architecture, tmp_path):
+def test_the_preprocessing_in_a_checkpoint_gives_the_batches_of_an_evaluation(architecture, tmp_path):
     """The recipe in the checkpoint, carried out by Pillow and numpy, gives the batches of an evaluation."""
     import numpy as np
     from PIL import Image
@@ -335,13 +337,13 @@ def test_a_retraining_is_evaluated_without_its_architecture_json(uninterrupted, 
 
 
 def rewritten(path: Path, folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    """A checkpoint, changed, under a name whose hash is right."""
+    """Returns a checkpoint that `change` has changed, under a name whose hash is right."""
     step, state = int(path.name[5:14]), copy.deepcopy(torch.load(path, weights_only=True))
     change(state)
     return Checkpoints(folder).save(step, state)
 
 
-def test_a_checkpoint_without_its_architecture_is_refused_with_the_option_to_give(uninterrupted, searched, tmp_path):
+def test_evaluating_a_checkpoint_without_an_architecture_names_the_option_to_give(uninterrupted, searched, tmp_path):
     with pytest.raises(
         CheckpointError, match="is of a search, whose supernet holds many networks; say which network: --"
     ):
@@ -351,8 +353,8 @@ def test_a_checkpoint_without_its_architecture_is_refused_with_the_option_to_giv
         evaluate_checkpoint(config_of(), None, old)
 
 
-def test_a_checkpoint_imports_no_module(uninterrupted, tmp_path):
-    """Whoever made it may have written anything there."""
+def test_a_module_named_in_a_checkpoint_is_not_imported(uninterrupted, tmp_path):
+    """A checkpoint may come from somebody else, who may have written any module there."""
     trap = tmp_path / "trap.py"
     trap.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
 
@@ -384,8 +386,8 @@ def test_the_error_about_another_supernets_checkpoint_names_that_supernet(search
         evaluate_checkpoint(config_of(), tmp_path / "other.json", search_checkpoint(searched))
 
 
-def test_a_checkpoint_without_a_description_still_loads(uninterrupted, architecture_file, tmp_path):
-    """As those of earlier versions: also to resume from."""
+def test_a_checkpoint_of_an_earlier_version_without_a_description_loads(uninterrupted, architecture_file, tmp_path):
+    """It can be evaluated and resumed."""
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
     shutil.rmtree(out / "checkpoints")
@@ -412,7 +414,7 @@ def test_a_checkpoint_without_a_description_still_loads(uninterrupted, architect
         (lambda c: c["layers"].pop(), r"is of the network 'run' \(.*\), not of the network 'run' .*: layers: "),
     ],
 )  # fmt: skip
-def test_a_forged_or_foreign_checkpoint_is_one_line(uninterrupted, architecture, tmp_path, change, says):
+def test_a_forged_or_foreign_checkpoint_is_refused_in_one_line(uninterrupted, architecture, tmp_path, change, says):
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
     shutil.rmtree(out / "checkpoints")
@@ -422,7 +424,7 @@ def test_a_forged_or_foreign_checkpoint_is_one_line(uninterrupted, architecture,
     assert str(error.value).startswith(f"{out / 'checkpoints'}, step 8: ")
 
 
-def test_a_checkpoint_whose_state_is_no_mapping_is_taken_for_damaged(uninterrupted, architecture, tmp_path, caplog):
+def test_a_checkpoint_whose_state_is_no_mapping_counts_as_damaged(uninterrupted, architecture, tmp_path, caplog):
     out = tmp_path / "run"
     shutil.copytree(uninterrupted, out)
     shutil.rmtree(out / "checkpoints")
@@ -459,7 +461,8 @@ def test_a_finished_run_resumed_reports_the_same(uninterrupted, architecture_fil
 
 
 def files_of(run: Path) -> dict[str, str]:
-    """The text files that a run writes, without its speed; names of checkpoints contain the hash of their content."""
+    """Returns the text files that a run writes, without speeds; checkpoints have the hash of their content in their
+    names."""
     texts = {name: (run / name).read_text() for name in ("config.yaml", "inputs.json", "result.json")}
     return texts | {"points": str(points(run)), "checkpoints": str(sorted(p.name for p in run.glob("checkpoints/*")))}
 
@@ -504,7 +507,7 @@ def test_an_error_names_the_file_of_a_config_and_no_file_of_a_dictionary(archite
     assert str(error.value).startswith(f"{tmp_path / 'architecture.json'}: space.classes: ")
 
 
-def test_another_architecture_is_no_resume(uninterrupted, architecture, tmp_path):
+def test_a_resume_with_another_architecture_is_refused(uninterrupted, architecture, tmp_path):
     shutil.copytree(uninterrupted, tmp_path / "run")
     other = Architecture(architecture.space, tuple((p + 1) % 2 for p in architecture.paths), architecture.name)
     with pytest.raises(ConfigError, match=r"architecture\.paths"):
@@ -529,7 +532,7 @@ def prepared(monkeypatch) -> Iterator[Callable[..., Any]]:
 
 
 def test_all_training_images_are_used(architecture, tmp_path, prepared, monkeypatch):
-    """Whatever `data.validation` holds out in a search: nothing is held out here."""
+    """`data.validation` holds images out in a search; a retraining ignores it."""
     lengths = []
     plain = loop.BatchStream
 
@@ -563,7 +566,7 @@ def test_an_epoch_shows_every_image_once(architecture, tmp_path, prepared, monke
     assert sorted(seen) == list(range(32))
 
 
-def test_the_start_is_a_function_of_the_seed(architecture, tmp_path, prepared):
+def test_the_seed_determines_the_initial_weights(architecture, tmp_path, prepared):
     first, again, other = (
         prepared(config_of(run={"seed": seed}), architecture, tmp_path / f"{i}").network.state_dict()
         for i, seed in enumerate((0, 0, 1))
@@ -575,7 +578,7 @@ def test_the_start_is_a_function_of_the_seed(architecture, tmp_path, prepared):
 
 
 def in_supernet(name: str, architecture: Architecture) -> str:
-    """edges.3.op.x of the network is edges.3.ops.<path>.x of the supernet."""
+    """Returns a weight's name in the supernet: edges.3.op.x is edges.3.ops.<path>.x there."""
     parts = name.split(".")
     if parts[0] != "edges":
         return name
@@ -603,7 +606,7 @@ def test_inherit_begins_with_the_weights_of_the_supernet(architecture, searched,
         assert torch.equal(value, state[in_supernet(name, architecture)]), name
 
 
-def test_inherit_of_a_retraining_takes_its_network(architecture, uninterrupted, tmp_path, prepared):
+def test_inherit_from_a_retraining_begins_with_its_weights(architecture, uninterrupted, tmp_path, prepared):
     path = max((uninterrupted / "checkpoints").glob("step-*.pt"))
     network = prepared(config_of(retrain={"inherit": str(path)}), architecture, tmp_path / "run").network
     assert_equal_weights(network.state_dict(), checkpoint(uninterrupted)[1]["net"])
@@ -622,7 +625,7 @@ def test_a_retraining_evaluates_to_what_it_reported(uninterrupted, architecture_
 
 
 def test_a_search_is_evaluated_with_statistics_of_training_images(searched, architecture_file, monkeypatch):
-    """A supernet keeps none: they are collected before, over whole training batches, and the weights stay."""
+    """A supernet keeps none, so they are collected over whole training batches; the weights do not change."""
     seen: list[nn.Module] = []
     plain = evaluation.evaluate
 
@@ -670,7 +673,7 @@ def test_the_learning_rate_is_scaled_by_the_batch_and_ends_at_zero(uninterrupted
     assert 0 < rates[-1] < 0.05 * rates[0]
 
 
-def test_it_learns_digits(space_of, tmp_path):
+def test_two_epochs_on_digits_are_better_than_guessing(space_of, tmp_path):
     """Two epochs on real images; guessing gives 10 %."""
     stages = [{"width": 16, "depth": 2, "stride": 2, "candidates": ["mbconv_k3_e3"]}]
     space = space_of(

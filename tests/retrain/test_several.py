@@ -1,4 +1,4 @@
-"""Networks retrained side by side are the networks that each retraining alone gives."""
+"""Networks that are retrained side by side are the same as if each was retrained alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_each_result_is_that_of_a_retraining_alone_in_the_order_asked_for(config
     assert (tmp_path / "b" / "result.json").exists()
 
 
-def test_the_users_own_candidates_get_there(config, tmp_path):
+def test_own_candidates_are_known_in_the_processes_side_by_side(config, tmp_path):
     module = {"candidate_modules": ["docs/examples/ghost.py"], "input_size": 8, "input_channels": 1, "classes": 4}
     parts = {"stem": {"stride": 1, "width": 4}, "stages": [{"width": 8, "candidates": ["ghost_k3_e3", "conv_k3"]}]}
     space = Space(validate(SpaceConfig, module | parts | {"feature_mix": 8}, "space"))
@@ -55,18 +55,18 @@ def test_the_users_own_candidates_get_there(config, tmp_path):
     assert found.images > 0
 
 
-def test_an_interrupt_comes_back_as_what_it_is():
+def test_an_interrupt_in_a_process_is_raised_as_an_interrupt():
     again = pickle.loads(pickle.dumps(Interrupted(15, "step 3 of 8 is saved")))
     assert (again.status, str(again)) == (143, "interrupted; step 3 of 8 is saved")
 
 
-def test_a_gpu_is_not_shared_between_processes(config, architectures, tmp_path):
+def test_retraining_side_by_side_on_a_gpu_is_refused(config, architectures, tmp_path):
     on_gpu = config.model_copy(update={"run": config.run.model_copy(update={"device": "cuda"})})
     with pytest.raises(ConfigError, match=r"run\.device: networks are retrained side by side on a CPU alone"):
         retrain_all(on_gpu, architectures, [tmp_path / "a", tmp_path / "b"])
 
 
-def test_the_error_of_one_is_the_users(config, architectures, tmp_path):
+def test_a_user_error_in_one_process_is_raised_as_it_is(config, architectures, tmp_path):
     retrain(config, architectures[1], tmp_path / "b")
     with pytest.raises(UserError, match="holds a run already"):
         retrain_all(config, architectures, [tmp_path / "a", tmp_path / "b"])

@@ -15,7 +15,7 @@ SPACES = Path(__file__).parent / "spaces"
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """The tensors here are small: threads would only wait for each other, for long on a busy machine."""
+    """Sets torch to one thread: with tensors as small as these, threads would mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -60,7 +60,7 @@ def published(shared_data: Path) -> dict[str, dict]:
 
 @pytest.fixture
 def own_candidates():
-    """Whatever a test registers is forgotten afterwards."""
+    """Removes the candidates that a test has registered after it."""
     before = dict(CANDIDATES)
     yield
     CANDIDATES.clear()

@@ -21,7 +21,7 @@ def layer(name, c_in, c_out, size, stride=1, residual=False):
     return Layer(CANDIDATES[name], c_in, c_out, size, stride, residual)
 
 
-def test_an_inverted_residual_by_hand():
+def test_the_working_set_of_an_inverted_residual_is_the_one_counted_by_hand():
     """mbconv_k3_e6+residual 28x28x40->40: the depthwise convolution reads 240 channels and writes 240 while the edge's
     40 wait for the add. Activations and BN change tensors in place."""
     assert working_set(layer("mbconv_k3_e6", 40, 40, 28, residual=True), RELU6) == 28 * 28 * (240 + 240 + 40)
@@ -43,7 +43,7 @@ def test_an_inverted_residual_by_hand():
     ],
     ids=lambda value: str(value),
 )
-def test_ops_by_hand(made, expected):
+def test_the_working_sets_of_ops_are_those_counted_by_hand(made, expected):
     assert working_set(made, RELU6) == expected
 
 
@@ -53,8 +53,8 @@ def test_no_activation_function_needs_a_second_tensor(activation):
     assert working_set(made, OpSettings(activation, running_stats=False)) == working_set(made, RELU6)
 
 
-def test_squeeze_excite_keeps_what_it_scales():
-    """With one pixel, its hidden layer is as large as the map: hidden + squeezed + hidden, beside the waiting input."""
+def test_squeeze_excite_keeps_the_tensor_that_it_scales():
+    """With one pixel, its hidden layer is as large as the map: hidden + squeezed + hidden, beside the edge's input."""
     c_in, hidden, squeezed = 40, 240, 64  # 240 / 4 = 60, rounded to 8
     one = layer("mbconv_k3_e6_se", c_in, c_in, 1, residual=True)
     # expand of the squeeze: reads 64, writes 240 (its gate), while the map of 240 and the edge's 40 wait
@@ -64,7 +64,7 @@ def test_squeeze_excite_keeps_what_it_scales():
 
 
 class Branches(nn.Module):
-    """Two halves, side by side: the input lives until the second has read it, the first until they are joined."""
+    """Two branches: the input lives until the second has read it, and the first's output until they are joined."""
 
     def __init__(self, c_in, c_out):
         super().__init__()
@@ -94,17 +94,17 @@ class Dynamic(nn.Module):
         return x * float(x.sum())
 
 
-def test_ones_own_candidate_is_covered_with_ops_that_are_no_modules():
+def test_the_working_set_of_an_own_candidate_counts_ops_that_are_no_modules():
     made = Layer(BranchesSpec(), 8, 20, 6)
     assert working_set(made, RELU6) == 6 * 6 * (10 + 10 + 20)  # the join; before it 8 + 10 + 10
 
 
-def test_a_candidate_that_needs_numbers_is_named():
+def test_a_candidate_that_cannot_run_on_the_meta_device_is_named_in_the_error():
     with pytest.raises(ValueError, match=r"'branches 6x6x8->8 s1': its peak activation cannot be computed"):
         working_set(Layer(BranchesSpec(dynamic=True), 8, 8, 6), RELU6)
 
 
-def test_it_leaves_no_trace_in_torchs_generator():
+def test_a_working_set_leaves_torchs_random_state_unchanged():
     before = torch.get_rng_state()
     working_set(layer("mbconv_k7_e6", 48, 48, 9, residual=True), RELU6)
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""architecture.json: rebuilds the identical module, or says which key is wrong."""
+"""An architecture.json rebuilds the identical module, or is refused with the key that is wrong."""
 
 import json
 
@@ -43,11 +43,11 @@ def test_the_file_states_paths_by_name_fixed_edges_included(architecture):
     assert record["complexity"] == {"params": c.params, "macs": c.macs}
 
 
-def test_a_prediction_does_not_change_what_is_built(architecture):
+def test_a_predicted_latency_in_the_file_does_not_change_the_network(architecture):
     assert Architecture.from_json(architecture.to_json([{"metric": "macs", "value": 3}])) == architecture
 
 
-def test_names_and_paths_agree(load_space, random_paths):
+def test_an_architecture_from_names_has_the_paths_of_these_names(load_space, random_paths):
     space = load_space("imagenet")
     for seed in range(5):
         a = Architecture(space, random_paths(space, seed))
@@ -55,7 +55,7 @@ def test_names_and_paths_agree(load_space, random_paths):
         assert len(a.layers) == len(space.edges) + 3
 
 
-def test_an_architecture_is_immutable_and_legal(architecture):
+def test_an_architecture_is_immutable_and_paths_that_do_not_fit_are_refused(architecture):
     with pytest.raises(AttributeError):
         architecture.paths = ()
     with pytest.raises(ValueError, match="paths"):
@@ -107,7 +107,7 @@ def put(value: object, *keys: str | int):
         (put("x" * 10**6, "space", "stages", 0, "candidates", 0), r"unknown candidate 'xxx"),
     ],
 )
-def test_a_wrong_file_is_refused_by_key(architecture, change, message):
+def test_an_architecture_file_with_a_wrong_key_is_refused_with_that_key(architecture, change, message):
     record = json.loads(architecture.to_json())
     change(record)
     with pytest.raises(ValueError, match=message):
@@ -123,13 +123,13 @@ def test_a_wrong_file_is_refused_by_key(architecture, change, message):
         ("3", "format"),
     ],
 )
-def test_what_is_not_an_architecture_is_refused(text, message):
+def test_a_text_that_is_no_architecture_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         Architecture.from_json(text)
 
 
-def test_a_file_without_stated_complexity_is_fine(architecture):
-    """Written by hand: space and paths are enough."""
+def test_an_architecture_file_without_complexity_is_read(architecture):
+    """A file that is written by hand needs the space and the paths alone."""
     record = json.loads(architecture.to_json())
     short = {key: record[key] for key in ("format", "space", "paths")}
     again = Architecture.from_json(json.dumps(short))
@@ -149,7 +149,7 @@ def test_a_file_without_stated_complexity_is_fine(architecture):
         ("", "not JSON: Expecting value"),
     ],
 )
-def test_json_that_only_some_programs_read_is_refused(text, words):
+def test_json_with_double_keys_or_numbers_that_are_not_finite_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
         Architecture.from_json(text)
 

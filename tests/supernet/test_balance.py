@@ -1,3 +1,5 @@
+"""Warm-up trains the candidates of an edge in their shares, independently of other edges."""
+
 from __future__ import annotations
 
 import torch
@@ -5,7 +7,7 @@ import torch
 from supernet.balance import balanced_paths, training_slots
 
 
-def test_candidates_that_look_at_one_pixel_alone_get_half_a_share(load_space):
+def test_candidates_that_are_not_spatial_get_half_a_share(load_space):
     ops = ["mbconv_k3_e3", "mbconv_k5_e6"]
     stages = [
         {"width": 16, "depth": 2, "stride": 2, "first": ["proj", *ops], "candidates": ["skip", *ops]},
@@ -15,7 +17,7 @@ def test_candidates_that_look_at_one_pixel_alone_get_half_a_share(load_space):
     assert training_slots(space).tolist() == [[0, 1, 1, 2, 2]] * 3
 
 
-def test_where_all_candidates_are_of_one_kind_each_is_trained_as_often(load_space):
+def test_candidates_get_equal_shares_if_all_or_none_are_spatial(load_space):
     space = load_space("imagenet")
     for edge, row in zip(space.searchable, training_slots(space).tolist(), strict=True):
         names = [edge.candidates[i] for i in row if i >= 0]

@@ -53,17 +53,17 @@ def own_space(own_file, make_space):
     )
 
 
-def test_a_name_is_what_its_candidate_prints():
+def test_a_candidates_key_is_its_text():
     assert all(str(candidate) == name for name, candidate in CANDIDATES.items())
     assert len(set(CANDIDATES.values())) == len(CANDIDATES)
 
 
-def test_the_methods_candidates_are_there():
+def test_the_candidates_of_the_paper_are_registered():
     assert {f"mbconv_k{k}_e{e}" for k in (3, 5, 7) for e in (1, 3, 6)} | {"skip", "proj"} <= CANDIDATES.keys()
     assert CANDIDATES["skip"] == SkipSpec()
 
 
-def test_own_candidates_build_count_and_train(own_space, count):
+def test_own_candidates_are_built_counted_and_trained_like_others(own_space, count):
     supernet = Supernet(own_space)
     images = torch.randn(2, 3, 19, 19)
     for paths in [(0, 0), (1, 0), (0, 1)]:
@@ -78,7 +78,7 @@ def test_own_candidates_build_count_and_train(own_space, count):
     assert not list(supernet.buffers())  # through supernet.ops, they follow the supernet's BN rule
 
 
-def test_own_candidates_survive_architecture_json(own_space, own_file):
+def test_an_architecture_with_own_candidates_is_read_back_from_its_json(own_space, own_file):
     """Their module is named so that the file can be read elsewhere: without the folders of this machine."""
     architecture = Architecture(own_space, (0, 0))
     text = architecture.to_json()
@@ -88,7 +88,7 @@ def test_own_candidates_survive_architecture_json(own_space, own_file):
     assert Architecture.from_json(text) == architecture
 
 
-def test_importing_twice_registers_once(own_file):
+def test_a_module_that_is_imported_twice_registers_its_candidates_once(own_file):
     import_candidates(str(own_file))
     first = CANDIDATES["plain_k3"]
     import_candidates(str(own_file))
@@ -96,7 +96,7 @@ def test_importing_twice_registers_once(own_file):
     assert CANDIDATES["plain_k3"] is first
 
 
-def test_a_taken_name_is_refused(tmp_path, own_file, make_space):
+def test_a_candidate_whose_name_is_taken_is_refused(tmp_path, own_file, make_space):
     import_candidates(str(own_file))
     clash = tmp_path / "clash.py"
     clash.write_text(OWN.format(cls="OtherSpec", name="plain"))
@@ -111,8 +111,8 @@ def test_a_taken_name_is_refused(tmp_path, own_file, make_space):
         import_candidates(str(builtin))
 
 
-def test_a_refused_file_registers_nothing(tmp_path):
-    """Corrected and imported again, it must not clash with its own first half."""
+def test_a_module_whose_import_fails_registers_nothing(tmp_path):
+    """A corrected file that is imported again must not clash with the candidates of its first import."""
     path = tmp_path / "half.py"
     path.write_text(OWN.format(cls="HalfSpec", name="half") + "\nraise ImportError('later')\n")
     with pytest.raises(ValueError, match="later"):
@@ -212,7 +212,7 @@ def test_a_declared_candidate_is_accepted_and_leaves_torchs_random_numbers(decla
         ("name", "return 3", r"cannot import .*TypeError: __str__ returned non-string"),
     ],
 )
-def test_a_candidate_that_declares_nonsense_is_refused_with_its_space(declared, method, code, message):
+def test_a_space_is_refused_if_a_candidates_declaration_is_wrong(declared, method, code, message):
     with pytest.raises(ValueError, match=message):
         declared(**{method: code})
 
@@ -229,14 +229,14 @@ def test_a_candidate_that_declares_nonsense_is_refused_with_its_space(declared, 
         ("raise KeyError(3)", r"forward\(\) failed: declared\.py, line \d+: KeyError: 3; correct it"),
     ],
 )
-def test_a_candidate_that_computes_nonsense_is_refused_before_anything_is_trained(declared, code, message):
+def test_a_candidate_whose_output_is_wrong_is_refused_before_training(declared, code, message):
     layers = declared(forward=code)
     with pytest.raises(ValueError, match=f"candidate 'declared': {message}"):
         check_running(layers, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("text", ["class Spec: pass", "def f(): pass"])
-def test_what_is_no_candidate_is_not_registered(tmp_path, text):
+def test_registering_a_class_that_is_no_candidate_is_refused(tmp_path, text):
     path = tmp_path / "other.py"
     path.write_text(f"from supernet.catalogue import register\n@register()\n{text}\n")
     with pytest.raises(ValueError, match="is registered, expected a subclass of supernet"):
@@ -250,21 +250,21 @@ def test_what_is_no_candidate_is_not_registered(tmp_path, text):
         ("no_such_package.ops", r"cannot import 'no_such_package\.ops'"),
     ],
 )
-def test_an_absent_module_is_refused(make_space, module, message):
+def test_a_candidate_module_that_does_not_exist_is_refused(make_space, module, message):
     with pytest.raises(ValueError, match=message):
         import_candidates(module)
     with pytest.raises(ValueError, match=message):
         make_space({"width": 8, "candidates": ["proj"]}, candidate_modules=[module])
 
 
-def test_a_file_that_does_not_parse_is_refused(tmp_path):
+def test_a_candidate_module_with_a_syntax_error_is_refused(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("class :")
     with pytest.raises(ValueError, match="cannot import"):
         import_candidates(str(path))
 
 
-def test_a_dotted_module_is_found(tmp_path, monkeypatch, make_space):
+def test_a_candidate_module_with_a_dotted_name_is_imported(tmp_path, monkeypatch, make_space):
     (tmp_path / "own_dotted_ops.py").write_text(OWN.format(cls="DottedSpec", name="dotted"))
     monkeypatch.syspath_prepend(tmp_path)
     space = make_space({"width": 8, "candidates": ["dotted_k5"]}, candidate_modules=["own_dotted_ops"])

@@ -1,4 +1,4 @@
-"""Compiled candidates compute what their modules do, once for each distinct shape, and only where it is faster."""
+"""Compiled candidates compute what their modules do; layers of equal shape share a program, kept if it is faster."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 @pytest.fixture
 def stands_in(monkeypatch):
-    """torch.compile gives back what `make` makes of the function: nothing is compiled."""
+    """Replaces torch.compile by `make`, so that nothing is compiled."""
 
     def replace(make) -> None:
         monkeypatch.setattr(torch, "compile", lambda function, **_: make(function))
@@ -51,7 +51,7 @@ def stands_in(monkeypatch):
 
 
 def gradients(net: Supernet, batch: tuple[Tensor, Tensor], paths: tuple[int, ...]) -> list[Tensor | None]:
-    """Loss, dL/dg of all candidates, dL/dw."""
+    """Returns the loss, dL/dg of all candidates, and dL/dw."""
     gates = F.one_hot(torch.tensor(paths), len(CANDIDATES)).double().requires_grad_()
     net.zero_grad(set_to_none=True)
     loss = F.cross_entropy(net(batch[0], paths, gates), batch[1])
@@ -78,7 +78,7 @@ def test_compiled_and_eager_candidates_compute_the_same(net, batch):
     assert counters["stats"]["unique_graphs"] - before == len(trials) == len(distinct_candidates(net))
 
 
-def test_programs_run_where_a_graph_is_kept_and_nowhere_else(net, batch, stands_in):
+def test_compiled_programs_run_only_if_a_graph_is_kept(net, batch, stands_in):
     ran = []
 
     def counted(function):
@@ -99,7 +99,7 @@ def test_programs_run_where_a_graph_is_kept_and_nowhere_else(net, batch, stands_
     assert ran == ["ConvBNAct", "SepConv", "ConvBNAct"]
 
 
-def test_only_what_is_faster_is_kept(net, batch, stands_in, monkeypatch):
+def test_a_program_is_kept_only_if_it_is_faster(net, batch, stands_in, monkeypatch):
     stands_in(lambda function: function)
     ratios = iter([0.9, 0.99])
     monkeypatch.setattr(compiled, "compared", lambda *_: next(ratios))
@@ -110,7 +110,7 @@ def test_only_what_is_faster_is_kept(net, batch, stands_in, monkeypatch):
     assert [edge.compiled for edge in compiled.mixed_edges(net)] == [{}, {}]  # nothing is left of the first time
 
 
-def test_all_processes_keep_the_same(net, batch, stands_in, monkeypatch):
+def test_all_processes_keep_the_same_programs(net, batch, stands_in, monkeypatch):
     stands_in(lambda function: function)
     monkeypatch.setattr(compiled, "compared", lambda *_: 0.5)
     trials = compile_candidates(net, batch[0], agree=lambda ratios: [None, ratios[1]])
@@ -118,7 +118,7 @@ def test_all_processes_keep_the_same(net, batch, stands_in, monkeypatch):
     assert [sorted(edge.compiled) for edge in compiled.mixed_edges(net)] == [[2], [2]]
 
 
-def test_a_slow_program_is_found_to_be_slow(net, batch, stands_in):
+def test_a_program_that_runs_its_op_twice_is_slower_and_not_kept(net, batch, stands_in):
     def twice(function):
         return lambda op, x: (function(op, x), function(op, x), function(op, x), function(op, x))[0]
 
@@ -128,10 +128,10 @@ def test_a_slow_program_is_found_to_be_slow(net, batch, stands_in):
 
 
 @needs_compiler
-def test_what_torch_cannot_translate_runs_as_it_is(net, batch):
+def test_a_candidate_that_torch_cannot_translate_stays_eager(net, batch):
     class Branching(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x if float(x.sum()) > 0 else -x
+            return x if float(x.detach().sum()) > 0 else -x
 
     for edge in compiled.mixed_edges(net):
         edge.ops[1] = Branching()
@@ -154,7 +154,7 @@ def test_one_op_that_cannot_be_compiled_does_not_end_the_search(net, batch, stan
     assert [(trial.ratio is None, trial.kept) for trial in trials] == [(False, True), (True, False)]
 
 
-def test_without_a_compiler_there_is_one_line(net, batch, stands_in):
+def test_without_a_compiler_the_error_is_one_line(net, batch, stands_in):
     def broken(function):
         def call(op: nn.Module, x: Tensor) -> Tensor:
             raise BackendCompilerFailed(function, RuntimeError("no g++\nand much more"), None)

@@ -1,4 +1,4 @@
-"""Parameters and MACs by formula are those of the modules that get built."""
+"""Parameters and MACs by formula equal those of the modules."""
 
 from itertools import product
 
@@ -16,7 +16,7 @@ SHAPES = [(16, 16, 7, 1), (16, 16, 7, 2), (16, 16, 8, 1), (16, 24, 8, 2), (24, 1
 
 @pytest.mark.parametrize("name", CANDIDATES)
 @pytest.mark.parametrize("running_stats", [False, True])
-def test_formula_equals_hooks_for_every_candidate(count, name, running_stats):
+def test_complexity_by_formula_equals_complexity_counted_by_hooks_for_every_candidate(count, name, running_stats):
     legal = 0
     for c_in, c_out, size, stride in SHAPES:
         residual = stride == 1 and c_in == c_out
@@ -33,7 +33,9 @@ def test_formula_equals_hooks_for_every_candidate(count, name, running_stats):
 
 @pytest.mark.parametrize(("space_name", "size"), [("small", 17), ("small", 32), ("cifar", 32), ("imagenet", 65)])
 @pytest.mark.parametrize("seed", range(3))
-def test_formula_equals_hooks_for_random_architectures(load_space, random_paths, count, space_name, size, seed):
+def test_complexity_by_formula_equals_complexity_counted_by_hooks_for_random_architectures(
+    load_space, random_paths, count, space_name, size, seed
+):
     space = load_space(space_name, input_size=size)
     architecture = Architecture(space, random_paths(space, seed))
     assert architecture.complexity == count(Network(architecture), torch.randn(2, 3, size, size))
@@ -68,7 +70,7 @@ def test_a_space_without_choices_has_one_cost(load_space):
     assert (cost.of(()), cost.reachable) == (macs, (macs, macs))
 
 
-def test_counting_leaves_no_trace(load_space, random_paths):
+def test_counting_a_complexity_leaves_a_supernet_unchanged(load_space, random_paths):
     space = load_space("small")
     net = Supernet(space)
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -94,7 +96,7 @@ def test_published_networks_have_their_published_size(make_space, published, cou
 
 
 def stage_of(block: str) -> dict[str, object]:
-    """'mbconv k3 e6 24->32 s2 112' or 'skip 32' -> a stage with one fixed edge."""
+    """Returns a stage with one fixed edge from a text such as 'mbconv k3 e6 24->32 s2 112' or 'skip 32'."""
     op, *rest = block.split()
     if op == "skip":
         return {"width": int(rest[0]), "candidates": ["skip"]}
@@ -103,7 +105,7 @@ def stage_of(block: str) -> dict[str, object]:
 
 
 def block_of(layer: Layer) -> str:
-    """The inverse of stage_of, with the channels and the size that the space worked out."""
+    """Returns the text of a layer; the inverse of stage_of, with the channels and the size of the space."""
     if str(layer.spec) == "skip":
         return f"skip {layer.c_out}"
     return f"{str(layer.spec).replace('_', ' ')} {layer.c_in}->{layer.c_out} s{layer.stride} {layer.size}"

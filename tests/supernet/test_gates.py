@@ -1,4 +1,4 @@
-"""dL/dg of binarized gates, against finite differences of L(sum_i g_i o_i(x)) (Sec. 3.2)."""
+"""The gradient dL/dg of binarized gates equals finite differences of L(sum_i g_i o_i(x)) (Sec. 3.2)."""
 
 from collections.abc import Callable
 from itertools import product
@@ -51,7 +51,7 @@ def one_hot(space: Space, paths: tuple[int, ...], dtype: torch.dtype = torch.flo
 
 
 def d_gates_of(net: Supernet, paths: tuple[int, ...], **mode: object) -> Tensor:
-    """What an architecture step asks for."""
+    """Returns dL/dg as an architecture step computes it."""
     images, labels = batch(next(net.parameters()).dtype, net.space.config.input_size)
     gates = one_hot(net.space, paths, images.dtype)
     (d_gates,) = torch.autograd.grad(F.cross_entropy(net(images, paths, gates, **mode), labels), [gates])
@@ -59,7 +59,7 @@ def d_gates_of(net: Supernet, paths: tuple[int, ...], **mode: object) -> Tensor:
 
 
 def gated_sum(net: Supernet, images: Tensor, gates: Tensor) -> Tensor:
-    """Eq. 2 written out, for any gates: x <- sum_i g_i o_i(x), plus x where residual."""
+    """Computes Eq. 2 for any gates, edge by edge: x <- sum_i g_i o_i(x), plus x if the edge is residual."""
     x, rows = net.stem(images), iter(gates)
     for edge, mixed in zip(net.space.edges, net.edges, strict=True):
         g = next(rows) if edge.searchable else torch.ones(1, dtype=x.dtype)
@@ -69,7 +69,7 @@ def gated_sum(net: Supernet, images: Tensor, gates: Tensor) -> Tensor:
 
 
 def slopes(net: Supernet, loss_of: Callable[[Tensor], Tensor], gates: Tensor, h: float = 1e-6) -> Tensor:
-    """Central differences in each real entry."""
+    """Returns central differences in each entry that is not padding."""
     result = torch.zeros_like(gates)
     for e, i in zip(*net.space.mask.nonzero(), strict=True):
         shift = torch.zeros_like(gates)
@@ -80,7 +80,7 @@ def slopes(net: Supernet, loss_of: Callable[[Tensor], Tensor], gates: Tensor, h:
 
 @pytest.mark.parametrize("paths", list(product(range(3), repeat=2)))
 def test_gate_gradient_matches_finite_differences(space, folded, paths):
-    """Every pair of active candidates, skip active or not, in float64; mode `full` says the same."""
+    """Every pair of active candidates, skip active or not, in float64; mode `full` gives the same gradient."""
     net = Supernet(space).double()
     images, labels = batch()
     with torch.no_grad():
@@ -95,8 +95,8 @@ def test_gate_gradient_matches_finite_differences(space, folded, paths):
 
 
 @pytest.mark.parametrize("compared", [[(0, 1), (2, 0)], [(1, 2), (1, 2)], [(2,), ()]])
-def test_compared_restricts_whose_gate_gets_a_gradient(space, compared):
-    """two_path: the compared entries are those of the full gradient, the others exactly 0, and never evaluated."""
+def test_only_compared_candidates_get_a_gate_gradient(space, compared):
+    """The compared entries equal those of the full gradient; the others are exactly 0 and are not evaluated."""
     net = Supernet(space).double()
     paths = (compared[0][0], 1)
     full = d_gates_of(net, paths)
@@ -110,7 +110,7 @@ def test_compared_restricts_whose_gate_gets_a_gradient(space, compared):
 
 
 def test_full_v2_evaluates_each_candidate_once(space):
-    """The sampled path in the forward pass, the others in the backward pass; skip never."""
+    """The sampled path runs in the forward pass, the others in the backward pass, and skip in neither."""
     net = Supernet(space).double()
     ran = watch(net)
     d_gates_of(net, (1, 1))
@@ -120,7 +120,7 @@ def test_full_v2_evaluates_each_candidate_once(space):
 
 
 def test_backward_evaluates_candidates_without_graph(space):
-    """The memory of a single path: what the backward pass computes is forgotten at once."""
+    """The memory is that of a single path, since no output of the backward pass is kept."""
     net = Supernet(space).double()
     images, labels = batch()
     loss = F.cross_entropy(net(images, (0, 0), gates := one_hot(space, (0, 0))), labels)
@@ -134,7 +134,7 @@ def test_backward_evaluates_candidates_without_graph(space):
 
 
 def watch(net: Supernet) -> list[tuple[int, int]]:
-    """(edge, candidate) in the order in which they run."""
+    """Records (edge, candidate) in the order in which they run."""
     ran: list[tuple[int, int]] = []
     for e, mixed in enumerate(net.edges):
         for i, op in enumerate(mixed.ops):
@@ -143,7 +143,7 @@ def watch(net: Supernet) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("mode", [{}, {"keep_outputs": True}, {"compared": [(0, 1)] * 6}], ids=["v2", "full", "two"])
-def test_an_architecture_step_leaves_no_trace(load_space, random_paths, mode):
+def test_an_architecture_step_leaves_weights_and_buffers_unchanged(load_space, random_paths, mode):
     """No weight gets a gradient, no state changes, bit for bit; nor does the run's random state."""
     net = Supernet(load_space("small", dropout=0.0))
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -156,7 +156,7 @@ def test_an_architecture_step_leaves_no_trace(load_space, random_paths, mode):
 
 
 def test_gates_do_not_change_the_output(load_space, random_paths):
-    """The gates only listen: the logits are those of the paths alone, and so are the weights' gradients."""
+    """The logits and the weights' gradients with gates equal those without."""
     net = Supernet(load_space("small"))
     paths = random_paths(net.space, 1)
     images, _ = batch(torch.float32, 17)
@@ -177,8 +177,8 @@ def test_padding_gets_no_gradient(load_space, random_paths):
     assert (d_gates[~torch.from_numpy(space.mask)] == 0).all()
 
 
-def test_folded_candidates_share_the_moments_of_their_edge(make_space, monkeypatch):
-    """Folded where the map is large for its channels, from moments that are computed once an edge."""
+def test_candidates_with_folded_bn_share_the_moments_of_their_edge(make_space, monkeypatch):
+    """BN is folded if the map is large for its channels, from moments that are computed once an edge."""
     names = ["mbconv_k3_e2", "mbconv_k5_e3", "mbconv_k3_e3", "mbconv_k3_e1"]
     stages = [{"width": 32, "candidates": names, "stride": 2}, {"width": 32, "candidates": names}]
     net = Supernet(make_space(*stages, input_size=32, classes=4, stem={"width": 6, "stride": 1})).double()
@@ -195,7 +195,7 @@ def test_folded_candidates_share_the_moments_of_their_edge(make_space, monkeypat
 
 
 def test_backward_runs_candidates_in_the_forwards_precision(autocast_space, folded):
-    """bf16 autocast: restored in the backward pass although the context is gone; the result is near float32's."""
+    """bf16 autocast is restored in the backward pass, outside its context; the result is near that of float32."""
     net, paths = Supernet(autocast_space), (1, 0)
     float32 = d_gates_of(net, paths)
     images, labels = batch(torch.float32, 16)
@@ -242,15 +242,15 @@ class Float32Made(TorchDispatchMode):
         return out
 
 
-def test_moments_are_for_a_cpu():
-    """Their float32 copies of the input, and the size from which on they pay, were measured there."""
+def test_moments_are_used_on_a_cpu_alone():
+    """The size from which on they are faster was measured on a CPU, and they copy the input to float32."""
     shape = (64, 8, 32, 32)
     assert InputMoments.is_worth_it(torch.empty(shape))
     assert not InputMoments.is_worth_it(torch.empty(shape, device="meta"))
 
 
-def test_the_native_path_makes_no_float32_copy_of_a_bf16_input(make_space, folded):
-    """What a GPU runs, on the CPU: candidates that did not run are evaluated in bf16 throughout; folding copies."""
+def test_without_moments_a_bf16_input_is_not_copied_to_float32(make_space, folded):
+    """Candidates that did not run are evaluated in bf16 throughout, as on a GPU; only folding copies the input."""
     stage = {"width": 12, "candidates": ["mbconv_k3_e2", "mbconv_k5_e2"], "stride": 2}
     net = Supernet(make_space(stage, input_size=16, classes=4, stem={"width": 10, "stride": 1}))
     images, labels = batch(torch.float32, 16)

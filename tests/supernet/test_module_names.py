@@ -1,4 +1,4 @@
-"""Which modules a file from elsewhere may name, and how a file that is read elsewhere names them."""
+"""A file from elsewhere may name only allowed modules; a file for elsewhere names them without local folders."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def imported(folder):
 
 
 @pytest.mark.usefixtures("imported")
-def test_a_file_from_elsewhere_may_only_name_what_is_imported_or_allowed(folder):
+def test_a_file_from_elsewhere_may_name_only_modules_that_are_imported_or_allowed(folder):
     assert permitted(["known.py", "json"], ()) == (str(folder / "known.py"), "json")
     assert permitted(["new.py", "pkg.new"], ["new.py", "pkg.new"]) == ("new.py", "pkg.new")
     assert permitted(["ops/new.py"], ["/at/ops/new.py"]) == ("/at/ops/new.py",)  # the user says where it is
@@ -32,7 +32,7 @@ def test_a_file_from_elsewhere_may_only_name_what_is_imported_or_allowed(folder)
 
 @pytest.mark.usefixtures("imported")
 def test_a_function_of_an_imported_module_is_not_called_for_a_file_from_elsewhere():
-    """`data: {module: shutil, name: rmtree, root: ...}`: to import it again is harmless, its functions are not."""
+    """`data: {module: shutil, name: rmtree, root: ...}` imports nothing new, but would call a function that deletes."""
     for module in ("shutil", "known.py"):
         with pytest.raises(ValueError, match=f"would run '{module}'"):
             permitted([module], (), called=[module])
@@ -42,7 +42,7 @@ def test_a_function_of_an_imported_module_is_not_called_for_a_file_from_elsewher
 @pytest.mark.usefixtures("imported")
 @pytest.mark.parametrize("module", ["{}/known.py", "../{0.name}/known.py", "~/known.py", "a/../known.py"])
 def test_a_path_that_leads_elsewhere_needs_permission_word_for_word(folder, module, monkeypatch):
-    """Even that of a module which is imported already."""
+    """The permission is needed even if the module is imported already."""
     monkeypatch.setenv("HOME", str(folder))
     name = module.format(folder)
     with pytest.raises(ValueError, match="leads out of the working folder; read that code"):

@@ -11,7 +11,7 @@ from supernet import Architecture, Network, Supernet
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("name", ["small", "cifar"])
 def test_derived_network_equals_the_supernet_on_its_path(load_space, random_paths, name, seed):
-    """In train mode (batch statistics): same logits, same gradients, bit for bit."""
+    """In train mode, with batch statistics, logits and gradients are the same bit for bit."""
     space = load_space(name)
     supernet, paths = Supernet(space, seed=seed), random_paths(space, seed)
     with torch.no_grad():  # off their starting values, so that a BN weight that is not copied shows
@@ -30,7 +30,7 @@ def test_derived_network_equals_the_supernet_on_its_path(load_space, random_path
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(used, network.parameters(), strict=True))
 
 
-def test_inherit_copies_and_leaves_no_trace(load_space, random_paths):
+def test_inherit_copies_the_weights_and_leaves_the_supernet_unchanged(load_space, random_paths):
     space = load_space("small")
     supernet = Supernet(space)
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
@@ -45,7 +45,7 @@ def test_inherit_copies_and_leaves_no_trace(load_space, random_paths):
 
 
 def test_derived_network_equals_the_supernet_with_every_skip(load_space):
-    """And with none: the two ends of what random paths cover."""
+    """It does with no skip, too; random paths lie between these two cases."""
     space = load_space("small", dropout=0.3)
     supernet = Supernet(space)
     assert sum(not edge.searchable for edge in space.edges) == 1
@@ -109,7 +109,7 @@ def test_inherit_refuses_another_space(load_space, random_paths):
         Network.inherit(Supernet(space), Architecture(other, random_paths(other, 0)))
 
 
-def test_seeds_decide_the_weights_and_leave_the_random_state_alone(load_space, random_paths):
+def test_the_seed_determines_the_weights_and_the_random_state_is_unchanged(load_space, random_paths):
     architecture = Architecture(load_space("small"), random_paths(load_space("small"), 0))
     state = torch.get_rng_state()
     a, b, c = (Network(architecture, seed=seed).state_dict() for seed in (3, 3, 4))
@@ -119,7 +119,7 @@ def test_seeds_decide_the_weights_and_leave_the_random_state_alone(load_space, r
 
 
 def test_skip_costs_nothing(load_space):
-    """A residual edge that takes skip returns its very input; it holds no parameters."""
+    """A residual edge that takes skip returns its input itself and has no parameters."""
     space = load_space("small")
     skipping = tuple(edge.candidates.index("skip") if edge.residual else 0 for edge in space.searchable)
     network = Network(Architecture(space, skipping))
@@ -130,7 +130,7 @@ def test_skip_costs_nothing(load_space):
             assert not list(block.parameters())
 
 
-def test_dropout_belongs_to_the_space(load_space, random_paths):
+def test_a_network_has_the_dropout_of_its_space(load_space, random_paths):
     space = load_space("small", dropout=0.5)
     network = Network(Architecture(space, random_paths(space, 0)))
     x = torch.randn(2, 32, 2, 2)

@@ -1,4 +1,4 @@
-"""The modules behind the candidates, where their formula could be misread."""
+"""The modules of the candidates compute what their formulas say."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from supernet import CANDIDATES
 from supernet.ops import InputMoments, MBConv, OpSettings, PoolClassifier, SqueezeExcite
 
 
-def test_squeeze_excite_is_mobilenet_v3s():
+def test_squeeze_excite_computes_the_same_as_torchvisions_mobilenet_v3():
     ours = SqueezeExcite(24, 8)
     theirs = torchvision.ops.SqueezeExcitation(24, 8, scale_activation=nn.Hardsigmoid)
     theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
@@ -18,7 +18,7 @@ def test_squeeze_excite_is_mobilenet_v3s():
 
 
 @pytest.mark.parametrize(("c_in", "expand", "squeezed"), [(24, 3, 24), (40, 3, 32), (80, 6, 120), (112, 6, 168)])
-def test_squeezed_widths_are_mobilenet_v3s(c_in, expand, squeezed):
+def test_squeezed_widths_are_those_of_mobilenet_v3(c_in, expand, squeezed):
     """A quarter of the hidden channels, rounded to 8 (arXiv 1905.02244, Table 1)."""
     op = CANDIDATES[f"mbconv_k5_e{expand}_se"].build(c_in, c_in, 1, OpSettings())
     assert op.excite.reduce.weight.shape == (squeezed, c_in * expand, 1, 1)
@@ -45,7 +45,7 @@ def test_logits_under_autocast_are_those_of_float32(trains):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_classifier_without_autocast_computes_in_its_own_precision(dtype):
-    """As a latency table times it."""
+    """A latency table times the classifier so."""
     assert PoolClassifier(8, 5, dropout=0.0).to(dtype)(torch.randn(2, 8, 3, 3, dtype=dtype)).dtype == dtype
 
 
@@ -56,7 +56,7 @@ def test_a_classifier_runs_on_the_meta_device():
 
 
 def test_pooling_ignores_its_padding():
-    """A constant stays itself up to the border."""
+    """A constant map stays constant up to its border."""
     x = torch.full((1, 2, 5, 5), -3.0)
     for name in ("avgpool_k3", "maxpool_k3"):
         pool = CANDIDATES[name].build(2, 2, 2, OpSettings())
@@ -71,7 +71,7 @@ def test_the_last_layer_is_linear(name):
 
 
 @pytest.mark.parametrize(("activation", "kind"), [("relu6", nn.ReLU6), ("relu", nn.ReLU), ("hswish", nn.Hardswish)])
-def test_the_spaces_activation_is_used_throughout(activation, kind):
+def test_all_ops_have_the_activation_of_the_space(activation, kind):
     op = MBConv(8, 8, OpSettings(activation), kernel_size=3, stride=1, expand=2)
     assert sum(isinstance(m, kind) for m in op.modules()) == 2
 
@@ -89,7 +89,7 @@ def test_no_candidate_changes_its_input(name, activation):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_an_expansion_from_the_inputs_moments_is_the_expansion(dtype, offset, layout):
+def test_an_expansion_by_moments_computes_the_same_as_the_modules(dtype, offset, layout):
     """Batch statistics of W x from the mean and covariance of x; an input far from 0 does not cancel."""
     generator = torch.Generator().manual_seed(0)
     op = MBConv(6, 8, OpSettings(running_stats=False), kernel_size=3, stride=2, expand=3).to(dtype)

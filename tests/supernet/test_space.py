@@ -1,4 +1,4 @@
-"""Spaces as YAML states them: edges, candidates, sizes, widths, and the sentences that refuse a wrong one."""
+"""A space has the edges, candidates, sizes and widths of its YAML; a wrong YAML is refused with its key."""
 
 import json
 
@@ -14,7 +14,7 @@ from supernet.space import SpaceConfig, StageConfig
 
 
 @pytest.mark.parametrize(("name", "first_stage"), [("imagenet", 24), ("imagenet_32", 32)])
-def test_published_imagenet_space(load_space, name, first_stage):
+def test_the_imagenet_space_is_the_published_one(load_space, name, first_stage):
     space = load_space(name)
     assert len(space.edges) == 22
     assert len(space.searchable) == 21
@@ -59,7 +59,7 @@ def test_mobilenet_v2_computes_what_torchvisions_does(load_space, count, multipl
     assert space.complexity(()) == count(theirs, images)
 
 
-def test_cifar_space(load_space):
+def test_the_cifar_space_has_the_intended_widths_strides_and_candidates(load_space):
     space = load_space("cifar")
     assert [e.c_out for e in space.edges] == [64, 64, *[128] * 3, *[256] * 3]
     assert [e.stride for e in space.edges] == [2, 1, 2, 1, 1, 2, 1, 1]
@@ -74,8 +74,8 @@ def test_cifar_space(load_space):
 
 
 @pytest.mark.parametrize("size", [17, 33, 50, 64])
-def test_layers_have_the_sizes_that_the_network_really_has(load_space, random_paths, size):
-    """ceil(size / stride) all along, odd maps included."""
+def test_layers_have_the_sizes_of_the_networks_feature_maps(load_space, random_paths, size):
+    """Each size is ceil(size / stride), for odd maps too."""
     space = load_space("small", input_size=size)
     architecture = Architecture(space, random_paths(space, size))
     network = Network(architecture)
@@ -90,14 +90,14 @@ def test_layers_have_the_sizes_that_the_network_really_has(load_space, random_pa
     assert architecture.layers[-1].size == layers[-1].size_out
 
 
-def test_residual_false_turns_the_add_off_for_its_stage_only(make_space):
+def test_residual_false_turns_the_add_off_for_that_stage_alone(make_space):
     stage = {"width": 32, "depth": 2, "candidates": ["mbconv_k3_e3", "skip", "conv_k3"]}
     space = make_space(stage, stage | {"residual": False})
     assert [edge.residual for edge in space.edges] == [True, True, False, False]
     assert [len(edge.candidates) for edge in space.edges] == [3, 3, 2, 2]
 
 
-def test_skip_is_dropped_where_the_edge_is_not_residual(make_space):
+def test_skip_is_dropped_from_edges_that_are_not_residual(make_space):
     space = make_space({"width": 16, "depth": 3, "candidates": ["skip", "mbconv_k3_e3", "proj"]})
     assert [edge.candidates for edge in space.edges] == [("mbconv_k3_e3", "proj")] + [
         ("skip", "mbconv_k3_e3", "proj")
@@ -123,7 +123,7 @@ def test_each_layer_is_listed_once(load_space):
     assert len({str(layer) for layer in space.all_layers}) == len(every)  # tables are keyed by this string
 
 
-def test_exact_widths_win_over_the_multiplier(make_space):
+def test_the_multiplier_leaves_exact_widths_unchanged(make_space):
     stages = [{"width": 40, "candidates": ["proj"]}, {"width": {"exact": 40}, "candidates": ["proj"]}]
     space = make_space(*stages, stem={"width": {"exact": 12}}, feature_mix=100, width_multiplier=1.4)
     assert space.stem.c_out == 12
@@ -148,12 +148,12 @@ def test_exact_widths_win_over_the_multiplier(make_space):
         (44.8, 48),
     ],
 )
-def test_make_divisible(channels, expected):
-    """Nearest multiple of 8, half up; the next one where that would lose more than a tenth."""
+def test_make_divisible_rounds_to_multiples_and_at_most_ten_percent_down(channels, expected):
+    """It returns the nearest multiple of 8, half up, or the next one if that would lose more than a tenth."""
     assert make_divisible(channels) == expected
 
 
-def test_spaces_are_equal_where_their_configs_are(load_space):
+def test_spaces_are_equal_if_their_configs_are(load_space):
     assert load_space("small") == load_space("small")
     assert hash(load_space("small")) == hash(load_space("small"))
     assert load_space("small") != load_space("small", classes=6)
@@ -181,12 +181,12 @@ WIDEN = {"width": 64, "depth": 2, "candidates": ["proj"]}  # edge 0: 32 -> 64 ch
         ({"width": "64"}, r"\.width"),
     ],
 )
-def test_a_wrong_stage_is_refused_by_name(make_space, change, message):
+def test_a_wrong_stage_is_refused_with_its_key(make_space, change, message):
     with pytest.raises(ValueError, match=r"stages\.1" + message):
         make_space({"width": 32, "candidates": ["proj"]}, WIDEN | change)
 
 
-def test_paths_must_fit_the_space(load_space):
+def test_paths_that_do_not_fit_the_space_are_refused(load_space):
     space = load_space("small")
     E = len(space.searchable)
     with pytest.raises(ValueError, match=f"got {E - 1} paths, expected one for each of {E}"):

@@ -1,4 +1,4 @@
-"""An architecture as text: short in a message, complete as a table."""
+"""An architecture's text is short in a message and complete as a table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def architecture(make_space) -> Architecture:
     return Architecture(space, (0, 0, 1), "mine")
 
 
-def test_repr_is_the_name_and_the_ops(architecture):
+def test_the_repr_of_an_architecture_has_its_name_and_ops(architecture):
     assert repr(architecture) == "Architecture('mine': mbconv_k3_e1 mbconv_k3_e3 skip)"
 
 

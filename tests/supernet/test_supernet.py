@@ -1,4 +1,4 @@
-"""One path at a time: what runs, what learns, what stays untouched."""
+"""A supernet runs one path at a time, trains its weights alone, and leaves all others unchanged."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_only_the_sampled_path_runs_and_only_its_weights_get_gradients(load_spac
 
 
 def test_momentum_and_decay_leave_unsampled_weights_alone(load_space):
-    """They gathered momentum while sampled; not being sampled, they stay bitwise what they were."""
+    """Weights that have momentum from earlier steps do not change in a step in which they are not sampled."""
     space = load_space("small")
     net = Supernet(space)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True)
@@ -120,7 +120,7 @@ def test_batch_norm_keeps_no_statistics(load_space, random_paths):
     torch.testing.assert_close(features[0].mean(dim=(0, 2, 3)), torch.zeros(8), rtol=0, atol=1e-5)
 
 
-def test_seeds_decide_the_weights_and_leave_the_random_state_alone(load_space):
+def test_the_seed_determines_the_weights_and_the_random_state_is_unchanged(load_space):
     space = load_space("small")
     state = torch.get_rng_state()
     a, b, c = (Supernet(space, seed=seed).state_dict() for seed in (1, 1, 2))
@@ -138,7 +138,7 @@ def test_convolutions_start_kaiming_fan_out(make_space):
         assert weight.mean().item() == pytest.approx(0, abs=5 * (2 / fan_out / weight.numel()) ** 0.5)
 
 
-def test_paths_must_fit(load_space):
+def test_a_forward_pass_with_paths_that_do_not_fit_is_refused(load_space):
     space = load_space("small")
     net, (images, _) = Supernet(space), batch(space)
     with pytest.raises(ValueError, match="got 1 paths"):

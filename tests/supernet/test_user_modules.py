@@ -1,4 +1,4 @@
-"""Where a user's module is looked for, how often it runs, and what is said when it fails."""
+"""A user's module is found, runs once, and is refused in one line if it fails."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_file_runs_once(folder):
+def test_a_file_that_is_loaded_twice_runs_once(folder):
     (folder / "own.py").write_text("runs = []\ndef note(value):\n    runs.append(value)\n    return tuple(runs)\n")
     assert call("own.py", "note", 1) == (1,)
     assert call(str(folder / "own.py"), "note", 2) == (1, 2)
@@ -57,7 +57,7 @@ def test_a_file_that_failed_runs_again_once_corrected(folder):
     ],
 )
 @pytest.mark.parametrize("dotted", [False, True])
-def test_what_fails_is_one_line_with_its_place(folder, monkeypatch, text, words, dotted):
+def test_a_module_that_fails_is_refused_in_one_line_with_file_and_line(folder, monkeypatch, text, words, dotted):
     monkeypatch.syspath_prepend(folder)
     (folder / "own.py").write_text(text)
     with pytest.raises(ValueError, match=r"^cannot import 'own") as error:
@@ -67,12 +67,12 @@ def test_what_fails_is_one_line_with_its_place(folder, monkeypatch, text, words,
 
 
 @pytest.mark.parametrize("module", ["nothing_there", "nothing.there", "", ".relative"])
-def test_a_module_that_is_not_there(module):
+def test_a_module_that_does_not_exist_is_refused(module):
     with pytest.raises(ValueError, match=r"^cannot import .*; give a dotted module or a path to a \.py file$"):
         load(module)
 
 
-def test_an_interrupt_is_no_mistake_of_the_user(folder):
+def test_an_interrupt_during_an_import_is_raised_unchanged(folder):
     (folder / "own.py").write_text("raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         load("own.py")
@@ -101,8 +101,8 @@ def test_only_a_modules_own_functions_are_called(folder):
         (r"ValueError('half \ud800 a pair')", r"ValueError: half \ud800 a pair"),
     ],
 )
-def test_whatever_is_raised_is_one_line(folder, raised, says):
-    """At import and in a call."""
+def test_any_exception_of_a_users_function_becomes_one_line(folder, raised, says):
+    """It does at import and in a call."""
     (folder / "raises.py").write_text(f"raise {raised}\n")
     (folder / "own.py").write_text(f"def f():\n    raise {raised}\n")
     with pytest.raises(ValueError, match=r"^cannot import 'raises\.py'") as error:
@@ -113,13 +113,13 @@ def test_whatever_is_raised_is_one_line(folder, raised, says):
     assert str(error.value) == f"'own.py': f() failed: own.py, line 2: {says}; correct it"
 
 
-def test_an_interrupt_inside_a_call_is_no_mistake_of_the_user(folder):
+def test_an_interrupt_inside_a_call_is_raised_unchanged(folder):
     (folder / "own.py").write_text("def f():\n    raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
         call("own.py", "f")
 
 
-def test_endless_recursion_is_one_line(folder):
+def test_endless_recursion_in_a_users_function_becomes_one_line(folder):
     (folder / "own.py").write_text("def f():\n    return f()\n")
     with pytest.raises(ValueError, match=r"f\(\) failed: own\.py, line 2: RecursionError: maximum recursion depth"):
         call("own.py", "f")
@@ -136,7 +136,7 @@ def test_endless_recursion_is_one_line(folder):
     ],
 )
 @pytest.mark.filterwarnings("error")  # "coroutine ... was never awaited" among them
-def test_a_function_that_computes_nothing_yet_is_refused(folder, code, says):
+def test_a_generator_or_async_function_is_refused(folder, code, says):
     (folder / "own.py").write_text(code + "\n")
     with pytest.raises(ValueError, match=r"correct it$") as error:
         call("own.py", "f")
@@ -159,8 +159,8 @@ def test_the_error_about_a_function_with_other_arguments_names_the_expected_ones
         call("own2.py", "f", 1)
 
 
-def test_a_message_names_code_that_is_waited_for(folder, monkeypatch):
-    """The module and its function end once that message has appeared."""
+def test_a_reminder_is_logged_while_a_users_code_runs_long(folder, monkeypatch):
+    """The module and its function end once the reminder has been logged."""
     monkeypatch.setattr(user_modules, "FIRST_REMINDER_S", 0.01)
     said = []
 
@@ -185,14 +185,14 @@ def test_a_module_may_remove_itself_from_the_table_of_modules(folder):
     assert load("own.py").runs == [1]
 
 
-def test_a_module_that_is_something_else_is_refused(folder, monkeypatch):
+def test_a_module_that_replaces_itself_by_another_object_is_refused(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     (folder / "own_stand_in.py").write_text("import sys\nsys.modules[__name__] = 3\n")
     with pytest.raises(ValueError, match="cannot import 'own_stand_in': it gives a value of type int; correct it"):
         load("own_stand_in")
 
 
-def test_a_path_that_is_no_readable_file_is_one_line(folder):
+def test_a_path_that_is_no_readable_file_is_refused_in_one_line(folder):
     (folder / "folder.py").mkdir()
     os.mkfifo(folder / "pipe.py")
     (folder / "device.py").symlink_to("/dev/zero")
