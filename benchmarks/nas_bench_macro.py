@@ -53,7 +53,7 @@ from search.baseline import every_architecture
 from search.config import SearchConfig
 from search.derive.derivation import constrained
 from search.judge import supernet_losses
-from search.limits.limit import resolve
+from search.limits.resolve import resolve
 from search.loop import Search
 from search.plan import Plan
 from search.scoring import open_parts

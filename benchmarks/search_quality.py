@@ -60,7 +60,7 @@ from search.baseline import every_architecture
 from search.config import SearchConfig
 from search.derive.clock import Clock, Reading, meets_bound
 from search.derive.derivation import ROUNDING, constrained
-from search.limits.limit import Limit
+from search.limits.limit import AdditiveLimit
 from search.loop import finish_search
 from search.result import ResultFile
 from search.scoring import open_parts, score
@@ -235,7 +235,7 @@ def checkpoint_of(run: Path) -> dict[str, Any]:
     return found
 
 
-def likeliest_row(run: Path, space: Space, limit: Limit, band: Band, truth: Truth) -> dict[str, Any]:
+def likeliest_row(run: Path, space: Space, limit: AdditiveLimit, band: Band, truth: Truth) -> dict[str, Any]:
     """What derive_among adds: a row's columns for the network that alpha alone would have chosen."""
     index = truth.paths.index(constrained(checkpoint_of(run)["alpha"], mask_of(space), [limit]).paths)
     accuracy = float(truth.accuracy[index])
@@ -296,7 +296,10 @@ def all_searches(
     space = Space(config.space)
     for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
         for b, band in enumerate(bands):
-            limit = Limit("latency", band.target, True, config.limits[0].tolerance, cost)
+            limit = AdditiveLimit(
+                name="latency", metric="latency", kind="at", bound=band.target, unit="ms",
+                tolerance=config.limits[0].tolerance, cost=cost,
+            )  # fmt: skip
             for algorithm in args.algorithms:
                 out = args.out / f"{algorithm}-{b}-{seed}"
                 result, architecture = one_search(algorithm, band.target, seed, table, out, args.data)

@@ -36,7 +36,8 @@ from search.config import SearchConfig
 from search.derive.clock import Clock
 from search.derive.derivation import ROUNDING
 from search.derive.measured import local_latency_limits
-from search.limits.limit import Limit, resolve
+from search.limits.limit import AdditiveLimit
+from search.limits.resolve import resolve
 from search.loop import finish_search
 from supernet.architecture import Architecture
 from supernet.space import Space
@@ -74,7 +75,7 @@ def uniform_architectures(space: Space) -> list[tuple[int, ...]]:
     return list(found)
 
 
-def widest_uniform(space: Space, limit: Limit) -> Architecture:
+def widest_uniform(space: Space, limit: AdditiveLimit) -> Architecture:
     """The uniform network with the most MACs whose cost is at most the bound."""
     feasible = [p for p in uniform_architectures(space) if limit.cost.of(p) <= limit.bound * (1 + ROUNDING)]
     if not feasible:
@@ -102,8 +103,8 @@ def run(args: argparse.Namespace) -> int:
     derived = load_architecture(args.out / "search" / "architecture.json")
     space = derived.space
     config = SearchConfig.read(args.search, args.override)
-    limit = resolve(config, args.search, args.override).limits[0]
-    same = replace(limit.of_cost(derived.paths), at=True)
+    limit = resolve(config, args.search, args.override).additive[0]
+    same = replace(limit.of_cost(derived.paths), kind="at")
     drawn = random_architectures(space, [same], args.random, seed=0, tolerance=TOLERANCE)
     networks = {
         "derived": derived,
@@ -142,7 +143,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(
-    args: argparse.Namespace, rows: list[dict[str, Any]], limit: Limit, search_seconds: float, retrain_seconds: float
+    args: argparse.Namespace,
+    rows: list[dict[str, Any]],
+    limit: AdditiveLimit,
+    search_seconds: float,
+    retrain_seconds: float,
 ) -> None:
     mean = {row["name"]: statistics.fmean(row["top1"]) for row in rows}
     others = sorted((mean[name] for name in mean if name.startswith("random")), reverse=True)

@@ -40,7 +40,7 @@ from search.derive.clock import acceptable_error
 from search.derive.derivation import ROUNDING
 from search.derive.measured import derive_measured
 from search.learn.objective import expected_cost
-from search.limits.limit import Limit, Source
+from search.limits.limit import AdditiveLimit, TableSource
 from search.loop import Search
 from search.plan import Plan
 from search.state import SearchState
@@ -58,7 +58,7 @@ LAST = 0.1
 """The share of the steps, at the end, in which the expected latency has to be at its target."""
 
 
-def plan_of(config: SearchConfig, limit: Limit, steps: int) -> Plan:
+def plan_of(config: SearchConfig, limit: AdditiveLimit, steps: int) -> Plan:
     """The search at PIXELS under a limit on the networks at full size, `steps` weights steps long."""
     space = config.space.model_copy(update={"input_size": PIXELS})
     run = config.run.model_copy(update={"checkpoint_every": config.search.warmup_epochs * steps})
@@ -73,11 +73,14 @@ def plan_of(config: SearchConfig, limit: Limit, steps: int) -> Plan:
     return Plan(config, Space(space), (limit,), prepare_device(config.run), *parts)
 
 
-def limit_at(share: float, table: LatencyTable, path: Path, config: SearchConfig, space: Space) -> Limit:
+def limit_at(share: float, table: LatencyTable, path: Path, config: SearchConfig, space: Space) -> AdditiveLimit:
     cost = table.cost(space)
     low, high = cost.reachable
     target = low + share * (high - low)
-    return Limit("latency", target, True, 0.02, cost, (Source(path, table, cost, config.measure),))
+    return AdditiveLimit(
+        name="latency", metric="latency", kind="at", bound=target, unit="ms", tolerance=0.02, cost=cost,
+        sources=(TableSource(path, table, cost, config.measure),),
+    )  # fmt: skip
 
 
 def advance(search: Search, steps: int, what: str, after: Callable[[SearchState], None] = lambda state: None) -> None:
@@ -107,7 +110,7 @@ def warm_up(plan: Plan, out: Path) -> None:
 
 def searched(plan: Plan, warm: Path, out: Path, steps: int) -> dict[str, Any]:
     """expected_error, loss and seconds of the search in `out`, which is run where no earlier call has."""
-    (limit,), mask = plan.limits, mask_of(plan.space)
+    (limit,), mask = plan.additive, mask_of(plan.space)
     settings = settings_of(plan) | {"target_ms": limit.bound}
     known = kept(out, settings)
     if known is not None:
@@ -152,7 +155,7 @@ def keep(folder: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
     write_atomically(folder / RECORD, json.dumps({"settings": settings, "found": found}, indent=1) + "\n")
 
 
-def derived(config: SearchConfig, space: Space, limit: Limit, out: Path) -> dict[str, Any]:
+def derived(config: SearchConfig, space: Space, limit: AdditiveLimit, out: Path) -> dict[str, Any]:
     """The network of the search in `out`, accepted by its measured latency and then timed afresh."""
     newest = Checkpoints(out / "checkpoints").newest()
     assert newest is not None  # the search has ended
@@ -167,7 +170,7 @@ def derived(config: SearchConfig, space: Space, limit: Limit, out: Path) -> dict
         "noise": timing.noise_ms / limit.bound,
         "acceptable_error": acceptable_error(timing),
         "tries": len(found.tries),
-        "predicted_first_ms": found.tries[0].readings[0].predicted if found.tries else predicted,
+        "predicted_first_ms": found.tries[0].timed[0].reading.predicted if found.tries else predicted,
     }
 
 

@@ -20,7 +20,7 @@ from engine.device import prepare_device
 from engine.distributed import ALONE, GradientReduction, Group
 from engine.progress import Progress
 from search.config import SearchConfig
-from search.limits.limit import resolve
+from search.limits.resolve import resolve
 from search.loop import Search
 from search.plan import Plan
 from search.scoring import open_parts

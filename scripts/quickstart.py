@@ -26,6 +26,7 @@ from engine.files import write_atomically
 if TYPE_CHECKING:  # the functions import slow modules themselves, after the arguments have been parsed
     from engine.evaluation import Evaluation
     from search.derive.clock import Reading
+    from search.derive.outcome import Try
     from search.loop import SearchResult
     from supernet.architecture import Architecture
 
@@ -80,6 +81,7 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     from retrain.several import retrain_all
     from search.baseline import random_architectures
     from search.derive.clock import Clock
+    from search.limits.limit import additive
     from search.loop import run_search
     from supernet.architecture import Architecture
     from supernet.cost import Cost
@@ -91,7 +93,8 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     overrides = [f"limits.0.table={table_path}", f"run.seed={seed}"]
     overrides.append(f"limits.0.largest_error={measured(table_path, seed)}")
     result = run_search(SEARCH, out / "search", overrides=overrides)
-    found, limit, space = result.measured, result.limits[0], result.architecture.space
+    found, space = result.measured, result.architecture.space
+    outcome, (limit,) = found.outcomes[0], additive(result.limits)  # the file has one limit, on latency
     # the derived network's own sum, which is not the target's where a timing has corrected the bound
     same = [limit.of_cost(result.architecture.paths)]
     networks = {"derived": result.architecture.paths}
@@ -111,7 +114,7 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
     rows = tuple(map(_row, networks, architectures, tests, readings))
     resume = ["python", "scripts/run_search.py", str(SEARCH), "--out", str(out / "search"), "--resume", *overrides]
     ending = Ending(
-        out, limit.bound, found.met, found.tries[found.chosen].readings[0], readings[0], rows, tests[0].images,
+        out, limit.bound, found.met, outcome.readings[0], readings[0], rows, tests[0].images,
         shlex.join(resume),
     )  # fmt: skip
     record: dict[str, object] = {
@@ -119,7 +122,7 @@ def quickstart(out: Path, seed: int, baselines: int) -> dict[str, object]:
         "target_ms": limit.bound,
         "met": found.met,
         "decided": ending.decided.figures(),
-        "tries": [asdict(t) for t in found.tries],
+        "tries": [_record_of(t) for t in found.tries],
         "networks": [asdict(row) for row in rows],
         "drift": readings[0].drift,
         "seconds": time.monotonic() - began,
@@ -250,6 +253,12 @@ def _row(name: str, architecture: Architecture, test: Evaluation, reading: Readi
     c, timing = architecture.complexity, reading.timing
     ms = (reading.predicted, timing.median_ms, timing.noise_ms, timing.standard_error_ms)
     return Row(name, *ms, test.top1, c.params, c.macs)
+
+
+def _record_of(one: Try) -> dict[str, object]:
+    """Returns what result.json says of one derivation and the timings of its network."""
+    readings = [asdict(timed.reading) for timed in one.timed]
+    return {"derivation": asdict(one.derivation), "asked": [timed.asked for timed in one.timed], "readings": readings}
 
 
 def _print(ending: Ending, result: SearchResult) -> None:

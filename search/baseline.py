@@ -13,7 +13,7 @@ from scipy.optimize import linprog
 from search.derive.derivation import InfeasibleError, meeting
 from search.learn.projection import Projector
 from search.limits.combine import members
-from search.limits.limit import Limit
+from search.limits.limit import AdditiveLimit
 from supernet.alpha import initial_alpha, log_probabilities, mask_of
 from supernet.space import Space
 
@@ -25,7 +25,7 @@ FEW = 10_000
 
 def random_architectures(
     space: Space,
-    limits: Sequence[Limit],
+    limits: Sequence[AdditiveLimit],
     count: int,
     *,
     seed: int,
@@ -57,13 +57,13 @@ def every_architecture(space: Space) -> np.ndarray:
     return np.array(list(product(*(range(n) for n in space.mask.sum(axis=1)))), dtype=np.int64)
 
 
-def _listed(space: Space, limits: Sequence[Limit], rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _listed(space: Space, limits: Sequence[AdditiveLimit], rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yields all architectures that meet the limits, in a random order: (n, E) int64."""
     every = every_architecture(space)
     yield rng.permutation(every[meeting(every, limits)])
 
 
-def _drawn(space: Space, limits: Sequence[Limit], rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _drawn(space: Space, limits: Sequence[AdditiveLimit], rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yields those of MOST_DRAWS random architectures that are kept and meet the limits, (n, E) int64 at a time.
 
     They are drawn from the projection of equal probabilities onto the limits, p(x) ~ exp(-sum_k tau_k F_k(x)), since
@@ -84,7 +84,7 @@ def _drawn(space: Space, limits: Sequence[Limit], rng: np.random.Generator) -> I
         yield drawn[keep & meeting(drawn, limits)]
 
 
-def _largest(weights: np.ndarray, real: np.ndarray, limits: Sequence[Limit]) -> float:
+def _largest(weights: np.ndarray, real: np.ndarray, limits: Sequence[AdditiveLimit]) -> float:
     """An upper bound on the sum of weights (E, N) over the architectures that meet the limits: the linear relaxation.
 
     Exact to a fraction of an entry, and quick where the integer program is not: the weights are a multiple of a limit's
@@ -98,7 +98,8 @@ def _largest(weights: np.ndarray, real: np.ndarray, limits: Sequence[Limit]) -> 
             row = cost.table[edge, candidate] / unit
             rows.append(row)
             bounds.append((limit.bound - cost.fixed) / unit + 1e-9)
-            if limit.at and cost is limit.cost:  # of a worst case, any member may be the one that reaches the window
+            # of a worst case, any member may be the one that reaches the window
+            if limit.kind == "at" and cost is limit.cost:
                 rows.append(-row)
                 bounds.append(-((limit.bound - cost.fixed) / unit - limit.tolerance) + 1e-9)
     found = linprog(

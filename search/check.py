@@ -32,8 +32,9 @@ from search.learn.projection import Projector
 from search.learn.reinforce import sampled, user_reward
 from search.learn.terms import build_terms, terms_gradient
 from search.limits.combine import members
-from search.limits.limit import Limit, Resolved, Source, limit_names, resolve_limit
-from search.limits.peak import restrict
+from search.limits.limit import AdditiveLimit, TableSource
+from search.limits.peak import PeakLimit, restrict
+from search.limits.resolve import Resolved, resolve_limit, resolved_from
 from search.limits.trust import Note, elsewhere
 from search.limits.units import doubts, implied_speed
 from supernet import user_modules
@@ -78,17 +79,13 @@ def check_search(
     except UserError as error:
         checks.append(failed("space", error))
     space = Space(config.space)
-    limits: list[Limit] = []
-    notes: list[Note] = []
+    limits: list[tuple[AdditiveLimit, list[Note]]] = []
     for i, entry in config.additive.items():
         try:
-            limit, more = resolve_limit(config, space, i, config_path, overrides)
+            limits.append(resolve_limit(config, space, i, config_path, overrides))
         except UserError as error:
             checks.append(failed(f"limits.{i} {entry.metric}", error))
-        else:
-            limits.append(limit)
-            notes += more
-    resolved = Resolved(config, space, tuple(limits), peak, tuple(dict.fromkeys(notes)))
+    resolved = resolved_from(config, space, limits, peak)
     checks += judge(resolved, out, told)
     return checks + _caught("data", lambda: _data(config)) + _caught("run", lambda: _run(config))
 
@@ -108,11 +105,10 @@ def report(checks: Sequence[Check], source: Path) -> None:
 def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) -> list[Check]:
     """Returns the checks of a resolved config that need no data."""
     checks = [_space(resolved)]
-    if resolved.peak:
-        checks.append(Check("ok", "peak", str(resolved.peak)))
-    for name, limit in zip(limit_names(resolved.limits), resolved.limits, strict=True):
-        checks += [_reach(name, limit), _gradient(resolved.space, name, limit)]
-    if len(resolved.limits) == len(resolved.config.additive) > 0:
+    checks += [Check("ok", "peak", str(limit)) for limit in resolved.limits if isinstance(limit, PeakLimit)]
+    for limit in resolved.additive:
+        checks += [_reach(limit), _gradient(resolved.space, limit)]
+    if len(resolved.additive) == len(resolved.config.additive) > 0:
         checks += _caught("limits together", lambda: _together(resolved))
     checks += _caught("own candidates", lambda: _own_candidates(resolved))
     checks += _caught("own functions", lambda: _own_functions(resolved))
@@ -144,13 +140,11 @@ def _space(resolved: Resolved) -> Check:
     return Check("ok", "space", f"{len(edges)} searchable edges, {float(count):.3g} architectures")
 
 
-def _reach(name: str, limit: Limit) -> Check:
+def _reach(limit: AdditiveLimit) -> Check:
     low, high = limit.cost.reachable
-    how = "at" if limit.at else "below"
     source = "; " + ", ".join(f"{s.path} has every layer" for s in limit.sources) if limit.sources else ""
     reach = f"{quantity(low, limit.unit)} to {quantity(high, limit.unit)}"
-    text = f"{how} {quantity(limit.bound, limit.unit)}, reachable are {reach}{source}"
-    return Check("ok", f"limit {name}", text)
+    return Check("ok", f"limit {limit.name}", f"{limit.asked}, reachable are {reach}{source}")
 
 
 def cost_gradient(space: Space, cost: Cost) -> Tensor:
@@ -159,8 +153,8 @@ def cost_gradient(space: Space, cost: Cost) -> Tensor:
     return softmax_jacobian(torch.from_numpy(cost.table), p)
 
 
-def _gradient(space: Space, name: str, limit: Limit) -> Check:
-    what = f"gradient of {name}"
+def _gradient(space: Space, limit: AdditiveLimit) -> Check:
+    what = f"gradient of {limit.name}"
     # of a worst case, any member may become the worst
     each = torch.stack([cost_gradient(space, member).abs() for member in members(limit.cost)])  # (members, E, N)
     steepest = each.amax(dim=(0, 2))
@@ -171,7 +165,7 @@ def _gradient(space: Space, name: str, limit: Limit) -> Check:
     ]
     if not flat:
         return Check("ok", what, f"reaches all {len(steepest)} searchable edges")
-    same = f"all candidates of {', '.join(flat)} cost the same, so {name} does not act there"
+    same = f"all candidates of {', '.join(flat)} cost the same, so {limit.name} does not act there"
     if len(flat) == len(steepest) and limit.sources:
         return Check("FAIL", what, same, "no edge can be steered: correct the table, or the candidates")
     return Check("warn", what, same, "correct the table if that is not meant")
@@ -181,20 +175,17 @@ def _together(resolved: Resolved) -> list[Check]:
     """Whether an architecture meets all limits, and whether alpha can meet them in expectation."""
     search, checks = resolved.config.search, []
     if search.derive == "constrained":  # argmax looks at no limit
-        found = constrained(initial_alpha(resolved.space), mask_of(resolved.space), resolved.limits)
+        derivation = constrained(initial_alpha(resolved.space), mask_of(resolved.space), resolved.additive)
         remedy = "raise `tolerance`, or move a bound"
-        checks += [Check("warn", "limits together", note, remedy) for note in found.notes]
+        checks += [Check("warn", "limits together", note, remedy) for note in derivation.notes]
         checks = checks or [Check("ok", "limits together", "an architecture meets all of them")]
-    if search.projects and Projector(mask_of(resolved.space), resolved.limits).loosened:
-        checks.append(_loosened(resolved.limits))
+    if search.projects and Projector(mask_of(resolved.space), resolved.additive).loosened:
+        checks.append(_loosened(resolved.additive))
     return checks
 
 
-def _loosened(limits: Sequence[Limit]) -> Check:
-    each = [
-        f"{name} {'at' if limit.at else 'below'} {quantity(limit.bound, limit.unit)}"
-        for name, limit in zip(limit_names(limits), limits, strict=True)
-    ]
+def _loosened(limits: Sequence[AdditiveLimit]) -> Check:
+    each = [f"{limit.name} {limit.asked}" for limit in limits]
     text = (
         f"no path probabilities give {' and '.join(each)} in expectation, so for alpha `at` counts as `below`, and not "
         "every budget is used up"
@@ -226,7 +217,7 @@ def _own_functions(resolved: Resolved) -> list[Check]:
         paths = tuple(0 for _ in space.searchable)
         labels = torch.arange(s.batch_size) % space.config.classes
         logits = torch.zeros(s.batch_size, space.config.classes)
-        sample = sampled(Architecture(space, paths), 1 / space.config.classes, logits, labels, resolved.limits)
+        sample = sampled(Architecture(space, paths), 1 / space.config.classes, logits, labels, resolved.additive)
         checks.append(
             Check("ok", "own functions", f"search.reinforce.reward gives {reward(sample):.4g} without training")
         )
@@ -235,7 +226,7 @@ def _own_functions(resolved: Resolved) -> list[Check]:
 
 def _tables(resolved: Resolved, told: Report) -> list[Check]:
     checks = [Check("warn", "table", note.text, note.remedy) for note in resolved.notes]
-    measured = [source for limit in resolved.limits if limit.metric == "latency" for source in limit.sources]
+    measured = [source for limit in resolved.additive if limit.metric == "latency" for source in limit.sources]
     for source in measured:
         verified = source.table.verification
         if verified and verified.holds:
@@ -264,13 +255,13 @@ BUSIEST = 30.0
 CHECK_ROUNDS = 5
 
 
-def _timing(resolved: Resolved, measured: Sequence[Source], told: Report) -> list[Check]:
+def _timing(resolved: Resolved, measured: Sequence[TableSource], told: Report) -> list[Check]:
     """Whether the derived network will be timed; if so, one network of the middle of the range is, now."""
-    local = [resolved.limits[i].source for i in local_latency_limits(resolved.limits)]
+    local = [limit.source for limit in local_latency_limits(resolved.limits)]
     return [_timed(resolved.space, source, told) for source in local if source] or [_untimed(measured)]
 
 
-def _timed(space: Space, source: Source, told: Report) -> Check:
+def _timed(space: Space, source: TableSource, told: Report) -> Check:
     paths = middle_network(source.cost)
     predicted = source.cost.of(paths)
     timing = time_architecture(
@@ -308,7 +299,7 @@ def load_average() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
-def _untimed(measured: Sequence[Source]) -> Check:
+def _untimed(measured: Sequence[TableSource]) -> Check:
     names = ", ".join(source.table.device.name for source in measured)
     if all(source.measure.device == "external" for source in measured):  # those of several tables count as such
         return Check("ok", "timing", "every table is of an external device, so a derived network will not be timed")

@@ -26,6 +26,8 @@ _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9}
 PEAK = "peak_activation_bytes"
 COMPUTED = ("macs", "params", "weight_bytes", PEAK)
 """Metrics that follow from the space; the others are read from a table."""
+BoundKind = Literal["at", "below"]
+"""at: a limit's budget is to be used up; below: its bound is an upper bound only."""
 LARGEST_WEIGHT = 1e6
 """The largest weight of a term of the loss. The cross entropy is about 1, so with a larger weight no other term would
 count."""
@@ -200,7 +202,13 @@ class LimitConfig(Section):
         return (1 / count if self.combine == "weighted_sum" else 1.0,) * count
 
     @property
+    def kind(self) -> BoundKind:
+        """The key that has the bound."""
+        return "below" if self.at is None else "at"
+
+    @property
     def bound(self) -> float | str:
+        """The bound as it is written: a number in the metric's unit, or a percentage of the reachable range."""
         bound = self.below if self.at is None else self.at
         assert bound is not None  # validated above
         return bound

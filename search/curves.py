@@ -20,8 +20,7 @@ from engine.evaluation import Evaluation
 from engine.seeding import generator
 from search.config import SearchConfig
 from search.learn.objective import expected_cost
-from search.limits.limit import Limit, Source, limit_names
-from search.limits.peak import PeakLimit
+from search.limits.limit import AdditiveLimit, Limit, TableSource
 from search.picture import probabilities_picture
 from search.plan import Plan
 from search.result import ResultFile
@@ -93,11 +92,10 @@ SAMPLES = 256
 % of the range."""
 
 
-def curves_of(space: Space, limits: Sequence[Limit], peak: PeakLimit | None) -> dict[str, Curve]:
+def curves_of(space: Space, limits: Sequence[Limit]) -> dict[str, Curve]:
     """Returns CURVES with the names of this search's limits, stages and edges, and their units."""
-    units: dict[str, str | None] = dict(zip(limit_names(limits), (limit.unit for limit in limits), strict=True))
     names: dict[str, dict[str, str | None]] = {
-        "<limit>": units | ({peak.metric: peak.unit} if peak else {}),
+        "<limit>": {limit.name: limit.unit for limit in limits},
         "<stage>": dict.fromkeys(edge.stage for edge in space.searchable),
         "<edge>": dict.fromkeys(edge.name for edge in space.searchable),
     }
@@ -109,38 +107,39 @@ def curves_of(space: Space, limits: Sequence[Limit], peak: PeakLimit | None) -> 
     return found
 
 
-def architecture_scalars(state: SearchState, limits: Sequence[Limit]) -> dict[str, float]:
+def architecture_scalars(state: SearchState, limits: Sequence[AdditiveLimit]) -> dict[str, float]:
     """Curves of alpha: entropy, and each limit's expected cost beside its target, and its pressure under projection."""
     mask = mask_of(state.net.space)
     p = probabilities(state.alpha.detach(), mask)
     values = {"arch/entropy": float(entropy(state.alpha.detach(), mask))}
-    for name, limit in zip(limit_names(limits), limits, strict=True):
-        values[f"expected/{name}"] = float(expected_cost(p, limit.cost))
-        values[f"target/{name}"] = limit.bound
+    for limit in limits:
+        values[f"expected/{limit.name}"] = float(expected_cost(p, limit.cost))
+        values[f"target/{limit.name}"] = limit.bound
     if state.pressures:
-        values |= {f"pressure/{name}": value for name, value in zip(limit_names(limits), state.pressures, strict=True)}
+        pressures = zip(limits, state.pressures, strict=True)
+        values |= {f"pressure/{limit.name}": pressure for limit, pressure in pressures}
     return values
 
 
 def log_begin(log: MetricsLog, plan: Plan, out: Path) -> None:
     """Writes what stays the same during a search: its config, the charts of CUSTOM SCALARS, its row of HPARAMS."""
     log.text("config", f"```yaml\n{config_text(plan.config)}```")
-    log.charts(charts(plan.limits, projected=plan.config.search.projects))
-    log.hyperparameters(str(out), hyperparameters(plan.config, plan.limits))
+    log.charts(charts(plan.additive, projected=plan.config.search.projects))
+    log.hyperparameters(str(out), hyperparameters(plan.config, plan.additive))
 
 
-def charts(limits: Sequence[Limit], *, projected: bool) -> dict[str, Mapping[str, tuple[str, ...]]]:
+def charts(limits: Sequence[AdditiveLimit], *, projected: bool) -> dict[str, Mapping[str, tuple[str, ...]]]:
     """Returns the charts of a search. Each limit has one of expected cost, target and derived cost, and if alpha is
     projected a second one of its pressure.
 
     TensorBoard treats the tags of a chart as patterns and matches them at the beginning of a tag.
     """
     pairs: dict[str, tuple[str, ...]] = {}
-    for name, limit in zip(limit_names(limits), limits, strict=True):
-        pattern = "".join(c if c.isalnum() or c in "_/" else f"\\{c}" for c in name)
-        pairs[f"{name} [{limit.unit}]: expected, target, derived"] = (f"(expected|target|derived)/{pattern}$",)
+    for limit in limits:
+        pattern = "".join(c if c.isalnum() or c in "_/" else f"\\{c}" for c in limit.name)
+        pairs[f"{limit.name} [{limit.unit}]: expected, target, derived"] = (f"(expected|target|derived)/{pattern}$",)
         if projected:
-            pairs[f"{name}: pressure"] = (f"pressure/{pattern}$",)
+            pairs[f"{limit.name}: pressure"] = (f"pressure/{pattern}$",)
     return {
         "limits": pairs,
         "accuracy": ACCURACY_CHARTS,
@@ -151,10 +150,10 @@ def charts(limits: Sequence[Limit], *, projected: bool) -> dict[str, Mapping[str
     }
 
 
-def hyperparameters(config: SearchConfig, limits: Sequence[Limit]) -> dict[str, float | str]:
+def hyperparameters(config: SearchConfig, limits: Sequence[AdditiveLimit]) -> dict[str, float | str]:
     """Returns the values of those engine.curves.comparison.HYPERPARAMETERS that a search has."""
     search = config.search
-    words = [f"{name} {_asked(limit)}" for name, limit in zip(limit_names(limits), limits, strict=True)]
+    words = [f"{limit.name} {_asked(limit)}" for limit in limits]
     values: dict[str, float | str] = {
         "kind": "search", "data": config.data.name, "limits": ", ".join(words), "arch_update": search.arch_update,
         "loss": search.resolved_reinforce.limits if search.arch_update == "reinforce" else search.resolved_loss.form,
@@ -171,11 +170,11 @@ def hyperparameters(config: SearchConfig, limits: Sequence[Limit]) -> dict[str, 
     return values
 
 
-def _asked(limit: Limit) -> str:
-    return f"{'at' if limit.at else 'below'} {limit.bound:.4g} {limit.unit}"
+def _asked(limit: AdditiveLimit) -> str:
+    return f"{limit.kind} {limit.bound:.4g} {limit.unit}"
 
 
-def first_on_latency(limits: Sequence[Limit]) -> int | None:
+def first_on_latency(limits: Sequence[AdditiveLimit]) -> int | None:
     return next((i for i, limit in enumerate(limits) if limit.metric == "latency"), None)
 
 
@@ -183,12 +182,9 @@ def log_evaluation(
     log: MetricsLog, step: int, state: SearchState, plan: Plan, architecture: Architecture, scored: Evaluation
 ) -> None:
     """Writes the network that would be derived now, and alpha; see log_alpha."""
-    space, limits = plan.space, plan.limits
+    space, limits = plan.space, plan.additive
     values = accuracy_curves("derived", (scored.loss, scored.top1, scored.top5), space.config.classes)
-    for name, limit in zip(limit_names(limits), limits, strict=True):
-        values[f"derived/{name}"] = limit.cost.of(architecture.paths)
-    if plan.peak:
-        values[f"derived/{plan.peak.metric}"] = plan.peak.of(architecture.paths)
+    values |= {f"derived/{limit.name}": limit.cost_of(architecture.paths) for limit in plan.limits}
     log.scalars(step, values)
     log.text("architecture", architecture_text(architecture, limits), step)
     log_alpha(log, step, state, plan, architecture.paths)
@@ -199,7 +195,7 @@ def log_alpha(
 ) -> None:
     """Writes alpha as a picture, in which `derived` is framed, and as distributions; and the costs of networks drawn
     from it."""
-    space, limits = plan.space, plan.limits
+    space, limits = plan.space, plan.additive
     mask = mask_of(space)
     alpha = state.alpha.detach()
     p = probabilities(alpha, mask)
@@ -209,12 +205,12 @@ def log_alpha(
         log.histogram(step, f"probability/{edge.name}", row[real].numpy(), bins=20)
     random = generator(plan.config.run.seed, SAMPLED_COSTS, step)
     sampled = [sample_paths(alpha, mask, random) for _ in range(SAMPLES)]
-    for name, limit in zip(limit_names(limits), limits, strict=True):
-        log.histogram(step, f"sampled/{name}", np.array([limit.cost.of(paths) for paths in sampled]))
+    for limit in limits:
+        log.histogram(step, f"sampled/{limit.name}", np.array([limit.cost.of(paths) for paths in sampled]))
 
 
 def log_end(
-    log: MetricsLog, step: int, architecture: Architecture, limits: Sequence[Limit], figures: ResultFile
+    log: MetricsLog, step: int, architecture: Architecture, limits: Sequence[AdditiveLimit], figures: ResultFile
 ) -> None:
     """Writes the derived network as text and as a graph, and its figures."""
     log.text("final/architecture", architecture_text(architecture, limits), step)
@@ -233,32 +229,34 @@ def log_end(
     log.final(step, values)
 
 
-def architecture_text(architecture: Architecture, limits: Sequence[Limit]) -> str:
+def architecture_text(architecture: Architecture, limits: Sequence[AdditiveLimit]) -> str:
     """Returns Markdown: each layer with its costs, and each limit with this network's cost."""
     lines = [
-        f"- {name}: {limit.cost.of(architecture.paths):.4g} {limit.unit}, asked {_asked(limit)}"
-        for name, limit in zip(limit_names(limits), limits, strict=True)
+        f"- {limit.name}: {limit.cost.of(architecture.paths):.4g} {limit.unit}, asked {_asked(limit)}"
+        for limit in limits
     ]
     return "\n".join((as_markdown(table_of(architecture, *layer_costs(architecture, limits))), "", *lines))
 
 
-def layer_costs(architecture: Architecture, limits: Sequence[Limit]) -> tuple[dict[str, list[float]], dict[str, float]]:
+def layer_costs(
+    architecture: Architecture, limits: Sequence[AdditiveLimit]
+) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Returns the cost of each layer in each table of the limits, and the constant of each table: columns of the
     summary."""
     space = architecture.space
     names = ("stem", *(edge.name for edge in space.edges), "feature_mix", "classifier")
     columns: dict[str, list[float]] = {}
     constants: dict[str, float] = {}
-    for name, limit in zip(limit_names(limits), limits, strict=True):
+    for limit in limits:
         for source in limit.sources:
             table = f", {source.path.stem}" if len(limit.sources) > 1 else ""
-            heading = f"{name} [{limit.unit}]{table}"
+            heading = f"{limit.name} [{limit.unit}]{table}"
             price, constants[heading] = _price(limit, source)
             columns[heading] = [price(layer, place) for place, layer in zip(names, architecture.layers, strict=True)]
     return columns, constants
 
 
-def _price(limit: Limit, source: Source) -> tuple[Callable[[Layer, str], float], float]:
+def _price(limit: AdditiveLimit, source: TableSource) -> tuple[Callable[[Layer, str], float], float]:
     """Returns a function for the cost of a layer in a table, and the table's constant for a network."""
     table = source.table
     if limit.metric == "latency":

@@ -22,7 +22,7 @@ from search.baseline import random_architectures
 from search.config import SearchConfig
 from search.derive.derivation import meets
 from search.learn.regression import Paths, network_losses
-from search.limits.limit import Limit
+from search.limits.limit import AdditiveLimit
 from search.plan import Plan
 from search.state import JUDGED
 from supernet.alpha import log_probabilities, mask_of
@@ -98,14 +98,14 @@ class Judge:
     @cached_property
     def networks(self) -> list[Paths]:
         """NETWORKS random ones that meet the limits; fewer if the space holds no more."""
-        return self._drawn(self.plan.limits)
+        return self._drawn(self.plan.additive)
 
-    def _drawn(self, limits: Sequence[Limit]) -> list[Paths]:
+    def _drawn(self, limits: Sequence[AdditiveLimit]) -> list[Paths]:
         plan = self.plan
         return random_architectures(plan.space, limits, NETWORKS, seed=mix(plan.config.run.seed, JUDGED), at_least=0)
 
     def _as_costly_as(self, derived: Paths) -> list[Paths]:
-        limits = self.plan.limits
+        limits = self.plan.additive
         if meets(derived, limits):
             return self.networks
         return self._drawn([limit.of_cost(derived) for limit in limits])

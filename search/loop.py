@@ -36,7 +36,8 @@ from search.compilation import compile_supernet
 from search.config import SearchConfig
 from search.curves import architecture_scalars, curves_of, log_alpha, log_begin, log_end, log_evaluation
 from search.derive.derivation import derive
-from search.derive.measured import MeasuredDerivation, derive_measured
+from search.derive.measured import derive_measured
+from search.derive.outcome import MeasuredDerivation
 from search.judge import Judge, Judgement, unreliable
 from search.learn.collapse import (
     CollapseAlarm,
@@ -51,8 +52,8 @@ from search.learn.gradient import weights_step
 from search.learn.objective import expected_cost
 from search.learn.own import own_files
 from search.learn.regression import Evidence, preferences
-from search.limits.limit import Limit, limit_names, resolve
-from search.limits.peak import PeakLimit
+from search.limits.limit import Limit
+from search.limits.resolve import resolve
 from search.plan import Plan
 from search.program import UnfinishedError
 from search.result import ResultFile, load_result, result_of, write_architecture
@@ -78,14 +79,20 @@ log = logging.getLogger("search")
 
 @dataclass(frozen=True)
 class SearchResult:
+    """The result of a search that has ended."""
+
     architecture: Architecture
-    limits: tuple[Limit, ...]
     measured: MeasuredDerivation
+    """The derivation, with an outcome for each limit."""
     accuracy: Evaluation
     """The accuracy of the derived network with the supernet's weights, on the validation part."""
-    peak: PeakLimit | None = None
     judged: Judgement | None = None
     """The derived network among random ones of equal cost; None where there are none."""
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """All limits of the search, the one on peak activation last."""
+        return self.measured.limits
 
 
 def run_search(
@@ -120,7 +127,7 @@ def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[
         report(checks + data_checks(config, len(training), len(validation)), config_path)
 
     group.from_first(check)
-    plan = Plan(config, space, resolved.limits, device, training, validation, resolved.peak)
+    plan = Plan(config, space, resolved.limits, device, training, validation)
 
     def begin() -> None:
         inputs = {"training images": of_images(training), "validation images": of_images(validation)}
@@ -190,7 +197,7 @@ class Search:
         self.alarm = CollapseAlarm(strength_of(config.search.loss), plan.alpha_draws, self.state.told)
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
-        curves = curves_of(plan.space, plan.limits, plan.peak)
+        curves = curves_of(plan.space, plan.limits)
         # the points after the final steps are one step further, so that a resume before these drops them
         resume_step = self.state.step + (self.state.final_steps > 0) if newest else None
         self.metrics = MetricsLog(out, resume_step=resume_step, curves=curves) if group.first else None
@@ -253,7 +260,7 @@ class Search:
                 raise Interrupted(signal, f"step {state.step} of {plan.steps} is saved")
         state.final_steps = plan.final_steps
         if self.metrics:
-            self.metrics.scalars(state.step + 1, architecture_scalars(state, plan.limits) | self._signs())
+            self.metrics.scalars(state.step + 1, architecture_scalars(state, plan.additive) | self._signs())
         self._evaluate(state.step + 1, report)
         self.saved = None  # that step is saved again, with the alpha that the search ends with
         self.save()
@@ -284,7 +291,7 @@ class Search:
             scalars = accuracy_curves("train", means.tolist(), plan.space.config.classes)
             scalars |= {"lr/weights": plan.lr(step), "lr/arch": plan.arch_lr(step)}
             scalars |= {"speed/images_per_second": self.throughput.per_second()}
-            scalars |= figures | architecture_scalars(state, plan.limits) | self._signs()
+            scalars |= figures | architecture_scalars(state, plan.additive) | self._signs()
             check_finite(scalars["train/loss"], state.step)
             if self.metrics:
                 self.metrics.scalars(state.step, scalars)
@@ -331,8 +338,8 @@ class Search:
         if ce > 0 and limits > 0:
             values["arch/ce_over_limits"] = ce / limits
         if state.step > plan.warmup_steps:
-            off = [float(expected_cost(p, limit.cost)) / limit.bound - 1 for limit in plan.limits]
-            missed = max((abs(c) if limit.at else c for c, limit in zip(off, plan.limits, strict=True)), default=0.0)
+            off = [(limit.kind, float(expected_cost(p, limit.cost)) / limit.bound - 1) for limit in plan.additive]
+            missed = max((abs(c) if kind == "at" else c for kind, c in off), default=0.0)
             for text in self.alarm.look(skip, share, ce, limits, missed, plan.progress(state.step)):
                 log.warning("step %d: %s", state.step, text)
         return values
@@ -409,8 +416,9 @@ class Search:
         """The few figures that the progress line shows."""
         phase = "warm-up" if self.state.step <= self.plan.warmup_steps else "search"
         shown: dict[str, float | str] = {"phase": phase, "loss": scalars["train/loss"], "top1": scalars["train/top1"]}
-        for name, limit in list(zip(limit_names(self.plan.limits), self.plan.limits, strict=True))[:1]:
-            shown[name] = f"{quantity(scalars[f'expected/{name}'], limit.unit)} of {quantity(limit.bound, limit.unit)}"
+        for limit in self.plan.additive[:1]:
+            expected = quantity(scalars[f"expected/{limit.name}"], limit.unit)
+            shown[limit.name] = f"{expected} of {quantity(limit.bound, limit.unit)}"
         return shown
 
     def _evaluate(self, step: int, report: Report) -> None:
@@ -434,13 +442,13 @@ class Search:
         report("deriving", 0, 0)
         try:
             wanted = preferences(state.alpha, state.evidence, self.mask, plan.config.search.derive)
-            found = derive(wanted, self.mask, plan.limits, plan.config.search.derive)
+            derivation = derive(wanted, self.mask, plan.additive, plan.config.search.derive)
         except UnfinishedError as error:
             log.warning("step %d: %s", state.step, error)
             return None
-        if not found.proven:
-            log.warning("step %d: %s", state.step, "; ".join(found.notes))
-        return found.paths
+        if not derivation.proven:
+            log.warning("step %d: %s", state.step, "; ".join(derivation.notes))
+        return derivation.paths
 
     def score(self, architecture: Architecture, report: Report = silent, what: str = "scoring") -> Evaluation:
         """Accuracy of an architecture with the supernet's weights, on the validation part."""
@@ -474,7 +482,7 @@ class Search:
         scored = self.score(architecture, report, "scoring the derived network")
         if self.group.first:
             self._write(architecture, measured, scored, judged, (*state.told.values(), *notes))
-        return SearchResult(architecture, plan.limits, measured, scored, plan.peak, judged)
+        return SearchResult(architecture, measured, scored, judged)
 
     def _write(
         self,
@@ -485,14 +493,14 @@ class Search:
         notes: Sequence[str],
     ) -> None:
         plan, state = self.plan, self.state
-        write_architecture(self.out / "architecture.json", architecture, plan.limits, plan.peak)
+        write_architecture(self.out / "architecture.json", architecture, plan.limits)
         figures = result_of(
-            architecture, plan.limits, plan.peak, state.alpha, measured, scored, judged, notes=notes,
+            architecture, state.alpha, measured, scored, judged, notes=notes,
             seed=plan.config.run.seed, steps=state.step, seconds=time.monotonic() - self.began,
             resumed_at=self.resumed_at,
         )  # fmt: skip
         if self.metrics:
-            log_end(self.metrics, state.step, architecture, plan.limits, figures)
+            log_end(self.metrics, state.step, architecture, plan.additive, figures)
             self.metrics.flush()
         # last: where it exists, the search has ended
         write_atomically(self.out / "result.json", figures.model_dump_json(indent=2) + "\n")

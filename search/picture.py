@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from engine.quantities import amount
 from search.limits.combine import members
-from search.limits.limit import Limit
+from search.limits.limit import AdditiveLimit
 from supernet.space import Space
 
 CELL = (0.85, 0.6)
@@ -22,7 +22,7 @@ CHOSEN = "#e8000b"
 
 
 def probabilities_picture(
-    p: np.ndarray, space: Space, paths: tuple[int, ...] | None, limits: Sequence[Limit]
+    p: np.ndarray, space: Space, paths: tuple[int, ...] | None, limits: Sequence[AdditiveLimit]
 ) -> np.ndarray:
     """Returns uint8 (height, width, 3): a column per searchable edge, a row per candidate, since TensorBoard's cards
     are wide.
@@ -68,7 +68,7 @@ def probabilities_picture(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _costs(limits: Sequence[Limit]) -> tuple[np.ndarray | None, str]:
+def _costs(limits: Sequence[AdditiveLimit]) -> tuple[np.ndarray | None, str]:
     """Returns the costs (edges, candidates) of the limit to show, and their unit; for several tables the largest
     entry."""
     if not limits:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from engine.data import ImageSet
 from engine.training import cosine_lr
 from search.config import SearchConfig
-from search.limits.limit import Limit
-from search.limits.peak import PeakLimit
+from search.limits.limit import AdditiveLimit, Limit, additive
 from supernet.space import Space
 
 RAMP = 0.02
@@ -25,7 +25,11 @@ class Plan:
     device: torch.device
     training: ImageSet
     validation: ImageSet
-    peak: PeakLimit | None = None
+
+    @cached_property
+    def additive(self) -> tuple[AdditiveLimit, ...]:
+        """The limits on sums, which alone act on alpha and on the derivation."""
+        return additive(self.limits)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -14,11 +14,13 @@ from engine.config import Section
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
 from engine.files import read_bytes, write_atomically
-from search.derive.measured import MeasuredDerivation
+from engine.quantities import quantity
+from search.config import BoundKind
+from search.derive.clock import Reading
+from search.derive.outcome import LimitOutcome, MeasuredDerivation
 from search.judge import Judgement
 from search.learn.objective import expected_cost
-from search.limits.limit import Limit, limit_names
-from search.limits.peak import PeakLimit
+from search.limits.limit import Limit, additive
 from supernet.alpha import mask_of, probabilities
 from supernet.architecture import Architecture
 
@@ -39,6 +41,15 @@ class MeasuredFigures(Section):
     confirmation_ms: float
     """Median of a second timing, independent of the one that decided."""
     confirmation_noise_ms: float
+
+    @classmethod
+    def of(cls, decisive: Reading, second: Reading) -> MeasuredFigures:
+        """Returns the figures of the reading that decided and of an independent second one."""
+        return cls(
+            median_ms=decisive.timing.median_ms, noise_ms=decisive.timing.noise_ms,
+            standard_error_ms=decisive.timing.standard_error_ms, drift=decisive.drift, believed=decisive.believed,
+            confirmation_ms=second.timing.median_ms, confirmation_noise_ms=second.timing.noise_ms,
+        )  # fmt: skip
 
 
 class LimitFigures(Section):
@@ -62,11 +73,36 @@ class LimitFigures(Section):
     """Where one limit combines several, as `combine` says."""
     combine: str | None = None
 
+    @classmethod
+    def of(cls, outcome: LimitOutcome, expected: float | None) -> LimitFigures:
+        """Returns the figures of a limit's outcome. expected: its cost over the networks that the last alpha draws."""
+        limit = outcome.limit
+        return cls(
+            name=limit.name, metric=limit.metric, unit=limit.unit, predicted=float(outcome.predicted),
+            expected=expected,
+            measured=MeasuredFigures.of(*outcome.readings) if outcome.readings else None,
+            table=str(limit.source.path) if limit.source else None,
+            tables=() if limit.source else tuple(str(source.path) for source in limit.sources),
+            combine=limit.combined,
+            at=limit.bound if limit.kind == "at" else None, below=limit.bound if limit.kind == "below" else None,
+        )  # fmt: skip
+
+    @property
+    def kind(self) -> BoundKind:
+        """The key that has the bound."""
+        return "below" if self.at is None else "at"
+
     @property
     def bound(self) -> float:
+        """The bound, in `unit`."""
         bound = self.below if self.at is None else self.at
         assert bound is not None  # one is given
         return bound
+
+    @property
+    def asked(self) -> str:
+        """The kind and the bound in words, e.g. `at 20 ms`."""
+        return f"{self.kind} {quantity(self.bound, self.unit)}"
 
 
 class ResultFile(Section):
@@ -107,8 +143,6 @@ class ResultFile(Section):
 
 def result_of(
     architecture: Architecture,
-    limits: Sequence[Limit],
-    peak: PeakLimit | None,
     alpha: Tensor,
     measured: MeasuredDerivation,
     accuracy: Evaluation,
@@ -120,55 +154,23 @@ def result_of(
     seconds: float,
     resumed_at: int,
 ) -> ResultFile:
-    """The figures of a finished search; alpha (E, N): the last one."""
+    """Returns the figures of a finished search. alpha (E, N): the last one."""
     p = probabilities(alpha.detach(), mask_of(architecture.space))
-    timings = _measured(measured)
-    figures = []
-    for i, (name, limit) in enumerate(zip(limit_names(limits), limits, strict=True)):
-        figures.append(
-            LimitFigures(
-                name=name, metric=limit.metric, unit=limit.unit, predicted=float(limit.cost.of(architecture.paths)),
-                expected=float(expected_cost(p, limit.cost)),
-                table=str(limit.source.path) if limit.source else None,
-                tables=() if limit.source else tuple(str(source.path) for source in limit.sources),
-                combine=limit.combined,
-                at=limit.bound if limit.at else None, below=None if limit.at else limit.bound,
-                measured=timings.get(i),
-            )
-        )  # fmt: skip
-    if peak:
-        value = float(peak.of(architecture.paths))
-        figures.append(
-            LimitFigures(name=peak.metric, metric=peak.metric, unit=peak.unit, predicted=value, below=float(peak.bound))
-        )
+    expected: dict[Limit, float] = {limit: float(expected_cost(p, limit.cost)) for limit in additive(measured.limits)}
     c = architecture.complexity
     return ResultFile(
         architecture=architecture.name, seed=seed, top1=accuracy.top1, top5=accuracy.top5,
-        loss=accuracy.loss if math.isfinite(accuracy.loss) else None,
-        images=accuracy.images, limits=tuple(figures), met=measured.met, tries=len(measured.tries),
+        loss=accuracy.loss if math.isfinite(accuracy.loss) else None, images=accuracy.images,
+        limits=tuple(LimitFigures.of(outcome, expected.get(outcome.limit)) for outcome in measured.outcomes),
+        met=measured.met, tries=len(measured.tries),
         params=c.params, macs=c.macs, log_probability=measured.derivation.log_probability, notes=tuple(notes),
         judgement=judged, steps=steps, seconds=seconds,
         resumed_at=resumed_at,
     )  # fmt: skip
 
 
-def _measured(found: MeasuredDerivation) -> dict[int, MeasuredFigures]:
-    """By the limit's index."""
-    if not found.tries:
-        return {}
-    readings = found.tries[found.chosen].readings
-    return {
-        i: MeasuredFigures(
-            median_ms=accepted.timing.median_ms, noise_ms=accepted.timing.noise_ms,
-            standard_error_ms=accepted.timing.standard_error_ms, drift=accepted.drift,
-            believed=accepted.believed, confirmation_ms=again.median_ms, confirmation_noise_ms=again.noise_ms,
-        )
-        for i, accepted, again in zip(found.timed, readings, found.confirmation, strict=True)
-    }  # fmt: skip
-
-
 def load_result(folder: Path) -> ResultFile | None:
-    """The result of the search in `folder`; None where it has not ended. ConfigError where the file is damaged."""
+    """Returns the result of the search in `folder`; None if it has not ended. Raises ConfigError for a damaged file."""
     path = folder / "result.json"
     if not path.exists():
         return None
@@ -184,16 +186,6 @@ def load_result(folder: Path) -> ResultFile | None:
         ) from None
 
 
-def write_architecture(
-    path: Path, architecture: Architecture, limits: Sequence[Limit], peak: PeakLimit | None = None
-) -> None:
-    """Atomically; with what each limit's metric is for it."""
-    write_atomically(path, architecture.to_json(predicted_by(architecture, limits, peak)))
-
-
-def predicted_by(
-    architecture: Architecture, limits: Sequence[Limit], peak: PeakLimit | None
-) -> list[dict[str, object]]:
-    """What each limit's metric is for an architecture: a record of architecture.json for each."""
-    predicted = [limit.predicted(architecture.paths) for limit in limits]
-    return [*predicted, peak.predicted(architecture.paths)] if peak else predicted
+def write_architecture(path: Path, architecture: Architecture, limits: Sequence[Limit]) -> None:
+    """Writes architecture.json atomically, with a record for each limit."""
+    write_atomically(path, architecture.to_json([limit.record(architecture.paths) for limit in limits]))

@@ -11,12 +11,14 @@ from rich.table import Table
 
 from engine.quantities import amount, quantity
 from search.curves import layer_costs
-from search.limits.limit import limit_names
+from search.derive.outcome import LimitOutcome
+from search.limits.limit import additive
 from search.loop import SearchResult
 from search.many.family import Family
 from search.many.sweep import COLUMNS, Sweep, row_of
 from supernet.complexity import Complexity
 
+MET = {True: "met", False: "not met", None: "not settled"}
 WIDEST_NAME = 30
 """The most characters of a search's name on one line of a table; a longer name is folded."""
 
@@ -25,14 +27,9 @@ def print_result(result: SearchResult) -> None:
     """The derived network: limits, complexity, accuracy with the supernet's weights, and timings if any."""
     console = Console()
     table = _table(("", "", ""), "derived network", header=False)
-    names, found = limit_names(result.limits), result.measured
-    for name, limit in zip(names, result.limits, strict=True):
-        word = "at" if limit.at else "below"
-        value = quantity(limit.cost.of(result.architecture.paths), limit.unit)
-        table.add_row(f"predicted {name}", value, f"{word} {quantity(limit.bound, limit.unit)}")
-    if result.peak:
-        peak = quantity(result.peak.of(result.architecture.paths), result.peak.unit)
-        table.add_row(f"predicted {result.peak.metric}", peak, f"below {quantity(result.peak.bound, result.peak.unit)}")
+    for outcome in result.measured.outcomes:
+        limit = outcome.limit
+        table.add_row(f"predicted {limit.name}", quantity(outcome.predicted, limit.unit), limit.asked)
     table.add_row("complexity", complexity_text(result.architecture.complexity))
     table.add_row("top-1 with the supernet's weights", f"{result.accuracy.top1:.2f} %", "on validation images")
     if j := result.judged:
@@ -42,45 +39,48 @@ def print_result(result: SearchResult) -> None:
         table.add_row(
             "alpha's rank correlation", f"{j.tau:.2f} ± {j.error:.2f}", f"the supernet's own: {j.reliability:.2f}"
         )
-    for k, i in enumerate(found.timed):
-        first, second = found.tries[found.chosen].readings[k].timing, found.confirmation[k]
-        says = "not met" if i in found.missed else "not settled" if i in found.unsettled else "met"
-        table.add_row(f"measured {names[i]}", f"{first.median_ms:.4g} ms", f"noise {first.noise_ms:.2g} ms: {says}")
+    timed = [outcome for outcome in result.measured.outcomes if outcome.readings]
+    for outcome in timed:
+        first, second = (reading.timing for reading in outcome.readings)
+        says = MET[outcome.met]
+        name = outcome.limit.name
+        table.add_row(f"measured {name}", f"{first.median_ms:.4g} ms", f"noise {first.noise_ms:.2g} ms: {says}")
         table.add_row("a second timing", f"{second.median_ms:.4g} ms", f"noise {second.noise_ms:.2g} ms")
     console.print(table)
-    for k, i in enumerate(found.timed):
-        tries = _table(("asked", "predicted", "measured", "noise"), f"tries, {names[i]} (ms)")
-        for t in found.tries:
-            timing = t.readings[k].timing
-            row = (t.asked[k], t.readings[k].predicted, timing.median_ms, timing.noise_ms)
+    for outcome in timed:
+        tries = _table(("asked", "predicted", "measured", "noise"), f"tries, {outcome.limit.name} (ms)")
+        for one in outcome.tries:
+            timing = one.reading.timing
+            row = (one.asked, one.reading.predicted, timing.median_ms, timing.noise_ms)
             tries.add_row(*(f"{value:.4g}" for value in row))
         console.print(tries)
     for text in misses(result):
         console.print(text, highlight=False, markup=False)
-    columns, constants = layer_costs(result.architecture, result.limits)
+    columns, constants = layer_costs(result.architecture, additive(result.limits))
     console.print(result.architecture.summary(columns, constants), highlight=False, markup=False, soft_wrap=True)
 
 
 def misses(result: SearchResult) -> list[str]:
     """Returns a line for each limit that is not met, or not shown to be met, with what to do about it."""
-    found, measured, names = [], result.measured, limit_names(result.limits)
-    for i in measured.missed:
-        limit, value = result.limits[i], result.limits[i].cost.of(result.architecture.paths)
-        if i in measured.timed:
-            found.append(
-                f"{names[i]}: measured, it misses {quantity(limit.bound, limit.unit)}: see the tries; measure the "
-                "table again on an idle machine."
-            )
-        else:
-            found.append(
-                f"{names[i]}: {quantity(value, limit.unit)} predicted, above {quantity(limit.bound, limit.unit)}; "
-                "argmax ignores limits: scripts/derive.py with --method constrained meets it."
-            )
-    return found + [
-        f"{names[i]}: whether it meets {quantity(result.limits[i].bound, result.limits[i].unit)} is not settled, since "
-        "its timing was disturbed: see the warning; time it again on an idle machine (--resume)."
-        for i in measured.unsettled
+    outcomes = result.measured.outcomes
+    missed = [_miss(outcome) for outcome in outcomes if outcome.met is False]
+    return missed + [
+        f"{o.limit.name}: whether it meets {quantity(o.limit.bound, o.limit.unit)} is not settled, since its timing "
+        "was disturbed: see the warning; time it again on an idle machine (--resume)."
+        for o in outcomes
+        if o.met is None
     ]
+
+
+def _miss(outcome: LimitOutcome) -> str:
+    limit = outcome.limit
+    bound = quantity(limit.bound, limit.unit)
+    if outcome.readings:
+        return f"{limit.name}: measured, it misses {bound}: see the tries; measure the table again on an idle machine."
+    return (
+        f"{limit.name}: {quantity(outcome.predicted, limit.unit)} predicted, above {bound}; argmax ignores limits: "
+        "scripts/derive.py with --method constrained meets it."
+    )
 
 
 def print_family(family: Family) -> None:
@@ -92,11 +92,7 @@ def print_family(family: Family) -> None:
     table = _table(columns, f"{title}; top-1 with the supernet's weights" if scored else title)
     for m in family:
         c, paths = m.architecture.complexity, m.architecture.paths
-        costs = [
-            f"{quantity(limit.cost.of(paths), limit.unit)}, {'at' if limit.at else 'below'} "
-            f"{quantity(limit.bound, limit.unit)}"
-            for limit in m.limits
-        ]
+        costs = [f"{quantity(limit.cost.of(paths), limit.unit)}, {limit.asked}" for limit in additive(m.limits)]
         row = [
             m.asked or "the run's",
             "\n".join(costs),

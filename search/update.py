@@ -42,7 +42,7 @@ class ArchitectureUpdate:
         self.autocast = partial(autocast, plan.config.run, plan.device)
         self.terms = build_terms(s.entropy, s.terms, plan.space)
         self.own_reward = user_reward(s.reinforce) if s.reinforce else None
-        self.projector = Projector(self.mask, plan.limits) if s.projects and plan.limits else None
+        self.projector = Projector(self.mask, plan.additive) if s.projects and plan.additive else None
         self.uniform = initial_alpha(plan.space)
         if self.projector:
             self.uniform = self.projector(self.uniform).alpha
@@ -62,8 +62,8 @@ class ArchitectureUpdate:
             norms = None
         elif s.arch_update == "reinforce":
             found = reinforce_step(
-                state.net, batch, state.alpha, state.arch_optimizer, s.resolved_reinforce, plan.limits, state.baseline,
-                draws, self.autocast, self.own_reward, d_terms, self.group,
+                state.net, batch, state.alpha, state.arch_optimizer, s.resolved_reinforce, plan.additive,
+                state.baseline, draws, self.autocast, self.own_reward, d_terms, self.group,
             )  # fmt: skip
             check_finite(found.ce, state.step + 1)
             state.baseline, norms = found.baseline, None
@@ -72,7 +72,7 @@ class ArchitectureUpdate:
         else:
             done = architecture_step(
                 state.net, batch, state.alpha, state.arch_optimizer, s.arch_update, s.resolved_gate_gradient,
-                Objective(plan.limits, s.resolved_loss, d_terms), draws, self.autocast, self.group,
+                Objective(plan.additive, s.resolved_loss, d_terms), draws, self.autocast, self.group,
             )  # fmt: skip
             check_finite(done.ce, state.step + 1)
             figures["arch/ce"] = done.ce

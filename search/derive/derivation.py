@@ -15,14 +15,11 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.progress import Report, reported, silent
 from engine.quantities import quantity
-from search.limits.combine import least_worst, magnitude, members
-from search.limits.limit import Limit, limit_names
+from search.limits.combine import least_worst, members
+from search.limits.limit import ROUNDING, AdditiveLimit
 from search.program import MOST_SECONDS, Deadline, UnfinishedError, solve
 from supernet.alpha import log_probabilities
 from supernet.cost import Cost
-
-ROUNDING = 1e-9
-"""The rounding error of a sum, as a share of the bound: two sums of the same entries differ by less."""
 
 
 class InfeasibleError(UserError):
@@ -48,13 +45,15 @@ def argmax(alpha: Tensor, mask: Tensor) -> Derivation:
     return Derivation(paths, _log_probability(log_p, paths))
 
 
-def constrained(alpha: Tensor, mask: Tensor, limits: Sequence[Limit], seconds: float = MOST_SECONDS) -> Derivation:
+def constrained(
+    alpha: Tensor, mask: Tensor, limits: Sequence[AdditiveLimit], seconds: float = MOST_SECONDS
+) -> Derivation:
     """Maximise sum_e log p[e, path_e] subject to every limit, exactly, as an integer program. See `likeliest`."""
     return likeliest(alpha, mask, limits, 1, seconds)[0]
 
 
 def likeliest(
-    alpha: Tensor, mask: Tensor, limits: Sequence[Limit], count: int, seconds: float = MOST_SECONDS
+    alpha: Tensor, mask: Tensor, limits: Sequence[AdditiveLimit], count: int, seconds: float = MOST_SECONDS
 ) -> list[Derivation]:
     """Returns exactly the `count` likeliest architectures that meet every limit, the likeliest first; fewer if no more
     do.
@@ -71,7 +70,7 @@ def likeliest(
     log_p = log_probabilities(alpha.detach(), mask).numpy()
     used, notes = list(limits), list[str]()
     answer = _solve(log_p, mask.numpy(), used, seconds)
-    if answer.paths is None and answer.proven and any(limit.at for limit in limits):
+    if answer.paths is None and answer.proven and any(limit.kind == "at" for limit in limits):
         used, nearest = extended(mask, limits, seconds)
         notes.append(f"no architecture lies in {_windows(limits)}; derived in the nearest below, {_windows(used)}")
         if not nearest:
@@ -90,20 +89,20 @@ def likeliest(
     return [Derivation(paths, _log_probability(log_p, paths), tuple(notes), answer.proven) for paths in found]
 
 
-def _windows(limits: Sequence[Limit]) -> str:
+def _windows(limits: Sequence[AdditiveLimit]) -> str:
     return ", ".join(
-        f"{name} [{quantity(limit.bound - limit.tolerance * _unit(limit), limit.unit, 6)}, "
+        f"{limit.name} [{quantity(limit.bound - limit.tolerance * limit.scale, limit.unit, 6)}, "
         f"{quantity(limit.bound, limit.unit, 6)}]"
-        for name, limit in zip(limit_names(limits), limits, strict=True)
-        if limit.at
+        for limit in limits
+        if limit.kind == "at"
     )
 
 
-def infeasible(limits: Sequence[Limit]) -> InfeasibleError:
+def infeasible(limits: Sequence[AdditiveLimit]) -> InfeasibleError:
     reach = "; ".join(
-        f"{name}: bound {quantity(limit.bound, limit.unit, 6)}, smallest reachable "
+        f"{limit.name}: bound {quantity(limit.bound, limit.unit, 6)}, smallest reachable "
         f"{quantity(limit.cost.reachable[0], limit.unit, 6)}"
-        for name, limit in zip(limit_names(limits), limits, strict=True)
+        for limit in limits
     )
     return InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
 
@@ -111,7 +110,7 @@ def infeasible(limits: Sequence[Limit]) -> InfeasibleError:
 QUICKER = "a larger `tolerance`, or `below` in place of an `at`, makes that quick"
 
 
-def _unfinished(limits: Sequence[Limit], seconds: float) -> UnfinishedError:
+def _unfinished(limits: Sequence[AdditiveLimit], seconds: float) -> UnfinishedError:
     return UnfinishedError(
         f"in {seconds:g} s no architecture was found that meets the limits ({_windows(limits) or 'upper bounds'}), nor "
         f"proven that there is none; {QUICKER}"
@@ -133,7 +132,9 @@ def _unproven(last: _Answer, log_p: np.ndarray, found: Sequence[tuple[int, ...]]
     )
 
 
-def extended(mask: Tensor, limits: Sequence[Limit], seconds: float = MOST_SECONDS) -> tuple[list[Limit], bool]:
+def extended(
+    mask: Tensor, limits: Sequence[AdditiveLimit], seconds: float = MOST_SECONDS
+) -> tuple[list[AdditiveLimit], bool]:
     """Returns the limits with extended `at` windows, and whether the largest costs behind them are proven.
 
     Each window reaches down to (1 - tolerance) times the largest cost below the bound that the other limits allow. The
@@ -141,28 +142,28 @@ def extended(mask: Tensor, limits: Sequence[Limit], seconds: float = MOST_SECOND
 
     Raises InfeasibleError if no architecture is below all bounds, UnfinishedError if none was found in time.
     """
-    found, proven = [replace(limit, at=False) for limit in limits], True
+    found, proven = [replace(limit, kind="below") for limit in limits], True
     for i, limit in enumerate(limits):
-        if not limit.at:
+        if limit.kind == "below":
             continue
         dearest = []
         for cost in members(limit.cost):
             # the likeliest architecture under the alpha that is the cost is the dearest one
-            log_p = log_probabilities(torch.from_numpy(cost.table / _unit(limit)), mask).numpy()
+            log_p = log_probabilities(torch.from_numpy(cost.table / limit.scale), mask).numpy()
             answer = _solve(log_p, mask.numpy(), found, seconds)
             if answer.paths is None:
                 raise infeasible(limits) if answer.proven else _unfinished(limits, seconds)
             proven &= answer.proven
             dearest.append(limit.cost.of(answer.paths))
         low = max(dearest) - limit.tolerance * abs(max(dearest))
-        found[i] = replace(limit, tolerance=max(limit.tolerance, (limit.bound - low) / _unit(limit)))
+        found[i] = replace(limit, tolerance=max(limit.tolerance, (limit.bound - low) / limit.scale))
     return found, proven
 
 
-def smallest(limit: Limit, others: Sequence[Limit]) -> float:
+def smallest(limit: AdditiveLimit, others: Sequence[AdditiveLimit]) -> float:
     """The smallest cost, in the limit's unit, of the architectures below all bounds of `others`. Raises
     InfeasibleError where there is none."""
-    below = [(cost, _upper(other)) for other in others for cost in members(other.cost)]
+    below = [(cost, other.most) for other in others for cost in members(other.cost)]
     least = least_worst(members(limit.cost), below)
     if math.isinf(least):
         raise infeasible(others)
@@ -172,7 +173,7 @@ def smallest(limit: Limit, others: Sequence[Limit]) -> float:
 def derive(
     alpha: Tensor,
     mask: Tensor,
-    limits: Sequence[Limit],
+    limits: Sequence[AdditiveLimit],
     method: str,
     among: int = 1,
     loss: Callable[[tuple[int, ...]], float] | None = None,
@@ -203,28 +204,7 @@ def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
     return float(log_p[np.arange(len(paths)), list(paths)].sum())
 
 
-def _unit(limit: Limit) -> float:
-    """Returns the cost of which tolerances and ROUNDING are shares."""
-    return magnitude(members(limit.cost), limit.bound)
-
-
-def _upper(limit: Limit) -> float:
-    """Returns the most that a limit's sums may be: the bound, up to ROUNDING."""
-    return limit.bound + ROUNDING * _unit(limit)
-
-
-def _lower(limit: Limit) -> float:
-    """Returns the least that one of a limit's sums has to reach with `at`: the lower side of the window, up to
-    ROUNDING."""
-    return limit.bound - (limit.tolerance + ROUNDING) * _unit(limit)
-
-
-def below_bound(paths: tuple[int, ...], limit: Limit) -> bool:
-    """Returns whether an architecture is within a limit's upper bound by its table."""
-    return limit.cost.of(paths) <= _upper(limit)
-
-
-def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
+def meets(paths: tuple[int, ...], limits: Sequence[AdditiveLimit]) -> bool:
     """Whether an architecture meets every limit on the table, an `at` window's lower side included.
 
     Sums are compared up to ROUNDING: 50 % of the reachable range is often a sum of entries itself, and whether it then
@@ -233,15 +213,15 @@ def meets(paths: tuple[int, ...], limits: Sequence[Limit]) -> bool:
     return bool(meeting(np.array([paths], dtype=np.int64), limits)[0])
 
 
-def meeting(networks: np.ndarray, limits: Sequence[Limit]) -> np.ndarray:
+def meeting(networks: np.ndarray, limits: Sequence[AdditiveLimit]) -> np.ndarray:
     """(n,) bool: `meets` of each of many architectures, (n, E) int64."""
     rows = np.arange(networks.shape[1])
     fine = np.ones(len(networks), dtype=bool)
     for limit in limits:
         costs = np.max([m.fixed + m.table[rows, networks].sum(axis=1) for m in members(limit.cost)], axis=0)
-        fine &= costs <= _upper(limit)
-        if limit.at:
-            fine &= costs >= _lower(limit)
+        fine &= costs <= limit.most
+        if limit.kind == "at":
+            fine &= costs >= limit.least
     return fine
 
 
@@ -257,7 +237,7 @@ class _Answer:
 def _solve(
     log_p: np.ndarray,
     mask: np.ndarray,
-    limits: Sequence[Limit],
+    limits: Sequence[AdditiveLimit],
     seconds: float,
     excluded: Sequence[tuple[int, ...]] = (),
 ) -> _Answer:
@@ -273,7 +253,7 @@ def _solve(
     that the last is negligible in log probability. So it may return an architecture that is no answer, but never miss
     one: what it returns is added up again, and what does not meet the limits is excluded and the program solved anew.
     """
-    choices = product(*(members(limit.cost) if limit.at else (None,) for limit in limits))
+    choices = product(*(members(limit.cost) if limit.kind == "at" else (None,) for limit in limits))
     deadline = Deadline(seconds)
     answers = [_program(log_p, mask, limits, reaching, excluded, deadline) for reaching in choices]
     paths = max(
@@ -287,7 +267,7 @@ def _solve(
 def _program(
     log_p: np.ndarray,
     mask: np.ndarray,
-    limits: Sequence[Limit],
+    limits: Sequence[AdditiveLimit],
     reaching: Sequence[Cost | None],
     excluded: Sequence[tuple[int, ...]],
     deadline: Deadline,
@@ -297,11 +277,11 @@ def _program(
     excluded = list(excluded)
     constraints = [LinearConstraint((edge == np.arange(len(mask))[:, None]).astype(float), 1, 1)]
     for limit, reached in zip(limits, reaching, strict=True):
-        scale = 1e-6 / (ROUNDING / 10) / _unit(limit)
+        scale = 1e-6 / (ROUNDING / 10) / limit.scale
         for cost in members(limit.cost):
             row = scale * cost.table[edge, candidate]
-            low = scale * (_lower(limit) - cost.fixed) if reached is cost else -np.inf
-            constraints.append(LinearConstraint(row[None], low, scale * (_upper(limit) - cost.fixed)))
+            low = scale * (limit.least - cost.fixed) if reached is cost else -np.inf
+            constraints.append(LinearConstraint(row[None], low, scale * (limit.most - cost.fixed)))
     best = log_p.max(axis=1, keepdims=True)
     regret = (best - np.where(mask, log_p, 0.0))[edge, candidate]
     stretch = 1e4 / regret.max() if regret.max() > 0 else 1.0

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from search.config import AddLinear, Hinge, Loss, MulLog
 from search.limits.combine import WorstCase, members
-from search.limits.limit import Limit
+from search.limits.limit import AdditiveLimit
 from supernet.cost import Cost
 
 Jacobian = Callable[[Tensor], Tensor]
@@ -35,7 +35,7 @@ def cost_slopes(p: Tensor, cost: Cost | WorstCase) -> Tensor:
     return torch.from_numpy(worst.table)
 
 
-def slope(loss: Loss, limit: Limit, expected: float, ce: float) -> float:
+def slope(loss: Loss, limit: AdditiveLimit, expected: float, ce: float) -> float:
     """dL/dE of one limit; 0 under projection, where E is at T already. `ce`: the cross entropy, which only mul_log
     reads."""
     T = limit.bound
@@ -49,14 +49,14 @@ def slope(loss: Loss, limit: Limit, expected: float, ce: float) -> float:
     return 0.0
 
 
-def ce_factor(loss: Loss, limits: Sequence[Limit], expected: Sequence[float]) -> float:
+def ce_factor(loss: Loss, limits: Sequence[AdditiveLimit], expected: Sequence[float]) -> float:
     """dL/dCE: 1 but for mul_log."""
     if isinstance(loss, MulLog):
         return float(loss.scale * (math.log(expected[0]) / math.log(limits[0].bound)) ** loss.power)
     return 1.0
 
 
-def loss_value(loss: Loss, limits: Sequence[Limit], expected: Sequence[float], ce: float) -> float:
+def loss_value(loss: Loss, limits: Sequence[AdditiveLimit], expected: Sequence[float], ce: float) -> float:
     """The loss itself. A search needs its derivatives alone, `slope` and `ce_factor`; this is what they are of."""
     total = ce_factor(loss, limits, expected) * ce
     for limit, e in zip(limits, expected, strict=True):
@@ -72,7 +72,7 @@ def loss_value(loss: Loss, limits: Sequence[Limit], expected: Sequence[float], c
 class Objective:
     """What alpha's loss has beside the cross entropy, at one architecture step."""
 
-    limits: Sequence[Limit]
+    limits: Sequence[AdditiveLimit]
     loss: Loss
     """How they enter it."""
     d_terms: Tensor | None = None

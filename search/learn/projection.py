@@ -22,7 +22,7 @@ from torch import Tensor
 
 from search.derive.derivation import infeasible
 from search.limits.combine import magnitude, members
-from search.limits.limit import Limit
+from search.limits.limit import AdditiveLimit
 from supernet.alpha import log_probabilities
 from supernet.cost import Cost
 
@@ -37,7 +37,7 @@ MOST_STEPS, MOST_HALVINGS = 60, 50
 class Target:
     """What an expectation has to be: equal to its limit's bound, or at most that."""
 
-    limit: Limit
+    limit: AdditiveLimit
     cost: Cost
     """That of the limit; of a worst case, one of its members."""
     equal: bool
@@ -57,13 +57,13 @@ class Projector:
     """Projects alpha onto what the limits allow. Made once for a search, since it takes linear programs to find out
     which targets can be met together. Raises InfeasibleError if not even all costs can be below their bounds."""
 
-    def __init__(self, mask: Tensor, limits: Sequence[Limit]):
+    def __init__(self, mask: Tensor, limits: Sequence[AdditiveLimit]):
         self.mask, self.limits = mask, limits
         self.choices = targets_of(limits)
         self.loosened = not self.choices
         """Whether no distribution meets all limits, so that `at` counts as `below`, as in the derivation."""
         if self.loosened:
-            self.choices = targets_of([replace(limit, at=False) for limit in limits])
+            self.choices = targets_of([replace(limit, kind="below") for limit in limits])
         if not self.choices:
             raise infeasible(limits)
 
@@ -77,7 +77,7 @@ class Projector:
         return Projected(torch.from_numpy(found[best].log_q).masked_fill(~self.mask, 0.0), pressures)
 
 
-def targets_of(limits: Sequence[Limit]) -> list[tuple[Target, ...]]:
+def targets_of(limits: Sequence[AdditiveLimit]) -> list[tuple[Target, ...]]:
     """Returns what the expectations have to be: one tuple of targets, or several of which any will do, or none if no
     distribution meets the limits together. Each tuple has a target for each member of each limit, in their order.
 
@@ -87,7 +87,7 @@ def targets_of(limits: Sequence[Limit]) -> list[tuple[Target, ...]]:
     each = []
     for limit in limits:
         parts = members(limit.cost)
-        reached = parts if limit.at else (None,)
+        reached = parts if limit.kind == "at" else (None,)
         each.append([[Target(limit, part, part is one) for part in parts] for one in reached])
     choices = [tuple(target for group in choice for target in group) for choice in product(*each)]
     return [targets for targets in choices if attainable(targets)]

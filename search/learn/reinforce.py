@@ -19,7 +19,7 @@ from engine.evaluation import hits
 from search.config import ReinforceConfig
 from search.learn.gradient import softmax_jacobian
 from search.learn.own import own_function
-from search.limits.limit import Limit, limit_names
+from search.limits.limit import AdditiveLimit
 from supernet.alpha import mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
 from supernet.supernet import Supernet
@@ -27,7 +27,7 @@ from supernet.supernet import Supernet
 BASELINE_DECAY = 0.99
 
 
-def reward(accuracy: float, paths: tuple[int, ...], limits: Sequence[Limit], exponent: float) -> float:
+def reward(accuracy: float, paths: tuple[int, ...], limits: Sequence[AdditiveLimit], exponent: float) -> float:
     """R = accuracy * (T / latency)^w, with one factor per limit; accuracy in [0, 1], latency the table's sum."""
     value = accuracy
     for limit in limits:
@@ -76,12 +76,12 @@ class Sampled:
 
 
 def sampled(
-    architecture: Architecture, accuracy: float, logits: Tensor, labels: Tensor, limits: Sequence[Limit]
+    architecture: Architecture, accuracy: float, logits: Tensor, labels: Tensor, limits: Sequence[AdditiveLimit]
 ) -> Sampled:
     costs = {}
-    for name, limit in zip(limit_names(limits), limits, strict=True):
-        costs[name] = limit.cost.of(architecture.paths)
-        costs.setdefault(limit.metric, costs[name])
+    for limit in limits:
+        costs[limit.name] = limit.cost.of(architecture.paths)
+        costs.setdefault(limit.metric, costs[limit.name])
     return Sampled(architecture, accuracy, logits, labels, costs)
 
 
@@ -153,7 +153,7 @@ def reinforce_step(
     alpha: Tensor,
     optimizer: torch.optim.Optimizer,
     config: ReinforceConfig,
-    limits: Sequence[Limit],
+    limits: Sequence[AdditiveLimit],
     baseline: float | None,
     generator: torch.Generator,
     autocast: Autocast,

@@ -1,85 +1,82 @@
-"""What the derived network must meet: limits resolved into numbers and cost matrices."""
+"""Limits in numbers: a bound on one metric of the derived network, of one of two kinds.
+
+An `AdditiveLimit` bounds a sum over layers, such as a latency by a table; alpha and the derivation see it. A
+`PeakLimit` (search/limits/peak.py) bounds a largest value over layers; it removes candidates before the search.
+"""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 
-import torch
-
-from engine.config import validate
-from engine.errors import ConfigError
-from engine.files import nearest_path
-from engine.percent import Percent
 from engine.quantities import quantity
 from latency.config import MeasureConfig
-from latency.existing import free_file
-from latency.table import LatencyTable, MissingEntryError, TableError
-from search.config import LimitConfig, MulLog, SearchConfig, unknown_metric
-from search.limits.combine import WorstCase, members, scaled, weighted_sum
-from search.limits.peak import PeakLimit, restrict
-from search.limits.trust import Note, completed, of_this_runtime, trust
-from supernet.catalogue import FeatureMixSpec, PoolClassifierSpec, StemSpec
-from supernet.cost import Cost, macs_cost, params_cost
-from supernet.space import Space
+from latency.table import LatencyTable
+from search.config import BoundKind
+from search.limits.combine import WorstCase, magnitude, members
+from supernet.cost import Cost
 
-ALONE_OF_THEIR_KIND = (StemSpec, FeatureMixSpec, PoolClassifierSpec)
-UNITS = {"latency": "ms", "macs": "MACs", "params": "parameters", "weight_bytes": "bytes"}
+ROUNDING = 1e-9
+"""The rounding error of a sum, as a share of the bound: two sums of the same entries differ by less."""
 
 
 @dataclass(frozen=True)
-class Source:
+class TableSource:
     """One table of a limit."""
 
     path: Path
     table: LatencyTable
     cost: Cost
-    """In this table alone, unweighted."""
+    """The cost by this table alone, unweighted."""
     measure: MeasureConfig
-    """How networks are timed on its device, if that is this one."""
+    """How networks are timed on the table's device, if that is this one."""
     weight: float = 1.0
     sha256: str = ""
     """The hash of the table as its file has it, without interpolated entries."""
 
 
-@dataclass(frozen=True)
-class Limit:
-    """An additive limit in numbers. `at`: the budget is to be used; otherwise `bound` is an upper bound only."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Limit(ABC):
+    """A bound on one metric of the derived network."""
 
+    name: str
+    """The name in curves, messages and result.json: the metric, with more words where several limits share one."""
     metric: str
+    kind: BoundKind
+    """`at`: the budget is to be used up. `below`: the bound is an upper bound only."""
     bound: float
     """T, in `unit`."""
-    at: bool
-    tolerance: float
-    cost: Cost | WorstCase
-    sources: tuple[Source, ...] = ()
-    """The tables behind `cost`: none, one, or several that are combined."""
-    column_unit: str | None = None
-    """Where `cost` is a column of the tables."""
+    unit: str
+    sources: tuple[TableSource, ...] = ()
+    """The tables behind the limit: none, one, or several that are combined."""
     combined: str | None = None
     """How several tables make one limit: weighted_sum or worst_case."""
 
+    @abstractmethod
+    def cost_of(self, paths: tuple[int, ...]) -> float:
+        """Returns the metric of an architecture, in `unit`, as it is predicted."""
+
+    @abstractmethod
+    def allows(self, paths: tuple[int, ...]) -> bool:
+        """Returns whether an architecture is predicted to be within the upper bound."""
+
     @property
-    def source(self) -> Source | None:
-        """The only table, where there is just one."""
+    def asked(self) -> str:
+        """The kind and the bound in words, e.g. `at 20 ms`."""
+        return f"{self.kind} {quantity(self.bound, self.unit)}"
+
+    @property
+    def source(self) -> TableSource | None:
+        """The only table, if there is just one."""
         return self.sources[0] if len(self.sources) == 1 else None
 
-    @property
-    def unit(self) -> str:
-        return self.column_unit or UNITS[self.metric]
-
-    def of_cost(self, paths: tuple[int, ...]) -> Limit:
-        """Returns the same limit with an architecture's cost for a bound: what others as costly meet."""
-        return replace(self, bound=self.cost.of(paths))
-
-    def predicted(self, paths: tuple[int, ...]) -> dict[str, object]:
-        """The record of architecture.json: what this limit's metric is for an architecture, and in whose table."""
-        record: dict[str, object] = {"metric": self.metric, "value": self.cost.of(paths), "unit": self.unit}
-        record |= {"at" if self.at else "below": self.bound}
+    def record(self, paths: tuple[int, ...]) -> dict[str, object]:
+        """Returns the entry of architecture.json: the metric of an architecture, the bound, and the tables."""
+        record: dict[str, object] = {"metric": self.metric, "value": self.cost_of(paths), "unit": self.unit}
+        record |= {self.kind: self.bound}
         if self.source:
             return record | {"table": str(self.source.path), "table_sha256": self.source.sha256}
         if self.sources:
@@ -91,221 +88,56 @@ class Limit:
         return record
 
 
-def limit_names(limits: Sequence[Limit]) -> list[str]:
-    """What curves and messages call each limit: its metric, with its tables' names where several share a metric,
-    and a number where these are alike."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdditiveLimit(Limit):
+    """A limit on a sum over layers, or on the largest of several such sums."""
+
+    tolerance: float
+    """With `at`, the derived network lies in [bound (1 - tolerance), bound]."""
+    cost: Cost | WorstCase
+
+    def cost_of(self, paths: tuple[int, ...]) -> float:
+        return self.cost.of(paths)
+
+    def allows(self, paths: tuple[int, ...]) -> bool:
+        return self.cost.of(paths) <= self.most
+
+    @cached_property
+    def scale(self) -> float:
+        """The cost of which `tolerance` and ROUNDING are shares."""
+        return magnitude(members(self.cost), self.bound)
+
+    @property
+    def most(self) -> float:
+        """The most that the limit's sums may be: the bound, up to ROUNDING."""
+        return self.bound + ROUNDING * self.scale
+
+    @property
+    def least(self) -> float:
+        """The least that one of the limit's sums has to reach with `at`: the lower side of the window, up to
+        ROUNDING."""
+        return self.bound - (self.tolerance + ROUNDING) * self.scale
+
+    def of_cost(self, paths: tuple[int, ...]) -> AdditiveLimit:
+        """Returns the same limit with an architecture's cost for a bound: others as costly meet it."""
+        return replace(self, bound=self.cost.of(paths))
+
+
+def additive(limits: Iterable[Limit]) -> tuple[AdditiveLimit, ...]:
+    """Returns the limits on sums, which alone act on alpha and on the derivation."""
+    return tuple(limit for limit in limits if isinstance(limit, AdditiveLimit))
+
+
+def named(limits: Sequence[AdditiveLimit]) -> tuple[AdditiveLimit, ...]:
+    """Returns the limits with their names: the metric, with its tables' names if several limits share a metric, and a
+    number if these are alike. Called once, when the limits of a search are resolved."""
     metrics = [limit.metric for limit in limits]
     names = [_long_name(limit) if metrics.count(limit.metric) > 1 else limit.metric for limit in limits]
-    return [f"{name}_{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    numbered = [
+        f"{name}_{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)
+    ]
+    return tuple(replace(limit, name=name) for limit, name in zip(limits, numbered, strict=True))
 
 
 def _long_name(limit: Limit) -> str:
     return "_".join([limit.metric, *filter(None, [limit.combined]), *(source.path.stem for source in limit.sources)])
-
-
-def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: str) -> float:
-    """A number in the cost's unit; `N%` = min + N % of (max - min). ConfigError outside the reachable range."""
-    low, high = cost.reachable
-    if isinstance(bound, str):  # 100 % may round to more than `high`, and has to be a bound when it is read again
-        return min(high, Percent(bound).between(low, high))
-    if not low <= bound <= high:
-        raise ConfigError(
-            f"{where}: got {quantity(bound, unit)}, but architectures of this space reach {quantity(low, unit)} to "
-            f"{quantity(high, unit)}; choose a bound in between, or a percentage such as 50%"
-        )
-    return float(bound)
-
-
-def measure_command(
-    config_path: Path | str,
-    table: Path,
-    overrides: Sequence[str] = (),
-    *more: str,
-    external: bool = False,
-    own: Mapping[str, object] = MappingProxyType({}),
-) -> str:
-    """The command that makes a config's table. more: further arguments, e.g. `--verify 40`. own: what a limit's own
-    `measure` sets."""
-    if external:
-        return (
-            f"python scripts/import_latency.py SOURCE --out {table}, scripts/device_kit.py or scripts/fit_latency.py, "
-            "whichever fits the device (docs/latency.md)"
-        )
-    shaping = [o for o in overrides if o.startswith(("space.", "measure."))]
-    shaping += [f"measure.{key}={'null' if value is None else value}" for key, value in own.items()]
-    return shlex.join(["python", "scripts/measure_latency.py", str(config_path), "--out", str(table), *more, *shaping])
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A search's file with everything in numbers."""
-
-    config: SearchConfig
-    """Its space has lost the candidates that a limit on peak activation forbids."""
-    space: Space
-    limits: tuple[Limit, ...]
-    """The additive ones: what alpha and the derivation see."""
-    peak: PeakLimit | None = None
-    notes: tuple[Note, ...] = ()
-    """What the user should know of the tables."""
-
-    @property
-    def record(self) -> dict[str, object]:
-        """The config with every bound a number and every table's hash: what a run's config.yaml holds."""
-        record = self.config.model_dump(mode="json", exclude_none=True)
-        for i, limit in zip(self.config.additive, self.limits, strict=True):
-            record["limits"][i]["at" if limit.at else "below"] = limit.bound
-            hashes = [source.sha256 for source in limit.sources]
-            if limit.source and self.config.limits[i].measure:  # with what it takes from the file's `measure`
-                record["limits"][i]["measure"] = limit.source.measure.model_dump(mode="json", exclude_none=True)
-            if limit.source:
-                record["limits"][i]["table_sha256"] = hashes[0]
-            elif hashes:
-                record["limits"][i]["tables_sha256"] = hashes
-        return record
-
-
-def resolve(config: SearchConfig, source: Path | str, overrides: Sequence[str] = ()) -> Resolved:
-    """Apply the limit on peak activation to the space, load each limit's table, check it, turn bounds into numbers.
-
-    source, overrides: what the user gave, for the command that errors name. Raises ConfigError or TableError.
-    """
-    config, peak = restrict(config, source)
-    space = Space(config.space)
-    pairs = [resolve_limit(config, space, i, source, overrides) for i in config.additive]
-    notes = dict.fromkeys(note for _, more in pairs for note in more)
-    return Resolved(config, space, tuple(limit for limit, _ in pairs), peak, tuple(notes))
-
-
-def resolve_limit(
-    config: SearchConfig, space: Space, i: int, source: Path | str, overrides: Sequence[str] = ()
-) -> tuple[Limit, list[Note]]:
-    """Number `i` of `config.limits`, an additive one, and notes about its tables."""
-    limit, where = config.limits[i], f"{source}: limits.{i}"
-    sources: list[Source] = []
-    notes: list[Note] = []
-    for k in range(len(limit.files)):
-        found, more = _source(config, space, limit, k, where, source, overrides)
-        sources.append(found)
-        notes += more
-    cost = _combined(limit, sources) if sources else _computed(config, space, limit.metric)
-    unit = _unit(limit, sources, where)
-    bound = resolve_bound(limit.bound, cost, f"{where}.{'below' if limit.at is None else 'at'}", unit)
-    # an expectation over networks can be below any network's worst case, but not below any member's own smallest cost
-    least = max(member.reachable[0] for member in members(cost))
-    if isinstance(config.search.loss, MulLog) and min(bound, least) <= 1:
-        raise ConfigError(
-            f"{where}: loss mul_log takes logarithms, so the bound ({bound:g}) and the smallest reachable value "
-            f"({least:g} {unit}) must exceed 1; use projection instead"
-        )
-    column_unit = None if limit.metric in UNITS else unit
-    resolved = Limit(
-        limit.metric, bound, limit.at is not None, limit.tolerance, cost, tuple(sources), column_unit, limit.combine
-    )
-    return resolved, notes
-
-
-def _unit(limit: LimitConfig, sources: Sequence[Source], where: str) -> str:
-    if limit.metric in UNITS:
-        return UNITS[limit.metric]
-    units = [source.table.columns[limit.metric].unit for source in sources]
-    if len(set(units)) > 1:
-        raise ConfigError(
-            f"{where}.tables: '{limit.metric}' is in {', '.join(units)}, expected one unit; convert the columns"
-        )
-    return units[0]
-
-
-def _computed(config: SearchConfig, space: Space, metric: str) -> Cost:
-    """Returns the cost of a metric that follows from the space."""
-    if metric == "macs":
-        return macs_cost(space)
-    if metric == "params":
-        return params_cost(space)
-    assert metric == "weight_bytes"  # everything else has a table, see LimitConfig
-    size = config.measure.torch_dtype.itemsize
-    return Cost.of_space(space, lambda layer, _: layer.complexity.params * size)
-
-
-def _combined(limit: LimitConfig, sources: Sequence[Source]) -> Cost | WorstCase:
-    costs = [source.cost for source in sources]
-    if limit.combine is None:
-        return costs[0]
-    if limit.combine == "weighted_sum":
-        return weighted_sum(costs, limit.shares)
-    return WorstCase(tuple(scaled(cost, weight) for cost, weight in zip(costs, limit.shares, strict=True)))
-
-
-def _source(
-    config: SearchConfig,
-    space: Space,
-    limit: LimitConfig,
-    k: int,
-    where: str,
-    source: Path | str,
-    overrides: Sequence[str],
-) -> tuple[Source, list[Note]]:
-    """A limit's table number `k`, checked against the space."""
-    path = limit.files[k]
-    own = limit.measure.model_dump(mode="json", exclude_unset=True) if limit.measure else {}
-    measure = validate(MeasureConfig, config.measure.model_dump(mode="json") | own, f"{where}.measure")
-    if limit.combine is not None:  # tables of several devices: what one `measure` says cannot hold for all of them
-        measure = measure.model_copy(update={"device": "external"})
-    external = measure.device == "external"
-    command = partial(measure_command, source, path, overrides, own=own)
-    key = f"{where}.{'table' if limit.table else f'tables.{k}'}"
-    table = _load_table(limit, k, key, _making("it", command(external=external), measure))
-    free = free_file(path)  # the command must never overwrite an existing table
-    beside = partial(measure_command, source, free, overrides, own=own)
-    another = _making(f"another table ({free}, to be named in {key})", beside(external=external), measure)
-    recalibrate = beside(external=True)
-    if not external:
-        recalibrate = f"{shlex.join(['cp', str(path), str(free)])} && {beside('--recalibrate')}"
-    sha256 = table.sha256
-    if limit.metric != "latency" and limit.metric not in table.columns:
-        unknown = unknown_metric(limit.metric, list(table.columns), f"{where}.metric")
-        unknown.remedy = f"the columns of {path} beside latency: {', '.join(table.columns) or 'none'}"
-        raise ConfigError.of(unknown)
-    notes = [] if external else of_this_runtime(table, path, command)
-    if limit.metric == "latency":  # before interpolation, whose table has no verification any more
-        bound = f"{where}.largest_error"
-        notes += trust(table, path, limit.largest_error, bound, command, recalibrate, external=external)
-    try:
-        table.check(space, measure, str(path), another)
-    except MissingEntryError as error:
-        if limit.missing == "error":
-            if any(isinstance(layer.spec, ALONE_OF_THEIR_KIND) for layer in table.missing(space)):
-                raise  # stem and head have no others of their kind to be predicted from
-            raise TableError(f"{error}, or predict it from others of its kind: missing: interpolate") from None
-        table, note = completed(table, path, space)
-        notes.append(note)
-        table.check(space, measure, str(path), another)
-    cost = (
-        table.cost(space, str(path)) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(path))
-    )
-    return Source(path, table, cost, measure, limit.shares[k], sha256), notes
-
-
-def _making(what: str, command: str, measure: MeasureConfig) -> str:
-    """Returns how to make a table, as the end of a message. On a machine without a GPU, it names where the command
-    works."""
-    if measure.device == "cuda" and not torch.cuda.is_available():
-        what += " where the GPU is, copy it here to search with measure.device=external, and make it"
-    return f"make {what} with: {command}"
-
-
-def _load_table(limit: LimitConfig, k: int, key: str, make: str) -> LatencyTable:
-    """Loads the table of a limit. key: its place in the config. make: how to make the table if it does not exist."""
-    path = limit.files[k]
-    if not path.exists():
-        near = nearest_path(path)
-        hint = f". Did you mean '{near}'? Or" if near else ";"
-        raise ConfigError(f"{key}: no file {path}{hint} {make}")
-    hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
-    table = LatencyTable.load(path)
-    if hashes and hashes[k] is not None and hashes[k] != table.sha256:
-        raise ConfigError(
-            f"{key}: {path} is not the table of this run (its sha256 differs from table_sha256); "
-            "put the old table back, or start a new run in another folder"
-        )
-    return table

@@ -12,33 +12,31 @@ from dataclasses import dataclass
 from engine.errors import ConfigError, explain
 from engine.percent import Percent
 from latency.config import MeasureConfig
-from search.config import PEAK, SearchConfig
+from search.config import PEAK, BoundKind, SearchConfig
+from search.limits.limit import Limit
 from supernet.activation import working_set
 from supernet.space import Edge, Layer, Space, SpaceConfig, StageConfig
 
 
-@dataclass(frozen=True)
-class PeakLimit:
-    """The limit as it was applied to a space."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PeakLimit(Limit):
+    """A limit on peak activation as it was applied to a space; its bound is in bytes."""
 
-    bound: float
-    """In bytes."""
+    name: str = PEAK
+    metric: str = PEAK
+    kind: BoundKind = "below"
+    unit: str = "bytes"
     space: Space
-    """What is left of it."""
+    """The space without the candidates that exceed the bound."""
     measure: MeasureConfig
     removed: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """(edge, candidates) that exceed the bound."""
 
-    metric: str = PEAK
-    unit: str = "bytes"
-
-    def of(self, paths: tuple[int, ...]) -> int:
-        """An architecture's peak in bytes."""
+    def cost_of(self, paths: tuple[int, ...]) -> int:
         return max(layer_bytes(layer, self.space, self.measure) for layer in self.space.layers(paths))
 
-    def predicted(self, paths: tuple[int, ...]) -> dict[str, object]:
-        """The record of architecture.json, as that of other limits."""
-        return {"metric": self.metric, "value": self.of(paths), "unit": self.unit, "below": self.bound}
+    def allows(self, paths: tuple[int, ...]) -> bool:
+        return self.cost_of(paths) <= self.bound
 
     def __str__(self) -> str:
         edges = "; ".join(f"{edge} {', '.join(names)}" for edge, names in self.removed) or "nothing"
@@ -98,7 +96,7 @@ def _restricted(config: SearchConfig, i: int, where: str) -> tuple[SearchConfig,
             f"{where}: below {bound:.0f} bytes no edge has more than one candidate, so nothing is left to search; "
             "raise the bound"
         )
-    return left, PeakLimit(float(bound), Space(left.space), measure, removed)
+    return left, PeakLimit(bound=float(bound), space=Space(left.space), measure=measure, removed=removed)
 
 
 def _refuse(space: Space, measure: MeasureConfig, bound: float, low: int, where: str) -> None:

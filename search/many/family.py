@@ -30,11 +30,11 @@ from search.config import COMPUTED, LimitConfig, SearchConfig, in_full
 from search.derive.derivation import Derivation, InfeasibleError, derive, smallest
 from search.learn.own import with_permitted_modules
 from search.learn.regression import Evidence, preferences, restored
-from search.limits.limit import Limit, Resolved, resolve, resolve_bound
-from search.limits.peak import PeakLimit
+from search.limits.limit import AdditiveLimit, Limit, additive
+from search.limits.resolve import Resolved, resolve, resolve_bound
 from search.many.pareto import Panel, Point, draw_fronts, on_front
 from search.program import UnfinishedError
-from search.result import load_result, predicted_by, write_architecture
+from search.result import load_result, write_architecture
 from search.scoring import open_parts, score
 from supernet.alpha import mask_of
 from supernet.architecture import Architecture
@@ -62,7 +62,6 @@ class FamilyMember:
     architecture: Architecture
     derivation: Derivation
     limits: tuple[Limit, ...]
-    peak: PeakLimit | None = None
     accuracy: Evaluation | None = None
     """With the supernet's weights, on the validation part; None where it was not scored."""
     on_front: bool | None = None
@@ -71,7 +70,7 @@ class FamilyMember:
     @property
     def predicted(self) -> list[dict[str, object]]:
         """A record for each limit, as in architecture.json: value, bound, unit, table."""
-        return predicted_by(self.architecture, self.limits, self.peak)
+        return [limit.record(self.architecture.paths) for limit in self.limits]
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,9 @@ def derive_family(
         resolved = _on_table(resolved, table, run / "config.yaml")
     for note in resolved.notes:
         log.warning(str(note))
-    if bounds and not resolved.limits:
+    if bounds and not resolved.additive:
         raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
-    texts: list[str | None] = [*_bounds_of(resolved.limits[0], bounds)] if bounds else [None]
+    texts: list[str | None] = [*_bounds_of(resolved.additive[0], bounds)] if bounds else [None]
     scoring = _Scoring.prepare(_on_device(resolved.config, device)) if scored else None
     step, state, wanted = _newest(run, resolved.space, method or resolved.config.search.derive)
     scorer = _Scorer.of(resolved.space, state, scoring) if scoring else None
@@ -163,7 +162,7 @@ def derive_family(
     return family
 
 
-def _bounds_of(limit: Limit, texts: Sequence[str]) -> list[str]:
+def _bounds_of(limit: AdditiveLimit, texts: Sequence[str]) -> list[str]:
     """Returns each bound of `texts` once, with k, M and G written out if the limit's metric is counted."""
     if limit.metric in COMPUTED:
         texts = [_WITH_LETTER.sub(lambda number: in_full(number.group()), text) for text in texts]
@@ -269,30 +268,33 @@ def _member(
     """
     space, limits = resolved.space, resolved.limits
     if text is not None:
-        bound = resolve_bound(text if text.endswith("%") else float(text), limits[0].cost, "--at", limits[0].unit)
-        limits, suffix = (replace(limits[0], bound=bound), *limits[1:]), f"{suffix}-{_slug(text)}"
+        asked = resolved.additive[0]
+        bound = resolve_bound(text if text.endswith("%") else float(text), asked.cost, "--at", asked.unit)
+        limits = tuple(replace(asked, bound=bound) if limit is asked else limit for limit in limits)
+        suffix = f"{suffix}-{_slug(text)}"
     elif load_result(run) is not None:
         suffix = "-derived"  # architecture.json is what the search itself has written, after a timing where it could
+    sums = additive(limits)
     try:
         s = resolved.config.search
         loss = (lambda paths: scorer.score(paths).loss) if scorer else None
-        derivation = derive(wanted, mask_of(space), limits, method or s.derive, s.derive_among, loss, report, what)
+        derivation = derive(wanted, mask_of(space), sums, method or s.derive, s.derive_among, loss, report, what)
         if loss is None and s.derive_among > 1 and (method or s.derive) == "constrained":
             note = f"the likeliest network: without scores, search.derive_among: {s.derive_among} cannot choose"
             derivation = replace(derivation, notes=(*derivation.notes, note))
     except InfeasibleError:
         if text is None:
             raise
-        first = limits[0]
-        least = smallest(first, limits[1:])
+        first, *others = sums
+        least = smallest(first, others)
         raise InfeasibleError(
             f"--at {text}: no architecture with {first.metric} up to {quantity(first.bound, first.unit, 6)} meets the "
             f"other limits; the smallest that does has {quantity(least, first.unit, 6)}"
         ) from None
     architecture = Architecture(space, derivation.paths, f"{run.name}{suffix}-step{step}")
     path = run / f"architecture{suffix}.json"
-    write_architecture(path, architecture, limits, resolved.peak)
-    return FamilyMember(text, path, architecture, derivation, limits, resolved.peak)
+    write_architecture(path, architecture, limits)
+    return FamilyMember(text, path, architecture, derivation, limits)
 
 
 def _on_device(config: SearchConfig, device: str | None) -> SearchConfig:
@@ -356,11 +358,13 @@ def _with_scores(members: Sequence[FamilyMember], scorer: _Scorer, report: Repor
 def _points(members: Sequence[FamilyMember]) -> list[Point]:
     """Returns a point for each scored member: its cost by the first limit, 0 without an additive limit, and its
     accuracy."""
-    return [
-        Point(m.asked or m.path.stem, m.limits[0].cost.of(m.architecture.paths) if m.limits else 0.0, m.accuracy.top1)
-        for m in members
-        if m.accuracy is not None
-    ]
+    points = []
+    for m in members:
+        if m.accuracy is not None:
+            first = next(iter(additive(m.limits)), None)
+            cost = first.cost.of(m.architecture.paths) if first else 0.0
+            points.append(Point(m.asked or m.path.stem, cost, m.accuracy.top1))
+    return points
 
 
 def _with_front(members: Sequence[FamilyMember]) -> list[FamilyMember]:
@@ -370,7 +374,7 @@ def _with_front(members: Sequence[FamilyMember]) -> list[FamilyMember]:
 
 def _panel(family: Family, run: str) -> Panel:
     """Members that are one network are one point, labelled with all their bounds."""
-    first = family.members[0].limits[0]
+    first = family.members[0].limits[0]  # bounds were given, so it is the one on a sum
     labels: dict[tuple[int, ...], list[str]] = {}
     for member in family:
         labels.setdefault(member.architecture.paths, []).append(member.asked or "")

@@ -26,7 +26,7 @@ from engine.runs.folder import refuse_changes, run_begun
 from engine.runs.lock import locked
 from latency.bench import usable_cores
 from search.config import SearchConfig
-from search.limits.limit import resolve
+from search.limits.resolve import resolve
 from search.many.pareto import Panel, Point, draw_fronts
 from search.many.queue import Kind, Slot, cpu_slots, gpu_slots, run_queue
 from search.result import ResultFile, load_result
@@ -351,7 +351,7 @@ def row_of(outcome: Outcome) -> list[str]:
     if outcome.result:
         r, first = outcome.result, outcome.result.limits[0]
         cells = [
-            f"{'below' if first.at is None else 'at'} {quantity(first.bound, first.unit)}",
+            first.asked,
             "" if first.expected is None else quantity(first.expected, first.unit),
             quantity(first.predicted, first.unit),
             "" if first.measured is None else f"{first.measured.median_ms:.4g} ± {first.measured.noise_ms:.2g} ms",

@@ -10,8 +10,10 @@ import pytest
 
 from engine.config import validate
 from latency.table import LatencyTable
-from search.config import SearchConfig
-from search.limits.limit import Limit
+from search.config import BoundKind, SearchConfig
+from search.limits.combine import WorstCase
+from search.limits.limit import AdditiveLimit
+from search.limits.resolve import UNITS
 from supernet.cost import Cost
 from supernet.space import Space, SpaceConfig
 
@@ -46,10 +48,25 @@ def random_cost(space: Space, seed: int) -> Cost:
     )
 
 
-def limit_on(cost: Cost, share: float, *, at: bool = True, tolerance: float = 0.02) -> Limit:
-    """A limit at a share of the reachable range."""
+def limit_on(cost: Cost | WorstCase, share: float, *, at: bool = True, tolerance: float = 0.02) -> AdditiveLimit:
+    """A limit on a latency at a share of the reachable range: `at`, or else `below`."""
     low, high = cost.reachable
-    return Limit("latency", low + share * (high - low), at, tolerance, cost)
+    return bounded(cost, low + share * (high - low), "at" if at else "below", tolerance)
+
+
+def bounded(
+    cost: Cost | WorstCase,
+    bound: float,
+    kind: BoundKind = "below",
+    tolerance: float = 0.0,
+    *,
+    metric: str = "latency",
+    name: str = "",
+) -> AdditiveLimit:
+    """A limit with this bound, in the metric's unit, without tables."""
+    return AdditiveLimit(
+        name=name or metric, metric=metric, kind=kind, bound=bound, unit=UNITS[metric], tolerance=tolerance, cost=cost
+    )
 
 
 @pytest.fixture
@@ -60,6 +77,11 @@ def make_cost():
 @pytest.fixture
 def make_limit():
     return limit_on
+
+
+@pytest.fixture
+def make_bounded():
+    return bounded
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from latency.table import TableError
 from search.derive.derivation import constrained, meets
 from search.learn.objective import cost_slopes, expected_cost
 from search.limits.combine import WorstCase, least_worst, members, scaled, weighted_sum
-from search.limits.limit import Limit, resolve
+from search.limits.resolve import resolve
 from search.program import UnfinishedError
 from supernet.alpha import log_probabilities, mask_of, probabilities
 
@@ -60,13 +60,12 @@ def test_the_expectation_of_a_worst_case_and_its_slopes_by_finite_differences(sp
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("at", [True, False])
-def test_derivation_under_a_worst_case_equals_brute_force(space, costs, seed, at):
+def test_derivation_under_a_worst_case_equals_brute_force(space, costs, seed, at, make_limit):
     mask = mask_of(space)
     alpha = 2 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(seed))
     worst = WorstCase(tuple(costs))
-    low, high = worst.reachable
     share = np.random.default_rng(seed).uniform(0.2, 1)
-    limit = Limit("latency", low + share * (high - low), at, 0.15, worst)
+    limit = make_limit(worst, share, at=at, tolerance=0.15)
     log_p = log_probabilities(alpha, mask).numpy()
     allowed = [paths for paths in all_paths(space) if meets(paths, [limit])]
     found = constrained(alpha, mask, [limit])
@@ -79,23 +78,23 @@ def test_derivation_under_a_worst_case_equals_brute_force(space, costs, seed, at
         assert found.notes
 
 
-def test_an_empty_window_of_a_worst_case_reaches_down_to_the_nearest(space, costs):
+def test_an_empty_window_of_a_worst_case_reaches_down_to_the_nearest(space, costs, make_bounded):
     mask, worst = mask_of(space), WorstCase(tuple(costs))
     values = sorted(worst.of(paths) for paths in all_paths(space))
     gap = max(range(1, len(values)), key=lambda i: values[i] / values[i - 1])
     bound = 0.5 * (values[gap - 1] + values[gap])  # nothing lies just below it
-    limit = Limit("latency", bound, True, 1e-6, worst)
+    limit = make_bounded(worst, bound, "at", 1e-6)
     found = constrained(torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)), mask, [limit])
     assert worst.of(found.paths) == pytest.approx(values[gap - 1], rel=1e-5)
     assert "derived in the nearest below" in found.notes[0]
 
 
-def test_two_windows_are_extended_one_after_the_other(space, costs):
+def test_two_windows_are_extended_one_after_the_other(space, costs, make_bounded):
     """The second limit's window is as near as the first one's leaves it."""
     mask = mask_of(space)
-    first, second = (Limit("latency", 0.6 * sum(cost.reachable), True, 1e-6, cost) for cost in costs[:2])
+    first, second = (make_bounded(cost, 0.6 * sum(cost.reachable), "at", 1e-6) for cost in costs[:2])
     found = constrained(torch.zeros(mask.shape), mask, [first, second])
-    below = [p for p in all_paths(space) if meets(p, [replace(first, at=False), replace(second, at=False)])]
+    below = [p for p in all_paths(space) if meets(p, [replace(first, kind="below"), replace(second, kind="below")])]
     nearest = max(first.cost.of(p) for p in below)
     assert first.cost.of(found.paths) == pytest.approx(nearest, rel=1e-5)
     assert found.notes
@@ -126,7 +125,7 @@ def test_tables_of_a_config_are_combined_and_recorded(space, make_search_file, t
     for paths in all_paths(space):
         parts = (a * phone.of(paths), b * board.of(paths))
         assert limit.cost.of(paths) == pytest.approx(sum(parts) if combine == "weighted_sum" else max(parts))
-    predicted = limit.predicted(paths)
+    predicted = limit.record(paths)
     assert predicted["combine"] == combine
     assert [entry["value"] for entry in predicted["tables"]] == [phone.of(paths), board.of(paths)]
     again = resolve(make_search_file(resolved.record["limits"], resolved.record["space"]), "config.yaml")

@@ -10,6 +10,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from engine.curves.comparison import FINAL, HYPERPARAMETERS
 from engine.curves.metrics import MetricsLog
 from engine.evaluation import Evaluation
 from search.curves import CURVES, SAMPLES, charts, curves_of, hyperparameters, layer_costs, log_evaluation
-from search.limits.limit import resolve
+from search.limits.resolve import resolve
 from search.loop import run_search
 from search.picture import CHOSEN, probabilities_picture
 from search.plan import Plan
@@ -74,7 +75,7 @@ def run(config_file, tmp_path):
 def plan(config):
     resolved = resolve(config, "search.yaml")
     nothing = None  # no images are read
-    return Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), nothing, nothing, resolved.peak)
+    return Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), nothing, nothing)
 
 
 def test_all_that_tensorboard_shows_of_a_search(run, plan):
@@ -92,7 +93,7 @@ def test_all_that_tensorboard_shows_of_a_search(run, plan):
 
 
 def described_tags(found: Curves, plan: Plan) -> None:
-    described = curves_of(plan.space, plan.limits, plan.peak) | FINAL
+    described = curves_of(plan.space, plan.limits) | FINAL
     special = {tag for tag in found.points if tag.startswith(("_hparams_/", "custom_scalars__", "__run_graph"))}
     assert found.points.keys() - special <= described.keys()
     for tag in found.points.keys() - special:
@@ -250,7 +251,7 @@ def test_showing_a_search_changes_nothing_of_it(plan, tmp_path):
         return [tensor.detach().clone() for tensor in tensors]
 
     before, others = snapshot(), random.getstate()
-    log = MetricsLog(tmp_path, resume_step=None, curves=curves_of(plan.space, plan.limits, plan.peak))
+    log = MetricsLog(tmp_path, resume_step=None, curves=curves_of(plan.space, plan.limits))
     architecture = Architecture(plan.space, (0,) * len(plan.space.searchable))
     log_evaluation(log, 3, state, plan, architecture, Evaluation(1.0, 50.0, 90.0, 8))
     log.close()
@@ -281,10 +282,9 @@ def test_each_table_of_a_combined_limit_has_a_column(make_search_file, make_tabl
     assert list(columns) == list(constants)
 
 
-def test_names_of_limits_are_taken_literally_in_charts(make_cost, make_limit, space, monkeypatch):
+def test_names_of_limits_are_taken_literally_in_charts(make_cost, make_limit, space):
     """A table's name is part of a limit's name, and TensorBoard takes tags for patterns."""
-    monkeypatch.setattr("search.curves.limit_names", lambda limits: ["latency_my.board(2)"])
-    limits = [make_limit(make_cost(space, 0), 0.5)]
+    limits = [replace(make_limit(make_cost(space, 0), 0.5), name="latency_my.board(2)")]
     ((pattern,), (pressure,)) = charts(limits, projected=True)["limits"].values()
     assert re.match(pressure, "pressure/latency_my.board(2)")
     assert list(charts(limits, projected=False)["limits"].values()) == [(pattern,)]

@@ -11,7 +11,7 @@ import torch
 from search import program
 from search.derive.derivation import InfeasibleError, argmax, constrained, derive, likeliest, meets, smallest
 from search.limits.combine import WorstCase
-from search.limits.limit import Limit
+from search.limits.limit import AdditiveLimit
 from search.program import UnfinishedError
 from supernet.alpha import log_probabilities, mask_of
 from supernet.cost import Cost, macs_cost, params_cost
@@ -59,7 +59,7 @@ def test_equals_brute_force_with_several_limits(space, make_cost, make_limit, se
 
 
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.7, 0.95])
-def test_equals_dynamic_programming_on_a_large_space(share):
+def test_equals_dynamic_programming_on_a_large_space(share, make_bounded):
     """21 edges of 7 candidates with whole-number costs: a knapsack over every reachable sum."""
     rng = np.random.default_rng(3)
     table = rng.integers(1, 60, size=(21, 7)).astype(float)
@@ -76,7 +76,7 @@ def test_equals_dynamic_programming_on_a_large_space(share):
             step = int(table[e, i])
             following[step:] = np.maximum(following[step:], best[: len(best) - step] + log_p[e, i])
         best = following
-    found = constrained(alpha, mask, [Limit("latency", bound, False, 0.0, cost)])
+    found = constrained(alpha, mask, [make_bounded(cost, bound)])
     assert found.log_probability == pytest.approx(best.max(), abs=1e-9)
 
 
@@ -90,21 +90,21 @@ def test_a_generous_bound_gives_argmax(space, make_cost, make_limit):
     )
 
 
-def test_infeasible_names_the_smallest_reachable_value(space, make_cost):
+def test_infeasible_names_the_smallest_reachable_value(space, make_cost, make_bounded):
     cost = make_cost(space, 0)
-    limit = Limit("latency", cost.reachable[0] * 0.9, False, 0.0, cost)
+    limit = make_bounded(cost, cost.reachable[0] * 0.9)
     with pytest.raises(InfeasibleError, match=f"smallest reachable {cost.reachable[0]:.6g} ms"):
         constrained(random_alpha(space, 0), mask_of(space), [limit])
 
 
-def test_the_bound_itself_is_feasible(space, make_cost):
+def test_the_bound_itself_is_feasible(space, make_cost, make_bounded):
     """A bound equal to an architecture's own sum admits it, rounding or not."""
     cost, mask = make_cost(space, 4), mask_of(space)
     for paths in np.ndindex(*space.mask.sum(axis=1)):
         bound = cost.of(tuple(int(i) for i in paths))
         alpha = torch.zeros(space.mask.shape)
         alpha[range(len(paths)), list(paths)] = 5.0
-        assert constrained(alpha, mask, [Limit("latency", bound, True, 0.0, cost)]).paths == paths
+        assert constrained(alpha, mask, [make_bounded(cost, bound, "at")]).paths == paths
 
 
 def test_ties_break_the_same_way_every_time(space, make_cost, make_limit):
@@ -114,13 +114,12 @@ def test_ties_break_the_same_way_every_time(space, make_cost, make_limit):
 
 
 @pytest.mark.parametrize("at", [True, False])
-def test_half_the_range_of_repeated_edges_is_met_exactly_and_at_once(at):
+def test_half_the_range_of_repeated_edges_is_met_exactly_and_at_once(at, make_limit):
     """Equal edges make many architectures tie at the bound, and rounding puts the bound a bit below their sum."""
     n = 12
     cost = Cost(0.3, np.tile([0.1, 0.3], (n, 1)), np.ones((n, 2), dtype=bool))
-    low, high = cost.reachable
     alpha, mask = torch.tensor([[0.0, 1.0]]).repeat(n, 1), torch.ones(n, 2, dtype=torch.bool)
-    limit = Limit("latency", low + 0.5 * (high - low), at, 0.02, cost)
+    limit = make_limit(cost, 0.5, at=at)
     found = constrained(alpha, mask, [limit])
     assert sum(found.paths) == n // 2
     assert not found.notes
@@ -172,15 +171,14 @@ def test_derive_among_takes_the_smallest_loss_of_the_likeliest(space, make_cost,
 
 @pytest.mark.parametrize("delta", [1.5e-9, 3e-9, 1e-8])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_network_that_exceeds_its_bound_by_next_to_nothing_gives_way_to_the_next(seed, delta):
+def test_a_network_that_exceeds_its_bound_by_next_to_nothing_gives_way_to_the_next(seed, delta, make_limit):
     """Less than the solver's own tolerances, with which it may answer with the network."""
     rng = np.random.default_rng(seed)
     ops = np.array([1, 1.4, 1.9, 2.2, 3, 4, 0])
     table = rng.uniform(0.2, 2, (21, 1)) * ops * rng.uniform(0.9, 1.1, (21, 7))
     cost, mask = Cost(2.0, table, np.ones((21, 7), dtype=bool)), torch.ones(21, 7, dtype=torch.bool)
     alpha = torch.from_numpy(rng.normal(size=(21, 7)))
-    low, high = cost.reachable
-    limit = Limit("latency", low + 0.4 * (high - low), False, 0.0, cost)
+    limit = make_limit(cost, 0.4, at=False)
     first = constrained(alpha, mask, [limit])
     limit = replace(limit, bound=cost.of(first.paths))
     second = next(found for found in likeliest(alpha, mask, [limit], 2) if found.paths != first.paths)
@@ -188,11 +186,11 @@ def test_a_network_that_exceeds_its_bound_by_next_to_nothing_gives_way_to_the_ne
     assert found.paths == second.paths
 
 
-def test_the_smallest_worst_case_below_other_bounds_is_that_of_brute_force(space, make_cost, make_limit):
+def test_the_smallest_worst_case_below_other_bounds_is_that_of_brute_force(space, make_cost, make_limit, make_bounded):
     everything = list(np.ndindex(*space.mask.sum(axis=1).tolist()))
     for seed in range(12):
         worst = WorstCase((make_cost(space, seed), make_cost(space, seed + 50)))
-        limit = Limit("latency", worst.reachable[1], False, 0.0, worst)
+        limit = make_bounded(worst, worst.reachable[1])
         table = macs_cost(space).table
         opposite = Cost(1.0, np.where(space.mask, table.max() - table, 0.0), space.mask)  # what is fast costs most
         others = [make_limit(opposite, 0.6, at=False), make_limit(make_cost(space, seed + 100), 0.9, at=False)]
@@ -207,7 +205,16 @@ def narrow(edges=7, tolerance=0.0):
     cost = Cost(2.0, rng.uniform(0.2, 2, (edges, 7)), np.ones((edges, 7), dtype=bool))
     low, high = cost.reachable
     alpha, mask = torch.from_numpy(rng.normal(size=(edges, 7))), torch.ones(edges, 7, dtype=torch.bool)
-    return alpha, mask, Limit("latency", low + 0.5 * (high - low), True, tolerance, cost)
+    limit = AdditiveLimit(
+        name="latency",
+        metric="latency",
+        kind="at",
+        bound=low + 0.5 * (high - low),
+        unit="ms",
+        tolerance=tolerance,
+        cost=cost,
+    )
+    return alpha, mask, limit
 
 
 def test_a_program_stopped_by_its_time_limit_proves_nothing():
@@ -269,11 +276,11 @@ def test_further_networks_end_where_the_solver_is_stopped(space, make_cost, make
     assert all("network 2 of 9 meets the limits but is not proven" in d.notes[0] for d in found)
 
 
-def test_a_nearest_window_that_is_not_proven_has_a_note(space, make_cost, make_limit, stopped):
+def test_a_nearest_window_that_is_not_proven_has_a_note(space, make_cost, make_limit, stopped, make_bounded):
     alpha, mask, cost = random_alpha(space, 1), mask_of(space), make_cost(space, 1)
     sums = sorted(cost.of(p) for p in np.ndindex(*mask.sum(dim=1).tolist()))
     gap = int(np.argmax(np.diff(sums)))
-    limit = Limit("latency", (sums[gap] + sums[gap + 1]) / 2, True, 1e-6, cost)
+    limit = make_bounded(cost, (sums[gap] + sums[gap + 1]) / 2, "at", 1e-6)
     assert len(constrained(alpha, mask, [limit]).notes) == 1
     stopped(2)  # the first one proves the window empty
     notes = constrained(alpha, mask, [limit]).notes
@@ -283,7 +290,7 @@ def test_a_nearest_window_that_is_not_proven_has_a_note(space, make_cost, make_l
 @pytest.mark.parametrize("at", [True, False])
 @pytest.mark.parametrize("shift", [-100.0, -7.0, 0.0])
 @pytest.mark.parametrize("seed", range(4))
-def test_costs_of_any_sign_are_derived_as_brute_force_has_it(space, make_cost, seed, shift, at):
+def test_costs_of_any_sign_are_derived_as_brute_force_has_it(space, make_cost, seed, shift, at, make_bounded):
     """A bound below 0 or exactly 0, and entries below 0: the exact answer, or an error that is true."""
     cost, mask, alpha = make_cost(space, seed), mask_of(space), random_alpha(space, seed)
     moved = Cost(cost.fixed + shift, np.where(mask, cost.table - 1.5, 0.0), cost.mask)
@@ -291,7 +298,7 @@ def test_costs_of_any_sign_are_derived_as_brute_force_has_it(space, make_cost, s
     sums = sorted(moved.of(p) for p in every)
     log_p = log_probabilities(alpha, mask).numpy()
     for bound in (sums[len(sums) // 3], sums[-1] + 1, 0.0):
-        limit = Limit("latency", bound, at, 0.02, moved)
+        limit = make_bounded(moved, bound, "at" if at else "below", 0.02)
         allowed = [p for p in every if moved.of(p) <= bound + 1e-12]
         if not allowed:
             with pytest.raises(InfeasibleError, match=f"smallest reachable {sums[0]:.6g} ms"):

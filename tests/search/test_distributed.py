@@ -21,7 +21,7 @@ from search.learn.gradient import architecture_step, weights_step
 from search.learn.objective import Objective
 from search.learn.regression import Evidence, regression_step
 from search.learn.reinforce import reinforce_step
-from search.limits.limit import Limit
+from search.limits.limit import AdditiveLimit
 from search.state import SearchState
 from supernet.alpha import initial_alpha, mask_of, sample_paths
 from supernet.cost import Cost
@@ -51,10 +51,12 @@ def frozen_supernet() -> Supernet:
     return net.eval()
 
 
-def a_limit(net: Supernet) -> Limit:
+def a_limit(net: Supernet) -> AdditiveLimit:
     cost = Cost.of_space(net.space, lambda layer, _: float(layer.complexity.macs))
     low, high = cost.reachable
-    return Limit("macs", (low + high) / 2, True, 0.02, cost)
+    return AdditiveLimit(
+        name="macs", metric="macs", kind="at", bound=(low + high) / 2, unit="MACs", tolerance=0.02, cost=cost
+    )
 
 
 def steps(group: Group, mode: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import kendalltau
 
 from search.judge import KNOWN, Judge, chance_error, judge, split_half, supernet_losses
-from search.limits.limit import resolve
+from search.limits.resolve import resolve
 from search.plan import Plan
 from search.scoring import open_parts
 from supernet.alpha import initial_alpha, mask_of

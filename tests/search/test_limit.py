@@ -19,7 +19,8 @@ from latency.device import this_device
 from latency.table import Calibration, TableError, memory_format_name
 from search.curves import architecture_scalars
 from search.derive.measured import local_latency_limits
-from search.limits.limit import limit_names, resolve, resolve_bound
+from search.limits.limit import named
+from search.limits.resolve import resolve, resolve_bound
 from search.loop import run_search
 from search.many.family import derive_family
 from search.state import SearchState
@@ -72,7 +73,7 @@ def test_a_limit_costs_the_sum_over_an_architectures_layers_and_a_constant(
         assert limit.cost.of(paths) == pytest.approx(values[-1], rel=1e-6)
     assert limit.unit == unit
     assert limit.bound == pytest.approx((min(values) + max(values)) / 2, rel=1e-6)
-    predicted = limit.predicted(paths)
+    predicted = limit.record(paths)
     assert (predicted["metric"], predicted["unit"]) == (metric, unit)
     assert ("table_sha256" in predicted) == needs_table
 
@@ -99,7 +100,8 @@ def test_the_record_of_a_run_resolves_to_the_same_again(table_file, make_search_
     assert again.record == record
     assert again.space == first.space
     assert again.space != space  # something was masked
-    assert len(again.limits) == 3
+    assert [limit.name for limit in again.limits] == ["latency", "energy_mj", "params", "peak_activation_bytes"]
+    assert [limit.name for limit in again.additive] == ["latency", "energy_mj", "params"]
 
 
 def test_a_column_guides_alpha_and_the_derivation_and_is_recorded(tmp_path, make_search_file, table_file):
@@ -112,12 +114,13 @@ def test_a_column_guides_alpha_and_the_derivation_and_is_recorded(tmp_path, make
     config.write_text(config_text(make_search_file(limits, measure=EXTERNAL)))
     result = run_search(config, tmp_path / "run")
     paths = result.architecture.paths
-    assert all(limit.cost.of(paths) <= limit.bound * (1 + 1e-9) for limit in result.limits)
-    assert result.peak is not None
-    assert result.peak.of(paths) <= result.peak.bound
+    assert len(result.limits) == 3
+    assert all(limit.cost_of(paths) <= limit.bound * (1 + 1e-9) for limit in result.limits)
+    assert all(limit.allows(paths) for limit in result.limits)
+    assert result.limits[-1].metric == "peak_activation_bytes"
     resolved = resolve(make_search_file(limits, measure=EXTERNAL), "search.yaml")
     curves = architecture_scalars(
-        SearchState.fresh(resolved.config, resolved.space, torch.device("cpu")), resolved.limits
+        SearchState.fresh(resolved.config, resolved.space, torch.device("cpu")), resolved.additive
     )
     assert {"expected/energy_mj", "target/energy_mj", "pressure/weight_bytes"} <= curves.keys()
     run_search(config, tmp_path / "run", resume=True)  # the finished run has the same config
@@ -357,9 +360,10 @@ def test_only_a_latency_limit_is_timed_on_the_tables_own_device(space, tmp_path,
     """A column of a table measured here is no latency, so no timing may correct its bound."""
     path = tmp_path / "t.yaml"
     make_table(space, path, device=this_device("cpu").model_dump(mode="json"))
-    for metric, indices in (("latency", [0]), ("energy_mj", [])):
+    for metric, timed in (("latency", True), ("energy_mj", False)):
         config = make_search_file([{"metric": metric, "table": str(path), "at": "50%"}])
-        assert local_latency_limits(resolve(config, "search.yaml").limits) == indices
+        (limit,) = resolve(config, "search.yaml").limits
+        assert local_latency_limits([limit]) == ((limit,) if timed else ())
 
 
 def test_all_of_the_range_can_be_read_back_as_a_number(space, make_cost):
@@ -373,8 +377,9 @@ def test_all_of_the_range_can_be_read_back_as_a_number(space, make_cost):
 
 def test_every_limit_has_a_name_of_its_own(space, make_cost, make_limit):
     limit = make_limit(make_cost(space, 0), 0.5)
-    assert limit_names([limit]) == ["latency"]
-    assert limit_names([limit, replace(limit, metric="energy"), limit]) == ["latency_1", "energy", "latency_2"]
+    assert [one.name for one in named([limit])] == ["latency"]
+    three = named([limit, replace(limit, metric="energy"), limit])
+    assert [one.name for one in three] == ["latency_1", "energy", "latency_2"]
 
 
 def test_mul_log_looks_at_the_smallest_expectation_of_a_worst_case(
@@ -480,4 +485,4 @@ def test_a_table_of_a_gpu_that_is_not_here_has_a_remedy_that_is_not_refused_in_t
     with pytest.raises(ConfigError, match=r"search here with its table by measure\.device=external"):
         local_latency_limits(resolved.limits)
     external = resolve(make_search_file([entry], measure=EXTERNAL), "a search.yaml")  # what it says to do
-    assert local_latency_limits(external.limits) == []
+    assert local_latency_limits(external.limits) == ()

@@ -17,7 +17,7 @@ from latency.table import Entry, LatencyTable, UsedRuntime
 from search.derive.clock import MOST_TIMINGS, Clock, acceptable_error, meets_bound
 from search.derive.derivation import derive
 from search.derive.measured import MOST_TRIES, derive_measured, local_latency_limits
-from search.limits.limit import Limit, Source
+from search.limits.limit import AdditiveLimit, TableSource, named
 from supernet.alpha import mask_of
 from supernet.cost import Cost
 from supernet.space import Space, SpaceConfig
@@ -57,13 +57,15 @@ def limit_at(space, share, *, at=True, fingerprint=None):
     table = table_for(space, fingerprint)
     cost = table.cost(space)
     low, high = cost.reachable
-    return Limit(
-        "latency",
-        low + share * (high - low),
-        at,
-        0.02,
-        cost,
-        (Source(Path("table.yaml"), table, cost, MeasureConfig()),),
+    return AdditiveLimit(
+        name="latency",
+        metric="latency",
+        kind="at" if at else "below",
+        bound=low + share * (high - low),
+        unit="ms",
+        tolerance=0.02,
+        cost=cost,
+        sources=(TableSource(Path("table.yaml"), table, cost, MeasureConfig()),),
     )
 
 
@@ -83,7 +85,16 @@ def timer_with_error(limit, factor, offset=0.0, noise=1e-4, drift=1.0):
 
 
 def measured_ms(result):
-    return result.tries[result.chosen].readings[0].timing.median_ms
+    return result.outcomes[0].readings[0].timing.median_ms
+
+
+def asked(result, k=0):
+    """Returns the bounds of limit number `k` in all tries, in ms."""
+    return [one.asked for one in result.outcomes[k].tries]
+
+
+def verdicts(result):
+    return [outcome.met for outcome in result.outcomes]
 
 
 def random_alpha(space):
@@ -103,7 +114,7 @@ def test_a_biased_table_is_corrected_until_the_measurement_meets_the_bound(fine_
     assert result.met
     assert limit.bound * 0.95 <= measured <= limit.bound * 1.02
     assert len(result.tries) == 1 if factor == 1.0 else len(result.tries) > 1
-    assert len(result.confirmation) == 1
+    assert len(result.outcomes[0].readings) == 2
     assert calls[-1] == result.derivation.paths  # the confirming timing is of the accepted network
     assert len(calls) == len(result.tries) + 1
 
@@ -121,8 +132,8 @@ def test_a_timing_that_other_work_disturbs_corrects_nothing(fine_space):
     limit = limit_at(fine_space, 0.5)
     timer, calls = timer_with_error(limit, 2.0, noise=0.3 * limit.bound)
     result = run(fine_space, limit, timer)
-    assert (result.met, result.missed, result.unsettled) == (None, (), (0,))
-    assert [t.asked for t in result.tries] == [(limit.bound,)]
+    assert (result.met, verdicts(result)) == (None, [None])
+    assert asked(result) == [limit.bound]
     assert (
         result.derivation.paths == derive(random_alpha(fine_space), mask_of(fine_space), [limit], "constrained").paths
     )
@@ -139,7 +150,7 @@ def test_a_machine_that_is_off_as_a_whole_corrects_nothing(fine_space, drift):
     timer, calls = timer_with_error(limit, drift, drift=drift)
     result = run(fine_space, limit, timer)
     assert result.met is None
-    assert [t.asked for t in result.tries] == [(limit.bound,)]
+    assert asked(result) == [limit.bound]
     own = derive(random_alpha(fine_space), mask_of(fine_space), [limit], "constrained").paths
     assert result.derivation.paths == own
     assert calls == [own] * (2 * MOST_TIMINGS)
@@ -176,8 +187,8 @@ def test_a_timing_that_can_be_believed_goes_before_one_that_cannot(fine_space):
     result = run(fine_space, limit, timer)
     assert result.met
     assert (result.chosen, len(result.tries)) == (0, 2)
-    assert result.tries[0].asked == (limit.bound,)
-    assert result.tries[1].asked[0] > limit.bound
+    assert asked(result)[0] == limit.bound
+    assert asked(result)[1] > limit.bound
     assert result.derivation.paths == calls[0]
     assert result.derivation.notes == ()  # those of the try that won
 
@@ -228,7 +239,7 @@ def test_a_steady_timing_after_disturbed_ones_decides(fine_space):
     assert len(result.tries) > 1
     assert result.derivation.notes == ()
     assert len(calls) == 3 * (len(result.tries) + 1)
-    assert max(t.readings[0].timing.median_ms for t in result.tries) < 2 * limit.bound
+    assert max(one.reading.timing.median_ms for one in result.outcomes[0].tries) < 2 * limit.bound
 
 
 def test_below_accepts_a_fast_network_at_once(fine_space):
@@ -246,8 +257,10 @@ def test_a_table_of_another_device_is_not_checked_here(fine_space):
     assert result.met
     assert result.tries == ()
     assert calls == []
-    assert local_latency_limits([limit]) == []
-    assert local_latency_limits([limit, limit_at(fine_space, 0.5)]) == [1]
+    assert result.outcomes[0].readings == ()
+    here = limit_at(fine_space, 0.5)
+    assert local_latency_limits([limit]) == ()
+    assert local_latency_limits([limit, here]) == (here,)
 
 
 def test_argmax_is_timed_once_and_never_corrected(fine_space):
@@ -271,11 +284,11 @@ def test_a_timed_limit_does_not_stand_for_the_others(fine_space):
     here, there = limit_at(fine_space, 1.0), limit_at(fine_space, 0.2, fingerprint="another device")
     timer, _ = timer_with_error(here, 0.9)
     alpha = torch.as_tensor(here.cost.table).float()
-    for limits, missed in (([here], ()), ([there, here], (0,))):
+    for limits, met in (([here], [True]), ([there, here], [False, True])):
         found = derive_measured(alpha, mask_of(fine_space), fine_space, limits, "argmax", timer=timer)
         assert len(found.tries) == 1
-        assert (found.missed, found.met) == (missed, not missed)
-        assert [limits[i] for i in found.timed] == [here]
+        assert (verdicts(found), found.met) == (met, all(met))
+        assert [outcome.limit for outcome in found.outcomes if outcome.readings] == [here]
 
 
 def two_limits(space, *shares):
@@ -286,7 +299,7 @@ def two_limits(space, *shares):
     cost = Cost(two.cost.fixed, np.sqrt(two.cost.table), two.cost.mask)
     low, high = cost.reachable
     source = replace(source, path=Path("other.yaml"), cost=cost, measure=MeasureConfig(threads=2))
-    return one, replace(two, cost=cost, bound=low + shares[1] * (high - low), sources=(source,))
+    return named([one, replace(two, cost=cost, bound=low + shares[1] * (high - low), sources=(source,))])
 
 
 def timer_of_two(limits, factors, noises=(1e-4, 1e-4)):
@@ -309,9 +322,10 @@ def test_every_table_of_this_machine_is_timed_and_corrected(fine_space, factors,
         alpha, mask_of(fine_space), fine_space, limits, "constrained", timer=timer_of_two(limits, factors)
     )
     assert found.met
-    assert found.timed == (0, 1)
     paths = found.derivation.paths
-    for limit, factor, timing in zip(limits, factors, found.confirmation, strict=True):
+    for limit, factor, outcome in zip(limits, factors, found.outcomes, strict=True):
+        assert outcome.limit is limit
+        timing = outcome.readings[1].timing
         assert timing.median_ms == pytest.approx(factor * limit.cost.of(paths))
         assert timing.median_ms <= 1.02 * limit.bound
     assert found.derivation.notes == ()
@@ -324,8 +338,8 @@ def test_a_limit_that_holds_keeps_its_bound_while_another_one_s_moves(fine_space
         alpha, mask_of(fine_space), fine_space, limits, "constrained", timer=timer_of_two(limits, (1.08, 0.5))
     )
     assert found.met
-    assert [t.asked[1] for t in found.tries] == [limits[1].bound] * len(found.tries)
-    assert found.tries[1].asked[0] < limits[0].bound
+    assert asked(found, 1) == [limits[1].bound] * len(found.tries)
+    assert asked(found, 0)[1] < limits[0].bound
 
 
 def test_one_limit_s_disturbed_timing_keeps_no_other_from_being_corrected(fine_space):
@@ -335,14 +349,15 @@ def test_one_limit_s_disturbed_timing_keeps_no_other_from_being_corrected(fine_s
         torch.as_tensor(limits[0].cost.table).float() * 9, mask_of(fine_space), fine_space, limits, "constrained",
         timer=timer,
     )  # fmt: skip
-    assert (found.met, found.missed, found.unsettled) == (None, (), (1,))
-    assert {t.asked[1] for t in found.tries} == {limits[1].bound}
-    assert found.tries[0].asked[0] > found.tries[-1].asked[0]
+    assert (found.met, verdicts(found)) == (None, [True, None])
+    assert set(asked(found, 1)) == {limits[1].bound}
+    assert asked(found)[0] > asked(found)[-1]
     (note,) = found.derivation.notes
+    assert [outcome.note for outcome in found.outcomes] == ["", note]
     assert note.startswith("latency_other: other work on this machine disturbs the timing (2x noise is 40 %)")
 
 
-def test_a_correction_that_contradicts_another_limit_keeps_the_tries(fine_space):
+def test_a_correction_that_contradicts_another_limit_keeps_the_tries(fine_space, make_bounded):
     """The device is slower than the table, and the second limit forbids anything the table holds for faster."""
     latency = limit_at(fine_space, 0.5, at=False)
     timer, _ = timer_with_error(latency, 1.5)
@@ -350,11 +365,11 @@ def test_a_correction_that_contradicts_another_limit_keeps_the_tries(fine_space)
     paths = derive(alpha, mask, [limit_at(fine_space, 0.5)], "constrained").paths  # close to the bound
     table = latency.cost.table
     opposite = Cost(1.0, np.where(fine_space.mask, table.max() - table, 0.0), fine_space.mask)
-    other = Limit("params", opposite.of(paths) * (1 + 1e-12), False, 0.0, opposite)
+    other = make_bounded(opposite, opposite.of(paths) * (1 + 1e-12), metric="params")
     result = derive_measured(alpha, mask, fine_space, [latency, other], "constrained", timer=timer)
     assert not result.met
     assert len(result.tries) == 1
-    assert len(result.confirmation) == 1
+    assert [len(outcome.readings) for outcome in result.outcomes] == [2, 0]
 
 
 def test_acceptable_error_is_a_t_quantile_of_the_standard_error_within_two_and_five_percent():

@@ -10,8 +10,8 @@ import pytest
 from engine.errors import ConfigError
 from latency.config import MeasureConfig
 from search.check import judge, report
-from search.limits.limit import resolve
 from search.limits.peak import layer_bytes, reachable_peaks, restrict
+from search.limits.resolve import resolve
 from supernet.space import Space, SpaceConfig
 
 NAMES = ["mbconv_k3_e1", "mbconv_k3_e2", "mbconv_k5_e6", "conv_k3", "skip"]
@@ -91,7 +91,7 @@ def test_what_is_left_are_the_architectures_whose_own_peak_is_below(stages, make
     for names in architectures(space):
         pairs = zip(space.edges, names, strict=True)
         paths = tuple(edge.candidates.index(name) for edge, name in pairs if edge.searchable)
-        if whole.of(paths) <= middle:
+        if whole.cost_of(paths) <= middle:
             below.add(names)
     assert architectures(Space(left.space)) == below
     assert len(below) > 0
@@ -131,13 +131,13 @@ def test_the_stem_cannot_be_masked(make_search_file, make_tiny_config):
 def test_alpha_and_other_limits_see_the_space_that_is_left(make_search_file, space, caplog):
     config = make_search_file([limit_of("30%"), {"metric": "macs", "at": "100%"}])
     resolved = resolve(config, "search.yaml")
-    (macs,) = resolved.limits
+    macs, peak = resolved.limits
     assert macs.cost.mask.sum() < space.mask.sum()
     assert resolved.record["space"]["stages"] != config.space.model_dump(mode="json")["stages"]
     with caplog.at_level(logging.INFO, logger="search"):
         report(judge(resolved), "search.yaml")
     (line,) = [r.getMessage() for r in caplog.records if "removes" in r.getMessage()]
-    for edge, names in resolved.peak.removed:
+    for edge, names in peak.removed:
         assert f"{edge} {', '.join(names)}" in line
 
 

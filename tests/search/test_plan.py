@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from search.limits.limit import resolve
+from search.limits.resolve import resolve
 from search.plan import Plan
 
 

@@ -58,7 +58,11 @@ def test_the_projection_is_the_minimum_that_a_general_solver_finds(space, make_c
     for limit in limits:
         F, T = limit.cost.table[real], limit.bound - limit.cost.fixed
         constraints.append(
-            {"type": "eq" if limit.at else "ineq", "fun": lambda q, F=F, T=T: T - F @ q, "jac": lambda q, F=F: -F}
+            {
+                "type": "eq" if limit.kind == "at" else "ineq",
+                "fun": lambda q, F=F, T=T: T - F @ q,
+                "jac": lambda q, F=F: -F,
+            }
         )
     found = minimize(
         lambda q: float(np.sum(q * (np.log(q) - log_p))), np.full(len(edge), 0.3), bounds=[(1e-12, 1)] * len(edge),
@@ -128,13 +132,13 @@ def test_several_limits_are_met_together(make_limit, scale, spread):
         found = projector(random_alpha(mask, seed, scale))
         q = probabilities(found.alpha, mask)
         for limit, error, pressure in zip(limits, errors(q, limits), found.pressures, strict=True):
-            if pressure != 0 or (limit.at and not projector.loosened):
+            if pressure != 0 or (limit.kind == "at" and not projector.loosened):
                 assert error == pytest.approx(0, abs=1e-9), seed
-                pressing += not limit.at
+                pressing += limit.kind == "below"
             else:
                 assert error < 1e-9, seed
                 resting += 1
-            assert pressure >= 0 or limit.at, seed
+            assert pressure >= 0 or limit.kind == "at", seed
     assert min(pressing, resting) > 0
 
 
@@ -254,7 +258,7 @@ def test_limits_that_exclude_each_other_count_as_upper_bounds(space, make_cost, 
     projector = Projector(mask, limits)
     assert projector.loosened
     assert not Projector(mask, [make_limit(one, 0.7), make_limit(other, 0.3)]).loosened
-    q, below = probabilities(projector(alpha).alpha, mask), [replace(limit, at=False) for limit in limits]
+    q, below = probabilities(projector(alpha).alpha, mask), [replace(limit, kind="below") for limit in limits]
     assert max(errors(q, limits)) <= 1e-9
     assert torch.equal(q, probabilities(Projector(mask, below)(alpha).alpha, mask))
 

@@ -12,7 +12,7 @@ from engine.evaluation import Evaluation
 from latency.measure import Timing
 from search.derive.clock import Reading
 from search.derive.derivation import derive
-from search.derive.measured import MeasuredDerivation, Try
+from search.derive.outcome import LimitOutcome, MeasuredDerivation, TimedLimit, Try
 from search.loop import run_search
 from search.result import ResultFile, load_result, result_of
 from supernet.alpha import initial_alpha, mask_of
@@ -52,10 +52,11 @@ def test_it_holds_what_the_search_returned(run):
     assert (result.top1, result.top5, result.loss) == (accuracy.top1, accuracy.top5, accuracy.loss)
     assert (result.images, result.seed, result.steps, result.resumed_at) == (32, 3, 12, 0)
     macs, params, peak = result.limits
-    assert [f.predicted for f in (macs, params)] == [limit.cost.of(paths) for limit in found.limits]
-    assert peak.predicted == found.peak.of(paths)
+    assert [f.predicted for f in result.limits] == [limit.cost_of(paths) for limit in found.limits]
+    assert [f.predicted for f in result.limits] == [outcome.predicted for outcome in found.measured.outcomes]
     assert (macs.at, macs.below, params.at) == (found.limits[0].bound, None, None)
-    assert (macs.bound, params.bound, peak.bound) == (*(limit.bound for limit in found.limits), found.peak.bound)
+    assert [(f.name, f.kind, f.bound) for f in result.limits] == [(x.name, x.kind, x.bound) for x in found.limits]
+    assert found.limits[-1].name == "peak_activation_bytes"
     assert peak.expected is None
     last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curves = {tag: value for record in last for tag, value in record.items()}  # the last point of each
@@ -75,17 +76,20 @@ def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make
     """The second of two limits was timed, three times."""
     alpha, limits = initial_alpha(space), [make_limit(make_cost(space, seed), 0.5) for seed in range(2)]
     found = derive(alpha, mask_of(space), limits, "constrained")
-    tries = [
-        Try(found, (asked,), (Reading(predicted, Timing(median, noise, 3)),))
+    timed = tuple(
+        TimedLimit(limits[1], asked, Reading(predicted, Timing(median, noise, 3)))
         for asked, predicted, median, noise in ((9.0, 8.0, 7.0, 0.1), (6.0, 5.0, 4.0, 0.2), (5.0, 5.0, 3.0, 0.2))
-    ]
-    measured = MeasuredDerivation(found, (1,), (), (1,), tuple(tries), 1, (Timing(4.5, 0.3, 3),))
+    )
+    readings = (timed[1].reading, Reading(5.0, Timing(4.5, 0.3, 3)))
+    outcomes = (
+        LimitOutcome.predicted_only(limits[0], found.paths),
+        LimitOutcome(limits[1], 5.0, False, timed, readings),
+    )
+    measured = MeasuredDerivation(found, outcomes, tuple(Try(found, (one,)) for one in timed), 1)
     accuracy = Evaluation(float("inf"), 50.0, 90.0, 8)
     architecture = Architecture(space, found.paths, "a")
     result = result_of(
         architecture,
-        limits,
-        None,
         alpha,
         measured,
         accuracy,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from engine.evaluation import Evaluation
 from latency.measure import Timing
 from search.derive.clock import Reading
 from search.derive.derivation import Derivation
-from search.derive.measured import MeasuredDerivation, Try
-from search.limits.limit import Limit
+from search.derive.outcome import LimitOutcome, MeasuredDerivation, TimedLimit, Try
+from search.limits.limit import named
 from search.loop import SearchResult
 from search.many.sweep import Outcome, Search, Sweep
 from search.result import LimitFigures, MeasuredFigures, result_of
@@ -23,34 +21,40 @@ from supernet.cost import macs_cost
 
 @pytest.fixture
 def ended(space, make_cost, make_limit):
-    """ended(missed, timed, timings): the network of all first candidates under a limit that it meets and one that it
-    does not."""
+    """ended(met, timings): the network of all first candidates under two limits, with these verdicts; timings: by the
+    limit's index."""
     architecture = Architecture(space, tuple(0 for _ in space.searchable), "a")
-    limits = (make_limit(make_cost(space, 0), 1.0), make_limit(make_cost(space, 1), 0.0))
+    pair = named([make_limit(make_cost(space, 0), 1.0), make_limit(make_cost(space, 1), 0.0)])
 
-    def make(missed, timed=(), timings=(), unsettled=()):
-        found = Derivation(architecture.paths, -1.0)
-        readings = tuple(Reading(8.0, timing) for timing in timings)
-        tries = (Try(found, (9.0,) * len(timed), readings),) if timed else ()
-        measured = MeasuredDerivation(found, missed, unsettled, timed, tries, confirmation=timings)
-        return SearchResult(architecture, limits, measured, Evaluation(1.0, 50.0, 90.0, 8), None)
+    def make(met, timings=(), limits=pair):
+        derivation = Derivation(architecture.paths, -1.0)
+        timed = [TimedLimit(limit, 9.0, Reading(8.0, timing)) for limit, timing in zip(limits, timings, strict=False)]
+        outcomes = [
+            LimitOutcome(limit, limit.cost_of(architecture.paths), verdict, (one,), (one.reading,) * 2)
+            if one
+            else LimitOutcome(limit, limit.cost_of(architecture.paths), verdict)
+            for limit, verdict, one in zip(limits, met, [*timed, None, None][:2], strict=True)
+        ]
+        tries = (Try(derivation, tuple(timed)),) if timed else ()
+        measured = MeasuredDerivation(derivation, tuple(outcomes), tries)
+        return SearchResult(architecture, measured, Evaluation(1.0, 50.0, 90.0, 8))
 
     return make
 
 
 def test_nothing_is_said_where_all_limits_are_met(ended):
-    assert misses(ended(())) == []
+    assert misses(ended((True, True))) == []
 
 
 def test_a_limit_that_was_predicted_to_be_missed_is_not_called_measured(ended):
-    (line,) = misses(ended((1,)))
+    (line,) = misses(ended((True, False)))
     assert "predicted, above" in line
     assert "--method constrained" in line
     assert "measure" not in line
 
 
 def test_a_measured_miss_says_what_to_do(ended, capsys):
-    result = ended((0,), (0,), (Timing(9.5, 0.01, 3),))
+    result = ended((False, True), [Timing(9.5, 0.01, 3)])
     (line,) = misses(result)
     assert "measured, it misses" in line
     assert "measure the table again on an idle machine" in line
@@ -62,7 +66,7 @@ def test_a_measured_miss_says_what_to_do(ended, capsys):
 
 def test_of_two_timed_limits_each_has_its_own_verdict(ended, capsys):
     """Limits of one metric are called by their tables; these have none, so both are numbered."""
-    result = ended((0,), (0, 1), (Timing(9.5, 0.01, 3), Timing(7.25, 3.0, 3)), unsettled=(1,))
+    result = ended((False, None), [Timing(9.5, 0.01, 3), Timing(7.25, 3.0, 3)])
     missed, unsettled = misses(result)
     assert missed.startswith("latency_1: measured, it misses")
     assert unsettled.startswith("latency_2: whether it meets")
@@ -85,7 +89,7 @@ def test_a_sweep_names_its_searches_in_full_on_80_columns(space, make_cost, make
     )  # fmt: skip
     paths = tuple(0 for _ in space.searchable)
     result = result_of(
-        Architecture(space, paths, "a"), [], None, initial_alpha(space),
+        Architecture(space, paths, "a"), initial_alpha(space),
         MeasuredDerivation(Derivation(paths, -1.0)), Evaluation(1.0, 91.23, 99.0, 8),
         notes=(), seed=0, steps=1, seconds=5.0, resumed_at=0,
     ).model_copy(update={"limits": (limit,)})  # fmt: skip
@@ -101,10 +105,9 @@ def test_a_sweep_names_its_searches_in_full_on_80_columns(space, make_cost, make
     assert names[1] in first_column
 
 
-def test_numbers_have_units_instead_of_exponents(ended, space, capsys):
-    result = ended(())
-    macs = Limit("macs", 4_230_000.0, False, 0.02, macs_cost(space))
-    print_result(replace(result, limits=(macs, macs)))
+def test_numbers_have_units_instead_of_exponents(ended, make_bounded, space, capsys):
+    macs = make_bounded(macs_cost(space), 4_230_000.0, "below", 0.02, metric="macs")
+    print_result(ended((True, True), limits=(macs, macs)))
     printed = capsys.readouterr().out
     assert "below 4.23 M MACs" in printed
     assert "e+0" not in printed

@@ -18,7 +18,7 @@ from engine.errors import ConfigError
 from engine.evaluation import Evaluation
 from engine.runs.lock import locked
 from search.derive.derivation import Derivation
-from search.derive.measured import MeasuredDerivation
+from search.derive.outcome import MeasuredDerivation
 from search.loop import run_search
 from search.many.queue import Slot
 from search.many.sweep import Outcome, Search, Sweep, panels_of, plan_sweep, row_of, run_sweep, write_sweep
@@ -254,9 +254,9 @@ def test_without_a_gpu_a_search_for_one_says_so_itself(tmp_path, tiny_search, en
 def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.yaml", met=True):
     """A search that has ended with made-up figures: predicted 8 of at 9 ms."""
     paths = tuple(0 for _ in space.searchable)
-    measured = MeasuredDerivation(Derivation(paths, -1.0), () if met else (0,))
+    measured = MeasuredDerivation(Derivation(paths, -1.0))
     result = result_of(
-        Architecture(space, paths, name), [], None, initial_alpha(space), measured, Evaluation(1.0, top1, 90.0, 8),
+        Architecture(space, paths, name), initial_alpha(space), measured, Evaluation(1.0, top1, 90.0, 8),
         notes=(), seed=0, steps=1, seconds=5.0, resumed_at=0,
     )  # fmt: skip
     timing = None
@@ -269,7 +269,7 @@ def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.ya
     )
     status = "finished" if met else "missed"
     search_ = Search(name, tmp_path / f"{name}.yaml", (), tmp_path)
-    return Outcome(search_, status, 61.4, None, result.model_copy(update={"limits": (limit,)}))
+    return Outcome(search_, status, 61.4, None, result.model_copy(update={"limits": (limit,), "met": met}))
 
 
 def test_rows_and_exit_status(space, tmp_path):

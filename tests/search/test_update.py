@@ -15,7 +15,8 @@ from search.learn.objective import expected_cost
 from search.learn.projection import Projector
 from search.learn.regression import fit
 from search.limits.combine import WorstCase
-from search.limits.limit import Limit, resolve
+from search.limits.limit import AdditiveLimit
+from search.limits.resolve import resolve
 from search.plan import Plan
 from search.state import SearchState
 from search.update import ArchitectureUpdate
@@ -48,7 +49,7 @@ def batch(space: Space, seed: int = 0) -> Batch:
     return Batch(torch.randn(shape, generator=draws), torch.arange(8) % space.config.classes)
 
 
-def missed(alpha: torch.Tensor, plan: Plan, limit: Limit) -> float:
+def missed(alpha: torch.Tensor, plan: Plan, limit: AdditiveLimit) -> float:
     """E/T - 1."""
     return float(expected_cost(probabilities(alpha.detach(), mask_of(plan.space)), limit.cost)) / limit.bound - 1
 
@@ -98,8 +99,8 @@ def test_every_limit_is_met_after_every_step(plan_of, make_cost, make_limit, mod
             c = missed(state.alpha, plan, limit)
             assert c <= 1e-6
             since = 0.0 if mode == "regression" else old  # whose alpha is made anew in each step
-            assert limit.at or new >= since
-            assert c >= -1e-6 or (not limit.at and new == since)
+            assert limit.kind == "at" or new >= since
+            assert c >= -1e-6 or (limit.kind == "below" and new == since)
     assert moved >= 3  # samples that are equally good move nothing
     assert state.pressures[0] != 0
 
