@@ -90,8 +90,7 @@ class ConfigFile(Section):
             return source
         if isinstance(source, Mapping):
             content = dict(source)
-            for override in overrides:
-                _override(content, override, IN_PYTHON)
+            apply_overrides(content, overrides, IN_PYTHON)
             with _in_words(cls, IN_PYTHON):
                 return cls.model_validate(cls.part_of(content))
         if not isinstance(source, str | Path):
@@ -138,11 +137,16 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises ConfigError.
     """
     config = _load_with_bases(path, (), _Loaded())
-    for override in overrides:
-        _override(config, override, str(path))
+    apply_overrides(config, overrides, str(path))
     if _has_more_values(config, MOST_NODES):
         raise ConfigError(str(path), f"has more than {MOST_NODES} values with what it extends and the overrides")
     return config
+
+
+def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: str) -> None:
+    """Applies `key.sub=value` overrides to a nested dictionary, in place. Raises ConfigError, which names `source`."""
+    for override in overrides:
+        _override(config, override, source)
 
 
 def read_mapping(path: Path, expected: str = "a YAML file", *, missing: str = "") -> dict[str, Any]:

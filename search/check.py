@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,12 @@ from engine.quantities import quantity, rate
 from engine.runs.checkpoints import Checkpoints
 from latency.measure import Timing, time_architecture
 from latency.plan import middle_network
+from latency.table import LatencyTable
 from search.config import SearchConfig, SearchSettings
 from search.derive.clock import steady, twice_noise
 from search.derive.derivation import constrained
 from search.derive.measured import local_latency_limits
+from search.given import ConfigLike, given_search
 from search.learn.gradient import softmax_jacobian
 from search.learn.projection import Projector
 from search.learn.reinforce import sampled, user_reward
@@ -55,54 +57,72 @@ class Check:
     what: str
     text: str
     fix: str = ""
+    error: UserError | None = None
+    """The error behind a failure, if it was one."""
+
+    @property
+    def line(self) -> str:
+        """The text and what to do, in one line."""
+        return "; ".join(filter(None, [self.text, self.fix]))
 
     def __str__(self) -> str:
         return f"{self.level:<4} {self.what}: {self.text}" + (f"  fix: {self.fix}" if self.fix else "")
 
 
 def check_search(
-    config_path: Path, overrides: Sequence[str] = (), out: Path | None = None, told: Report = silent
+    config: ConfigLike,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    report: Report = silent,
+    *,
+    tables: Mapping[Path | str, LatencyTable] | None = None,
 ) -> list[Check]:
-    """Runs every check of a search config. out: the folder for its results, whose free space is checked. told: called
-    during the checks that take a while.
+    """Runs every check of a search's settings and returns the results. out: the folder for its results, whose free
+    space is checked. report: called during the checks that take a while. config, tables: as in run_search.
 
     If a check fails, only those that need its result are left out. No UserError is raised.
     """
     try:
-        config = SearchConfig.read(config_path, overrides)
+        given = given_search(config, overrides, tables)
     except UserError as error:
         return [failed("config", error)]
-    checks = [Check("ok", "config", f"{config_path} is valid")]
+    config, source = given.config, given.source
+    checks = [Check("ok", "config", f"{source} is valid")]
     peak = None
     try:
-        config, peak = restrict(config, config_path)
+        config, peak = restrict(config, source)
     except UserError as error:
         checks.append(failed("space", error))
     space = Space(config.space)
     limits: list[tuple[AdditiveLimit, list[Note]]] = []
     for i, entry in config.additive.items():
         try:
-            limits.append(resolve_limit(config, space, i, config_path, overrides))
+            limits.append(resolve_limit(config, space, i, source, overrides, given.tables))
         except UserError as error:
             checks.append(failed(f"limits.{i} {entry.metric}", error))
     resolved = resolved_from(config, space, limits, peak)
-    checks += judge(resolved, out, told)
+    checks += resolved_checks(resolved, out, report)
     return checks + _caught("data", lambda: _data(config)) + _caught("run", lambda: _run(config))
 
 
-def report(checks: Sequence[Check], source: Path) -> None:
-    """Log the warnings; raise the first failure as a ConfigError."""
+def announce(checks: Sequence[Check], source: Path | str) -> None:
+    """Logs the warnings; raises the first failure as a ConfigError whose place begins with `source`."""
     for check in checks:
-        text = "; ".join(filter(None, [check.text, check.fix]))
         if check.level == "FAIL":
-            raise ConfigError(text if text.startswith(str(source)) else f"{source}: {text}")
+            raise _error_of(check, str(source))
         if check.level == "warn":
-            log.warning(text)
+            log.warning(check.line)
         elif check.what == "peak":
-            log.info(text)
+            log.info(check.line)
 
 
-def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) -> list[Check]:
+def _error_of(check: Check, source: str) -> ConfigError:
+    if check.error is None:
+        return ConfigError(source, check.text, remedy=check.fix)
+    return ConfigError.of(check.error, "" if check.error.where.startswith(source) else source)
+
+
+def resolved_checks(resolved: Resolved, out: Path | None = None, report: Report = silent) -> list[Check]:
     """Returns the checks of a resolved config that need no data."""
     checks = [_space(resolved)]
     checks += [Check("ok", "peak", str(limit)) for limit in resolved.limits if isinstance(limit, PeakLimit)]
@@ -112,7 +132,7 @@ def judge(resolved: Resolved, out: Path | None = None, told: Report = silent) ->
         checks += _caught("limits together", lambda: _together(resolved))
     checks += _caught("own candidates", lambda: _own_candidates(resolved))
     checks += _caught("own functions", lambda: _own_functions(resolved))
-    checks += _tables(resolved, told)
+    checks += _tables(resolved, report)
     if out is not None:
         checks.append(_disk(resolved.space, resolved.config.search, out))
     return checks
@@ -123,8 +143,9 @@ def failed(what: str, error: UserError) -> Check:
     if not error.found:  # its parts are still one text, whose remedy comes last
         message = str(error)
         cut = max(message.rfind("; "), message.rfind(". "))
-        return Check("FAIL", what, message) if cut < 0 else Check("FAIL", what, message[:cut], message[cut + 2 :])
-    return Check("FAIL", what, error.problem, error.what_to_do)
+        text, fix = (message, "") if cut < 0 else (message[:cut], message[cut + 2 :])
+        return Check("FAIL", what, text, fix, error)
+    return Check("FAIL", what, error.problem, error.what_to_do, error)
 
 
 def _caught(what: str, checks: Callable[[], list[Check]]) -> list[Check]:
@@ -224,7 +245,7 @@ def _own_functions(resolved: Resolved) -> list[Check]:
     return checks
 
 
-def _tables(resolved: Resolved, told: Report) -> list[Check]:
+def _tables(resolved: Resolved, report: Report) -> list[Check]:
     checks = [Check("warn", "table", note.text, note.remedy) for note in resolved.notes]
     measured = [source for limit in resolved.additive if limit.metric == "latency" for source in limit.sources]
     for source in measured:
@@ -241,7 +262,7 @@ def _tables(resolved: Resolved, told: Report) -> list[Check]:
             speed = rate(implied_speed(resolved.space, source.table, source.cost))
             checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed}"))
     if measured:
-        checks += _caught("timing", lambda: _timing(resolved, measured, told))
+        checks += _caught("timing", lambda: _timing(resolved, measured, report))
     return checks
 
 
@@ -255,18 +276,18 @@ BUSIEST = 30.0
 CHECK_ROUNDS = 5
 
 
-def _timing(resolved: Resolved, measured: Sequence[TableSource], told: Report) -> list[Check]:
+def _timing(resolved: Resolved, measured: Sequence[TableSource], report: Report) -> list[Check]:
     """Whether the derived network will be timed; if so, one network of the middle of the range is, now."""
     local = [limit.source for limit in local_latency_limits(resolved.limits)]
-    return [_timed(resolved.space, source, told) for source in local if source] or [_untimed(measured)]
+    return [_timed(resolved.space, source, report) for source in local if source] or [_untimed(measured)]
 
 
-def _timed(space: Space, source: TableSource, told: Report) -> Check:
+def _timed(space: Space, source: TableSource, report: Report) -> Check:
     paths = middle_network(source.cost)
     predicted = source.cost.of(paths)
     timing = time_architecture(
         Architecture(space, paths), source.measure, rounds=CHECK_ROUNDS,
-        progress=partial(told, f"timing one network of {source.path}"),
+        progress=partial(report, f"timing one network of {source.path}"),
     )  # fmt: skip
     ratio = timing.median_ms / predicted if predicted > 0 else math.inf
     text = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -31,13 +31,15 @@ from engine.runs.inputs import of_images
 from engine.runs.lock import locked
 from engine.seeding import generator, mix
 from engine.training import Throughput, check_finite
-from search.check import data_checks, judge, report
+from latency.table import LatencyTable
+from search.check import announce, data_checks, resolved_checks
 from search.compilation import compile_supernet
 from search.config import SearchConfig
 from search.curves import architecture_scalars, curves_of, log_alpha, log_begin, log_end, log_evaluation
 from search.derive.derivation import derive
 from search.derive.measured import derive_measured
 from search.derive.outcome import MeasuredDerivation
+from search.given import ConfigLike, GivenSearch, given_search
 from search.judge import Judge, Judgement, unreliable
 from search.learn.collapse import (
     CollapseAlarm,
@@ -96,21 +98,30 @@ class SearchResult:
 
 
 def run_search(
-    config_path: Path, out: Path, *, resume: bool = False, overrides: Sequence[str] = (), group: Group = ALONE
+    config: ConfigLike,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    tables: Mapping[Path | str, LatencyTable] | None = None,
+    group: Group = ALONE,
 ) -> SearchResult:
-    """Searches with the settings of a YAML file and writes config.yaml, metrics.jsonl, an event file, checkpoints/,
-    architecture.json and result.json.
+    """Searches and writes config.yaml, metrics.jsonl, an event file, checkpoints/, architecture.json and result.json
+    into `out`.
 
-    The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError, TableError,
-    CheckpointError, ...) for anything wrong that the user can mend.
+    config: the path of a YAML file, its content as a dictionary, or a SearchConfig. tables: latency tables as objects,
+    by the path at which a limit names them; in a dictionary, a limit's `table` may be such an object itself. `out` gets
+    copies of them. The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError,
+    TableError, CheckpointError, ...) for anything wrong that the user can mend.
     """
-    with naming(config_path, keys_of(SearchConfig)):
-        return _run_search(config_path, out, resume, overrides, group)
+    out = Path(out)
+    given = given_search(config, overrides, tables, out)
+    with naming(given.source, keys_of(SearchConfig)):
+        return _run_search(given, out, resume, group)
 
 
-def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[str], group: Group) -> SearchResult:
-    config = SearchConfig.read(config_path, overrides)
-    resolved = resolve(config, config_path, overrides)
+def _run_search(given: GivenSearch, out: Path, resume: bool, group: Group) -> SearchResult:
+    resolved = resolve(given.config, given.source, given.overrides, given.tables)
     config, space = resolved.config, resolved.space
     group.share_of(config.search.batch_size, "search.batch_size", config.search.resolved_paths_per_step)
     device = prepare_device(config.run, group)
@@ -123,8 +134,8 @@ def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[
 
     def check() -> None:
         with Stages() as stages:
-            checks = judge(resolved, out, stages)
-        report(checks + data_checks(config, len(training), len(validation)), config_path)
+            checks = resolved_checks(resolved, out, stages)
+        announce(checks + data_checks(config, len(training), len(validation)), given.source)
 
     group.from_first(check)
     plan = Plan(config, space, resolved.limits, device, training, validation)
@@ -132,26 +143,28 @@ def _run_search(config_path: Path, out: Path, resume: bool, overrides: Sequence[
     def begin() -> None:
         inputs = {"training images": of_images(training), "validation images": of_images(validation)}
         open_run(out, resolved.record, inputs | {"own files": own_files(config)}, resume=resume)
+        given.save_tables()
 
     with locked(out) if group.first else nullcontext():
         group.from_first(begin)
         return Search(plan, out, resume, group).run()
 
 
-def finish_search(config_path: Path, out: Path, *, overrides: Sequence[str] = ()) -> ResultFile:
-    """The result of the search in `out`, which is begun, continued or left as it is, whichever the folder calls for.
+def finish_search(config: ConfigLike, out: Path, *, overrides: Sequence[str] = ()) -> ResultFile:
+    """Returns the result of the search in `out`, which is begun, continued or left as it is, whichever the folder calls
+    for.
 
-    Raises what run_search does, and ConfigError where the folder holds another search.
+    Raises the errors of run_search, and ConfigError if the folder holds another search.
     """
     result = load_result(out)
     if result is None:
-        run_search(config_path, out, resume=run_begun(out), overrides=overrides)
+        run_search(config, out, resume=run_begun(out), overrides=overrides)
         result = load_result(out)
         assert result is not None  # the search has ended
         return result
-    with naming(config_path, keys_of(SearchConfig)):
-        config = SearchConfig.read(config_path, overrides)
-        refuse_changes(out, resolve(config, config_path, overrides).record)
+    given = given_search(config, overrides, folder=out)
+    with naming(given.source, keys_of(SearchConfig)):
+        refuse_changes(out, resolve(given.config, given.source, given.overrides, given.tables).record)
     return result
 
 

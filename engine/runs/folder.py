@@ -21,6 +21,8 @@ _TRACES = ("checkpoints", "metrics.jsonl", PATTERN, "tensorboard")
 failed before its first step leaves config.yaml and inputs.json."""
 
 
+TABLES = "tables"
+"""The folder of a run with copies of the latency tables that it was given as objects."""
 _FORMERLY_RECORDED = (("data", "workers"),)
 """Section and key of settings that earlier versions wrote into config.yaml, and that a resume may change."""
 
@@ -87,7 +89,7 @@ def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: boo
         raise ConfigError(f"--out {out}", found, remedy="choose another folder")
     if resume:
         # Hidden files do not count: the system makes them, or a start that was killed while writing
-        own = {config_file.name, FILE}
+        own = {config_file.name, FILE, TABLES}
         others = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in own)
         if others:
             raise ConfigError(

@@ -98,14 +98,20 @@ class Resolved:
         return record
 
 
-def resolve(config: SearchConfig, source: Path | str, overrides: Sequence[str] = ()) -> Resolved:
+def resolve(
+    config: SearchConfig,
+    source: Path | str,
+    overrides: Sequence[str] = (),
+    tables: Mapping[Path, LatencyTable] = MappingProxyType({}),
+) -> Resolved:
     """Apply the limit on peak activation to the space, load each limit's table, check it, turn bounds into numbers.
 
-    source, overrides: what the user gave, for the command that errors name. Raises ConfigError or TableError.
+    source, overrides: what the user gave, for the command that errors name. tables: objects in place of the files at
+    these paths. Raises ConfigError or TableError.
     """
     config, peak = restrict(config, source)
     space = Space(config.space)
-    pairs = [resolve_limit(config, space, i, source, overrides) for i in config.additive]
+    pairs = [resolve_limit(config, space, i, source, overrides, tables) for i in config.additive]
     return resolved_from(config, space, pairs, peak)
 
 
@@ -122,14 +128,19 @@ def resolved_from(
 
 
 def resolve_limit(
-    config: SearchConfig, space: Space, i: int, source: Path | str, overrides: Sequence[str] = ()
+    config: SearchConfig,
+    space: Space,
+    i: int,
+    source: Path | str,
+    overrides: Sequence[str] = (),
+    tables: Mapping[Path, LatencyTable] = MappingProxyType({}),
 ) -> tuple[AdditiveLimit, list[Note]]:
     """Returns number `i` of `config.limits`, one on a sum, and notes about its tables. Its name is still its metric."""
     limit, where = config.limits[i], f"{source}: limits.{i}"
     sources: list[TableSource] = []
     notes: list[Note] = []
     for k in range(len(limit.files)):
-        found, more = _source(config, space, limit, k, where, source, overrides)
+        found, more = _source(config, space, limit, k, where, source, overrides, tables)
         sources.append(found)
         notes += more
     cost = _combined(limit, sources) if sources else _computed(config, space, limit.metric)
@@ -188,6 +199,7 @@ def _source(
     where: str,
     source: Path | str,
     overrides: Sequence[str],
+    tables: Mapping[Path, LatencyTable],
 ) -> tuple[TableSource, list[Note]]:
     """A limit's table number `k`, checked against the space."""
     path = limit.files[k]
@@ -198,7 +210,7 @@ def _source(
     external = measure.device == "external"
     command = partial(measure_command, source, path, overrides, own=own)
     key = f"{where}.{'table' if limit.table else f'tables.{k}'}"
-    table = _load_table(limit, k, key, _making("it", command(external=external), measure))
+    table = tables.get(path) or _load_table(limit, k, key, _making("it", command(external=external), measure))
     free = free_file(path)  # the command must never overwrite an existing table
     beside = partial(measure_command, source, free, overrides, own=own)
     another = _making(f"another table ({free}, to be named in {key})", beside(external=external), measure)

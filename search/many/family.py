@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,11 @@ from engine.progress import Report, reported, silent
 from engine.quantities import quantity
 from engine.run_config import RunConfig
 from engine.runs.checkpoints import Checkpoints, misfit
+from engine.runs.folder import TABLES
+from latency.table import LatencyTable
 from search.config import COMPUTED, LimitConfig, SearchConfig, in_full
 from search.derive.derivation import Derivation, InfeasibleError, derive, smallest
+from search.given import as_its_file, with_own_tables
 from search.learn.own import with_permitted_modules
 from search.learn.regression import Evidence, preferences, restored
 from search.limits.limit import AdditiveLimit, Limit, additive
@@ -95,7 +98,7 @@ def derive_family(
     bounds: Sequence[str] = (),
     method: str | None = None,
     *,
-    table: Path | None = None,
+    table: Path | LatencyTable | None = None,
     scored: bool = True,
     device: str | None = None,
     report: Report = silent,
@@ -105,7 +108,8 @@ def derive_family(
 
     bounds: numbers in the metric's unit, `N%` of the reachable range, or LOW..HIGHxCOUNT for COUNT evenly spaced ones.
     table: one device's latency table in place of all latency limits, so that each device gets a network of its own from
-    one supernet; it need not be among the run's, and needs `bounds`.
+    one supernet; it need not be among the run's, and needs `bounds`. Of a LatencyTable object, the run folder gets a
+    copy, named after the device.
     scored: whether to compute the accuracy of each network, which needs the run's data. device: where they are scored,
     in place of run.device; with cpu also without amp. The search may still be running: its own files are only read.
     report: called with what is being done.
@@ -116,7 +120,7 @@ def derive_family(
     names begin with architecture-<table> and pareto-<table>. A bound that no architecture meets does not keep the
     others from being derived, see Family.refused. Raises ConfigError or CheckpointError.
     """
-    run, table = in_home(run), in_home(table) if table else None
+    run = in_home(run)
     config_file = run / "config.yaml"
     if not config_file.exists():
         raise ConfigError(f"{run}: no config.yaml; expected the folder of a search, as given to run_search.py --out")
@@ -129,11 +133,18 @@ def derive_family(
     with explain(str(config_file)):
         settings = with_permitted_modules(stored, allow_modules)
     config = validate(SearchConfig, settings, str(config_file), {"allow_modules": allow_modules})
+    config = with_own_tables(config, run)
     resolved = resolve(config, config_file)
-    if table is not None:
+    table_path = _path_of(table, run) if table is not None else None
+    if table_path is not None:
         if not bounds:
-            raise ConfigError(f"--table {table}: needs --at, such as --at 50%; the run's bound is not of this table")
-        resolved = _on_table(resolved, table, run / "config.yaml")
+            raise ConfigError(
+                f"--table {table_path}: needs --at, such as --at 50%; the run's bound is not of this table"
+            )
+        objects = {table_path: as_its_file(table)} if isinstance(table, LatencyTable) else {}
+        resolved = _on_table(resolved, table_path, objects, run / "config.yaml")
+        for path, handed in objects.items():
+            handed.save(path)
     for note in resolved.notes:
         log.warning(str(note))
     if bounds and not resolved.additive:
@@ -148,7 +159,7 @@ def derive_family(
         try:
             what = f"deriving {i} of {len(texts)}"
             report(what, 0, 0)
-            name = f"-{table.stem}" if table else ""
+            name = f"-{table_path.stem}" if table_path else ""
             members.append(_member(run, name, text, resolved, wanted, step, method, scorer, report, what))
         except (ConfigError, InfeasibleError, UnfinishedError) as error:
             refused.append(str(error))
@@ -156,10 +167,18 @@ def derive_family(
         members = _with_front(_with_scores(members, scorer, report))
     family = Family(step, tuple(members), tuple(refused))
     if scoring and bounds and members:
-        pareto = f"pareto-{table.stem}" if table else "pareto"
+        pareto = f"pareto-{table_path.stem}" if table_path else "pareto"
         write_atomically(run / f"{pareto}.json", json.dumps(pareto_record(family), indent=2) + "\n")
         draw_fronts(run / f"{pareto}.png", [_panel(family, run.name)])
     return family
+
+
+def _path_of(table: Path | LatencyTable, run: Path) -> Path:
+    """Returns the path of a table, for an object that of its copy in the run folder."""
+    if not isinstance(table, LatencyTable):
+        return in_home(table)
+    words = "".join(c if c.isalnum() else " " for c in table.device.name.lower()).split()
+    return run / TABLES / f"{'-'.join(words) or 'table'}.yaml"
 
 
 def _bounds_of(limit: AdditiveLimit, texts: Sequence[str]) -> list[str]:
@@ -232,11 +251,11 @@ def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], 
     return step, search, preferences(alpha, evidence, mask_of(space), method)
 
 
-def _on_table(resolved: Resolved, table: Path, source: Path) -> Resolved:
-    """The limits with one on this latency table in place of all others on latency; its bound is still to be set.
+def _on_table(resolved: Resolved, table: Path, objects: Mapping[Path, LatencyTable], source: Path) -> Resolved:
+    """Returns the limits with one on this latency table in place of all others on latency; its bound is still to be set.
 
-    A table of the run is compared with the space as the run did; another one as those of external devices are. source:
-    the run's file, for messages.
+    A table of the run is compared with the space as the run did; another one as those of external devices are. objects:
+    the table as an object, by that path, if it is no file. source: the run's file, for messages.
     """
     own = [limit for limit in resolved.config.limits if limit.metric == "latency"]
     known = next((limit for limit in own if limit.table == table), None)
@@ -247,7 +266,7 @@ def _on_table(resolved: Resolved, table: Path, source: Path) -> Resolved:
     bound = {"at": "50%"} if like.below is None else {"below": "50%"}
     entry = like.model_copy(update=plain | {"measure": measure, "at": None, "below": None} | bound)
     others = tuple(limit for limit in resolved.config.limits if limit.metric != "latency")
-    return resolve(resolved.config.model_copy(update={"limits": (entry, *others)}), source)
+    return resolve(resolved.config.model_copy(update={"limits": (entry, *others)}), source, tables=objects)
 
 
 def _member(

@@ -153,7 +153,7 @@ def row_of_hparams(found: Curves, run: Path, plan: Plan) -> None:
     assert sum(info.differs for info in experiment.hparam_infos) == 5
     assert start.group_name == "runs/cpu"
     values = {name: value.string_value or value.number_value for name, value in start.hparams.items()}
-    assert values == hyperparameters(plan.config, plan.limits)
+    assert values == hyperparameters(plan.config, plan.additive)
     assert (values["kind"], values["seed"], values["loss"], values["device"]) == ("search", 0, "projection", "made up")
     assert values["bound"] == plan.limits[0].bound
     assert values["limits"].startswith("latency at ")

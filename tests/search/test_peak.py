@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import ConfigError
 from latency.config import MeasureConfig
-from search.check import judge, report
+from search.check import announce, resolved_checks
 from search.limits.peak import layer_bytes, reachable_peaks, restrict
 from search.limits.resolve import resolve
 from supernet.space import Space, SpaceConfig
@@ -135,7 +135,7 @@ def test_alpha_and_other_limits_see_the_space_that_is_left(make_search_file, spa
     assert macs.cost.mask.sum() < space.mask.sum()
     assert resolved.record["space"]["stages"] != config.space.model_dump(mode="json")["stages"]
     with caplog.at_level(logging.INFO, logger="search"):
-        report(judge(resolved), "search.yaml")
+        announce(resolved_checks(resolved), "search.yaml")
     (line,) = [r.getMessage() for r in caplog.records if "removes" in r.getMessage()]
     for edge, names in peak.removed:
         assert f"{edge} {', '.join(names)}" in line

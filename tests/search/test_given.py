@@ -1,0 +1,127 @@
+"""A search is given as a file, a dictionary or a model, and its latency tables as files or objects: all the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.errors import ConfigError
+from latency.table import LatencyTable
+from search.check import check_search
+from search.config import SearchConfig
+from search.given import given_search
+from search.loop import run_search
+from search.many.family import derive_family
+
+
+@pytest.fixture
+def table(space, tmp_path, make_table):
+    """A table whose numbers its file rounds."""
+    table = make_table(space, tmp_path / "elsewhere" / "board.yaml")
+    entries = {
+        key: entry.model_copy(update={"median_ms": entry.median_ms * 1.000000123})
+        for key, entry in table.entries.items()
+    }
+    shutil.rmtree(tmp_path / "elsewhere")
+    return table.model_copy(update={"entries": entries})
+
+
+@pytest.fixture
+def content(make_tiny_config):
+    """The content of a search's file, as a dictionary, with a limit on a table at board.yaml."""
+    return {
+        "space": make_tiny_config(),
+        "measure": {"device": "external"},
+        "data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4},
+        "limits": [{"metric": "latency", "table": "board.yaml", "at": "50%", "tolerance": 0.2}],
+        "search": {"warmup_epochs": 0, "epochs": 1, "batch_size": 8, "arch_every": 2, "bn_batches": 1},
+        "run": {"threads": 1},
+    }
+
+
+def with_table(content, table):
+    return content | {"limits": [content["limits"][0] | {"table": table}]}
+
+
+def test_a_dictionary_with_a_table_object_a_model_and_a_file_give_the_same_search(
+    table, content, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    table.save(Path("board.yaml"))
+    Path("search.yaml").write_text(yaml.safe_dump(content))
+    results = [
+        run_search(Path("search.yaml"), Path("file")),
+        run_search(content, "dictionary"),
+        run_search(SearchConfig.read(Path("search.yaml")), "model"),
+        run_search(with_table(content, table), "object"),
+        run_search(with_table(content, Path("absent.yaml")), "by-path", tables={"absent.yaml": table}),
+    ]
+    assert len({result.architecture.paths for result in results}) == 1
+    assert len({result.limits[0].bound for result in results}) == 1
+    hashes = {result.limits[0].source.sha256 for result in results}
+    assert hashes == {LatencyTable.load(Path("board.yaml")).sha256}
+    copies = [Path(result.limits[0].source.path) for result in results[-2:]]
+    assert copies == [tmp_path / "object/tables/table-0.yaml", tmp_path / "by-path/tables/absent.yaml"]
+    assert all(LatencyTable.load(copy).sha256 in hashes for copy in copies)
+
+
+def test_a_search_with_a_table_object_is_resumed_and_derived_from_its_folder_alone(table, content, tmp_path):
+    given = with_table(content, table)
+    first = run_search(given, tmp_path / "run")
+    again = run_search(given, tmp_path / "run", resume=True)
+    from_folder = run_search(tmp_path / "run" / "config.yaml", tmp_path / "run", resume=True)
+    assert first.architecture.paths == again.architecture.paths == from_folder.architecture.paths
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (member,) = derive_family(tmp_path / "moved", ["50%"], scored=False)
+    record = json.loads(member.path.read_text())["predicted"][0]
+    assert record["table"] == str(tmp_path / "moved" / "tables" / "table-0.yaml")
+    assert member.architecture.paths == first.architecture.paths
+
+
+def test_a_resume_with_another_table_object_is_refused(table, content, tmp_path):
+    run_search(with_table(content, table), tmp_path / "run")
+    entries = {key: entry.model_copy(update={"median_ms": 2 * entry.median_ms}) for key, entry in table.entries.items()}
+    with pytest.raises(ConfigError, match="limits.0.table_sha256"):
+        run_search(with_table(content, table.model_copy(update={"entries": entries})), tmp_path / "run", resume=True)
+
+
+def test_a_family_is_derived_for_a_device_whose_table_is_an_object(table, content, space, make_table, tmp_path):
+    run_search(with_table(content, table), tmp_path / "run")
+    other = make_table(space, tmp_path / "phone.yaml", constant_ms=0.9)
+    by_file = derive_family(tmp_path / "run", ["50%"], table=tmp_path / "phone.yaml", scored=False)
+    by_object = derive_family(tmp_path / "run", ["50%"], table=other, scored=False)
+    assert by_object.members[0].architecture.paths == by_file.members[0].architecture.paths
+    assert by_object.members[0].path.name == "architecture-made-up-50percent.json"
+    assert (tmp_path / "run" / "tables" / "made-up.yaml").exists()
+
+
+def test_a_check_takes_objects_too_and_writes_nothing(table, content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checks = check_search(with_table(content, table))
+    assert "FAIL" not in {check.level for check in checks}
+    assert str(checks[0]) == "ok   config: config is valid"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overrides_apply_to_dictionaries_and_models_and_errors_name_the_key(content, tmp_path):
+    path = tmp_path / "search.yaml"
+    path.write_text(yaml.safe_dump(content))
+    for config in (path, content, SearchConfig.read(path)):
+        given = given_search(config, ["search.epochs=7"])
+        assert given.config.search.epochs == 7
+    assert content["search"]["epochs"] == 1
+    with pytest.raises(ConfigError, match=r"^config: search\.epochs: got 'x'"):
+        given_search(content, ["search.epochs=x"])
+    with pytest.raises(ConfigError, match=r"^config: search\.epocs"):
+        given_search(content | {"search": {"epocs": 1}})
+
+
+def test_a_table_that_no_limit_names_is_refused(table, content):
+    with pytest.raises(
+        ConfigError, match=r"^tables: got one for other\.yaml, which no limit names, expected one of board"
+    ):
+        given_search(content, tables={"other.yaml": table})
