@@ -49,7 +49,7 @@ def random_architectures(
     if at_least is not None and len(found) >= at_least:
         return list(found)
     looked = "all architectures of the space hold" if few else f"{MOST_DRAWS} random architectures held"
-    raise InfeasibleError(f"{looked} only {len(found)} of {count} that meet the limits")
+    raise InfeasibleError(found=f"{looked} only {len(found)} of {count} that meet the limits")
 
 
 def every_architecture(space: Space) -> np.ndarray:

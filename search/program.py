@@ -60,5 +60,5 @@ def solve(
         return Solution(None, True, math.inf)
     least = found.get("mip_dual_bound")
     if found.status not in (0, 1):
-        raise UnfinishedError(f"the solver of integer programs (scipy.optimize.milp) gives up: {found.message}")
+        raise UnfinishedError("the solver of integer programs (scipy.optimize.milp) gives up", found.message)
     return Solution(found.x, found.status == 0, -math.inf if least is None else float(least))

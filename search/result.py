@@ -181,8 +181,9 @@ def load_result(folder: Path) -> ResultFile | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ConfigError(
-            f"{path}: is no result of a search ({f'{where}: ' if where else ''}{first['msg']}); delete it and resume "
-            "the search, which writes it again"
+            str(path),
+            f"is no result of a search ({f'{where}: ' if where else ''}{first['msg']})",
+            remedy="delete it and resume the search, which writes it again",
         ) from None
 
 

@@ -104,7 +104,7 @@ def infeasible(limits: Sequence[AdditiveLimit]) -> InfeasibleError:
         f"{quantity(limit.cost.reachable[0], limit.unit, 6)}"
         for limit in limits
     )
-    return InfeasibleError(f"no architecture meets the limits together ({reach}); raise a bound")
+    return InfeasibleError(found=f"no architecture meets the limits together ({reach})", remedy="raise a bound")
 
 
 QUICKER = "a larger `tolerance`, or `below` in place of an `at`, makes that quick"
@@ -112,8 +112,9 @@ QUICKER = "a larger `tolerance`, or `below` in place of an `at`, makes that quic
 
 def _unfinished(limits: Sequence[AdditiveLimit], seconds: float) -> UnfinishedError:
     return UnfinishedError(
-        f"in {seconds:g} s no architecture was found that meets the limits ({_windows(limits) or 'upper bounds'}), nor "
-        f"proven that there is none; {QUICKER}"
+        found=f"in {seconds:g} s no architecture was found that meets the limits "
+        f"({_windows(limits) or 'upper bounds'}), nor proven that there is none",
+        remedy=QUICKER,
     )
 
 

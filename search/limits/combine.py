@@ -80,8 +80,9 @@ def least_worst(
     )
     if not found.proven:
         raise UnfinishedError(
-            f"the smallest cost that can be reached under {len(costs) + len(below)} costs together was not found in "
-            f"{seconds:g} s; combine fewer tables, or combine them by weighted_sum"
+            found=f"the smallest cost that can be reached under {len(costs) + len(below)} costs together was not found "
+            f"in {seconds:g} s",
+            remedy="combine fewer tables, or combine them by weighted_sum",
         )
     if found.x is None:
         return math.inf

@@ -93,8 +93,9 @@ def _restricted(config: SearchConfig, i: int, where: str) -> tuple[SearchConfig,
     left = config.model_copy(update={"limits": limits, "space": without(config.space, space.edges, kept)})
     if not Space(left.space).searchable:
         raise ConfigError(
-            f"{where}: below {bound:.0f} bytes no edge has more than one candidate, so nothing is left to search; "
-            "raise the bound"
+            where,
+            f"below {bound:.0f} bytes no edge has more than one candidate, so nothing is left to search",
+            remedy="raise the bound",
         )
     return left, PeakLimit(bound=float(bound), space=Space(left.space), measure=measure, removed=removed)
 
@@ -105,8 +106,10 @@ def _refuse(space: Space, measure: MeasureConfig, bound: float, low: int, where:
         smallest = min(layers, key=lambda layer: layer_bytes(layer, space, measure))
         if layer_bytes(smallest, space, measure) == low:
             raise ConfigError(
-                f"{where}: got {bound:.0f} bytes, but {name} needs at least {low} (its smallest is '{smallest}', batch "
-                f"{measure.batch}, {measure.dtype}); raise the bound to that, or change the space"
+                where,
+                f"got {bound:.0f} bytes, but {name} needs at least {low} (its smallest is '{smallest}', batch "
+                f"{measure.batch}, {measure.dtype})",
+                remedy="raise the bound to that, or change the space",
             )
 
 

@@ -39,8 +39,10 @@ def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: 
         return min(high, Percent(bound).between(low, high))
     if not low <= bound <= high:
         raise ConfigError(
-            f"{where}: got {quantity(bound, unit)}, but architectures of this space reach {quantity(low, unit)} to "
-            f"{quantity(high, unit)}; choose a bound in between, or a percentage such as 50%"
+            where,
+            f"got {quantity(bound, unit)}, but architectures of this space reach {quantity(low, unit)} to "
+            f"{quantity(high, unit)}",
+            remedy="choose a bound in between, or a percentage such as 50%",
         )
     return float(bound)
 
@@ -150,8 +152,10 @@ def resolve_limit(
     least = max(member.reachable[0] for member in members(cost))
     if isinstance(config.search.loss, MulLog) and min(bound, least) <= 1:
         raise ConfigError(
-            f"{where}: loss mul_log takes logarithms, so the bound ({bound:g}) and the smallest reachable value "
-            f"({least:g} {unit}) must exceed 1; use projection instead"
+            where,
+            f"loss mul_log takes logarithms, so the bound ({bound:g}) and the smallest reachable value "
+            f"({least:g} {unit}) must exceed 1",
+            remedy="use projection instead",
         )
     resolved = AdditiveLimit(
         name=limit.metric, metric=limit.metric, kind=limit.kind, bound=bound, unit=unit, tolerance=limit.tolerance,
@@ -166,7 +170,7 @@ def _unit(limit: LimitConfig, sources: Sequence[TableSource], where: str) -> str
     units = [source.table.columns[limit.metric].unit for source in sources]
     if len(set(units)) > 1:
         raise ConfigError(
-            f"{where}.tables: '{limit.metric}' is in {', '.join(units)}, expected one unit; convert the columns"
+            f"{where}.tables", f"'{limit.metric}' is in {', '.join(units)}", "one unit", "convert the columns"
         )
     return units[0]
 
@@ -260,7 +264,8 @@ def _load_table(limit: LimitConfig, k: int, key: str, make: str) -> LatencyTable
     table = LatencyTable.load(path)
     if hashes and hashes[k] is not None and hashes[k] != table.sha256:
         raise ConfigError(
-            f"{key}: {path} is not the table of this run (its sha256 differs from table_sha256); "
-            "put the old table back, or start a new run in another folder"
+            key,
+            f"{path} is not the table of this run (its sha256 differs from table_sha256)",
+            remedy="put the old table back, or start a new run in another folder",
         )
     return table

@@ -34,7 +34,7 @@ def completed(table: LatencyTable, path: Path, space: Space) -> tuple[LatencyTab
     try:
         table, interpolation = interpolate(table, space)
     except TableError as error:
-        raise TableError(f"{path}: {error}") from None
+        raise error.within(str(path)) from None
     entries = "1 entry is" if count == 1 else f"{count} entries are"
     text = f"{path}: {entries} interpolated, not measured: {interpolation}"
     return table, Note(text, "measure a table for this space where that error is too large")
@@ -90,9 +90,9 @@ def trust(
             f"{found.noise_mape_percent:.2g} %): verify again when it is idle{verify}; else "
         )
         raise TableError(
-            f"{where}: {path} predicts whole networks with an error of {error:.3g} %, above "
-            f"{largest_error:g} %; {busy if disturbed else ''}{refit}, measure again on an idle device, or "
-            "raise this bound"
+            where,
+            f"{path} predicts whole networks with an error of {error:.3g} %, above {largest_error:g} %",
+            remedy=f"{busy if disturbed else ''}{refit}, measure again on an idle device, or raise this bound",
         )
     if disturbed:
         text = (

@@ -46,6 +46,7 @@ from supernet.supernet import Supernet
 
 log = logging.getLogger("search")
 
+A_SEARCH = "the folder of a search, as given to run_search.py --out"
 FORMAT = "proxylessnas/pareto@1"
 MOST_BOUNDS = 1000
 """The most bounds of one call: each is derived, and scored unless it leads to the same network as another one."""
@@ -123,12 +124,13 @@ def derive_family(
     run = in_home(run)
     config_file = run / "config.yaml"
     if not config_file.exists():
-        raise ConfigError(f"{run}: no config.yaml; expected the folder of a search, as given to run_search.py --out")
+        raise ConfigError(str(run), "no config.yaml", remedy=f"expected {A_SEARCH}")
     stored = load_config(config_file)
     if "search" not in stored:
         raise ConfigError(
-            f"{config_file}: has no section `search`, so {run} holds no search; expected the folder of a search, as "
-            "given to run_search.py --out"
+            str(config_file),
+            f"has no section `search`, so {run} holds no search",
+            remedy=f"expected {A_SEARCH}",
         )
     with explain(str(config_file)):
         settings = with_permitted_modules(stored, allow_modules)
@@ -139,7 +141,7 @@ def derive_family(
     if table_path is not None:
         if not bounds:
             raise ConfigError(
-                f"--table {table_path}: needs --at, such as --at 50%; the run's bound is not of this table"
+                f"--table {table_path}", "needs --at, such as --at 50%", remedy="the run's bound is not of this table"
             )
         objects = {table_path: as_its_file(table)} if isinstance(table, LatencyTable) else {}
         resolved = _on_table(resolved, table_path, objects, run / "config.yaml")
@@ -148,7 +150,9 @@ def derive_family(
     for note in resolved.notes:
         log.warning(str(note))
     if bounds and not resolved.additive:
-        raise ConfigError("--at: the run's only limit has been applied to its space; search again with another bound")
+        raise ConfigError(
+            "--at", "the run's only limit has been applied to its space", remedy="search again with another bound"
+        )
     texts: list[str | None] = [*_bounds_of(resolved.additive[0], bounds)] if bounds else [None]
     scoring = _Scoring.prepare(_on_device(resolved.config, device)) if scored else None
     step, state, wanted = _newest(run, resolved.space, method or resolved.config.search.derive)
@@ -199,7 +203,9 @@ def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:
         for bound in _written_out(text.strip(), unit):
             found[_slug(bound)] = bound
             if len(found) > MOST_BOUNDS:
-                raise ConfigError(f"--at: names more than {MOST_BOUNDS} bounds; give fewer, each is derived by itself")
+                raise ConfigError(
+                    "--at", f"names more than {MOST_BOUNDS} bounds", remedy="give fewer, each is derived by itself"
+                )
     return list(found.values())
 
 
@@ -209,19 +215,20 @@ def _written_out(text: str, unit: str) -> list[str]:
     ends = [span["low"], span["high"]] if span else [text]
     if not all(len(end) <= MOST_DIGITS and _is_bound(end) for end in ends):
         raise ConfigError(
-            f"--at: got '{one_line(text, 100)}', expected a number in {unit}, a percentage from 0% to 100% such as "
-            "50%, or a range such as 10%..90%x9"
+            "--at",
+            f"got '{one_line(text, 100)}'",
+            f"a number in {unit}, a percentage from 0% to 100% such as 50%, or a range such as 10%..90%x9",
         )
     if span is None:
         return [text]
     if ends[0].endswith("%") != ends[1].endswith("%"):
-        raise ConfigError(f"--at: got '{text}', expected both ends of a range in {unit}, or both in %")
+        raise ConfigError("--at", f"got '{text}'", f"both ends of a range in {unit}, or both in %")
     low, high = (Percent(end).number if Percent.matches(end) else float(end) for end in ends)
     if low >= high:
-        raise ConfigError(f"--at: got '{text}', expected a range's lower end first, such as 10%..90%x9")
+        raise ConfigError("--at", f"got '{text}'", "a range's lower end first, such as 10%..90%x9")
     count = int(span["count"])
     if not 2 <= count <= MOST_BOUNDS:
-        raise ConfigError(f"--at: got '{text}', expected a count of 2 to {MOST_BOUNDS} after the x")
+        raise ConfigError("--at", f"got '{text}'", f"a count of 2 to {MOST_BOUNDS} after the x")
     sign = "%" if ends[0].endswith("%") else ""
     return [f"{value:.10g}{sign}" for value in np.linspace(low, high, count)]
 
@@ -235,24 +242,26 @@ def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], 
     however the run goes on."""
     newest = Checkpoints(run / "checkpoints").newest()
     if newest is None:
-        raise CheckpointError(f"{run}: no checkpoint yet; wait for the first one (run.checkpoint_every steps)")
+        raise CheckpointError(
+            str(run), "no checkpoint yet", remedy="wait for the first one (run.checkpoint_every steps)"
+        )
     step, checkpoint = newest
     search = checkpoint.get("search")
     alpha = search.get("alpha") if isinstance(search, dict) else None
     if not isinstance(search, dict) or not isinstance(alpha, Tensor) or alpha.shape != space.mask.shape:
         raise CheckpointError(
-            f"{run}: its checkpoint is not of a search in this space; expected a run of run_search.py"
+            str(run), "its checkpoint is not of a search in this space", remedy="expected a run of run_search.py"
         )
     try:
         blank = None if search.get("evidence") is None else Evidence.none(*alpha.shape)
         evidence = restored(search.get("evidence"), blank)
     except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{run}: its checkpoint does not fit: {misfit(error)}") from error
+        raise CheckpointError(f"{run}: its checkpoint does not fit", misfit(error)) from error
     return step, search, preferences(alpha, evidence, mask_of(space), method)
 
 
 def _on_table(resolved: Resolved, table: Path, objects: Mapping[Path, LatencyTable], source: Path) -> Resolved:
-    """Returns the limits with one on this latency table in place of all others on latency; its bound is still to be set.
+    """Returns the limits with one on this table in place of all others on latency; its bound is still to be set.
 
     A table of the run is compared with the space as the run did; another one as those of external devices are. objects:
     the table as an object, by that path, if it is no file. source: the run's file, for messages.
@@ -307,8 +316,9 @@ def _member(
         first, *others = sums
         least = smallest(first, others)
         raise InfeasibleError(
-            f"--at {text}: no architecture with {first.metric} up to {quantity(first.bound, first.unit, 6)} meets the "
-            f"other limits; the smallest that does has {quantity(least, first.unit, 6)}"
+            f"--at {text}",
+            f"no architecture with {first.metric} up to {quantity(first.bound, first.unit, 6)} meets the other limits",
+            remedy=f"the smallest that does has {quantity(least, first.unit, 6)}",
         ) from None
     architecture = Architecture(space, derivation.paths, f"{run.name}{suffix}-step{step}")
     path = run / f"architecture{suffix}.json"
@@ -339,7 +349,9 @@ class _Scoring:
         try:
             return cls(config, prepare_device(config.run), *open_parts(config))
         except ConfigError as error:
-            raise ConfigError(f"{error}; here: --device cpu, or --no-score to derive without the data") from None
+            here = "here: --device cpu, or --no-score to derive without the data"
+            error.remedy = "; ".join(filter(None, [error.remedy, here]))
+            raise
 
 
 @dataclass(frozen=True)
@@ -356,7 +368,7 @@ class _Scorer:
         try:
             net.load_state_dict(state["net"])
         except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error
+            raise CheckpointError("the checkpoint does not fit this search's config", misfit(error)) from error
         return cls(net.to(scoring.device), scoring)
 
     def score(self, paths: tuple[int, ...]) -> Evaluation:

@@ -17,7 +17,7 @@ from typing import IO, Literal
 
 import torch
 
-from engine.config import load_config
+from engine.config import config_text, load_config
 from engine.errors import ConfigError
 from engine.files import read_json, remove_stale, write_atomically
 from engine.progress import Progress
@@ -26,6 +26,7 @@ from engine.runs.folder import refuse_changes, run_begun
 from engine.runs.lock import locked
 from latency.bench import usable_cores
 from search.config import SearchConfig
+from search.given import ConfigLike, given_search
 from search.limits.resolve import resolve
 from search.many.pareto import Panel, Point, draw_fronts
 from search.many.queue import Kind, Slot, cpu_slots, gpu_slots, run_queue
@@ -34,7 +35,6 @@ from search.result import ResultFile, load_result
 log = logging.getLogger("search")
 
 FORMAT = "proxylessnas/sweep@1"
-DOOR = Path(__file__).resolve().parents[2] / "scripts" / "run_search.py"
 Status = Literal["finished", "missed", "unsettled", "failed", "interrupted", "waiting"]
 """missed: ended, but a limit is not met, measured where it was timed, else predicted. unsettled: ended, but a timing
 was not reliable, so that it is undecided. waiting: not begun when interrupted."""
@@ -42,7 +42,7 @@ ENDED = {"finished", "missed", "unsettled"}
 
 
 @dataclass(frozen=True)
-class Search:
+class SweptSearch:
     """One search of a sweep."""
 
     name: str
@@ -59,15 +59,27 @@ class Search:
 
     @property
     def log(self) -> Path:
-        """Beside the folder, not in it: a folder that is not empty is no place for a search to begin."""
+        """The file with all that the search prints: beside its folder, since a search begins in an empty one."""
         return self.out / f"{self.name}.log"
+
+    @property
+    def error_file(self) -> Path:
+        """The file with the error of the search as data, if it has failed (search/many/child.py)."""
+        return self.out / f"{self.name}.error.json"
+
+    @property
+    def error(self) -> str | None:
+        """The error that the search has left, in one line; None if there is none."""
+        if not self.error_file.exists():
+            return None
+        return str(read_json(self.error_file, "the error of a search").get("text"))
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of a search."""
 
-    search: Search
+    search: SweptSearch
     status: Status
     seconds: float = 0.0
     """The time of its processes, including those before a resume of the sweep."""
@@ -98,15 +110,18 @@ class Sweep:
 
 
 def run_sweep(
-    configs: Sequence[Path],
-    out: Path,
+    configs: Sequence[ConfigLike],
+    out: Path | str,
     *,
     seeds: Sequence[int] = (),
     jobs: int = 1,
     resume: bool = False,
     overrides: Sequence[str] = (),
 ) -> Sweep:
-    """Search with every config and seed, without seeds with each config's own, and write sweep.json, .md and .png.
+    """Searches with every config and seed, without seeds with each config's own, and writes sweep.json, .md and .png.
+
+    configs: paths of YAML files; the settings of search number i may also be a dictionary or a SearchConfig, from which
+    `search<i>.yaml` in `out` is written.
 
     A search whose run.device is cuda takes one of the visible GPUs, one that runs on the CPU one of `jobs` places that
     share the cores. A search that fails does not stop the others. resume: skip those that have ended, continue those
@@ -114,11 +129,12 @@ def run_sweep(
 
     Raises ConfigError before anything is started.
     """
-    searches = plan_sweep(configs, out, seeds=seeds, overrides=overrides)
+    out = Path(out)
+    searches = plan_sweep(as_files(configs, out), out, seeds=seeds, overrides=overrides)
     gpus = gpu_slots(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
     slots = [*gpus, *cpu_slots(jobs)]
     if not gpus:  # such a search says itself that there is no GPU
-        searches = [Search(s.name, s.config, s.overrides, s.out) for s in searches]
+        searches = [SweptSearch(s.name, s.config, s.overrides, s.out) for s in searches]
     with locked(out):  # the searches lock their own folders
         remove_stale(out)
         done = _done(searches, resume=resume)
@@ -132,29 +148,46 @@ def run_sweep(
         return sweep
 
 
+def as_files(configs: Sequence[ConfigLike], out: Path) -> list[Path]:
+    """Returns the path of each config's file. Settings that come from no file are written into `out`, with the tables
+    that they hold as objects. Raises ConfigError if they are wrong."""
+    paths = []
+    for i, config in enumerate(configs):
+        if isinstance(config, str | Path):
+            paths.append(Path(config))
+            continue
+        given = given_search(config, folder=out)
+        paths.append(out / f"search{i}.yaml")
+        given.save_tables()
+        write_atomically(paths[-1], config_text(given.config.model_dump(mode="json", exclude_none=True)))
+    return paths
+
+
 def plan_sweep(
     configs: Sequence[Path], out: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = ()
-) -> list[Search]:
+) -> list[SweptSearch]:
     """The searches in their order. ConfigError for what would put two of them into one folder, and absent files."""
     for seed in seeds:
         if seeds.count(seed) > 1:
-            raise ConfigError(f"--seeds: {seed} is given twice; each seed makes one folder, remove one")
+            raise ConfigError("--seeds", f"{seed} is given twice", remedy="each seed makes one folder, remove one")
     stems: dict[str, Path] = {}
     for config in configs:
         if config.stem in stems:
             raise ConfigError(
-                f"configs: {stems[config.stem]} and {config} would share the folder {out / config.stem}; rename one"
+                "configs",
+                f"{stems[config.stem]} and {config} would share the folder {out / config.stem}",
+                remedy="rename one",
             )
         stems[config.stem] = config
     if seeds and any(override.partition("=")[0].strip() == "run.seed" for override in overrides):
-        raise ConfigError("--seeds: the override run.seed sets a seed too; give one of the two")
+        raise ConfigError("--seeds", "the override run.seed sets a seed too", remedy="give one of the two")
     searches = []
     for config in configs:
         if not config.is_file():
-            raise ConfigError(f"{config}: no such file; expected a YAML file, see configs/search/")
+            raise ConfigError(str(config), "no such file", remedy="expected a YAML file, see configs/search/")
         own = [(f"{config.stem}-seed{seed}", (*overrides, f"run.seed={seed}")) for seed in seeds]
         for name, changes in own or [(config.stem, tuple(overrides))]:
-            searches.append(Search(name, config, changes, out, _kind(config, changes)))
+            searches.append(SweptSearch(name, config, changes, out, _kind(config, changes)))
     return searches
 
 
@@ -167,14 +200,15 @@ def _kind(config: Path, overrides: Sequence[str]) -> Kind:
     return "cuda" if isinstance(run, dict) and run.get("device") == "cuda" else "cpu"
 
 
-def _done(searches: Sequence[Search], *, resume: bool) -> dict[str, ResultFile]:
+def _done(searches: Sequence[SweptSearch], *, resume: bool) -> dict[str, ResultFile]:
     """The results of the searches that have ended. ConfigError where they were other searches than these."""
     done = {}
     for search in searches:
         if run_begun(search.folder) and not resume:
             raise ConfigError(
-                f"--out {search.out}: {search.name} holds a run already; continue the sweep with --resume, or choose "
-                "another folder"
+                f"--out {search.out}",
+                f"{search.name} holds a run already",
+                remedy="continue the sweep with --resume, or choose another folder",
             )
         result = load_result(search.folder) if run_begun(search.folder) else None
         if result is not None:
@@ -193,7 +227,7 @@ def _earlier_seconds(out: Path) -> dict[str, float]:
         return {row["name"]: float(row["seconds"]) for row in read_json(path, "the record of a sweep")["searches"]}
     except (ConfigError, ValueError, KeyError, TypeError):
         raise ConfigError(
-            f"{path}: is no record of a sweep; delete it, the searches are in their own folders"
+            str(path), "is no record of a sweep", remedy="delete it, the searches are in their own folders"
         ) from None
 
 
@@ -209,7 +243,7 @@ def _timed_on_cpu(config: Mapping[str, object]) -> bool:
     return False
 
 
-def _warn_of_disturbed_timings(searches: Sequence[Search], at_once: int) -> None:
+def _warn_of_disturbed_timings(searches: Sequence[SweptSearch], at_once: int) -> None:
     for search in searches:
         try:
             config = load_config(search.config, search.overrides)
@@ -227,7 +261,6 @@ def _warn_of_disturbed_timings(searches: Sequence[Search], at_once: int) -> None
 class _Child:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
-    log_start: int
     began: float
 
 
@@ -238,7 +271,7 @@ class _Runner:
 
     def __init__(
         self,
-        searches: Sequence[Search],
+        searches: Sequence[SweptSearch],
         slots: Sequence[Slot],
         done: dict[str, ResultFile],
         seconds: dict[str, float],
@@ -257,29 +290,31 @@ class _Runner:
     def outcomes(self) -> tuple[Outcome, ...]:
         return tuple(self._found[search.name] for search in self.searches)
 
-    def start(self, search: Search, slot: Slot) -> subprocess.Popen[bytes]:
-        command = [sys.executable, str(DOOR), str(search.config), "--out", str(search.folder)]
-        command += [*(["--resume"] if run_begun(search.folder) else []), *search.overrides]
+    def start(self, search: SweptSearch, slot: Slot) -> subprocess.Popen[bytes]:
+        # -P: no module of the folder in which the sweep was started takes the place of another one
+        command = [sys.executable, "-P", "-m", "search.many.child", str(search.config), "--out", str(search.folder)]
+        command += ["--error", str(search.error_file), *(["--resume"] if run_begun(search.folder) else [])]
+        command += search.overrides
+        search.error_file.unlink(missing_ok=True)  # of an earlier attempt
         environment = dict(os.environ)
         if slot.kind == "cuda":
             environment["CUDA_VISIBLE_DEVICES"] = slot.name
         if self.at_once > 1:  # each its share of the cores; see run.threads
             environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // self.at_once))
         output = search.log.open("ab")
-        start = output.tell()
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
             start_new_session=True,  # a Ctrl-C of the terminal comes once, from here
         )  # fmt: skip
-        self.children[search.name] = _Child(process, output, start, time.monotonic())
+        self.children[search.name] = _Child(process, output, time.monotonic())
         log.info("%s starts on %s %s, log in %s", search.name, slot.kind, slot.name, search.log)
         return process
 
-    def ended(self, search: Search, status: int, interrupted: bool) -> None:
+    def ended(self, search: SweptSearch, status: int, interrupted: bool) -> None:
         child = self.children.pop(search.name)
         child.log.close()
         seconds = self.seconds.get(search.name, 0.0) + time.monotonic() - child.began
-        outcome = _outcome(search, status, interrupted, seconds, child.log_start)
+        outcome = _outcome(search, status, interrupted, seconds)
         self._found[search.name] = outcome
         done = sum(o.status != "waiting" for o in self.outcomes)
         log.info("%s: %s%s", search.name, outcome.status, f": {outcome.error}" if outcome.error else "")
@@ -287,13 +322,13 @@ class _Runner:
         write_sweep(search.out, self.outcomes)
 
 
-def _ended_outcome(search: Search, result: ResultFile, seconds: float) -> Outcome:
+def _ended_outcome(search: SweptSearch, result: ResultFile, seconds: float) -> Outcome:
     ended: dict[bool | None, Status] = {True: "finished", False: "missed", None: "unsettled"}
     return Outcome(search, ended[result.met], seconds, None, result)
 
 
-def _outcome(search: Search, status: int, interrupted: bool, seconds: float, log_start: int) -> Outcome:
-    """Returns the outcome of a process that has ended. run_search.py exits with 0 or 3 after a search that ended, with
+def _outcome(search: SweptSearch, status: int, interrupted: bool, seconds: float) -> Outcome:
+    """Returns the outcome of a process that has ended. It exits with 0 or 3 after a search that ended, with
     130 after Ctrl-C and with 143 after SIGTERM."""
     if status in (0, 3):
         result = load_result(search.folder)
@@ -304,17 +339,7 @@ def _outcome(search: Search, status: int, interrupted: bool, seconds: float, log
         return _ended_outcome(search, result, seconds) if result else Outcome(search, "interrupted", seconds)
     if status < 0:
         return Outcome(search, "failed", seconds, f"killed by signal {-status} ({signal.Signals(-status).name})")
-    return Outcome(search, "failed", seconds, _error_in(search.log, log_start) or f"exit status {status}, no message")
-
-
-def _error_in(path: Path, start: int) -> str | None:
-    """Returns the line of a log with the reason: the last that begins with `error:`, or else the last at all."""
-    with path.open("rb") as file:
-        file.seek(start)
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    found = errors or lines
-    return found[-1] if found else None
+    return Outcome(search, "failed", seconds, search.error or f"exit status {status}, no message: see {search.log}")
 
 
 def write_sweep(out: Path, outcomes: Sequence[Outcome]) -> None:

@@ -85,7 +85,7 @@ def test_a_search_with_a_table_object_is_resumed_and_derived_from_its_folder_alo
 def test_a_resume_with_another_table_object_is_refused(table, content, tmp_path):
     run_search(with_table(content, table), tmp_path / "run")
     entries = {key: entry.model_copy(update={"median_ms": 2 * entry.median_ms}) for key, entry in table.entries.items()}
-    with pytest.raises(ConfigError, match="limits.0.table_sha256"):
+    with pytest.raises(ConfigError, match=r"limits\.0\.table_sha256"):
         run_search(with_table(content, table.model_copy(update={"entries": entries})), tmp_path / "run", resume=True)
 
 

@@ -11,7 +11,7 @@ from search.derive.derivation import Derivation
 from search.derive.outcome import LimitOutcome, MeasuredDerivation, TimedLimit, Try
 from search.limits.limit import named
 from search.loop import SearchResult
-from search.many.sweep import Outcome, Search, Sweep
+from search.many.sweep import Outcome, Sweep, SweptSearch
 from search.result import LimitFigures, MeasuredFigures, result_of
 from search.summary import misses, print_result, print_sweep
 from supernet.alpha import initial_alpha
@@ -94,7 +94,7 @@ def test_a_sweep_names_its_searches_in_full_on_80_columns(space, make_cost, make
         notes=(), seed=0, steps=1, seconds=5.0, resumed_at=0,
     ).model_copy(update={"limits": (limit,)})  # fmt: skip
     outcomes = tuple(
-        Outcome(Search(n, tmp_path / "a.yaml", (), tmp_path), "finished", 61.4, None, result) for n in names
+        Outcome(SweptSearch(n, tmp_path / "a.yaml", (), tmp_path), "finished", 61.4, None, result) for n in names
     )
     print_sweep(Sweep(outcomes), tmp_path)
     printed = capsys.readouterr().out

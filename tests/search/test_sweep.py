@@ -17,11 +17,23 @@ import search.many.sweep
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
 from engine.runs.lock import locked
+from search.config import SearchConfig
 from search.derive.derivation import Derivation
 from search.derive.outcome import MeasuredDerivation
 from search.loop import run_search
+from search.many.child import write_error
 from search.many.queue import Slot
-from search.many.sweep import Outcome, Search, Sweep, panels_of, plan_sweep, row_of, run_sweep, write_sweep
+from search.many.sweep import (
+    Outcome,
+    Sweep,
+    SweptSearch,
+    as_files,
+    panels_of,
+    plan_sweep,
+    row_of,
+    run_sweep,
+    write_sweep,
+)
 from search.result import LimitFigures, MeasuredFigures, load_result, result_of
 from supernet.alpha import initial_alpha
 from supernet.architecture import Architecture
@@ -236,7 +248,9 @@ def test_a_search_on_a_gpu_sees_that_gpu_alone_and_the_cores_are_shared(configs,
     assert {threads for _, _, threads in seen} == {"4"}
     assert [command[-1] for command, _, _ in seen] == [f"run.seed={seed}" for seed in range(4)]
     assert not any("--resume" in command for command, _, _ in seen)
-    assert [o.error for o in sweep.outcomes] == ["exit status 2, no message"] * 4
+    assert [o.error for o in sweep.outcomes] == [
+        f"exit status 2, no message: see {o.search.log}" for o in sweep.outcomes
+    ]
 
 
 @pytest.mark.skipif("torch" in sys.modules and sys.modules["torch"].cuda.is_available(), reason="the GPU would be used")
@@ -268,7 +282,7 @@ def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.ya
         name="latency", metric="latency", unit="ms", at=9.0, predicted=8.0, expected=8.5, table=table, measured=timing
     )
     status = "finished" if met else "missed"
-    search_ = Search(name, tmp_path / f"{name}.yaml", (), tmp_path)
+    search_ = SweptSearch(name, tmp_path / f"{name}.yaml", (), tmp_path)
     return Outcome(search_, status, 61.4, None, result.model_copy(update={"limits": (limit,), "met": met}))
 
 
@@ -301,22 +315,23 @@ def test_only_comparable_searches_share_a_panel(space, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("log_text", "status", "interrupted", "expected"),
+    ("error", "status", "interrupted", "expected"),
     [
-        ("old\nWARNING: x\nerror: the key; fix it\n", 2, False, ("failed", "the key; fix it")),
-        ("Traceback ...\nRuntimeError: boom\n\n", 1, False, ("failed", "RuntimeError: boom")),
-        ("", -9, False, ("failed", "killed by signal 9 (SIGKILL)")),
-        ("", -9, True, ("interrupted", None)),
-        ("interrupted; continue with --resume\n", 130, True, ("interrupted", None)),
-        ("interrupted; step 3 of 4 is saved; continue with --resume\n", 143, False, ("interrupted", None)),
-        ("error: the key\n", 2, True, ("failed", "the key")),
+        (ConfigError("the key", remedy="fix it"), 2, False, ("failed", "the key; fix it")),
+        (RuntimeError("boom"), 1, False, ("failed", "RuntimeError: boom")),
+        (None, -9, False, ("failed", "killed by signal 9 (SIGKILL)")),
+        (None, -9, True, ("interrupted", None)),
+        (None, 130, True, ("interrupted", None)),
+        (None, 143, False, ("interrupted", None)),
+        (ConfigError("the key"), 2, True, ("failed", "the key")),
     ],
 )
-def test_how_a_process_has_ended(tmp_path, log_text, status, interrupted, expected):
-    one = Search("a", tmp_path / "a.yaml", (), tmp_path)
-    one.log.write_text("error: of an earlier attempt\n" + log_text)
-    start = len("error: of an earlier attempt\n")
-    outcome = search.many.sweep._outcome(one, status, interrupted, 1.0, start)
+def test_how_a_process_has_ended(tmp_path, error, status, interrupted, expected):
+    one = SweptSearch("a", tmp_path / "a.yaml", (), tmp_path)
+    one.log.write_text("error: of an earlier attempt\n")
+    if error:
+        write_error(one.error_file, error)
+    outcome = search.many.sweep._outcome(one, status, interrupted, 1.0)
     assert (outcome.status, outcome.error) == expected
 
 
@@ -330,7 +345,7 @@ def test_how_a_search_has_ended(space, tmp_path, met, status, code):
     text = made_up.result.model_copy(update={"met": met}).model_dump_json()
     (made_up.search.folder / "result.json").write_text(text)
     made_up.search.log.write_text("")
-    outcome = search.many.sweep._outcome(made_up.search, code, False, 1.0, 0)
+    outcome = search.many.sweep._outcome(made_up.search, code, False, 1.0)
     assert (outcome.status, outcome.error) == (status, None)
     assert Sweep((outcome,)).exit_status == code
 
@@ -339,7 +354,7 @@ def test_searches_that_disturb_each_others_timings_are_named_once(tmp_path, capl
     (tmp_path / "a.yaml").write_text("limits: [{metric: latency, table: t.yaml, at: 50%}]\n")
     (tmp_path / "b.yaml").write_text("limits: [{metric: latency, table: t.yaml, at: 50%}]\nmeasure: {device: external}")
     (tmp_path / "c.yaml").write_text("limits: [{metric: latency, table: t, at: 50%, measure: {device: external}}]")
-    a, b, c = (Search(name, tmp_path / f"{name}.yaml", (), tmp_path) for name in "abc")
+    a, b, c = (SweptSearch(name, tmp_path / f"{name}.yaml", (), tmp_path) for name in "abc")
     search.many.sweep._warn_of_disturbed_timings([a, b], 1)
     search.many.sweep._warn_of_disturbed_timings([b, b], 2)
     search.many.sweep._warn_of_disturbed_timings([c, c], 2)
@@ -354,3 +369,14 @@ def test_an_override_after_the_seeds_is_refused_with_its_right_place(door):
     ended = door("run_sweep", "a.yaml", "--out", "sweep", "--seeds", "0", "1", "search.epochs=2")
     assert ended.status == 2
     assert "got 'search.epochs=2', expected a whole number; write key=value before --seeds" in ended.err
+
+
+def test_settings_that_come_from_no_file_are_written_beside_the_searches(tiny_search, tmp_path):
+    """A dictionary and a file, side by side; the search itself reads the file that was written."""
+    config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}]}
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    files = as_files([tmp_path / "a.yaml", config], tmp_path / "out")
+    assert files == [tmp_path / "a.yaml", tmp_path / "out" / "search1.yaml"]
+    assert SearchConfig.read(files[1]) == SearchConfig.read(files[0])
+    with pytest.raises(ConfigError, match=r"^config: search\.epocs"):
+        as_files([config | {"search": {"epocs": 3}}], tmp_path / "out")

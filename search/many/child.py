@@ -1,0 +1,52 @@
+"""Runs one search of a sweep in a process of its own:
+
+    python -m search.many.child CONFIG --out RUN --error FILE [--resume] [key=value ...]
+
+It prints what a search prints. Where the search fails, FILE gets the error as data, for the record of the sweep.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from engine.arguments import parsed, parser_of, path_argument
+from engine.errors import UserError, one_line, run_door
+from engine.files import write_atomically
+
+
+def main() -> int:
+    """Searches and returns the exit status: 0, or 3 if a limit is not met."""
+    parser = parser_of(__doc__)
+    parser.add_argument("config", type=path_argument)
+    parser.add_argument("--out", type=path_argument, required=True)
+    parser.add_argument("--error", type=path_argument, required=True)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+    args = parsed(parser)
+
+    from engine.progress import set_up_logging
+    from search.loop import run_search
+    from search.summary import print_result
+
+    set_up_logging()
+    try:
+        result = run_search(args.config, args.out, resume=args.resume, overrides=args.overrides)
+    except Exception as error:
+        write_error(args.error, error)
+        raise
+    print_result(result)
+    return 0 if result.measured.met else 3
+
+
+def write_error(path: Path, error: Exception) -> None:
+    """Writes an error as JSON: its text in one line, and for a UserError its parts."""
+    record: dict[str, object] = {"text": one_line(f"{type(error).__name__}: {error}")}
+    if isinstance(error, UserError):
+        record = {"text": error.with_command, "where": error.where, "found": error.found}
+        record |= {"expected": error.expected, "remedy": error.remedy}
+    write_atomically(path, json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    run_door(main, resumable=True)
