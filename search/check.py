@@ -246,7 +246,7 @@ def _own_functions(resolved: Resolved) -> list[Check]:
 
 
 def _tables(resolved: Resolved, report: Report) -> list[Check]:
-    checks = [Check("warn", "table", note.text, note.remedy) for note in resolved.notes]
+    checks = [Check("warn", "table", note.text, note.what_to_do) for note in resolved.notes]
     measured = [source for limit in resolved.additive if limit.metric == "latency" for source in limit.sources]
     for source in measured:
         verified = source.table.verification

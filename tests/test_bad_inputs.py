@@ -320,15 +320,15 @@ def candidate_file_whose_library_raises(folder: Path, files: Files) -> None:
 
 case(
     "table-absent", SEARCH, f"{LIMIT}.table=tables/none.yaml",
-    says=("limits.0.table: no file tables/none.yaml", "scripts/measure_latency.py search.yaml --out tables/none.yaml"),
+    says=("limits.0.table: no file tables/none.yaml", "proxyless-nas measure search.yaml --out tables/none.yaml"),
 )  # fmt: skip
 case(
     "external-table-absent", SEARCH, f"{LIMIT}.table=tables/none.yaml", "measure.device=external",
-    says=("no file tables/none.yaml", "scripts/import_latency.py", "--out tables/none.yaml"),
+    says=("no file tables/none.yaml", "by import, kit or fit", "proxyless-nas import SOURCE --out tables/none.yaml"),
 )  # fmt: skip
 case(
     "table-mistyped", SEARCH, f"{LIMIT}.table=tabel.yaml",
-    says=("limits.0.table: no file tabel.yaml. Did you mean 'table.yaml'? Or make it with: python",),
+    says=("limits.0.table: no file tabel.yaml. Did you mean 'table.yaml'?; make it: proxyless-nas measure",),
 )  # fmt: skip
 case(
     "table-in-no-home", SEARCH, f"{LIMIT}.table=~nosuchuser/t.yaml", says=("limits.0.table: ~nosuchuser/t.yaml", "home")
@@ -340,7 +340,7 @@ case("table-is-a-folder", SEARCH, f"{LIMIT}.table=run", says=("run: is a folder"
 case("table-is-another-yaml", SEARCH, f"{LIMIT}.table=search.yaml", says=("search.yaml: ", "unknown key", "format"))
 case(
     "table-of-another-size", SEARCH, "space.input_size=10",
-    says=("table.yaml: input_size is 8", "10", "space.input_size", "measure_latency.py search.yaml --out table-2.yaml"),
+    says=("table.yaml: input_size is 8", "10", "space.input_size", "-nas measure search.yaml --out table-2.yaml"),
 )  # fmt: skip
 case("table-of-another-batch", SEARCH, "measure.batch=8", says=("table.yaml: batch is 1", "8", "measure.batch=8"))
 case("table-of-another-activation", SEARCH, "space.activation=relu", says=("activation is relu6", "space.activation"))
@@ -350,7 +350,7 @@ case("table-of-another-layout", SEARCH, "measure.channels_last=false", says=("me
 case(
     "table-lacks-an-op", SEARCH, f"{STAGE}.candidates=[mbconv_k3_e1, mbconv_k5_e3]",
     says=("table.yaml: no entry 'mbconv_k5_e3 8x8x8->16 s1'", "op mbconv_k5_e3", "8x8 input", "8 channels",
-          "scripts/measure_latency.py search.yaml --out table-2.yaml"),
+          "proxyless-nas measure search.yaml --out table-2.yaml"),
 )  # fmt: skip
 
 

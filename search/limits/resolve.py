@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-
-import torch
 
 from engine.config import validate
 from engine.errors import ConfigError
@@ -17,11 +13,11 @@ from engine.files import nearest_path
 from engine.percent import Percent
 from engine.quantities import quantity
 from latency.config import MeasureConfig
-from latency.existing import free_file
-from latency.table import LatencyTable, MissingEntryError, TableError
+from latency.table import LatencyTable, MissingEntryError
 from search.config import LimitConfig, MulLog, SearchConfig, unknown_metric
 from search.limits.combine import WorstCase, members, scaled, weighted_sum
 from search.limits.limit import AdditiveLimit, Limit, TableSource, additive, named
+from search.limits.making import Making
 from search.limits.peak import PeakLimit, restrict
 from search.limits.trust import Note, completed, of_this_runtime, trust
 from supernet.catalogue import FeatureMixSpec, PoolClassifierSpec, StemSpec
@@ -45,26 +41,6 @@ def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: 
             remedy="choose a bound in between, or a percentage such as 50%",
         )
     return float(bound)
-
-
-def measure_command(
-    config_path: Path | str,
-    table: Path,
-    overrides: Sequence[str] = (),
-    *more: str,
-    external: bool = False,
-    own: Mapping[str, object] = MappingProxyType({}),
-) -> str:
-    """The command that makes a config's table. more: further arguments, e.g. `--verify 40`. own: what a limit's own
-    `measure` sets."""
-    if external:
-        return (
-            f"python scripts/import_latency.py SOURCE --out {table}, scripts/device_kit.py or scripts/fit_latency.py, "
-            "whichever fits the device (docs/latency.md)"
-        )
-    shaping = [o for o in overrides if o.startswith(("space.", "measure."))]
-    shaping += [f"measure.{key}={'null' if value is None else value}" for key, value in own.items()]
-    return shlex.join(["python", "scripts/measure_latency.py", str(config_path), "--out", str(table), *more, *shaping])
 
 
 @dataclass(frozen=True)
@@ -205,61 +181,47 @@ def _source(
     overrides: Sequence[str],
     tables: Mapping[Path, LatencyTable],
 ) -> tuple[TableSource, list[Note]]:
-    """A limit's table number `k`, checked against the space."""
+    """Returns a limit's table number `k`, checked against the space, and notes about it."""
     path = limit.files[k]
     own = limit.measure.model_dump(mode="json", exclude_unset=True) if limit.measure else {}
     measure = validate(MeasureConfig, config.measure.model_dump(mode="json") | own, f"{where}.measure")
     if limit.combine is not None:  # tables of several devices: what one `measure` says cannot hold for all of them
         measure = measure.model_copy(update={"device": "external"})
-    external = measure.device == "external"
-    command = partial(measure_command, source, path, overrides, own=own)
+    making = Making.of(source, path, measure, overrides, own)
     key = f"{where}.{'table' if limit.table else f'tables.{k}'}"
-    table = tables.get(path) or _load_table(limit, k, key, _making("it", command(external=external), measure))
-    free = free_file(path)  # the command must never overwrite an existing table
-    beside = partial(measure_command, source, free, overrides, own=own)
-    another = _making(f"another table ({free}, to be named in {key})", beside(external=external), measure)
-    recalibrate = beside(external=True)
-    if not external:
-        recalibrate = f"{shlex.join(['cp', str(path), str(free)])} && {beside('--recalibrate')}"
+    table = tables.get(path) or _load_table(limit, k, key, making)
     sha256 = table.sha256
     if limit.metric != "latency" and limit.metric not in table.columns:
         unknown = unknown_metric(limit.metric, list(table.columns), f"{where}.metric")
         unknown.remedy = f"the columns of {path} beside latency: {', '.join(table.columns) or 'none'}"
         raise ConfigError.of(unknown)
-    notes = [] if external else of_this_runtime(table, path, command)
+    notes = [] if making.external else of_this_runtime(table, making)
     if limit.metric == "latency":  # before interpolation, whose table has no verification any more
         bound = f"{where}.largest_error"
-        notes += trust(table, path, limit.largest_error, bound, command, recalibrate, external=external)
+        notes += trust(table, limit.largest_error, bound, making)
     try:
-        table.check(space, measure, str(path), another)
+        table.check(space, measure, str(path), *making.another(key))
     except MissingEntryError as error:
         if limit.missing == "error":
             if any(isinstance(layer.spec, ALONE_OF_THEIR_KIND) for layer in table.missing(space)):
                 raise  # stem and head have no others of their kind to be predicted from
-            raise TableError(f"{error}, or predict it from others of its kind: missing: interpolate") from None
+            error.remedy = f"predict it from others of its kind (missing: interpolate), or {error.remedy}"
+            raise
         table, note = completed(table, path, space)
         notes.append(note)
-        table.check(space, measure, str(path), another)
+        table.check(space, measure, str(path), *making.another(key))
     cost = (
         table.cost(space, str(path)) if limit.metric == "latency" else table.column_cost(space, limit.metric, str(path))
     )
     return TableSource(path, table, cost, measure, limit.shares[k], sha256), notes
 
 
-def _making(what: str, command: str, measure: MeasureConfig) -> str:
-    """Returns how to make a table, as the end of a message. On a machine without a GPU, it names where the command
-    works."""
-    if measure.device == "cuda" and not torch.cuda.is_available():
-        what += " where the GPU is, copy it here to search with measure.device=external, and make it"
-    return f"make {what} with: {command}"
-
-
-def _load_table(limit: LimitConfig, k: int, key: str, make: str) -> LatencyTable:
-    """Loads the table of a limit. key: its place in the config. make: how to make the table if it does not exist."""
+def _load_table(limit: LimitConfig, k: int, key: str, making: Making) -> LatencyTable:
+    """Loads the table of a limit. key: its place in the config."""
     path = limit.files[k]
     if not path.exists():
-        near = nearest_path(path)
-        raise ConfigError(f"{key}: no file {path}{f'{near} Or' if near else ';'} {make}")
+        found = f"no file {path}{nearest_path(path)}"
+        raise ConfigError(key, found, remedy=making.words("it"), action=making.action())
     hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
     table = LatencyTable.load(path)
     if hashes and hashes[k] is not None and hashes[k] != table.sha256:

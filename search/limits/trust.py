@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from engine.errors import Action
 from latency.device import this_device
 from latency.interpolation import interpolate
 from latency.runtimes import version_here
 from latency.table import LatencyTable, TableError
 from latency.verification import NOISY_PERCENT
+from search.limits.making import Making
 from supernet.space import Space
 
 
@@ -23,9 +25,16 @@ class Note:
 
     text: str
     remedy: str
+    action: Action | None = None
+    """The command for the remedy."""
+
+    @property
+    def what_to_do(self) -> str:
+        """The remedy, with the command."""
+        return self.remedy if self.action is None else f"{self.remedy}: {self.action}"
 
     def __str__(self) -> str:
-        return f"{self.text}; {self.remedy}"
+        return f"{self.text}; {self.what_to_do}"
 
 
 def completed(table: LatencyTable, path: Path, space: Space) -> tuple[LatencyTable, Note]:
@@ -45,8 +54,8 @@ def elsewhere(table: LatencyTable) -> bool:
     return table.device.kind == "gpu" and not torch.cuda.is_available()
 
 
-def of_this_runtime(table: LatencyTable, path: Path, command: Callable[..., str]) -> list[Note]:
-    """A note on a table of this very machine whose runtime has another version by now. command: as in `trust`."""
+def of_this_runtime(table: LatencyTable, making: Making) -> list[Note]:
+    """Returns a note if the table is of this very machine and its runtime has another version by now."""
     kind: Literal["cpu", "cuda"] = "cuda" if table.device.kind == "gpu" else "cpu"
     if kind == "cuda" and not torch.cuda.is_available():
         return []
@@ -55,55 +64,58 @@ def of_this_runtime(table: LatencyTable, path: Path, command: Callable[..., str]
     here = version_here(table.runtime.name)
     if here in (None, table.runtime.version):
         return []
-    text = f"{path}: was measured with {table.runtime.name} {table.runtime.version}, this is {here}"
-    return [Note(text, f"see whether it still holds: {command('--verify', '40')}")]
+    text = f"{making.table}: was measured with {table.runtime.name} {table.runtime.version}, this is {here}"
+    return [Note(text, "see whether it still holds", making.action("--verify", "40"))]
 
 
-def trust(
-    table: LatencyTable, path: Path, largest_error: float, where: str, command: Callable[..., str], recalibrate: str, *,
-    external: bool,
-) -> list[Note]:  # fmt: skip
+def trust(table: LatencyTable, largest_error: float, where: str, making: Making) -> list[Note]:
     """Returns notes on the verification of a table as it was loaded. Raises TableError if its error is above
     `largest_error`.
 
-    largest_error: in percent; where: its place in its file. command: returns the measuring command with further
-    arguments. recalibrate: the command that recalibrates a copy of the table.
+    largest_error: in percent; where: its place in its file. making: how the table was made.
     """
+    path, external = making.table, making.external
     there = " on the machine with its GPU" if elsewhere(table) and not external else ""
-    verify = f"{there}: " + ("the kit of scripts/device_kit.py" if external else command("--verify", "40"))
+    verify = None if external else making.action("--verify", "40")
+    by_kit = ": the kit of scripts/device_kit.py" if external else ""
 
-    found = table.verification
-    if found is None and table.method in ("whole_networks", "imported"):
+    verification = table.verification
+    if verification is None and table.method in ("whole_networks", "imported"):
         text = f"{path}: comes from elsewhere and was never verified on whole networks"
         if table.calibration:
             text += f" (error on networks left out of its fit: {table.calibration.cross_validation_percent:.2g} %)"
         return [Note(text, "time the derived network on the device before you rely on its latency")]
-    if found is None:
+    if verification is None:
         text = f"{path}: never verified on whole networks, so its error is unknown"
-        return [Note(text, f"verify it{verify}")]
-    error = found.table.mape_percent
-    disturbed = found.noise_mape_percent > NOISY_PERCENT
+        return [Note(text, f"verify it{there}{by_kit}", verify)]
+    error = verification.table.mape_percent
+    disturbed = verification.noise_mape_percent > NOISY_PERCENT
     if error > largest_error:
-        refit = f"make a new one with {recalibrate}" if external else f"recalibrate a copy{there} ({recalibrate})"
+        action = making.action("--recalibrate", out=making.free)
+        refit = f"recalibrate a copy{there} (after: {shlex.join(['cp', str(path), str(making.free)])})"
+        if external:
+            refit = making.words("a new one")
+        again = f"verify again when it is idle{there}{by_kit or ' (--verify 40)'}; else "
         busy = (
             f"the device was busy when it was verified (a repeated measurement differed by "
-            f"{found.noise_mape_percent:.2g} %): verify again when it is idle{verify}; else "
+            f"{verification.noise_mape_percent:.2g} %): {again}"
         )
         raise TableError(
             where,
             f"{path} predicts whole networks with an error of {error:.3g} %, above {largest_error:g} %",
-            remedy=f"{busy if disturbed else ''}{refit}, measure again on an idle device, or raise this bound",
+            remedy=f"{busy if disturbed else ''}raise this bound, measure again on an idle device, or {refit}",
+            action=action,
         )
     if disturbed:
         text = (
             f"{path}: the device was busy when it was verified (a repeated measurement differed by "
-            f"{found.noise_mape_percent:.2g} %), so its error of {error:.3g} % proves little"
+            f"{verification.noise_mape_percent:.2g} %), so its error of {error:.3g} % proves little"
         )
-        return [Note(text, f"verify again on an idle device{verify}")]
-    if not found.holds:
+        return [Note(text, f"verify again on an idle device{there}{by_kit}", verify)]
+    if not verification.holds:
         text = (
             f"{path}: predicts whole networks with an error of {error:.3g} %, more than 3 % and twice the noise "
-            f"({found.noise_mape_percent:.2g} %), overall or in a third of the range"
+            f"({verification.noise_mape_percent:.2g} %), overall or in a third of the range"
         )
         return [Note(text, "measure again on an idle device")]
     return []

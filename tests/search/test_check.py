@@ -67,7 +67,7 @@ def test_checks_that_can_run_do_so_after_one_has_failed(checked, tmp_path):
     assert levels(lines)["space"] == ["FAIL", "ok"]
     assert levels(lines)["limits.0 latency"] == levels(lines)["limits.1 macs"] == levels(lines)["data"] == ["FAIL"]
     assert levels(lines)["disk"] == levels(lines)["run"] == ["ok"]
-    assert lines["limits.0 latency"][0].fix.startswith("make it with: python scripts/measure_latency.py")
+    assert lines["limits.0 latency"][0].fix.startswith("make it: proxyless-nas measure ")
     assert str(lines["data"][0]).startswith("FAIL data: ")
     assert "  fix: " in str(lines["data"][0])
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.errors import ConfigError
+from engine.errors import Action, ConfigError
 from latency.table import TableError
 from search.derive.derivation import constrained, meets
 from search.learn.objective import cost_slopes, expected_cost
@@ -187,10 +187,10 @@ def test_the_command_for_a_limits_table_has_its_own_measure(space, make_search_f
     path = tmp_path / "none.yaml"
     own = {"runtime": "onnxruntime", "threads": 2}
     config = make_search_file([{"metric": "latency", "table": str(path), "measure": own, "at": "50%"}])
-    with pytest.raises(
-        ConfigError, match=r"measure_latency.py a.yaml .* measure.runtime=onnxruntime measure.threads=2"
-    ):
+    with pytest.raises(ConfigError, match=r"no file .*; make it$") as error:
         resolve(config, "a.yaml")
+    shaping = ("measure.runtime=onnxruntime", "measure.threads=2")
+    assert error.value.action == Action("measure", ("a.yaml", "--out", str(path), *shaping))
 
 
 @pytest.mark.parametrize("shift", [-100.0, -7.0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -240,7 +239,7 @@ CPU = {"kind": "cpu", "name": "made up", "fingerprint": "none"}
     ("measure", "words"),
     [
         ({"device": "external"}, "verify it: the kit of scripts/device_kit.py"),
-        ({"device": "cpu"}, "measure_latency.py 'a search.yaml' --out {} --verify 40 measure.batch=1"),
+        ({"device": "cpu"}, "verify it: proxyless-nas measure 'a search.yaml' --out {} --verify 40 measure.batch=1"),
     ],
 )
 def test_a_table_that_was_never_verified_is_noted_with_the_command(
@@ -412,12 +411,6 @@ def test_a_table_whose_fastest_network_takes_no_time_is_refused(metric, space, t
 # --- remedies that destroy nothing and work ---------------------------------------------------------------------------
 
 
-def printed_command(message: str) -> list[str]:
-    """The arguments of the measuring command that a message ends with."""
-    words = shlex.split(message[message.rindex("python scripts/measure_latency.py") :])
-    return words[2:]
-
-
 @pytest.mark.parametrize("change", [{"input_size": 16}, {"entries": "fewer"}, {"batch": 2}])
 def test_the_command_for_a_table_of_another_space_leaves_that_table_alone(
     change, space, tmp_path, make_table, make_search_file
@@ -433,8 +426,10 @@ def test_the_command_for_a_table_of_another_space_leaves_that_table_alone(
     for taken in (tmp_path / "t-2.yaml", None):
         with pytest.raises(TableError) as caught:
             resolved_with(make_search_file, path, {"device": "cpu"})
-        said = str(caught.value).removesuffix(", or predict it from others of its kind: missing: interpolate")
-        arguments = printed_command(said)
+        said, action = str(caught.value), caught.value.action
+        assert caught.value.with_command.endswith(f": {action}")
+        arguments = action.arguments
+        assert (action.command, arguments[0]) == ("measure", "a search.yaml")
         out = Path(arguments[arguments.index("--out") + 1])
         assert out == (tmp_path / "t-2.yaml" if taken else tmp_path / "t-3.yaml")
         assert not out.exists()
@@ -451,8 +446,8 @@ def test_the_remedy_for_a_large_error_recalibrates_a_copy(
     with pytest.raises(TableError) as caught:
         resolved_with(make_search_file, path, {"device": "cpu"})
     copy = tmp_path / "t-2.yaml"
-    assert f"recalibrate a copy (cp {path} {copy} && python scripts/measure_latency.py" in str(caught.value)
-    assert f"--out {copy} --recalibrate" in str(caught.value)
+    assert f"recalibrate a copy (after: cp {path} {copy})" in str(caught.value)
+    assert f"): proxyless-nas measure 'a search.yaml' --out {copy} --recalibrate" in caught.value.with_command
 
 
 def test_a_busy_device_is_named_before_the_table_is_called_wrong(
@@ -461,12 +456,12 @@ def test_a_busy_device_is_named_before_the_table_is_called_wrong(
     path = tmp_path / "t.yaml"
     noisy = make_verification(14.2, holds=False) | {"noise_mape_percent": 9.0}
     make_table(space, path, device=CPU, verification=noisy)
-    with pytest.raises(TableError, match=r"the device was busy when it was verified .*9 %.*; else recalibrate a copy"):
+    with pytest.raises(TableError, match=r"the device was busy .*9 %.*; else raise .* or recalibrate a copy"):
         resolved_with(make_search_file, path, {"device": "cpu"})
     make_table(space, path, device=CPU, verification=noisy)
     (note,) = resolved_with(make_search_file, path, {"device": "cpu"}, largest_error=20.0).notes
     assert "the device was busy when it was verified" in note.text
-    assert "--verify 40" in note.remedy
+    assert "--verify 40" in note.what_to_do
 
 
 def test_a_table_of_a_gpu_that_is_not_here_has_a_remedy_that_is_not_refused_in_turn(
@@ -479,7 +474,7 @@ def test_a_table_of_a_gpu_that_is_not_here_has_a_remedy_that_is_not_refused_in_t
     gpu = {"kind": "gpu", "name": "made up", "fingerprint": "none"}
     make_table(space, path, device=gpu, threads=None)
     (note,) = resolved_with(make_search_file, path, {"device": "cuda"}).notes
-    assert note.remedy.startswith("verify it on the machine with its GPU: python scripts/measure_latency.py")
+    assert note.what_to_do.startswith("verify it on the machine with its GPU: proxyless-nas measure ")
     entry = {"metric": "latency", "table": str(path), "at": "50%"}
     resolved = resolve(make_search_file([entry], measure={"device": "cuda"}), "a search.yaml")
     with pytest.raises(ConfigError, match=r"search here with its table by measure\.device=external"):

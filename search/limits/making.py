@@ -1,0 +1,73 @@
+"""How a latency table of a search can be made, verified or recalibrated: in words, and as actions of the command
+line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engine.errors import Action
+from latency.config import MeasureConfig
+from latency.existing import free_file
+
+
+@dataclass(frozen=True)
+class Making:
+    """How one table of a limit is made, with the settings of the search."""
+
+    source: str
+    """The search's file."""
+    table: Path
+    measure: MeasureConfig
+    """How the table's device is measured."""
+    overrides: tuple[str, ...] = ()
+    """Those that shape a table, as `key=value`: of the space, of `measure`, and what the limit's own `measure` sets."""
+
+    @classmethod
+    def of(
+        cls,
+        source: Path | str,
+        table: Path,
+        measure: MeasureConfig,
+        overrides: Sequence[str] = (),
+        own: Mapping[str, object] | None = None,
+    ) -> Making:
+        """Returns how `table` is made. overrides: those of the search. own: what the limit's own `measure` sets."""
+        shaping = [o for o in overrides if o.startswith(("space.", "measure."))]
+        shaping += [f"measure.{key}={'null' if value is None else value}" for key, value in (own or {}).items()]
+        return cls(str(source), table, measure, tuple(shaping))
+
+    @property
+    def external(self) -> bool:
+        """Whether the table's device is another one, so that the table is imported instead of measured."""
+        return self.measure.device == "external"
+
+    @property
+    def free(self) -> Path:
+        """A path beside the table that no file has: a command must never overwrite a table."""
+        return free_file(self.table)
+
+    def action(self, *more: str, out: Path | None = None) -> Action:
+        """Returns the command that makes the table. more: further arguments, e.g. `--verify`, `40`. out: another
+        path."""
+        out = out or self.table
+        if self.external:
+            return Action("import", ("SOURCE", "--out", str(out)))
+        return Action("measure", (self.source, "--out", str(out), *more, *self.overrides))
+
+    def words(self, what: str) -> str:
+        """Returns what to do, to be followed by the command. On a machine without a GPU, it names where the command
+        works."""
+        if self.external:
+            return f"make {what} by import, kit or fit, whichever fits the device (docs/latency.md)"
+        if self.measure.device == "cuda" and not torch.cuda.is_available():
+            what += " where the GPU is, copy it here to search with measure.device=external, and make it"
+        return f"make {what}"
+
+    def another(self, key: str) -> tuple[str, Action]:
+        """Returns how to make another table beside this one, which stays as it is. key: the place of the table in the
+        config."""
+        return self.words(f"another table ({self.free}, to be named in {key})"), self.action(out=self.free)
