@@ -220,8 +220,10 @@ def _load_table(limit: LimitConfig, k: int, key: str, making: Making) -> Latency
     """Loads the table of a limit. key: its place in the config."""
     path = limit.files[k]
     if not path.exists():
-        found = f"no file {path}{nearest_path(path)}"
-        raise ConfigError(key, found, remedy=making.words("it"), action=making.action())
+        near = nearest_path(path)
+        raise ConfigError(
+            key, f"no file {path}", remedy=making.words("it"), suggestion=near, action=making.action(),
+        )  # fmt: skip
     hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
     table = LatencyTable.load(path)
     if hashes and hashes[k] is not None and hashes[k] != table.sha256:
