@@ -34,7 +34,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Ended:
-    """How a script ended, and what it wrote."""
+    """The exit status of a script, and the text that it wrote to stdout and stderr."""
 
     status: int
     out: str
@@ -53,7 +53,7 @@ def _script(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _state_of_the_process_restored() -> Iterator[None]:
-    """What a script sets for a process of its own: log handlers and torch's thread count."""
+    """Restores what a script sets for its whole process: log handlers and torch's thread count."""
     root, threads = logging.getLogger(), torch.get_num_threads()
     handlers, level = root.handlers[:], root.level
     try:

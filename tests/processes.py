@@ -15,7 +15,7 @@ from engine.distributed import WAIT, Group
 
 
 def together(job: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """What `job(group, *arguments)`, a function of a module, returns in process 0 and in process 1."""
+    """Runs `job(group, *arguments)`, a function of a module, in two processes. Returns its results by rank."""
     folder.mkdir(parents=True)
     # a server that has imported what jobs need forks the processes, so that importing is paid once
     multiprocessing.set_forkserver_preload(["search.loop", "retrain.loop"])

@@ -861,7 +861,7 @@ def test_a_mistake_is_one_line_and_status_2(name, folder, door):
 
 
 @pytest.mark.parametrize("name", ["key-unknown", "table-absent", "architecture-not-json"])
-def test_so_it_is_in_a_process_of_its_own(name, folder, shell, checkout):
+def test_a_mistake_is_one_line_and_status_2_in_a_process_of_its_own_too(name, folder, shell, checkout):
     case = prepared(name, folder)
     command = [sys.executable, checkout / "scripts" / f"{case.script}.py", *case.arguments]
     ended = subprocess.run(command, env=shell, capture_output=True, text=True, check=False, timeout=120)

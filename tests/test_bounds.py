@@ -107,7 +107,7 @@ def test_a_number_beyond_all_sense_is_refused_with_the_largest_one(override, wor
     assert words in message_of(validate, SearchConfig, load_config(QUICK, [override]), "f.yaml")
 
 
-def test_noise_must_fit_into_memory(monkeypatch):
+def test_more_noise_images_than_fit_into_memory_are_refused(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(QUICK, ["data={name: fake, fake_images: 1000000000000}"])
     assert "data.fake_images: got 1000000000000, expected at most 2000000" in message_of(
@@ -115,7 +115,7 @@ def test_noise_must_fit_into_memory(monkeypatch):
     )
 
 
-def test_the_depths_of_all_stages_count_together(monkeypatch):
+def test_stages_that_are_too_deep_together_are_refused(monkeypatch):
     """Each one alone is small enough."""
     monkeypatch.chdir(ROOT)
     stage = "{width: 8, depth: 6000, candidates: [mbconv_k3_e1, mbconv_k3_e3]}"
@@ -125,7 +125,7 @@ def test_the_depths_of_all_stages_count_together(monkeypatch):
     )
 
 
-def test_a_multiplier_may_not_make_a_width_too_large(monkeypatch):
+def test_a_multiplier_that_makes_a_width_too_large_is_refused(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(QUICK, ["space.feature_mix=60000", "space.width_multiplier=50"])
     message = message_of(validate, SearchConfig, config, "f")
@@ -133,7 +133,7 @@ def test_a_multiplier_may_not_make_a_width_too_large(monkeypatch):
 
 
 @pytest.mark.parametrize("weight", [1e300, 1e7])
-def test_weights_of_tables_have_a_bound(weight):
+def test_a_weight_of_a_table_that_is_not_positive_or_too_large_is_refused(weight):
     limit = {"metric": "latency", "tables": ["a", "b"], "combine": "worst_case", "at": 1, "weights": [1, weight]}
     words = "expected numbers above 0, at most 1e+06"
     assert words in message_of(validate, LimitConfig, limit, "f")
@@ -159,7 +159,7 @@ def test_a_bound_may_be_in_thousands_or_millions(metric, written, number):
     assert validate(LimitConfig, {"metric": metric, "below": written}, "f").below == number
 
 
-def test_such_a_bound_is_read_in_an_override(monkeypatch):
+def test_a_bound_in_thousands_or_millions_is_read_in_an_override(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = SearchConfig.read(QUICK, ["limits=[{metric: macs}]", "limits.0.at=3M"])
     assert config.limits[0].at == 3e6

@@ -42,25 +42,25 @@ def test_there_is_a_config_of_each_kind():
 
 
 @pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH]))
-def test_it_makes_a_table(path):
+def test_a_latency_or_search_config_can_be_measured(path):
     """A search config too: measure_latency.py reads its space and measure sections."""
     config = LatencyConfig.read(path)
     assert Space(config.space).searchable
 
 
 @pytest.mark.parametrize("path", **named(SEARCH))
-def test_it_is_a_search(path):
+def test_a_search_config_is_valid(path):
     SearchConfig.read(path)
 
 
 @pytest.mark.parametrize("path", **named(RETRAIN))
-def test_it_is_a_retraining(path):
+def test_a_retraining_config_is_valid(path):
     RetrainConfig.read(path)
 
 
 @pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH, *RETRAIN]))
-def test_it_opens_with_its_command(path):
-    """What it is, what it costs, and a command that names a door of its kind; and this very file, where it is read."""
+def test_a_config_opens_with_its_purpose_its_cost_and_its_command(path):
+    """The command names a script of the file's kind, and this very file if the script reads it."""
     comment = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert path.read_text().startswith("# What: ")
     assert "\n# Cost: " in comment
@@ -71,7 +71,7 @@ def test_it_opens_with_its_command(path):
 
 
 @pytest.mark.parametrize("path", **named(WITH_TABLE))
-def test_its_comment_makes_its_table(path):
+def test_the_first_command_of_a_config_writes_the_table_that_its_limit_reads(path):
     """The file that the first command writes is the one that the limit reads."""
     commands = [line for line in path.read_text().splitlines() if line.startswith("#   python scripts/")]
     table = load_config(path)["limits"][0]["table"]
@@ -80,8 +80,8 @@ def test_its_comment_makes_its_table(path):
 
 
 @pytest.mark.parametrize("path", **named(PUBLISHED))
-def test_published_settings_of_the_weights_in_a_search(path):
-    """How long; neither the optimizer nor alpha's learning is as published."""
+def test_an_imagenet_search_is_as_long_as_the_published_one(path):
+    """The epochs and the batch size are the published ones; the optimizer and alpha's learning are not."""
     config = SearchConfig.read(path)
     s = config.search
     assert (s.warmup_epochs, s.epochs, s.batch_size) == (40, 120, 256)
@@ -90,13 +90,13 @@ def test_published_settings_of_the_weights_in_a_search(path):
     assert (config.data.name, config.data.validation) == ("imagenet", 50_000)
 
 
-def test_published_targets():
+def test_the_mobile_and_flops_configs_have_the_published_targets():
     assert load_config(CONFIGS / "search" / "imagenet_mobile.yaml")["limits"][0]["at"] == 80
     flops = load_config(CONFIGS / "search" / "imagenet_flops.yaml")["limits"][0]
     assert (flops["metric"], flops["at"]) == ("macs", 300e6)
 
 
-def test_published_settings_of_other_forms_are_their_defaults():
+def test_defaults_of_forms_that_no_file_names_are_the_published_settings():
     """Sec. 4's numbers for the forms that no file names."""
     from search.config import AddLinear, MulLog, ReinforceConfig, SearchSettings
 
@@ -109,14 +109,14 @@ def test_published_settings_of_other_forms_are_their_defaults():
     assert (ReinforceConfig().samples, ReinforceConfig().exponent) == (10, 0.1)
 
 
-def test_published_settings_of_the_retraining():
+def test_the_imagenet_retraining_has_the_published_settings():
     r = RetrainConfig.read(CONFIGS / "retrain" / "imagenet.yaml").retrain
     assert (r.epochs, r.batch_size, r.lr, r.momentum) == (300, 256, 0.05, 0.9)
     assert (r.weight_decay, r.label_smoothing, r.inherit) == (4e-5, 0.1, None)
 
 
 @pytest.mark.parametrize("path", **named(WITH_TABLE))
-def test_without_its_table_it_names_the_command_that_makes_it(path, door, tmp_path, monkeypatch):
+def test_a_search_without_its_table_names_the_command_that_makes_it(path, door, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config(path)
     table = config["limits"][0]["table"]
@@ -157,7 +157,7 @@ ON_CPU = ["run.device=cpu", "run.amp=none", "run.threads=1"]
 
 
 @pytest.mark.parametrize("path", **named(SEARCH))
-def test_a_search_runs(path, door, jpegs, tmp_path, monkeypatch, formula_table):
+def test_a_search_config_runs_at_reduced_size(path, door, jpegs, tmp_path, monkeypatch, formula_table):
     """2 warm-up steps, then 2 weights steps, each followed by an architecture step; 2 of these at the end."""
     monkeypatch.chdir(tmp_path)
     config = load_config(path)
@@ -187,7 +187,7 @@ def test_a_search_runs(path, door, jpegs, tmp_path, monkeypatch, formula_table):
 
 
 @pytest.mark.parametrize("path", **named(RETRAIN))
-def test_a_retraining_runs(path, door, jpegs, tmp_path, monkeypatch, space_of):
+def test_a_retraining_config_runs_at_reduced_size(path, door, jpegs, tmp_path, monkeypatch, space_of):
     monkeypatch.chdir(tmp_path)
     stages = [{"width": 8, "depth": 2, "candidates": ["mbconv_k3_e3", "skip"]}]
     space = space_of({"input_size": 16, "classes": 2, "stem": {"width": 8}, "stages": stages, "feature_mix": 16})

@@ -56,7 +56,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def forget_all() -> None:
-    """As a new process would begin."""
+    """Removes the user's modules and candidates from this process, as if it were a new one."""
     for name in [name for name in sys.modules if name.startswith("_user_")]:
         del sys.modules[name]
     CANDIDATES.pop("sent", None)
@@ -100,7 +100,7 @@ WOULD_RUN = "space.candidate_modules: the file would run 'ops.py'"
 OPTION = "--allow-modules ops.py"
 
 
-def test_a_retraining_imports_what_is_allowed_alone(architecture, retraining, door):
+def test_a_retraining_imports_only_modules_that_are_allowed(architecture, retraining, door):
     command = ["run_retrain", retraining, "--architecture", architecture, "--out", "run"]
     refused(door(*command), str(architecture), WOULD_RUN, OPTION)
     assert not Path("run").exists()
@@ -119,13 +119,13 @@ def test_a_retraining_imports_what_is_allowed_alone(architecture, retraining, do
     assert Path("it_ran").exists()
 
 
-def test_the_option_determines_where_a_module_is(architecture, folder):
+def test_a_module_is_loaded_from_the_path_that_the_option_allows(architecture, folder):
     (folder / "elsewhere").mkdir()
     (folder / "ops.py").rename(folder / "elsewhere" / "ops.py")
     assert load_architecture(architecture, [str(folder / "elsewhere" / "ops.py")]).names == ("sent", "sent")
 
 
-def test_what_the_users_own_program_has_imported_needs_no_permission(architecture, folder):
+def test_a_module_that_the_program_has_imported_needs_no_permission(architecture, folder):
     load("ops.py")
     assert load_architecture(architecture).names == ("sent", "sent")
 
@@ -189,7 +189,7 @@ def changed(run: Path, change) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def test_deriving_from_a_run_imports_what_is_allowed_alone(run, door):
+def test_deriving_from_a_run_imports_only_modules_that_are_allowed(run, door):
     refused(door("derive", run, "--no-score"), str(run / "config.yaml"), "the file would run 'ops.py'", OPTION)
     ended = door("derive", run, "--allow-modules", "ops.py")
     assert ended.status == 0, ended.err
@@ -213,7 +213,7 @@ def test_no_function_is_called_for_a_run_that_was_sent(run, door, change):
     assert Path("precious").exists()
 
 
-def test_all_that_a_run_would_run_is_named_at_once(run, door):
+def test_every_module_and_function_of_a_run_is_named_at_once(run, door):
     changed(run, lambda c: c["data"].update(module="mine/data.py", name="pairs"))
     changed(run, lambda c: c["search"].update(terms=[{"function": "terms.py:f"}, {"function": "ops.py:g"}]))
     refused(door("derive", run), "'ops.py', 'mine/data.py', 'terms.py';", "ops.py mine/data.py terms.py")

@@ -83,13 +83,13 @@ def test_the_order_has_no_cycle():
         "import importlib\nimportlib.import_module('search.loop')",
     ],
 )
-def test_a_trespass_is_found(tmp_path, line):
+def test_an_import_against_the_direction_is_found(tmp_path, line):
     (tmp_path / "latency").mkdir()
     (tmp_path / "latency" / "table.py").write_text(f"import supernet\nfrom latency import device\n{line}\n")
     assert trespasses(tmp_path, "latency") == ["latency/table.py imports search"]
 
 
-def test_words_are_not_imports(tmp_path):
+def test_imports_in_texts_comments_or_of_relative_modules_are_not_counted(tmp_path):
     (tmp_path / "latency").mkdir()
     (tmp_path / "latency" / "a.py").write_text(
         '"""import search"""\nsearch = "from search import x"  # import search\n'

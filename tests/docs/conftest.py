@@ -16,8 +16,8 @@ SHAPES = [(16, 16, 8, 1), (16, 24, 7, 2), (64, 128, 9, 2), (7, 9, 9, 1), (5, 5, 
 
 
 @pytest.fixture
-def keeps_its_word(count) -> Callable[[str], None]:
-    """keeps_its_word("ghost_k3_e3"): the formula equals hooks, the shape is the promised one, the input stays."""
+def check_candidate(count) -> Callable[[str], None]:
+    """check_candidate("ghost_k3_e3") compares params and MACs with hooks, and checks the output's shape."""
 
     def check(name: str) -> None:
         for c_in, c_out, size, stride in SHAPES:

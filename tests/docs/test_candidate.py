@@ -25,9 +25,9 @@ def config(checkout) -> SearchConfig:
 
 
 @pytest.mark.parametrize("name", GHOSTS)
-def test_the_formula_equals_hooks(name, keeps_its_word):
+def test_the_examples_formulas_for_params_and_macs_equal_what_hooks_count(name, check_candidate):
     import_candidates("docs/examples/ghost.py")
-    keeps_its_word(name)
+    check_candidate(name)
 
 
 def test_half_of_a_ghost_convolution_is_made_from_the_other_half():
@@ -41,7 +41,7 @@ def test_half_of_a_ghost_convolution_is_made_from_the_other_half():
     assert out.abs().sum() > 0
 
 
-def test_the_space_holds_them_and_gives_them_gradients(config, count):
+def test_a_supernet_with_own_candidates_gives_their_gates_gradients(config, count):
     space = Space(config.space)
     ghosts = tuple(next(i for i, name in enumerate(e.candidates) if "ghost" in name) for e in space.searchable)
     architecture = Architecture(space, ghosts)
@@ -56,7 +56,7 @@ def test_the_space_holds_them_and_gives_them_gradients(config, count):
     assert (d_gates[range(len(ghosts)), list(ghosts)] != 0).all()
 
 
-def test_they_get_into_a_table_and_into_a_search(checkout, door, tmp_path, monkeypatch):
+def test_own_candidates_are_measured_and_searched(checkout, door, tmp_path, monkeypatch):
     """The page's commands, on little: a table is measured on this CPU, then 4 steps are searched with it."""
     monkeypatch.chdir(tmp_path)  # the candidate's file is found all the same
     path = checkout / "docs" / "examples" / "ghost_cpu.yaml"

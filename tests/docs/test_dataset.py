@@ -31,7 +31,7 @@ def all_images(images) -> torch.Tensor:
     return torch.cat([batch.images for batch in evaluation_batches(images, 500, 0)])
 
 
-def test_even_or_odd():
+def test_the_example_of_arrays_is_split_normalised_and_labelled_by_parity():
     """Every pixel of scikit-learn's digits is there, normalised by the training part, with its label."""
     splits = opened(DataConfig(module=EXAMPLE, name="even_or_odd"))
     digits = load_digits()
@@ -46,7 +46,7 @@ def test_even_or_odd():
 
 
 def test_augmentation_of_a_set_that_may_not_be_mirrored_is_a_shift():
-    """As for the sets of ours: a function of the item, here one of the nine places of a crop."""
+    """Like that of built-in sets, it is a function of the item: here one of the nine places of a crop."""
     train = opened(DataConfig(module=EXAMPLE, name="even_or_odd")).train
     image = train.load([Item(0, 0, 5)], augment=False).images[0]
     padded = torch.nn.functional.pad(image, [1] * 4, value=float(image.min()))
@@ -93,7 +93,7 @@ def pngs(tmp_path) -> Path:
     return tmp_path
 
 
-def test_labelled_files(pngs):
+def test_the_example_of_files_gives_each_file_the_label_of_its_row(pngs):
     """Each file has the label of its row, whatever the order of the rows; images are those of the files."""
     splits = opened(DataConfig(module=EXAMPLE, name="labelled_files", root=pngs), size=14, channels=3)
     digits = load_digits()
@@ -123,7 +123,7 @@ def test_a_damaged_file_of_a_list_is_named_once_and_replaced(pngs, caplog):
     ]
 
 
-def test_files_may_be_forbidden_to_mirror(own, tmp_path):
+def test_files_are_mirrored_only_if_their_set_allows_it(own, tmp_path):
     """A picture whose left and right half differ by far keeps its dark side where it is."""
     picture = np.zeros((16, 16), np.uint8)
     picture[:, 8:] = 255
@@ -229,7 +229,7 @@ def own(tmp_path):
         ("return np.load('absent.npy')", "pairs() failed: set0.py, line 12: FileNotFoundError: "),
     ],
 )
-def test_a_wrong_set_is_one_line(own, body, words):
+def test_a_set_that_its_function_builds_wrongly_is_refused_in_one_line(own, body, words):
     with pytest.raises(ConfigError) as caught:
         opened(own(body))
     assert str(caught.value).startswith("data.module: '")
@@ -237,7 +237,7 @@ def test_a_wrong_set_is_one_line(own, body, words):
     assert "\n" not in str(caught.value)
 
 
-def test_the_sets_shape_has_to_be_the_spaces(own):
+def test_a_set_with_other_classes_or_channels_than_the_space_is_refused(own):
     body = "return OwnSet(GOOD, GOOD, AB, True, [0.5], [1])"
     with pytest.raises(ConfigError, match=r"^space\.classes: got 3, but data\.name 'pairs' has 2 classes; set"):
         opened(own(body), classes=3)
@@ -245,7 +245,7 @@ def test_the_sets_shape_has_to_be_the_spaces(own):
         opened(own(body), channels=2)
 
 
-def test_a_function_that_is_not_there(own):
+def test_an_absent_function_or_module_is_refused_in_one_line(own):
     with pytest.raises(ConfigError, match=r"no function 'pears', expected ones or pairs\. Did you mean 'pairs'\?$"):
         opened(own("return 1", name="pears"))
     with pytest.raises(ConfigError, match=r"^data\.module: no such file 'none\.py', neither in the working folder nor"):
@@ -266,18 +266,20 @@ def test_a_function_that_is_not_there(own):
         ({"name": "pairs", "module": ""}, "data.module: "),
     ],
 )
-def test_settings_that_do_not_fit_a_module(tiny_search, settings, message):
+def test_settings_that_a_set_of_a_module_cannot_have_are_refused(tiny_search, settings, message):
     with pytest.raises(ConfigError) as caught:
         validate(SearchConfig, tiny_search | {"data": settings}, "search.yaml")
     assert message in str(caught.value)
     assert "more)" not in str(caught.value)
 
 
-def test_a_name_of_ours_is_free_in_a_module():
+def test_a_function_of_a_module_may_have_the_name_of_a_built_in_set():
     assert DataConfig(module="x.py", name="cifar10").root is None
 
 
-def test_it_is_searched_retrained_and_evaluated(checkout, door, tmp_path, monkeypatch, formula_table):
+def test_the_example_is_searched_retrained_and_evaluated_from_another_folder(
+    checkout, door, tmp_path, monkeypatch, formula_table
+):
     """The page's commands, on few steps, from another folder than the repository."""
     monkeypatch.chdir(tmp_path)
     path = checkout / "docs" / "examples" / "own_data_cpu.yaml"

@@ -27,7 +27,7 @@ def count_changes(names, space):
     return sum(a != b and s == t for a, b, s, t in zip(names, names[1:], stages, stages[1:], strict=False))
 
 
-def test_the_term_is_the_expected_number_of_changes(space):
+def test_the_examples_term_is_the_expected_number_of_changes(space):
     """By enumeration: sum over architectures of p(architecture) * changes."""
     changes = own_function(f"{EXAMPLE}:changes", "search.terms")
     mask = mask_of(space)
@@ -40,7 +40,7 @@ def test_the_term_is_the_expected_number_of_changes(space):
     assert float(changes(p, space, 0.0)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_reward_is_the_worst_recall(space):
+def test_the_examples_reward_is_the_worst_recall(space):
     worst_class = own_function(f"{EXAMPLE}:worst_class", "search.reinforce.reward")
     logits = torch.eye(3)[[0, 0, 1, 2, 2, 1]]  # class 0: 2 of 2, class 1: 1 of 3, class 2: 1 of 1
     labels = torch.tensor([0, 0, 1, 1, 1, 2])
@@ -56,7 +56,9 @@ def test_the_reward_is_the_worst_recall(space):
         {"arch_update": "reinforce", "reinforce": {"reward": f"{EXAMPLE}:worst_class", "samples": 2}},
     ],
 )
-def test_a_search_runs_with_it(tmp_path, door, tiny_search, formula_table, write_yaml, space, monkeypatch, search):
+def test_a_search_runs_with_the_examples_term_or_reward(
+    tmp_path, door, tiny_search, formula_table, write_yaml, space, monkeypatch, search
+):
     monkeypatch.chdir(tmp_path)  # the example is found from anywhere
     formula_table(space).save(tmp_path / "table.yaml")
     config = tiny_search | {"search": tiny_search["search"] | search}

@@ -41,7 +41,7 @@ def recipe(checkout, tmp_path, monkeypatch) -> tuple[Path, Path]:
     return files
 
 
-def test_200_photographs_are_enough_with_the_settings_that_are_written(recipe):
+def test_200_photographs_are_enough_with_the_settings_of_the_readme(recipe):
     """32 of 40 train: 128 for the weights, 32 for the architecture. Nothing is refused or warned of."""
     config = SearchConfig.read(recipe[0])
     (check,) = data_checks(config, 128, 32)
@@ -52,7 +52,7 @@ def test_200_photographs_are_enough_with_the_settings_that_are_written(recipe):
     assert check.level == "FAIL"
 
 
-def test_it_is_checked_searched_and_retrained(recipe, door, tmp_path, formula_table):
+def test_the_files_of_the_readme_are_checked_searched_and_retrained(recipe, door, tmp_path, formula_table):
     """The written files, in a narrow network on small images and for one epoch each."""
     search, retraining = recipe
     small = ["space.input_size=32", "space.width_multiplier=0.25", "space.feature_mix=64"]

@@ -51,7 +51,7 @@ def test_every_page_on_extending_is_in_the_index_and_quotes_its_example():
 
 
 @pytest.mark.parametrize(("page", "file", "code"), QUOTES, ids=[f"{p.name}-{i}" for i, (p, _, _) in enumerate(QUOTES)])
-def test_quotes_are_exact(page, file, code):
+def test_code_that_a_page_quotes_is_in_the_file_that_it_names(page, file, code):
     assert code in (CHECKOUT / file).read_text()
 
 

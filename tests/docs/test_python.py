@@ -9,7 +9,9 @@ from search.config import SearchConfig
 from supernet.space import Space
 
 
-def test_it_runs(checkout, shell, tmp_path, tiny_search, write_yaml, formula_table):
+def test_the_program_of_the_page_runs_without_a_warning(
+    checkout, shell, tmp_path, tiny_search, write_yaml, formula_table
+):
     search = tiny_search["search"] | {"regression": {"final_steps": 2}}
     path = write_yaml(tmp_path / "search.yaml", tiny_search | {"search": search})
     config = SearchConfig.read(path)

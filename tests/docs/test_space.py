@@ -65,7 +65,7 @@ def test_the_uniform_network_differs_from_resnet_50_in_its_head_alone(uniform, c
     assert ours == theirs
 
 
-def test_the_difference_is_the_one_of_the_page(uniform, checkout):
+def test_the_difference_from_resnet_50_is_the_one_that_the_page_states(uniform, checkout):
     mix = conv_complexity(FORMER_FC, 1024, 1, 7)
     classifier = difference(linear_complexity(1024, CLASSES), linear_complexity(FORMER_FC, CLASSES))
     assert difference(uniform.complexity, PUBLISHED) == mix + classifier
@@ -78,12 +78,12 @@ def test_the_difference_is_the_one_of_the_page(uniform, checkout):
 
 @pytest.mark.parametrize("name", [f"bottleneck_k{k}_r{r}" for k, r in product((3, 5), (2, 4, 8))])
 @pytest.mark.usefixtures("space")
-def test_the_formula_equals_hooks(name, keeps_its_word):
-    keeps_its_word(name)
+def test_the_bottlenecks_formulas_for_params_and_macs_equal_what_hooks_count(name, check_candidate):
+    check_candidate(name)
 
 
 @pytest.mark.usefixtures("space")
-def test_nothing_follows_the_branch_and_its_projection():
+def test_a_bottleneck_applies_no_activation_after_adding_its_projection():
     """With a last BN that gives -1 everywhere the op is -1 on an edge that adds x, and -1 plus the projection of x
     where it does not: no activation changes either."""
     for c_in, stride in ((32, 1), (16, 2)):
@@ -96,7 +96,9 @@ def test_nothing_follows_the_branch_and_its_projection():
         assert torch.equal(op(x), projected - 1)
 
 
-def test_a_small_one_is_searched_derived_and_retrained(path, door, tmp_path, monkeypatch, formula_table):
+def test_a_small_space_of_bottlenecks_is_searched_derived_and_retrained(
+    path, door, tmp_path, monkeypatch, formula_table
+):
     """From another folder than the repository: the candidates' file is found there."""
     monkeypatch.chdir(tmp_path)
     fake = "{name: fake, fake_images: 32, fake_classes: 2, validation: 0.5}"

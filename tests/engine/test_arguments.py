@@ -27,7 +27,7 @@ def refused(parser, capsys, *given: str) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_home_folder_is_meant_in_every_path(parser, monkeypatch, tmp_path):
+def test_a_tilde_that_begins_a_path_becomes_the_home_folder(parser, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     args = parsed(parser, ["~/a.yaml", "--out=~/runs", "data.root=~/x"])
     assert (args.config, args.out) == (tmp_path / "a.yaml", tmp_path / "runs")
@@ -39,7 +39,7 @@ def test_the_home_folder_is_meant_in_every_path(parser, monkeypatch, tmp_path):
     ("text", "says"),
     [("", "got ''"), ("a\0b", r"got 'a\x00b'"), ("~nobody_here/x", "no home folder of that name")],
 )
-def test_what_is_no_path_is_a_usage_error(parser, capsys, text, says):
+def test_a_text_that_cannot_be_a_path_is_a_usage_error(parser, capsys, text, says):
     line = refused(parser, capsys, "a.yaml", f"--out={text}")
     assert line.startswith("door.py: error: argument --out: ")
     assert says in line
@@ -59,7 +59,7 @@ def test_an_override_is_not_lost_among_modules(parser, capsys, text):
     )
 
 
-def test_of_several_processes_the_first_one_answers(parser, capsys, monkeypatch):
+def test_only_the_first_of_several_processes_prints_a_usage_error(parser, capsys, monkeypatch):
     monkeypatch.setattr(arguments, "SILENCE_S", 0.0)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     for rank, lines in (("0", True), ("1", False)):

@@ -100,7 +100,7 @@ def test_a_state_that_could_not_be_read_back_is_a_bug_at_the_save(tmp_path, valu
     assert files(tmp_path) == before
 
 
-def test_no_checkpoint_is_none(tmp_path):
+def test_the_newest_checkpoint_of_a_folder_without_one_is_none(tmp_path):
     assert Checkpoints(tmp_path / "absent").newest() is None
     assert Checkpoints(tmp_path).newest() is None
     (tmp_path / "step-notes.pt").write_text("not ours")
@@ -173,7 +173,7 @@ def test_saving_past_a_damaged_checkpoint_leaves_two_good_ones(tmp_path, caplog)
     assert not caplog.records
 
 
-def test_all_damaged_is_an_error(tmp_path):
+def test_an_error_is_raised_if_every_checkpoint_is_damaged(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
         damage(checkpoints.save(step, state_of(step)), "truncated")
@@ -181,7 +181,7 @@ def test_all_damaged_is_an_error(tmp_path):
         checkpoints.newest()
 
 
-def test_what_is_no_checkpoint_is_said_in_one_line(tmp_path):
+def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(tmp_path):
     text = tmp_path / "notes.pt"
     text.write_text("hello")
     listed = tmp_path / "list.pt"
@@ -215,7 +215,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_no_damage_gets_past_as_another_error(tmp_path):
+def test_a_file_with_random_damage_is_read_or_raises_a_checkpoint_error(tmp_path):
     torch.save({"a": torch.arange(10), "b": {"c": [1, 2, "x"]}}, tmp_path / "good.pt")
     contents = [(tmp_path / "good.pt").read_bytes(), pickle.dumps({"a": [1, 2], "b": "x" * 20})]
     choices = random.Random(0)
@@ -247,7 +247,7 @@ def test_a_file_deleted_between_listing_and_reading_is_not_called_damaged(tmp_pa
     assert not caplog.records
 
 
-def test_reading_while_another_process_writes_and_deletes(tmp_path, caplog):
+def test_a_reader_never_gets_an_older_or_damaged_state_while_another_process_writes(tmp_path, caplog):
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )
@@ -348,7 +348,7 @@ def test_what_is_no_file_in_the_place_of_a_checkpoint_is_skipped_for_the_checkpo
         assert [os.path.lexists(path) for path in odd] == [make is folder] * 2
 
 
-def test_another_format_is_named(tmp_path):
+def test_a_checkpoint_of_another_format_is_refused_and_the_format_named(tmp_path):
     path = Checkpoints(tmp_path).save(1, {"format": "proxylessnas/checkpoint@9"})
     with pytest.raises(CheckpointError, match="format 'proxylessnas/checkpoint@9', expected 'proxyl"):
         load_checkpoint(path)
@@ -431,7 +431,7 @@ def test_a_checkpoint_that_cannot_be_deleted_is_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("key", ["network", "space", "layers", "classes", "test"])
 @pytest.mark.parametrize("value", [torch.zeros(3, 3), [torch.zeros(1)], {"stages": [torch.zeros(2)]}, {1: "a"}])
-def test_the_description_in_a_checkpoint_is_text_and_numbers(tmp_path, key, value):
+def test_a_checkpoint_whose_description_is_not_text_and_numbers_is_refused(tmp_path, key, value):
     """A forged one may hold a tensor there, which cannot be compared with a setting."""
     path = Checkpoints(tmp_path).save(1, {"search": {}, key: value})
     with pytest.raises(CheckpointError, match=f"{key}: holds something else than text and numbers, expected a step-"):
@@ -440,7 +440,7 @@ def test_the_description_in_a_checkpoint_is_text_and_numbers(tmp_path, key, valu
 
 @pytest.mark.parametrize("key", ["search", "retrain"])
 @pytest.mark.parametrize("value", [torch.zeros(3), [1], "text", None])
-def test_the_state_of_a_run_is_a_mapping(tmp_path, key, value):
+def test_a_checkpoint_whose_state_is_no_mapping_is_refused(tmp_path, key, value):
     path = Checkpoints(tmp_path).save(1, {key: value})
     with pytest.raises(CheckpointError, match=f"{key}: holds something else than a state, expected a step-"):
         load_checkpoint(path)

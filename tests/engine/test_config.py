@@ -303,7 +303,7 @@ class Outer(Section):
         ({"names": ["bad"]}, "names: 'bad' is no candidate"),
     ],
 )  # fmt: skip
-def test_of_a_union_the_section_that_was_meant_explains_the_mistake(data, message):
+def test_a_mistake_in_a_union_is_explained_for_the_section_that_was_meant(data, message):
     assert message_of(validate, Loose, data, "f.yaml") == f"f.yaml: {message}"
     assert message_of(validate, Outer, {"inner": data}, "f.yaml").startswith(f"f.yaml: inner.{message.split(';')[0]}")
 

@@ -33,7 +33,7 @@ def plain(images, index):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_named_once_and_replaced_by_the_next_of_its_class(root, caplog, workers):
+def test_an_unreadable_file_is_named_once_and_replaced_by_the_next_of_its_class(root, caplog, workers):
     bad = cut_off(root / "train" / "class0" / f"{PER_CLASS - 1:03d}.png")  # the last: its successor is the first
     images = train_part(root)
     with caplog.at_level(logging.WARNING):
@@ -51,7 +51,7 @@ def test_named_once_and_replaced_by_the_next_of_its_class(root, caplog, workers)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40), b"P6 1 x 255 ab"])
-def test_any_unreadable_content_counts(root, content):
+def test_a_file_with_any_unreadable_content_is_replaced(root, content):
     (root / "train" / "class1" / "000.png").write_bytes(content)
     batch = train_part(root).load([Item(0, 0, PER_CLASS)], augment=False)
     assert set(batch.corrupt) == {PER_CLASS}
@@ -93,7 +93,7 @@ def test_replacement_stays_in_the_part_that_the_file_belongs_to(root):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_more_than_one_percent_stops_the_run(root, workers):
+def test_more_than_one_percent_of_unreadable_files_stops_the_run(root, workers):
     for n in (10, 20, 30):
         cut_off(root / "train" / "class0" / f"{n:03d}.png")
     images = train_part(root)

@@ -23,7 +23,7 @@ def test_split_is_a_partition_with_exact_shares(validation):
     assert (np.abs(np.bincount(LABELS[held_out], minlength=4) - exact) < 1).all()
 
 
-def test_largest_remainder_decides_who_gets_the_last_images():
+def test_the_last_images_of_a_split_go_to_the_classes_with_the_largest_remainders():
     labels = np.repeat([0, 1, 2], [41, 34, 25])  # of 10: 4.1, 3.4, 2.5
     assert np.bincount(labels[stratified_choice(labels, 10, seed=0)]).tolist() == [4, 3, 3]
 

@@ -50,7 +50,7 @@ def test_fewer_than_sixteen_bits_are_spread_over_the_whole_range(tmp_path):
     assert read(pgm(tmp_path / "a.pgm", RAMP.astype(np.uint16) * 4 + 3, 1023)).max() == 255
 
 
-def test_a_sixteen_bit_tiff_whose_zero_is_white(tmp_path):
+def test_a_sixteen_bit_tiff_whose_zero_is_white_is_inverted(tmp_path):
     path = saved(tmp_path / "a.tif", Image.fromarray(SIXTEEN))
     content = path.read_bytes()
     black_is_zero, white_is_zero = (struct.pack("<HHII", 262, 3, 1, photometric) for photometric in (1, 0))
@@ -90,7 +90,7 @@ def palette_with_transparency(path, **options):
 @pytest.mark.parametrize(
     "kind", ["RGBA", "LA", "palette", "palette bytes", "grey key", "colour key", "16-bit key", "1"]
 )
-def test_transparency_is_white(kind, tmp_path):
+def test_transparent_pixels_become_white(kind, tmp_path):
     """Black everywhere, transparent outside a disc: the disc is black on white."""
     path = tmp_path / "a.png"
     black = Image.new("RGB", (8, 8))
@@ -141,7 +141,7 @@ def png(path, bits, colour, rows, key):
     return path
 
 
-def test_transparent_values_of_pngs_of_other_depths(tmp_path):
+def test_the_transparent_value_of_a_png_with_2_4_or_16_bits_becomes_white(tmp_path):
     grey = png(tmp_path / "2.png", 2, 0, [bytes([0b00011011])], struct.pack(">H", 1))  # 0 1 2 3, of which 1 is clear
     np.testing.assert_array_equal(read(grey), [[0, 255, 170, 255]])
     grey = png(tmp_path / "4.png", 4, 0, [bytes([0x0F, 0x5A])], struct.pack(">H", 5))
@@ -154,7 +154,7 @@ def test_transparent_values_of_pngs_of_other_depths(tmp_path):
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_orientation_tag_is_followed(orientation, ending, tmp_path):
-    """What a camera turned by this tag stores is shown as it was seen: a white corner at the top left of 16 x 8."""
+    """A picture that a turned camera has stored is shown as it was seen: its white corner is at the top left."""
     seen = Image.fromarray(np.zeros((8, 16), np.uint8))
     seen.paste(255, (0, 0, 8, 4))
     stored = {

@@ -101,7 +101,7 @@ def read_on(stream):
 
 
 def test_a_killed_process_is_one_line_with_the_remedy(images):
-    """As when the system's memory is short."""
+    """The system kills processes with SIGKILL if memory is short."""
     stream = BatchStream(images, batch_size=8, seed=0, workers=2)
     next(stream)
     os.kill(min(pids()), signal.SIGKILL)
@@ -265,7 +265,7 @@ def alive(pid):
 
 
 def gone(found):
-    """Whether processes end; waits for a minute at most."""
+    """Returns whether all processes have ended; waits for a minute at most."""
     for _ in range(600):
         if not any(map(alive, found)):
             return True

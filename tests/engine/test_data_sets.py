@@ -51,14 +51,14 @@ class WithData(Section):
         ({"name": "mnist"}, "data.name: got 'mnist'"),
     ],
 )
-def test_wrong_settings(settings, message):
+def test_a_wrong_setting_is_refused_in_one_line_that_names_the_key(settings, message):
     with pytest.raises(ConfigError) as caught:
         validate(WithData, {"data": settings}, "search.yaml")
     assert str(caught.value).startswith(f"search.yaml: {message}")
     assert "\n" not in str(caught.value)
 
 
-def test_right_settings():
+def test_valid_settings_keep_their_values_and_types():
     assert DataConfig(name="digits", validation=1).validation == 1
     assert isinstance(DataConfig(name="digits", validation=1).validation, int)
     assert DataConfig(name="digits").validation == 0.5
@@ -67,7 +67,7 @@ def test_right_settings():
     assert (read.root, read.validation, type(read.validation)) == (Path("x"), 50000, int)
 
 
-def test_digits():
+def test_digits_have_1438_training_images_normalised_and_repeated_over_channels():
     splits = open_images(DataConfig(name="digits"), input_size=16, channels=3, classes=10)
     assert (len(splits.train), len(splits.test)) == (1438, 359)
     assert splits.class_names == tuple("0123456789")
@@ -92,7 +92,7 @@ def test_digits_are_never_mirrored_and_move_by_one_pixel_at_most():
     assert np.any(matches, axis=0).all()  # all nine places occur
 
 
-def test_cluttered_digits():
+def test_cluttered_digits_are_normalised_and_the_same_each_time():
     splits = open_images(DataConfig(name="cluttered_digits"), input_size=20, channels=1, classes=10)
     assert (len(splits.train), len(splits.test)) == (5000, 2000)
     assert splits.class_names == tuple("0123456789")
@@ -141,7 +141,7 @@ def idx(array):
     )
 
 
-def test_fashion_mnist(tmp_path):
+def test_fashion_mnist_is_normalised_and_refused_if_a_file_is_cut_off(tmp_path):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, size=(20, 28, 28))
@@ -159,13 +159,13 @@ def test_fashion_mnist(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
-def test_absent_files(name, tmp_path):
+def test_absent_files_are_answered_with_the_setting_that_downloads_them(name, tmp_path):
     fails(r"data\.root: no complete '.*' in '.*set data\.download: true", name=name, root=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
 @pytest.mark.parametrize("error", [urllib.error.URLError("unreachable"), OSError("refused"), RuntimeError("a\nb")])
-def test_download_without_network(name, error, tmp_path, monkeypatch):
+def test_a_download_that_fails_is_one_line_that_names_the_key(name, error, tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise error
 
@@ -174,7 +174,7 @@ def test_download_without_network(name, error, tmp_path, monkeypatch):
     fails(r"data\.download: could not fetch '.*' into data\.root", name=name, root=tmp_path, download=True)
 
 
-def test_cifar10(tmp_path, monkeypatch):
+def test_cifar10_is_normalised_and_refused_with_one_channel(tmp_path, monkeypatch):
     class Tiny:
         classes = tuple("abcdefghij")
         data = np.random.default_rng(0).integers(0, 256, size=(20, 32, 32, 3), dtype=np.uint8)
@@ -197,7 +197,7 @@ def test_resizing_keeps_flat_images_flat_and_averages_detail():
     assert (resized(stripes, 8)[..., 1:-1] >= 40).all()  # 50 on average; without antialiasing the 200 is never seen
 
 
-def test_classes_and_channels_must_fit():
+def test_a_space_with_other_classes_or_channels_than_the_images_is_refused():
     fails(
         r"space\.classes: got 100, but data\.name 'digits' has 10 classes; set space\.classes: 10",
         name="digits",
@@ -207,7 +207,7 @@ def test_classes_and_channels_must_fit():
     fails(r"space\.input_channels: got 2, .* have 1; set it to 1, or 3", name="digits", channels=2)
 
 
-def test_folder(tmp_path):
+def test_a_folder_of_images_is_sorted_by_class_resized_cropped_and_normalised(tmp_path):
     root = write_images(tmp_path, 3, size=20)
     (root / "train" / ".hidden").mkdir()
     (root / "train" / "class0" / "notes.txt").write_text("no image")
@@ -230,13 +230,13 @@ def test_folder(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "part"), [("imagenet", "val"), ("folder", "test")])
-def test_which_folder_is_the_test_part(name, part, tmp_path):
+def test_the_test_part_is_val_for_imagenet_and_test_for_a_folder(name, part, tmp_path):
     root = write_images(tmp_path, 1, parts=("train", "val", "test"))
     splits = open_images(DataConfig(name=name, root=root), input_size=8, channels=3, classes=2)
     assert splits.test.root == root / part
 
 
-def test_wrong_folders(tmp_path):
+def test_a_folder_that_lacks_a_part_or_a_class_is_refused_in_one_line(tmp_path):
     fails(r"data\.root: no folder '.*absent'", name="folder", root=tmp_path / "absent")
     fails(r"data\.root: no train/ in", name="folder", root=tmp_path)
     write_images(tmp_path, 1, parts=("train",))

@@ -62,7 +62,7 @@ def test_a_resumed_stream_equals_an_uninterrupted_one(images, workers):
     assert (whole[0].images.dtype, whole[0].labels.dtype) == (torch.float32, torch.int64)
 
 
-def test_epochs_and_seeds_differ(images):
+def test_another_epoch_or_seed_gives_other_batches(images):
     per_epoch = BatchStream(images, batch_size=8, seed=5, workers=0).batches_per_epoch
     assert per_epoch == len(images) // 8
     batches = take(images, per_epoch + 1)
@@ -193,7 +193,7 @@ def test_a_stream_without_augmentation_shows_the_evaluation_images(images):
     assert all((plain == image).flatten(1).all(1).any() for image in batch.images)
 
 
-def test_wrong_sizes(in_memory):
+def test_a_batch_size_rank_or_limit_that_does_not_fit_is_refused(in_memory):
     with pytest.raises(ConfigError, match="batch_size: got 51, but this part of the data has 50 images"):
         BatchStream(in_memory, batch_size=51, seed=0, workers=0)
     with pytest.raises(ConfigError, match="batch_size: got 10, expected a positive multiple of the 4 processes"):

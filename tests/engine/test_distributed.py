@@ -303,9 +303,9 @@ def ends(group: Group, folder: Path) -> None:
 def test_gloos_messages_about_a_peer_that_has_ended_are_recognised(tmp_path):
     with pytest.raises(FileNotFoundError):  # neither process comes to its end, so neither has a result
         together(ends, tmp_path / "job", tmp_path)
-    told = (tmp_path / "told").read_text()
-    assert told.startswith("another process of this job has ended, or cannot be reached (")
-    assert told.endswith("); continue with --resume")
+    reported = (tmp_path / "told").read_text()
+    assert reported.startswith("another process of this job has ended, or cannot be reached (")
+    assert reported.endswith("); continue with --resume")
 
 
 def test_several_gpus_without_nccl_are_one_line(monkeypatch):
@@ -314,7 +314,7 @@ def test_several_gpus_without_nccl_are_one_line(monkeypatch):
         Group(0, 2).on(torch.device("cuda", 0))
 
 
-def test_a_process_alone_pays_nothing():
+def test_a_process_alone_copies_nothing_and_registers_no_hook():
     """No copy, no hook, no group: the same objects come back."""
     values, net = torch.ones(3), branches()
     assert ALONE.mean_of(values) is values

@@ -18,7 +18,7 @@ from tests.processes import together
 
 @pytest.fixture(autouse=True)
 def heeded():
-    """As in a terminal, also where these tests run in the background."""
+    """SIGINT has its handler of a terminal, also if these tests run in the background."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -30,12 +30,12 @@ def heeded():
 def steps_until_told(*signals: int) -> tuple[list[int], int | None]:
     """The steps done when the signals come in step 1, and what was answered then."""
     done: list[int] = []
-    with interrupts_between_steps() as told_to_stop:
+    with interrupts_between_steps() as stop_signal:
         for step in range(3):
             for number in signals if step == 1 else ():
                 os.kill(os.getpid(), number)
             done.append(step)
-            if number := told_to_stop():
+            if number := stop_signal():
                 return done, number
     return done, None
 
@@ -71,8 +71,8 @@ def test_another_thread_sets_no_handler():
 
     def work():
         try:
-            with interrupts_between_steps() as told_to_stop:
-                assert told_to_stop() is None
+            with interrupts_between_steps() as stop_signal:
+                assert stop_signal() is None
         except ValueError as error:  # what Python says of a handler set outside the main thread
             raised.append(error)
 
@@ -96,13 +96,13 @@ def test_the_last_line_names_the_saved_step(capsys, number, status):
 def stop_in_one(group: Group, signalled: int) -> tuple[int, int | None]:
     """(the step after which this process stops, the answer): one of the two gets SIGTERM in step 5, and the other one
     is at times faster, at times slower."""
-    with interrupts_between_steps(group) as told_to_stop:
+    with interrupts_between_steps(group) as stop_signal:
         for step in range(20):
             time.sleep(0.003 * ((step + group.rank) % 2))
             if step == 5 and group.rank == signalled:
                 os.kill(os.getpid(), signal.SIGTERM)
             assert group.gathered(step) == [step, step]  # other messages meanwhile
-            if number := told_to_stop():
+            if number := stop_signal():
                 return step, number
     return step, None
 

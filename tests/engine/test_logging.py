@@ -40,7 +40,7 @@ def test_names_of_files_that_are_not_utf_8_are_shown_with_a_mark_in_place_of_wha
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """What a terminal got while the root logger wrote to it."""
+    """Returns the text that a terminal got while the root logger wrote to it."""
     out = io.StringIO()
     monkeypatch.setattr(module, "console", Console(file=out, width=100, force_terminal=True))
     root = logging.getLogger()

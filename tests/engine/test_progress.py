@@ -29,7 +29,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def lines(monkeypatch):
-    """What a narrow console that is no terminal got."""
+    """Returns the lines that were written to a narrow console that is no terminal."""
     out = io.StringIO()
     monkeypatch.setattr(module, "console", Console(file=out, width=80, force_terminal=False))
     return lambda: out.getvalue().splitlines()
@@ -42,12 +42,12 @@ def run(clock, total: int, start: int = 0, seconds: float = 10.0, each: float = 
             progress.update(step, loss=1.0)
 
 
-def test_first_and_last_step_and_no_more_often_than_seconds_between(clock, lines):
+def test_the_first_and_last_steps_are_printed_and_others_at_least_some_seconds_apart(clock, lines):
     run(clock, 35)
     assert [line.split()[1] for line in lines()] == ["1/35", "11/35", "21/35", "31/35", "35/35"]
 
 
-def test_seconds_0_prints_each_step(clock, lines):
+def test_each_step_is_printed_if_no_seconds_have_to_pass(clock, lines):
     run(clock, 5, seconds=0)
     assert len(lines()) == 5
 
@@ -108,18 +108,18 @@ def test_what_is_done_between_two_steps_is_in_the_bar_of_a_terminal(monkeypatch)
 
 
 def test_each_stage_is_printed_when_it_begins(clock, lines):
-    with Stages() as told:
-        told("deriving", 0, 0)
-        told("timing the network", 0, 30)
+    with Stages() as report:
+        report("deriving", 0, 0)
+        report("timing the network", 0, 30)
         clock.now += 1
-        told("timing the network", 1, 30)
-        told("timing again, the machine is busy", 0, 30)
+        report("timing the network", 1, 30)
+        report("timing again, the machine is busy", 0, 30)
     assert lines() == ["deriving", "timing the network 0/30", "timing again, the machine is busy 0/30"]
 
 
 def test_processes_that_print_nothing_have_silent_stages(clock, lines):
-    with Stages(shown=False) as told:
-        told("deriving", 0, 1)
+    with Stages(shown=False) as report:
+        report("deriving", 0, 1)
     with Progress(3, 0, "search", shown=False) as progress:
         clock.now += 100
         progress.between_steps("evaluating", 1, 2)

@@ -270,7 +270,7 @@ def test_a_resume_killed_at_any_place_while_mending_repeats_and_loses_nothing(ru
 
 
 def test_a_run_whose_event_files_lie_in_a_folder_of_their_own_goes_on(run):
-    """As earlier versions wrote them; one run must not be two in TensorBoard."""
+    """Earlier versions wrote them so; one run must not be two in TensorBoard."""
     former = run / "tensorboard"
     former.mkdir()
     event_file(run).rename(former / "events.out.tfevents.9999999999.host.1.0")
