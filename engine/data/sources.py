@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torchvision
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from engine.data.cluttered import cluttered
@@ -95,6 +94,8 @@ def _digits(config: DataConfig) -> _Opened:
 
     The set has no official test part; a stratified fifth, the same for everyone, is the test part here.
     """
+    from sklearn.datasets import load_digits  # takes 0.5 s, which most programs need not wait for
+
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)  # (1797, 1, 8, 8)
     labels = digits.target.astype(np.int64)
