@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml
 install: $(VENV)/installed  ## create .venv with everything installed
 
 quickstart: install  ## measure, search, derive, retrain and time on bundled images; results in runs/quickstart/
-	$(BIN)/python scripts/quickstart.py --out runs/quickstart
+	$(BIN)/proxyless-nas quickstart --out runs/quickstart
 
 test: lint types unit  ## lint, types and tests
 
@@ -46,7 +46,7 @@ runs/gpu_figures:
 	mkdir -p $@
 
 gputable: install | runs/gpu_figures
-	$(BIN)/python scripts/measure_latency.py configs/latency/imagenet_gpu.yaml --out runs/gpu_figures/imagenet_gpu.yaml --verify 40
+	$(BIN)/proxyless-nas measure latency/imagenet_gpu --out runs/gpu_figures/imagenet_gpu.yaml --verify 40
 
 gpuspeed: install | runs/gpu_figures
 	$(BIN)/python benchmarks/search_speed.py --only gpu --json runs/gpu_figures/search_speed.json

@@ -9,7 +9,6 @@ random networks that the derived one matches or beats).
 
 import argparse
 import json
-import runpy
 import statistics
 import tempfile
 from pathlib import Path
@@ -17,8 +16,7 @@ from typing import Any
 
 from engine.progress import set_up_logging
 from latency.device import made_on
-
-DOOR = Path(__file__).resolve().parent.parent / "scripts" / "quickstart.py"
+from proxyless_nas.quickstart import quickstart
 
 
 def summary(record: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +54,6 @@ def main() -> None:
     if args.baselines < 2:
         parser.error(f"--baselines: got {args.baselines}, expected at least 2")
     set_up_logging()
-    quickstart = runpy.run_path(str(DOOR))["quickstart"]
     with tempfile.TemporaryDirectory() as temporary:
         out = args.out or Path(temporary)
         rows = []

@@ -1,52 +1,6 @@
-"""Search with several configs and seeds:
+"""Does what `proxyless-nas sweep` does (proxyless_nas/commands/sweep.py)."""
 
-    python scripts/run_sweep.py configs/search/imagenet_*.yaml --out runs/sweep --seeds 0 1 2
-    python scripts/run_sweep.py configs/search/imagenet_*.yaml --out runs/sweep --seeds 0 1 2 --resume
-
-Each search has a folder and a log in --out. Searches with run.device: cuda take one visible GPU each, the others share
-the CPU's cores, --jobs of them at a time. One that fails does not stop the others. Ctrl-C stops all; --resume continues
-those that have begun and skips those that have ended. Writes sweep.json, sweep.md and sweep.png. Exit status: 1 if a
-search failed, 3 if one misses a limit.
-"""
-
-import argparse
-
-from engine.arguments import parsed, parser_of, path_argument
-from engine.errors import run_door
-
-
-def seed(text: str) -> int:
-    """`type=` of a seed."""
-    if not text.isdecimal():
-        where = "; write key=value before --seeds" if "=" in text else ""
-        raise argparse.ArgumentTypeError(f"got '{text[:80]}', expected a whole number{where}")
-    return int(text)
-
-
-def main() -> int:
-    parser = parser_of(__doc__)
-    parser.add_argument("configs", nargs="+", help="YAML files, and key=value overrides for all of them")
-    parser.add_argument("--out", type=path_argument, required=True, help="folder for the searches and the summary")
-    parser.add_argument("--seeds", type=seed, nargs="+", default=[], help="default: each config's own run.seed")
-    parser.add_argument("--jobs", type=int, default=1, help="searches at a time on the CPU; GPUs have one each")
-    parser.add_argument("--resume", action="store_true", help="continue the sweep in --out")
-    args = parsed(parser)
-    if args.jobs < 1:
-        parser.error(f"--jobs: got {args.jobs}, expected 1 or more")
-    configs = [path_argument(text) for text in args.configs if "=" not in text]
-    overrides = [text for text in args.configs if "=" in text]
-    if not configs:
-        parser.error("configs: got overrides alone, expected a YAML file")
-
-    from engine.progress import set_up_logging
-    from search.many.sweep import run_sweep
-    from search.summary import print_sweep
-
-    set_up_logging()
-    sweep = run_sweep(configs, args.out, seeds=args.seeds, jobs=args.jobs, resume=args.resume, overrides=overrides)
-    print_sweep(sweep, args.out)
-    return sweep.exit_status
-
+from proxyless_nas.commands import script
 
 if __name__ == "__main__":
-    run_door(main, resumable=True)
+    script("sweep")

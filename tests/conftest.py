@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -21,7 +20,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from engine.errors import run_door
 from latency.config import MeasureConfig
 from latency.device import Device
 from latency.table import Entry, LatencyTable, UsedRuntime, memory_format_name
@@ -39,16 +37,6 @@ class Ended:
     status: int
     out: str
     err: str
-
-
-def _script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"_door_{name}", CHECKOUT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up while the file runs
-    spec.loader.exec_module(module)
-    return module
 
 
 @contextlib.contextmanager
@@ -78,7 +66,7 @@ def door() -> Callable[..., Ended]:
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as end,
         ):
-            run_door(_script(name).main)
+            runpy.run_path(str(CHECKOUT / "scripts" / f"{name}.py"), run_name="__main__")
         return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
     return run

@@ -12,6 +12,7 @@ ALLOWED = {
     "latency": {"supernet", "engine"},
     "search": {"supernet", "latency", "engine"},
     "retrain": {"supernet", "engine"},
+    "proxyless_nas": {"supernet", "engine", "latency", "search", "retrain"},
 }
 OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup"}
 
@@ -52,8 +53,7 @@ def test_packages_import_in_one_direction(package):
 def test_every_package_has_a_rule():
     """A new package has to take its place in the order."""
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
-    assert packages <= ALLOWED.keys()
-    assert {"supernet", "engine", "latency", "search", "retrain"} <= packages
+    assert packages == ALLOWED.keys()
 
 
 def test_no_script_hides_a_package():

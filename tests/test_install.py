@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+PACKAGES = ("supernet", "latency", "engine", "search", "retrain", "proxyless_nas")
 BUILD = """
 import sys, warnings
 from setuptools import build_meta
@@ -22,7 +23,7 @@ def test_a_build_warns_of_nothing(kind, checkout, tmp_path):
     pytest.importorskip("setuptools", "77")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(checkout / name, tmp_path)
-    for package in ("supernet", "latency", "engine", "search", "retrain"):
+    for package in PACKAGES:
         shutil.copytree(checkout / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     ended = subprocess.run(
         [sys.executable, "-c", BUILD, kind, str(tmp_path / "out")],

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 
 from latency.measure import Timing
+from proxyless_nas import quickstart
 from search.derive.clock import Reading
-
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "quickstart.py"
-
-
-@pytest.fixture
-def script(monkeypatch):
-    spec = importlib.util.spec_from_file_location("quickstart_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "quickstart_script", module)  # its dataclasses look there
-    spec.loader.exec_module(module)
-    return module
 
 
 class MadeUpTable:
@@ -45,34 +33,33 @@ class MadeUpTable:
     ],
 )
 def test_a_disturbed_table_is_measured_again_and_the_least_disturbed_is_kept(
-    tables, kept, accepted, warned, tmp_path, monkeypatch, caplog, script
+    tables, kept, accepted, warned, tmp_path, monkeypatch, caplog
 ):
     found = iter([MadeUpTable(*figures) for figures in tables])
     monkeypatch.setattr("latency.measure.measure_table", lambda *args, **kwargs: next(found))
     monkeypatch.setattr("latency.summary.summary", lambda verification: "made up")
-    monkeypatch.chdir(SCRIPT.parents[1])
-    assert script.measured(tmp_path / "table.yaml", 0) == accepted
+    assert quickstart.measured(tmp_path / "table.yaml", 0) == accepted
     assert (tmp_path / "table.yaml").read_text() == f"{kept[0]} {kept[1]}"
     assert next(found, None) is None  # as many as needed, and no more
     assert any(record.levelname == "WARNING" for record in caplog.records) == warned
 
 
 @pytest.fixture
-def ending(script):
+def ending():
     """ending(met, decided, again): (ms, drift) of the derived network in the timing that decided and in the last."""
 
     def make(met, decided, again, *, top1=(98.61, 99.44, 99.16), noise=0.005, out="runs/quick start"):
         readings = [Reading(0.95, Timing(ms, noise * ms, 270), drift) for ms, drift in (decided, again)]
         figures = (0.95, again[0], 0.01, 0.003)
-        rows = tuple(script.Row(f"network {i}", *figures, t, 40_000, 4_000_000) for i, t in enumerate(top1))
-        return script.Ending(Path(out), 0.964, met, *readings, rows, 360, "python scripts/run_search.py --resume")
+        rows = tuple(quickstart.Row(f"network {i}", *figures, t, 40_000, 4_000_000) for i, t in enumerate(top1))
+        return quickstart.Ending(Path(out), 0.964, met, *readings, rows, 360, "proxyless-nas search --resume")
 
     return make
 
 
-def test_the_verdict_is_that_of_result_json_and_names_the_timing(script, ending):
+def test_the_verdict_is_that_of_result_json_and_names_the_timing(ending):
     """The search decided by 0.981 ms; a slower later timing does not change the verdict."""
-    verdict, timings, *_ = script.closing_words(ending(True, (0.981, 1.0), (1.032, 1.05)))
+    verdict, timings, *_ = quickstart.closing_words(ending(True, (0.981, 1.0), (1.032, 1.05)))
     assert verdict == (
         "TARGET MET: the search timed its network at 0.981 ms for a target of 0.964 ms, 1.8 % above, which is within "
         "the 2.0 % that such a timing may be off."
@@ -87,16 +74,16 @@ def test_the_verdict_is_that_of_result_json_and_names_the_timing(script, ending)
     [
         (True, (0.95, 1.0), ["TARGET MET: ", "0.950 ms for a target of 0.964 ms, 1.5 % below."]),
         (False, (1.06, 1.0), ["TARGET MISSED: ", "10.0 % above.", "ask for a little less"]),
-        (None, (1.5, 1.6), ["TARGET NOT SETTLED: ", "proves nothing", "python scripts/run_search.py --resume"]),
+        (None, (1.5, 1.6), ["TARGET NOT SETTLED: ", "proves nothing", "proxyless-nas search --resume"]),
     ],
 )
-def test_each_verdict_has_plain_words_and_a_remedy(met, decided, words, script, ending):
-    verdict = script.closing_words(ending(met, decided, (0.95, 1.0)))[0]
+def test_each_verdict_has_plain_words_and_a_remedy(met, decided, words, ending):
+    verdict = quickstart.closing_words(ending(met, decided, (0.95, 1.0)))[0]
     assert all(word in verdict for word in words), verdict
 
 
-def test_a_last_timing_on_a_busy_machine_is_not_compared_with_the_target(script, ending):
-    timings = script.closing_words(ending(True, (0.95, 1.0), (1.9, 2.0)))[1]
+def test_a_last_timing_on_a_busy_machine_is_not_compared_with_the_target(ending):
+    timings = quickstart.closing_words(ending(True, (0.95, 1.0), (1.9, 2.0)))[1]
     assert timings.endswith("compare the networks of the table at most with each other.")
 
 
@@ -112,23 +99,23 @@ def test_a_last_timing_on_a_busy_machine_is_not_compared_with_the_target(script,
         (54.0, "It beats 0 of the 4 and lies below that interval: this search has failed."),
     ],
 )
-def test_the_accuracies_are_compared_with_those_of_random_networks(derived, words, script, ending):
+def test_the_accuracies_are_compared_with_those_of_random_networks(derived, words, ending):
     """Student's t of 3 degrees of freedom: 3.1824. The four have mean 60 and variance 5 / 3."""
     others = (58.5, 59.5, 60.5, 61.5)
-    text = script.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0), top1=(derived, *others)))[2]
+    text = quickstart.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0), top1=(derived, *others)))[2]
     half = 3.1824 * (5 / 3) ** 0.5 * 1.25**0.5
     assert words in text, text
     assert f"60.00 % in the mean; of 100 more, 95 are expected between {60 - half:.2f} and {60 + half:.2f} %" in text
 
 
 @pytest.mark.parametrize("top1", [(61.0,), (61.0, 58.0)])
-def test_without_random_networks_an_accuracy_says_nothing(top1, script, ending):
-    text = script.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0), top1=top1))[2]
+def test_without_random_networks_an_accuracy_says_nothing(top1, ending):
+    text = quickstart.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0), top1=top1))[2]
     assert text.startswith("Its accuracy is 61.00 %; what it is worth, --baselines 10 or so show")
 
 
-def test_it_ends_with_where_the_result_lies_how_to_see_the_curves_and_what_to_do_next(script, ending):
-    *_, written, curves, following = script.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0)))
+def test_it_ends_with_where_the_result_lies_how_to_see_the_curves_and_what_to_do_next(ending):
+    *_, written, curves, following = quickstart.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0)))
     assert written.startswith("Written to 'runs/quick start': result.json")
     assert curves.endswith("tensorboard --logdir 'runs/quick start'")
-    assert "python scripts/measure_latency.py configs/search/imagenet_cpu.yaml" in following
+    assert "proxyless-nas measure imagenet_cpu" in following

@@ -1,0 +1,75 @@
+"""Finds the configurations that come with the package by their names: `imagenet_cpu` is the file
+configs/search/imagenet_cpu.yaml.
+
+The folder lies beside the packages in a checkout, where proxyless_nas/configs is a link to it, and inside
+`proxyless_nas` in an installed wheel: one path serves both. Nothing is imported from there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from engine.errors import ConfigError
+
+FOLDER = Path(__file__).resolve().parents[1] / "proxyless_nas" / "configs"
+KINDS = ("search", "retrain", "latency")
+"""The folders in FOLDER. A file of the first two is found by its name alone, one of the last as `latency/NAME`: most of
+its names are those of a search, whose file makes the same table."""
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Returns the file of each name, in the order of KINDS. A path is relative if it lies below the current folder."""
+    names: dict[str, Path] = {}
+    for kind in KINDS:
+        for path in sorted(FOLDER.glob(f"{kind}/*.yaml")):
+            names.setdefault(f"{kind}/{path.stem}" if kind == "latency" else path.stem, _near(path.resolve()))
+    return names
+
+
+def shipped_config(name: str) -> Path:
+    """Returns the file of a shipped configuration. Raises ConfigError, with the nearest name, if there is none."""
+    names = shipped_configs()
+    if name not in names:
+        raise ConfigError(
+            f"{name}: no configuration comes with the package under this name, expected one that `proxyless-nas "
+            f"configs` lists{_nearest(name, names)}"
+        )
+    return names[name]
+
+
+def located(path: Path) -> Path:
+    """Returns the path of a file, or that of the shipped configuration if it is a name of one and no file.
+
+    Raises ConfigError if it is a plain word (no folder, no ending) that is neither.
+    """
+    if path.is_file():
+        return path
+    names, text = shipped_configs(), str(path)
+    if text in names:
+        return names[text]
+    if path.suffix or len(path.parts) != 1 or path.is_dir():
+        return path  # whoever reads it says that there is no such file
+    raise ConfigError(
+        f"{text}: no such file, and no configuration comes with the package under this name, expected a YAML file or "
+        f"a name that `proxyless-nas configs` lists{_nearest(text, names)}"
+    )
+
+
+def _nearest(name: str, names: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f". Did you mean '{near[0]}'?" if near else ""
+
+
+def shipped_name(path: Path) -> str | None:
+    """Returns the name under which `located` finds this file; None if it does not come with the package."""
+    real = os.path.realpath(path)
+    return next((name for name, file in shipped_configs().items() if os.path.realpath(file) == real), None)
+
+
+def _near(path: Path) -> Path:
+    """Returns a path relative to the current folder if it lies below it, as a user would write it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

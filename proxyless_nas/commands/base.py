@@ -1,0 +1,68 @@
+"""Defines a subcommand of `proxyless-nas`.
+
+A module of this folder imports nothing slow, such as torch: its `run` imports what it needs after the arguments have
+been parsed, so `--help` and a mistyped option are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.arguments import path_argument
+
+EXIT_MISSED = 3
+"""The exit status of a command that has done its work, with a result that does not meet what was asked for."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand. `python scripts/x.py` runs the same one under another name."""
+
+    text: str
+    """What `--help` prints: a summary in one line, which the list of commands shows too, then an example."""
+    arguments: Callable[[argparse.ArgumentParser], None]
+    """Adds its arguments to a parser."""
+    run: Callable[[argparse.Namespace], int | None]
+    """Does the work. Returns the exit status; None is 0."""
+    resumable: bool = False
+    """Whether it has --resume."""
+
+    @property
+    def summary(self) -> str:
+        return self.text.partition("\n")[0].rstrip(":.")
+
+
+def add_config(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds the argument `config`: a file, or the name of a shipped configuration (see `config_path`)."""
+    parser.add_argument("config", type=path_argument, help=f"{what}, or a name that `proxyless-nas configs` lists")
+
+
+def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+    """Adds the last argument `overrides`: settings `key=value` that replace those of the file."""
+    parser.add_argument("overrides", nargs="*", help=f"key=value, e.g. {example}")
+
+
+def config_path(args: argparse.Namespace) -> Path:
+    """Returns the file that the argument `config` names. Raises ConfigError if it is neither a file nor a name."""
+    from engine.shipped import located
+
+    path: Path = args.config
+    return located(path)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Returns a `type=` of argparse: a whole number of at least `least`."""
+
+    def count(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"got '{text[:80]}', expected a whole number") from None
+        if number < least:
+            raise argparse.ArgumentTypeError(f"got {number}, expected {least} or more")
+        return number
+
+    return count
