@@ -1,8 +1,15 @@
-"""Installing prints no warning that this package causes."""
+"""Builds print no warning that this package causes, and a wheel is all that a program needs: configs come along."""
 
+from __future__ import annotations
+
+import json
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
+from pathlib import Path
 
 import pytest
 
@@ -17,17 +24,76 @@ sys.exit("\\n".join(shown) or 0)
 """
 
 
-@pytest.mark.parametrize("kind", ["build_editable", "build_wheel"])
-def test_a_build_warns_of_nothing(kind, checkout, tmp_path):
-    """pip shows what the build warns of even with --quiet."""
+def built(kind: str, checkout: Path, folder: Path) -> Path:
+    """Returns the wheel that setuptools builds of a copy of the checkout's packages, without a warning.
+
+    kind: build_wheel or build_editable.
+    """
     pytest.importorskip("setuptools", "77")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(checkout / name, tmp_path)
-    for package in PACKAGES:
-        shutil.copytree(checkout / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(checkout / name, folder)
+    for package in (*PACKAGES, "configs"):
+        shutil.copytree(
+            checkout / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"), symlinks=True
+        )
     ended = subprocess.run(
-        [sys.executable, "-c", BUILD, kind, str(tmp_path / "out")],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+        [sys.executable, "-c", BUILD, kind, str(folder / "out")],
+        cwd=folder, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert list((tmp_path / "out").glob("*.whl"))
+    (wheel,) = (folder / "out").glob("*.whl")
+    return wheel
+
+
+def test_an_editable_build_warns_of_nothing(checkout, tmp_path):
+    """pip shows what the build warns of even with --quiet."""
+    built("build_editable", checkout, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def installed(checkout, tmp_path_factory) -> Path:
+    """Returns the folder bin/ of a fresh environment that holds the wheel. Its build warns of nothing.
+
+    What the wheel depends on is not downloaded again: a .pth file names the folders where it is installed, of which the
+    .pth files, such as that of an editable install of the checkout, are not read.
+    """
+    wheel = built("build_wheel", checkout, tmp_path_factory.mktemp("build"))
+    home = tmp_path_factory.mktemp("installed") / "env"
+    venv.create(home)
+    places = {"base": str(home), "platbase": str(home)}
+    packages = Path(sysconfig.get_path("purelib", "venv", vars=places))
+    here = [path for path in sys.path if path.endswith("-packages")]
+    (packages / "installed_here.pth").write_text("\n".join(here) + "\n")
+    python = home / "bin" / "python"
+    command = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel]
+    subprocess.run(command, check=True, timeout=240)
+    return home / "bin"
+
+
+def test_a_wheel_alone_checks_searches_and_retrains(installed, checkout, tmp_path):
+    """A search of 20 steps and the retraining of its network, on images that come with scikit-learn, by name."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+
+    def run(*words: str) -> str:
+        command = [str(installed / "proxyless-nas"), *words]
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    where = [str(installed / "python"), "-c", "import search; print(search.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert not Path(found).is_relative_to(checkout)
+
+    settings = ["space.input_size=8", "data.name=digits", "limits=[{metric: macs, at: 50%}]"]
+    settings += ["search.warmup_epochs=0", "search.epochs=1", "search.batch_size=50", "search.arch_every=5"]
+    settings += ["search.regression.final_steps=2"]
+    checked = run("check", "quickstart_cpu", "--out", "run", *settings)
+    assert "FAIL" not in checked
+    run("search", "quickstart_cpu", "--out", "run", *settings)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 20
+    shorter = ["data.name=digits", "retrain.epochs=1"]
+    run("retrain", "quickstart", "--architecture", "run/architecture.json", "--out", "retrained", *shorter)
+    assert (tmp_path / "retrained" / "result.json").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "retrained"}
