@@ -20,6 +20,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from engine.errors import ConfigError, InvalidError
 from engine.files import in_home, parsed_json, read_text
+from engine.shipped import located
 from engine.wording import ABSENT, first_in_words, keys_below, shown
 from engine.yaml_dialect import MOST_CHARACTERS, MOST_NODES, TOO_DEEP, Dumper, Loader
 
@@ -80,8 +81,9 @@ class ConfigFile(Section):
     def read(cls, source: str | Path | Mapping[str, Any] | Self, overrides: Sequence[str] = ()) -> Self:
         """Returns the validated content of a file, after `overrides` (key.sub=value) have been applied.
 
-        source: the path of the file, or what it would hold, as nested dictionaries in which values may be models too. A
-        whole model is returned as it is. Raises ConfigError, also for overrides of a whole model.
+        source: the path of the file, the name of one that comes with the package, or what a file would hold, as nested
+        dictionaries in which values may be models too. A whole model is returned as it is. Raises ConfigError, also for
+        overrides of a whole model.
         """
         if isinstance(source, cls):
             if overrides:
@@ -89,13 +91,13 @@ class ConfigFile(Section):
                 raise ConfigError("overrides", f"got {shown(overrides[0])} for a whole {cls.__name__}", remedy=remedy)
             return source
         if isinstance(source, Mapping):
-            content = dict(source)
+            content = _with_bases(dict(source), Path(IN_PYTHON), (), _Loaded())
             apply_overrides(content, overrides, IN_PYTHON)
             with _in_words(cls, IN_PYTHON):
                 return cls.model_validate(cls.part_of(content))
         if not isinstance(source, str | Path):
             raise ConfigError(IN_PYTHON, f"got {shown(source)}", f"a path, a dictionary or a {cls.__name__}")
-        return validate(cls, cls.part_of(load_config(Path(source), overrides)), str(source))
+        return validate(cls, cls.part_of(load_config(Path(source), overrides)), str(place_of(source)))
 
     @classmethod
     def part_of(cls, content: dict[str, Any]) -> dict[str, Any]:
@@ -130,12 +132,19 @@ def config_text(config: BaseModel | dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
+def place_of(source: object) -> Path:
+    """Returns the place of a configuration for messages: its file, or IN_PYTHON if it is none."""
+    return located(Path(source)) if isinstance(source, str | Path) else Path(IN_PYTHON)
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Reads a YAML or JSON file, merges its `extends:` bases in, then applies `key.sub=value` overrides.
 
-    `extends` names one file or a list, relative to the file that holds it; mappings merge, everything else is replaced.
-    Raises ConfigError.
+    path: a file, or the name of a configuration that comes with the package (engine/shipped.py). `extends` names one
+    such or a list, files relative to the file that holds it; mappings merge, everything else is replaced. Raises
+    ConfigError.
     """
+    path = located(path)
     config = _load_with_bases(path, (), _Loaded())
     apply_overrides(config, overrides, str(path))
     if _has_more_values(config, MOST_NODES):
@@ -183,16 +192,24 @@ def _load_with_bases(path: Path, above: tuple[Path, ...], loaded: _Loaded) -> di
     if len(loaded.merged) + len(above) >= MOST_FILES:
         found = f"more than {MOST_FILES} files extend each other"
         raise ConfigError(f"{path}: extends", found, remedy="merge some of them")
-    own = _mapping(path, text)
+    loaded.merged[real] = _with_bases(_mapping(path, text), path, above, loaded)
+    return loaded.merged[real]
+
+
+def _with_bases(own: dict[str, Any], path: Path, above: tuple[Path, ...], loaded: _Loaded) -> dict[str, Any]:
+    """Returns the content `own` of the file `path`, merged into that of the files that it extends."""
     bases = own.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) and base.strip() for base in bases):
         raise ConfigError(f"{path}: extends", f"got {shown(bases)}", "a file name or a list of them")
     merged: dict[str, Any] = {}
     for base in reversed(dict.fromkeys(reversed(bases))):  # if a file is named twice, the last place counts
-        merged = _merged(merged, _load_with_bases(path.parent / in_home(Path(base)), (*above, path), loaded))
-    loaded.merged[real] = _merged(merged, own)
-    return loaded.merged[real]
+        try:
+            file = located(in_home(Path(base)), path.parent)
+        except ConfigError as error:
+            raise error.within(f"{path}: extends") from None
+        merged = _merged(merged, _load_with_bases(file, (*above, path), loaded))
+    return _merged(merged, own)
 
 
 def _mapping(path: Path, text: str) -> dict[str, Any]:

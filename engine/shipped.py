@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, one_line
 
 FOLDER = Path(__file__).resolve().parents[1] / "proxyless_nas" / "configs"
 KINDS = ("search", "retrain", "latency")
@@ -33,34 +33,32 @@ def shipped_config(name: str) -> Path:
     """Returns the file of a shipped configuration. Raises ConfigError, with the nearest name, if there is none."""
     names = shipped_configs()
     if name not in names:
-        raise ConfigError(
-            f"{name}: no configuration comes with the package under this name, expected one that `proxyless-nas "
-            f"configs` lists{_nearest(name, names)}"
-        )
+        raise _unknown(name, "no configuration comes with the package under this name", "", names)
     return names[name]
 
 
-def located(path: Path) -> Path:
-    """Returns the path of a file, or that of the shipped configuration if it is a name of one and no file.
+def located(path: Path, folder: Path = Path()) -> Path:
+    """Returns the path of a file, relative to `folder`, or that of the shipped configuration if it is a name of one and
+    no file.
 
     Raises ConfigError if it is a plain word (no folder, no ending) that is neither.
     """
-    if path.is_file():
-        return path
-    names, text = shipped_configs(), str(path)
+    file, text = folder / path, str(path)
+    if os.path.isfile(file):  # False for a name that no file can have
+        return file
+    names = shipped_configs()
     if text in names:
         return names[text]
-    if path.suffix or len(path.parts) != 1 or path.is_dir():
-        return path  # whoever reads it says that there is no such file
-    raise ConfigError(
-        f"{text}: no such file, and no configuration comes with the package under this name, expected a YAML file or "
-        f"a name that `proxyless-nas configs` lists{_nearest(text, names)}"
-    )
+    if path.suffix or len(path.parts) != 1 or os.path.exists(file):
+        return file  # whoever reads it says that there is no such file
+    found = "no such file, and no configuration comes with the package under this name"
+    raise _unknown(text, found, "a YAML file or ", names)
 
 
-def _nearest(name: str, names: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f". Did you mean '{near[0]}'?" if near else ""
+def _unknown(name: str, found: str, also: str, names: Collection[str]) -> ConfigError:
+    expected = f"{also}a name that `proxyless-nas configs` lists"
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return ConfigError(one_line(name, 100), found, expected, suggestion=nearest)
 
 
 def shipped_name(path: Path) -> str | None:
