@@ -36,7 +36,7 @@ def _run(args: argparse.Namespace) -> None:
         elif action.type is path_argument:
             action.complete = shtab.FILE  # type: ignore[attr-defined]
 
-    print(shtab.complete(whole_parser(complete), args.shell, preamble=preamble))
+    print(shtab.complete(whole_parser(complete), args.shell, preamble=preamble[args.shell]))
 
 
 COMMAND = Command(__doc__, _arguments, _run)

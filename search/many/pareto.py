@@ -6,8 +6,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,14 @@ def on_front(points: Sequence[Point]) -> list[bool]:
 
 
 def draw_fronts(path: Path, panels: Sequence[Panel]) -> None:
-    """Accuracy over cost, a panel each: the front as steps, dominated points hollow. Writes a PNG, atomically."""
+    """Writes the picture of `front_figure` as a PNG, atomically."""
+    content = io.BytesIO()
+    front_figure(panels).savefig(content, format="png", dpi=120)
+    write_atomically(path, content.getvalue())
+
+
+def front_figure(panels: Sequence[Panel]) -> Figure:
+    """Draws accuracy over cost, a panel for each: the front as steps, dominated points hollow."""
     from matplotlib.figure import Figure  # not pyplot: it keeps figures and picks a backend
 
     figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
@@ -63,6 +74,4 @@ def draw_fronts(path: Path, panels: Sequence[Panel]) -> None:
             axes.annotate(p.label, (p.cost, p.top1), xytext=(4, -9), textcoords="offset points", fontsize=7)
         axes.set(xlabel=panel.cost, ylabel="top-1 % with the supernet's weights", title=panel.title)
         axes.margins(x=0.1, y=0.1)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    write_atomically(path, content.getvalue())
+    return figure

@@ -1,0 +1,191 @@
+"""Shows a network, a run or a family of networks: as a table, and as a picture in a notebook or a file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from engine.checkpoints import Checkpoints
+from engine.config import load_config, validate
+from engine.errors import Action, ConfigError, UserError, explain
+from engine.files import write_atomically
+from engine.quantities import quantity
+from latency.table import LatencyTable
+from retrain.weights import load_architecture
+from search.config import SearchConfig
+from search.curves import layer_costs
+from search.learn.own import with_permitted_modules
+from search.limits.limit import Limit, resolve
+from search.loop import SearchResult
+from search.many.family import Family
+from search.many.pareto import Panel, Point, front_figure
+from search.picture import probabilities_picture
+from search.result import load_result
+from supernet.alpha import mask_of, probabilities
+from supernet.architecture import Architecture
+from supernet.space import Space
+
+LATENCY = "latency [ms]"
+"""The heading of a table's column of milliseconds."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A table, which `print` shows, and a picture, which a notebook shows."""
+
+    text: str
+    png: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_png_(self) -> bytes:
+        """Returns the picture for a notebook."""
+        return self.png
+
+    def save(self, path: Path | str) -> None:
+        """Writes the picture into a PNG file, atomically."""
+        write_atomically(Path(path), self.png)
+
+
+def show(
+    source: Architecture | SearchResult | Family | Path | str,
+    table: LatencyTable | Path | str | None = None,
+    *,
+    allow_modules: Collection[str] = (),
+) -> Shown:
+    """Shows an architecture layer by layer: op, shapes, parameters, MACs, predicted milliseconds, and their sums.
+
+    source: an architecture, its architecture.json, the folder of a search or of a retraining, the result of a search,
+    or a family of derived networks. table: a latency table for the milliseconds; a search has its own. allow_modules:
+    the user's modules that the files may import. The picture of a search's folder is that of its path probabilities
+    with the derived network framed, that of a family its Pareto front, and that of an architecture the cost of each
+    layer. Raises ConfigError, and TableError if the table does not have a layer.
+    """
+    if isinstance(source, Family):
+        return _family(source)
+    if isinstance(source, SearchResult):
+        return _network(source.architecture, *layer_costs(source.architecture, source.limits))
+    if isinstance(source, Architecture):
+        return _network(source, *_costs(source, table))
+    path = Path(source)
+    if (path / "config.yaml").exists():
+        return _run(path, table, allow_modules)
+    if path.is_dir():
+        raise ConfigError(str(path), "no config.yaml", "the folder of a search or of a retraining")
+    architecture = load_architecture(path, allow_modules)
+    return _network(architecture, *_costs(architecture, table))
+
+
+def _run(run: Path, table: LatencyTable | Path | str | None, allow_modules: Collection[str]) -> Shown:
+    file = run / "config.yaml"
+    stored = load_config(file)
+    if "search" not in stored:
+        architecture = _retrained(stored, str(file), allow_modules)
+        return _network(architecture, *_costs(architecture, table))
+    with explain(str(file)):
+        settings = with_permitted_modules(stored, allow_modules)
+    config = validate(SearchConfig, settings, str(file), {"allow_modules": allow_modules})
+    resolved = resolve(config, file)
+    derived = run / "architecture.json"
+    if not derived.exists():
+        raise ConfigError(
+            str(run), "has no architecture.json", "a search that has ended", "derive one first",
+            action=Action("derive", (str(run),)),
+        )  # fmt: skip
+    architecture = load_architecture(derived, allow_modules)
+    picture = _probabilities(run, resolved.limits, resolved.space, architecture)
+    costs = layer_costs(architecture, resolved.limits) if table is None else _costs(architecture, table)
+    shown = _network(architecture, *costs)
+    return Shown("\n".join([shown.text, *_figures(run)]), shown.png if picture is None else picture)
+
+
+def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[str]) -> Architecture:
+    """Returns the architecture in the config.yaml of a retraining."""
+    import json
+
+    if "architecture" not in stored:
+        raise ConfigError(place, "has no architecture", "the folder of a search or of a retraining")
+    with explain(f"{place}: architecture"):
+        return Architecture.from_json(json.dumps(stored["architecture"]), allow_modules=allow_modules)
+
+
+def _figures(run: Path) -> list[str]:
+    """Returns what a search has found about its network, in lines; none if it has not ended."""
+    result = load_result(run)
+    if result is None:
+        return []
+    lines = [f"top-1 {result.top1:.2f} % on {result.images} validation images, with the supernet's weights"]
+    for limit in result.limits:
+        measured = f", measured {quantity(limit.measured.median_ms, 'ms')}" if limit.measured else ""
+        asked = f"{'below' if limit.at is None else 'at'} {quantity(limit.bound, limit.unit)}"
+        lines.append(f"{limit.name}: predicted {quantity(limit.predicted, limit.unit)}{measured}, asked {asked}")
+    return lines
+
+
+def _costs(
+    architecture: Architecture, table: LatencyTable | Path | str | None
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Returns the milliseconds of each layer and those of a whole network, as columns of the architecture's summary."""
+    if table is None:
+        return {}, {}
+    table = table if isinstance(table, LatencyTable) else LatencyTable.load(Path(table))
+    names = ("stem", *(edge.name for edge in architecture.space.edges), "feature_mix", "classifier")
+    column = [table.price(layer, place) for place, layer in zip(names, architecture.layers, strict=True)]
+    return {LATENCY: column}, {LATENCY: table.constant_ms}
+
+
+def _network(
+    architecture: Architecture, columns: Mapping[str, Sequence[float]], constants: Mapping[str, float]
+) -> Shown:
+    heading = next(iter(columns), "MACs")
+    costs = columns.get(heading) or [float(layer.complexity.macs) for layer in architecture.layers]
+    names = ("stem", *(edge.name for edge in architecture.space.edges), "feature mix", "classifier")
+    labels = [f"{name}  {layer.spec}" for name, layer in zip(names, architecture.layers, strict=True)]
+    figure = Figure(figsize=(8, 0.8 + 0.25 * len(labels)), layout="constrained")
+    axes = figure.subplots()
+    kinds = list(dict.fromkeys(str(layer.spec) for layer in architecture.layers))
+    axes.barh(labels, costs, color=[f"C{kinds.index(str(layer.spec)) % 10}" for layer in architecture.layers])
+    axes.invert_yaxis()
+    axes.set(xlabel=f"{heading} of each layer", title=f"{architecture.name}: {quantity(sum(costs), '')}".rstrip(": "))
+    return Shown(architecture.summary(columns, constants), _png(figure))
+
+
+def _probabilities(run: Path, limits: Sequence[Limit], space: Space, derived: Architecture) -> bytes | None:
+    """Returns the picture of the path probabilities in a search's newest checkpoint; None if there is none yet."""
+    newest = Checkpoints(run / "checkpoints").newest()
+    if newest is None:
+        return None
+    p = probabilities(newest[1]["search"]["alpha"], mask_of(space))
+    picture = probabilities_picture(p.numpy(), space, derived.paths, limits)
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, format="PNG")
+    return content.getvalue()
+
+
+def _family(family: Family) -> Shown:
+    if not family.members:
+        raise UserError("at", "no bound can be met", remedy="; ".join(map(str, family.refused)))
+    limit = family.members[0].limits[0]
+    points, lines = [], []
+    for member in family:
+        cost = limit.cost.of(member.architecture.paths)
+        top1 = member.accuracy.top1 if member.accuracy else None
+        scored = "not scored" if top1 is None else f"top-1 {top1:.2f} %{', on the front' if member.on_front else ''}"
+        lines.append(f"{member.asked or 'own bound'}: {quantity(cost, limit.unit)}, {scored}  {member.path}")
+        if top1 is not None:
+            points.append(Point(member.asked or "own bound", cost, top1))
+    panel = Panel("derived networks", f"predicted {limit.metric} [{limit.unit}]", tuple(points))
+    return Shown("\n".join(lines), _png(front_figure([panel])))
+
+
+def _png(figure: Figure) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    return content.getvalue()

@@ -1,0 +1,204 @@
+"""What `proxyless_nas` does, as functions: the work of each subcommand, for Python.
+
+A configuration is a path, the name of one that comes with the package, a dictionary or a model; paths may be texts. An
+error that a user can mend is a UserError. Nothing is printed but the log; `report` shows what is going on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from engine.config import ConfigFile, ConfigSource
+from engine.evaluation import Evaluation
+from engine.progress import Report, silent
+from engine.shipped import located
+from latency.config import LatencyConfig
+from latency.measure import measure_table, measure_to_file, verify_table
+from latency.table import LatencyTable
+from retrain.config import RetrainConfig
+from retrain.evaluation import evaluate_checkpoint
+from retrain.loop import RetrainResult, run_retrain
+from retrain.loop import retrain as train
+from retrain.predict import predict as predict
+from retrain.weights import load_architecture
+from search.check import Check, check_search
+from search.config import SearchConfig
+from search.loop import SearchResult, run_search
+from search.many.family import Family, derive_family
+from search.many.sweep import Sweep, run_sweep
+from supernet.architecture import Architecture
+from supernet.space import Space
+
+Tables = LatencyTable | Path | str | Sequence["LatencyTable | Path | str"]
+AnyPath = Path | str
+M = TypeVar("M", bound=ConfigFile)
+
+
+def measure(
+    config: ConfigSource,
+    out: AnyPath | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    verify: int = 0,
+    recalibrate: bool = False,
+    seed: int | None = None,
+    report: Report = silent,
+) -> LatencyTable:
+    """Measures the latency table of a configuration's space on this machine, and returns it.
+
+    out: the file to write; None writes none. verify: the number of fresh networks on which the table's error is
+    measured. recalibrate: keeps the measured entries of `out` and refits their corrections. seed: of the networks and
+    their order. See latency.measure.measure_to_file for what becomes of a file that exists. Raises ConfigError if the
+    configuration is wrong or its device is not here, and TableError if `out` cannot be used.
+    """
+    source, overrides = _given(LatencyConfig, config, overrides)
+    if out is not None:
+        return measure_to_file(
+            source, Path(out), overrides=overrides, verify=verify, recalibrate=recalibrate, seed=seed, report=report
+        )
+    settings = LatencyConfig.read(source, overrides)
+    return measure_table(Space(settings.space), settings.measure, seed=seed or 0, verify=verify, report=report)
+
+
+def verify(
+    table: LatencyTable | AnyPath,
+    config: ConfigSource,
+    networks: int = 40,
+    *,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    report: Report = silent,
+) -> LatencyTable:
+    """Measures how well a table predicts fresh whole networks on this machine. Returns the table with its error, in
+    `verification`.
+
+    table: an object; or a file, which gets the error too. networks: their number. seed: of the networks; None draws
+    others than any time before. Raises TableError if the table is another device's or does not fit the configuration.
+    """
+    if not isinstance(table, LatencyTable):
+        source, overrides = _given(LatencyConfig, config, overrides)
+        file = Path(table)
+        LatencyTable.load(file)  # a missing file is an error, and is not measured
+        return measure_to_file(source, file, overrides=overrides, verify=networks, seed=seed, report=report)
+    import time
+
+    settings = LatencyConfig.read(config, overrides)
+    space = Space(settings.space)
+    table.check(space, settings.measure, "the table", "measure another one")
+    seed = int(time.time()) if seed is None else seed
+    return verify_table(table, space, settings.measure, networks, seed=seed, report=report)
+
+
+def check(
+    config: ConfigSource, out: AnyPath | None = None, *, overrides: Sequence[str] = (), report: Report = silent
+) -> list[Check]:
+    """Checks a search before it runs, in seconds. Returns a Check for each condition; nothing is written.
+
+    out: the folder for results, if there shall be room for checkpoints.
+    """
+    source, overrides = _given(SearchConfig, config, overrides)
+    return check_search(source, overrides, None if out is None else Path(out), report)
+
+
+def search(config: ConfigSource, out: AnyPath, *, resume: bool = False, overrides: Sequence[str] = ()) -> SearchResult:
+    """Searches an architecture that meets the limits of a configuration, and returns it with its figures.
+
+    out: the folder for results: config.yaml, curves, checkpoints, architecture.json, result.json. resume: continues the
+    search in `out`. Raises a UserError for anything wrong that the user can mend.
+    """
+    source, overrides = _given(SearchConfig, config, overrides)
+    return run_search(source, Path(out), resume=resume, overrides=overrides)
+
+
+def derive(
+    run: AnyPath,
+    at: str | float | Sequence[str | float] = (),
+    *,
+    table: AnyPath | None = None,
+    method: Literal["constrained", "argmax"] | None = None,
+    scored: bool = True,
+    device: Literal["cpu", "cuda"] | None = None,
+    allow_modules: Collection[str] = (),
+    report: Report = silent,
+) -> Family:
+    """Derives architectures from the newest checkpoint of a search, one for each bound `at` of its first limit.
+
+    at: numbers in the metric's unit, `30%` of the reachable range, or `10%..90%x9` for nine evenly spaced ones; without
+    it, the run's own bound. table: a device's latency table in place of the search's latency limits. See
+    search.many.family.derive_family. Raises ConfigError or CheckpointError.
+    """
+    bounds = [at] if isinstance(at, str | float | int) else at
+    return derive_family(
+        Path(run), [str(bound) for bound in bounds], method, table=None if table is None else Path(table),
+        scored=scored, device=device, report=report, allow_modules=allow_modules,
+    )  # fmt: skip
+
+
+def sweep(
+    configs: Sequence[AnyPath],
+    out: AnyPath,
+    *,
+    seeds: Sequence[int] = (),
+    jobs: int = 1,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+) -> Sweep:
+    """Searches with every configuration and seed, each in a process of its own; writes a table and a picture of all.
+
+    configs: paths, or names of configurations that come with the package. out: a folder with a folder and a log for
+    each search. jobs: searches at a time on the CPU; each GPU has one. Raises ConfigError before anything is started.
+    """
+    files = [located(Path(config)) for config in configs]
+    return run_sweep(files, Path(out), seeds=seeds, jobs=jobs, resume=resume, overrides=overrides)
+
+
+def retrain(
+    config: ConfigSource,
+    architecture: Architecture | AnyPath,
+    out: AnyPath,
+    *,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    allow_modules: Collection[str] = (),
+) -> RetrainResult:
+    """Trains an architecture from scratch on all training images, and returns the network and its test accuracy.
+
+    architecture: an object or an architecture.json. out: the folder for results. resume: continues the training in
+    `out`. allow_modules: the modules that the architecture's file may import. Raises a UserError for anything wrong
+    that the user can mend.
+    """
+    if isinstance(config, Path | str) and not isinstance(architecture, Architecture):
+        return run_retrain(
+            located(Path(config)), Path(architecture), Path(out), resume=resume, overrides=overrides,
+            allow_modules=allow_modules,
+        )  # fmt: skip
+    if not isinstance(architecture, Architecture):
+        architecture = load_architecture(Path(architecture), allow_modules)
+    return train(RetrainConfig.read(config, overrides), architecture, Path(out), resume=resume)
+
+
+def evaluate(
+    config: ConfigSource,
+    checkpoint: AnyPath,
+    architecture: AnyPath | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    allow_modules: Collection[str] = (),
+) -> Evaluation:
+    """Evaluates a network with a checkpoint, of its retraining or of a search, on the test set.
+
+    config: of its retraining, of which the sections data and run are used. architecture: None takes the one that the
+    checkpoint of a retraining has. Returns top-1, top-5 and the loss. Raises CheckpointError or ConfigError.
+    """
+    network = None if architecture is None else Path(architecture)
+    _, evaluation = evaluate_checkpoint(RetrainConfig.read(config, overrides), network, Path(checkpoint), allow_modules)
+    return evaluation
+
+
+def _given(model: type[M], config: ConfigSource, overrides: Sequence[str]) -> tuple[Any, Sequence[str]]:
+    """Returns what a function that takes a path or a model takes: the path with its overrides, or a model without."""
+    if isinstance(config, Path | str):
+        return located(Path(config)), overrides
+    return model.read(config, overrides), ()
