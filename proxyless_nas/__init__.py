@@ -7,8 +7,8 @@
     pn.retrain("imagenet", "runs/cpu/architecture.json", "runs/retrained", overrides=["data.root=/images"])
     print(pn.predict("runs/retrained", "photo.jpg"))
 
-The verbs are functions (proxyless_nas/verbs.py), the nouns are classes of the packages beside this one. Each is imported
-when it is first used, so that importing `proxyless_nas` itself imports nothing else.
+The verbs are functions (proxyless_nas/verbs.py), the nouns are classes of the packages beside this one. Each is
+imported when it is first used, so that importing `proxyless_nas` itself imports nothing else.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.errors import UserError
     from latency.table import LatencyTable
-    from proxyless_nas.show import show
     from proxyless_nas.verbs import check, derive, evaluate, measure, predict, retrain, search, sweep, verify
+    from proxyless_nas.views import show
     from retrain.config import RetrainConfig
     from retrain.weights import pretrained
     from search.config import SearchConfig
@@ -61,7 +61,7 @@ _HOMES = {
     "Supernet": "supernet.supernet",
     "UserError": "engine.errors",
     "pretrained": "retrain.weights",
-    "show": "proxyless_nas.show",
+    "show": "proxyless_nas.views",
 }
 """The module of each name; the others are in proxyless_nas.verbs."""
 

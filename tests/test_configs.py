@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from engine.config import load_config
+from engine.shipped import shipped_name
 from latency.config import LatencyConfig
 from retrain.config import RetrainConfig
 from search.config import SearchConfig
@@ -22,10 +23,10 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 LATENCY, SEARCH, RETRAIN = (sorted((CONFIGS / kind).glob("*.yaml")) for kind in ("latency", "search", "retrain"))
 WITH_TABLE = [path for path in SEARCH if any("table" in limit for limit in load_config(path)["limits"])]
 PUBLISHED = [path for path in SEARCH if path.name.startswith("imagenet_")]
-DOORS = {
-    "latency": ("measure_latency.py", "import_latency.py"),
-    "search": ("run_search.py",),
-    "retrain": ("run_retrain.py",),
+COMMANDS = {
+    "latency": ("measure", "import"),
+    "search": ("search",),
+    "retrain": ("retrain",),
 }
 
 
@@ -60,20 +61,20 @@ def test_a_retraining_config_is_valid(path):
 
 @pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH, *RETRAIN]))
 def test_a_config_opens_with_its_purpose_its_cost_and_its_command(path):
-    """The command names a script of the file's kind, and this very file if the script reads it."""
+    """The comment says what the file is and costs, and has a command of its kind, which names it unless it imports."""
     comment = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert path.read_text().startswith("# What: ")
     assert "\n# Cost: " in comment
-    commands = [line for line in comment.splitlines() if "python scripts/" in line]
-    assert any(f"scripts/{door} " in line for line in commands for door in DOORS[path.parent.name])
-    if "import_latency" not in commands[-1]:
-        assert f"configs/{path.parent.name}/{path.name} " in commands[-1]
+    commands = [line for line in comment.splitlines() if "  proxyless-nas " in line]
+    assert any(f"proxyless-nas {command} " in line for line in commands for command in COMMANDS[path.parent.name])
+    if " import " not in commands[-1]:
+        assert f" {shipped_name(path)} " in commands[-1]
 
 
 @pytest.mark.parametrize("path", **named(WITH_TABLE))
 def test_the_first_command_of_a_config_writes_the_table_that_its_limit_reads(path):
     """The file that the first command writes is the one that the limit reads."""
-    commands = [line for line in path.read_text().splitlines() if line.startswith("#   python scripts/")]
+    commands = [line for line in path.read_text().splitlines() if line.startswith("#   proxyless-nas ")]
     table = load_config(path)["limits"][0]["table"]
     assert f"--out {table}" in commands[0].removesuffix(" --verify 40")
     assert commands[0].endswith(("--verify 40", f"--out {table}"))

@@ -1,7 +1,9 @@
 """Prints a program for your shell that completes subcommands, options, files and names of configurations:
 
-proxyless-nas completion bash > ~/.local/share/bash-completion/completions/proxyless-nas
-proxyless-nas completion zsh > ~/.zsh/completions/_proxyless-nas     # a folder in $fpath
+    proxyless-nas completion bash > ~/.local/share/bash-completion/completions/proxyless-nas
+    proxyless-nas completion zsh > ~/.zsh/completions/_proxyless-nas     # a folder in $fpath
+
+It takes effect in a new shell.
 """
 
 import argparse

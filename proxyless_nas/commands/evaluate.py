@@ -1,7 +1,9 @@
 """Evaluates a network with a checkpoint, of its retraining or of a search, on the test set:
 
-proxyless-nas evaluate imagenet --checkpoint runs/r/checkpoints/X.pt data.root=/images
-proxyless-nas evaluate imagenet --checkpoint runs/cpu/checkpoints/X.pt --architecture runs/cpu/architecture.json
+    proxyless-nas evaluate imagenet --checkpoint runs/r/checkpoints/X.pt data.root=/images
+    proxyless-nas evaluate imagenet --checkpoint runs/cpu/checkpoints/X.pt --architecture runs/cpu/architecture.json
+
+Prints top-1, top-5 and the loss. With a search's checkpoint, BN statistics are first collected on training images.
 """
 
 import argparse

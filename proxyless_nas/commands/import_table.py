@@ -1,6 +1,8 @@
 """Imports a latency table that others measured:
 
-proxyless-nas import mobile_trim.yaml --device-name "Pixel 1" --out tables/imagenet_mobile.yaml
+    proxyless-nas import mobile_trim.yaml --device-name "Pixel 1" --out tables/imagenet_mobile.yaml
+
+The format of the file is recognised by its keys. Entries that fit no op of this framework are counted and left out.
 """
 
 import argparse

@@ -24,7 +24,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from engine.progress import set_up_logging
-    from proxyless_nas.show import show
+    from proxyless_nas.views import show
 
     set_up_logging()
     shown = show(args.source, args.table, allow_modules=args.allow_modules)

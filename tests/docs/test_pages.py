@@ -60,5 +60,5 @@ def test_an_example_opens_with_commands_that_name_it(path):
     head = path.read_text().partition("extends:")[0]
     assert head.startswith("# What: ")
     table = load_config(path)["limits"][0]["table"]
-    assert f"#   python scripts/measure_latency.py {name_of(path)} --out {table} --verify 40\n" in head
-    assert f"#   python scripts/run_search.py {name_of(path)} --out runs/{path.stem}\n" in head
+    assert f"#   proxyless-nas measure {name_of(path)} --out {table} --verify 40\n" in head
+    assert f"#   proxyless-nas search {name_of(path)} --out runs/{path.stem}\n" in head

@@ -146,6 +146,7 @@ def _network(
 ) -> Shown:
     heading = next(iter(columns), "MACs")
     costs = columns.get(heading) or [float(layer.complexity.macs) for layer in architecture.layers]
+    total = sum(costs) + constants.get(heading, 0.0)
     names = ("stem", *(edge.name for edge in architecture.space.edges), "feature mix", "classifier")
     labels = [f"{name}  {layer.spec}" for name, layer in zip(names, architecture.layers, strict=True)]
     figure = Figure(figsize=(8, 0.8 + 0.25 * len(labels)), layout="constrained")
@@ -153,7 +154,7 @@ def _network(
     kinds = list(dict.fromkeys(str(layer.spec) for layer in architecture.layers))
     axes.barh(labels, costs, color=[f"C{kinds.index(str(layer.spec)) % 10}" for layer in architecture.layers])
     axes.invert_yaxis()
-    axes.set(xlabel=f"{heading} of each layer", title=f"{architecture.name}: {quantity(sum(costs), '')}".rstrip(": "))
+    axes.set(xlabel=f"{heading} of each layer", title=f"{architecture.name}: {total:.4g} in all")
     return Shown(architecture.summary(columns, constants), _png(figure))
 
 

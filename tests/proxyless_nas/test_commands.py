@@ -1,0 +1,138 @@
+"""The subcommands of `proxyless-nas`: their help, their scripts, and the completion of shells."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from proxyless_nas.commands import COMMANDS
+from proxyless_nas.commands.base import Command
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+ALL = {
+    words: command
+    for name, entry in COMMANDS.items()
+    for words, command in (
+        [(name, entry)] if isinstance(entry, Command) else [(f"{name} {word}", c) for word, c in entry.items()]
+    )
+}
+SCRIPTS = {
+    "quickstart": "quickstart", "measure_latency": "measure", "fit_latency": "fit", "import_latency": "import",
+    "device_kit": "kit", "check_search": "check", "run_search": "search", "derive": "derive", "run_sweep": "sweep",
+    "run_retrain": "retrain", "evaluate": "evaluate",
+}  # fmt: skip
+HEAVY = ("torch", "numpy", "scipy", "matplotlib", "pydantic", "rich", "yaml")
+
+# Each call in a fork that has no module but what this program imports
+PROGRAM = """
+import contextlib, io, json, os, sys
+
+def ended(words):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        out = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+                from proxyless_nas.commands import main
+                main(words)
+        except SystemExit as end:
+            status = end.code
+        heavy = [name for name in HEAVY if name in sys.modules]
+        os.write(write, json.dumps([status, heavy, out.getvalue()[:20000]]).encode())
+        os._exit(0)
+    os.close(write)
+    with open(read) as file:
+        return json.load(file)
+
+HEAVY, calls = json.loads(sys.argv[1])
+print(json.dumps([ended(words) for words in calls]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answer(shell):
+    """answer("search --help"): the exit status, the slow modules that were imported, and what was printed."""
+    calls = [
+        f"{words} {option}".strip() for words in ("", *COMMANDS, *ALL) for option in ("--help", "--no-such-option")
+    ]
+    calls += ["serch", "kit exprot", "--version"]
+    command = [sys.executable, "-c", PROGRAM, json.dumps([HEAVY, [call.split() for call in calls]])]
+    ended = subprocess.run(command, env=shell, capture_output=True, text=True, check=True, timeout=120)
+    return dict(zip(calls, json.loads(ended.stdout), strict=True)).__getitem__
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_help_has_an_example_and_imports_nothing_heavy(words, answer):
+    status, heavy, text = answer(f"{words} --help")
+    assert (status, heavy) == (0, [])
+    assert text.startswith(f"usage: proxyless-nas {words} ")
+    assert f"\n    proxyless-nas {words}" in text
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_a_mistyped_option_is_answered_at_once(words, answer):
+    status, heavy, text = answer(f"{words} --no-such-option")
+    assert (status, heavy) == (2, [])
+    assert "error: " in text
+
+
+def test_the_list_of_commands_has_each_with_its_summary(answer):
+    status, heavy, text = answer("--help")
+    assert (status, heavy) == (0, [])
+    for words, command in ALL.items():
+        where = text if words in COMMANDS else answer(f"{words.split()[0]} --help")[2]
+        assert f"  {words.split()[-1]} " in where
+        assert command.summary in where
+
+
+def test_a_mistyped_command_is_one_line_with_the_nearest(answer):
+    assert answer("serch")[0] == answer("kit exprot")[0] == 2
+    assert "got 'serch', expected quickstart, measure, " in answer("serch")[2]
+    assert answer("serch")[2].endswith("Did you mean 'search'?\n")
+    assert answer("kit exprot")[2].endswith("expected export, adb, import. Did you mean 'export'?\n")
+    assert answer("--version")[2].startswith("proxyless-nas ")
+
+
+def test_each_script_is_a_few_lines_and_runs_a_command():
+    """Nothing but the docstring, the import, and the call with the name of the subcommand."""
+    found = {}
+    for path in (CHECKOUT / "scripts").glob("*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 6, path
+        (call,) = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
+        found[path.stem] = call.args[0].value
+    assert found == SCRIPTS
+    assert set(found.values()) <= COMMANDS.keys()
+
+
+def test_a_script_prints_what_its_command_prints(door, checkout, capsys, monkeypatch):
+    """The usage line has the script's name; all else is the same."""
+    from proxyless_nas.commands import main
+
+    for script, words in SCRIPTS.items():
+        call = [words, "export"] if words == "kit" else [words]
+        with pytest.raises(SystemExit):
+            main([*call, "--help"])
+        of_command = capsys.readouterr().out
+        of_script = door(script, *call[1:], "--help").out
+        assert of_script.startswith(f"usage: {script}.py ")
+        assert of_script.partition("\n\n")[2].split() == of_command.partition("\n\n")[2].split()
+
+
+@pytest.mark.parametrize("shell_name", ["bash", "zsh"])
+def test_the_completion_knows_commands_options_and_configurations(shell_name, capsys):
+    from proxyless_nas.commands import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["completion", shell_name])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("search", "export", "--resume", "--recalibrate", "imagenet_cpu"):
+        assert word in text
+    if shell_name == "bash":
+        subprocess.run(["bash", "-n"], input=text, text=True, check=True)

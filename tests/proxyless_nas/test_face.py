@@ -1,0 +1,62 @@
+"""The package's names: complete, sorted, documented, and imported when they are used."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import subprocess
+import sys
+
+import pytest
+
+import proxyless_nas as pn
+
+VERBS = {"measure", "verify", "check", "search", "derive", "sweep", "retrain", "evaluate", "predict"}
+NOUNS = {
+    "Space", "Architecture", "Network", "Supernet", "LatencyTable", "SearchConfig", "RetrainConfig", "UserError"
+}  # fmt: skip
+HEAVY = ("torch", "numpy", "scipy", "matplotlib", "pydantic", "rich", "yaml", "search", "engine", "latency", "supernet")
+
+
+def test_the_exported_names_are_complete_and_sorted():
+    assert pn.__all__ == sorted(pn.__all__)
+    assert set(pn.__all__) == VERBS | NOUNS | {"pretrained", "show"}
+    assert set(pn.__all__) <= set(dir(pn))
+
+
+def test_the_names_that_a_type_checker_sees_are_the_exported_ones(checkout):
+    """Those that are imported under TYPE_CHECKING, of the very modules where the names are found."""
+    tree = ast.parse((checkout / "proxyless_nas" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    homes = {alias.name: node.module for node in block.body for alias in node.names}
+    assert sorted(homes) == pn.__all__
+    for name, module in homes.items():
+        assert getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name) is getattr(pn, name)
+
+
+@pytest.mark.parametrize("name", pn.__all__)
+def test_every_name_has_a_docstring(name):
+    member = getattr(pn, name)
+    text = inspect.getdoc(member)
+    assert text
+    assert text.splitlines()[0].rstrip().endswith((".", ":")) or "." in text
+    assert callable(member)
+
+
+def test_a_wrong_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'serch'"):
+        pn.serch  # noqa: B018
+
+
+def test_importing_the_package_imports_nothing_else(shell):
+    program = f"import json, sys, proxyless_nas; print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
+    ended = subprocess.run([sys.executable, "-c", program], env=shell, capture_output=True, text=True, check=True)
+    assert json.loads(ended.stdout) == []
+
+
+@pytest.mark.parametrize("name", sorted(VERBS | {"show", "pretrained"}))
+def test_every_function_names_its_types(name):
+    hints = getattr(pn, name).__annotations__
+    parameters = inspect.signature(getattr(pn, name)).parameters
+    assert hints.keys() == {*parameters, "return"}
