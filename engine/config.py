@@ -91,7 +91,7 @@ class ConfigFile(Section):
                 raise ConfigError("overrides", f"got {shown(overrides[0])} for a whole {cls.__name__}", remedy=remedy)
             return source
         if isinstance(source, Mapping):
-            content = _with_bases(dict(source), Path(IN_PYTHON), (), _Loaded())
+            content = extended(source)
             apply_overrides(content, overrides, IN_PYTHON)
             with _in_words(cls, IN_PYTHON):
                 return cls.model_validate(cls.part_of(content))
@@ -156,6 +156,12 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: st
     """Applies `key.sub=value` overrides to a nested dictionary, in place. Raises ConfigError, which names `source`."""
     for override in overrides:
         _override(config, override, source)
+
+
+def extended(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a file of this content would hold after its `extends:` bases have been merged in, files relative to
+    the current folder. Values may be objects. Raises ConfigError."""
+    return _with_bases(dict(content), Path(IN_PYTHON), (), _Loaded())
 
 
 def read_mapping(path: Path, expected: str = "a YAML file", *, missing: str = "") -> dict[str, Any]:

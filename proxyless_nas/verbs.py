@@ -6,23 +6,20 @@ error that a user can mend is a UserError. Nothing is printed but the log; `repo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from engine.config import ConfigFile, ConfigSource
+from engine.config import ConfigFile, extended
 from engine.evaluation import Evaluation
 from engine.progress import Report, silent
 from engine.shipped import located
 from latency.config import LatencyConfig
 from latency.measure import measure_table, measure_to_file, verify_table
 from latency.table import LatencyTable
-from retrain.config import RetrainConfig
 from retrain.evaluation import evaluate_checkpoint
 from retrain.loop import RetrainResult, run_retrain
-from retrain.loop import retrain as train
 from retrain.predict import predict as predict
-from retrain.weights import load_architecture
 from search.check import Check, check_search
 from search.config import SearchConfig
 from search.loop import SearchResult, run_search
@@ -31,13 +28,13 @@ from search.many.sweep import Sweep, run_sweep
 from supernet.architecture import Architecture
 from supernet.space import Space
 
-Tables = LatencyTable | Path | str | Sequence["LatencyTable | Path | str"]
 AnyPath = Path | str
-M = TypeVar("M", bound=ConfigFile)
+ConfigLike = Path | str | Mapping[str, Any] | ConfigFile
+"""A configuration: a YAML file, the name of one that comes with the package, what a file would hold, or a model."""
 
 
 def measure(
-    config: ConfigSource,
+    config: ConfigLike,
     out: AnyPath | None = None,
     *,
     overrides: Sequence[str] = (),
@@ -53,18 +50,18 @@ def measure(
     their order. See latency.measure.measure_to_file for what becomes of a file that exists. Raises ConfigError if the
     configuration is wrong or its device is not here, and TableError if `out` cannot be used.
     """
-    source, overrides = _given(LatencyConfig, config, overrides)
+    source, overrides = _latency_config(config, overrides)
     if out is not None:
         return measure_to_file(
             source, Path(out), overrides=overrides, verify=verify, recalibrate=recalibrate, seed=seed, report=report
         )
-    settings = LatencyConfig.read(source, overrides)
+    settings = LatencyConfig.given(source, overrides)
     return measure_table(Space(settings.space), settings.measure, seed=seed or 0, verify=verify, report=report)
 
 
 def verify(
     table: LatencyTable | AnyPath,
-    config: ConfigSource,
+    config: ConfigLike,
     networks: int = 40,
     *,
     overrides: Sequence[str] = (),
@@ -78,13 +75,14 @@ def verify(
     others than any time before. Raises TableError if the table is another device's or does not fit the configuration.
     """
     if not isinstance(table, LatencyTable):
-        source, overrides = _given(LatencyConfig, config, overrides)
+        source, overrides = _latency_config(config, overrides)
         file = Path(table)
         LatencyTable.load(file)  # a missing file is an error, and is not measured
         return measure_to_file(source, file, overrides=overrides, verify=networks, seed=seed, report=report)
     import time
 
-    settings = LatencyConfig.read(config, overrides)
+    source, overrides = _latency_config(config, overrides)
+    settings = LatencyConfig.given(source, overrides)
     space = Space(settings.space)
     table.check(space, settings.measure, "the table", "measure another one")
     seed = int(time.time()) if seed is None else seed
@@ -92,24 +90,22 @@ def verify(
 
 
 def check(
-    config: ConfigSource, out: AnyPath | None = None, *, overrides: Sequence[str] = (), report: Report = silent
+    config: ConfigLike, out: AnyPath | None = None, *, overrides: Sequence[str] = (), report: Report = silent
 ) -> list[Check]:
     """Checks a search before it runs, in seconds. Returns a Check for each condition; nothing is written.
 
     out: the folder for results, if there shall be room for checkpoints.
     """
-    source, overrides = _given(SearchConfig, config, overrides)
-    return check_search(source, overrides, None if out is None else Path(out), report)
+    return check_search(_given(config), overrides, None if out is None else Path(out), report)
 
 
-def search(config: ConfigSource, out: AnyPath, *, resume: bool = False, overrides: Sequence[str] = ()) -> SearchResult:
+def search(config: ConfigLike, out: AnyPath, *, resume: bool = False, overrides: Sequence[str] = ()) -> SearchResult:
     """Searches an architecture that meets the limits of a configuration, and returns it with its figures.
 
     out: the folder for results: config.yaml, curves, checkpoints, architecture.json, result.json. resume: continues the
     search in `out`. Raises a UserError for anything wrong that the user can mend.
     """
-    source, overrides = _given(SearchConfig, config, overrides)
-    return run_search(source, Path(out), resume=resume, overrides=overrides)
+    return run_search(_given(config), Path(out), resume=resume, overrides=overrides)
 
 
 def derive(
@@ -155,7 +151,7 @@ def sweep(
 
 
 def retrain(
-    config: ConfigSource,
+    config: ConfigLike,
     architecture: Architecture | AnyPath,
     out: AnyPath,
     *,
@@ -169,20 +165,15 @@ def retrain(
     `out`. allow_modules: the modules that the architecture's file may import. Raises a UserError for anything wrong
     that the user can mend.
     """
-    if isinstance(config, Path | str) and not isinstance(architecture, Architecture):
-        return run_retrain(
-            located(Path(config)), Path(architecture), Path(out), resume=resume, overrides=overrides,
-            allow_modules=allow_modules,
-        )  # fmt: skip
-    if not isinstance(architecture, Architecture):
-        architecture = load_architecture(Path(architecture), allow_modules)
-    return train(RetrainConfig.read(config, overrides), architecture, Path(out), resume=resume)
+    return run_retrain(
+        _given(config), architecture, Path(out), resume=resume, overrides=overrides, allow_modules=allow_modules
+    )
 
 
 def evaluate(
-    config: ConfigSource,
+    config: ConfigLike,
     checkpoint: AnyPath,
-    architecture: AnyPath | None = None,
+    architecture: Architecture | AnyPath | None = None,
     *,
     overrides: Sequence[str] = (),
     allow_modules: Collection[str] = (),
@@ -192,13 +183,21 @@ def evaluate(
     config: of its retraining, of which the sections data and run are used. architecture: None takes the one that the
     checkpoint of a retraining has. Returns top-1, top-5 and the loss. Raises CheckpointError or ConfigError.
     """
-    network = None if architecture is None else Path(architecture)
-    _, evaluation = evaluate_checkpoint(RetrainConfig.read(config, overrides), network, Path(checkpoint), allow_modules)
+    _, evaluation = evaluate_checkpoint(_given(config), architecture, checkpoint, allow_modules, overrides=overrides)
     return evaluation
 
 
-def _given(model: type[M], config: ConfigSource, overrides: Sequence[str]) -> tuple[Any, Sequence[str]]:
-    """Returns what a function that takes a path or a model takes: the path with its overrides, or a model without."""
+def _given(config: ConfigLike) -> Any:
+    """Returns a configuration as the packages take it: a path in place of a name, a dictionary with what it extends."""
+    if isinstance(config, Path | str):
+        return located(Path(config))
+    return extended(config) if isinstance(config, Mapping) else config
+
+
+def _latency_config(config: ConfigLike, overrides: Sequence[str]) -> tuple[Any, Sequence[str]]:
+    """Returns the path of a latency configuration and its overrides, or the model of another one, and none."""
     if isinstance(config, Path | str):
         return located(Path(config)), overrides
-    return model.read(config, overrides), ()
+    if isinstance(config, SearchConfig):
+        return LatencyConfig(space=config.space, measure=config.measure), ()
+    return LatencyConfig.read(config, overrides), ()

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engine.checkpoints import Checkpoints
 from matplotlib.figure import Figure
 from PIL import Image
 
-from engine.checkpoints import Checkpoints
 from engine.config import load_config, validate
 from engine.errors import Action, ConfigError, UserError, explain
 from engine.files import write_atomically

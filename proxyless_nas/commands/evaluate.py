@@ -21,17 +21,14 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from engine.config import keys_of, naming
     from engine.progress import set_up_logging
     from engine.quantities import accuracy_text
-    from retrain.config import RetrainConfig
     from retrain.evaluation import evaluate_checkpoint
 
     set_up_logging()
-    path = config_path(args)
-    config = RetrainConfig.read(path, args.overrides)
-    with naming(path, keys_of(RetrainConfig)):
-        architecture, test = evaluate_checkpoint(config, args.architecture, args.checkpoint, args.allow_modules)
+    architecture, test = evaluate_checkpoint(
+        config_path(args), args.architecture, args.checkpoint, args.allow_modules, overrides=args.overrides
+    )
     figures = accuracy_text(test.top1, test.top5, test.loss, architecture.space.config.classes)
     print(f"test set, {test.images} images: {figures}")
 
