@@ -199,5 +199,6 @@ def _latency_config(config: ConfigLike, overrides: Sequence[str]) -> tuple[Any, 
     if isinstance(config, Path | str):
         return located(Path(config)), overrides
     if isinstance(config, SearchConfig):
-        return LatencyConfig(space=config.space, measure=config.measure), ()
+        config = LatencyConfig(space=config.space, measure=config.measure)
+    assert isinstance(config, LatencyConfig | Mapping)  # no other file has a space
     return LatencyConfig.read(config, overrides), ()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.checkpoints import Checkpoints
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -16,6 +15,7 @@ from engine.config import load_config, validate
 from engine.errors import Action, ConfigError, UserError, explain
 from engine.files import write_atomically
 from engine.quantities import quantity
+from engine.runs.checkpoints import Checkpoints
 from latency.table import LatencyTable
 from retrain.weights import load_architecture
 from search.config import SearchConfig
