@@ -21,7 +21,8 @@ from retrain.weights import load_architecture
 from search.config import SearchConfig
 from search.curves import layer_costs
 from search.learn.own import with_permitted_modules
-from search.limits.limit import Limit, resolve
+from search.limits.limit import AdditiveLimit, additive
+from search.limits.resolve import resolve
 from search.loop import SearchResult
 from search.many.family import Family
 from search.many.pareto import Panel, Point, front_figure
@@ -71,7 +72,7 @@ def show(
     if isinstance(source, Family):
         return _family(source)
     if isinstance(source, SearchResult):
-        return _network(source.architecture, *layer_costs(source.architecture, source.limits))
+        return _network(source.architecture, *layer_costs(source.architecture, additive(source.limits)))
     if isinstance(source, Architecture):
         return _network(source, *_costs(source, table))
     path = Path(source)
@@ -100,8 +101,8 @@ def _run(run: Path, table: LatencyTable | Path | str | None, allow_modules: Coll
             action=Action("derive", (str(run),)),
         )  # fmt: skip
     architecture = load_architecture(derived, allow_modules)
-    picture = _probabilities(run, resolved.limits, resolved.space, architecture)
-    costs = layer_costs(architecture, resolved.limits) if table is None else _costs(architecture, table)
+    picture = _probabilities(run, additive(resolved.limits), resolved.space, architecture)
+    costs = layer_costs(architecture, additive(resolved.limits)) if table is None else _costs(architecture, table)
     shown = _network(architecture, *costs)
     return Shown("\n".join([shown.text, *_figures(run)]), shown.png if picture is None else picture)
 
@@ -158,7 +159,7 @@ def _network(
     return Shown(architecture.summary(columns, constants), _png(figure))
 
 
-def _probabilities(run: Path, limits: Sequence[Limit], space: Space, derived: Architecture) -> bytes | None:
+def _probabilities(run: Path, limits: Sequence[AdditiveLimit], space: Space, derived: Architecture) -> bytes | None:
     """Returns the picture of the path probabilities in a search's newest checkpoint; None if there is none yet."""
     newest = Checkpoints(run / "checkpoints").newest()
     if newest is None:
@@ -173,7 +174,7 @@ def _probabilities(run: Path, limits: Sequence[Limit], space: Space, derived: Ar
 def _family(family: Family) -> Shown:
     if not family.members:
         raise UserError("at", "no bound can be met", remedy="; ".join(map(str, family.refused)))
-    limit = family.members[0].limits[0]
+    limit = additive(family.members[0].limits)[0]
     points, lines = [], []
     for member in family:
         cost = limit.cost.of(member.architecture.paths)
