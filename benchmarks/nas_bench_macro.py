@@ -81,7 +81,7 @@ log = logging.getLogger("benchmark")
 
 
 @dataclass(frozen=True)
-class Truth:
+class MacroTruth:
     """The networks with a known accuracy."""
 
     networks: list[Paths]
@@ -89,7 +89,7 @@ class Truth:
     macs: np.ndarray
 
     @classmethod
-    def load(cls, path: Path) -> "Truth":
+    def load(cls, path: Path) -> "MacroTruth":
         record = json.loads(path.read_text())["networks"]
         networks = [tuple(map(int, key)) for key in record]
         values = np.array([record[key] for key in record], dtype=float)
@@ -237,7 +237,7 @@ class TrainedSupernet:
         return np.asarray(losses.mean(axis=1))
 
 
-def evolved(supernet: TrainedSupernet, truth: Truth, band: Band, rng: np.random.Generator) -> Paths:
+def evolved(supernet: TrainedSupernet, truth: MacroTruth, band: Band, rng: np.random.Generator) -> Paths:
     """The best network of an evolution of as many evaluations as the largest control has."""
     known = {truth.networks[i] for i in band.indices}
     candidates = supernet.plan.space.mask.sum(axis=1)
@@ -262,7 +262,7 @@ def evolved(supernet: TrainedSupernet, truth: Truth, band: Band, rng: np.random.
 
 
 def supernet_rows(
-    supernet: TrainedSupernet, truth: Truth, target: float, seed: int, methods: Sequence[str]
+    supernet: TrainedSupernet, truth: MacroTruth, target: float, seed: int, methods: Sequence[str]
 ) -> dict[str, Any]:
     """Returns, for one band, a row for each control and for the evolution, and Kendall's tau with the truth."""
     band = truth.band(1e6 * target)
@@ -290,7 +290,7 @@ def supernet_rows(
 # --- all together ----------------------------------------------------------------------------------------------------
 
 
-def rows_of(seed: int, truth: Truth, args: argparse.Namespace) -> list[dict[str, Any]]:
+def rows_of(seed: int, truth: MacroTruth, args: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each method and target of one seed."""
     folder = args.out / args.budget / f"seed-{seed}"
     write_images(args.images, BUDGETS[args.budget][0], seed, folder)
@@ -362,7 +362,7 @@ def run(args: argparse.Namespace) -> int:
         if given is None or not given.exists():
             print(f"skipped: {given or '--images'}: found no {what}; see --help")
             return 0
-    truth = Truth.load(args.truth)
+    truth = MacroTruth.load(args.truth)
     for target in args.targets:
         truth.check(target)
     torch.set_num_threads(1)

@@ -50,7 +50,7 @@ log = logging.getLogger("benchmark")
 
 
 @dataclass(frozen=True)
-class Job:
+class Training:
     """One training from scratch."""
 
     architecture: Architecture
@@ -83,7 +83,7 @@ def widest_uniform(space: Space, limit: AdditiveLimit) -> Architecture:
     return Architecture(space, max(feasible, key=lambda paths: space.complexity(paths).macs), "uniform")
 
 
-def trained(path: Path, overrides: Sequence[str], job: Job) -> tuple[float, float]:
+def trained(path: Path, overrides: Sequence[str], job: Training) -> tuple[float, float]:
     """(top-1 on the test images, seconds); of an earlier call where it has finished. A resumed training's seconds are
     of its last piece. ConfigError where the folder holds another training."""
     record = job.out / "training.json"
@@ -113,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     }
     overrides = [f"retrain.epochs={args.epochs}", "run.threads=1", *(o for o in args.override if o.startswith("data."))]
     jobs = [
-        Job(architecture, seed, args.out / f"{name}-seed{seed}")
+        Training(architecture, seed, args.out / f"{name}-seed{seed}")
         for seed in range(args.seeds)
         for name, architecture in networks.items()
     ]

@@ -96,7 +96,7 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-class Clock:
+class PartTimes:
     """Seconds that the parts of a loop take, by wrapping what they go through. Parts do not overlap."""
 
     def __init__(self, device: torch.device):
@@ -129,7 +129,7 @@ class Clock:
 
 def shares(loop: Loop, blocks: int) -> dict[str, float]:
     """What part of the loop's time goes where."""
-    clock, state = Clock(loop.device), loop.search.state
+    clock, state = PartTimes(loop.device), loop.search.state
     places = [
         ("data", BatchStream, "__next__"),
         ("data", search.loop, "on_device"),

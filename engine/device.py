@@ -27,7 +27,7 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, mmap_threshold = -1, -3  # of mallopt(3)
+    trim_threshold, mmap_threshold = -1, -3  # parameters of mallopt(3)
     libc = ctypes.CDLL(None)
     libc.mallopt(mmap_threshold, 1 << 30)
     libc.mallopt(trim_threshold, (1 << 31) - 1)

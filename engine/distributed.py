@@ -158,7 +158,7 @@ class Group:
         """Replaces BN's running statistics by their means over the processes, each of which had its own batches."""
         if self.alone:
             return
-        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]  # the others count batches
+        buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]  # whole numbers count batches
         if buffers:
             means = self.mean_of(torch.cat([buffer.flatten() for buffer in buffers]))
             for buffer, values in zip(buffers, means.split([buffer.numel() for buffer in buffers]), strict=True):

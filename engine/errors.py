@@ -206,7 +206,7 @@ def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None
     try:
         status = main()
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, since a failure at the interpreter's end would be a traceback
+            sys.stdout.flush()  # flushed here, since a failure at the interpreter's end would be a traceback
     except UserError as error:
         _say(f"error: {error.with_command}")
         sys.exit(2)

@@ -81,7 +81,7 @@ def recalibrate_bn(network: nn.Module, batches: Iterable[Tensor], group: Group =
         raise ValueError("no batch to collect BN statistics from")
     if group.alone:
         return
-    for m in norms:  # so that the mean over processes is the mean over batches
+    for m in norms:  # weighted, so that the mean over processes is the mean over batches
         assert m.running_mean is not None
         assert m.running_var is not None
         m.running_mean.mul_(count * group.world_size / total)

@@ -34,7 +34,7 @@ def interrupts_between_steps(group: Group = ALONE) -> Iterator[Agreed]:
     signal that is ignored, as SIGINT is by jobs in the background.
     """
     came: list[int] = []
-    answer: list[Callable[[], int]] = []  # the exchange under way
+    answer: list[Callable[[], int]] = []  # waits for the result of the exchange that goes on
 
     def agreed() -> int | None:
         mine = came[0] if came else 0

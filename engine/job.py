@@ -86,7 +86,7 @@ def _last_error(error: BaseException, board: _Board, rank: int) -> BaseException
         error = LauncherEndedError()
     if rank != 0:
         time.sleep(_HEAD_START_S)
-    if not board.speaks(always=not isinstance(error, UserError | SystemExit | KeyboardInterrupt)):
+    if not board.reports(always=not isinstance(error, UserError | SystemExit | KeyboardInterrupt)):
         time.sleep(_SILENCE_S)
         return SystemExit(_status(error))
     if isinstance(error, UserError) and not isinstance(error, LostPeerError):
@@ -162,7 +162,7 @@ class _Board:
         """launcher: the number of the process that has started this one. first_here: whether this process is the first
         of its machine."""
         self._store, self._launcher, self._first_here = store, launcher, first_here
-        self._asked = threading.Lock()  # several threads of this process may call speaks()
+        self._asked = threading.Lock()  # several threads of this process may call reports()
 
     def twin(self, store: dist.Store) -> _Board:
         """Returns the same board over another connection."""
@@ -180,7 +180,7 @@ class _Board:
             return True
         return False
 
-    def speaks(self, always: bool = False) -> bool:
+    def reports(self, always: bool = False) -> bool:
         """Returns whether the caller reports for the job: True for the first call, False for later ones.
 
         If the launcher, and with it the board, has ended, the first process of each machine reports; so does any
@@ -213,7 +213,7 @@ def _write_cause(line: str) -> None:
 
 def _end(board: _Board, line: str, status: int) -> None:
     """Ends this process at once, whatever its main thread does; prints a line if it is the process that reports."""
-    if board.speaks():
+    if board.reports():
 
         def write() -> None:
             with contextlib.suppress(OSError):  # the terminal may have been closed too

@@ -54,7 +54,7 @@ def training_step(
     with precision():
         logits = forward(batch.images)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
-    optimizer.zero_grad(set_to_none=True)  # what was not used has no gradient, hence no decay or momentum
+    optimizer.zero_grad(set_to_none=True)  # unused weights have no gradient, hence no decay or momentum
     with reduction or nullcontext():
         loss.backward()
     optimizer.step()

@@ -69,7 +69,7 @@ class Loader(yaml.SafeLoader):
         """Composes a node as PyYAML does, and counts nodes with every alias written out."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            node = super().compose_node(parent, index)  # raises where there is no such anchor
+            node = super().compose_node(parent, index)  # raises an error if there is no such anchor
             if event.anchor not in self._sizes:
                 _refuse(f"'*{event.anchor}' stands inside what it names; a value cannot be recursive", event)
             self._count(self._sizes[event.anchor], event)
@@ -208,7 +208,7 @@ def _text_as_it_is(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 def _text_of_a_kind(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return _text_as_it_is(dumper, str(text))  # such as a Percent
+    return _text_as_it_is(dumper, str(text))  # a subclass of str, such as Percent
 
 
 def _path_as_text(dumper: yaml.SafeDumper, path: PurePath) -> yaml.ScalarNode:

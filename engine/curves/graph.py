@@ -22,7 +22,7 @@ def graph_of(network: nn.Module, images: Tensor, names: Mapping[str, str]) -> Gr
     The network keeps hooks and stays in eval mode, so pass one that is not needed any more. names: names to show in
     place of modules' own dotted names, e.g. {"edges.3": "stage1/0.mbconv_k3_e6"}.
     """
-    recorder = _Recorder(images, {id(p): name for name, p in network.named_parameters()})
+    recorder = _GraphRecorder(images, {id(p): name for name, p in network.named_parameters()})
     for dotted, module in network.named_modules():
         module.register_forward_pre_hook(partial(recorder.enter, _called(dotted, names)))
         module.register_forward_hook(recorder.leave)
@@ -40,7 +40,7 @@ def _called(dotted: str, names: Mapping[str, str]) -> str:
     return dotted.replace(".", "/")
 
 
-class _Recorder(TorchFunctionMode):
+class _GraphRecorder(TorchFunctionMode):
     """Makes a node of each call that has a tensor as input and returns one."""
 
     def __init__(self, images: Tensor, parameters: dict[int, str]):

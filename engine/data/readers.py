@@ -91,7 +91,7 @@ class Readers:
                 if not waiting:
                     return
                 pool, ticket, items = waiting.popleft()
-                if pool.closed:  # by another stream of this set that has ended
+                if pool.closed:  # closed by another stream of this set that has ended
                     pool, ticket, _ = request(items)
                 yield pool.batch_of(ticket)
         except UserError:
@@ -198,7 +198,7 @@ class _Pool:
     def close(self) -> None:
         self.closed = True
         for worker in self._workers:
-            worker.connection.close()  # which ends the process, once it has read its batch
+            worker.connection.close()  # this ends the process, once it has read its batch
         for worker in self._workers:
             worker.process.join(5)
             if worker.process.exitcode is None:

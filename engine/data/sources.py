@@ -35,11 +35,11 @@ class Pixels(NamedTuple):
 
 # Mean and std over the 80 % of scikit-learn's digits that are the training part here.
 _DIGITS = Recipe(mean=(0.3051,), std=(0.3757,), flip=False)
-# Over all pixels of the training images made of them.
+# Mean and std over all pixels of the training images made of the digits.
 _CLUTTERED = Recipe(mean=(0.0787,), std=(0.2349,), flip=False)
-# Over all pixels of the 60,000 training images (Xiao et al. 2017, arXiv 1708.07747); a mirrored shoe is a shoe.
+# Mean and std over all pixels of the 60,000 training images (Xiao et al. 2017, arXiv 1708.07747).
 _FASHION_MNIST = Recipe(mean=(0.2860,), std=(0.3530,), flip=True)
-# Over all pixels of the 50,000 training images (Krizhevsky 2009), as in most published CIFAR-10 code.
+# Mean and std over all pixels of the 50,000 training images (Krizhevsky 2009), as in most published CIFAR-10 code.
 _CIFAR10 = Recipe(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), flip=True)
 
 
@@ -171,7 +171,7 @@ def _fake(config: DataConfig, input_size: int, channels: int) -> _Opened:
         return Pixels(torch.from_numpy(images), np.arange(total, dtype=np.int64) % config.fake_classes)
 
     names = tuple(f"class {i}" for i in range(config.fake_classes))
-    uniform = Recipe(mean=(0.5,) * channels, std=(12**-0.5,) * channels, flip=True)  # of the uniform distribution
+    uniform = Recipe(mean=(0.5,) * channels, std=(12**-0.5,) * channels, flip=True)  # those of the uniform distribution
     test_images = max(config.fake_classes, config.fake_images // FAKE_TRAIN_PER_TEST)
     return noise(0, config.fake_images), noise(1, test_images), names, uniform
 

@@ -21,7 +21,7 @@ from engine.runs.states import not_finite
 
 log = logging.getLogger("engine")
 
-# What torch.load raises on other files, depending on where they stop to look like one
+# torch.load raises one of these on other files: it depends on where they cease to look like a checkpoint
 _NOT_A_STATE = (
     *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, AssertionError, ImportError, struct.error),
@@ -62,7 +62,8 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
-        # A bug that must show at the first save, not at the resume. No tensor is read: meta tensors have no content.
+        # Fails if the state cannot be read back, so such a bug shows at the first save, not at the resume. No tensor is
+        # read: meta tensors have no content.
         torch.load(io.BytesIO(content), map_location="meta", weights_only=True)
         make_folder(self.folder)
         path = self.folder / f"step-{step:09d}-{_hash(content)}.pt"

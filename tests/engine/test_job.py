@@ -195,7 +195,7 @@ def test_one_process_of_a_job_reports_and_one_of_its_threads():
     store = FakeStore()
     first, second = (job._Board(store, os.getppid(), rank == 0) for rank in range(2))
     assert not first.launcher_ended()
-    assert [second.speaks(), first.speaks(), second.twin(store).speaks()] == [True, False, False]
+    assert [second.reports(), first.reports(), second.twin(store).reports()] == [True, False, False]
 
 
 @pytest.mark.parametrize("parent", [os.getppid(), 1 << 30], ids=["the store has gone", "the parent has gone"])
@@ -204,7 +204,7 @@ def test_without_a_launcher_the_first_process_of_a_machine_reports_and_any_proce
         return job._Board(FakeStore(gone=parent == os.getppid()), parent, first_here)
 
     assert board(True).launcher_ended()
-    assert [board(True).speaks(), board(False).speaks(), board(False).speaks(always=True)] == [True, False, True]
+    assert [board(True).reports(), board(False).reports(), board(False).reports(always=True)] == [True, False, True]
     lost = LostPeerError("another process has ended")
     assert str(job._last_error(lost, board(True), 0)) == str(job.LauncherEndedError())
     silent = job._last_error(lost, board(False), 0)

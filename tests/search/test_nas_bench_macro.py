@@ -13,7 +13,7 @@ from PIL import Image
 import nas_bench_macro
 from bands import Band
 from macro_images import chosen
-from nas_bench_macro import Truth, cost_of, plan_of, summary, write_images
+from nas_bench_macro import MacroTruth, cost_of, plan_of, summary, write_images
 
 
 @pytest.mark.parametrize(("n", "count"), [(5, 1), (5, 2), (5, 5), (3, 7)])
@@ -81,7 +81,7 @@ def test_a_network_is_judged_within_its_band():
     truth_file = Path(__file__).resolve().parents[3] / "shared" / "data" / "nas_bench_macro_part.json"
     if not truth_file.exists():
         pytest.skip(f"{truth_file} is absent")
-    truth = Truth.load(truth_file)
+    truth = MacroTruth.load(truth_file)
     band = truth.band(63e6)
     best = int(band.indices[band.accuracies.argmax()])
     judged = truth.judged(band, truth.networks[best])
