@@ -60,7 +60,7 @@ class Adb:
             raise KitFileError(
                 "", f"{called} did not end within {NO_ANSWER_S} s", remedy="is the phone awake?"
             ) from None
-        except (OSError, ValueError) as error:  # not executable, for another processor, a NUL in its name
+        except (OSError, ValueError) as error:  # it is not executable or for another processor, or its name has a NUL
             reason = reason_of(error) if isinstance(error, OSError) else str(error)
             raise KitFileError(
                 "--adb",

@@ -28,7 +28,7 @@ from typing import Any, Callable, Sequence
 
 try:
     import numpy as np
-except ImportError:  # the likeliest mistake on a fresh board
+except ImportError:  # a fresh board often lacks it
     sys.exit("error: numpy is not installed; pip install numpy")
 
 MANIFEST = "manifest.json"
@@ -40,7 +40,10 @@ class KitError(Exception):
     """Raised for a fault of the kit or the device that its user can mend; its text is one line."""
 
     def __init__(self, where: str, found: str = "", expected: str = "", remedy: str = ""):
-        """where: the file or option at fault. found: what is there. expected: what is accepted. remedy: what to do."""
+        """Takes the parts, each of which may be empty.
+
+        where: the file or option at fault. found: what is there. expected: what is accepted. remedy: what to do.
+        """
         super().__init__(where, found, expected, remedy)
         self.where, self.found, self.expected, self.remedy = where, found, expected, remedy
 
@@ -174,12 +177,13 @@ class OnnxModel:
 
     def close(self) -> None:
         """Frees the model."""
-        if self.inside:  # never timed: the profile is still open
+        if self.inside:  # it was never timed, so the profile is still open
             self.session.end_profiling()
         self._remove_profiles()
         del self.session
 
     def _remove_profiles(self) -> None:
+        """Deletes the folder of the runtime's profiles, if there is one."""
         if self._profiles:
             shutil.rmtree(self._profiles, ignore_errors=True)
             self._profiles = None
@@ -319,10 +323,12 @@ def energy_counter(root: str = "/sys/class/powercap") -> Callable[[], float] | N
 
 
 def _number(path: str) -> int:
+    """Returns the whole number in a file of the system."""
     return int(_text(path))
 
 
 def _text(path: str) -> str:
+    """Returns the text of a file of the system."""
     with open(path, encoding="ascii") as file:
         return file.read().strip()
 
@@ -421,6 +427,7 @@ def _whole(digits: str) -> int:
 
 
 def _not_a_number(word: str) -> float:
+    """Raises _RefusedError, for NaN and Infinity."""
     raise _RefusedError("", f"{word} is no number")
 
 
@@ -433,6 +440,7 @@ def _shown(value: Any) -> str:
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:
+    """Returns whether a value is a whole number from `least` to `most`."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 

@@ -103,6 +103,7 @@ def entries_alone(jobs: Sequence[Job], samples: Samples) -> dict[str, Entry]:
 
 
 def _entry(times: Sequence[float]) -> Entry:
+    """Returns the entry of a layer's timings in ms."""
     low, median, high = np.percentile(times, [25, 50, 75])
     return Entry(median_ms=float(median), iqr_ms=float(high - low), n=len(times))
 

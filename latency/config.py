@@ -31,9 +31,10 @@ class MeasureConfig(Section):
     """external: the table comes from another device, through scripts/device_kit.py, import_latency.py or
     fit_latency.py."""
     runtime: Literal["pytorch", "pytorch_compile", "onnxruntime", "litert"] = "pytorch"
-    """What runs the network (latency/runtimes/). pytorch: eager. pytorch_compile: torch.compile, layer by layer."""
+    """The runtime that runs the network (latency/runtimes/). pytorch: eager. pytorch_compile: torch.compile, layer by
+    layer."""
     threads: int = Field(1, ge=1, le=MOST_THREADS)
-    """CPU threads inside an op."""
+    """The number of CPU threads inside an op."""
     batch: int = Field(1, ge=1, le=1 << 16)
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = True
@@ -41,13 +42,13 @@ class MeasureConfig(Section):
     rounds: int = Field(4, ge=2, le=MOST_REPEATS)
     """How often each network is timed. Every round has its own random order, so that a drift affects all alike."""
     passes: int = Field(6, ge=1, le=MOST_REPEATS)
-    """Forward passes that are timed in each round."""
+    """The number of forward passes that are timed in each round."""
     warmup_passes: int = Field(2, ge=1, le=MOST_REPEATS)
-    """Forward passes before them in each round, which are not timed."""
+    """The number of forward passes before them in each round, which are not timed."""
     coverings: int = Field(24, ge=1, le=MOST_REPEATS)
     """How often each candidate of each edge occurs in the networks whose layers are timed one by one."""
     calibration_networks: int = Field(60, ge=0, le=MOST_REPEATS)
-    """Whole networks that the entries are corrected by; 0 leaves them as measured."""
+    """The number of whole networks that the entries are corrected by; 0 leaves them as measured."""
 
     @model_validator(mode="after")
     def runtime_can(self) -> Self:
@@ -70,12 +71,12 @@ class MeasureConfig(Section):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype` as torch has it."""
+        """The torch dtype that `dtype` names."""
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """`channels_last` as torch has it."""
+        """The torch memory format that `channels_last` selects."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 

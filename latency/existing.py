@@ -19,7 +19,7 @@ MEASURED_COLUMNS = frozenset({"macs", "params", "weight_bytes", "energy_mj"})
 
 @dataclass(frozen=True)
 class Identity:
-    """What stays the same if a table is measured, fitted or imported again."""
+    """The parts of a table that stay the same if it is measured, fitted or imported again."""
 
     source: str | None
     """The file from which the table was made; None for a table that was measured here."""

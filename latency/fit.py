@@ -39,7 +39,7 @@ class Identified:
     """Which entries of the space the measured networks determine, and which they do not."""
 
     unseen: tuple[str, ...]
-    """Entries that no measured network holds: their milliseconds follow from the prior, else from a guess from shapes,
+    """The entries that no measured network holds: their milliseconds follow from the prior, or a guess from shapes,
     and from layers like them."""
     inseparable: tuple[tuple[str, ...], ...]
     """Groups of entries of which the networks determine only sums, though other networks of the space would determine
@@ -120,7 +120,7 @@ def fit_table(
         alone = scores(predicted_alone(prior, counts, measured, seed), measured)
         used = prior.used(counts, measured)
         start = used.scale * prior.entries
-        start = np.maximum(start, _LEAST_SHARE * start.max())  # 0 would stay 0 whatever the correction
+        start = np.maximum(start, _LEAST_SHARE * start.max())  # a factor cannot change an entry of 0
     else:
         start = guess(known.shapes, counts, measured)
     correction = _correction(known, start, counts, measured, smallest_sum(space, keys), seed)
@@ -236,7 +236,7 @@ def identify(space: Space, jobs: Sequence[Job]) -> Identified:
     _, values, directions = np.linalg.svd(within, full_matrices=True)
     rank = int((values > _TINY * values.max()).sum())
     lacking = directions[rank:] @ basis  # (needed - rank, entries + 1): changes of entries that no measurement notices
-    # in a stable order: stem, head and constant move alike, and the constant is last
+    # a stable order, since changes of stem, head and constant have the same norm; the constant is last
     smallest_first = np.argsort(np.linalg.norm(lacking, axis=0).round(6), kind="stable")
     lacking = _in_few_entries(lacking, unnoticeable, smallest_first)
     return Identified(unseen, _groups(lacking[:, :-1], keys), rank, len(basis))

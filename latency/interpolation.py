@@ -34,11 +34,11 @@ class FamilyReport:
 
     family: str
     predicted: tuple[str, ...]
-    """Keys of the new entries."""
+    """The keys of the new entries."""
     measured: int
     """The number of layers that it was fitted to."""
     loo_mape_percent: float
-    """Mean absolute percentage error of each measured layer predicted from the others, at the strength taken."""
+    """The mean absolute percentage error of each measured layer predicted from the others, at the strength taken."""
     extrapolated: tuple[str, ...]
     """The predicted layers whose MACs lie outside the measured layers' range; the error above does not hold for
     them."""

@@ -95,7 +95,7 @@ class ExportedKit:
     folder: Path
     runtime: str
     timings: int
-    """How many things it times, in all rounds together."""
+    """The number of timings in all rounds together."""
 
 
 @dataclass(frozen=True)

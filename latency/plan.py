@@ -175,7 +175,7 @@ def _tau_for(cost: Cost, share: float) -> float:
     bound = 1.0 / (high - low)
     while not excess(-bound) > 0 > excess(bound):  # the expectation falls with tau, from `high` to `low`
         bound *= 2
-    root: float = brentq(excess, -bound, bound, xtol=1e-12 * bound)  # its default is absolute; tau has a unit
+    root: float = brentq(excess, -bound, bound, xtol=1e-12 * bound)  # the default is absolute, but tau has a unit
     return root
 
 

@@ -70,7 +70,7 @@ def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:
         if len(row) < len(header):
             raise TimingsError(where, f"has {len(row)} values", f"{len(header)} as in the header")
         values = dict(zip(header, row, strict=True))
-        cell = values["ms"].strip()  # only Python accepts 1_000 and digits of other scripts
+        cell = values["ms"].strip()  # Python alone would accept 1_000 and digits of other scripts
         ms = _ms(where, cell, float(cell) if _NUMBER.fullmatch(cell) else None)
         rows.append((where, values["architecture"], ms))
     return rows

@@ -36,7 +36,7 @@ class Importer:
     translate: Callable[[SourceFile], Imported]
 
 
-IMPORTERS = {  # in the order of asking: what is once-for-all would pass as official too
+IMPORTERS = {  # in this order, since a once-for-all file would pass as an official one, too
     "tunas": Importer("bias_ms, first_block_sepconv_ms and layers", tunas.recognise, tunas.translate),
     "ofa": Importer("expanded_conv-input:...-se:0-hs:0", ofa.recognise, ofa.translate),
     "official": Importer("expanded_conv-input:...-idskip:0", official.recognise, official.translate),

@@ -79,7 +79,9 @@ def milliseconds(value: object, where: str, name: str) -> float:
 
 def finite(value: object, where: str, name: str, accepted: str = "a finite number of milliseconds") -> float:
     """Returns a finite number. Raises TableError, which begins with `where`, for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_MS:  # nan too
+    if (
+        isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST_MS
+    ):  # this is so for nan, too
         text = repr(value) if isinstance(value, bool | float) else shown(value)
         raise TableError(where, f"{name} is {text}", accepted, "correct the file")
     return float(value)

@@ -26,7 +26,12 @@ from supernet.space import Layer
 _OP = re.compile(r"k([1-9])e([1-9])")
 _FIRST = re.compile(r"k([1-9])")
 _FIELDS = ("in_hw", "in_ch", "out_hw", "out_ch", "stride")
-_STEM_WIDTH, _FEATURE_MIX, _CLASSES, _RGB = 32, 1280, 1000, 3  # the file does not state them: the published space's
+_STEM_WIDTH, _FEATURE_MIX, _CLASSES, _RGB = (
+    32,
+    1280,
+    1000,
+    3,
+)  # those of the published space, since the file does not state them
 _OURS = {"bias_ms", "first_block_sepconv_ms", "layers"}
 _NOTES = {"_about", "examples", "raw"}  # words, worked examples and the numbers before a gauge was chosen
 

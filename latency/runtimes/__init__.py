@@ -37,5 +37,5 @@ def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:
                 "scripts/import_latency.py, or set measure.device to cpu or cuda"
             ),
         )
-    this_device(measure.device)  # names the key where there is no CUDA
+    this_device(measure.device)  # if there is no CUDA, the error names the key
     return RUNTIMES[measure.runtime](space, measure)

@@ -26,7 +26,7 @@ class FileRuntime:
     """A runtime that reads model files."""
 
     title: str
-    """Its name for a table's reader."""
+    """The name of the runtime for a table's reader."""
     extra: str
     """The extra of this package that installs what it needs."""
     modules: tuple[str, ...]

@@ -29,10 +29,14 @@ from latency.runtimes.base import timing_module
 from supernet.space import Layer, Space
 
 WEIGHTS_FILE = "weights.bin"
-LARGEST_INLINE = 64  # elements; smaller constants (axes, clip bounds) decide what a graph computes and stay in it
-ALIGNMENT = 4096  # bytes: a page, so that a weight can be mapped into memory where it lies
-OPSET, IR_VERSION = 18, 8  # as old as the exporter offers: ONNX Runtime from 1.14 on reads them
-TOLERANCE = 1e-3  # of the largest output; float32 in another order of adding
+LARGEST_INLINE = 64
+"""The most elements of a constant that stays in the graph: the output depends on axes and clip bounds."""
+ALIGNMENT = 4096
+"""The size of a page in bytes: weights begin at its multiples, so that they can be mapped into memory."""
+OPSET, IR_VERSION = 18, 8
+"""The oldest versions that the exporter offers; ONNX Runtime reads them from 1.14 on."""
+TOLERANCE = 1e-3
+"""The largest difference from PyTorch, relative to the largest output: float32 in another order of adding."""
 
 
 class _SideBySide(nn.Module):
