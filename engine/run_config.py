@@ -22,7 +22,9 @@ class RunConfig(Section):
     """YAML section `run`: where and how a program runs, and how often it reports."""
 
     seed: int = Field(0, ge=0, lt=1 << 63)
+    """The seed of all random draws: weights, paths, the order of the data, augmentation, the split of the images."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Where networks are trained. cuda: in each process the GPU of its number on its machine."""
     threads: int | None = Field(None, ge=1, le=MOST_THREADS)
     """CPU threads inside an op; null takes torch's default. Another number can change results in the last bit."""
     log_every: int = Field(10, ge=1, le=NEVER)
@@ -35,3 +37,4 @@ class RunConfig(Section):
     """bf16: automatic mixed precision, with the classifier in float32. A GPU must compute bfloat16 itself, not emulate
     it. Its exponents are those of float32, so gradients need no scaling."""
     channels_last: bool = True
+    """The memory format of images and weights; on most devices the faster one."""

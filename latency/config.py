@@ -36,7 +36,9 @@ class MeasureConfig(Section):
     threads: int = Field(1, ge=1, le=MOST_THREADS)
     """The number of CPU threads inside an op."""
     batch: int = Field(1, ge=1, le=1 << 16)
+    """Images of one forward pass."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The precision of weights and images."""
     channels_last: bool = True
     """PyTorch's memory format; the other runtimes choose their own."""
     rounds: int = Field(4, ge=2, le=MOST_REPEATS)
@@ -87,7 +89,9 @@ class LatencyConfig(ConfigFile):
     """A file of configs/latency/: a space, and how to measure it. Search configs extend it."""
 
     space: SpaceConfig
+    """The space whose layers are timed."""
     measure: MeasureConfig = MeasureConfig()
+    """On what device, and how, they are timed."""
 
     @classmethod
     def part_of(cls, content: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ class RetrainSettings(Section):
     """YAML section `retrain`. Defaults are the published settings."""
 
     epochs: int = Field(300, ge=1, le=MOST_EPOCHS)
+    """Passes over all training images."""
     batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
     """Images in a step, of all processes together."""
     lr: float = Field(0.05, gt=0, le=LARGEST_LR)
@@ -22,6 +23,7 @@ class RetrainSettings(Section):
     weight_decay: float = Field(4e-5, ge=0, le=LARGEST_LR)
     """BN and biases have none."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """The share of a label that is spread evenly over all classes, in the training loss."""
     inherit: UserPath | None = None
     """A checkpoint of the search, whose weights the training begins with. null: it begins with fresh weights."""
 
@@ -30,5 +32,8 @@ class RetrainConfig(ConfigFile):
     """A file of configs/retrain/."""
 
     data: DataConfig
+    """The images."""
     retrain: RetrainSettings = RetrainSettings()
+    """How the network is trained."""
     run: RunConfig = RunConfig()
+    """Where the program runs, and how often it reports."""

@@ -219,6 +219,7 @@ class AddLinear(Section):
 
     form: Literal["add_linear"]
     weight: float = Field(0.1, ge=0, le=LARGEST_WEIGHT)
+    """The factor of c."""
 
 
 class Hinge(Section):
@@ -226,6 +227,7 @@ class Hinge(Section):
 
     form: Literal["hinge"]
     weight: float = Field(0.1, ge=0, le=LARGEST_WEIGHT)
+    """The factor of c."""
 
 
 class MulLog(Section):
@@ -233,7 +235,9 @@ class MulLog(Section):
 
     form: Literal["mul_log"]
     scale: float = Field(0.2, gt=0, le=LARGEST_WEIGHT)
+    """The factor of the product."""
     power: float = Field(0.3, gt=0, le=LARGEST_POWER)
+    """The exponent of the ratio of logarithms."""
 
 
 class Projection(Section):
@@ -254,6 +258,7 @@ class ReinforceConfig(Section):
     exponent: float = Field(0.1, ge=0, le=LARGEST_POWER)
     """w in the reward accuracy * (T / latency)^w."""
     baseline: Literal["moving_average", "leave_one_out"] = "moving_average"
+    """Subtracted from a reward: the moving average of earlier rewards, or the mean of the other samples."""
     limits: Literal["reward", "projection"] = "reward"
     """How limits enter. reward: by the published factor, which pulls towards cheaper networks whatever T is.
     projection: the reward is the accuracy alone, and alpha is projected onto E = T as in the gradient modes."""
@@ -300,6 +305,7 @@ class TermConfig(Section):
     function: str
     """path/to/file.py:name or package.module:name, called as name(p, space, progress)."""
     weight: float = Field(1.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+    """The factor of the term; below 0 the term is maximised."""
 
 
 class SettledConfig(Section):
@@ -330,14 +336,20 @@ class SearchSettings(Section):
     loss: Loss | None = None
     """How limits enter the gradient modes; projection where absent. REINFORCE has a reward instead."""
     reinforce: ReinforceConfig | None = None
+    """Settings of arch_update reinforce."""
     regression: RegressionConfig | None = None
+    """Settings of arch_update regression."""
     entropy: EntropyConfig | None = None
+    """A term of alpha's loss that delays or hastens its decision; none if null. Not for regression."""
     terms: tuple[TermConfig, ...] = Field((), max_length=100)
+    """Terms of alpha's loss from your own files."""
     stop_when_settled: SettledConfig | None = None
+    """An end of the search before its last epoch; none if null."""
     warmup_epochs: int = Field(40, ge=0, le=MOST_EPOCHS)
     """Epochs of weight training before the search, alpha untouched. Not counted in `epochs`. Paths are balanced
     (supernet/balance.py)."""
     epochs: int = Field(120, ge=1, le=MOST_EPOCHS)
+    """Epochs of the search, in which alpha learns; they come after the warm-up."""
     batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
     """Images of a batch, of weights steps and architecture steps alike, in all processes together; BN needs at least 2
     images in each process."""
@@ -359,10 +371,14 @@ class SearchSettings(Section):
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """In the weights loss only."""
     arch_lr: float = Field(1e-3, gt=0, le=LARGEST_LR)
+    """Learning rate of alpha's Adam, in the published modes."""
     arch_betas: tuple[float, float] = (0.0, 0.999)
+    """Betas of alpha's Adam, in the published modes."""
     arch_every: int = Field(5, ge=1, le=NEVER)
     """One architecture step per this many weights steps."""
     derive: Literal["constrained", "argmax"] = "constrained"
+    """How the network is chosen. constrained: the likeliest one within the limits, exactly. argmax: the likeliest
+    candidate of each edge, whatever it costs, as published."""
     derive_among: int = Field(1, ge=1, le=1000)
     """With derive constrained: of so many likeliest architectures that meet the limits, the one with the smallest
     validation loss with the supernet's weights. 1 takes the likeliest."""
@@ -463,11 +479,17 @@ class SearchConfig(ConfigFile):
     """A file of configs/search/, one per target hardware."""
 
     space: SpaceConfig
+    """What is searched."""
     measure: MeasureConfig = MeasureConfig()
+    """On what device, and how, the latency table is measured."""
     data: DataConfig
+    """The images."""
     limits: tuple[LimitConfig, ...] = Field(min_length=1, max_length=MOST_TABLES)
+    """What the derived network must meet."""
     search: SearchSettings = SearchSettings()
+    """How the search learns."""
     run: RunConfig = RunConfig()
+    """Where the program runs, and how often it reports."""
 
     @model_validator(mode="after")
     def there_is_something_to_search(self) -> Self:

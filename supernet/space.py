@@ -86,6 +86,7 @@ class ExactWidth(_SpaceSection):
     """`width: {exact: 40}`: a number of channels that `width_multiplier` leaves alone."""
 
     exact: Channels
+    """The number of channels."""
 
 
 Width = Channels | ExactWidth
@@ -95,15 +96,20 @@ class StemConfig(_SpaceSection):
     """`stem`: the first convolution (conv-BN-act)."""
 
     kernel: Literal[1, 3, 5, 7] = 3
+    """Height and width of the kernel."""
     stride: Literal[1, 2] = 2
+    """2 halves height and width."""
     width: Width = 32
+    """Output channels."""
 
 
 class StageConfig(_SpaceSection):
     """One entry of `stages`: `depth` edges that share a width and a list of candidates."""
 
     width: Width
+    """Output channels of each edge."""
     depth: int = Field(1, ge=1, le=MOST_EDGES)
+    """The number of edges."""
     stride: Literal[1, 2] = 1
     """The stride of the stage's first edge; the others have stride 1."""
     candidates: tuple[str, ...] = Field(min_length=1, max_length=MOST_CANDIDATES)
@@ -118,6 +124,7 @@ class BNConfig(_SpaceSection):
     """`bn`: the settings of batch normalisation."""
 
     eps: float = Field(1e-3, gt=0, le=1)
+    """Added to the variance."""
     momentum: float = Field(0.1, gt=0, le=1)
     """The weight of the new batch in the running average, as in torch."""
 
@@ -128,16 +135,22 @@ class SpaceConfig(_SpaceSection):
     input_size: int = Field(224, ge=1, le=LARGEST_INPUT)
     """Height and width of the input in pixels."""
     input_channels: int = Field(3, ge=1, le=1024)
+    """Channels of the images: 3 for colour, 1 for grey."""
     classes: int = Field(1000, ge=2, le=MOST_CLASSES)
+    """The number of classes."""
     stem: StemConfig = StemConfig()
+    """The first convolution."""
     stages: tuple[StageConfig, ...] = Field(min_length=1, max_length=MOST_EDGES)
+    """The edges, in the order in which they run."""
     feature_mix: Width = 1280
     """Output channels of the last 1x1 convolution."""
     width_multiplier: float = Field(1.0, gt=0, le=100)
     """The factor of every width that is not `{exact: ...}`; the product is rounded to a multiple of 8. 1 leaves all
     widths as written."""
     activation: Literal["relu6", "relu", "hswish"] = "relu6"
+    """The activation function of all ops."""
     bn: BNConfig = BNConfig()
+    """Batch normalisation of all ops."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """The share of features that are set to 0 before the classifier in training."""
     candidate_modules: tuple[str, ...] = ()
