@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint types unit gpu clean
+.PHONY: help install quickstart test lint types unit docs gpu clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -22,7 +22,7 @@ install: $(VENV)/installed  ## create .venv with everything installed
 quickstart: install  ## measure, search, derive, retrain and time on bundled images; results in runs/quickstart/
 	$(BIN)/proxyless-nas quickstart --out runs/quickstart
 
-test: lint types unit  ## lint, types and tests
+test: lint types docs unit  ## lint, types, documents and tests
 
 lint: install  ## ruff
 	$(BIN)/ruff check .
@@ -34,6 +34,9 @@ types: install  ## mypy
 
 unit: install  ## the tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share two cores
+
+docs: install  ## build the documents into site/; a broken link or a public name without a docstring fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # No part needs another one's result: -k of make runs the rest where one fails.
 gpu: gputests gputable gpuspeed gpuaccuracy  ## on a machine with a CUDA GPU: its tests, then its figures, in runs/gpu_figures/
@@ -54,5 +57,5 @@ gpuspeed: install | runs/gpu_figures
 gpuaccuracy: install | runs/gpu_figures
 	$(BIN)/python benchmarks/latency_accuracy.py | tee runs/gpu_figures/latency_accuracy.txt
 
-clean:  ## remove .venv, caches and the quick start's results
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info runs/quickstart
+clean:  ## remove .venv, caches, the built documents and the quick start's results
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info site runs/quickstart
