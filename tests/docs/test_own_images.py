@@ -1,10 +1,9 @@
-"""The two files in README's "Your own images" work for its 200 photographs, with the settings there."""
+"""The two files in docs/extending/dataset.md work for its 200 photographs, with the settings there."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +19,11 @@ CLASSES, TRAIN, TEST = 5, 32, 8
 
 @pytest.fixture
 def recipe(checkout, tmp_path, monkeypatch) -> tuple[Path, Path]:
-    """flowers.yaml of a search and of a retraining, as README has them, beside what they extend; data.root is a folder
-    of 200 small JPEG files."""
+    """flowers.yaml and flowers_retrain.yaml, as the page has them; data.root is a folder of 200 small JPEG files."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(checkout / "configs", tmp_path / "configs")
-    text = (checkout / "README.md").read_text().split("**Your own images**", 1)[1]
+    text = (checkout / "docs" / "extending" / "dataset.md").read_text().split("## Folders of images", 1)[1]
     blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[:2]
-    files = (tmp_path / "configs" / "search" / "flowers.yaml", tmp_path / "configs" / "retrain" / "flowers.yaml")
+    files = (tmp_path / "flowers.yaml", tmp_path / "flowers_retrain.yaml")
     for file, block in zip(files, blocks, strict=True):
         assert "/images/flowers" in block
         file.write_text(block.replace("/images/flowers", str(tmp_path / "flowers")))
@@ -46,7 +43,7 @@ def test_200_photographs_are_enough_with_the_settings_of_the_readme(recipe):
     config = SearchConfig.read(recipe[0])
     (check,) = data_checks(config, 128, 32)
     assert (check.level, check.text) == ("ok", "128 training and 32 validation images, 8 steps an epoch")
-    (check,) = data_checks(config, 64, 16)  # of the 80 images that README requires
+    (check,) = data_checks(config, 64, 16)  # of the 80 images that the page requires
     assert check.level in ("ok", "warn")
     (check,) = data_checks(config, 60, 15)
     assert check.level == "FAIL"
