@@ -55,7 +55,7 @@ def test_the_files_of_the_readme_are_checked_searched_and_retrained(recipe, door
     small = ["space.input_size=32", "space.width_multiplier=0.25", "space.feature_mix=64"]
     few = [*small, "search.warmup_epochs=0", "search.bn_batches=2", "search.regression.final_steps=2", "run.threads=1"]
     config = SearchConfig.read(search, few)
-    formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "flowers.yaml")
+    formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "own_images_cpu.yaml")
     ended = door("check_search", search, *few)
     assert ended.status == 0, ended.out
     assert "ok   data: 128 training and 32 validation images" in ended.out
@@ -71,7 +71,7 @@ def test_the_files_of_the_readme_are_checked_searched_and_retrained(recipe, door
 
 def test_a_wrong_folder_is_answered_by_the_right_one(recipe, door, tmp_path, formula_table):
     config = SearchConfig.read(recipe[0])
-    formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "flowers.yaml")
+    formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "own_images_cpu.yaml")
     ended = door("run_search", recipe[0], "--out", "run", f"data.root={tmp_path / 'flower'}")
     assert ended.status == 2
     assert ended.err.rstrip().endswith(f"; correct it. Did you mean '{tmp_path / 'flowers'}'?")
