@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,7 +79,8 @@ def python() -> str:
 
 
 def commands() -> str:
-    """Returns the page of the commands: what `--help` prints of each."""
+    """Returns the page of the commands: what `--help` prints of each, for a terminal of 100 columns."""
+    os.environ["COLUMNS"] = "100"
     lines = [ALL_COMMANDS]
     for name, parser in _parsers():
         lines += [f"## {name}", "", "```text", parser.format_help().rstrip(), "```", ""]
