@@ -99,13 +99,21 @@ def check(
     return check_search(_given(config), overrides, None if out is None else Path(out), report)
 
 
-def search(config: ConfigLike, out: AnyPath, *, resume: bool = False, overrides: Sequence[str] = ()) -> SearchResult:
+def search(
+    config: ConfigLike,
+    out: AnyPath,
+    *,
+    tables: Mapping[Path | str, LatencyTable] | None = None,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+) -> SearchResult:
     """Searches an architecture that meets the limits of a configuration, and returns it with its figures.
 
-    out: the folder for results: config.yaml, curves, checkpoints, architecture.json, result.json. resume: continues the
-    search in `out`. Raises a UserError for anything wrong that the user can mend.
+    out: the folder for results: config.yaml, curves, checkpoints, architecture.json, result.json. tables: latency
+    tables as objects, by the path at which a limit names them; in a dictionary, a limit's `table` may be such an object
+    itself. resume: continues the search in `out`. Raises a UserError for anything wrong that the user can mend.
     """
-    return run_search(_given(config), Path(out), resume=resume, overrides=overrides)
+    return run_search(_given(config), Path(out), tables=tables, resume=resume, overrides=overrides)
 
 
 def derive(

@@ -101,8 +101,8 @@ def _run(run: Path, table: LatencyTable | Path | str | None, allow_modules: Coll
             action=Action("derive", (str(run),)),
         )  # fmt: skip
     architecture = load_architecture(derived, allow_modules)
-    picture = _probabilities(run, additive(resolved.limits), resolved.space, architecture)
-    costs = layer_costs(architecture, additive(resolved.limits)) if table is None else _costs(architecture, table)
+    picture = _probabilities(run, resolved.additive, resolved.space, architecture)
+    costs = layer_costs(architecture, resolved.additive) if table is None else _costs(architecture, table)
     shown = _network(architecture, *costs)
     return Shown("\n".join([shown.text, *_figures(run)]), shown.png if picture is None else picture)
 
@@ -177,7 +177,7 @@ def _family(family: Family) -> Shown:
     limit = additive(family.members[0].limits)[0]
     points, lines = [], []
     for member in family:
-        cost = limit.cost.of(member.architecture.paths)
+        cost = limit.cost_of(member.architecture.paths)
         top1 = member.accuracy.top1 if member.accuracy else None
         scored = "not scored" if top1 is None else f"top-1 {top1:.2f} %{', on the front' if member.on_front else ''}"
         lines.append(f"{member.asked or 'own bound'}: {quantity(cost, limit.unit)}, {scored}  {member.path}")

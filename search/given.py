@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.config import apply_overrides, validate
+from engine.config import apply_overrides, extended, validate
 from engine.errors import ConfigError
 from engine.files import in_home
 from engine.runs.folder import TABLES
@@ -53,9 +53,9 @@ def given_search(
 ) -> GivenSearch:
     """Reads and validates the settings of a search, after `overrides` (key.sub=value) have been applied.
 
-    In a dictionary, `table` and the entries of `tables` of a limit may be LatencyTable objects, and sections may be
-    models. tables: objects in place of the files that limits name. folder: the run's folder, for copies of the objects;
-    without it, nothing is to be copied. Raises ConfigError.
+    A dictionary may extend files (`extends:`) as a file does; in it, `table` and the entries of `tables` of a limit may
+    be LatencyTable objects, and sections may be models. tables: objects in place of the files that limits name. folder:
+    the run's folder, for copies of the objects; without it, nothing is to be copied. Raises ConfigError.
     """
     objects = {in_home(Path(path)): as_its_file(table) for path, table in (tables or {}).items()}
     if isinstance(config, str | Path):
@@ -64,7 +64,9 @@ def given_search(
         model, source = config, UNNAMED
     else:
         source = UNNAMED
-        content, own = _without_objects(config.model_dump(mode="json") if isinstance(config, SearchConfig) else config)
+        content, own = _without_objects(
+            config.model_dump(mode="json") if isinstance(config, SearchConfig) else extended(config)
+        )
         apply_overrides(content, overrides, source)
         model, objects = validate(SearchConfig, content, source), objects | own
     named = {path for limit in model.limits for path in limit.files}

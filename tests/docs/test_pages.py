@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from proxyless_nas.commands import COMMANDS
 
 from engine.arguments import parser_of
 from engine.config import load_config
+from proxyless_nas.commands import COMMANDS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "CONTRIBUTING.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]

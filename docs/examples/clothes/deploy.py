@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import proxyless_nas as pn
 import torch
 from PIL import Image
+
+import proxyless_nas as pn
 
 run, file, picture = sys.argv[1:]
 network = pn.pretrained(None, run)  # None: the architecture that the checkpoint holds
