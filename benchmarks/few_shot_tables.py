@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.errors import ConfigError, run_door
+from engine.errors import ConfigError, run_command
 from latency.build import occurrences
 from latency.calibration import fit_correction
 from latency.config import LatencyConfig
@@ -245,4 +245,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from engine.config import validate
-from engine.errors import run_door
+from engine.errors import run_command
 from engine.progress import Stages, set_up_logging
 from latency.build import Origin, build_table, entries_alone, network_ms, predicted_ms
 from latency.config import LatencyConfig, MeasureConfig
@@ -121,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

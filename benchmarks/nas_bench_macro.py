@@ -42,7 +42,7 @@ from scipy.stats import kendalltau
 from bands import BAND, Band
 from engine.device import autocast, prepare_device
 from engine.distributed import ALONE
-from engine.errors import ConfigError, run_door
+from engine.errors import ConfigError, run_command
 from engine.files import write_atomically
 from engine.progress import Progress, set_up_logging
 from engine.runs.checkpoints import Checkpoints
@@ -400,4 +400,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

@@ -45,7 +45,7 @@ import torch
 from scipy.stats import kendalltau
 
 from bands import Band
-from engine.errors import UserError, run_door
+from engine.errors import UserError, run_command
 from engine.files import write_atomically
 from engine.progress import set_up_logging
 from engine.runs.checkpoints import Checkpoints
@@ -412,4 +412,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

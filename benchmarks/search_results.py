@@ -22,7 +22,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, run_door
+from engine.errors import ConfigError, run_command
 from engine.files import write_atomically
 from engine.processes import side_by_side
 from engine.progress import set_up_logging
@@ -196,4 +196,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

@@ -28,7 +28,7 @@ from engine.config import differences
 from engine.data import open_images, stratified_split, subset
 from engine.device import prepare_device
 from engine.distributed import ALONE
-from engine.errors import ConfigError, run_door
+from engine.errors import ConfigError, run_command
 from engine.files import write_atomically
 from engine.progress import Progress, Stages, set_up_logging
 from engine.runs.checkpoints import Checkpoints
@@ -239,4 +239,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_door(main)
+    run_command(main)

@@ -1,10 +1,11 @@
-"""What search and retrain share. Imports no other package of this project.
+"""Holds what search and retrain share. It imports no other package of this project.
 
 Settings and the command line:
 
 - `config.py`: reads YAML files into frozen models; `yaml_dialect.py`: which YAML is read
+- `shipped.py`: finds the configurations that come with the package
 - `run_config.py`: the section `run`, and the bounds of settings
-- `arguments.py`: parses the command line of scripts
+- `arguments.py`: parses the command line
 
 Errors and messages:
 

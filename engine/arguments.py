@@ -1,7 +1,7 @@
-"""Parses the command line of the scripts.
+"""Parses the command line.
 
-This module imports nothing slow, such as torch. A script does the same: its `main` parses the arguments first and then
-imports what it runs, so `--help` and a mistyped option are answered at once.
+This module imports nothing slow, such as torch. A command imports what it runs after its arguments have been parsed, so
+`--help` and a mistyped option are answered at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ the one that prints must end first."""
 
 
 def parser_of(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
-    """Returns a parser that shows a script's docstring as it is written."""
+    """Returns a parser that shows a description as it is written."""
     return argparse.ArgumentParser(
         prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -57,7 +57,7 @@ def module_argument(text: str) -> str:
 
 
 def add_allow_modules(parser: argparse.ArgumentParser, source: str) -> None:
-    """Adds `--allow-modules` to a script that reads `source`, a file that may have come from elsewhere."""
+    """Adds `--allow-modules` to a command that reads `source`, a file that may have come from elsewhere."""
     parser.add_argument(
         "--allow-modules",
         type=module_argument,

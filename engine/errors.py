@@ -193,7 +193,7 @@ def explain(where: str) -> Iterator[None]:
         raise ConfigError.of(error, where) from error
 
 
-def run_door(main: Callable[[], int | None], *, resumable: bool = False) -> None:
+def run_command(main: Callable[[], int | None], *, resumable: bool = False) -> None:
     """Runs the main function of a command and ends the process with its status.
 
     An error that the user can mend becomes one line and status 2; the status is 130 after Ctrl-C and 143 after SIGTERM

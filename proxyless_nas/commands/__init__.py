@@ -13,7 +13,7 @@ from functools import partial
 from typing import NoReturn
 
 from engine.arguments import parsed, parser_of
-from engine.errors import run_door
+from engine.errors import run_command
 from proxyless_nas.commands import (
     check,
     completion,
@@ -90,8 +90,8 @@ def run(command: Command, words: Sequence[str], prog: str) -> NoReturn:
     parser = parser_of(command.text, prog)
     command.arguments(parser)
     args = parsed(parser, words)
-    run_door(partial(command.run, args), resumable=command.resumable)
-    raise AssertionError("run_door ends the process")
+    run_command(partial(command.run, args), resumable=command.resumable)
+    raise AssertionError("run_command ends the process")
 
 
 def script(*words: str) -> None:

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from engine.arguments import parsed, parser_of, path_argument
-from engine.errors import UserError, one_line, run_door
+from engine.errors import UserError, one_line, run_command
 from engine.files import write_atomically
 
 
@@ -49,4 +49,4 @@ def write_error(path: Path, error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    run_door(main, resumable=True)
+    run_command(main, resumable=True)

@@ -359,7 +359,7 @@ import os, resource, signal, sys
 from pathlib import Path
 import torch
 from engine.runs.checkpoints import Checkpoints
-from engine.errors import run_door
+from engine.errors import run_command
 
 def main():
     checkpoints = Checkpoints(Path(sys.argv[1]))
@@ -372,7 +372,7 @@ def main():
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
     checkpoints.save(3, {"weights": torch.zeros(1_000_000)})
 
-run_door(main)
+run_command(main)
 """
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from engine.errors import Action, CheckpointError, ConfigError, InvalidError, UserError, explain, run_door
+from engine.errors import Action, CheckpointError, ConfigError, InvalidError, UserError, explain, run_command
 
 
 def test_explain_says_where_a_value_error_came_from():
@@ -95,7 +95,7 @@ def raising(error: BaseException):
 )
 def test_a_door_exits_with_a_status_and_at_most_one_line(main, status, err, capsys):
     with pytest.raises(SystemExit) as end:
-        run_door(main)
+        run_command(main)
     assert end.value.code == status
     captured = capsys.readouterr()
     assert captured.err == err
@@ -104,19 +104,19 @@ def test_a_door_exits_with_a_status_and_at_most_one_line(main, status, err, caps
 
 def test_an_interrupted_script_that_knows_how_to_resume_says_so(capsys):
     with pytest.raises(SystemExit) as end:
-        run_door(raising(KeyboardInterrupt()), resumable=True)
+        run_command(raising(KeyboardInterrupt()), resumable=True)
     assert end.value.code == 130
     assert capsys.readouterr().err == "interrupted; continue with --resume\n"
 
 
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        run_door(raising(ZeroDivisionError()))
+        run_command(raising(ZeroDivisionError()))
 
 
 DOOR = """
 import errno, os, sys
-from engine.errors import UserError, run_door
+from engine.errors import UserError, run_command
 
 def main():
     case = sys.argv[1]
@@ -137,7 +137,7 @@ def main():
     else:
         raise OSError(errno.EMFILE, "Too many open files", "é\\n.yaml")
 
-run_door(main)
+run_command(main)
 """
 
 

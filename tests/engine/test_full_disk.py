@@ -13,14 +13,14 @@ import pytest
 
 from engine.curves.event_files import EventFile, write_all
 from engine.curves.metrics import MetricsLog
-from engine.errors import run_door
+from engine.errors import run_command
 from engine.files import WriteError
 
 WRITER = """
 import resource, sys
 from pathlib import Path
 import numpy as np
-from engine.errors import run_door
+from engine.errors import run_command
 from engine.curves.metrics import MetricsLog
 
 folder, limit, pictures = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "pictures"
@@ -39,7 +39,7 @@ def main():
     finally:
         metrics.close()
 
-run_door(main)
+run_command(main)
 """
 
 
@@ -78,7 +78,7 @@ def test_a_full_disk_is_one_line_at_the_very_point_that_has_no_room(tmp_path, wh
             metrics.close()
 
     with pytest.raises(SystemExit) as end:
-        run_door(main)
+        run_command(main)
     assert end.value.code == 2
     assert "cannot be written (No space left on device); make room" in capsys.readouterr().err
 

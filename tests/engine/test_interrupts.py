@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.distributed import Group
-from engine.errors import Interrupted, run_door
+from engine.errors import Interrupted, run_command
 from engine.interrupts import interrupts_between_steps
 from tests.processes import together
 
@@ -88,7 +88,7 @@ def test_the_last_line_names_the_saved_step(capsys, number, status):
         raise Interrupted(number, "step 3 of 9 is saved")
 
     with pytest.raises(SystemExit) as end:
-        run_door(main, resumable=True)
+        run_command(main, resumable=True)
     assert end.value.code == status
     assert capsys.readouterr().err == "interrupted; step 3 of 9 is saved; continue with --resume\n"
 

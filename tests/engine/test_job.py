@@ -20,7 +20,7 @@ from engine.job import open_group
 
 PROGRAM = """
 import os, signal, sys, time
-from engine.errors import UserError, run_door
+from engine.errors import UserError, run_command
 from engine.job import open_group
 
 def main():
@@ -64,7 +64,7 @@ def main():
             group.barrier()
     return 3
 
-run_door(main, resumable=True)
+run_command(main, resumable=True)
 """
 
 

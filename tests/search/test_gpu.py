@@ -232,7 +232,7 @@ def test_two_gpus_exchange_gradients_by_nccl(tmp_path):
 
 KILLED = """
 import os, signal, torch
-from engine.errors import run_door
+from engine.errors import run_command
 from engine.job import open_group
 
 def main():
@@ -247,7 +247,7 @@ def main():
         for _ in range(1000):
             group.mean_of(values).sum().item()
 
-run_door(main, resumable=True)
+run_command(main, resumable=True)
 """
 
 
