@@ -40,7 +40,7 @@ __all__ = [
 
 
 class InputShape(Protocol):
-    """What a network takes and gives; the section `space` of a search is one."""
+    """The size and channels of the images that a network takes, and its classes; SpaceConfig has these keys."""
 
     @property
     def input_size(self) -> int: ...

@@ -120,7 +120,7 @@ class FolderImages:
 
     @property
     def resizing(self) -> str:
-        """How an image gets the network's input size in an evaluation, in words."""
+        """The steps by which an image gets the network's input size in an evaluation, in words."""
         size = self.input_size
         return f"bilinear with antialiasing, the shorter side to {self.shorter_side}, then the central {size} x {size}"
 

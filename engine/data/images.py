@@ -112,7 +112,7 @@ class ImageSet(Protocol):
 
     @property
     def resizing(self) -> str:
-        """How an image gets the network's input size in an evaluation, in words."""
+        """The steps by which an image gets the network's input size in an evaluation, in words."""
         ...
 
     @property

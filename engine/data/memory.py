@@ -21,7 +21,7 @@ _RESIZED_AT_ONCE = 2048  # images in float32 at a time: resizing needs 4 times t
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the pixels of a set are normalised and mirrored.
+    """The numbers by which the pixels of a set are normalised, and whether they are mirrored.
 
     mean, std: of each channel, of pixels in [0, 1]. flip: whether a mirrored image is still one of its class.
     """
@@ -67,7 +67,7 @@ class MemoryImages:
 
     @property
     def resizing(self) -> str:
-        """How an image gets the network's input size in an evaluation, in words."""
+        """The steps by which an image gets the network's input size in an evaluation, in words."""
         size = self.pixels.shape[-1]
         return f"bilinear with antialiasing to {size} x {size}"
 
