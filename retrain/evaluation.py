@@ -13,7 +13,7 @@ from engine.errors import ConfigError
 from engine.evaluation import Evaluation, evaluate, recalibrate_bn
 from retrain.config import RetrainConfig
 from retrain.data import images_for
-from retrain.weights import SPACE_KEYS, architecture_of, load_network_of, read_checkpoint
+from retrain.weights import SPACE_KEYS, architecture_of, load_network
 from supernet.architecture import Architecture
 
 BN_BATCHES = 20
@@ -32,10 +32,9 @@ def evaluate_checkpoint(
 
     config: a YAML file or its content, of which the sections data and run and the batch size are used; `overrides`
     (key.sub=value) change it. architecture: an architecture or the path of an architecture.json; None takes the one
-    that a retraining's checkpoint carries. checkpoint: a .pt file, or the folder of a run, whose newest good checkpoint
-    is taken. With a search's checkpoint, BN statistics are first collected over BN_BATCHES training batches without
-    augmentation. allow_modules: as for `load_architecture`. Raises CheckpointError, and ConfigError, also if the data
-    have other classes than those of the checkpoint's training.
+    that a retraining's checkpoint carries. checkpoint: a .pt file. If it is a search's, BN statistics are first
+    collected over BN_BATCHES training batches without augmentation. allow_modules: as for `load_architecture`. Raises
+    CheckpointError, and ConfigError, also if the data have other classes than those of the checkpoint's training.
     """
     settings = RetrainConfig.read(config, overrides)
     given, path = (None, None) if architecture is None else architecture_of(architecture, allow_modules)
@@ -53,19 +52,17 @@ def _evaluated(
     """Does the work of `evaluate_checkpoint`. path: the file of the architecture that is given, None if it has none."""
     device = prepare_device(config.run)
     if given is None:
-        content, where = read_checkpoint(checkpoint)
-        loaded = load_network_of(content, where, allow_modules=allow_modules)
-        with naming(where, SPACE_KEYS):
+        loaded = load_network(checkpoint, allow_modules=allow_modules)
+        with naming(checkpoint, SPACE_KEYS):
             images = images_for(loaded.network.architecture, config.data)
     else:
         with naming(path, SPACE_KEYS):
             images = images_for(given, config.data)
-        content, where = read_checkpoint(checkpoint)
-        loaded = load_network_of(content, where, given)
+        loaded = load_network(checkpoint, given)
     network = loaded.network
     if loaded.classes is not None and (changes := differences(list(loaded.classes), list(images.class_names))):
         first = "; class ".join(changes[:3])
-        found = f"other classes than {where} was trained on: class {first}"
+        found = f"other classes than {checkpoint} was trained on: class {first}"
         raise ConfigError("data.name", found, remedy="use data with its classes, in their order")
     network.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
     size, workers = config.retrain.batch_size, config.data.workers

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -107,7 +108,8 @@ def test_predictions_for_image_files_give_the_loss_and_the_accuracy_of_an_evalua
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_predictions_for_grey_images_saved_as_files_give_the_loss_of_an_evaluation(channels, space_of, tmp_path):
-    """The digits, 8 x 8 pixels, are resized to 12 x 12; with 3 channels, the grey images are repeated."""
+    """The digits, 8 x 8 pixels, are resized to 12 x 12; with 3 channels, the grey images are repeated. A picture in
+    colour is converted to grey."""
     config = config_of({"name": "digits"})
     architecture = architecture_of(space_of, input_channels=channels, classes=10, input_size=12)
     retrain(config, architecture, tmp_path / "run")
@@ -118,6 +120,11 @@ def test_predictions_for_grey_images_saved_as_files_give_the_loss_of_an_evaluati
     predictions = predict(tmp_path / "run", [tmp_path / f"{i}.png" for i in range(len(raw))])
     _, scored = evaluate_checkpoint(config, None, newest_file(tmp_path / "run"))
     images = images_for(architecture, config.data)
+    colourful = Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(8, 8, 3), dtype=np.uint8))
+    colourful.save(tmp_path / "colourful.png")
+    colourful.convert("L").save(tmp_path / "grey.png")
+    in_colour, in_grey = predict(tmp_path / "run", [tmp_path / "colourful.png", tmp_path / "grey.png"])
+    assert in_colour.probabilities == in_grey.probabilities
     assert loss_of(predictions, images) == pytest.approx(scored.loss, rel=1e-4)
     assert top1_of(predictions, images) == scored.top1
 

@@ -487,8 +487,7 @@ def test_an_evaluation_takes_objects_or_paths(uninterrupted, architecture, archi
     _, scored = evaluate_checkpoint(config_of(), architecture, checkpoint_path)
     for config in (path, str(path), settings()):
         assert evaluate_checkpoint(config, str(architecture_file), str(checkpoint_path)) == (architecture, scored)
-    assert evaluate_checkpoint(settings(), None, uninterrupted) == (architecture, scored)
-    fewer = evaluate_checkpoint(path, None, uninterrupted, overrides=["data.fake_images=16"])
+    fewer = evaluate_checkpoint(path, None, checkpoint_path, overrides=["data.fake_images=16"])
     assert fewer[1].images == 4
 
 
