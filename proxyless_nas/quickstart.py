@@ -181,7 +181,7 @@ def _two_timings(e: Ending) -> str:
         f"{e.again.drift:.2f} times in this one, so the machine as a whole accounts for {100 * (machine - 1):+.1f} % "
         f"and {100 * (change / machine - 1):+.1f} % is left."
     )
-    if not e.again.believed:
+    if not e.again.reliable:
         return f"{text} The machine was busy this time, so compare the networks of the table at most with each other."
     return (
         f"{text} Two timings of one network differ by some 2 % even on an idle machine; compare the networks of the "

@@ -41,15 +41,15 @@ def random_architectures(
         limits = [replace(limit, tolerance=tolerance) for limit in limits]
     rng = np.random.default_rng(seed)
     few = math.prod(len(edge.candidates) for edge in space.searchable) <= FEW
-    found: dict[tuple[int, ...], None] = {}
+    networks: dict[tuple[int, ...], None] = {}
     for drawn in _listed(space, limits, rng) if few else _drawn(space, limits, rng):
-        found |= dict.fromkeys(map(tuple, drawn.tolist()))
-        if len(found) >= count:
-            return list(found)[:count]
-    if at_least is not None and len(found) >= at_least:
-        return list(found)
+        networks |= dict.fromkeys(map(tuple, drawn.tolist()))
+        if len(networks) >= count:
+            return list(networks)[:count]
+    if at_least is not None and len(networks) >= at_least:
+        return list(networks)
     looked = "all architectures of the space hold" if few else f"{MOST_DRAWS} random architectures held"
-    raise InfeasibleError(found=f"{looked} only {len(found)} of {count} that meet the limits")
+    raise InfeasibleError(found=f"{looked} only {len(networks)} of {count} that meet the limits")
 
 
 def every_architecture(space: Space) -> np.ndarray:
@@ -102,7 +102,7 @@ def _largest(weights: np.ndarray, real: np.ndarray, limits: Sequence[AdditiveLim
             if limit.kind == "at" and cost is limit.cost:
                 rows.append(-row)
                 bounds.append(-((limit.bound - cost.fixed) / unit - limit.tolerance) + 1e-9)
-    found = linprog(
+    solution = linprog(
         -weights[edge, candidate],
         A_ub=np.array(rows) if rows else None,
         b_ub=np.array(bounds) if rows else None,
@@ -110,6 +110,6 @@ def _largest(weights: np.ndarray, real: np.ndarray, limits: Sequence[AdditiveLim
         b_eq=np.ones(len(real)),
         bounds=(0, 1),
     )
-    if found.status != 0:  # no distribution, so no architecture, meets the limits
+    if solution.status != 0:  # no distribution, so no architecture, meets the limits
         return float(np.where(real, weights, -np.inf).max(axis=1).sum())
-    return -float(found.fun or 0.0)
+    return -float(solution.fun or 0.0)

@@ -38,7 +38,7 @@ from search.limits.limit import AdditiveLimit, TableSource
 from search.limits.peak import PeakLimit, restrict
 from search.limits.resolve import Resolved, resolve_limit, resolved_from
 from search.limits.trust import Note, elsewhere
-from search.limits.units import doubts, implied_speed
+from search.limits.units import implied_speed, unlikely_numbers
 from supernet import user_modules
 from supernet.alpha import initial_alpha, mask_of, probabilities
 from supernet.architecture import Architecture
@@ -256,9 +256,9 @@ def _tables(resolved: Resolved, report: Report) -> list[Check]:
                 f"noise {verified.noise_mape_percent:.2g} %"
             )
             checks.append(Check("ok", "table", text))
-        found = doubts(resolved.space, source.table, source.cost)
-        checks += [Check("warn", "units", f"{source.path}: {doubt.text}", doubt.remedy) for doubt in found]
-        if not found:
+        notes = unlikely_numbers(resolved.space, source.table, source.cost)
+        checks += [Check("warn", "units", f"{source.path}: {note.text}", note.remedy) for note in notes]
+        if not notes:
             speed = rate(implied_speed(resolved.space, source.table, source.cost))
             checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed}"))
     if measured:

@@ -80,10 +80,11 @@ class Judgement(Section):
         )
 
 
-def unreliable(found: Reliability) -> str:
+def unreliable(r: Reliability) -> str:
+    """Returns the warning about a supernet that does not rank random networks."""
     return (
-        f"the supernet does not rank {found.networks} random networks: on two halves of the images, their losses agree "
-        f"no better than by chance (Kendall {found.tau:.2f}, error {chance_error(found.networks):.2f}); train longer "
+        f"the supernet does not rank {r.networks} random networks: on two halves of the images, their losses agree "
+        f"no better than by chance (Kendall {r.tau:.2f}, error {chance_error(r.networks):.2f}); train longer "
         "(search.warmup_epochs, search.epochs), with a larger batch, or on more images"
     )
 
@@ -192,5 +193,5 @@ def supernet_losses(
         )
         for batch in reported(batches, "comparing random networks", math.ceil(whole / group.world_size), report)
     ]
-    found = [one for of_process in group.gathered(own) for one in of_process]
-    return torch.stack([losses for _, losses in found], dim=1).numpy(), sum(size for size, _ in found)
+    gathered = [one for of_process in group.gathered(own) for one in of_process]
+    return torch.stack([losses for _, losses in gathered], dim=1).numpy(), sum(size for size, _ in gathered)

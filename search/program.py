@@ -52,13 +52,13 @@ def solve(
     deadline: Deadline,
 ) -> Solution:
     """Minimises `objective @ x`. Raises UnfinishedError if the solver gives up for another reason than the deadline."""
-    found = milp(
+    answer = milp(
         objective, constraints=constraints, bounds=bounds, integrality=integrality,
         options={"mip_rel_gap": 0, "time_limit": deadline.left},
     )  # fmt: skip
-    if found.status == 2:
+    if answer.status == 2:
         return Solution(None, True, math.inf)
-    least = found.get("mip_dual_bound")
-    if found.status not in (0, 1):
-        raise UnfinishedError("the solver of integer programs (scipy.optimize.milp) gives up", found.message)
-    return Solution(found.x, found.status == 0, -math.inf if least is None else float(least))
+    least = answer.get("mip_dual_bound")
+    if answer.status not in (0, 1):
+        raise UnfinishedError("the solver of integer programs (scipy.optimize.milp) gives up", answer.message)
+    return Solution(answer.x, answer.status == 0, -math.inf if least is None else float(least))

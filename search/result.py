@@ -47,7 +47,7 @@ class MeasuredFigures(Section):
         """Returns the figures of the reading that decided and of an independent second one."""
         return cls(
             median_ms=decisive.timing.median_ms, noise_ms=decisive.timing.noise_ms,
-            standard_error_ms=decisive.timing.standard_error_ms, drift=decisive.drift, believed=decisive.believed,
+            standard_error_ms=decisive.timing.standard_error_ms, drift=decisive.drift, believed=decisive.reliable,
             confirmation_ms=second.timing.median_ms, confirmation_noise_ms=second.timing.noise_ms,
         )  # fmt: skip
 

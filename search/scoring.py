@@ -72,6 +72,6 @@ def score(
     images = (batch.images.to(device, memory_format=layout, non_blocking=True) for batch in counted(batches, 0))
     recalibrate_bn(network, images, group)
     scored = evaluation_batches(validation, s.batch_size, workers, limit=s.evaluation_images, **group.slice)
-    found = evaluate(network, counted(scored, for_statistics), device, config.run, group)
+    evaluation = evaluate(network, counted(scored, for_statistics), device, config.run, group)
     report(what, for_statistics + to_score, for_statistics + to_score)
-    return found
+    return evaluation

@@ -55,7 +55,7 @@ class Reading:
     """Measured over predicted latency of the reference, timed in turn with the network."""
 
     @property
-    def believed(self) -> bool:
+    def reliable(self) -> bool:
         """Whether the reading is reliable, so that a decision may be based on it. On a busy machine a median can be 40
         % off, and a bound that is moved by as much gives another, worse network."""
         return steady(self.timing) and abs(self.drift - 1) <= LARGEST_DISTURBANCE
@@ -68,7 +68,7 @@ class Reading:
         return f"the machine takes {self.drift:.2f} times as long as its table predicts"
 
     @property
-    def doubt(self) -> float:
+    def disturbance(self) -> float:
         """How far the reading is from being steady and without drift, as a share."""
         return max(twice_noise(self.timing), abs(self.drift - 1))
 
@@ -76,7 +76,7 @@ class Reading:
         """Returns for a record what was measured, in ms, and whether it is reliable."""
         return {
             "measured_ms": self.timing.median_ms, "noise_ms": self.timing.noise_ms,
-            "standard_error_ms": self.timing.standard_error_ms, "drift": self.drift, "believed": self.believed,
+            "standard_error_ms": self.timing.standard_error_ms, "drift": self.drift, "believed": self.reliable,
         }  # fmt: skip
 
 
@@ -112,19 +112,21 @@ class Clock:
         one that comes closest to it. report: called with `what` is being timed and, from the second timing on, its
         number and the reason.
         """
-        found: list[list[Reading]] = []
+        attempts: list[list[Reading]] = []
         every = [Architecture(self.space, paths) for paths in (*networks, self.reference)]
         expected = self.cost.of(self.reference)
-        while len(found) < most and not (found and _worst(found[-1]).believed):
-            again = f", {len(found) + 1} of at most {most}: {_worst(found[-1]).trouble}" if found else ""
+        while len(attempts) < most and not (attempts and _worst(attempts[-1]).reliable):
+            again = f", {len(attempts) + 1} of at most {most}: {_worst(attempts[-1]).trouble}" if attempts else ""
             *timings, reference = self.timer(every, self.measure, partial(report, what + again))
             drift = reference.median_ms / expected
-            found.append([Reading(self.cost.of(p), t, drift) for p, t in zip(networks, timings, strict=True)])
-        return found[-1] if _worst(found[-1]).believed else min(found, key=lambda readings: _worst(readings).doubt)
+            attempts.append([Reading(self.cost.of(p), t, drift) for p, t in zip(networks, timings, strict=True)])
+        if _worst(attempts[-1]).reliable:
+            return attempts[-1]
+        return min(attempts, key=lambda readings: _worst(readings).disturbance)
 
 
 def _worst(readings: Sequence[Reading]) -> Reading:
-    return max(readings, key=lambda reading: reading.doubt)
+    return max(readings, key=lambda reading: reading.disturbance)
 
 
 def twice_noise(timing: Timing) -> float:

@@ -58,7 +58,7 @@ def likeliest(
     """Returns exactly the `count` likeliest architectures that meet every limit, the likeliest first; fewer if no more
     do.
 
-    Each further one is the solution of the program that excludes those found.
+    Each further one is the solution of the program that excludes those networks.
 
     With `at`, the cost must also reach bound (1 - tolerance). If no architecture lies in that window, it is extended
     down to the nearest one (see `extended`), and a note is added. Raises InfeasibleError naming the smallest reachable
@@ -78,15 +78,15 @@ def likeliest(
         answer = _solve(log_p, mask.numpy(), used, seconds)
     if answer.paths is None:
         raise infeasible(limits) if answer.proven else _unfinished(limits, seconds)
-    found = [answer.paths]
-    while answer.proven and len(found) < count:
-        answer = _solve(log_p, mask.numpy(), used, seconds, found)
+    networks = [answer.paths]
+    while answer.proven and len(networks) < count:
+        answer = _solve(log_p, mask.numpy(), used, seconds, networks)
         if answer.paths is None:
             break
-        found.append(answer.paths)
+        networks.append(answer.paths)
     if not answer.proven:
-        notes.append(_unproven(answer, log_p, found, count, seconds))
-    return [Derivation(paths, _log_probability(log_p, paths), tuple(notes), answer.proven) for paths in found]
+        notes.append(_unproven(answer, log_p, networks, count, seconds))
+    return [Derivation(paths, _log_probability(log_p, paths), tuple(notes), answer.proven) for paths in networks]
 
 
 def _windows(limits: Sequence[AdditiveLimit]) -> str:
@@ -118,15 +118,15 @@ def _unfinished(limits: Sequence[AdditiveLimit], seconds: float) -> UnfinishedEr
     )
 
 
-def _unproven(last: _Answer, log_p: np.ndarray, found: Sequence[tuple[int, ...]], count: int, seconds: float) -> str:
-    """Returns the note about a program that the time limit has stopped, after `found`."""
+def _unproven(last: _Answer, log_p: np.ndarray, networks: Sequence[tuple[int, ...]], count: int, seconds: float) -> str:
+    """Returns the note about a program that the time limit has stopped, after `networks`."""
     if last.paths is None:
         return (
-            f"{len(found)} of {count} likeliest networks: the search for the next was stopped after {seconds:g} s; "
+            f"{len(networks)} of {count} likeliest networks: the search for the next was stopped after {seconds:g} s; "
             f"{QUICKER}"
         )
-    ahead = max(0.0, last.most - _log_probability(log_p, found[-1]))
-    which = "the network" if len(found) == 1 else f"network {len(found)} of {count}"
+    ahead = max(0.0, last.most - _log_probability(log_p, networks[-1]))
+    which = "the network" if len(networks) == 1 else f"network {len(networks)} of {count}"
     return (
         f"{which} meets the limits but is not proven to be the likeliest that does: the solver was stopped after "
         f"{seconds:g} s, and another one may be likelier by up to {ahead:.3g} in log p; {QUICKER}"
@@ -143,7 +143,7 @@ def extended(
 
     Raises InfeasibleError if no architecture is below all bounds, UnfinishedError if none was found in time.
     """
-    found, proven = [replace(limit, kind="below") for limit in limits], True
+    widened, proven = [replace(limit, kind="below") for limit in limits], True
     for i, limit in enumerate(limits):
         if limit.kind == "below":
             continue
@@ -151,14 +151,14 @@ def extended(
         for cost in members(limit.cost):
             # the likeliest architecture under the alpha that is the cost is the dearest one
             log_p = log_probabilities(torch.from_numpy(cost.table / limit.scale), mask).numpy()
-            answer = _solve(log_p, mask.numpy(), found, seconds)
+            answer = _solve(log_p, mask.numpy(), widened, seconds)
             if answer.paths is None:
                 raise infeasible(limits) if answer.proven else _unfinished(limits, seconds)
             proven &= answer.proven
             dearest.append(limit.cost.of(answer.paths))
         low = max(dearest) - limit.tolerance * abs(max(dearest))
-        found[i] = replace(limit, tolerance=max(limit.tolerance, (limit.bound - low) / limit.scale))
-    return found, proven
+        widened[i] = replace(limit, tolerance=max(limit.tolerance, (limit.bound - low) / limit.scale))
+    return widened, proven
 
 
 def smallest(limit: AdditiveLimit, others: Sequence[AdditiveLimit]) -> float:
@@ -192,8 +192,8 @@ def derive(
     if among == 1 or loss is None:
         return constrained(alpha, mask, limits)
 
-    def order(found: Derivation) -> float:
-        value = loss(found.paths)
+    def order(derivation: Derivation) -> float:
+        value = loss(derivation.paths)
         return math.inf if math.isnan(value) else value
 
     candidates = likeliest(alpha, mask, limits, among)
@@ -291,14 +291,14 @@ def _program(
             LinearConstraint((candidate == np.array(paths)[edge]).astype(float)[None], -np.inf, len(paths) - 1)
             for paths in excluded
         ]
-        found = solve(
+        solution = solve(
             stretch * regret, [*constraints, *others], Bounds(0, 1), np.ones(len(regret), dtype=np.int64), deadline
         )
-        most = float(best.sum()) - max(0.0, found.least / stretch)
-        if found.x is None:
-            return _Answer(None, found.proven, most)
+        most = float(best.sum()) - max(0.0, solution.least / stretch)
+        if solution.x is None:
+            return _Answer(None, solution.proven, most)
         # nonzero() is in row order, so edges are too
-        paths = tuple(int(i) for i in candidate[np.round(found.x).astype(bool)])
+        paths = tuple(int(i) for i in candidate[np.round(solution.x).astype(bool)])
         if meets(paths, limits):
-            return _Answer(paths, found.proven, most)
+            return _Answer(paths, solution.proven, most)
         excluded.append(paths)

@@ -131,10 +131,10 @@ def _tries(
 def _timed_outcome(decisive: TimedLimit, second: Reading, tries: tuple[TimedLimit, ...]) -> LimitOutcome:
     """Returns the outcome of a timed limit. second: the reading of the confirmation."""
     limit, first = decisive.limit, decisive.reading
-    note, met = "", decisive.within if first.believed else None
+    note, met = "", decisive.within if first.reliable else None
     if met is None:
         note = _disturbed(limit.name, first)
-    elif met and second.believed and not meets_bound(second.timing, limit.bound):
+    elif met and second.reliable and not meets_bound(second.timing, limit.bound):
         note = (
             f"{limit.name}: {first.timing.median_ms:.4g} ms in the timing that decided, {second.timing.median_ms:.4g} "
             f"ms in a second one, which misses {limit.bound:.4g} ms; ask for a little less where the limit is hard"
@@ -155,7 +155,7 @@ def _best(tries: Sequence[Try]) -> int:
     def used(i: int) -> list[float]:
         return [one.used for one in tries[i].timed]
 
-    reliable = [i for i, t in enumerate(tries) if all(one.reading.believed for one in t.timed)]
+    reliable = [i for i, t in enumerate(tries) if all(one.reading.reliable for one in t.timed)]
     for candidates in (reliable, range(len(tries))):
         if kept := [i for i in candidates if all(one.within for one in tries[i].timed)]:
             return max(kept, key=lambda i: sum(used(i)))

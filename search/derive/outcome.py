@@ -37,7 +37,7 @@ class TimedLimit:
         unused = limit.kind == "at" and timing.median_ms < limit.bound * (
             1 - limit.tolerance - acceptable_error(timing)
         )
-        if (self.within and not unused) or not self.reading.believed:
+        if (self.within and not unused) or not self.reading.reliable:
             return self.asked
         low, high = limit.cost.reachable
         return min(high, max(low, limit.bound - (timing.median_ms - self.reading.predicted)))

@@ -71,21 +71,21 @@ def least_worst(
         unit = magnitude([cost], bound)
         row = np.append(cost.table[edge, candidate] / unit, 0.0)
         constraints.append(LinearConstraint(row[None], -np.inf, (bound - cost.fixed) / unit))
-    found = solve(
+    solution = solve(
         np.append(np.zeros(len(edge)), 1.0),
         constraints,
         Bounds(np.append(np.zeros(len(edge)), -np.inf), np.append(np.ones(len(edge)), np.inf)),
         np.append(np.ones(len(edge)), 0),
         Deadline(seconds),
     )
-    if not found.proven:
+    if not solution.proven:
         raise UnfinishedError(
             found=f"the smallest cost that can be reached under {len(costs) + len(below)} costs together was not found "
             f"in {seconds:g} s",
             remedy="combine fewer tables, or combine them by weighted_sum",
         )
-    if found.x is None:
+    if solution.x is None:
         return math.inf
     # add the chosen entries up again: the solver's own value carries its tolerance
-    paths = tuple(int(i) for i in candidate[np.round(found.x[:-1]).astype(bool)])
+    paths = tuple(int(i) for i in candidate[np.round(solution.x[:-1]).astype(bool)])
     return max(cost.of(paths) for cost in costs)

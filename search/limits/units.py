@@ -116,19 +116,19 @@ def implied_speed(space: Space, table: LatencyTable, cost: Cost) -> float:
     return macs_cost(space).of(paths) * table.batch / cost.of(paths) / 1e6
 
 
-def doubts(space: Space, table: LatencyTable, cost: Cost) -> list[Note]:
-    """What looks wrong. cost: of the table, in ms."""
-    found = []
+def unlikely_numbers(space: Space, table: LatencyTable, cost: Cost) -> list[Note]:
+    """Returns notes on numbers of a table that can hardly be milliseconds. cost: of the table, in ms."""
+    notes = []
     priced = [(layer, table.price(layer, place)) for place, layer in space.places if not layer.is_skip]
     if zeros := sorted({str(layer) for layer, ms in priced if ms == 0}):
         more = f" and {len(zeros) - 1} more" if len(zeros) > 1 else ""
-        found.append(Note(f"'{zeros[0]}'{more} costs 0 ms", "only skip is free: measure again"))
+        notes.append(Note(f"'{zeros[0]}'{more} costs 0 ms", "only skip is free: measure again"))
     layer, longest = max(priced, key=lambda pair: pair[1])
     if longest > LONGEST_MS * table.batch:
-        found.append(Note(f"'{layer}' takes {duration(longest)}; that looks like microseconds", "divide by 1000"))
+        notes.append(Note(f"'{layer}' takes {duration(longest)}; that looks like microseconds", "divide by 1000"))
     elif unit := _another_unit(space, table, cost):
-        found.append(unit)
-    return found
+        notes.append(unit)
+    return notes
 
 
 def _another_unit(space: Space, table: LatencyTable, cost: Cost) -> Note | None:

@@ -198,15 +198,15 @@ def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:
     Raises ConfigError for what is no number, percentage or range from a lower to a higher end, and for more than
     MOST_BOUNDS.
     """
-    found: dict[str, str] = {}
+    expanded: dict[str, str] = {}
     for text in texts:
         for bound in _written_out(text.strip(), unit):
-            found[_slug(bound)] = bound
-            if len(found) > MOST_BOUNDS:
+            expanded[_slug(bound)] = bound
+            if len(expanded) > MOST_BOUNDS:
                 raise ConfigError(
                     "--at", f"names more than {MOST_BOUNDS} bounds", remedy="give fewer, each is derived by itself"
                 )
-    return list(found.values())
+    return list(expanded.values())
 
 
 def _written_out(text: str, unit: str) -> list[str]:

@@ -170,7 +170,7 @@ def test_a_machine_that_is_off_by_what_a_table_may_be_is_corrected(fine_space, d
     assert limit.bound * 0.95 <= measured_ms(result) <= limit.bound * 1.02
 
 
-def test_a_timing_that_can_be_believed_goes_before_one_that_cannot(fine_space):
+def test_a_reliable_timing_is_chosen_before_one_that_is_not(fine_space):
     """The first network is faster than needed. That of the raised bound is timed while the machine is fast as a whole:
     it seems to use more of the budget, and would exceed it."""
     limit = limit_at(fine_space, 0.5)
@@ -398,7 +398,7 @@ def share_met(space, share_of_bound, round_noise, seeds=400):
 
     clock = Clock.of(space, limit.cost, MeasureConfig(), timer)
     readings = [clock.timed(clock.reference) for _ in range(seeds)]
-    settled = [meets_bound(reading.timing, limit.bound) for reading in readings if reading.believed]
+    settled = [meets_bound(reading.timing, limit.bound) for reading in readings if reading.reliable]
     assert len(settled) > 0.9 * seeds
     return sum(settled) / len(settled)
 
@@ -473,4 +473,4 @@ def test_several_networks_are_timed_in_turn_with_one_reference(fine_space):
     assert rounds == [[*networks, clock.reference]] * 2
     assert [reading.predicted for reading in readings] == [cost.of(paths) for paths in networks]
     assert [reading.drift for reading in readings] == pytest.approx([1.05] * 3)
-    assert all(reading.believed for reading in readings)
+    assert all(reading.reliable for reading in readings)

@@ -11,7 +11,7 @@ import pytest
 from engine.config import load_config
 from latency.importers import import_table
 from latency.table import Entry, LatencyTable
-from search.limits.units import GPU, PER_THREAD, PHONE, Span, doubts, largest_network, speeds_of
+from search.limits.units import GPU, PER_THREAD, PHONE, Span, largest_network, speeds_of, unlikely_numbers
 from supernet.space import Space
 
 
@@ -31,7 +31,7 @@ def scaled(table: LatencyTable, factor: float) -> LatencyTable:
 
 def units(space: Space, table: LatencyTable) -> list[str]:
     """Returns the notes about the unit."""
-    notes = (str(note) for note in doubts(space, table, table.cost(space)))
+    notes = (str(note) for note in unlikely_numbers(space, table, table.cost(space)))
     return [note for note in notes if "look" in note]
 
 
