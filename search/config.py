@@ -147,7 +147,7 @@ class LimitConfig(Section):
         if not self.tables:
             if self.combine is not None or self.weights or self.tables_sha256:
                 given = "combine" if self.combine else "weights" if self.weights else "tables_sha256"
-                raise InvalidError(given, remedy="remove it, or give several `tables` in place of `table`")
+                raise InvalidError(given, "remove it, or give several `tables` in place of `table`")
             return self
         if self.table is not None:
             found = "remove it, `tables` has the tables of this limit"

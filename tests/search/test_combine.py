@@ -143,7 +143,7 @@ def test_tables_of_a_config_are_combined_and_recorded(space, make_search_file, t
         ({"tables": None}, "combine: remove it, or give several `tables`"),
         ({"measure": {}}, "measure: remove it"),
         ({"tables_sha256": ["0", "1"]}, "is not the table of this run"),
-        ({"tables": ["a.yaml", "b.yaml"]}, "limits.0.tables.0: no file a.yaml; make it with:"),
+        ({"tables": ["a.yaml", "b.yaml"]}, "limits.0.tables.0: no file a.yaml; make it by import, kit or fit"),
     ],
 )
 def test_what_is_refused(make_search_file, two_tables, change, message):

@@ -274,7 +274,7 @@ def test_a_table_with_a_large_error_is_refused_with_its_remedies(
     make_table(space, path, device=CPU, verification=make_verification(14.2, holds=False))
     with pytest.raises(TableError) as caught:
         resolved_with(make_search_file, path, {"device": "cpu"})
-    for word in ("limits.0.largest_error", "14.2 %", "10 %", "--recalibrate", "measure again", "raise this bound"):
+    for word in ("limits.0.largest_error", "14.2 %", "10 %", "recalibrate a copy", "measure again", "raise this bound"):
         assert word in str(caught.value)
     (note,) = resolved_with(make_search_file, path, largest_error=15.0).notes
     assert "14.2 %" in note.text
