@@ -1,6 +1,6 @@
 """How well latency tables predict whole networks:  python benchmarks/latency_accuracy.py
 
-The ImageNet space, for each runtime that is here. A table is built as scripts/measure_latency.py does (build_seconds),
+The ImageNet space, for each runtime that is here. A table is built as `proxyless-nas measure` does (build_seconds),
 and then once more with 40 held-out networks, spread over the reachable range, timed twice in the same rounds. Their
 latencies are compared with the sums of ops timed alone, of ops timed in context, of calibrated entries, of the
 calibrated entries of the table built minutes earlier, and with a constant and a line in MACs fitted to these very

@@ -67,6 +67,12 @@ def shipped_name(path: Path) -> str | None:
     return next((name for name, file in shipped_configs().items() if os.path.realpath(file) == real), None)
 
 
+def as_argument(path: Path | str) -> str:
+    """Returns a configuration as a command's argument: the name of one that comes with the package, else the path."""
+    name = shipped_name(Path(path))
+    return str(path) if name is None or os.path.isfile(name) else name
+
+
 def _near(path: Path) -> Path:
     """Returns a path relative to the current folder if it lies below it, as a user would write it."""
     here = Path.cwd()

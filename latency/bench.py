@@ -357,7 +357,7 @@ def read_manifest(folder: str) -> tuple[dict[str, Any], str]:
     path = os.path.join(folder, MANIFEST)
     try:
         if not os.path.isfile(path):
-            raise KitError(path, "no such file", remedy="run bench.py in the folder that device_kit.py exported")
+            raise KitError(path, "no such file", remedy="run bench.py in the folder that proxyless-nas kit exported")
         with open(path, "rb") as file:
             content = file.read(MOST_MANIFEST_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -660,7 +660,7 @@ def main() -> int:
     except KitError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    print(f"{out}: copy it back and run scripts/device_kit.py import")
+    print(f"{out}: copy it back and run proxyless-nas kit import")
     return 0
 
 

@@ -28,8 +28,7 @@ class MeasureConfig(Section):
     identity."""
 
     device: Literal["cpu", "cuda", "external"] = "cpu"
-    """external: the table comes from another device, through scripts/device_kit.py, import_latency.py or
-    fit_latency.py."""
+    """external: the table comes from another device, through `proxyless-nas kit`, `import` or `fit`."""
     runtime: Literal["pytorch", "pytorch_compile", "onnxruntime", "litert"] = "pytorch"
     """The runtime that runs the network (latency/runtimes/). pytorch: eager. pytorch_compile: torch.compile, layer by
     layer."""
@@ -60,7 +59,7 @@ class MeasureConfig(Section):
         if self.runtime in EXPORTED and self.device != "external":
             if self.device == "cuda":
                 remedy = (
-                    "use runtime pytorch, or a device kit (scripts/device_kit.py) with --provider CUDAExecutionProvider"
+                    "use runtime pytorch, or a device kit (proxyless-nas kit) with --provider CUDAExecutionProvider"
                 )
                 found = f"got 'cuda' with runtime {self.runtime}, which is timed on the CPU here"
                 raise InvalidError("measure.device", found, remedy=remedy)

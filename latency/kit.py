@@ -196,7 +196,7 @@ def _readme(measure: MeasureConfig) -> str:
         "On the device, with nothing else running:\n"
         f"  python3 -m venv env && env/bin/pip install numpy {package} && env/bin/python bench.py\n"
         "It writes results.json beside this file. Copy that back to where the kit was exported, and there:\n"
-        "  python scripts/device_kit.py import KIT results.json --out tables/device.yaml\n"
+        "  proxyless-nas kit import KIT results.json --out tables/device.yaml\n"
     )
 
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from engine.errors import Action, explain
 from engine.progress import Report, silent
+from engine.shipped import as_argument
 from latency.bench import energy_counter, timed_rounds
 from latency.build import Origin, Samples, build_table, calibrated, network_ms, verified
 from latency.config import LatencyConfig, MeasureConfig
@@ -115,7 +116,7 @@ def measure_to_file(
     if path is None:
         table.check(space, measure, str(out), f"make another table, in another file, e.g. {free}")
     else:
-        again = Action("measure", (str(path), "--out", str(free), *overrides))
+        again = Action("measure", (as_argument(path), "--out", str(free), *overrides))
         table.check(space, measure, str(out), "make another table", again)
     seed = int(time.time()) if seed is None else seed
     if recalibrate:
@@ -244,7 +245,7 @@ def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:
         raise TableError(
             "measure.device",
             "got 'external'",
-            remedy="a table of another device is verified there: see scripts/device_kit.py",
+            remedy="a table of another device is verified there: see proxyless-nas kit",
         )
     if any(" @" in key for key in table.entries):
         raise TableError(

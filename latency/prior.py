@@ -58,9 +58,7 @@ def read_prior(source: LatencyTable | Path | Literal["macs"], space: Space) -> P
     try:
         table = LatencyTable.load(Path(source))
     except UserError as error:
-        is_what = (
-            "a prior is a latency table (scripts/import_latency.py makes one of a published file), or the word macs"
-        )
+        is_what = "a prior is a latency table (proxyless-nas import makes one of a published file), or the word macs"
         refused = PriorError.of(error, "--prior")
         refused.remedy = "; ".join(filter(None, [refused.remedy, is_what]))
         raise refused from None

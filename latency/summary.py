@@ -168,7 +168,7 @@ def print_export(kit: ExportedKit) -> None:
 
 def print_how_to_import(kit: Path, results: Path) -> None:
     """Prints the command that makes a table of a device's results."""
-    _console().print(f"{results}: now `python scripts/device_kit.py import {kit} {results} --out TABLE`")
+    _console().print(f"{results}: now `proxyless-nas kit import {kit} {results} --out TABLE`")
 
 
 def _console() -> Console:

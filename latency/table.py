@@ -215,7 +215,7 @@ class LatencyTable(Section):
             raise ConfigError(
                 f"{path}: format",
                 f"got {found!r}, which another version wrote; this one reads {known!r}",
-                remedy="measure the table again with scripts/measure_latency.py, or import it again",
+                remedy="measure the table again with proxyless-nas measure, or import it again",
             )
         return validate(cls, content, str(path))
 
@@ -322,10 +322,10 @@ class LatencyTable(Section):
     @property
     def _how_to_mend_the_constant(self) -> str:
         if self.method == "whole_networks":
-            return "time some fast networks, too, and make the table again with scripts/fit_latency.py"
+            return "time some fast networks, too, and make the table again with proxyless-nas fit"
         if self.foreign:
             return "correct the constant or the entries, or make the table again where it comes from"
-        return "refit it with scripts/measure_latency.py --recalibrate, or measure it again"
+        return "refit it with proxyless-nas measure --recalibrate, or measure it again"
 
     def column_cost(self, space: Space, name: str, where: str) -> Cost:
         """Returns a column as matrices over the space's paths. where: the table's file.

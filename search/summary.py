@@ -79,7 +79,7 @@ def _miss(outcome: LimitOutcome) -> str:
         return f"{limit.name}: measured, it misses {bound}: see the tries; measure the table again on an idle machine."
     return (
         f"{limit.name}: {quantity(outcome.predicted, limit.unit)} predicted, above {bound}; argmax ignores limits: "
-        "scripts/derive.py with --method constrained meets it."
+        "proxyless-nas derive with --method constrained meets it."
     )
 
 

@@ -1,4 +1,4 @@
-"""scripts/check_search.py prints one line for each check, and its exit status says whether any failed."""
+"""`proxyless-nas check` prints one line for each check, and its exit status says whether any failed."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_there_is_a_config_of_each_kind():
 
 @pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH]))
 def test_a_latency_or_search_config_can_be_measured(path):
-    """A search config too: measure_latency.py reads its space and measure sections."""
+    """A search config too: `proxyless-nas measure` reads its space and measure sections."""
     config = LatencyConfig.read(path)
     assert Space(config.space).searchable
 
@@ -123,8 +123,8 @@ def test_a_search_without_its_table_names_the_command_that_makes_it(path, door, 
     table = config["limits"][0]["table"]
     ended = door("run_search", path, "--out", "run", "run.device=cpu")
     assert ended.status == 2
-    script = "import_latency.py" if config["measure"]["device"] == "external" else f"measure_latency.py {path}"
-    for words in ("error: ", f"no file {table}", f"python scripts/{script}", f"--out {table}"):
+    command = "import SOURCE" if config["measure"]["device"] == "external" else f"measure {path.stem}"
+    for words in ("error: ", f"no file {table}", f"proxyless-nas {command} --out {table}"):
         assert words in ended.err
     assert not (tmp_path / "run").exists()
 

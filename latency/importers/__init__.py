@@ -60,7 +60,7 @@ def import_table(path: Path, *, device_name: str, format: str | None = None, act
             raise TableError(
                 str(path),
                 f"'format': this file is ours already, {shown(str(records[first]))}",
-                remedy="a table is used as it is, results of a device kit become one by scripts/device_kit.py import",
+                remedy="a table is used as it is, results of a device kit become one by proxyless-nas kit import",
             )
         raise TableError(str(path), f"{shown(first)} is no key of a known format", _formats(), "convert the file")
     seen, key = next(iter(shown_by.items()))

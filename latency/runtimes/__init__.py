@@ -33,8 +33,8 @@ def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:
             "measure.device",
             "got 'external', a device that cannot be timed from here",
             remedy=(
-                "export a kit for it with scripts/device_kit.py, import its table with "
-                "scripts/import_latency.py, or set measure.device to cpu or cuda"
+                "export a kit for it with proxyless-nas kit, import its table with "
+                "proxyless-nas import, or set measure.device to cpu or cuda"
             ),
         )
     this_device(measure.device)  # if there is no CUDA, the error names the key

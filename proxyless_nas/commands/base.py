@@ -19,7 +19,7 @@ EXIT_MISSED = 3
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand. `python scripts/x.py` runs the same one under another name."""
+    """A subcommand. The files of scripts/ run the same ones under other names."""
 
     text: str
     """What `--help` prints: a summary in one line, which the list of commands shows too, then an example."""

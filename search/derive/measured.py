@@ -164,7 +164,7 @@ def _best(tries: Sequence[Try]) -> int:
 
 def _disturbed(name: str, last: Reading) -> str:
     """Returns the note about a reading that is not reliable."""
-    again = "when the machine is idle, scripts/run_search.py with --resume times again"
+    again = "when the machine is idle, proxyless-nas search with --resume times again"
     if not steady(last.timing):
         noise = 100 * twice_noise(last.timing)
         return (

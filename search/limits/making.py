@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from engine.errors import Action
+from engine.shipped import as_argument
 from latency.config import MeasureConfig
 from latency.existing import free_file
 
@@ -19,7 +20,7 @@ class Making:
     """How one table of a limit is made, with the settings of the search."""
 
     source: str
-    """The search's file."""
+    """The search's file, or the name under which it comes with the package."""
     table: Path
     measure: MeasureConfig
     """How the table's device is measured."""
@@ -38,7 +39,7 @@ class Making:
         """Returns how `table` is made. overrides: those of the search. own: what the limit's own `measure` sets."""
         shaping = [o for o in overrides if o.startswith(("space.", "measure."))]
         shaping += [f"measure.{key}={'null' if value is None else value}" for key, value in (own or {}).items()]
-        return cls(str(source), table, measure, tuple(shaping))
+        return cls(as_argument(source), table, measure, tuple(shaping))
 
     @property
     def external(self) -> bool:

@@ -46,7 +46,7 @@ from supernet.supernet import Supernet
 
 log = logging.getLogger("search")
 
-A_SEARCH = "the folder of a search, as given to run_search.py --out"
+A_SEARCH = "the folder of a search, as given to proxyless-nas search --out"
 FORMAT = "proxylessnas/pareto@1"
 MOST_BOUNDS = 1000
 """The most bounds of one call: each is derived, and scored unless it leads to the same network as another one."""
@@ -250,7 +250,7 @@ def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], 
     alpha = search.get("alpha") if isinstance(search, dict) else None
     if not isinstance(search, dict) or not isinstance(alpha, Tensor) or alpha.shape != space.mask.shape:
         raise CheckpointError(
-            str(run), "its checkpoint is not of a search in this space", remedy="expected a run of run_search.py"
+            str(run), "its checkpoint is not of a search in this space", remedy="expected a run of proxyless-nas search"
         )
     try:
         blank = None if search.get("evidence") is None else Evidence.none(*alpha.shape)

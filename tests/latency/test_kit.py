@@ -136,7 +136,7 @@ def test_the_kit_runs_on_a_device_with_two_packages_alone(kit, door, tmp_path):
         [str(python), str(kit / "bench.py")], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "device_kit.py import" in done.stdout
+    assert "proxyless-nas kit import" in done.stdout
     ended = door("device_kit", "import", kit, kit / "results.json", "--out", tmp_path / "board.yaml")
     assert ended.status in (0, WRONG_TABLE), ended.err  # so few timings may miss by more than 10 %
     assert "verified on 6 fresh networks" in ended.out

@@ -220,7 +220,7 @@ def test_a_prior_that_explains_nothing_is_refused(space):
     [
         (None, ("no such file", "or the word macs")),
         (lambda text: text.replace("unit: ms", "unit: us"), ("unit: got 'us', expected 'ms'",)),
-        (lambda text: "Conv-input:8x8x3-output:4x4x8: {count: 1, mean: 1.0}", ("import_latency.py", "unknown key")),
+        (lambda text: "Conv-input:8x8x3-output:4x4x8: {count: 1, mean: 1.0}", ("proxyless-nas import", "unknown key")),
     ],
 )
 def test_a_file_that_is_no_table_is_one_line(change, words, space, formula_table, tmp_path):

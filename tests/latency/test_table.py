@@ -28,7 +28,7 @@ SPACE: dict[str, Any] = {
     "feature_mix": 24,
 }
 CALIBRATION = Calibration(date="2026-01-31", networks=60, strength=0.01, cross_validation_percent=0.8, seed=3)
-COMMAND = "python scripts/measure_latency.py a.yaml --out t.yaml"
+COMMAND = "proxyless-nas measure a.yaml --out t.yaml"
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from engine.config import load_config
 from engine.errors import ConfigError
-from engine.shipped import located, shipped_config, shipped_configs, shipped_name
+from engine.shipped import as_argument, located, shipped_config, shipped_configs, shipped_name
 from proxyless_nas.commands import main
 from proxyless_nas.commands.configs import copy, whole_text
 from search.config import SearchConfig
@@ -122,3 +122,12 @@ def test_a_dictionary_and_a_model_are_read_as_a_file_is(tmp_path, write_yaml, ti
 
 def test_copy_returns_the_new_file(tmp_path):
     assert copy("quickstart", tmp_path / "new") == tmp_path / "new" / "quickstart.yaml"
+
+
+def test_a_command_in_a_message_has_the_name_unless_a_file_shadows_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert as_argument(shipped_config("imagenet_cpu")) == "imagenet_cpu"
+    assert as_argument(tmp_path / "mine.yaml") == str(tmp_path / "mine.yaml")
+    path = shipped_config("imagenet_cpu")
+    (tmp_path / "imagenet_cpu").write_text("{}")
+    assert as_argument(path) == str(path)
