@@ -39,12 +39,14 @@ with locked(Path(sys.argv[1])):
 
 @pytest.fixture
 def hold(shell):
-    """hold(folder, how): a process that holds the folder's lock, and the processes that it has started."""
+    """hold(folder, how) starts a process that holds the lock. Returns it, and the ids of those that it has started."""
+    holders: list[subprocess.Popen[str]] = []
     begun: list[int] = []
 
     def start(folder: Path, how: str = "alone") -> tuple[subprocess.Popen[str], list[int]]:
         command = [sys.executable, "-c", HOLDER, str(folder), how]
         process = subprocess.Popen(command, env=shell, stdout=subprocess.PIPE, text=True)
+        holders.append(process)
         assert process.stdout is not None
         own, *others = map(int, process.stdout.readline().split())
         begun.extend([own, *others])
@@ -54,6 +56,8 @@ def hold(shell):
     for pid in begun:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    for holder in holders:
+        holder.communicate()  # waits for its end and closes the pipe
 
 
 def test_a_second_process_is_refused_and_the_first_one_named(tmp_path, hold):
