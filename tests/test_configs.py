@@ -15,6 +15,7 @@ from engine.config import load_config
 from engine.shipped import shipped_name
 from latency.config import LatencyConfig
 from retrain.config import RetrainConfig
+from search import judge
 from search.config import SearchConfig
 from supernet.architecture import Architecture
 from supernet.space import Space
@@ -161,6 +162,7 @@ ON_CPU = ["run.device=cpu", "run.amp=none", "run.threads=1"]
 def test_a_search_config_runs_at_reduced_size(path, door, jpegs, tmp_path, monkeypatch, formula_table):
     """2 warm-up steps, then 2 weights steps, each followed by an architecture step; 2 of these at the end."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(judge, "NETWORKS", 4)  # random networks beside the derived one: 20 take most of the time
     config = load_config(path)
     overrides = [*smaller(config["space"]), *on_folder(jpegs), *ON_CPU, "data.validation=0.75", "search.bn_batches=2"]
     overrides += ["search.batch_size=4", "search.warmup_epochs=1", "search.epochs=1", "search.arch_every=1"]
