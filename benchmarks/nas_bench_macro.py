@@ -57,7 +57,7 @@ from search.limits.resolve import resolve
 from search.loop import Search
 from search.plan import Plan
 from search.scoring import open_parts
-from supernet.alpha import mask_of
+from supernet.alpha import Alpha
 from supernet.cost import macs_cost
 from supernet.space import Space
 
@@ -337,7 +337,7 @@ def rows_of(seed: int, truth: MacroTruth, args: argparse.Namespace) -> list[dict
 
         kept = searched(plan, folder / "warm", folder / f"alpha-{target:g}", gradient)
         _, state = checkpoint_of(folder / f"alpha-{target:g}")
-        likeliest = constrained(state["search"]["alpha"], mask_of(plan.space), plan.limits).paths
+        likeliest = constrained(Alpha.of_space(plan.space, state["search"]["alpha"]), plan.limits).paths
         row = truth.judged(truth.band(1e6 * target), likeliest)
         rows.append({"method": "alpha", "target": target, "seed": seed, "cost": kept["cost"]["alpha"]} | row)
         log.info("%s", rows[-1])

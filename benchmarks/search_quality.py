@@ -64,7 +64,7 @@ from search.limits.limit import AdditiveLimit
 from search.loop import finish_search
 from search.result import ResultFile
 from search.scoring import open_parts, score
-from supernet.alpha import mask_of
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.cost import Cost
 from supernet.space import Space
@@ -237,7 +237,7 @@ def checkpoint_of(run: Path) -> dict[str, Any]:
 
 def likeliest_row(run: Path, space: Space, limit: AdditiveLimit, band: Band, truth: Truth) -> dict[str, Any]:
     """What derive_among adds: a row's columns for the network that alpha alone would have chosen."""
-    index = truth.paths.index(constrained(checkpoint_of(run)["alpha"], mask_of(space), [limit]).paths)
+    index = truth.paths.index(constrained(Alpha.of_space(space, checkpoint_of(run)["alpha"]), [limit]).paths)
     accuracy = float(truth.accuracy[index])
     return {"likeliest_percentile": band.percentile(index, accuracy), "likeliest_gap": band.gap(accuracy)}
 

@@ -52,7 +52,6 @@ from search.config import SearchConfig
 from search.learn.gradient import architecture_step, weights_step
 from search.learn.objective import Objective
 from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
-from supernet.alpha import sample_paths
 from supernet.compiled import compile_candidates, mixed_edges
 from timed_loop import (
     GRADIENT,
@@ -110,7 +109,7 @@ class Bare:
 
     def steps(self) -> Callable[[], None]:
         """To call for the block that the loop is at."""
-        plan, state, mask, position = self.plan, self.state, self.loop.search.mask, self.loop.search.state
+        plan, state, position = self.plan, self.state, self.loop.search.state
         s, seed, device = plan.config.search, plan.config.run.seed, plan.device
         assert s.arch_update in ("full", "full_v2", "two_path")  # the cases are of gradient modes
         mode, objective = s.arch_update, Objective(plan.limits, s.resolved_loss)
@@ -118,7 +117,7 @@ class Bare:
         first, first_arch = position.step, position.arch_steps
         drawn = [
             [
-                sample_paths(state.alpha, mask, generator(seed, WEIGHTS_PATHS, step * plan.networks + i))
+                state.alpha.sample_paths(generator(seed, WEIGHTS_PATHS, step * plan.networks + i))
                 for i in range(plan.networks)
             ]
             for step in range(first, first + self.loop.block)

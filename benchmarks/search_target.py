@@ -44,7 +44,7 @@ from search.limits.limit import AdditiveLimit, TableSource
 from search.loop import Search
 from search.plan import Plan
 from search.state import SearchState
-from supernet.alpha import mask_of, probabilities
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.space import Space
 
@@ -110,7 +110,7 @@ def warm_up(plan: Plan, out: Path) -> None:
 
 def searched(plan: Plan, warm: Path, out: Path, steps: int) -> dict[str, Any]:
     """expected_error, loss and seconds of the search in `out`, which is run where no earlier call has."""
-    (limit,), mask = plan.additive, mask_of(plan.space)
+    (limit,) = plan.additive
     settings = settings_of(plan) | {"target_ms": limit.bound}
     known = kept(out, settings)
     if known is not None:
@@ -121,8 +121,7 @@ def searched(plan: Plan, warm: Path, out: Path, steps: int) -> dict[str, Any]:
     errors: list[float] = []
 
     def observe(state: SearchState) -> None:
-        p = probabilities(state.alpha.detach(), mask)
-        errors.append(abs(float(expected_cost(p, limit.cost)) / limit.bound - 1))
+        errors.append(abs(float(expected_cost(state.alpha.probabilities(), limit.cost)) / limit.bound - 1))
 
     began = time.monotonic()
     advance(Search(plan, out, True, ALONE), plan.steps, f"search at {limit.bound:.3g} ms", observe)
@@ -159,7 +158,7 @@ def derived(config: SearchConfig, space: Space, limit: AdditiveLimit, out: Path)
     """The network of the search in `out`, accepted by its measured latency and then timed afresh."""
     newest = Checkpoints(out / "checkpoints").newest()
     assert newest is not None  # the search has ended
-    found = derive_measured(newest[1]["search"]["alpha"], mask_of(space), space, (limit,), "constrained")
+    found = derive_measured(Alpha.of_space(space, newest[1]["search"]["alpha"]), space, (limit,), "constrained")
     paths = found.derivation.paths
     timing = time_architecture(Architecture(space, paths), config.measure)
     predicted = limit.cost.of(paths)

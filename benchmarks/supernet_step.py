@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from engine.device import keep_freed_memory
 from latency.device import made_on
 from supernet import Architecture, Network, Space, SpaceConfig, Supernet
-from supernet.alpha import PairSample, initial_alpha, mask_of, sample_pairs
+from supernet.alpha import Alpha, PairSample
 
 ANY = ("mbconv_k3_e3", "mbconv_k3_e6", "mbconv_k5_e3", "mbconv_k5_e6", "mbconv_k7_e3", "mbconv_k7_e6", "skip")
 STAGES = (  # width, depth, stride, candidates
@@ -137,8 +137,7 @@ class Draw:
     ):
         net = nets["channels_last"]
         self.space, self.net, self.batch = net.space, net, batch
-        alpha, mask = initial_alpha(self.space), mask_of(self.space)
-        self.sample = sample_pairs(alpha, mask, torch.Generator().manual_seed(seed))  # uniform, as alpha is 0
+        self.sample = Alpha.of_space(self.space).sample_pairs(torch.Generator().manual_seed(seed))
         paths = self.sample.paths
         architecture = Architecture(self.space, paths)
         self.skips = architecture.names.count("skip")

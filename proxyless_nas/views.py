@@ -28,7 +28,7 @@ from search.many.family import Family
 from search.many.pareto import Panel, Point, front_figure
 from search.picture import probabilities_picture
 from search.result import load_result
-from supernet.alpha import mask_of, probabilities
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.space import Space
 
@@ -164,7 +164,7 @@ def _probabilities(run: Path, limits: Sequence[AdditiveLimit], space: Space, der
     newest = Checkpoints(run / "checkpoints").newest()
     if newest is None:
         return None
-    p = probabilities(newest[1]["search"]["alpha"], mask_of(space))
+    p = Alpha.of_space(space, newest[1]["search"]["alpha"]).probabilities()
     picture = probabilities_picture(p.numpy(), space, derived.paths, limits)
     content = io.BytesIO()
     Image.fromarray(picture).save(content, format="PNG")

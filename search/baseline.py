@@ -14,7 +14,7 @@ from search.derive.derivation import InfeasibleError, meeting
 from search.learn.projection import Projector
 from search.limits.combine import members
 from search.limits.limit import AdditiveLimit
-from supernet.alpha import initial_alpha, log_probabilities, mask_of
+from supernet.alpha import Alpha
 from supernet.space import Space
 
 MOST_DRAWS = 1_000_000
@@ -70,10 +70,9 @@ def _drawn(space: Space, limits: Sequence[AdditiveLimit], rng: np.random.Generat
     few uniform draws come near a bound far from the middle; each is kept with a probability proportional to 1 / p(x),
     which takes the tilt off again.
     """
-    mask = mask_of(space)
-    real = space.mask
-    tilted = Projector(mask, limits)(initial_alpha(space)).alpha
-    log_p, log_uniform = (log_probabilities(alpha, mask).numpy() for alpha in (tilted, initial_alpha(space)))
+    real, uniform = space.mask, Alpha.of_space(space)
+    tilted = Projector(limits)(uniform).alpha
+    log_p, log_uniform = (alpha.log_probabilities().numpy() for alpha in (tilted, uniform))
     weights = np.zeros(log_p.shape)  # log 1 / p, up to a constant
     weights[real] = log_uniform[real] - log_p[real]
     rows = np.arange(len(real))

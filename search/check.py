@@ -40,7 +40,7 @@ from search.limits.resolve import Resolved, resolve_limit, resolved_from
 from search.limits.trust import Note, elsewhere
 from search.limits.units import implied_speed, unlikely_numbers
 from supernet import user_modules
-from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.cost import Cost
 from supernet.own_candidates import check_running, is_own
@@ -170,7 +170,7 @@ def _reach(limit: AdditiveLimit) -> Check:
 
 def cost_gradient(space: Space, cost: Cost) -> Tensor:
     """dE/dalpha (E, N) of the expected cost where the search begins: every candidate equally likely."""
-    p = probabilities(initial_alpha(space), mask_of(space))
+    p = Alpha.of_space(space).probabilities()
     return softmax_jacobian(torch.from_numpy(cost.table), p)
 
 
@@ -196,11 +196,11 @@ def _together(resolved: Resolved) -> list[Check]:
     """Whether an architecture meets all limits, and whether alpha can meet them in expectation."""
     search, checks = resolved.config.search, []
     if search.derive == "constrained":  # argmax looks at no limit
-        derivation = constrained(initial_alpha(resolved.space), mask_of(resolved.space), resolved.additive)
+        derivation = constrained(Alpha.of_space(resolved.space), resolved.additive)
         remedy = "raise `tolerance`, or move a bound"
         checks += [Check("warn", "limits together", note, remedy) for note in derivation.notes]
         checks = checks or [Check("ok", "limits together", "an architecture meets all of them")]
-    if search.projects and Projector(mask_of(resolved.space), resolved.additive).loosened:
+    if search.projects and Projector(resolved.additive).loosened:
         checks.append(_loosened(resolved.additive))
     return checks
 
@@ -231,7 +231,7 @@ def _own_functions(resolved: Resolved) -> list[Check]:
     s, space = resolved.config.search, resolved.space
     checks = []
     if s.terms:
-        p = probabilities(initial_alpha(space), mask_of(space))
+        p = Alpha.of_space(space).probabilities()
         value, _ = terms_gradient(build_terms(None, s.terms, space), p, 0.0)
         checks.append(Check("ok", "own functions", f"search.terms add {value:.4g} at equal probabilities"))
     if s.reinforce and (reward := user_reward(s.reinforce)):

@@ -25,7 +25,6 @@ from search.picture import probabilities_picture
 from search.plan import Plan
 from search.result import ResultFile
 from search.state import SAMPLED_COSTS, SearchState
-from supernet.alpha import entropy, mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.space import Layer, Space
@@ -109,9 +108,8 @@ def curves_of(space: Space, limits: Sequence[Limit]) -> dict[str, Curve]:
 
 def architecture_scalars(state: SearchState, limits: Sequence[AdditiveLimit]) -> dict[str, float]:
     """Curves of alpha: entropy, and each limit's expected cost beside its target, and its pressure under projection."""
-    mask = mask_of(state.net.space)
-    p = probabilities(state.alpha.detach(), mask)
-    values = {"arch/entropy": float(entropy(state.alpha.detach(), mask))}
+    p = state.alpha.probabilities()
+    values = {"arch/entropy": float(state.alpha.entropy())}
     for limit in limits:
         values[f"expected/{limit.name}"] = float(expected_cost(p, limit.cost))
         values[f"target/{limit.name}"] = limit.bound
@@ -196,15 +194,13 @@ def log_alpha(
     """Writes alpha as a picture, in which `derived` is framed, and as distributions; and the costs of networks drawn
     from it."""
     space, limits = plan.space, plan.additive
-    mask = mask_of(space)
-    alpha = state.alpha.detach()
-    p = probabilities(alpha, mask)
-    log.image(step, "arch/probabilities", probabilities_picture(p.numpy(), space, derived, limits))
-    log.histogram(step, "arch/alpha", alpha[mask].numpy())
-    for edge, row, real in zip(space.searchable, p, mask, strict=True):
-        log.histogram(step, f"probability/{edge.name}", row[real].numpy(), bins=20)
+    alpha = state.alpha
+    log.image(step, "arch/probabilities", probabilities_picture(alpha.probabilities().numpy(), space, derived, limits))
+    log.histogram(step, "arch/alpha", alpha.values[alpha.mask].numpy())
+    for edge, row in alpha.named_probabilities().items():
+        log.histogram(step, f"probability/{edge}", np.array(list(row.values())), bins=20)
     random = generator(plan.config.run.seed, SAMPLED_COSTS, step)
-    sampled = [sample_paths(alpha, mask, random) for _ in range(SAMPLES)]
+    sampled = [alpha.sample_paths(random) for _ in range(SAMPLES)]
     for limit in limits:
         log.histogram(step, f"sampled/{limit.name}", np.array([limit.cost.of(paths) for paths in sampled]))
 

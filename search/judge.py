@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from scipy.stats import kendalltau
-from torch import Tensor
 
 from engine.config import Section
 from engine.data import ImageSet, statistics_batches
@@ -25,7 +24,7 @@ from search.learn.regression import Paths, network_losses
 from search.limits.limit import AdditiveLimit
 from search.plan import Plan
 from search.state import JUDGED
-from supernet.alpha import log_probabilities, mask_of
+from supernet.alpha import Alpha
 from supernet.supernet import Supernet
 
 NETWORKS = 20
@@ -118,13 +117,13 @@ class Judge:
         losses, _ = self._losses(net, self.networks, report)
         return Reliability(split_half(losses), len(self.networks))
 
-    def judgement(self, net: Supernet, alpha: Tensor, derived: Paths, report: Report = silent) -> Judgement | None:
+    def judgement(self, net: Supernet, alpha: Alpha, derived: Paths, report: Report = silent) -> Judgement | None:
         """None if fewer than two networks beside the derived one are as costly."""
         networks = [derived, *(paths for paths in self._as_costly_as(derived) if paths != derived)]
         if len(networks) < 3:
             return None
         losses, images = self._losses(net, networks, report)
-        return judge(losses, 0, networks, alpha, mask_of(self.plan.space), images)
+        return judge(losses, 0, networks, alpha, images)
 
     def _losses(self, net: Supernet, networks: Sequence[Paths], report: Report) -> tuple[np.ndarray, int]:
         plan = self.plan
@@ -133,12 +132,10 @@ class Judge:
         )
 
 
-def judge(
-    losses: np.ndarray, derived: int, networks: Sequence[Paths], alpha: Tensor, mask: Tensor, images: int
-) -> Judgement:
+def judge(losses: np.ndarray, derived: int, networks: Sequence[Paths], alpha: Alpha, images: int) -> Judgement:
     """losses: (networks, batches) float64, that of `derived` in its row; the other rows are random networks."""
     means = losses.mean(axis=1)
-    log_p = log_probabilities(alpha.detach(), mask).numpy()
+    log_p = alpha.log_probabilities().numpy()
     scores = np.array([log_p[np.arange(len(paths)), list(paths)].sum() for paths in networks])
     others = np.arange(len(networks)) != derived
     return Judgement(

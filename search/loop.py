@@ -45,7 +45,6 @@ from search.learn.collapse import (
     CollapseAlarm,
     Settled,
     mean_norms,
-    relative_entropy,
     skip_rates,
     strength_of,
     undecided,
@@ -72,7 +71,6 @@ from search.state import (
     in_words,
 )
 from search.update import ArchitectureUpdate
-from supernet.alpha import mask_of, probabilities, sample_paths
 from supernet.architecture import Architecture
 from supernet.balance import balanced_paths, training_slots
 
@@ -203,7 +201,6 @@ class Search:
             with self._fitting(newest[0]):
                 self.training.corrupt, self.validation.corrupt = before.corrupt.training, before.corrupt.validation
         self.autocast = partial(autocast, config.run, plan.device)
-        self.mask = mask_of(plan.space)
         self.slots = training_slots(plan.space)
         self.update = ArchitectureUpdate(plan, group)
         self.judge = Judge(plan, self.autocast, group)
@@ -264,7 +261,7 @@ class Search:
         plan, state = self.plan, self.state
         if state.final_steps >= plan.final_steps:
             return
-        state.evidence = Evidence.none(*state.alpha.shape)
+        state.evidence = Evidence.none(*state.alpha.mask.shape)
         for done in range(plan.final_steps):
             report("comparing whole networks", done, plan.final_steps)
             batch = on_device(next(self.validation), plan.device, plan.config.run)
@@ -299,7 +296,7 @@ class Search:
         state.step += 1
         self._observe()
         if step == 0 or state.step % run.log_every == 0 or self._ended:
-            group.check_same(state.alpha.tolist(), f"alpha at step {state.step}")
+            group.check_same(state.alpha.values.tolist(), f"alpha at step {state.step}")
             means = group.mean_of(torch.stack([loss, *accuracy(logits, batch.labels)]))
             scalars = accuracy_curves("train", means.tolist(), plan.space.config.classes)
             scalars |= {"lr/weights": plan.lr(step), "lr/arch": plan.arch_lr(step)}
@@ -323,7 +320,7 @@ class Search:
         if number < plan.warmup_steps * plan.networks or not plan.alpha_draws:
             block, position = divmod(number, self.slots.shape[1])
             return balanced_paths(self.slots, generator(seed, WARMUP_PATHS, block), position)
-        return sample_paths(self.state.alpha, self.mask, generator(seed, WEIGHTS_PATHS, number))
+        return self.state.alpha.sample_paths(generator(seed, WEIGHTS_PATHS, number))
 
     @property
     def _ended(self) -> bool:
@@ -337,14 +334,14 @@ class Search:
         plan, state, rule = self.plan, self.state, self.plan.config.search.stop_when_settled
         if rule is None or state.step < plan.warmup_steps or state.step % plan.steps_per_epoch:
             return
-        p = probabilities(state.alpha.detach(), self.mask)
+        p = state.alpha.probabilities()
         state.settled = (state.settled or Settled.at(p, state.step)).observe(p, state.step, rule.change)
 
     def _signs(self) -> dict[str, float]:
         """Curves of what a collapse looks like; warns once where it looks like one."""
         plan, state = self.plan, self.state
-        p = probabilities(state.alpha.detach(), self.mask)
-        skip, share = skip_rates(p, plan.space), relative_entropy(p, self.mask)
+        p = state.alpha.probabilities()
+        skip, share = skip_rates(p, plan.space), state.alpha.relative_entropy()
         ce, limits = mean_norms(state.gradients)
         state.gradients.clear()
         values = {f"skip/{stage}": rate for stage, rate in skip.items()} | {"arch/relative_entropy": share}
@@ -454,8 +451,8 @@ class Search:
         plan, state = self.plan, self.state
         report("deriving", 0, 0)
         try:
-            wanted = preferences(state.alpha, state.evidence, self.mask, plan.config.search.derive)
-            derivation = derive(wanted, self.mask, plan.additive, plan.config.search.derive)
+            wanted = preferences(state.alpha, state.evidence, plan.config.search.derive)
+            derivation = derive(wanted, plan.additive, plan.config.search.derive)
         except UnfinishedError as error:
             log.warning("step %d: %s", state.step, error)
             return None
@@ -480,13 +477,11 @@ class Search:
             architecture = Architecture(plan.space, paths)
             return score(state.net, architecture, plan.config, plan.training, plan.validation, plan.device).loss
 
-        wanted = preferences(state.alpha, state.evidence, self.mask, s.derive)
+        wanted = preferences(state.alpha, state.evidence, s.derive)
         measured = self.group.from_first(
-            lambda: derive_measured(
-                wanted, self.mask, plan.space, plan.limits, s.derive, s.derive_among, loss, report=report
-            )
+            lambda: derive_measured(wanted, plan.space, plan.limits, s.derive, s.derive_among, loss, report=report)
         )
-        hesitation = undecided(probabilities(state.alpha.detach(), self.mask), self.mask, plan.config.search)
+        hesitation = undecided(state.alpha, plan.config.search)
         judged = self.judge.judgement(state.net, state.alpha, measured.derivation.paths, report)
         notes = (*filter(None, [hesitation]), *(judged.notes if judged else ()), *measured.derivation.notes)
         for note in notes:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from engine.config import Section
 from engine.errors import ConfigError
@@ -21,7 +20,7 @@ from search.derive.outcome import LimitOutcome, MeasuredDerivation
 from search.judge import Judgement
 from search.learn.objective import expected_cost
 from search.limits.limit import Limit, additive
-from supernet.alpha import mask_of, probabilities
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 
 
@@ -143,7 +142,7 @@ class ResultFile(Section):
 
 def result_of(
     architecture: Architecture,
-    alpha: Tensor,
+    alpha: Alpha,
     measured: MeasuredDerivation,
     accuracy: Evaluation,
     judged: Judgement | None = None,
@@ -154,8 +153,8 @@ def result_of(
     seconds: float,
     resumed_at: int,
 ) -> ResultFile:
-    """Returns the figures of a finished search. alpha (E, N): the last one."""
-    p = probabilities(alpha.detach(), mask_of(architecture.space))
+    """Returns the figures of a finished search. alpha: the last one."""
+    p = alpha.probabilities()
     expected: dict[Limit, float] = {limit: float(expected_cost(p, limit.cost)) for limit in additive(measured.limits)}
     c = architecture.complexity
     return ResultFile(

@@ -20,7 +20,7 @@ from engine.training import split_decay
 from search.config import SearchConfig, SearchSettings
 from search.learn.collapse import Settled
 from search.learn.regression import Evidence, restored
-from supernet.alpha import initial_alpha
+from supernet.alpha import Alpha
 from supernet.space import Space
 from supernet.supernet import Supernet
 
@@ -66,8 +66,8 @@ class SearchState:
     net: Supernet
     optimizer: torch.optim.SGD | torch.optim.AdamW
     """The optimizer of the weights."""
-    alpha: Tensor
-    """(E, N) float32 on the CPU."""
+    alpha: Alpha
+    """Its values are float32 on the CPU."""
     arch_optimizer: torch.optim.Adam
     pressures: tuple[float, ...]
     """For each additive limit, the sum of its pressures in all projections (`Projected.pressures`; with
@@ -96,21 +96,21 @@ class SearchState:
         settings = config.search
         net = Supernet(space, seed=mix(config.run.seed))
         net.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
-        alpha = initial_alpha(space).requires_grad_()
+        alpha = Alpha.of_space(space)
         return cls(
             net=net,
             optimizer=weights_optimizer(net, settings),
             alpha=alpha,
-            arch_optimizer=torch.optim.Adam([alpha], lr=settings.arch_lr, betas=settings.arch_betas),
+            arch_optimizer=torch.optim.Adam([alpha.values], lr=settings.arch_lr, betas=settings.arch_betas),
             pressures=(0.0,) * len(config.additive) if settings.projects else (),
-            evidence=Evidence.none(*alpha.shape) if settings.arch_update == "regression" else None,
+            evidence=Evidence.none(*alpha.mask.shape) if settings.arch_update == "regression" else None,
         )
 
     def to_checkpoint(self) -> dict[str, Any]:
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "alpha": self.alpha.detach().clone(),
+            "alpha": self.alpha.values.clone(),
             "arch_optimizer": self.arch_optimizer.state_dict(),
             "pressures": list(self.pressures),
             "baseline": self.baseline,
@@ -143,12 +143,13 @@ class SearchState:
             ):
                 raise ValueError(f"it counts more than the {plain.step} steps that it has done")
             check_module(tensors["net"], self.net)
-            check_tensor("alpha", tensors["alpha"], self.alpha.shape, self.alpha.dtype)
+            check_tensor("alpha", tensors["alpha"], self.alpha.values.shape, self.alpha.values.dtype)
             check_optimizer(tensors["optimizer"], self.optimizer, scheduled=True)
             check_optimizer(tensors["arch_optimizer"], self.arch_optimizer, scheduled=False)
             rows = [len(row) for row in plain.settled.anchor] if plain.settled else []
-            if plain.settled and rows != [self.alpha.shape[1]] * len(self.alpha):
-                raise ValueError(f"settled.anchor has another shape than alpha, {tuple(self.alpha.shape)}")
+            edges, candidates = self.alpha.mask.shape
+            if plain.settled and rows != [candidates] * edges:
+                raise ValueError(f"settled.anchor has another shape than alpha, ({edges}, {candidates})")
         except KeyError as error:
             raise CheckpointError(f"the checkpoint has no {error}, so it is not of a search") from error
         except (RuntimeError, ValueError, TypeError, ConfigError) as error:
@@ -156,8 +157,7 @@ class SearchState:
         self.net.load_state_dict(tensors["net"])
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.arch_optimizer.load_state_dict(tensors["arch_optimizer"])
-        with torch.no_grad():
-            self.alpha.copy_(tensors["alpha"])
+        self.alpha.values.copy_(tensors["alpha"])
         self.pressures, self.evidence, self.final_steps = plain.pressures, evidence, plain.final_steps
         self.baseline, self.step, self.arch_steps = plain.baseline, plain.step, plain.arch_steps
         self.settled = Settled(**plain.settled.model_dump()) if plain.settled else None

@@ -22,7 +22,7 @@ from search.learn.reinforce import reinforce_step, user_reward
 from search.learn.terms import build_terms, terms_gradient
 from search.plan import Plan
 from search.state import ARCHITECTURE_PATHS, SearchState
-from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.alpha import Alpha
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class ArchitectureUpdate:
 
     def __init__(self, plan: Plan, group: Group):
         s = plan.config.search
-        self.plan, self.group, self.mask = plan, group, mask_of(plan.space)
+        self.plan, self.group = plan, group
         self.autocast = partial(autocast, plan.config.run, plan.device)
         self.terms = build_terms(s.entropy, s.terms, plan.space)
         self.own_reward = user_reward(s.reinforce) if s.reinforce else None
-        self.projector = Projector(self.mask, plan.additive) if s.projects and plan.additive else None
-        self.uniform = initial_alpha(plan.space)
+        self.projector = Projector(plan.additive) if s.projects and plan.additive else None
+        self.uniform = Alpha.of_space(plan.space)
         if self.projector:
             self.uniform = self.projector(self.uniform).alpha
 
@@ -55,7 +55,7 @@ class ArchitectureUpdate:
         figures: dict[str, float] = {}
         d_terms = None
         if self.terms:
-            p = probabilities(state.alpha.detach(), self.mask)
+            p = state.alpha.probabilities()
             figures["arch/terms"], d_terms = terms_gradient(self.terms, p, plan.progress(state.step))
         if s.arch_update == "regression":
             figures |= self._regression(state, batch, draws, final)
@@ -85,15 +85,14 @@ class ArchitectureUpdate:
         settings = self.plan.config.search.resolved_regression
         assert state.evidence is not None
         found = regression_step(
-            state.net, batch, self.uniform, self.mask,
+            state.net, batch, self.uniform,
             state.evidence.faded(1.0 if final else math.exp(-1 / settings.memory)),
             settings.samples, draws, self.autocast, self.group,
         )  # fmt: skip
         check_finite(found.ce, state.step + 1)
         state.evidence = found.evidence
         state.pressures = (0.0,) * len(state.pressures)  # alpha is made anew, so no earlier projection is left in it
-        with torch.no_grad():
-            state.alpha.copy_(found.effects.alpha())
+        state.alpha.values.copy_(found.effects.alpha())
         return {
             "arch/ce": found.ce, "arch/effect": found.effects.effect, "arch/error": found.effects.error,
             "arch/noise": found.effects.noise,
@@ -105,12 +104,11 @@ class ArchitectureUpdate:
         Raises UserError if alpha is not finite."""
         if self.projector is None:
             return
-        if not bool(state.alpha.isfinite().all()):
+        if not bool(state.alpha.values.isfinite().all()):
             raise UserError(
                 f"alpha is not finite at step {state.step + 1}: the search has diverged; start again in another folder "
                 "with a lower search.arch_lr, or correct the reward"
             )
         found = self.projector(state.alpha)
-        with torch.no_grad():
-            state.alpha.copy_(found.alpha)
+        state.alpha.values.copy_(found.alpha.values)
         state.pressures = tuple(sum(pair) for pair in zip(state.pressures, found.pressures, strict=True))

@@ -10,7 +10,6 @@ from itertools import product
 import numpy as np
 import torch
 from scipy.optimize import Bounds, LinearConstraint
-from torch import Tensor
 
 from engine.errors import UserError
 from engine.progress import Report, reported, silent
@@ -18,7 +17,7 @@ from engine.quantities import quantity
 from search.limits.combine import least_worst, members
 from search.limits.limit import ROUNDING, AdditiveLimit
 from search.program import MOST_SECONDS, Deadline, UnfinishedError, solve
-from supernet.alpha import log_probabilities
+from supernet.alpha import Alpha
 from supernet.cost import Cost
 
 
@@ -38,22 +37,20 @@ class Derivation:
     solver."""
 
 
-def argmax(alpha: Tensor, mask: Tensor) -> Derivation:
+def argmax(alpha: Alpha) -> Derivation:
     """The likeliest candidate of each edge, as in the paper; limits are not looked at. Ties: the first candidate."""
-    log_p = log_probabilities(alpha.detach(), mask).numpy()
+    log_p = alpha.log_probabilities().numpy()
     paths = tuple(int(i) for i in log_p.argmax(axis=1))
     return Derivation(paths, _log_probability(log_p, paths))
 
 
-def constrained(
-    alpha: Tensor, mask: Tensor, limits: Sequence[AdditiveLimit], seconds: float = MOST_SECONDS
-) -> Derivation:
+def constrained(alpha: Alpha, limits: Sequence[AdditiveLimit], seconds: float = MOST_SECONDS) -> Derivation:
     """Maximise sum_e log p[e, path_e] subject to every limit, exactly, as an integer program. See `likeliest`."""
-    return likeliest(alpha, mask, limits, 1, seconds)[0]
+    return likeliest(alpha, limits, 1, seconds)[0]
 
 
 def likeliest(
-    alpha: Tensor, mask: Tensor, limits: Sequence[AdditiveLimit], count: int, seconds: float = MOST_SECONDS
+    alpha: Alpha, limits: Sequence[AdditiveLimit], count: int, seconds: float = MOST_SECONDS
 ) -> list[Derivation]:
     """Returns exactly the `count` likeliest architectures that meet every limit, the likeliest first; fewer if no more
     do.
@@ -67,7 +64,7 @@ def likeliest(
     seconds: the time limit for each architecture. If it stops the solver, the best architecture found is returned,
     marked as not proven, with a note; if none was found, UnfinishedError is raised.
     """
-    log_p = log_probabilities(alpha.detach(), mask).numpy()
+    log_p, mask = alpha.log_probabilities().numpy(), alpha.mask
     used, notes = list(limits), list[str]()
     answer = _solve(log_p, mask.numpy(), used, seconds)
     if answer.paths is None and answer.proven and any(limit.kind == "at" for limit in limits):
@@ -134,7 +131,7 @@ def _unproven(last: _Answer, log_p: np.ndarray, networks: Sequence[tuple[int, ..
 
 
 def extended(
-    mask: Tensor, limits: Sequence[AdditiveLimit], seconds: float = MOST_SECONDS
+    mask: torch.Tensor, limits: Sequence[AdditiveLimit], seconds: float = MOST_SECONDS
 ) -> tuple[list[AdditiveLimit], bool]:
     """Returns the limits with extended `at` windows, and whether the largest costs behind them are proven.
 
@@ -150,7 +147,7 @@ def extended(
         dearest = []
         for cost in members(limit.cost):
             # the likeliest architecture under the alpha that is the cost is the dearest one
-            log_p = log_probabilities(torch.from_numpy(cost.table / limit.scale), mask).numpy()
+            log_p = Alpha(torch.from_numpy(cost.table / limit.scale), mask).log_probabilities().numpy()
             answer = _solve(log_p, mask.numpy(), widened, seconds)
             if answer.paths is None:
                 raise infeasible(limits) if answer.proven else _unfinished(limits, seconds)
@@ -172,8 +169,7 @@ def smallest(limit: AdditiveLimit, others: Sequence[AdditiveLimit]) -> float:
 
 
 def derive(
-    alpha: Tensor,
-    mask: Tensor,
+    alpha: Alpha,
     limits: Sequence[AdditiveLimit],
     method: str,
     among: int = 1,
@@ -188,15 +184,15 @@ def derive(
     part of `what`.
     """
     if method == "argmax":
-        return argmax(alpha, mask)
+        return argmax(alpha)
     if among == 1 or loss is None:
-        return constrained(alpha, mask, limits)
+        return constrained(alpha, limits)
 
     def order(derivation: Derivation) -> float:
         value = loss(derivation.paths)
         return math.inf if math.isnan(value) else value
 
-    candidates = likeliest(alpha, mask, limits, among)
+    candidates = likeliest(alpha, limits, among)
     scoring = reported(candidates, f"{what}: scoring the candidates", len(candidates), report)
     return min(scoring, key=order)  # if losses tie, the likelier one
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from torch import Tensor
-
 from engine.progress import Report, silent
 from latency.device import this_device
 from search.derive.clock import Clock, Reading, Timer, in_turn, meets_bound, steady, twice_noise
@@ -19,6 +17,7 @@ from search.derive.derivation import Derivation, InfeasibleError, derive
 from search.derive.outcome import LimitOutcome, MeasuredDerivation, TimedLimit, Try
 from search.limits.limit import AdditiveLimit, Limit, additive
 from search.program import UnfinishedError
+from supernet.alpha import Alpha
 from supernet.cost import Cost
 from supernet.space import Space
 
@@ -41,8 +40,7 @@ def _is_local(limit: AdditiveLimit) -> bool:
 
 
 def derive_measured(
-    alpha: Tensor,
-    mask: Tensor,
+    alpha: Alpha,
     space: Space,
     limits: Sequence[Limit],
     method: str,
@@ -66,14 +64,14 @@ def derive_measured(
     clocks = {limit: _clock(limit, space, timer) for limit in local_latency_limits(limits)}
     if not clocks:
         report("deriving", 0, 0)
-        derivation = derive(alpha, mask, sums, method, among, loss, report)
+        derivation = derive(alpha, sums, method, among, loss, report)
         predicted = (LimitOutcome.predicted_only(limit, derivation.paths) for limit in limits)
         return MeasuredDerivation(derivation, tuple(predicted))
     most = MOST_TRIES if method == "constrained" else 1
 
     def derived(moved: Sequence[AdditiveLimit], what: str) -> Derivation:
         report(what, 0, 0)
-        return derive(alpha, mask, moved, method, among, loss, report, what)
+        return derive(alpha, moved, method, among, loss, report, what)
 
     tries = _tries(derived, sums, clocks, most, report)
     chosen = _best(tries)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from search.config import AddLinear, GradientMode, Hinge, Loss, MulLog, SearchSettings
+from supernet.alpha import Alpha
 from supernet.catalogue import CANDIDATES, SkipSpec
 from supernet.space import Space
 
@@ -36,12 +37,6 @@ def skip_rates(p: Tensor, space: Space) -> dict[str, float]:
             if isinstance(CANDIDATES[name], SkipSpec):
                 of_stage.setdefault(edge.stage, []).append(value)
     return {stage: sum(values) / len(values) for stage, values in of_stage.items()}
-
-
-def relative_entropy(p: Tensor, mask: Tensor) -> float:
-    """Mean over edges of the entropy, as a share of what equal probabilities have: 1 undecided, 0 decided."""
-    largest = mask.sum(dim=1).double().log()
-    return float((torch.special.entr(p).sum(dim=1) / largest).mean())
 
 
 def strength_of(loss: Loss | None) -> str | None:
@@ -104,9 +99,9 @@ class CollapseAlarm:
         return list(new.values())
 
 
-def undecided(p: Tensor, mask: Tensor, settings: SearchSettings) -> str | None:
+def undecided(alpha: Alpha, settings: SearchSettings) -> str | None:
     """What to say at the end of a search whose alpha has hardly moved; None where it has."""
-    share = relative_entropy(p, mask)
+    share = alpha.relative_entropy()
     if share <= UNDECIDED:
         return None
     gates = settings.arch_update in GATED and settings.resolved_gate_gradient == "first_order"

@@ -18,7 +18,7 @@ from engine.distributed import ALONE, Group
 from engine.training import training_step
 from search.config import GateGradient, GradientMode
 from search.learn.objective import Jacobian, Objective, alpha_gradient
-from supernet.alpha import PairSample, mask_of, probabilities, sample_pairs, sample_paths
+from supernet.alpha import Alpha, PairSample
 from supernet.supernet import Supernet
 
 
@@ -114,7 +114,7 @@ class ArchitectureStep:
 def architecture_step(
     net: Supernet,
     batch: Batch,
-    alpha: Tensor,
+    alpha: Alpha,
     optimizer: torch.optim.Optimizer,
     mode: GradientMode,
     gate_gradient: GateGradient,
@@ -123,22 +123,21 @@ def architecture_step(
     autocast: Autocast,
     group: Group = ALONE,
 ) -> ArchitectureStep:
-    """Weights frozen, alpha (E, N) learns on a validation batch and the limits' cost matrices.
+    """Weights frozen, alpha learns on a validation batch and the limits' cost matrices.
 
     gate_gradient: how CE's share comes from dL/dg, by the mode's Jacobian or by `second_order`. generator: draws the
     paths. Neither the network's weights nor their gradients are touched. The processes of `group` share the batch, and
     each makes the same update.
     """
-    mask = mask_of(net.space)
-    pair = sample_pairs(alpha, mask, generator) if mode == "two_path" else None
-    paths = pair.paths if pair else sample_paths(alpha, mask, generator)
+    pair = alpha.sample_pairs(generator) if mode == "two_path" else None
+    paths = pair.paths if pair else alpha.sample_paths(generator)
     compared = pair.pairs.tolist() if pair else None
     d_gates, ce = gate_gradients(net, batch, paths, compared, mode == "full", autocast, group)
     if not (math.isfinite(ce) and d_gates.isfinite().all()):
         # the caller stops; alpha keeps its last good value
         return ArchitectureStep(float("nan"))
 
-    p = probabilities(alpha.detach(), mask)
+    p = alpha.probabilities()
     jacobian: Jacobian = partial(pair_jacobian, sample=pair) if pair else partial(softmax_jacobian, p=p)
     if gate_gradient == "first_order":
         from_ce = jacobian(d_gates)
@@ -147,11 +146,11 @@ def architecture_step(
     else:
         from_ce = second_order(d_gates, p, torch.tensor(paths))
     found = alpha_gradient(from_ce, ce, p, objective, jacobian)
-    before = alpha.detach().clone()
-    alpha.grad = found.gradient.to(alpha.dtype)
+    before = alpha.values.clone()
+    alpha.values.grad = found.gradient.to(alpha.values.dtype)
     optimizer.step()
     if pair:
-        restore_unsampled(alpha, before, pair.pairs)
+        restore_unsampled(alpha.values, before, pair.pairs)
     return ArchitectureStep(ce, found.ce_norm, found.limits_norm)
 
 

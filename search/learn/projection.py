@@ -18,12 +18,11 @@ from itertools import product
 import numpy as np
 import torch
 from scipy.optimize import linprog
-from torch import Tensor
 
 from search.derive.derivation import infeasible
 from search.limits.combine import magnitude, members
 from search.limits.limit import AdditiveLimit
-from supernet.alpha import log_probabilities
+from supernet.alpha import Alpha
 from supernet.cost import Cost
 
 EXACT = 1e-11
@@ -45,9 +44,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Projected:
-    alpha: Tensor
-    """log q, (E, N) float64, and 0 where padded. Rounded to float32 it still has the expected cost to about 1e-7 of the
-    reachable range, however far apart its entries are, because those of likely candidates are near 0."""
+    alpha: Alpha
+    """Its values are log q, (E, N) float64, and 0 where padded. Rounded to float32 they still have the expected cost to
+    about 1e-7 of the reachable range, however far apart they are, because those of likely candidates are near 0."""
     pressures: tuple[float, ...]
     """For each limit, tau times its bound: by how much the log-odds of a candidate that costs all of it fall. For a
     worst case, the sum over its members."""
@@ -57,8 +56,8 @@ class Projector:
     """Projects alpha onto what the limits allow. Made once for a search, since it takes linear programs to find out
     which targets can be met together. Raises InfeasibleError if not even all costs can be below their bounds."""
 
-    def __init__(self, mask: Tensor, limits: Sequence[AdditiveLimit]):
-        self.mask, self.limits = mask, limits
+    def __init__(self, limits: Sequence[AdditiveLimit]):
+        self.limits = limits
         self.choices = targets_of(limits)
         self.loosened = not self.choices
         """Whether no distribution meets all limits, so that `at` counts as `below`, as in the derivation."""
@@ -67,14 +66,15 @@ class Projector:
         if not self.choices:
             raise infeasible(limits)
 
-    def __call__(self, alpha: Tensor) -> Projected:
-        """Returns the projection of alpha (E, N), the nearest one if a worst case leaves a choice."""
-        log_p = log_probabilities(alpha.detach(), self.mask).numpy()
+    def __call__(self, alpha: Alpha) -> Projected:
+        """Returns the projection of alpha, the nearest one if a worst case leaves a choice."""
+        log_p = alpha.log_probabilities().numpy()
         found = [nearest(log_p, targets) for targets in self.choices]
         best = min(range(len(found)), key=lambda i: found[i].divergence)
         tau = iter(found[best].tau.tolist())
         pressures = tuple(sum(next(tau) for _ in members(limit.cost)) for limit in self.limits)
-        return Projected(torch.from_numpy(found[best].log_q).masked_fill(~self.mask, 0.0), pressures)
+        values = torch.from_numpy(found[best].log_q).masked_fill(~alpha.mask, 0.0)
+        return Projected(alpha.with_values(values), pressures)
 
 
 def targets_of(limits: Sequence[AdditiveLimit]) -> list[tuple[Target, ...]]:

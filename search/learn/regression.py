@@ -31,7 +31,7 @@ from engine.data import Batch
 from engine.device import Autocast
 from engine.distributed import ALONE, Group
 from engine.runs.states import check_tensor
-from supernet.alpha import sample_paths
+from supernet.alpha import Alpha
 from supernet.supernet import Supernet
 
 Paths = tuple[int, ...]
@@ -150,14 +150,16 @@ def fit(evidence: Evidence, mask: Tensor) -> Effects:
     return Effects(c, _error(covariance, mask), noise / float(np.sqrt(ratio)), noise)
 
 
-def preferences(alpha: Tensor, evidence: Evidence | None, mask: Tensor, method: str) -> Tensor:
-    """Returns what a derivation by `method` maximises, (E, N): alpha.
+def preferences(alpha: Alpha, evidence: Evidence | None, method: str) -> Alpha:
+    """Returns the alpha whose probability a derivation by `method` maximises.
 
     `constrained`, which holds the limits itself, takes that of a regression before its projection, whose tilt is a
     multiple of a limit's own costs and would only make the integer program hard; `argmax`, which looks at no limit,
     needs the tilt.
     """
-    return alpha if evidence is None or method == "argmax" else fit(evidence, mask).alpha()
+    if evidence is None or method == "argmax":
+        return alpha
+    return alpha.with_values(fit(evidence, alpha.mask).alpha())
 
 
 def _error(covariance: np.ndarray, mask: Tensor) -> float:
@@ -185,8 +187,7 @@ class RegressionStep:
 def regression_step(
     net: Supernet,
     batch: Batch,
-    drawn_from: Tensor,
-    mask: Tensor,
+    drawn_from: Alpha,
     evidence: Evidence,
     samples: int,
     generator: torch.Generator,
@@ -195,10 +196,11 @@ def regression_step(
 ) -> RegressionStep:
     """Evaluates `samples` networks on one validation batch and fits anew. No gradient is computed.
 
-    drawn_from (E, N): the alpha that draws them. It is the same in every step, such that what is learned does not
+    drawn_from: the alpha that draws them. It is the same in every step, such that what is learned does not
     decide what is looked at. The processes of `group` share the batch, and each makes the same update.
     """
-    networks = [sample_paths(drawn_from, mask, generator) for _ in range(samples)]
+    mask = drawn_from.mask
+    networks = [drawn_from.sample_paths(generator) for _ in range(samples)]
     losses = group.mean_of(network_losses(net, batch, networks, autocast)).double().cpu()  # one copy to the host
     if not bool(losses.isfinite().all()):
         return RegressionStep(math.nan, evidence, fit(evidence, mask))

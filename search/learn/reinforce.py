@@ -20,7 +20,7 @@ from search.config import ReinforceConfig
 from search.learn.gradient import softmax_jacobian
 from search.learn.own import own_function
 from search.limits.limit import AdditiveLimit
-from supernet.alpha import mask_of, probabilities, sample_paths
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.supernet import Supernet
 
@@ -150,7 +150,7 @@ class ReinforceStep:
 def reinforce_step(
     net: Supernet,
     batch: Batch,
-    alpha: Tensor,
+    alpha: Alpha,
     optimizer: torch.optim.Optimizer,
     config: ReinforceConfig,
     limits: Sequence[AdditiveLimit],
@@ -161,14 +161,13 @@ def reinforce_step(
     d_terms: Tensor | None = None,
     group: Group = ALONE,
 ) -> ReinforceStep:
-    """M sampled networks on one validation batch, which the processes of `group` share; alpha (E, N) learns from their
+    """M sampled networks on one validation batch, which the processes of `group` share; alpha learns from their
     rewards.
 
     own_reward: in place of `reward`; of several processes, each gives it what it has of the batch, and the mean counts.
     d_terms (E, N) float64: the gradient in p of further terms (search/learn/terms.py).
     """
-    mask = mask_of(net.space)
-    samples = [sample_paths(alpha, mask, generator) for _ in range(config.samples)]
+    samples = [alpha.sample_paths(generator) for _ in range(config.samples)]
     logits = evaluated(net, batch.images, samples, autocast)
     correct = torch.stack([hits(own, batch.labels, 1).double().mean() for own in logits])
     ce = F.cross_entropy(logits.flatten(0, 1), batch.labels.repeat(len(samples))).double()
@@ -187,12 +186,12 @@ def reinforce_step(
     advantage, following = advantages(rewards, config, baseline)
     norm = 0.0
     if advantage is not None:
-        p = probabilities(alpha.detach(), mask)
+        p = alpha.probabilities()
         gradient = policy_gradient(p, samples, advantage)
         norm = float(gradient.norm())
         if d_terms is not None:
             gradient = gradient + softmax_jacobian(d_terms, p)
-        alpha.grad = gradient.to(alpha.dtype)
+        alpha.values.grad = gradient.to(alpha.values.dtype)
         optimizer.step()
     return ReinforceStep(
         ce=float(figures[-1]), accuracy=float(figures[:-1].mean()), reward=float(rewards.mean()), baseline=following,

@@ -39,7 +39,7 @@ from search.many.pareto import Panel, Point, draw_fronts, on_front
 from search.program import UnfinishedError
 from search.result import load_result, write_architecture
 from search.scoring import open_parts, score
-from supernet.alpha import mask_of
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.space import Space
 from supernet.supernet import Supernet
@@ -237,7 +237,7 @@ def _is_bound(text: str) -> bool:
     return Percent.matches(text) or (_NUMBER.fullmatch(text) is not None and math.isfinite(float(text)))
 
 
-def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], Tensor]:
+def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], Alpha]:
     """(step, the search's part of the newest checkpoint, what a derivation by `method` maximises): all of one step,
     however the run goes on."""
     newest = Checkpoints(run / "checkpoints").newest()
@@ -257,7 +257,7 @@ def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], 
         evidence = restored(search.get("evidence"), blank)
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{run}: its checkpoint does not fit", misfit(error)) from error
-    return step, search, preferences(alpha, evidence, mask_of(space), method)
+    return step, search, preferences(Alpha.of_space(space, alpha), evidence, method)
 
 
 def _on_table(resolved: Resolved, table: Path, objects: Mapping[Path, LatencyTable], source: Path) -> Resolved:
@@ -283,7 +283,7 @@ def _member(
     suffix: str,
     text: str | None,
     resolved: Resolved,
-    wanted: Tensor,
+    wanted: Alpha,
     step: int,
     method: str | None,
     scorer: _Scorer | None,
@@ -306,7 +306,7 @@ def _member(
     try:
         s = resolved.config.search
         loss = (lambda paths: scorer.score(paths).loss) if scorer else None
-        derivation = derive(wanted, mask_of(space), sums, method or s.derive, s.derive_among, loss, report, what)
+        derivation = derive(wanted, sums, method or s.derive, s.derive_among, loss, report, what)
         if loss is None and s.derive_among > 1 and (method or s.derive) == "constrained":
             note = f"the likeliest network: without scores, search.derive_among: {s.derive_among} cannot choose"
             derivation = replace(derivation, notes=(*derivation.notes, note))

@@ -12,7 +12,7 @@ import torch
 from search.learn.own import own_function
 from search.learn.reinforce import Sampled
 from supernet import Architecture
-from supernet.alpha import mask_of, probabilities
+from supernet.alpha import Alpha
 
 EXAMPLE = "docs/examples/own_objective.py"
 
@@ -30,8 +30,8 @@ def count_changes(names, space):
 def test_the_examples_term_is_the_expected_number_of_changes(space):
     """By enumeration: sum over architectures of p(architecture) * changes."""
     changes = own_function(f"{EXAMPLE}:changes", "search.terms")
-    mask = mask_of(space)
-    p = probabilities(torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)), mask)
+    draws = torch.Generator().manual_seed(0)
+    p = Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws)).probabilities()
     expected = 0.0
     for paths in product(*(range(int(n)) for n in space.mask.sum(axis=1))):
         chance = math.prod(float(p[e, i]) for e, i in enumerate(paths))

@@ -18,7 +18,7 @@ from search.check import check_search, cost_gradient
 from search.learn.objective import expected_cost
 from search.limits.units import largest_network
 from search.loop import run_search
-from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.alpha import Alpha
 from supernet.cost import macs_cost
 from supernet.supernet import Supernet
 
@@ -80,16 +80,14 @@ def test_a_config_that_cannot_be_read_is_the_only_line(tmp_path):
 
 def test_the_gradient_is_that_of_expected_cost_by_finite_differences(space, make_cost):
     cost = make_cost(space, 4)
-    mask, step = mask_of(space), 1e-3
+    alpha, step = Alpha.of_space(space), 1e-3
     found = cost_gradient(space, cost)
-    for e, i in mask.nonzero().tolist():
-        shift = torch.zeros(mask.shape, dtype=torch.float64)
+    for e, i in alpha.mask.nonzero().tolist():
+        shift = torch.zeros(alpha.mask.shape, dtype=torch.float64)
         shift[e, i] = step
-        up, down = (
-            expected_cost(probabilities(initial_alpha(space).double() + sign * shift, mask), cost) for sign in (1, -1)
-        )
+        up, down = (expected_cost(alpha.with_values(sign * shift).probabilities(), cost) for sign in (1, -1))
         torch.testing.assert_close(found[e, i], (up - down) / (2 * step), rtol=1e-5, atol=1e-8)
-    assert not found[~mask].any()
+    assert not found[~alpha.mask].any()
 
 
 @pytest.mark.parametrize(("flat", "level"), [("stage1.0", "warn"), ("stage1.0, stage1.1", "FAIL")])

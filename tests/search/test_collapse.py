@@ -11,9 +11,9 @@ import yaml
 from pydantic import TypeAdapter
 
 from search.config import Loss, Projection, SearchSettings
-from search.learn.collapse import CollapseAlarm, Settled, relative_entropy, skip_rates, strength_of, undecided
+from search.learn.collapse import CollapseAlarm, Settled, skip_rates, strength_of, undecided
 from search.loop import run_search
-from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.alpha import Alpha
 
 WEIGHT = "search.loss.weight"
 FINE = {
@@ -33,11 +33,10 @@ def test_skip_rates_are_means_over_a_stages_edges_that_have_it(space):
 
 
 def test_relative_entropy_is_one_where_nothing_is_decided_and_zero_at_the_end(space):
-    mask = mask_of(space)
-    assert relative_entropy(probabilities(initial_alpha(space), mask), mask) == pytest.approx(1.0)
-    decided = initial_alpha(space)
-    decided[:, 0] = 1e3
-    assert relative_entropy(probabilities(decided, mask), mask) == pytest.approx(0.0, abs=1e-9)
+    assert Alpha.of_space(space).relative_entropy() == pytest.approx(1.0)
+    decided = Alpha.of_space(space)
+    decided.values[:, 0] = 1e3
+    assert decided.relative_entropy() == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -80,22 +79,20 @@ def test_an_early_decision_is_alarming_only_where_alpha_draws_the_weights_paths(
 
 
 def test_an_alpha_that_has_hardly_moved_is_said_at_the_end(space):
-    mask = mask_of(space)
-    alpha = initial_alpha(space)
-    p = probabilities(alpha, mask)
+    alpha = Alpha.of_space(space)
     for update in ("full", "full_v2", "two_path"):
-        text = str(undecided(p, mask, SearchSettings(arch_update=update)))
+        text = str(undecided(alpha, SearchSettings(arch_update=update)))
         assert "entropy 100% of the largest" in text
         assert "; set search.gate_gradient: second_order, raise search.arch_lr" in text
     second_order = SearchSettings(arch_update="two_path", gate_gradient="second_order")
     for without in (second_order, SearchSettings(arch_update="reinforce")):
-        assert "; raise search.arch_lr" in str(undecided(p, mask, without))
-    text = str(undecided(p, mask, SearchSettings(arch_update="regression")))
+        assert "; raise search.arch_lr" in str(undecided(alpha, without))
+    text = str(undecided(alpha, SearchSettings(arch_update="regression")))
     assert text.endswith("; raise search.regression.final_steps (more networks are compared) or search.epochs")
     assert "arch_lr" not in text  # it has no optimizer
-    alpha[:, 0] += 3.0
+    alpha.values[:, 0] += 3.0
     for update in ("regression", "two_path"):
-        assert undecided(probabilities(alpha, mask), mask, SearchSettings(arch_update=update)) is None
+        assert undecided(alpha, SearchSettings(arch_update=update)) is None
 
 
 @pytest.mark.parametrize(

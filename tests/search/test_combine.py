@@ -16,7 +16,7 @@ from search.learn.objective import cost_slopes, expected_cost
 from search.limits.combine import WorstCase, least_worst, members, scaled, weighted_sum
 from search.limits.resolve import resolve
 from search.program import UnfinishedError
-from supernet.alpha import log_probabilities, mask_of, probabilities
+from supernet.alpha import Alpha
 
 
 def all_paths(space):
@@ -45,13 +45,13 @@ def test_a_worst_case_reaches_what_brute_force_says(space, costs):
 
 
 def test_the_expectation_of_a_worst_case_and_its_slopes_by_finite_differences(space, costs):
-    mask = mask_of(space)
-    alpha = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    p = probabilities(alpha, mask)
+    draws = torch.Generator().manual_seed(0)
+    alpha = Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws, dtype=torch.float64))
+    p = alpha.probabilities()
     worst = WorstCase((costs[0], scaled(costs[1], 1.3)))
     assert float(expected_cost(p, worst)) == max(float(expected_cost(p, m)) for m in members(worst))
     slopes = cost_slopes(p, worst)
-    for e, i in mask.nonzero().tolist():
+    for e, i in alpha.mask.nonzero().tolist():
         shift = torch.zeros_like(p)
         shift[e, i] = 1e-6
         numeric = (expected_cost(p + shift, worst) - expected_cost(p - shift, worst)) / 2e-6
@@ -61,14 +61,13 @@ def test_the_expectation_of_a_worst_case_and_its_slopes_by_finite_differences(sp
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("at", [True, False])
 def test_derivation_under_a_worst_case_equals_brute_force(space, costs, seed, at, make_limit):
-    mask = mask_of(space)
-    alpha = 2 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(seed))
+    alpha = Alpha.of_space(space, 2 * torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(seed)))
     worst = WorstCase(tuple(costs))
     share = np.random.default_rng(seed).uniform(0.2, 1)
     limit = make_limit(worst, share, at=at, tolerance=0.15)
-    log_p = log_probabilities(alpha, mask).numpy()
+    log_p = alpha.log_probabilities().numpy()
     allowed = [paths for paths in all_paths(space) if meets(paths, [limit])]
-    found = constrained(alpha, mask, [limit])
+    found = constrained(alpha, [limit])
     if allowed:
         best = max(log_p[range(len(paths)), list(paths)].sum() for paths in allowed)
         assert found.log_probability == pytest.approx(best, abs=1e-9)
@@ -79,21 +78,21 @@ def test_derivation_under_a_worst_case_equals_brute_force(space, costs, seed, at
 
 
 def test_an_empty_window_of_a_worst_case_reaches_down_to_the_nearest(space, costs, make_bounded):
-    mask, worst = mask_of(space), WorstCase(tuple(costs))
+    worst = WorstCase(tuple(costs))
     values = sorted(worst.of(paths) for paths in all_paths(space))
     gap = max(range(1, len(values)), key=lambda i: values[i] / values[i - 1])
     bound = 0.5 * (values[gap - 1] + values[gap])  # nothing lies just below it
     limit = make_bounded(worst, bound, "at", 1e-6)
-    found = constrained(torch.randn(mask.shape, generator=torch.Generator().manual_seed(3)), mask, [limit])
+    draws = torch.Generator().manual_seed(3)
+    found = constrained(Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws)), [limit])
     assert worst.of(found.paths) == pytest.approx(values[gap - 1], rel=1e-5)
     assert "derived in the nearest below" in found.notes[0]
 
 
 def test_two_windows_are_extended_one_after_the_other(space, costs, make_bounded):
     """The second limit's window is as near as the first one's leaves it."""
-    mask = mask_of(space)
     first, second = (make_bounded(cost, 0.6 * sum(cost.reachable), "at", 1e-6) for cost in costs[:2])
-    found = constrained(torch.zeros(mask.shape), mask, [first, second])
+    found = constrained(Alpha.of_space(space), [first, second])
     below = [p for p in all_paths(space) if meets(p, [replace(first, kind="below"), replace(second, kind="below")])]
     nearest = max(first.cost.of(p) for p in below)
     assert first.cost.of(found.paths) == pytest.approx(nearest, rel=1e-5)

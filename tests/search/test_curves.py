@@ -243,11 +243,10 @@ def test_a_resume_of_an_ended_search_shows_its_end_once(run, config_file):
 
 def test_showing_a_search_changes_nothing_of_it(plan, tmp_path):
     state = SearchState.fresh(plan.config, plan.space, plan.device)
-    with torch.no_grad():
-        state.alpha.copy_(torch.randn(state.alpha.shape, generator=torch.Generator().manual_seed(1)))
+    state.alpha.values.copy_(torch.randn(state.alpha.mask.shape, generator=torch.Generator().manual_seed(1)))
 
     def snapshot() -> list[torch.Tensor]:
-        tensors = [*state.net.state_dict().values(), state.alpha, torch.get_rng_state()]
+        tensors = [*state.net.state_dict().values(), state.alpha.values, torch.get_rng_state()]
         return [tensor.detach().clone() for tensor in tensors]
 
     before, others = snapshot(), random.getstate()
@@ -257,7 +256,7 @@ def test_showing_a_search_changes_nothing_of_it(plan, tmp_path):
     log.close()
     assert all(torch.equal(a, b) for a, b in zip(before, snapshot(), strict=True))
     assert random.getstate() == others
-    assert state.alpha.grad is None
+    assert state.alpha.values.grad is None
 
 
 def test_the_columns_of_costs_add_up_to_what_the_tables_predict(plan):

@@ -23,7 +23,7 @@ from search.learn.regression import Evidence, regression_step
 from search.learn.reinforce import reinforce_step
 from search.limits.limit import AdditiveLimit
 from search.state import SearchState
-from supernet.alpha import initial_alpha, mask_of, sample_paths
+from supernet.alpha import Alpha
 from supernet.cost import Cost
 from supernet.space import Space, SpaceConfig
 from supernet.supernet import Supernet
@@ -62,11 +62,10 @@ def a_limit(net: Supernet) -> AdditiveLimit:
 def steps(group: Group, mode: str) -> dict[str, Any]:
     """Six weights steps with an architecture step after each; the processes share batches of 8."""
     net = frozen_supernet()
-    mask, limit = mask_of(net.space), a_limit(net)
-    alpha = initial_alpha(net.space).requires_grad_()
+    limit, alpha = a_limit(net), Alpha.of_space(net.space)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
-    arch_optimizer = torch.optim.Adam([alpha], lr=0.05, betas=(0.0, 0.999))
-    evidence, baseline = Evidence.none(*alpha.shape), None
+    arch_optimizer = torch.optim.Adam([alpha.values], lr=0.05, betas=(0.0, 0.999))
+    evidence, baseline = Evidence.none(*alpha.mask.shape), None
     reduction = reduce_gradients(list(net.parameters()), group)
     plain = partial(autocast, RunConfig(), CPU)
     untouched, values = [], []
@@ -76,7 +75,7 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
         images, labels = torch.randn(8, 1, 8, 8, generator=random), torch.randint(4, (8,), generator=random)
         batch = Batch(images[mine], labels[mine])
         before = {name: value.clone() for name, value in net.state_dict().items()}
-        paths = sample_paths(alpha, mask, random)
+        paths = alpha.sample_paths(random)
         weights_step(net, batch, [paths], optimizer, 0.1, plain, reduction)
         moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
         learned = {name for name, p in net.named_parameters() if p.grad is not None}
@@ -91,11 +90,10 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
             value, baseline = update.reward, update.baseline
         elif mode == "regression":
             update = regression_step(
-                net, batch, initial_alpha(net.space), mask, evidence, 6, random, plain, group=group
+                net, batch, Alpha.of_space(net.space), evidence, 6, random, plain, group=group
             )  # fmt: skip
             value, evidence = update.ce, update.evidence
-            with torch.no_grad():
-                alpha.copy_(update.effects.alpha())
+            alpha.values.copy_(update.effects.alpha())
         else:
             arch_update, _, order = mode.partition(" ")
             done = architecture_step(
@@ -105,7 +103,7 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
             value = done.ce
         values.append(value)
     return {
-        "alpha": alpha.detach(), "net": net.state_dict(), "values": values, "baseline": baseline,
+        "alpha": alpha.values, "net": net.state_dict(), "values": values, "baseline": baseline,
         "evidence": asdict(evidence), "untouched": untouched,
     }  # fmt: skip
 
@@ -183,7 +181,7 @@ def test_steps_are_the_same_in_both_processes_to_the_bit(found, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_steps_equal_those_of_one_process_on_the_joint_batch(found, mode):
     alone, shared = steps(ALONE, mode), found[0][mode]
-    assert (shared["alpha"] - initial_alpha(frozen_supernet().space)).abs().max() > 0.01
+    assert shared["alpha"].abs().max() > 0.01
     for part in ("squares", "products"):
         torch.testing.assert_close(shared["evidence"][part], alone["evidence"][part], rtol=1e-5, atol=1e-5)
     # the likelihood is flat where it is largest, so the fit multiplies rounding

@@ -24,7 +24,7 @@ from search.learn.regression import Evidence, fit
 from search.loop import run_search
 from search.many.family import MOST_BOUNDS, derive_family, expand_bounds
 from search.result import load_result
-from supernet.alpha import log_probabilities, mask_of
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig
 from supernet.supernet import Supernet
@@ -96,8 +96,8 @@ def test_a_regression_is_derived_from_before_its_projection(run, finished, monke
     monkeypatch.setattr(search.many.family, "derive", lambda alpha, *more: wanted.append(alpha) or real(alpha, *more))
     derive_family(run, scored=False)
     state = Checkpoints(run / "checkpoints").newest()[1]["search"]
-    mask = mask_of(finished[1].architecture.space)
-    assert torch.equal(wanted[0], fit(Evidence(**state["evidence"]), mask).alpha())
+    mask = torch.from_numpy(finished[1].architecture.space.mask)
+    assert torch.equal(wanted[0].values, fit(Evidence(**state["evidence"]), mask).alpha())
     assert not torch.equal(wanted[0].float(), state["alpha"])
     derive_family(run, method="argmax", scored=False)  # which looks at no limit, so the tilt has to
     assert torch.equal(wanted[1], state["alpha"])
@@ -183,8 +183,8 @@ def test_each_member_is_the_likeliest_below_its_bound(run):
 def log_wanted(run, space):
     """(E, N): log probabilities of what the newest checkpoint's derivation maximises."""
     evidence = Checkpoints(run / "checkpoints").newest()[1]["search"]["evidence"]
-    mask = mask_of(space)
-    return log_probabilities(fit(Evidence(**evidence), mask).alpha(), mask).numpy()
+    mask = torch.from_numpy(space.mask)
+    return Alpha(fit(Evidence(**evidence), mask).alpha(), mask).log_probabilities().numpy()
 
 
 def test_the_files_of_a_family(run):

@@ -27,7 +27,7 @@ from search.learn.gradient import architecture_step, gate_gradients, one_hot, we
 from search.learn.objective import Objective
 from search.learn.regression import Evidence, regression_step
 from search.learn.reinforce import reinforce_step
-from supernet.alpha import initial_alpha, mask_of
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.space import Space
@@ -105,10 +105,9 @@ class OnGpu:
         self.precision = partial(autocast, self.run, self.device)
         batch = made_up_batch()
         self.batch = on_device(Batch(batch.images.pin_memory(), batch.labels.pin_memory()), self.device, self.run)
-        self.alpha = initial_alpha(space).requires_grad_()
-        self.arch_optimizer = torch.optim.Adam([self.alpha], lr=0.05)
-        self.mask = mask_of(space)
-        self.evidence = Evidence.none(*self.mask.shape)
+        self.alpha = Alpha.of_space(space)
+        self.arch_optimizer = torch.optim.Adam([self.alpha.values], lr=0.05)
+        self.evidence = Evidence.none(*self.alpha.mask.shape)
         self.limits = [make_limit(make_cost(space, 0), 0.5)]
         self.objective = Objective(self.limits, Hinge(form="hinge"))
 
@@ -124,7 +123,7 @@ class OnGpu:
             )  # fmt: skip
         elif mode == "regression":
             regression_step(
-                self.net, self.batch, self.alpha.detach(), self.mask, self.evidence, 3, draws, self.precision
+                self.net, self.batch, self.alpha, self.evidence, 3, draws, self.precision
             )  # fmt: skip
         else:
             architecture_step(

@@ -24,25 +24,25 @@ from search.learn.gradient import (
     weights_step,
 )
 from search.learn.objective import Objective, ce_factor, expected_cost
-from supernet.alpha import initial_alpha, mask_of, probabilities, sample_pairs, sample_paths
+from supernet.alpha import Alpha
 from supernet.supernet import Supernet
 
 
-def random_alpha(space, seed=0):
+def random_values(space, seed=0):
     return torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_softmax_jacobian_is_autograds(space):
-    mask, alpha = mask_of(space), random_alpha(space).double().requires_grad_()
+    mask, alpha = torch.from_numpy(space.mask), random_values(space).double().requires_grad_()
     d_gates = torch.randn(mask.shape, dtype=torch.float64) * mask
-    p = probabilities(alpha, mask)
+    p = Alpha(alpha, mask).probabilities()
     (expected,) = torch.autograd.grad((p * d_gates).sum(), [alpha])
     torch.testing.assert_close(softmax_jacobian(d_gates, p.detach()), expected, rtol=1e-12, atol=1e-14)
 
 
 def test_pair_jacobian_is_autograds_through_the_pairs_softmax(space):
-    mask, alpha = mask_of(space), random_alpha(space).double().requires_grad_()
-    sample = sample_pairs(alpha, mask, torch.Generator().manual_seed(1))
+    mask, alpha = torch.from_numpy(space.mask), random_values(space).double().requires_grad_()
+    sample = Alpha(alpha, mask).sample_pairs(torch.Generator().manual_seed(1))
     d_gates = torch.randn(mask.shape, dtype=torch.float64) * mask
     q = alpha.gather(1, sample.pairs).softmax(dim=1)
     (expected,) = torch.autograd.grad((q * d_gates.gather(1, sample.pairs)).sum(), [alpha])
@@ -55,7 +55,7 @@ class QuadraticLoss:
     def __init__(self):
         draws = torch.Generator().manual_seed(7)
         self.mask = torch.tensor([[True, True, True], [True, True, False], [True, True, True]])
-        self.alpha = torch.randn(3, 3, dtype=torch.float64, generator=draws)
+        self.alpha = Alpha(torch.randn(3, 3, dtype=torch.float64, generator=draws), self.mask)
         self.linear = torch.randn(9, dtype=torch.float64, generator=draws)
         half = torch.randn(9, 9, dtype=torch.float64, generator=draws)
         self.curvature = half @ half.T
@@ -66,7 +66,7 @@ class QuadraticLoss:
 
     def expectation(self, p, estimate):
         """The estimate from dL/dg at a path, over all paths drawn from p (3, N); and the gradient of E[L] in p."""
-        total, value, p = torch.zeros_like(self.alpha), 0.0, p.detach().requires_grad_()
+        total, value, p = torch.zeros(3, 3, dtype=torch.float64), 0.0, p.detach().requires_grad_()
         for paths in product(*(torch.nonzero(row > 0)[:, 0].tolist() for row in p)):
             gates = one_hot(paths, 3, torch.device("cpu"), torch.float64)
             (d_gates,) = torch.autograd.grad(self.at(gates), [gates])
@@ -78,7 +78,7 @@ class QuadraticLoss:
 
 def test_second_order_is_the_exact_gradient_in_expectation_where_the_loss_is_quadratic():
     loss = QuadraticLoss()
-    p = probabilities(loss.alpha, loss.mask)
+    p = loss.alpha.probabilities()
     found, d_p = loss.expectation(p, lambda d_gates, active: second_order(d_gates, p, active))
     exact = softmax_jacobian(d_p * loss.mask, p)
     torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-12)
@@ -88,8 +88,8 @@ def test_second_order_is_the_exact_gradient_in_expectation_where_the_loss_is_qua
 
 def test_second_order_of_a_pair_is_exact_in_expectation_over_which_of_them_runs():
     loss = QuadraticLoss()
-    drawn = sample_pairs(loss.alpha, loss.mask, torch.Generator().manual_seed(0))
-    q = torch.zeros_like(loss.alpha).scatter(1, drawn.pairs, drawn.q)
+    drawn = loss.alpha.sample_pairs(torch.Generator().manual_seed(0))
+    q = torch.zeros(3, 3, dtype=torch.float64).scatter(1, drawn.pairs, drawn.q)
 
     def estimate(d_gates, active):
         return second_order_pair(d_gates, replace(drawn, paths=tuple(active.tolist())))
@@ -100,9 +100,9 @@ def test_second_order_of_a_pair_is_exact_in_expectation_over_which_of_them_runs(
 
 
 def test_second_order_equals_reinmaxs_formula(space):
-    mask = mask_of(space)
-    p = probabilities(random_alpha(space), mask)
-    active = torch.tensor(sample_paths(random_alpha(space), mask, torch.Generator().manual_seed(2)))
+    mask = torch.from_numpy(space.mask)
+    p = Alpha.of_space(space, random_values(space)).probabilities()
+    active = torch.tensor(Alpha.of_space(space, random_values(space)).sample_paths(torch.Generator().manual_seed(2)))
     d_gates = torch.randn(mask.shape, dtype=torch.float64) * mask
     halfway = (p + F.one_hot(active, mask.shape[1])) / 2
     expected = 2 * softmax_jacobian(d_gates, halfway) - softmax_jacobian(d_gates, p) / 2
@@ -112,14 +112,13 @@ def test_second_order_equals_reinmaxs_formula(space):
 class Fixture:
     """A float64 supernet, a batch, and alpha with its optimizer; equal for equal seeds."""
 
-    def __init__(self, space, alpha, betas=(0.0, 0.999)):
+    def __init__(self, space, values, betas=(0.0, 0.999)):
         self.net = Supernet(space, seed=3).double()
         draws = torch.Generator().manual_seed(5)
         images = torch.randn(6, 1, 8, 8, dtype=torch.float64, generator=draws)
-        self.mask = mask_of(space)
         self.batch = Batch(images, torch.randint(0, 4, (6,), generator=draws))
-        self.alpha = alpha.clone().requires_grad_()
-        self.optimizer = torch.optim.Adam([self.alpha], lr=0.05, betas=betas)
+        self.alpha = Alpha.of_space(space, values.clone())
+        self.optimizer = torch.optim.Adam([self.alpha.values], lr=0.05, betas=betas)
 
     def step(self, mode, limits, loss, seed=0, ce_scale=1.0, gate_gradient="first_order"):
         """With ce_scale 0, every image is scored alike by a network whose classifier is zero: CE has no gradient."""
@@ -136,12 +135,12 @@ class Fixture:
 def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alone(
     space, make_cost, make_limit, mode, loss
 ):
-    limit, mask, alpha = make_limit(make_cost(space, 0), 0.3), mask_of(space), random_alpha(space).double()
-    p, seed = probabilities(alpha, mask), 4
-    pair = sample_pairs(alpha, mask, torch.Generator().manual_seed(seed))
-    paths = pair.paths if mode == "two_path" else sample_paths(alpha, mask, torch.Generator().manual_seed(seed))
-    fixture = Fixture(space, alpha)
-    gates = one_hot(paths, mask.shape[1], torch.device("cpu"))
+    limit, alpha = make_limit(make_cost(space, 0), 0.3), Alpha.of_space(space, random_values(space).double())
+    p, seed = alpha.probabilities(), 4
+    pair = alpha.sample_pairs(torch.Generator().manual_seed(seed))
+    paths = pair.paths if mode == "two_path" else alpha.sample_paths(torch.Generator().manual_seed(seed))
+    fixture = Fixture(space, alpha.values)
+    gates = one_hot(paths, p.shape[1], torch.device("cpu"))
     ce = F.cross_entropy(fixture.net(fixture.batch.images, paths, gates), fixture.batch.labels)
     d = torch.autograd.grad(ce, [gates])[0].double()
     if mode == "two_path":
@@ -152,9 +151,9 @@ def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alon
 
     steps = {}
     for order in ("first_order", "second_order"):
-        fixture = Fixture(space, alpha)
+        fixture = Fixture(space, alpha.values)
         done = fixture.step(mode, [limit], loss, seed=seed, gate_gradient=order)
-        steps[order] = (fixture.alpha.grad, done)
+        steps[order] = (fixture.alpha.values.grad, done)
     difference = steps["second_order"][0] - steps["first_order"][0]
     torch.testing.assert_close(difference, factor * (second - first), rtol=1e-5, atol=1e-9)
     assert difference.abs().max() > 1e-4
@@ -167,21 +166,21 @@ def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alon
 def test_under_projection_a_step_is_that_of_ce_alone(space, make_cost, make_limit, mode):
     found = []
     for limits, loss in (([make_limit(make_cost(space, 0), 0.3)], Projection()), ([], AddLinear(form="add_linear"))):
-        fixture = Fixture(space, random_alpha(space))
+        fixture = Fixture(space, random_values(space))
         done = fixture.step(mode, limits, loss)
         assert done.limits_gradient == 0
-        found.append((done.ce, done.ce_gradient, fixture.alpha.detach().tolist()))
+        found.append((done.ce, done.ce_gradient, fixture.alpha.values.tolist()))
     assert found[0] == found[1]
-    assert found[0][2] != random_alpha(space).tolist()
+    assert found[0][2] != random_values(space).tolist()
 
 
 def test_full_equals_full_v2(space, make_cost, make_limit):
     limit, loss = make_limit(make_cost(space, 0), 0.3), AddLinear(form="add_linear", weight=1.0)
     gradients = []
     for mode in ("full", "full_v2"):
-        fixture = Fixture(space, random_alpha(space))
+        fixture = Fixture(space, random_values(space))
         fixture.step(mode, [limit], loss)
-        gradients.append(fixture.alpha.grad.clone())
+        gradients.append(fixture.alpha.values.grad.clone())
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-9)
     assert gradients[0].abs().max() > 0
 
@@ -189,12 +188,12 @@ def test_full_equals_full_v2(space, make_cost, make_limit):
 @pytest.mark.parametrize("mode", ["full", "full_v2"])
 def test_without_ce_the_full_modes_follow_autograds_gradient_of_expected_cost(space, make_cost, make_limit, mode):
     limit = make_limit(make_cost(space, 0), 0.3)
-    fixture = Fixture(space, random_alpha(space))
-    reference = fixture.alpha.detach().double().requires_grad_()
-    E = expected_cost(probabilities(reference, fixture.mask), limit.cost)
+    fixture = Fixture(space, random_values(space))
+    reference = fixture.alpha.values.double().requires_grad_()
+    E = expected_cost(fixture.alpha.with_values(reference).probabilities(), limit.cost)
     (expected,) = torch.autograd.grad(E / limit.bound, [reference])
     fixture.step(mode, [limit], AddLinear(form="add_linear", weight=1.0), ce_scale=0)
-    torch.testing.assert_close(fixture.alpha.grad.double(), expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(fixture.alpha.values.grad.double(), expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -202,39 +201,42 @@ def test_without_ce_a_two_path_step_lowers_the_slower_op_and_no_other_probabilit
     space, make_cost, make_limit, seed
 ):
     limit = make_limit(make_cost(space, seed), 0.3)
-    fixture = Fixture(space, random_alpha(space, seed), betas=(0.9, 0.999))
+    fixture = Fixture(space, random_values(space, seed), betas=(0.9, 0.999))
     for step in range(3):  # later steps have momentum on entries that are no longer sampled
-        before = fixture.alpha.detach().clone()
-        pair = sample_pairs(before, fixture.mask, torch.Generator().manual_seed(step))
+        before = fixture.alpha.values.clone()
+        pair = fixture.alpha.with_values(before).sample_pairs(torch.Generator().manual_seed(step))
         # momentum may outvote one step's gradient, so the optimizer is fresh for what the step itself does to q
-        fixture.optimizer = torch.optim.Adam([fixture.alpha], lr=0.05, betas=(0.9, 0.999))
+        fixture.optimizer = torch.optim.Adam([fixture.alpha.values], lr=0.05, betas=(0.9, 0.999))
         fixture.step("two_path", [limit], AddLinear(form="add_linear", weight=1.0), seed=step, ce_scale=0)
-        after = fixture.alpha.detach()
+        after = fixture.alpha.values
         costs = torch.from_numpy(limit.cost.table).gather(1, pair.pairs)
         slower = costs.argmax(dim=1, keepdim=True)
         q_after = after.double().gather(1, pair.pairs).softmax(dim=1)
         assert (q_after.gather(1, slower) < pair.q.gather(1, slower)).all()
-        unsampled = fixture.mask & ~torch.zeros_like(fixture.mask).scatter(1, pair.pairs, True)
+        unsampled = fixture.alpha.mask & ~torch.zeros_like(fixture.alpha.mask).scatter(1, pair.pairs, True)
         assert torch.equal(after[unsampled], before[unsampled])
-        p_before, p_after = probabilities(before, fixture.mask), probabilities(after, fixture.mask)
+        p_before, p_after = (
+            fixture.alpha.with_values(before).probabilities(),
+            fixture.alpha.with_values(after).probabilities(),
+        )
         torch.testing.assert_close(p_after[unsampled], p_before[unsampled], rtol=1e-6, atol=1e-9)
 
 
 def test_momentum_does_not_move_unsampled_alphas(space, make_cost, make_limit):
     limit = make_limit(make_cost(space, 0), 0.3)
-    fixture = Fixture(space, initial_alpha(space), betas=(0.9, 0.999))
+    fixture = Fixture(space, torch.zeros(space.mask.shape), betas=(0.9, 0.999))
     for step in range(8):
-        before = fixture.alpha.detach().clone()
-        pair = sample_pairs(before, fixture.mask, torch.Generator().manual_seed(step))
+        before = fixture.alpha.values.clone()
+        pair = fixture.alpha.with_values(before).sample_pairs(torch.Generator().manual_seed(step))
         fixture.step("two_path", [limit], AddLinear(form="add_linear"), seed=step)
-        unsampled = ~torch.zeros_like(fixture.mask).scatter(1, pair.pairs, True)
-        assert torch.equal(fixture.alpha.detach()[unsampled], before[unsampled])
-        assert not torch.equal(fixture.alpha.detach()[~unsampled], before[~unsampled])
+        unsampled = ~torch.zeros_like(fixture.alpha.mask).scatter(1, pair.pairs, True)
+        assert torch.equal(fixture.alpha.values[unsampled], before[unsampled])
+        assert not torch.equal(fixture.alpha.values[~unsampled], before[~unsampled])
 
 
 @pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
 def test_an_architecture_step_leaves_no_trace_in_the_supernet(space, make_cost, make_limit, mode):
-    fixture = Fixture(space, random_alpha(space))
+    fixture = Fixture(space, random_values(space))
     before = copy.deepcopy(fixture.net.state_dict())
     fixture.step(mode, [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
     after = fixture.net.state_dict()
@@ -251,20 +253,20 @@ def test_skip_gets_both_gradients(space, make_cost, make_limit, mode):
     for name, weight, ce_scale in (("latency", 1.0, 0), ("ce", 0.0, 1)):
         touched = torch.zeros(len(skip))
         for seed in range(12):  # two_path samples a pair of each edge, so skip takes part in some steps only
-            fixture = Fixture(space, random_alpha(space))
+            fixture = Fixture(space, random_values(space))
             fixture.step(mode, [limit], AddLinear(form="add_linear", weight=weight), seed=seed, ce_scale=ce_scale)
-            touched += torch.tensor([fixture.alpha.grad[e, i].abs() for e, i in skip])
+            touched += torch.tensor([fixture.alpha.values.grad[e, i].abs() for e, i in skip])
         grads[name] = touched
     assert (grads["latency"] > 0).all()
     assert (grads["ce"] > 0).all()
 
 
 def test_a_weights_step_leaves_alpha_and_unsampled_weights_alone(space):
-    net, mask = Supernet(space, seed=0), mask_of(space)
+    net = Supernet(space, seed=0)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
     draws = torch.Generator().manual_seed(0)
     for step in range(6):
-        paths = sample_paths(initial_alpha(space), mask, torch.Generator().manual_seed(step))
+        paths = Alpha.of_space(space).sample_paths(torch.Generator().manual_seed(step))
         before = copy.deepcopy(net.state_dict())
         images, labels = torch.randn(4, 1, 8, 8, generator=draws), torch.randint(0, 4, (4,), generator=draws)
         weights_step(net, Batch(images, labels), [paths], optimizer, 0.1, contextlib.nullcontext)
@@ -310,23 +312,23 @@ def test_gates_are_one_leaf_of_one_hot_rows():
 
 
 def test_a_batch_that_is_not_finite_changes_nothing(space, make_cost, make_limit):
-    fixture = Fixture(space, random_alpha(space))
+    fixture = Fixture(space, random_values(space))
     fixture.batch.images[0] = float("nan")
-    before = fixture.alpha.detach().clone()
+    before = fixture.alpha.values.clone()
     done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
     assert math.isnan(done.ce)
-    assert torch.equal(fixture.alpha.detach(), before)
+    assert torch.equal(fixture.alpha.values, before)
     assert math.isnan(done.ce_gradient)
     assert math.isnan(done.limits_gradient)
 
 
 def test_label_smoothing_is_in_the_weights_loss_only(space, make_cost, make_limit):
-    fixture, paths = Fixture(space, random_alpha(space)), (0, 0, 0, 0)
+    fixture, paths = Fixture(space, random_values(space)), (0, 0, 0, 0)
     logits = fixture.net(fixture.batch.images, paths).detach()
     optimizer = torch.optim.SGD(fixture.net.parameters(), lr=0.0)
     loss, _ = weights_step(fixture.net, fixture.batch, [paths], optimizer, 0.1, contextlib.nullcontext)
     torch.testing.assert_close(loss, F.cross_entropy(logits, fixture.batch.labels, label_smoothing=0.1))
-    sampled = sample_pairs(fixture.alpha, fixture.mask, torch.Generator().manual_seed(0)).paths
+    sampled = fixture.alpha.sample_pairs(torch.Generator().manual_seed(0)).paths
     plain = F.cross_entropy(fixture.net(fixture.batch.images, sampled), fixture.batch.labels)
     done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
     assert done.ce == pytest.approx(plain.item(), rel=1e-6)

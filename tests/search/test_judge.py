@@ -14,14 +14,14 @@ from search.judge import KNOWN, Judge, chance_error, judge, split_half, supernet
 from search.limits.resolve import resolve
 from search.plan import Plan
 from search.scoring import open_parts
-from supernet.alpha import initial_alpha, mask_of
+from supernet.alpha import Alpha
 from supernet.supernet import Supernet
 
 from .conftest import search_file
 
 
 def judged(losses, alpha, networks, space):
-    return judge(losses, 0, networks, torch.as_tensor(alpha, dtype=torch.float64), mask_of(space), 100)
+    return judge(losses, 0, networks, Alpha.of_space(space, torch.as_tensor(alpha, dtype=torch.float64)), 100)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_network_of_a_corrected_bound_is_judged_among_networks_of_its_own_cost
     everything = list(product(*(range(int(n)) for n in plan.space.mask.sum(axis=1))))
     derived = max((p for p in everything if limit.cost.of(p) < 0.7 * limit.bound), key=limit.cost.of)
     own = limit.cost.of(derived)
-    assert judge.judgement(Supernet(plan.space), initial_alpha(plan.space), derived).networks > 2
+    assert judge.judgement(Supernet(plan.space), Alpha.of_space(plan.space), derived).networks > 2
     costs = [limit.cost.of(paths) for paths in judge._as_costly_as(derived)]
     assert costs
     assert all(0.8 * own * (1 - 1e-9) <= cost <= own * (1 + 1e-9) for cost in costs)

@@ -18,7 +18,7 @@ from search.derive.clock import MOST_TIMINGS, Clock, acceptable_error, meets_bou
 from search.derive.derivation import derive
 from search.derive.measured import MOST_TRIES, derive_measured, local_latency_limits
 from search.limits.limit import AdditiveLimit, TableSource, named
-from supernet.alpha import mask_of
+from supernet.alpha import Alpha
 from supernet.cost import Cost
 from supernet.space import Space, SpaceConfig
 
@@ -98,11 +98,11 @@ def verdicts(result):
 
 
 def random_alpha(space):
-    return torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(0))
+    return Alpha.of_space(space, torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(0)))
 
 
 def run(space, limit, timer, method="constrained"):
-    return derive_measured(random_alpha(space), mask_of(space), space, [limit], method, timer=timer)
+    return derive_measured(random_alpha(space), space, [limit], method, timer=timer)
 
 
 @pytest.mark.parametrize("factor", [0.85, 0.95, 1.0, 1.08, 1.2])
@@ -134,9 +134,7 @@ def test_a_timing_that_other_work_disturbs_corrects_nothing(fine_space):
     result = run(fine_space, limit, timer)
     assert (result.met, verdicts(result)) == (None, [None])
     assert asked(result) == [limit.bound]
-    assert (
-        result.derivation.paths == derive(random_alpha(fine_space), mask_of(fine_space), [limit], "constrained").paths
-    )
+    assert result.derivation.paths == derive(random_alpha(fine_space), [limit], "constrained").paths
     assert calls == [result.derivation.paths] * (2 * MOST_TIMINGS)  # the confirmation's too
     (note,) = result.derivation.notes
     assert note.startswith("latency: other work on this machine disturbs the timing (2x noise is 30 %)")
@@ -151,7 +149,7 @@ def test_a_machine_that_is_off_as_a_whole_corrects_nothing(fine_space, drift):
     result = run(fine_space, limit, timer)
     assert result.met is None
     assert asked(result) == [limit.bound]
-    own = derive(random_alpha(fine_space), mask_of(fine_space), [limit], "constrained").paths
+    own = derive(random_alpha(fine_space), [limit], "constrained").paths
     assert result.derivation.paths == own
     assert calls == [own] * (2 * MOST_TIMINGS)
     (note,) = result.derivation.notes
@@ -273,9 +271,9 @@ def test_argmax_is_timed_once_and_never_corrected(fine_space):
 def test_argmax_meets_only_what_it_happens_to_meet(fine_space):
     """Nothing is timed, so the prediction decides; the largest network is the likeliest."""
     limit = limit_at(fine_space, 0.2, fingerprint="another device")
-    alpha = torch.as_tensor(limit.cost.table).float()
+    alpha = Alpha.of_space(fine_space, torch.as_tensor(limit.cost.table).float())
     for method, met in (("argmax", False), ("constrained", True)):
-        found = derive_measured(alpha, mask_of(fine_space), fine_space, [limit], method)
+        found = derive_measured(alpha, fine_space, [limit], method)
         assert (found.tries, found.met) == ((), met)
 
 
@@ -283,9 +281,9 @@ def test_a_timed_limit_does_not_stand_for_the_others(fine_space):
     """argmax again: the first limit is measured and holds, the second is of another device and does not."""
     here, there = limit_at(fine_space, 1.0), limit_at(fine_space, 0.2, fingerprint="another device")
     timer, _ = timer_with_error(here, 0.9)
-    alpha = torch.as_tensor(here.cost.table).float()
+    alpha = Alpha.of_space(fine_space, torch.as_tensor(here.cost.table).float())
     for limits, met in (([here], [True]), ([there, here], [False, True])):
-        found = derive_measured(alpha, mask_of(fine_space), fine_space, limits, "argmax", timer=timer)
+        found = derive_measured(alpha, fine_space, limits, "argmax", timer=timer)
         assert len(found.tries) == 1
         assert (verdicts(found), found.met) == (met, all(met))
         assert [outcome.limit for outcome in found.outcomes if outcome.readings] == [here]
@@ -317,10 +315,9 @@ def timer_of_two(limits, factors, noises=(1e-4, 1e-4)):
 @pytest.mark.parametrize("shares", [(0.4, 0.7), (0.7, 0.4), (0.5, 0.5)])
 def test_every_table_of_this_machine_is_timed_and_corrected(fine_space, factors, shares):
     limits = two_limits(fine_space, *shares)
-    alpha = torch.as_tensor(limits[0].cost.table + limits[1].cost.table).float() * 9  # both limits are felt
-    found = derive_measured(
-        alpha, mask_of(fine_space), fine_space, limits, "constrained", timer=timer_of_two(limits, factors)
-    )
+    both = torch.as_tensor(limits[0].cost.table + limits[1].cost.table)  # both limits are felt
+    alpha = Alpha.of_space(fine_space, both.float() * 9)
+    found = derive_measured(alpha, fine_space, limits, "constrained", timer=timer_of_two(limits, factors))
     assert found.met
     paths = found.derivation.paths
     for limit, factor, outcome in zip(limits, factors, found.outcomes, strict=True):
@@ -333,10 +330,8 @@ def test_every_table_of_this_machine_is_timed_and_corrected(fine_space, factors,
 
 def test_a_limit_that_holds_keeps_its_bound_while_another_one_s_moves(fine_space):
     limits = two_limits(fine_space, 0.5, 0.9)
-    alpha = torch.as_tensor(limits[0].cost.table).float() * 9
-    found = derive_measured(
-        alpha, mask_of(fine_space), fine_space, limits, "constrained", timer=timer_of_two(limits, (1.08, 0.5))
-    )
+    alpha = Alpha.of_space(fine_space, torch.as_tensor(limits[0].cost.table).float() * 9)
+    found = derive_measured(alpha, fine_space, limits, "constrained", timer=timer_of_two(limits, (1.08, 0.5)))
     assert found.met
     assert asked(found, 1) == [limits[1].bound] * len(found.tries)
     assert asked(found, 0)[1] < limits[0].bound
@@ -345,8 +340,9 @@ def test_a_limit_that_holds_keeps_its_bound_while_another_one_s_moves(fine_space
 def test_one_limit_s_disturbed_timing_keeps_no_other_from_being_corrected(fine_space):
     limits = two_limits(fine_space, 0.5, 0.5)
     timer = timer_of_two(limits, (1.08, 1.5), (1e-4, 0.3))
+    alpha = Alpha.of_space(fine_space, torch.as_tensor(limits[0].cost.table).float() * 9)
     found = derive_measured(
-        torch.as_tensor(limits[0].cost.table).float() * 9, mask_of(fine_space), fine_space, limits, "constrained",
+        alpha, fine_space, limits, "constrained",
         timer=timer,
     )  # fmt: skip
     assert (found.met, verdicts(found)) == (None, [True, None])
@@ -361,12 +357,12 @@ def test_a_correction_that_contradicts_another_limit_keeps_the_tries(fine_space,
     """The device is slower than the table, and the second limit forbids anything the table holds for faster."""
     latency = limit_at(fine_space, 0.5, at=False)
     timer, _ = timer_with_error(latency, 1.5)
-    alpha, mask = torch.zeros(fine_space.mask.shape), mask_of(fine_space)
-    paths = derive(alpha, mask, [limit_at(fine_space, 0.5)], "constrained").paths  # close to the bound
+    alpha = Alpha.of_space(fine_space)
+    paths = derive(alpha, [limit_at(fine_space, 0.5)], "constrained").paths  # close to the bound
     table = latency.cost.table
     opposite = Cost(1.0, np.where(fine_space.mask, table.max() - table, 0.0), fine_space.mask)
     other = make_bounded(opposite, opposite.of(paths) * (1 + 1e-12), metric="params")
-    result = derive_measured(alpha, mask, fine_space, [latency, other], "constrained", timer=timer)
+    result = derive_measured(alpha, fine_space, [latency, other], "constrained", timer=timer)
     assert not result.met
     assert len(result.tries) == 1
     assert [len(outcome.readings) for outcome in result.outcomes] == [2, 0]
@@ -425,11 +421,10 @@ def test_every_stage_of_the_closed_loop_is_reported(fine_space):
         network, reference = plain(architectures, measure)
         return [replace(network, noise_ms=limit.bound if len(calls) == 1 else 1e-4), reference]
 
-    alpha, mask = random_alpha(fine_space), mask_of(fine_space)
+    alpha = random_alpha(fine_space)
     derive_measured(
-        alpha, mask, fine_space, [limit], "constrained", 2, lambda paths: 1.0,
-        timer=timer, report=lambda *call: told.append(call),
-    )  # fmt: skip
+        alpha, fine_space, [limit], "constrained", 2, lambda paths: 1.0,
+        timer=timer, report=lambda *call: told.append(call))  # fmt: skip
     assert told[:6] == [
         ("deriving", 0, 0),
         ("deriving: scoring the candidates", 0, 2),

@@ -12,7 +12,7 @@ from search.config import AddLinear, Hinge, MulLog, Projection
 from search.learn.gradient import softmax_jacobian
 from search.learn.objective import Objective, alpha_gradient, expected_cost, loss_value, slope
 from search.limits.combine import WorstCase
-from supernet.alpha import mask_of, probabilities
+from supernet.alpha import Alpha
 
 LOSSES = [AddLinear(form="add_linear"), Hinge(form="hinge"), MulLog(form="mul_log"), Projection()]
 
@@ -24,13 +24,13 @@ def test_expected_cost_at_one_hot_alpha_is_the_tables_sum(space, make_cost):
         paths = tuple(int(i) for i in rng.integers(space.mask.sum(axis=1)))
         alpha = torch.full(space.mask.shape, -1000.0)
         alpha[range(len(paths)), list(paths)] = 1000.0
-        expected = expected_cost(probabilities(alpha, mask_of(space)), cost)
+        expected = expected_cost(Alpha.of_space(space, alpha).probabilities(), cost)
         assert float(expected) == pytest.approx(cost.of(paths), rel=1e-12)
 
 
 def test_expected_cost_is_the_expectation_over_all_architectures(space, make_cost):
     cost = make_cost(space, 1)
-    p = probabilities(torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(0)), mask_of(space))
+    p = Alpha.of_space(space, torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(0))).probabilities()
     total = 0.0
     for paths in np.ndindex(*space.mask.sum(axis=1)):
         probability = float(torch.stack([p[e, i] for e, i in enumerate(paths)]).prod())
@@ -68,10 +68,10 @@ def autograds(p, cost):
 def test_alpha_gradient_is_autograds_gradient_of_the_whole_loss(space, make_cost, make_limit, loss, devices):
     """With CE linear in p, both terms and CE's own factor (mul_log) against autograd; of a worst case too."""
     costs = tuple(make_cost(space, 2 + k) for k in range(devices))
-    limit, mask = make_limit(costs[0] if devices == 1 else WorstCase(costs), 0.4), mask_of(space)
+    limit, mask = make_limit(costs[0] if devices == 1 else WorstCase(costs), 0.4), torch.from_numpy(space.mask)
     alpha = torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     slopes = torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * mask
-    p = probabilities(alpha, mask)
+    p = Alpha(alpha, mask).probabilities()
     ce, E = 3.0 + (p * slopes).sum(), autograds(p, limit.cost)
     if loss.form == "mul_log":
         value = loss.scale * ce * (E.log() / np.log(limit.bound)) ** loss.power
@@ -85,8 +85,8 @@ def test_alpha_gradient_is_autograds_gradient_of_the_whole_loss(space, make_cost
 
 
 def test_under_projection_the_gradient_is_that_of_the_cross_entropy(space, make_cost, make_limit):
-    limit, mask = make_limit(make_cost(space, 2), 0.4), mask_of(space)
-    p = probabilities(torch.randn(mask.shape, generator=torch.Generator().manual_seed(0)), mask)
+    limit, mask = make_limit(make_cost(space, 2), 0.4), torch.from_numpy(space.mask)
+    p = Alpha.of_space(space, torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))).probabilities()
     from_ce = torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * mask
     found = alpha_gradient(from_ce, 1.7, p, Objective([limit], Projection()), partial(softmax_jacobian, p=p))
     assert torch.equal(found.gradient, from_ce)

@@ -15,13 +15,13 @@ from search.derive.derivation import InfeasibleError
 from search.learn.objective import expected_cost
 from search.learn.projection import Projector, targets_of
 from search.limits.combine import WorstCase, members
-from supernet.alpha import mask_of, probabilities
+from supernet.alpha import Alpha
 from supernet.cost import Cost
 
 
 def random_alpha(mask, seed, scale=1.0):
     draws = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(mask.shape, dtype=torch.float64, generator=draws)
+    return Alpha(scale * torch.randn(mask.shape, dtype=torch.float64, generator=draws), torch.from_numpy(mask))
 
 
 def mobile_like_cost(seed: int, spread: float = 1.0) -> Cost:
@@ -48,12 +48,11 @@ def divergence(q, p):
 @pytest.mark.parametrize("kinds", [(True,), (False,), (True, False), (True, True)], ids=str)
 def test_the_projection_is_the_minimum_that_a_general_solver_finds(space, make_cost, make_limit, seed, kinds):
     """SLSQP minimises KL over all entries of q, which knows nothing of tilts."""
-    mask = mask_of(space)
     limits = [make_limit(make_cost(space, 10 * seed + k), (0.35, 0.5)[k], at=at) for k, at in enumerate(kinds)]
-    alpha = random_alpha(mask, seed)
-    p, real = probabilities(alpha, mask), mask.numpy()
+    alpha = random_alpha(space.mask, seed)
+    p, real = alpha.probabilities(), space.mask
     edge, log_p = np.nonzero(real)[0], p.log().numpy()[real]
-    sums = np.eye(len(mask))[edge].T
+    sums = np.eye(len(real))[edge].T
     constraints = [{"type": "eq", "fun": lambda q: sums @ q - 1, "jac": lambda q: sums}]
     for limit in limits:
         F, T = limit.cost.table[real], limit.bound - limit.cost.fixed
@@ -70,7 +69,7 @@ def test_the_projection_is_the_minimum_that_a_general_solver_finds(space, make_c
         options={"ftol": 1e-14, "maxiter": 1000},
     )  # fmt: skip
     assert found.success
-    q = probabilities(Projector(mask, limits)(alpha).alpha, mask)
+    q = Projector(limits)(alpha).alpha.probabilities()
     np.testing.assert_allclose(q.numpy()[real], found.x, atol=2e-6)
     assert divergence(q, p) == pytest.approx(found.fun, abs=1e-9)
 
@@ -78,12 +77,11 @@ def test_the_projection_is_the_minimum_that_a_general_solver_finds(space, make_c
 @pytest.mark.parametrize("seed", range(5))
 def test_every_other_distribution_at_the_targets_is_farther(space, make_cost, make_limit, seed):
     """Steps from q along random directions that keep sum_i q_e,i and both expectations."""
-    mask, draws = mask_of(space), torch.Generator().manual_seed(seed)
+    mask, draws = space.mask, torch.Generator().manual_seed(seed)
     limits = [make_limit(make_cost(space, seed), 0.5), make_limit(make_cost(space, seed + 50), 0.45)]
     alpha = random_alpha(mask, seed)
-    p, q = (probabilities(a, mask) for a in (alpha, Projector(mask, limits)(alpha).alpha))
-    real = mask.numpy()
-    rows = np.vstack([np.eye(len(mask))[np.nonzero(real)[0]].T, *(limit.cost.table[real] for limit in limits)])
+    p, q = (a.probabilities() for a in (alpha, Projector(limits)(alpha).alpha))
+    rows = np.vstack([np.eye(len(mask))[np.nonzero(mask)[0]].T, *(limit.cost.table[mask] for limit in limits)])
     kept = torch.from_numpy(null_space(rows))
     for _ in range(20):
         direction = torch.zeros_like(q)
@@ -102,12 +100,12 @@ def test_expected_cost_is_exactly_the_bound_whatever_alpha_and_bound(make_limit,
     """To 1e-9, and after rounding to float32, as a search stores alpha, to 1e-7 of the reachable range."""
     for seed in range(6):
         cost = mobile_like_cost(seed, spread)
-        mask, low, high = torch.from_numpy(cost.mask), *cost.reachable
+        low, high = cost.reachable
         for share in SHARES:
             limit = make_limit(cost, share)
-            found = Projector(mask, [limit])(random_alpha(mask, seed, scale)).alpha
-            assert errors(probabilities(found, mask), [limit]) == pytest.approx([0], abs=1e-9), (seed, share)
-            rounded = float(expected_cost(probabilities(found.float(), mask), cost))
+            found = Projector([limit])(random_alpha(cost.mask, seed, scale)).alpha
+            assert errors(found.probabilities(), [limit]) == pytest.approx([0], abs=1e-9), (seed, share)
+            rounded = float(expected_cost(found.with_values(found.values.float()).probabilities(), cost))
             assert abs(rounded - limit.bound) <= 1e-7 * (high - low), (seed, share)
 
 
@@ -124,13 +122,12 @@ def test_several_limits_are_met_together(make_limit, scale, spread):
     pressing = resting = 0
     for seed in range(20):
         first, rng = mobile_like_cost(seed, spread), np.random.default_rng(seed)
-        mask = torch.from_numpy(first.mask)
         costs = [first, *(alike(first, k) if seed % 2 else mobile_like_cost(100 * k + seed, spread) for k in (1, 2, 3))]
         kinds = [seed % 3 > 0, False, False, seed % 5 == 0]
         limits = [make_limit(cost, rng.uniform(0.3, 0.6), at=at) for cost, at in zip(costs, kinds, strict=True)]
-        projector = Projector(mask, limits)
-        found = projector(random_alpha(mask, seed, scale))
-        q = probabilities(found.alpha, mask)
+        projector = Projector(limits)
+        found = projector(random_alpha(first.mask, seed, scale))
+        q = found.alpha.probabilities()
         for limit, error, pressure in zip(limits, errors(q, limits), found.pressures, strict=True):
             if pressure != 0 or (limit.kind == "at" and not projector.loosened):
                 assert error == pytest.approx(0, abs=1e-9), seed
@@ -144,46 +141,44 @@ def test_several_limits_are_met_together(make_limit, scale, spread):
 
 def test_a_limit_that_holds_is_not_pressed(space, make_cost, make_limit):
     """`below` at 90 % leaves an alpha at 50 % as it is; `at` raises it, with a pressure below 0."""
-    cost, mask = make_cost(space, 0), mask_of(space)
-    alpha = Projector(mask, [make_limit(cost, 0.5)])(random_alpha(mask, 1)).alpha
-    held = Projector(mask, [make_limit(cost, 0.9, at=False)])(alpha)
+    cost = make_cost(space, 0)
+    alpha = Projector([make_limit(cost, 0.5)])(random_alpha(space.mask, 1)).alpha
+    held = Projector([make_limit(cost, 0.9, at=False)])(alpha)
     assert held.pressures == (0.0,)
-    assert torch.equal(probabilities(held.alpha, mask), probabilities(alpha, mask))
-    assert Projector(mask, [make_limit(cost, 0.9)])(alpha).pressures[0] < 0
-    assert Projector(mask, [make_limit(cost, 0.3, at=False)])(alpha).pressures[0] > 0
+    assert torch.equal(held.alpha.probabilities(), alpha.probabilities())
+    assert Projector([make_limit(cost, 0.9)])(alpha).pressures[0] < 0
+    assert Projector([make_limit(cost, 0.3, at=False)])(alpha).pressures[0] > 0
 
 
 def test_the_pressure_is_what_a_cost_of_the_whole_bound_takes_from_the_log_odds(space, make_cost, make_limit):
-    mask, alpha = mask_of(space), random_alpha(mask_of(space), 2)
+    alpha = random_alpha(space.mask, 2)
     limits = [make_limit(make_cost(space, 0), 0.4), make_limit(make_cost(space, 1), 0.5)]
-    found = Projector(mask, limits)(alpha)
+    found = Projector(limits)(alpha)
     shift = sum(
         pressure * torch.from_numpy(limit.cost.table) / limit.bound
         for pressure, limit in zip(found.pressures, limits, strict=True)
     )
     torch.testing.assert_close(
-        probabilities(found.alpha, mask), probabilities(alpha - shift, mask), rtol=1e-9, atol=1e-12
+        found.alpha.probabilities(), alpha.with_values(alpha.values - shift).probabilities(), rtol=1e-9, atol=1e-12
     )
 
 
 def test_candidates_of_equal_cost_keep_the_ratio_of_their_probabilities(make_limit):
     cost = mobile_like_cost(3)
     cost.table[:, 1] = cost.table[:, 0]
-    mask = torch.from_numpy(cost.mask)
-    alpha = random_alpha(mask, 0, 3.0)
-    found = Projector(mask, [make_limit(cost, 0.2)])(alpha).alpha
-    torch.testing.assert_close(found[:, 1] - found[:, 0], alpha[:, 1] - alpha[:, 0], rtol=1e-12, atol=1e-12)
-    assert (found - alpha).std() > 0.5
+    alpha = random_alpha(cost.mask, 0, 3.0)
+    before, after = alpha.values, Projector([make_limit(cost, 0.2)])(alpha).alpha.values
+    torch.testing.assert_close(after[:, 1] - after[:, 0], before[:, 1] - before[:, 0], rtol=1e-12, atol=1e-12)
+    assert (after - before).std() > 0.5
 
 
 @pytest.mark.parametrize("scale", [1, 300])
 def test_projecting_twice_changes_nothing(make_limit, scale):
     one, other = mobile_like_cost(1), mobile_like_cost(2)
-    mask = torch.from_numpy(one.mask)
-    projector = Projector(mask, [make_limit(one, 0.4), make_limit(other, 0.3, at=False)])
-    once = projector(random_alpha(mask, 0, scale))
+    projector = Projector([make_limit(one, 0.4), make_limit(other, 0.3, at=False)])
+    once = projector(random_alpha(one.mask, 0, scale))
     twice = projector(once.alpha)
-    torch.testing.assert_close(probabilities(twice.alpha, mask), probabilities(once.alpha, mask), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(twice.alpha.probabilities(), once.alpha.probabilities(), rtol=1e-9, atol=1e-12)
     assert abs(once.pressures[0]) > 1
     assert max(map(abs, twice.pressures)) < 1e-6
 
@@ -191,20 +186,20 @@ def test_projecting_twice_changes_nothing(make_limit, scale):
 @pytest.mark.parametrize("multiple", [-3.0, 0.1, 20.0])
 def test_what_the_cost_adds_to_alpha_does_not_matter(space, make_cost, make_limit, multiple):
     """alpha and alpha + a F have the same projection onto E = T: the limit's own direction is free."""
-    cost, mask = make_cost(space, 0), mask_of(space)
-    projector, alpha = Projector(mask, [make_limit(cost, 0.45)]), random_alpha(mask, 5)
-    plain, shifted = projector(alpha), projector(alpha + multiple * torch.from_numpy(cost.table))
-    torch.testing.assert_close(
-        probabilities(shifted.alpha, mask), probabilities(plain.alpha, mask), rtol=1e-8, atol=1e-11
+    cost = make_cost(space, 0)
+    projector, alpha = Projector([make_limit(cost, 0.45)]), random_alpha(space.mask, 5)
+    plain, shifted = (
+        projector(alpha),
+        projector(alpha.with_values(alpha.values + multiple * torch.from_numpy(cost.table))),
     )
+    torch.testing.assert_close(shifted.alpha.probabilities(), plain.alpha.probabilities(), rtol=1e-8, atol=1e-11)
 
 
 def test_padding_stays_finite_and_edges_are_normalised(space, make_cost, make_limit):
-    mask = mask_of(space)
-    found = Projector(mask, [make_limit(make_cost(space, 0), 0.5)])(random_alpha(mask, 0)).alpha
-    assert (found[~mask] == 0).all()
+    found = Projector([make_limit(make_cost(space, 0), 0.5)])(random_alpha(space.mask, 0)).alpha
+    assert (found.values[~found.mask] == 0).all()
     torch.testing.assert_close(
-        found.masked_fill(~mask, -torch.inf).logsumexp(dim=1), torch.zeros(4).double(), rtol=0, atol=1e-12
+        found.values.masked_fill(~found.mask, -torch.inf).logsumexp(dim=1), torch.zeros(4).double(), rtol=0, atol=1e-12
     )
 
 
@@ -213,10 +208,10 @@ def test_padding_stays_finite_and_edges_are_normalised(space, make_cost, make_li
 def test_a_worst_case_is_at_its_bound_on_one_device_and_above_it_on_none(space, make_cost, make_limit, share, seed):
     """It is the nearest of the projections that put one of the devices at the bound."""
     devices = tuple(make_cost(space, 10 * seed + k) for k in range(3))
-    mask, alpha = mask_of(space), random_alpha(mask_of(space), seed, 2.0)
+    alpha = random_alpha(space.mask, seed, 2.0)
     limit = make_limit(WorstCase(devices), share)
-    found = Projector(mask, [limit])(alpha)
-    p, q = probabilities(alpha, mask), probabilities(found.alpha, mask)
+    found = Projector([limit])(alpha)
+    p, q = alpha.probabilities(), found.alpha.probabilities()
     assert errors(q, [limit]) == pytest.approx([0], abs=1e-9)
     assert all(float(expected_cost(q, device)) <= limit.bound * (1 + 1e-9) for device in devices)
     others = []
@@ -224,7 +219,7 @@ def test_a_worst_case_is_at_its_bound_on_one_device_and_above_it_on_none(space, 
         rest = [replace(limit, cost=device, at=False) for device in devices if device is not reached]
         wanted = [replace(limit, cost=reached), *rest]
         if targets_of(wanted):
-            others.append(divergence(probabilities(Projector(mask, wanted)(alpha).alpha, mask), p))
+            others.append(divergence(Projector(wanted)(alpha).alpha.probabilities(), p))
     assert divergence(q, p) == pytest.approx(min(others), rel=1e-9)
     assert len(found.pressures) == 1
 
@@ -232,12 +227,11 @@ def test_a_worst_case_is_at_its_bound_on_one_device_and_above_it_on_none(space, 
 def test_the_pressure_of_a_worst_case_is_the_sum_of_its_members(space, make_cost, make_limit):
     """Upper bounds on two devices are the same whether they make one limit or two; a further limit keeps its own."""
     one, other, third = (make_cost(space, k) for k in (564, 565, 566))  # which all press
-    mask = mask_of(space)
     joint = make_limit(WorstCase((one, other)), 0.3, at=False)
     apart = [replace(joint, cost=one), replace(joint, cost=other)]
     last = make_limit(third, 0.3, at=False)
-    alpha = random_alpha(mask, 188)
-    together, each = (Projector(mask, [*limits, last])(alpha).pressures for limits in ([joint], apart))
+    alpha = random_alpha(space.mask, 188)
+    together, each = (Projector([*limits, last])(alpha).pressures for limits in ([joint], apart))
     assert together == pytest.approx((each[0] + each[1], each[2]), rel=1e-9)
     assert min(each) > 0
 
@@ -252,21 +246,21 @@ def opposed(space, make_cost):
 def test_limits_that_exclude_each_other_count_as_upper_bounds(space, make_cost, make_limit):
     """Where one cost is at 20 % the other is at 80 %, so both at 70 % is impossible, and both below it is not."""
     one, other = opposed(space, make_cost)
-    mask, alpha = mask_of(space), random_alpha(mask_of(space), 0)
+    alpha = random_alpha(space.mask, 0)
     limits = [make_limit(one, 0.7), make_limit(other, 0.7)]
     assert targets_of(limits) == []
-    projector = Projector(mask, limits)
+    projector = Projector(limits)
     assert projector.loosened
-    assert not Projector(mask, [make_limit(one, 0.7), make_limit(other, 0.3)]).loosened
-    q, below = probabilities(projector(alpha).alpha, mask), [replace(limit, kind="below") for limit in limits]
+    assert not Projector([make_limit(one, 0.7), make_limit(other, 0.3)]).loosened
+    q, below = projector(alpha).alpha.probabilities(), [replace(limit, kind="below") for limit in limits]
     assert max(errors(q, limits)) <= 1e-9
-    assert torch.equal(q, probabilities(Projector(mask, below)(alpha).alpha, mask))
+    assert torch.equal(q, Projector(below)(alpha).alpha.probabilities())
 
 
 def test_limits_that_nothing_meets_are_an_error_in_one_line(space, make_cost, make_limit):
     one, other = opposed(space, make_cost)
     with pytest.raises(InfeasibleError, match="no architecture meets the limits together") as error:
-        Projector(mask_of(space), [make_limit(one, 0.2), make_limit(other, 0.2)])
+        Projector([make_limit(one, 0.2), make_limit(other, 0.2)])
     assert isinstance(error.value, UserError)
     assert "\n" not in str(error.value)
 
@@ -274,21 +268,20 @@ def test_limits_that_nothing_meets_are_an_error_in_one_line(space, make_cost, ma
 @pytest.mark.parametrize("scale", [1, 30, 300])
 def test_equal_costs_may_have_bounds_that_differ_by_rounding_alone(space, make_cost, make_limit, scale):
     """No tau is large enough for both; a difference that can be seen, in the ninth digit, excludes one by the other."""
-    cost, mask = make_cost(space, 0), mask_of(space)
+    cost = make_cost(space, 0)
     limit = make_limit(cost, 0.5)
     limits = [limit, replace(limit, bound=limit.bound * (1 + 1e-13))]
-    found = Projector(mask, limits)(random_alpha(mask, 0, scale))
-    assert errors(probabilities(found.alpha, mask), limits) == pytest.approx([0, 0], abs=1e-9)
-    assert found.alpha.float().isfinite().all()
-    assert Projector(mask, [limit, replace(limit, bound=limit.bound * (1 + 1e-9))]).loosened
+    found = Projector(limits)(random_alpha(space.mask, 0, scale))
+    assert errors(found.alpha.probabilities(), limits) == pytest.approx([0, 0], abs=1e-9)
+    assert found.alpha.values.float().isfinite().all()
+    assert Projector([limit, replace(limit, bound=limit.bound * (1 + 1e-9))]).loosened
 
 
 def test_a_cost_that_no_choice_changes_presses_nothing(space, make_limit):
-    mask = mask_of(space)
-    flat = Cost(1.0, np.where(mask.numpy(), 2.0, 0.0), mask.numpy())
-    alpha = random_alpha(mask, 0)
-    found = Projector(mask, [make_limit(flat, 0.5)])(alpha)
-    torch.testing.assert_close(probabilities(found.alpha, mask), probabilities(alpha, mask))
+    flat = Cost(1.0, np.where(space.mask, 2.0, 0.0), space.mask)
+    alpha = random_alpha(space.mask, 0)
+    found = Projector([make_limit(flat, 0.5)])(alpha)
+    torch.testing.assert_close(found.alpha.probabilities(), alpha.probabilities())
     assert found.pressures == (0.0,)
 
 

@@ -14,7 +14,7 @@ from scipy.stats import multivariate_normal
 from engine.data import Batch
 from search.learn.regression import Evidence, choices, fit, network_losses, regression_step, restored
 from search.learn.reinforce import policy_gradient
-from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.alpha import Alpha
 from supernet.supernet import Supernet
 
 EDGES, CANDIDATES = 3, 3
@@ -139,7 +139,7 @@ def test_its_products_are_the_gradient_of_reinforce_in_expectation():
     """
     rng = np.random.default_rng(2)
     alpha = torch.from_numpy(rng.normal(size=MASK.shape))
-    p = probabilities(alpha, MASK)
+    p = Alpha(alpha, MASK).probabilities()
     networks = list(product(*(range(n) for n in COUNTS)))
     chance = torch.tensor([float(torch.prod(p[range(EDGES), list(x)])) for x in networks], dtype=torch.float64)
     losses = torch.from_numpy(rng.normal(size=len(networks)))
@@ -159,11 +159,11 @@ def test_a_step_evaluates_drawn_networks_and_leaves_the_supernet_alone(space):
     net = Supernet(space)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     batch = Batch(torch.randn(8, 1, 8, 8), torch.arange(8) % 4)
-    mask = mask_of(space)
+    alpha = Alpha.of_space(space)
 
     def step():
         return regression_step(
-            net, batch, initial_alpha(space), mask, Evidence.none(*mask.shape), 5,
+            net, batch, alpha, Evidence.none(*alpha.mask.shape), 5,
             torch.Generator().manual_seed(0), nullcontext,
         )  # fmt: skip
 

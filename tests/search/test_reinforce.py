@@ -16,7 +16,7 @@ from search.config import ReinforceConfig
 from search.learn.objective import expected_cost
 from search.learn.projection import Projector
 from search.learn.reinforce import advantages, policy_gradient, reinforce_step, reward, user_reward
-from supernet.alpha import initial_alpha, mask_of, probabilities
+from supernet.alpha import Alpha
 from supernet.supernet import Supernet
 
 
@@ -24,12 +24,12 @@ def enumerated(space):
     return [tuple(int(i) for i in paths) for paths in np.ndindex(*space.mask.sum(axis=1))]
 
 
-def exact_gradient(alpha, mask, rewards):
+def exact_gradient(alpha, rewards):
     """d/dalpha of -sum_g p(g) R(g)."""
-    alpha = alpha.double().requires_grad_()
-    p = probabilities(alpha, mask)
+    values = alpha.values.double().requires_grad_()
+    p = alpha.with_values(values).probabilities()
     value = sum(torch.stack([p[e, i] for e, i in enumerate(g)]).prod() * r for g, r in rewards.items())
-    return torch.autograd.grad(-value, [alpha])[0]
+    return torch.autograd.grad(-value, [values])[0]
 
 
 def probability(p, g):
@@ -44,25 +44,25 @@ def rewards(space):
 
 @pytest.mark.parametrize("baseline", [0.0, 0.7])
 def test_mean_gradient_over_the_enumerated_space_is_exact_whatever_the_baseline(space, rewards, baseline):
-    mask, alpha = mask_of(space), torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(1))
-    p, config = probabilities(alpha, mask), ReinforceConfig(samples=1)
-    mean = torch.zeros(mask.shape, dtype=torch.float64)
+    alpha = Alpha.of_space(space, torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(1)))
+    p, config = alpha.probabilities(), ReinforceConfig(samples=1)
+    mean = torch.zeros(p.shape, dtype=torch.float64)
     for g, r in rewards.items():
         advantage, _ = advantages(torch.tensor([r], dtype=torch.float64), config, baseline)
         mean += probability(p, g) * policy_gradient(p, [g], advantage)
-    torch.testing.assert_close(mean, exact_gradient(alpha, mask, rewards), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(mean, exact_gradient(alpha, rewards), rtol=1e-9, atol=1e-12)
 
 
 def test_leave_one_out_is_unbiased(space, rewards):
     """All ordered pairs of samples, M = 2."""
-    mask, alpha = mask_of(space), torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(2))
-    p, config = probabilities(alpha, mask), ReinforceConfig(samples=2, baseline="leave_one_out")
-    mean = torch.zeros(mask.shape, dtype=torch.float64)
+    alpha = Alpha.of_space(space, torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(2)))
+    p, config = alpha.probabilities(), ReinforceConfig(samples=2, baseline="leave_one_out")
+    mean = torch.zeros(p.shape, dtype=torch.float64)
     for a, b in product(rewards, repeat=2):
         advantage, following = advantages(torch.tensor([rewards[a], rewards[b]], dtype=torch.float64), config, None)
         assert following is None
         mean += probability(p, a) * probability(p, b) * policy_gradient(p, [a, b], advantage)
-    torch.testing.assert_close(mean, exact_gradient(alpha, mask, rewards), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(mean, exact_gradient(alpha, rewards), rtol=1e-9, atol=1e-12)
 
 
 def test_moving_average_is_used_before_it_is_updated_and_starts_at_the_first_mean():
@@ -84,8 +84,8 @@ def test_reward_is_accuracy_times_the_power_of_the_latency_ratio(space, make_cos
 
 def test_a_step_moves_alpha_only_and_the_first_one_not_even_that(space, make_cost, make_limit):
     net = Supernet(space, seed=0)
-    alpha = initial_alpha(space).requires_grad_()
-    optimizer = torch.optim.Adam([alpha], lr=0.1)
+    alpha = Alpha.of_space(space)
+    optimizer = torch.optim.Adam([alpha.values], lr=0.1)
     draws = torch.Generator().manual_seed(0)
     batch = Batch(torch.randn(16, 1, 8, 8, generator=draws), torch.randint(0, 4, (16,), generator=draws))
     before, baseline = copy.deepcopy(net.state_dict()), None
@@ -95,7 +95,7 @@ def test_a_step_moves_alpha_only_and_the_first_one_not_even_that(space, make_cos
             net, batch, alpha, optimizer, ReinforceConfig(samples=4), limits, baseline, draws,
             contextlib.nullcontext,
         ).baseline  # fmt: skip
-        assert torch.equal(alpha.detach(), initial_alpha(space)) is (step == 0)
+        assert torch.equal(alpha.values, torch.zeros(space.mask.shape)) is (step == 0)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
@@ -154,9 +154,9 @@ def test_a_users_reward_takes_the_place_of_the_published_one(space, make_cost, m
     path = tmp_path / "own.py"
     path.write_text(OWN_REWARD)
     config = ReinforceConfig(samples=6, baseline="leave_one_out")
-    net, mask = Supernet(space), mask_of(space)
-    alpha = initial_alpha(space).requires_grad_()
-    optimizer = torch.optim.Adam([alpha], lr=0.1)
+    net = Supernet(space)
+    alpha = Alpha.of_space(space)
+    optimizer = torch.optim.Adam([alpha.values], lr=0.1)
     draws = torch.Generator().manual_seed(0)
     batch = Batch(torch.randn(16, 1, 8, 8, generator=draws), torch.arange(16) % 4)
     limits = [make_limit(make_cost(space, 0), 0.5)]
@@ -169,7 +169,7 @@ def test_a_users_reward_takes_the_place_of_the_published_one(space, make_cost, m
 
     for _ in range(25):
         done = step("rare_class")
-    assert probabilities(alpha.detach(), mask)[0, 1] > 0.8
+    assert alpha.probabilities()[0, 1] > 0.8
     assert 0 <= done.accuracy <= 1
     assert done.ce > 0
     with pytest.raises(UserError, match="returned nan, expected a finite number"):
@@ -183,24 +183,23 @@ def test_a_reward_decides_between_networks_while_the_projection_keeps_their_expe
     """The reward prefers the first candidate, with noise as large as that."""
     cost = make_cost(space, 0)
     limit = make_limit(cost, share)
-    mask, alpha = mask_of(space), initial_alpha(space).requires_grad_()
-    optimizer = torch.optim.Adam([alpha], lr=0.02, betas=(0.0, 0.999))
+    alpha = Alpha.of_space(space)
+    optimizer = torch.optim.Adam([alpha.values], lr=0.02, betas=(0.0, 0.999))
     config = ReinforceConfig(samples=4, baseline="leave_one_out", limits="projection")
-    draws, project = torch.Generator().manual_seed(1), Projector(mask, [limit])
+    draws, project = torch.Generator().manual_seed(1), Projector([limit])
 
     def noisy(sample):
         return float(sample.architecture.paths[0] == 0) + float(torch.randn((), generator=draws))
 
     net = Supernet(space)
     batch = Batch(torch.randn(4, 1, 8, 8, generator=draws), torch.zeros(4, dtype=torch.long))
-    before = probabilities(project(alpha).alpha, mask)[0, 0]
+    before = project(alpha).alpha.probabilities()[0, 0]
     for _ in range(300):
         reinforce_step(
             net, batch, alpha, optimizer, config, [limit], None, draws, contextlib.nullcontext, own_reward=noisy
         )
-        with torch.no_grad():
-            alpha.copy_(project(alpha).alpha)
-        p = probabilities(alpha.detach(), mask)
+        alpha.values.copy_(project(alpha).alpha.values)
+        p = alpha.probabilities()
         assert float(expected_cost(p, cost)) == pytest.approx(limit.bound, rel=1e-6)
     assert p[0, 0] > max(0.6, before + 0.2)
 

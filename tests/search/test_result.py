@@ -15,7 +15,7 @@ from search.derive.derivation import derive
 from search.derive.outcome import LimitOutcome, MeasuredDerivation, TimedLimit, Try
 from search.loop import run_search
 from search.result import ResultFile, load_result, result_of
-from supernet.alpha import initial_alpha, mask_of
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 
 
@@ -74,8 +74,8 @@ def test_it_holds_what_the_search_returned(run):
 
 def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make_cost, make_limit):
     """The second of two limits was timed, three times."""
-    alpha, limits = initial_alpha(space), [make_limit(make_cost(space, seed), 0.5) for seed in range(2)]
-    found = derive(alpha, mask_of(space), limits, "constrained")
+    alpha, limits = Alpha.of_space(space), [make_limit(make_cost(space, seed), 0.5) for seed in range(2)]
+    found = derive(alpha, limits, "constrained")
     timed = tuple(
         TimedLimit(limits[1], asked, Reading(predicted, Timing(median, noise, 3)))
         for asked, predicted, median, noise in ((9.0, 8.0, 7.0, 0.1), (6.0, 5.0, 4.0, 0.2), (5.0, 5.0, 3.0, 0.2))

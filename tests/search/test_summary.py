@@ -14,7 +14,7 @@ from search.loop import SearchResult
 from search.many.sweep import Outcome, Sweep, SweptSearch
 from search.result import LimitFigures, MeasuredFigures, result_of
 from search.summary import misses, print_result, print_sweep
-from supernet.alpha import initial_alpha
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.cost import macs_cost
 
@@ -89,7 +89,7 @@ def test_a_sweep_names_its_searches_in_full_on_80_columns(space, make_cost, make
     )  # fmt: skip
     paths = tuple(0 for _ in space.searchable)
     result = result_of(
-        Architecture(space, paths, "a"), initial_alpha(space),
+        Architecture(space, paths, "a"), Alpha.of_space(space),
         MeasuredDerivation(Derivation(paths, -1.0)), Evaluation(1.0, 91.23, 99.0, 8),
         notes=(), seed=0, steps=1, seconds=5.0, resumed_at=0,
     ).model_copy(update={"limits": (limit,)})  # fmt: skip

@@ -35,7 +35,7 @@ from search.many.sweep import (
     write_sweep,
 )
 from search.result import LimitFigures, MeasuredFigures, load_result, result_of
-from supernet.alpha import initial_alpha
+from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 
 
@@ -270,7 +270,7 @@ def outcome_of(space, tmp_path, name, top1, *, measured_ms=None, table="t/cpu.ya
     paths = tuple(0 for _ in space.searchable)
     measured = MeasuredDerivation(Derivation(paths, -1.0))
     result = result_of(
-        Architecture(space, paths, name), initial_alpha(space), measured, Evaluation(1.0, top1, 90.0, 8),
+        Architecture(space, paths, name), Alpha.of_space(space), measured, Evaluation(1.0, top1, 90.0, 8),
         notes=(), seed=0, steps=1, seconds=5.0, resumed_at=0,
     )  # fmt: skip
     timing = None

@@ -15,42 +15,41 @@ from search.learn.objective import Objective, alpha_gradient
 from search.learn.own import own_function
 from search.learn.terms import build_terms, entropy_term, mean_entropy, terms_gradient
 from search.loop import run_search
-from supernet.alpha import entropy, mask_of, probabilities
+from supernet.alpha import Alpha
 
 
 @pytest.fixture
 def alpha(space):
-    return torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    draws = torch.Generator().manual_seed(1)
+    return Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws, dtype=torch.float64))
 
 
 def test_the_entropy_is_that_of_the_curves_and_its_gradient_by_finite_differences(space, alpha):
-    mask = mask_of(space)
-    assert float(mean_entropy(probabilities(alpha, mask))) == pytest.approx(float(entropy(alpha, mask)), rel=1e-12)
+    assert float(mean_entropy(alpha.probabilities())) == pytest.approx(float(alpha.entropy()), rel=1e-12)
     term = entropy_term(EntropyConfig(start=0.3, end=-0.1))
-    value, d_p = terms_gradient([term], probabilities(alpha, mask), 0.25)
-    assert value == pytest.approx(-0.2 * float(entropy(alpha, mask)), rel=1e-12)  # 0.3 + (-0.1 - 0.3) / 4
-    found = softmax_jacobian(d_p, probabilities(alpha, mask))
-    for e, i in mask.nonzero().tolist():
-        shift = torch.zeros_like(alpha)
+    value, d_p = terms_gradient([term], alpha.probabilities(), 0.25)
+    assert value == pytest.approx(-0.2 * float(alpha.entropy()), rel=1e-12)  # 0.3 + (-0.1 - 0.3) / 4
+    found = softmax_jacobian(d_p, alpha.probabilities())
+    for e, i in alpha.mask.nonzero().tolist():
+        shift = torch.zeros_like(alpha.values)
         shift[e, i] = 1e-5
-        numeric = -0.2 * (entropy(alpha + shift, mask) - entropy(alpha - shift, mask)) / 2e-5
+        up, down = (alpha.with_values(alpha.values + sign * shift).entropy() for sign in (1, -1))
+        numeric = -0.2 * (up - down) / 2e-5
         torch.testing.assert_close(found[e, i], numeric, rtol=1e-6, atol=1e-9)
 
 
 def test_terms_are_finite_where_a_probability_is_zero(space):
-    mask = mask_of(space)
-    alpha = torch.zeros(mask.shape)
-    alpha[:, 0] = 1e4
-    _, d_p = terms_gradient([entropy_term(EntropyConfig(start=1.0))], probabilities(alpha, mask), 0.0)
-    assert torch.isfinite(softmax_jacobian(d_p, probabilities(alpha, mask))).all()
+    alpha = Alpha.of_space(space)
+    alpha.values[:, 0] = 1e4
+    _, d_p = terms_gradient([entropy_term(EntropyConfig(start=1.0))], alpha.probabilities(), 0.0)
+    assert torch.isfinite(softmax_jacobian(d_p, alpha.probabilities())).all()
 
 
 def test_a_term_goes_through_the_jacobian_with_the_others(space, make_cost, make_limit, alpha):
     """The gradient with a term minus that without is the term's own, through the same Jacobian."""
-    mask = mask_of(space)
-    p = probabilities(alpha, mask)
-    limit, d_ce = make_limit(make_cost(space, 0), 0.5), torch.randn(alpha.shape, dtype=torch.float64) * mask
-    d_terms = torch.randn(alpha.shape, dtype=torch.float64) * mask
+    p, mask = alpha.probabilities(), alpha.mask
+    limit, d_ce = make_limit(make_cost(space, 0), 0.5), torch.randn(mask.shape, dtype=torch.float64) * mask
+    d_terms = torch.randn(mask.shape, dtype=torch.float64) * mask
 
     def jacobian(d):
         return softmax_jacobian(d, p)
@@ -148,7 +147,7 @@ def own(tmp_path):
 
 def test_a_users_term_enters_with_its_weight(space, own, alpha):
     terms = build_terms(None, [TermConfig(function=f"{own}:prefers_first", weight=0.5)], space)
-    p = probabilities(alpha, mask_of(space))
+    p = alpha.probabilities()
     value, gradient = terms_gradient(terms, p, 1.0)
     assert value == pytest.approx(float(p[:, 0].sum()))
     expected = torch.zeros_like(p)
@@ -182,7 +181,7 @@ def test_a_users_term_enters_with_its_weight(space, own, alpha):
 def test_what_is_refused_in_one_line(space, own, alpha, reference, message):
     def use():
         terms = build_terms(None, [TermConfig(function=reference.format(own=own))], space)
-        terms_gradient(terms, probabilities(alpha, mask_of(space)), 0.0)
+        terms_gradient(terms, alpha.probabilities(), 0.0)
 
     with pytest.raises(UserError) as error:
         use()
@@ -192,7 +191,7 @@ def test_what_is_refused_in_one_line(space, own, alpha, reference, message):
 
 def test_a_term_that_keeps_its_graph_is_refused_at_the_second_step(space, own, alpha):
     terms = build_terms(None, [TermConfig(function=f"{own}:kept_graph")], space)
-    p = probabilities(alpha, mask_of(space))
+    p = alpha.probabilities()
     terms_gradient(terms, p, 0.0)
     with pytest.raises(UserError, match=r"kept_graph (failed: RuntimeError|returned a tensor that does)"):
         terms_gradient(terms, p, 0.5)
@@ -201,11 +200,11 @@ def test_a_term_that_keeps_its_graph_is_refused_at_the_second_step(space, own, a
 @pytest.mark.parametrize(("name", "what"), [("entropy", "value"), ("root", "gradient in p")])
 def test_a_term_that_is_not_finite_where_a_probability_is_zero_is_refused_there(space, own, alpha, name, what):
     terms = build_terms(None, [TermConfig(function=f"{own}:{name}")], space)
-    terms_gradient(terms, probabilities(alpha, mask_of(space)), 0.0)
-    decided = torch.zeros_like(alpha)
-    decided[:, 0] = 1e4
+    terms_gradient(terms, alpha.probabilities(), 0.0)
+    decided = Alpha.of_space(space)
+    decided.values[:, 0] = 1e4
     with pytest.raises(UserError, match=f"{name} has a {what} that is not finite 50% into the search"):
-        terms_gradient(terms, probabilities(decided, mask_of(space)), 0.5)
+        terms_gradient(terms, decided.probabilities(), 0.5)
 
 
 def test_a_module_that_fails_is_named_with_its_line_and_can_be_mended(tmp_path):
@@ -231,7 +230,7 @@ def test_a_search_follows_a_term(tmp_path, make_search_file, own, arch_update):
     run_search(file, tmp_path / "run")
     checkpoint = max((tmp_path / "run" / "checkpoints").iterdir(), key=lambda f: f.stat().st_mtime)
     state = torch.load(checkpoint, weights_only=True)["search"]
-    p = probabilities(state["alpha"], torch.ones_like(state["alpha"], dtype=torch.bool))
+    p = Alpha(state["alpha"], torch.ones_like(state["alpha"], dtype=torch.bool)).probabilities()
     assert p[-1, 0] < 0.05
     curves = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "arch/terms" in curves

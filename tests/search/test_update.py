@@ -20,7 +20,7 @@ from search.limits.resolve import resolve
 from search.plan import Plan
 from search.state import SearchState
 from search.update import ArchitectureUpdate
-from supernet.alpha import initial_alpha, log_probabilities, mask_of, probabilities, sample_pairs
+from supernet.alpha import Alpha
 from supernet.space import Space
 
 MACS, PARAMS = {"metric": "macs", "at": "40%"}, {"metric": "params", "below": "60%"}
@@ -49,9 +49,9 @@ def batch(space: Space, seed: int = 0) -> Batch:
     return Batch(torch.randn(shape, generator=draws), torch.arange(8) % space.config.classes)
 
 
-def missed(alpha: torch.Tensor, plan: Plan, limit: AdditiveLimit) -> float:
+def missed(alpha: Alpha, limit: AdditiveLimit) -> float:
     """E/T - 1."""
-    return float(expected_cost(probabilities(alpha.detach(), mask_of(plan.space)), limit.cost)) / limit.bound - 1
+    return float(expected_cost(alpha.probabilities(), limit.cost)) / limit.bound - 1
 
 
 MODES = {
@@ -89,14 +89,14 @@ def test_every_limit_is_met_after_every_step(plan_of, make_cost, make_limit, mod
     assert not update.projector.loosened
     moved = 0
     for i in range(6):
-        before, pressures = state.alpha.detach().clone(), state.pressures
+        before, pressures = state.alpha.values.clone(), state.pressures
         done = update.step(state, batch(plan.space, i))
-        moved += not torch.equal(before, state.alpha)
-        assert state.alpha.dtype == torch.float32
+        moved += not torch.equal(before, state.alpha.values)
+        assert state.alpha.values.dtype == torch.float32
         assert state.arch_steps == i + 1
         assert done.norms is None
         for limit, old, new in zip(plan.limits, pressures, state.pressures, strict=True):
-            c = missed(state.alpha, plan, limit)
+            c = missed(state.alpha, limit)
             assert c <= 1e-6
             since = 0.0 if mode == "regression" else old  # whose alpha is made anew in each step
             assert limit.kind == "at" or new >= since
@@ -112,14 +112,13 @@ def test_a_step_is_the_step_of_the_cross_entropy_and_then_the_projection(plan_of
     free = plan_of(arch_lr=0.1, **MODES[mode], loss={"form": "add_linear", "weight": 0.0})
     state, update = begun(plan)
     twin, unprojected = begun(free)
-    project, total = Projector(mask_of(plan.space), plan.limits), (0.0, 0.0)
+    project, total = Projector(plan.limits), (0.0, 0.0)
     for i in range(4):
-        with torch.no_grad():
-            twin.alpha.copy_(state.alpha)
+        twin.alpha.values.copy_(state.alpha.values)
         update.step(state, batch(plan.space, i))
         unprojected.step(twin, batch(plan.space, i))
         found = project(twin.alpha)
-        assert torch.equal(state.alpha.detach(), found.alpha.float())
+        assert torch.equal(state.alpha.values, found.alpha.values.float())
         total = tuple(a + b for a, b in zip(total, found.pressures, strict=True))
         assert state.pressures == total
     assert twin.pressures == ()
@@ -130,9 +129,9 @@ def test_the_pressure_of_a_regression_is_that_of_its_last_projection(plan_of):
     state, update = begun(plan)
     for i in range(4):
         update.step(state, batch(plan.space, i))
-    effects = fit(state.evidence, mask_of(plan.space)).alpha().float()
-    found = Projector(mask_of(plan.space), plan.limits)(effects)
-    assert torch.equal(state.alpha.detach(), found.alpha.float())
+    effects = fit(state.evidence, state.alpha.mask).alpha().float()
+    found = Projector(plan.limits)(state.alpha.with_values(effects))
+    assert torch.equal(state.alpha.values, found.alpha.values.float())
     assert state.pressures == found.pressures
 
 
@@ -144,22 +143,22 @@ def test_unsampled_candidates_of_two_path_move_by_the_tilt_alone(plan_of, make_t
     stages = [{"width": 4, "depth": 3, "candidates": FIVE}]
     plan = plan_of(space=make_tiny_config(stages=stages), arch_update="two_path", arch_lr=0.3, arch_betas=(0.9, 0.999))
     state, update = begun(plan)
-    mask, drawn = mask_of(plan.space), []
+    mask, drawn, real = state.alpha.mask, [], Alpha.sample_pairs
 
     def sampled(*arguments):
-        drawn.append(sample_pairs(*arguments))
+        drawn.append(real(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr("search.learn.gradient.sample_pairs", sampled)
+    monkeypatch.setattr(Alpha, "sample_pairs", sampled)
     compared = 0
     for i in range(6):
-        before, pressures = log_probabilities(state.alpha.detach(), mask), state.pressures
+        before, pressures = state.alpha.log_probabilities(), state.pressures
         update.step(state, batch(plan.space, i))
         tilt = sum(
             (new - old) * torch.from_numpy(limit.cost.table) / limit.bound
             for new, old, limit in zip(state.pressures, pressures, plan.limits, strict=True)
         )
-        rest = log_probabilities(state.alpha.detach(), mask) - before + tilt  # one number for each edge
+        rest = state.alpha.log_probabilities() - before + tilt  # one number for each edge
         unsampled = mask & ~torch.zeros_like(mask).scatter(1, drawn[i].pairs, True)
         for row, others, pair in zip(rest, unsampled, drawn[i].pairs, strict=True):
             assert float(row[others].max() - row[others].min()) < 1e-5
@@ -176,7 +175,7 @@ def test_other_forms_leave_the_limits_to_the_gradient(plan_of, mode):
     done = update.step(state, batch(plan.space))
     assert update.projector is None
     assert state.pressures == ()
-    assert abs(missed(state.alpha, plan, plan.limits[0])) > 1e-3
+    assert abs(missed(state.alpha, plan.limits[0])) > 1e-3
     assert min(done.norms) > 0
     assert done.figures.keys() == {"arch/ce"}
 
@@ -190,7 +189,7 @@ def test_gate_gradient_is_of_the_steps_own_and_absent_is_the_published_one(plan_
         state, update = begun(plan)
         for i in range(3):
             update.step(state, batch(plan.space, i))
-        alphas[order] = state.alpha.detach()
+        alphas[order] = state.alpha.values
     assert torch.equal(alphas[None], alphas["first_order"])
     assert not torch.equal(alphas["first_order"], alphas["second_order"])
 
@@ -200,7 +199,7 @@ def test_the_same_step_draws_the_same(plan_of, mode):
     plan = plan_of(**MODES[mode])
     (one, update), (two, _) = begun(plan), begun(plan)
     assert update.step(one, batch(plan.space)) == update.step(two, batch(plan.space))
-    assert torch.equal(one.alpha, two.alpha)
+    assert torch.equal(one.alpha.values, two.alpha.values)
     two.arch_steps = 0
     assert update.step(one, batch(plan.space)) != update.step(two, batch(plan.space))
 
@@ -213,7 +212,7 @@ def test_reinforce_carries_its_baseline_and_begins_with_a_step_that_only_sets_it
     state, update = begun(plan)
     done = update.step(state, batch(plan.space))
     assert state.baseline == done.figures["arch/reward"]
-    assert torch.count_nonzero(state.alpha.detach()[mask_of(plan.space)]) == 0
+    assert torch.count_nonzero(state.alpha.values[state.alpha.mask]) == 0
     assert done.norms is None
     first = state.baseline
     update.step(state, batch(plan.space, 1))
@@ -228,30 +227,30 @@ def test_limits_are_met_even_where_all_samples_are_equally_good(plan_of, monkeyp
     monkeypatch.setattr(state.net, "forward", lambda images, paths: torch.zeros(len(images), 4))
     done = update.step(state, batch(plan.space))
     assert done.figures["arch/gradient"] == 0
-    assert torch.equal(state.alpha.detach(), update.projector(initial_alpha(plan.space)).alpha.float())
-    assert abs(missed(state.alpha, plan, plan.limits[0])) <= 1e-6
+    assert torch.equal(state.alpha.values, update.projector(Alpha.of_space(plan.space)).alpha.values.float())
+    assert abs(missed(state.alpha, plan.limits[0])) <= 1e-6
 
 
 def test_the_regression_forgets_while_weights_learn_and_not_at_the_end(plan_of):
     """Each step of 3 networks adds 2 degrees of freedom. What draws them stays at the limits and as it was."""
     plan = plan_of(arch_update="regression", regression={"samples": 3, "memory": 5})
     state, update = begun(plan)
-    drawn_from = update.uniform.clone()
-    assert torch.equal(drawn_from, update.projector(initial_alpha(plan.space)).alpha)
+    drawn_from = update.uniform.values.clone()
+    assert torch.equal(drawn_from, update.projector(Alpha.of_space(plan.space)).alpha.values)
     freedom = 0.0
     for i, final in enumerate([False, False, True, False]):
         done = update.step(state, batch(plan.space, i), final=final)
         freedom = freedom * (1 if final else math.exp(-1 / 5)) + 2
         assert state.evidence.freedom == pytest.approx(freedom, rel=1e-12)
         assert done.figures.keys() == {"arch/ce", "arch/effect", "arch/error", "arch/noise"}
-    assert torch.equal(update.uniform, drawn_from)
+    assert torch.equal(update.uniform.values, drawn_from)
 
 
 def test_an_alpha_that_is_not_finite_is_refused_before_the_projection(plan_of):
     plan = plan_of(arch_update="two_path")
     state, update = begun(plan)
     with torch.no_grad():
-        state.alpha[0, 0] = math.inf
+        state.alpha.values[0, 0] = math.inf
     with pytest.raises(UserError, match=r"alpha is not finite at step 1: .* lower search\.arch_lr"):
         update.project(state)
     assert state.pressures == (0.0, 0.0)

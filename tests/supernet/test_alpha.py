@@ -7,15 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from supernet.alpha import (
-    entropy,
-    initial_alpha,
-    log_probabilities,
-    mask_of,
-    probabilities,
-    sample_pairs,
-    sample_paths,
-)
+from supernet.alpha import Alpha
 
 ROWS = [  # alpha, its padding
     ([0.0, 0.0, 0.0, 0.0], 0),
@@ -29,16 +21,16 @@ ROWS = [  # alpha, its padding
 N = 40_000
 
 
-def table() -> tuple[Tensor, Tensor]:
-    alpha = torch.tensor([row for row, _ in ROWS])
+def table() -> Alpha:
+    values = torch.tensor([row for row, _ in ROWS])
     mask = torch.tensor([[i < 4 - padding for i in range(4)] for _, padding in ROWS])
-    return alpha, mask
+    return Alpha(values, mask)
 
 
-def tiled() -> tuple[Tensor, Tensor]:
+def tiled() -> Alpha:
     """N copies of each row, one draw: a draw treats edges as independent, which is tested below."""
-    alpha, mask = table()
-    return alpha.repeat(N, 1), mask.repeat(N, 1)
+    alpha = table()
+    return Alpha(alpha.values.repeat(N, 1), alpha.mask.repeat(N, 1))
 
 
 def assert_frequencies(counts: Tensor, p: Tensor) -> None:
@@ -55,19 +47,19 @@ def softmax(values: list[float]) -> Tensor:
 
 
 def test_probabilities_are_the_softmax_of_each_row():
-    alpha, mask = table()
-    p = probabilities(alpha, mask)
+    alpha = table()
+    p = alpha.probabilities()
     assert p.dtype == torch.float64
     for e, (row, padding) in enumerate(ROWS):
         real = 4 - padding
         torch.testing.assert_close(p[e, :real], softmax(row[:real]))
         assert (p[e, real:] == 0).all()
-    assert torch.equal(log_probabilities(alpha, mask).isinf(), ~mask)
+    assert torch.equal(alpha.log_probabilities().isinf(), ~alpha.mask)
 
 
 def test_path_frequencies_match_p():
-    alpha, mask = tiled()
-    paths = torch.tensor(sample_paths(alpha, mask, torch.Generator().manual_seed(0))).view(N, len(ROWS))
+    alpha = tiled()
+    paths = torch.tensor(alpha.sample_paths(torch.Generator().manual_seed(0))).view(N, len(ROWS))
     for e, (row, padding) in enumerate(ROWS):
         counts = torch.bincount(paths[:, e], minlength=4)
         assert counts[4 - padding :].sum() == 0
@@ -75,16 +67,16 @@ def test_path_frequencies_match_p():
 
 
 def test_edges_are_drawn_independently():
-    alpha = torch.zeros(2, 3).repeat(N, 1)
-    paths = torch.tensor(sample_paths(alpha, alpha == 0, torch.Generator().manual_seed(1))).view(N, 2)
+    values = torch.zeros(2, 3).repeat(N, 1)
+    paths = torch.tensor(Alpha(values, values == 0).sample_paths(torch.Generator().manual_seed(1))).view(N, 2)
     joint = torch.bincount(3 * paths[:, 0] + paths[:, 1], minlength=9)
     assert_frequencies(joint.double(), torch.full((9,), 1 / 9, dtype=torch.float64))
 
 
 def test_pair_frequencies_match_enumeration():
     """Drawn without replacement, P(a then b) = p_a p_b / (1 - p_a)."""
-    alpha, mask = tiled()
-    drawn = sample_pairs(alpha, mask, torch.Generator().manual_seed(2)).pairs.view(N, len(ROWS), 2)
+    alpha = tiled()
+    drawn = alpha.sample_pairs(torch.Generator().manual_seed(2)).pairs.view(N, len(ROWS), 2)
     for e, (row, padding) in enumerate(ROWS):
         values = row[: 4 - padding]
         assert (drawn[:, e] < len(values)).all()
@@ -100,11 +92,11 @@ def test_pair_frequencies_match_enumeration():
 
 
 def test_active_candidate_is_drawn_from_q():
-    alpha, mask = tiled()
-    sample = sample_pairs(alpha, mask, torch.Generator().manual_seed(3))
+    alpha = tiled()
+    sample = alpha.sample_pairs(torch.Generator().manual_seed(3))
     paths = torch.tensor(sample.paths)
     assert (paths[:, None] == sample.pairs).sum(dim=1).eq(1).all()
-    a, b = alpha.double().gather(1, sample.pairs).unbind(1)
+    a, b = alpha.values.double().gather(1, sample.pairs).unbind(1)
     q_first = torch.sigmoid(a - b)  # softmax of two
     torch.testing.assert_close(sample.q, torch.stack([q_first, torch.sigmoid(b - a)], dim=1))
     first = (paths == sample.pairs[:, 0]).double()
@@ -117,14 +109,14 @@ def test_active_candidate_is_drawn_from_q():
         assert (drawn[lower].sum() - q[lower].sum()).abs() <= 5 * (q * (1 - q))[lower].sum().sqrt() + 1e-3
 
 
-@pytest.mark.parametrize("sample", [sample_paths, sample_pairs])
+@pytest.mark.parametrize("sample", [Alpha.sample_paths, Alpha.sample_pairs])
 def test_a_draw_is_a_function_of_the_generators_seed(sample):
-    alpha, mask = table()
-    alpha, mask = alpha[:5].repeat(20, 1), mask[:5].repeat(20, 1)
+    alpha = table()
+    alpha = Alpha(alpha.values[:5].repeat(20, 1), alpha.mask[:5].repeat(20, 1))
 
     def paths(seed: int) -> tuple[int, ...]:
-        drawn = sample(alpha, mask, torch.Generator().manual_seed(seed))
-        return drawn if sample is sample_paths else drawn.paths
+        drawn = sample(alpha, torch.Generator().manual_seed(seed))
+        return drawn if sample is Alpha.sample_paths else drawn.paths
 
     torch.manual_seed(0)
     state = torch.get_rng_state()
@@ -138,42 +130,42 @@ def test_a_draw_is_a_function_of_the_generators_seed(sample):
 
 
 def test_sampling_ignores_autograd_and_leaves_alpha_alone():
-    alpha, mask = table()
-    alpha.requires_grad_()
-    before = alpha.detach().clone()
-    sample_paths(alpha, mask, torch.Generator())
-    assert not sample_pairs(alpha, mask, torch.Generator()).q.requires_grad
-    assert torch.equal(alpha.detach(), before)
+    alpha = table()
+    alpha.values.requires_grad_()
+    before = alpha.values.detach().clone()
+    alpha.sample_paths(torch.Generator())
+    assert not alpha.sample_pairs(torch.Generator()).q.requires_grad
+    assert torch.equal(alpha.values.detach(), before)
 
 
 def test_padding_never_reaches_probabilities_or_their_gradient():
-    alpha, mask = table()
-    alpha.requires_grad_()
-    p = probabilities(alpha, mask)
-    (gradient,) = torch.autograd.grad((p * torch.arange(4.0)).sum(), [alpha])
+    alpha = table()
+    alpha.values.requires_grad_()
+    p = alpha.probabilities()
+    (gradient,) = torch.autograd.grad((p * torch.arange(4.0)).sum(), [alpha.values])
     assert gradient.isfinite().all()
-    assert (gradient[~mask] == 0).all()
-    other = torch.where(mask, alpha.detach(), 123.0)
-    assert torch.equal(probabilities(other, mask), p.detach())
+    assert (gradient[~alpha.mask] == 0).all()
+    other = alpha.with_values(torch.where(alpha.mask, alpha.values.detach(), 123.0))
+    assert torch.equal(other.probabilities(), p.detach())
 
 
 def test_entropy():
     """log N where uniform, 0 where decided, the mean over edges; padding does not count."""
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
     uniform = torch.zeros(2, 4)
-    assert entropy(uniform, mask).item() == pytest.approx((math.log(4) + math.log(2)) / 2)
+    assert Alpha(uniform, mask).entropy().item() == pytest.approx((math.log(4) + math.log(2)) / 2)
     decided = torch.tensor([[900.0, 0, 0, 0], [0, 900.0, 0, 0]])
-    assert entropy(decided, mask).item() == 0
+    assert Alpha(decided, mask).entropy().item() == 0
     p = softmax([1.0, -0.5, 0.3, 2.0])
-    alpha = torch.tensor([[1.0, -0.5, 0.3, 2.0]])
-    assert entropy(alpha, mask[:1]).item() == pytest.approx(-(p * p.log()).sum().item())
+    values = torch.tensor([[1.0, -0.5, 0.3, 2.0]])
+    assert Alpha(values, mask[:1]).entropy().item() == pytest.approx(-(p * p.log()).sum().item())
 
 
 def test_initial_alpha_is_uniform(load_space):
     space = load_space("imagenet")
-    alpha, mask = initial_alpha(space), mask_of(space)
-    assert (alpha.dtype, alpha.device.type) == (torch.float32, "cpu")
-    p = probabilities(alpha, mask)
+    alpha = Alpha.of_space(space)
+    assert (alpha.values.dtype, alpha.values.device.type) == (torch.float32, "cpu")
+    p = alpha.probabilities()
     for e, edge in enumerate(space.searchable):
         n = len(edge.candidates)
         torch.testing.assert_close(p[e, :n], torch.full((n,), 1 / n, dtype=torch.float64))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from supernet import Space, Supernet
-from supernet.alpha import initial_alpha, mask_of, sample_pairs, sample_paths
+from supernet.alpha import Alpha
 from supernet.ops import Zero
 
 
@@ -149,7 +149,7 @@ def test_a_forward_pass_with_paths_that_do_not_fit_is_refused(load_space):
 
 def test_a_space_without_choices_is_a_supernet_with_one_path(load_space):
     space = load_space("mobilenet_v2", input_size=32, classes=3)
-    alpha, mask, generator = initial_alpha(space), mask_of(space), torch.Generator()
-    assert sample_paths(alpha, mask, generator) == sample_pairs(alpha, mask, generator).paths == ()
+    alpha, generator = Alpha.of_space(space), torch.Generator()
+    assert alpha.sample_paths(generator) == alpha.sample_pairs(generator).paths == ()
     with torch.no_grad():
         assert Supernet(space)(batch(space)[0], ()).shape == (4, 3)
