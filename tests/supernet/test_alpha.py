@@ -161,7 +161,7 @@ def test_entropy():
     assert Alpha(values, mask[:1]).entropy().item() == pytest.approx(-(p * p.log()).sum().item())
 
 
-def test_initial_alpha_is_uniform(load_space):
+def test_the_alpha_of_a_space_is_uniform_and_has_its_names(load_space):
     space = load_space("imagenet")
     alpha = Alpha.of_space(space)
     assert (alpha.values.dtype, alpha.values.device.type) == (torch.float32, "cpu")
@@ -169,3 +169,6 @@ def test_initial_alpha_is_uniform(load_space):
     for e, edge in enumerate(space.searchable):
         n = len(edge.candidates)
         torch.testing.assert_close(p[e, :n], torch.full((n,), 1 / n, dtype=torch.float64))
+    first = space.searchable[0]
+    assert list(alpha.named_probabilities()) == [edge.name for edge in space.searchable]
+    assert alpha.named_probabilities()[first.name] == dict(zip(first.candidates, p[0].tolist(), strict=False))
