@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -18,6 +18,7 @@ from engine.percent import Percent
 from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, RunConfig
 from engine.wording import number_remedy, shown
 from latency.config import LARGEST_ERROR, MeasureConfig
+from search.learn.forms import LARGEST_POWER, LARGEST_WEIGHT, Loss, LossForm, Projection
 from supernet.space import Space, SpaceConfig
 
 _WITH_LETTERS = re.compile(r"(?P<number>\d{1,20}(\.\d{1,20})?(e[-+]?\d{1,2})?)\s*(?P<letters>[a-zA-Zµ]{1,12})")
@@ -28,10 +29,6 @@ COMPUTED = ("macs", "params", "weight_bytes", PEAK)
 """Metrics that follow from the space; the others are read from a table."""
 BoundKind = Literal["at", "below"]
 """at: a limit's budget is to be used up; below: its bound is an upper bound only."""
-LARGEST_WEIGHT = 1e6
-"""The largest weight of a term of the loss. The cross entropy is about 1, so with a larger weight no other term would
-count."""
-LARGEST_POWER = 100.0
 MOST_TABLES = 100
 """The most tables of a limit, and the most limits of a search."""
 
@@ -214,42 +211,6 @@ class LimitConfig(Section):
         return bound
 
 
-class AddLinear(Section):
-    """CE + weight c, with c = E/T - 1."""
-
-    form: Literal["add_linear"]
-    weight: float = Field(0.1, ge=0, le=LARGEST_WEIGHT)
-    """The factor of c."""
-
-
-class Hinge(Section):
-    """CE + weight max(0, c)."""
-
-    form: Literal["hinge"]
-    weight: float = Field(0.1, ge=0, le=LARGEST_WEIGHT)
-    """The factor of c."""
-
-
-class MulLog(Section):
-    """scale CE (log E / log T)^power, as published; E and T must exceed 1 in the metric's unit."""
-
-    form: Literal["mul_log"]
-    scale: float = Field(0.2, gt=0, le=LARGEST_WEIGHT)
-    """The factor of the product."""
-    power: float = Field(0.3, gt=0, le=LARGEST_POWER)
-    """The exponent of the ratio of logarithms."""
-
-
-class Projection(Section):
-    """CE alone. After each of alpha's steps, the nearest path probabilities with E = T take the place of its own
-    (search/learn/projection.py)."""
-
-    form: Literal["projection"] = "projection"
-
-
-Loss = Annotated[AddLinear | Hinge | MulLog | Projection, Field(discriminator="form")]
-
-
 class ReinforceConfig(Section):
     """`search.reinforce`, read with arch_update: reinforce (Sec. 3.3.2)."""
 
@@ -411,7 +372,8 @@ class SearchSettings(Section):
         return self.gate_gradient or "first_order"
 
     @property
-    def resolved_loss(self) -> Loss:
+    def resolved_loss(self) -> LossForm:
+        """`loss`, or its default if it is not set."""
         return self.loss or Projection()
 
     @property
@@ -428,7 +390,7 @@ class SearchSettings(Section):
         """Whether alpha is projected onto the limits after each of its steps."""
         if self.arch_update == "reinforce":
             return self.resolved_reinforce.limits == "projection"
-        return isinstance(self.resolved_loss, Projection)
+        return self.resolved_loss.projects
 
     @field_validator("arch_betas")
     @classmethod
@@ -451,7 +413,7 @@ class SearchSettings(Section):
         if update == "reinforce" and self.loss is not None:
             found = "reinforce has a reward, not a loss"
             raise InvalidError("loss", found, remedy="remove it or choose a gradient arch_update")
-        if update == "regression" and self.loss is not None and not isinstance(self.loss, Projection):
+        if update == "regression" and self.loss is not None and not self.loss.projects:
             found = f"{self.loss.form} is a term of a gradient, and regression projects"
             raise InvalidError("loss", found, remedy="remove it or choose a gradient arch_update")
         if update in ("reinforce", "regression") and self.gate_gradient is not None:
@@ -499,10 +461,8 @@ class SearchConfig(ConfigFile):
         return self
 
     @model_validator(mode="after")
-    def one_limit_for_mul_log_and_no_twins(self) -> Self:
-        if isinstance(self.search.loss, MulLog) and len(self.additive) != 1:
-            remedy = f"use projection, or keep one entry in `limits` beside {PEAK}"
-            raise InvalidError("search.loss", "mul_log multiplies by one limit", remedy=remedy)
+    def as_many_limits_as_the_loss_takes_and_no_twins(self) -> Self:
+        self.search.resolved_loss.check_count(len(self.additive))
         keys = [(limit.metric, limit.files, limit.combine) for limit in self.limits]
         if len(set(keys)) < len(keys):
             found = "two entries have the same metric and table"

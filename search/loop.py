@@ -46,7 +46,6 @@ from search.learn.collapse import (
     Settled,
     mean_norms,
     skip_rates,
-    strength_of,
     undecided,
 )
 from search.learn.gradient import weights_step
@@ -204,7 +203,7 @@ class Search:
         self.slots = training_slots(plan.space)
         self.update = ArchitectureUpdate(plan, group)
         self.judge = Judge(plan, self.autocast, group)
-        self.alarm = CollapseAlarm(strength_of(config.search.loss), plan.alpha_draws, self.state.told)
+        self.alarm = CollapseAlarm(config.search.resolved_loss.strength_key, plan.alpha_draws, self.state.told)
         self.throughput = Throughput()
         # last: where anything above is refused, the folder stays one without a run
         curves = curves_of(plan.space, plan.limits)

@@ -73,6 +73,8 @@ class SearchState:
     """For each additive limit, the sum of its pressures in all projections (`Projected.pressures`; with
     regression, which makes alpha anew in each step, those of the last), for the curves; empty if alpha is not
     projected."""
+    duals: tuple[float, ...] = ()
+    """For each additive limit, the number that the loss form keeps (LossForm.next_dual); empty if it keeps none."""
     baseline: float | None = None
     """REINFORCE's moving average of rewards."""
     evidence: Evidence | None = None
@@ -103,6 +105,7 @@ class SearchState:
             alpha=alpha,
             arch_optimizer=torch.optim.Adam([alpha.values], lr=settings.arch_lr, betas=settings.arch_betas),
             pressures=(0.0,) * len(config.additive) if settings.projects else (),
+            duals=(0.0,) * len(config.additive) if settings.resolved_loss.keeps_duals else (),
             evidence=Evidence.none(*alpha.mask.shape) if settings.arch_update == "regression" else None,
         )
 
@@ -121,7 +124,7 @@ class SearchState:
             "settled": asdict(self.settled) if self.settled else None,
             "told": dict(self.told),
             "gradients": list(self.gradients),
-        }
+        } | ({"duals": list(self.duals)} if self.duals else {})
 
     def restore(self, checkpoint: Any) -> None:
         """Restores a state that `to_checkpoint` made, after every part has been checked to fit this search.
@@ -133,11 +136,14 @@ class SearchState:
                 raise ValueError(f"its state is a value of type {type(checkpoint).__name__}")
             tensors = {key: checkpoint[key] for key in ("net", "optimizer", "alpha", "arch_optimizer")}
             evidence = restored(checkpoint.get("evidence"), self.evidence)
-            apart = (*tensors, "evidence", *_FORMERLY)
+            # earlier versions wrote duals for forms that keep none
+            apart = (*tensors, "evidence", *(() if self.duals else ("duals",)))
             rest = {key: value for key, value in checkpoint.items() if key not in apart}
             plain = validate(_Plain, rest, "its state")
             if len(plain.pressures) != len(self.pressures):
                 raise ValueError(f"it has pressures of {len(plain.pressures)} limits, expected {len(self.pressures)}")
+            if len(plain.duals) != len(self.duals):
+                raise ValueError(f"it has duals of {len(plain.duals)} limits, expected {len(self.duals)}")
             if plain.arch_steps > plain.step + plain.final_steps or (
                 plain.settled and plain.settled.since > plain.step
             ):
@@ -158,14 +164,11 @@ class SearchState:
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.arch_optimizer.load_state_dict(tensors["arch_optimizer"])
         self.alpha.values.copy_(tensors["alpha"])
-        self.pressures, self.evidence, self.final_steps = plain.pressures, evidence, plain.final_steps
+        self.pressures, self.duals = plain.pressures, plain.duals
+        self.evidence, self.final_steps = evidence, plain.final_steps
         self.baseline, self.step, self.arch_steps = plain.baseline, plain.step, plain.arch_steps
         self.settled = Settled(**plain.settled.model_dump()) if plain.settled else None
         self.told, self.gradients = dict(plain.told), list(plain.gradients)
-
-
-_FORMERLY = ("duals",)
-"""Parts that earlier versions wrote, and that the published loss forms do not need."""
 
 
 class _Settled(Section):
@@ -178,6 +181,7 @@ class _Plain(Section):
 
     pressures: tuple[float, ...] = ()
     """Earlier versions have none."""
+    duals: tuple[float, ...] = ()
     baseline: float | None
     final_steps: int = Field(0, ge=0)
     """Likewise."""

@@ -15,7 +15,7 @@ from engine.errors import UserError
 from engine.seeding import generator
 from engine.training import check_finite
 from search.learn.gradient import architecture_step
-from search.learn.objective import Objective
+from search.learn.objective import Objective, expected_costs
 from search.learn.projection import Projector
 from search.learn.regression import regression_step
 from search.learn.reinforce import reinforce_step, user_reward
@@ -72,11 +72,14 @@ class ArchitectureUpdate:
         else:
             done = architecture_step(
                 state.net, batch, state.alpha, state.arch_optimizer, s.arch_update, s.resolved_gate_gradient,
-                Objective(plan.additive, s.resolved_loss, d_terms), draws, self.autocast, self.group,
+                Objective(plan.additive, s.resolved_loss, d_terms, state.duals), draws, self.autocast, self.group,
             )  # fmt: skip
             check_finite(done.ce, state.step + 1)
             figures["arch/ce"] = done.ce
             norms = None if s.projects else (done.ce_gradient, done.limits_gradient)
+            if state.duals:
+                reached = expected_costs(state.alpha.probabilities(), plan.additive, state.duals)
+                state.duals = tuple(map(s.resolved_loss.next_dual, reached))
         self.project(state)
         return Update(figures, norms)
 

@@ -100,14 +100,15 @@ def test_the_mobile_and_flops_configs_have_the_published_targets():
 
 def test_defaults_of_forms_that_no_file_names_are_the_published_settings():
     """Sec. 4's numbers for the forms that no file names."""
-    from search.config import AddLinear, MulLog, ReinforceConfig, SearchSettings
+    from search.config import ReinforceConfig, SearchSettings
+    from search.learn.forms import AddLinear, MulLog
 
     s = SearchSettings(arch_update="two_path", optimizer="sgd")
     assert (s.resolved_lr, s.momentum, s.resolved_weight_decay, s.label_smoothing) == (0.025, 0.9, 4e-5, 0.1)
     assert (s.arch_lr, s.arch_betas, s.arch_every) == (1e-3, (0.0, 0.999), 5)
     assert s.resolved_gate_gradient == "first_order"
-    assert AddLinear(form="add_linear").weight == 0.1
-    assert (MulLog(form="mul_log").scale, MulLog(form="mul_log").power) == (0.2, 0.3)
+    assert AddLinear().weight == 0.1
+    assert (MulLog().scale, MulLog().power) == (0.2, 0.3)
     assert (ReinforceConfig().samples, ReinforceConfig().exponent) == (10, 0.1)
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from search.config import AddLinear, GradientMode, Hinge, Loss, MulLog, SearchSettings
+from search.config import GradientMode, SearchSettings
 from supernet.alpha import Alpha
 from supernet.catalogue import CANDIDATES, SkipSpec
 from supernet.space import Space
@@ -39,19 +39,12 @@ def skip_rates(p: Tensor, space: Space) -> dict[str, float]:
     return {stage: sum(values) / len(values) for stage, values in of_stage.items()}
 
 
-def strength_of(loss: Loss | None) -> str | None:
-    """The key of search.loss that sets how strongly limits pull beside CE; None if they have no gradient."""
-    if isinstance(loss, MulLog):
-        return "search.loss.power"  # scale multiplies CE's gradient and the limit's alike
-    return "search.loss.weight" if isinstance(loss, AddLinear | Hinge) else None
-
-
 @dataclass
 class CollapseAlarm:
     """Detects what is worth a warning; each kind is logged once."""
 
     strength: str | None
-    """The key that sets how strongly limits pull; None if they have no gradient (`strength_of`)."""
+    """The key that sets how strongly limits pull; None if they have no gradient (LossForm.strength_key)."""
     draws: bool = True
     """Whether the weights are trained on paths that alpha draws: only then does it matter that it decides early."""
     told: dict[str, str] = field(default_factory=dict)

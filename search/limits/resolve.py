@@ -8,13 +8,13 @@ from pathlib import Path
 from types import MappingProxyType
 
 from engine.config import validate
-from engine.errors import ConfigError
+from engine.errors import ConfigError, explain
 from engine.files import nearest_path
 from engine.percent import Percent
 from engine.quantities import quantity
 from latency.config import MeasureConfig
 from latency.table import LatencyTable, MissingEntryError
-from search.config import LimitConfig, MulLog, SearchConfig, unknown_metric
+from search.config import LimitConfig, SearchConfig, unknown_metric
 from search.limits.combine import WorstCase, members, scaled, weighted_sum
 from search.limits.limit import AdditiveLimit, Limit, TableSource, additive, named
 from search.limits.making import Making
@@ -126,13 +126,8 @@ def resolve_limit(
     bound = resolve_bound(limit.bound, cost, f"{where}.{limit.kind}", unit)
     # an expectation over networks can be below any network's worst case, but not below any member's own smallest cost
     least = max(member.reachable[0] for member in members(cost))
-    if isinstance(config.search.loss, MulLog) and min(bound, least) <= 1:
-        raise ConfigError(
-            where,
-            f"loss mul_log takes logarithms, so the bound ({bound:g}) and the smallest reachable value "
-            f"({least:g} {unit}) must exceed 1",
-            remedy="use projection instead",
-        )
+    with explain(where):
+        config.search.resolved_loss.check_limit(bound, least, unit)
     resolved = AdditiveLimit(
         name=limit.metric, metric=limit.metric, kind=limit.kind, bound=bound, unit=unit, tolerance=limit.tolerance,
         cost=cost, sources=tuple(sources), combined=limit.combine,

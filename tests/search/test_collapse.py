@@ -10,8 +10,9 @@ import torch
 import yaml
 from pydantic import TypeAdapter
 
-from search.config import Loss, Projection, SearchSettings
-from search.learn.collapse import CollapseAlarm, Settled, skip_rates, strength_of, undecided
+from search.config import SearchSettings
+from search.learn.collapse import CollapseAlarm, Settled, skip_rates, undecided
+from search.learn.forms import Loss, Projection
 from search.loop import run_search
 from supernet.alpha import Alpha
 
@@ -62,11 +63,11 @@ def test_each_alarm_is_told_once(change, word):
 def test_remedies_name_the_key_that_sets_the_forms_strength_and_nothing_is_amiss_without_one(change):
     keys = {"add_linear": "search.loss.weight", "hinge": "search.loss.weight", "mul_log": "search.loss.power"}
     for form, key in keys.items():
-        (text,) = CollapseAlarm(strength_of(TypeAdapter(Loss).validate_python({"form": form}))).look(**FINE | change)
+        (text,) = CollapseAlarm(TypeAdapter(Loss).validate_python({"form": form}).strength_key).look(**FINE | change)
         assert f"{key}, or use the form projection" in text
-    for without in (None, Projection()):
-        assert strength_of(without) is None
-        assert CollapseAlarm(strength_of(without)).look(**FINE | change) == []
+    without = SearchSettings().resolved_loss.strength_key
+    assert without is Projection().strength_key is None
+    assert CollapseAlarm(without).look(**FINE | change) == []
 
 
 def test_an_early_decision_is_alarming_only_where_alpha_draws_the_weights_paths():

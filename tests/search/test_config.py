@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import load_config, validate
-from search.config import Hinge, Projection, ReinforceConfig, SearchConfig, SearchSettings
+from search.config import ReinforceConfig, SearchConfig, SearchSettings
+from search.learn.forms import Hinge, Projection
 from tests.engine.config_files import message_of
 
 BASE = Path("configs/search/quickstart_cpu.yaml")
@@ -96,7 +97,7 @@ def test_limits_enter_by_projection_unless_a_loss_or_a_reward_has_them(update, p
     if update == "reinforce":
         assert SearchSettings(arch_update=update, reinforce=ReinforceConfig(limits="projection")).projects
     elif update != "regression":
-        assert not SearchSettings(arch_update=update, loss=Hinge(form="hinge")).projects
+        assert not SearchSettings(arch_update=update, loss=Hinge()).projects
     else:
         assert SearchSettings(loss=Projection()).projects
 

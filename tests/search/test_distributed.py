@@ -16,7 +16,8 @@ from engine.data import Batch
 from engine.device import autocast
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.run_config import RunConfig
-from search.config import AddLinear, ReinforceConfig
+from search.config import ReinforceConfig
+from search.learn.forms import AddLinear
 from search.learn.gradient import architecture_step, weights_step
 from search.learn.objective import Objective
 from search.learn.regression import Evidence, regression_step
@@ -98,7 +99,7 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
             arch_update, _, order = mode.partition(" ")
             done = architecture_step(
                 net, batch, alpha, arch_optimizer, arch_update, order or "first_order",
-                Objective([limit], AddLinear(form="add_linear")), random, plain, group=group,
+                Objective([limit], AddLinear()), random, plain, group=group,
             )  # fmt: skip
             value = done.ce
         values.append(value)

@@ -22,7 +22,8 @@ from engine.errors import UserError
 from engine.evaluation import evaluate, recalibrate_bn
 from engine.memory import memory_explained
 from engine.run_config import RunConfig
-from search.config import Hinge, ReinforceConfig
+from search.config import ReinforceConfig
+from search.learn.forms import Hinge
 from search.learn.gradient import architecture_step, gate_gradients, one_hot, weights_step
 from search.learn.objective import Objective
 from search.learn.regression import Evidence, regression_step
@@ -109,7 +110,7 @@ class OnGpu:
         self.arch_optimizer = torch.optim.Adam([self.alpha.values], lr=0.05)
         self.evidence = Evidence.none(*self.alpha.mask.shape)
         self.limits = [make_limit(make_cost(space, 0), 0.5)]
-        self.objective = Objective(self.limits, Hinge(form="hinge"))
+        self.objective = Objective(self.limits, Hinge())
 
     def weights(self) -> None:
         weights_step(self.net, self.batch, [(0, 1, 0, 1)], self.optimizer, 0.1, self.precision)

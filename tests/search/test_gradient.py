@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.data import Batch
-from search.config import AddLinear, MulLog, Projection
+from search.learn.forms import AddLinear, MulLog, Projection
 from search.learn.gradient import (
     architecture_step,
     one_hot,
@@ -23,7 +23,7 @@ from search.learn.gradient import (
     softmax_jacobian,
     weights_step,
 )
-from search.learn.objective import Objective, ce_factor, expected_cost
+from search.learn.objective import Objective, expected_cost, expected_costs
 from supernet.alpha import Alpha
 from supernet.supernet import Supernet
 
@@ -130,7 +130,7 @@ class Fixture:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", [AddLinear(form="add_linear", weight=1.0), MulLog(form="mul_log")], ids=str)
+@pytest.mark.parametrize("loss", [AddLinear(weight=1.0), MulLog()], ids=str)
 @pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
 def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alone(
     space, make_cost, make_limit, mode, loss
@@ -147,7 +147,7 @@ def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alon
         first, second = pair_jacobian(d, pair), second_order_pair(d, pair)
     else:
         first, second = softmax_jacobian(d, p), second_order(d, p, torch.tensor(paths))
-    factor = ce_factor(loss, [limit], [float(expected_cost(p, limit.cost))])
+    factor = loss.slopes(0.0, expected_costs(p, [limit])).ce
 
     steps = {}
     for order in ("first_order", "second_order"):
@@ -165,7 +165,7 @@ def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alon
 @pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
 def test_under_projection_a_step_is_that_of_ce_alone(space, make_cost, make_limit, mode):
     found = []
-    for limits, loss in (([make_limit(make_cost(space, 0), 0.3)], Projection()), ([], AddLinear(form="add_linear"))):
+    for limits, loss in (([make_limit(make_cost(space, 0), 0.3)], Projection()), ([], AddLinear())):
         fixture = Fixture(space, random_values(space))
         done = fixture.step(mode, limits, loss)
         assert done.limits_gradient == 0
@@ -175,7 +175,7 @@ def test_under_projection_a_step_is_that_of_ce_alone(space, make_cost, make_limi
 
 
 def test_full_equals_full_v2(space, make_cost, make_limit):
-    limit, loss = make_limit(make_cost(space, 0), 0.3), AddLinear(form="add_linear", weight=1.0)
+    limit, loss = make_limit(make_cost(space, 0), 0.3), AddLinear(weight=1.0)
     gradients = []
     for mode in ("full", "full_v2"):
         fixture = Fixture(space, random_values(space))
@@ -192,7 +192,7 @@ def test_without_ce_the_full_modes_follow_autograds_gradient_of_expected_cost(sp
     reference = fixture.alpha.values.double().requires_grad_()
     E = expected_cost(fixture.alpha.with_values(reference).probabilities(), limit.cost)
     (expected,) = torch.autograd.grad(E / limit.bound, [reference])
-    fixture.step(mode, [limit], AddLinear(form="add_linear", weight=1.0), ce_scale=0)
+    fixture.step(mode, [limit], AddLinear(weight=1.0), ce_scale=0)
     torch.testing.assert_close(fixture.alpha.values.grad.double(), expected, rtol=1e-5, atol=1e-8)
 
 
@@ -207,7 +207,7 @@ def test_without_ce_a_two_path_step_lowers_the_slower_op_and_no_other_probabilit
         pair = fixture.alpha.with_values(before).sample_pairs(torch.Generator().manual_seed(step))
         # momentum may outvote one step's gradient, so the optimizer is fresh for what the step itself does to q
         fixture.optimizer = torch.optim.Adam([fixture.alpha.values], lr=0.05, betas=(0.9, 0.999))
-        fixture.step("two_path", [limit], AddLinear(form="add_linear", weight=1.0), seed=step, ce_scale=0)
+        fixture.step("two_path", [limit], AddLinear(weight=1.0), seed=step, ce_scale=0)
         after = fixture.alpha.values
         costs = torch.from_numpy(limit.cost.table).gather(1, pair.pairs)
         slower = costs.argmax(dim=1, keepdim=True)
@@ -228,7 +228,7 @@ def test_momentum_does_not_move_unsampled_alphas(space, make_cost, make_limit):
     for step in range(8):
         before = fixture.alpha.values.clone()
         pair = fixture.alpha.with_values(before).sample_pairs(torch.Generator().manual_seed(step))
-        fixture.step("two_path", [limit], AddLinear(form="add_linear"), seed=step)
+        fixture.step("two_path", [limit], AddLinear(), seed=step)
         unsampled = ~torch.zeros_like(fixture.alpha.mask).scatter(1, pair.pairs, True)
         assert torch.equal(fixture.alpha.values[unsampled], before[unsampled])
         assert not torch.equal(fixture.alpha.values[~unsampled], before[~unsampled])
@@ -238,7 +238,7 @@ def test_momentum_does_not_move_unsampled_alphas(space, make_cost, make_limit):
 def test_an_architecture_step_leaves_no_trace_in_the_supernet(space, make_cost, make_limit, mode):
     fixture = Fixture(space, random_values(space))
     before = copy.deepcopy(fixture.net.state_dict())
-    fixture.step(mode, [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
+    fixture.step(mode, [make_limit(make_cost(space, 0), 0.3)], AddLinear())
     after = fixture.net.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -254,7 +254,7 @@ def test_skip_gets_both_gradients(space, make_cost, make_limit, mode):
         touched = torch.zeros(len(skip))
         for seed in range(12):  # two_path samples a pair of each edge, so skip takes part in some steps only
             fixture = Fixture(space, random_values(space))
-            fixture.step(mode, [limit], AddLinear(form="add_linear", weight=weight), seed=seed, ce_scale=ce_scale)
+            fixture.step(mode, [limit], AddLinear(weight=weight), seed=seed, ce_scale=ce_scale)
             touched += torch.tensor([fixture.alpha.values.grad[e, i].abs() for e, i in skip])
         grads[name] = touched
     assert (grads["latency"] > 0).all()
@@ -315,7 +315,7 @@ def test_a_batch_that_is_not_finite_changes_nothing(space, make_cost, make_limit
     fixture = Fixture(space, random_values(space))
     fixture.batch.images[0] = float("nan")
     before = fixture.alpha.values.clone()
-    done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
+    done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear())
     assert math.isnan(done.ce)
     assert torch.equal(fixture.alpha.values, before)
     assert math.isnan(done.ce_gradient)
@@ -330,5 +330,5 @@ def test_label_smoothing_is_in_the_weights_loss_only(space, make_cost, make_limi
     torch.testing.assert_close(loss, F.cross_entropy(logits, fixture.batch.labels, label_smoothing=0.1))
     sampled = fixture.alpha.sample_pairs(torch.Generator().manual_seed(0)).paths
     plain = F.cross_entropy(fixture.net(fixture.batch.images, sampled), fixture.batch.labels)
-    done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear(form="add_linear"))
+    done = fixture.step("two_path", [make_limit(make_cost(space, 0), 0.3)], AddLinear())
     assert done.ce == pytest.approx(plain.item(), rel=1e-6)

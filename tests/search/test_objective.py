@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from search.config import AddLinear, Hinge, MulLog, Projection
+from search.learn.forms import FORMS, ExpectedCost, Projection
 from search.learn.gradient import softmax_jacobian
-from search.learn.objective import Objective, alpha_gradient, expected_cost, loss_value, slope
+from search.learn.objective import Objective, alpha_gradient, expected_cost
 from search.limits.combine import WorstCase
 from supernet.alpha import Alpha
 
-LOSSES = [AddLinear(form="add_linear"), Hinge(form="hinge"), MulLog(form="mul_log"), Projection()]
+LOSSES = [form() for form in FORMS.values()]
+
+
+def at_share(limit, share):
+    """A limit whose expected cost is this share of its bound."""
+    return ExpectedCost(share * limit.bound, limit.bound, limit.kind)
 
 
 def test_expected_cost_at_one_hot_alpha_is_the_tables_sum(space, make_cost):
@@ -41,18 +47,22 @@ def test_expected_cost_is_the_expectation_over_all_architectures(space, make_cos
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.form)
 @pytest.mark.parametrize("at", [True, False])
 @pytest.mark.parametrize("share", [0.8, 0.9985, 1.0005, 1.3])
-def test_slope_is_the_derivative_of_the_loss_in_expected_cost(space, make_cost, make_limit, loss, at, share):
+def test_slopes_are_the_derivatives_of_the_loss_in_expected_cost_and_cross_entropy(
+    space, make_cost, make_limit, loss, at, share
+):
     limit = make_limit(make_cost(space, 0), 0.5, at=at)
-    E, h, ce = share * limit.bound, 1e-6, 1.7
-    values = [loss_value(loss, [limit], [E + shift], ce) for shift in (h, -h)]
-    assert slope(loss, limit, E, ce) == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-4, abs=1e-9)
+    here, h, ce = at_share(limit, share), 1e-6, 1.7
+    up, down = (loss.value(ce, [replace(here, expected=here.expected + shift)]) for shift in (h, -h))
+    assert loss.slopes(ce, [here]).limits == pytest.approx(((up - down) / (2 * h),), rel=1e-4, abs=1e-9)
+    up, down = (loss.value(ce + shift, [here]) for shift in (h, -h))
+    assert loss.slopes(ce, [here]).ce == pytest.approx((up - down) / (2 * h), rel=1e-4)
 
 
 def test_a_higher_cost_is_never_rewarded_and_a_hinge_lets_a_met_limit_be(space, make_cost, make_limit):
     limit = make_limit(make_cost(space, 0), 0.5)
     for loss in LOSSES[:3]:
-        assert slope(loss, limit, 1.1 * limit.bound, 1.0) > 0
-        below = slope(loss, limit, 0.9 * limit.bound, 1.0)
+        assert loss.slopes(1.0, [at_share(limit, 1.1)]).limits[0] > 0
+        (below,) = loss.slopes(1.0, [at_share(limit, 0.9)]).limits
         assert (below == 0) if loss.form == "hinge" else (below > 0)
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from search.config import AddLinear, EntropyConfig, TermConfig
+from search.config import EntropyConfig, TermConfig
+from search.learn.forms import AddLinear
 from search.learn.gradient import softmax_jacobian
 from search.learn.objective import Objective, alpha_gradient
 from search.learn.own import own_function
@@ -54,7 +55,7 @@ def test_a_term_goes_through_the_jacobian_with_the_others(space, make_cost, make
     def jacobian(d):
         return softmax_jacobian(d, p)
 
-    without = Objective([limit], AddLinear(form="add_linear"))
+    without = Objective([limit], AddLinear())
     own, other = (
         alpha_gradient(jacobian(d_ce), 1.0, p, objective, jacobian).gradient
         for objective in (replace(without, d_terms=d_terms), without)
