@@ -369,7 +369,7 @@ def data_checks(config: SearchConfig, training: int, validation: int) -> list[Ch
         text += f", {steps * s.epochs} after the warm-up, so alpha never learns"
         return [Check("warn", "data", text, f"search.epochs above {s.arch_every // steps}, or a smaller arch_every")]
     arch_steps = steps * s.epochs // s.arch_every
-    if s.arch_update != "regression" and arch_steps * s.arch_lr < DECISIVE:
+    if s.mode.follows_gradient and arch_steps * s.arch_lr < DECISIVE:
         text += (
             f"; {arch_steps} architecture steps of arch_lr {s.arch_lr:g} move an entry of alpha by about "
             f"{arch_steps * s.arch_lr:.2g} at most, too little to decide"

@@ -19,6 +19,7 @@ from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, Run
 from engine.wording import number_remedy, shown
 from latency.config import LARGEST_ERROR, MeasureConfig
 from search.learn.forms import LARGEST_POWER, LARGEST_WEIGHT, Loss, LossForm, Projection
+from search.learn.modes import MODES, ArchUpdate, GateGradient, Mode
 from supernet.space import Space, SpaceConfig
 
 _WITH_LETTERS = re.compile(r"(?P<number>\d{1,20}(\.\d{1,20})?(e[-+]?\d{1,2})?)\s*(?P<letters>[a-zA-Zµ]{1,12})")
@@ -278,15 +279,11 @@ class SettledConfig(Section):
     """... for so many epochs of the search."""
 
 
-GradientMode = Literal["full", "full_v2", "two_path"]
-GateGradient = Literal["first_order", "second_order"]
-
-
 class SearchSettings(Section):
     """YAML section `search`. Epochs, batches and alpha's Adam default to the published settings (arXiv 1812.00332, Sec.
     4); how the weights and alpha learn, the loss and the derivation do not (docs/design.md)."""
 
-    arch_update: Literal["regression", "full", "full_v2", "two_path", "reinforce"] = "regression"
+    arch_update: ArchUpdate = "regression"
     """How alpha learns. regression: from the losses of whole networks, all evaluations together, while candidates are
     trained evenly (search/learn/regression.py). As published: full, full_v2 and two_path follow Eq. 4 (Sec. 3.2),
     reinforce follows Sec. 3.3.2, and in these four the weights are trained on paths that alpha draws."""
@@ -352,9 +349,14 @@ class SearchSettings(Section):
     the start, and a resumed search then equals an uninterrupted one up to rounding, no longer bit for bit."""
 
     @property
+    def mode(self) -> Mode:
+        """The meaning of `arch_update`."""
+        return MODES[self.arch_update]
+
+    @property
     def resolved_paths_per_step(self) -> int:
         """`paths_per_step`, or its default if it is not set."""
-        return self.paths_per_step or (2 if self.arch_update == "regression" else 1)
+        return self.paths_per_step or self.mode.paths_per_step
 
     @property
     def resolved_lr(self) -> float:
@@ -410,13 +412,10 @@ class SearchSettings(Section):
     @model_validator(mode="after")
     def update_and_its_settings_agree(self) -> Self:
         update = self.arch_update
-        if update == "reinforce" and self.loss is not None:
-            found = "reinforce has a reward, not a loss"
-            raise InvalidError("loss", found, remedy="remove it or choose a gradient arch_update")
-        if update == "regression" and self.loss is not None and not self.loss.projects:
-            found = f"{self.loss.form} is a term of a gradient, and regression projects"
-            raise InvalidError("loss", found, remedy="remove it or choose a gradient arch_update")
-        if update in ("reinforce", "regression") and self.gate_gradient is not None:
+        reason = self.mode.refuses(self.loss.form, projects=self.loss.projects) if self.loss else None
+        if reason:
+            raise InvalidError("loss", reason, remedy="remove it or choose a gradient arch_update")
+        if not self.mode.differentiates_gates and self.gate_gradient is not None:
             remedy = "remove it (or set it to null) or choose a gradient arch_update"
             raise InvalidError("gate_gradient", f"{update} differentiates no gates", remedy=remedy)
         if self.batch_size < 2 * self.resolved_paths_per_step:
@@ -430,9 +429,9 @@ class SearchSettings(Section):
             if update != name and getattr(self, name) is not None:
                 remedy = f"remove it or set arch_update: {name}"
                 raise InvalidError(name, f"arch_update is {update}", remedy=remedy)
-        if update == "regression" and (self.entropy or self.terms):
+        if not self.mode.follows_gradient and (self.entropy or self.terms):
             given = "entropy" if self.entropy else "terms"
-            found = "adds to a gradient of alpha, which regression does not have"
+            found = f"adds to a gradient of alpha, which {update} does not have"
             raise InvalidError(given, found, remedy="remove it or choose another arch_update")
         return self
 

@@ -72,12 +72,12 @@ class Plan:
     def final_steps(self) -> int:
         """The architecture steps after the last weights step."""
         s = self.config.search
-        return s.resolved_regression.final_steps if s.arch_update == "regression" else 0
+        return s.resolved_regression.final_steps if s.mode.collects_evidence else 0
 
     @property
     def alpha_draws(self) -> bool:
         """Whether the weights are trained on paths that alpha draws after the warm-up; else every candidate alike."""
-        return self.config.search.arch_update != "regression"
+        return self.config.search.mode.trained_on_draws
 
     def arch_lr(self, step: int) -> float:
         return 0.0 if step < self.warmup_steps else self.config.search.arch_lr

@@ -106,7 +106,7 @@ class SearchState:
             arch_optimizer=torch.optim.Adam([alpha.values], lr=settings.arch_lr, betas=settings.arch_betas),
             pressures=(0.0,) * len(config.additive) if settings.projects else (),
             duals=(0.0,) * len(config.additive) if settings.resolved_loss.keeps_duals else (),
-            evidence=Evidence.none(*alpha.mask.shape) if settings.arch_update == "regression" else None,
+            evidence=Evidence.none(*alpha.mask.shape) if settings.mode.collects_evidence else None,
         )
 
     def to_checkpoint(self) -> dict[str, Any]:

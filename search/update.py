@@ -1,12 +1,15 @@
-"""One update of alpha, by regression, gradient or REINFORCE, and the projection onto the limits that follows it."""
+"""One update of alpha: an architecture step of the mode's estimator, and the projection onto the limits after it."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from engine.data import Batch
 from engine.device import autocast
@@ -15,6 +18,7 @@ from engine.errors import UserError
 from engine.seeding import generator
 from engine.training import check_finite
 from search.learn.gradient import architecture_step
+from search.learn.modes import ArchUpdate, GradientMode
 from search.learn.objective import Objective, expected_costs
 from search.learn.projection import Projector
 from search.learn.regression import regression_step
@@ -27,79 +31,145 @@ from supernet.alpha import Alpha
 
 @dataclass(frozen=True)
 class Update:
+    """The outcome of one update; the state has been changed in place."""
+
     figures: dict[str, float]
-    """For the curves."""
-    norms: tuple[float, float] | None
+    """Values of curves, by their tags."""
+    norms: tuple[float, float] | None = None
     """The norms of the gradients on alpha of the cross entropy and of the limits; None if the limits have none."""
 
 
+class Estimator(ABC):
+    """Makes the architecture steps of a search, as its `search.arch_update` says. Made once for a search."""
+
+    def __init__(self, plan: Plan, group: Group, projector: Projector | None):
+        """projector: brings alpha to the limits after each step; None if they enter in another way."""
+        self.plan, self.settings, self.group = plan, plan.config.search, group
+        self.autocast = partial(autocast, plan.config.run, plan.device)
+
+    @abstractmethod
+    def step(
+        self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
+    ) -> Update:
+        """Changes alpha, and the rest of `state` that the estimator keeps from step to step.
+
+        batch: validation images on the plan's device; the processes of the group have a part each. d_terms: (E, N)
+        float64, the gradient in p of the terms of the loss. final: whether the weights stay as they are from now on.
+        Raises UserError if a loss is not finite.
+        """
+
+
+class RegressionEstimator(Estimator):
+    """alpha from the losses of whole networks (search/learn/regression.py)."""
+
+    def __init__(self, plan: Plan, group: Group, projector: Projector | None):
+        super().__init__(plan, group, projector)
+        uniform = Alpha.of_space(plan.space)
+        self.drawn_from = projector(uniform).alpha if projector else uniform
+        """Draws the networks to compare: equal probabilities, at the limits."""
+
+    def step(
+        self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
+    ) -> Update:
+        """Old evidence fades as long as the weights learn."""
+        settings = self.settings.resolved_regression
+        assert state.evidence is not None
+        done = regression_step(
+            state.net, batch, self.drawn_from, state.evidence.faded(1.0 if final else math.exp(-1 / settings.memory)),
+            settings.samples, draws, self.autocast, self.group,
+        )  # fmt: skip
+        check_finite(done.ce, state.step + 1)
+        state.evidence = done.evidence
+        state.pressures = (0.0,) * len(state.pressures)  # alpha is made anew, so no earlier projection is left in it
+        state.alpha.values.copy_(done.effects.alpha())
+        effects = done.effects
+        return Update(
+            {
+                "arch/ce": done.ce,
+                "arch/effect": effects.effect,
+                "arch/error": effects.error,
+                "arch/noise": effects.noise,
+            }
+        )
+
+
+class ReinforceEstimator(Estimator):
+    """alpha from rewards of sampled networks (search/learn/reinforce.py)."""
+
+    def __init__(self, plan: Plan, group: Group, projector: Projector | None):
+        super().__init__(plan, group, projector)
+        self.own_reward = user_reward(self.settings.resolved_reinforce)
+
+    def step(
+        self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
+    ) -> Update:
+        """The first step of a moving average only sets the baseline."""
+        done = reinforce_step(
+            state.net, batch, state.alpha, state.arch_optimizer, self.settings.resolved_reinforce, self.plan.additive,
+            state.baseline, draws, self.autocast, self.own_reward, d_terms, self.group,
+        )  # fmt: skip
+        check_finite(done.ce, state.step + 1)
+        state.baseline = done.baseline
+        figures = {"arch/ce": done.ce, "arch/reward": done.reward, "arch/gradient": done.gradient}
+        return Update(figures | {"arch/top1": 100 * done.accuracy})
+
+
+class GateEstimator(Estimator):
+    """alpha from gradients of gates (search/learn/gradient.py)."""
+
+    def step(
+        self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
+    ) -> Update:
+        """The duals of the loss form, if it keeps any, follow the new expected costs."""
+        s, limits = self.settings, self.plan.additive
+        done = architecture_step(
+            state.net, batch, state.alpha, state.arch_optimizer, cast(GradientMode, s.arch_update),
+            s.resolved_gate_gradient, Objective(limits, s.resolved_loss, d_terms, state.duals), draws, self.autocast,
+            self.group,
+        )  # fmt: skip
+        check_finite(done.ce, state.step + 1)
+        if state.duals:
+            reached = expected_costs(state.alpha.probabilities(), limits, state.duals)
+            state.duals = tuple(map(s.resolved_loss.next_dual, reached))
+        norms = None if s.projects else (done.ce_gradient, done.limits_gradient)
+        return Update({"arch/ce": done.ce}, norms)
+
+
+ESTIMATORS: dict[ArchUpdate, type[Estimator]] = {
+    "regression": RegressionEstimator,
+    "full": GateEstimator,
+    "full_v2": GateEstimator,
+    "two_path": GateEstimator,
+    "reinforce": ReinforceEstimator,
+}
+"""The estimator of each mode; search/learn/modes.py has what a mode means for the settings."""
+
+
 class ArchitectureUpdate:
-    """What an update needs beside the state and a validation batch, made once."""
+    """Updates alpha. Made once for a search, since it takes linear programs and files of the user's to prepare."""
 
     def __init__(self, plan: Plan, group: Group):
         s = plan.config.search
-        self.plan, self.group = plan, group
-        self.autocast = partial(autocast, plan.config.run, plan.device)
+        self.plan = plan
         self.terms = build_terms(s.entropy, s.terms, plan.space)
-        self.own_reward = user_reward(s.reinforce) if s.reinforce else None
         self.projector = Projector(plan.additive) if s.projects and plan.additive else None
-        self.uniform = Alpha.of_space(plan.space)
-        if self.projector:
-            self.uniform = self.projector(self.uniform).alpha
+        self.estimator = ESTIMATORS[s.arch_update](plan, group, self.projector)
 
     def step(self, state: SearchState, batch: Batch, *, final: bool = False) -> Update:
-        """Moves `state`. batch: on the plan's device. final: the weights stay, so the regression forgets nothing."""
-        plan, s = self.plan, self.plan.config.search
-        draws = generator(plan.config.run.seed, ARCHITECTURE_PATHS, state.arch_steps)
+        """Makes one architecture step and the projection after it; `state` is changed in place.
+
+        batch: on the plan's device. final: whether the weights stay as they are from now on.
+        """
+        draws = generator(self.plan.config.run.seed, ARCHITECTURE_PATHS, state.arch_steps)
         state.arch_steps += 1
         figures: dict[str, float] = {}
         d_terms = None
         if self.terms:
             p = state.alpha.probabilities()
-            figures["arch/terms"], d_terms = terms_gradient(self.terms, p, plan.progress(state.step))
-        if s.arch_update == "regression":
-            figures |= self._regression(state, batch, draws, final)
-            norms = None
-        elif s.arch_update == "reinforce":
-            found = reinforce_step(
-                state.net, batch, state.alpha, state.arch_optimizer, s.resolved_reinforce, plan.additive,
-                state.baseline, draws, self.autocast, self.own_reward, d_terms, self.group,
-            )  # fmt: skip
-            check_finite(found.ce, state.step + 1)
-            state.baseline, norms = found.baseline, None
-            figures |= {"arch/ce": found.ce, "arch/reward": found.reward, "arch/gradient": found.gradient}
-            figures |= {"arch/top1": 100 * found.accuracy}
-        else:
-            done = architecture_step(
-                state.net, batch, state.alpha, state.arch_optimizer, s.arch_update, s.resolved_gate_gradient,
-                Objective(plan.additive, s.resolved_loss, d_terms, state.duals), draws, self.autocast, self.group,
-            )  # fmt: skip
-            check_finite(done.ce, state.step + 1)
-            figures["arch/ce"] = done.ce
-            norms = None if s.projects else (done.ce_gradient, done.limits_gradient)
-            if state.duals:
-                reached = expected_costs(state.alpha.probabilities(), plan.additive, state.duals)
-                state.duals = tuple(map(s.resolved_loss.next_dual, reached))
+            figures["arch/terms"], d_terms = terms_gradient(self.terms, p, self.plan.progress(state.step))
+        done = self.estimator.step(state, batch, draws, d_terms, final=final)
         self.project(state)
-        return Update(figures, norms)
-
-    def _regression(self, state: SearchState, batch: Batch, draws: torch.Generator, final: bool) -> dict[str, float]:
-        """Moves alpha to what the evaluations say; returns figures for the curves."""
-        settings = self.plan.config.search.resolved_regression
-        assert state.evidence is not None
-        found = regression_step(
-            state.net, batch, self.uniform,
-            state.evidence.faded(1.0 if final else math.exp(-1 / settings.memory)),
-            settings.samples, draws, self.autocast, self.group,
-        )  # fmt: skip
-        check_finite(found.ce, state.step + 1)
-        state.evidence = found.evidence
-        state.pressures = (0.0,) * len(state.pressures)  # alpha is made anew, so no earlier projection is left in it
-        state.alpha.values.copy_(found.effects.alpha())
-        return {
-            "arch/ce": found.ce, "arch/effect": found.effects.effect, "arch/error": found.effects.error,
-            "arch/noise": found.effects.noise,
-        }  # fmt: skip
+        return Update(figures | done.figures, done.norms)
 
     def project(self, state: SearchState) -> None:
         """Puts the projection of alpha in its place, if the limits enter by it. Every process computes the same.
@@ -109,9 +179,10 @@ class ArchitectureUpdate:
             return
         if not bool(state.alpha.values.isfinite().all()):
             raise UserError(
-                f"alpha is not finite at step {state.step + 1}: the search has diverged; start again in another folder "
-                "with a lower search.arch_lr, or correct the reward"
+                "",
+                f"alpha is not finite at step {state.step + 1}: the search has diverged",
+                remedy="start again in another folder with a lower search.arch_lr, or correct the reward",
             )
-        found = self.projector(state.alpha)
-        state.alpha.values.copy_(found.alpha.values)
-        state.pressures = tuple(sum(pair) for pair in zip(state.pressures, found.pressures, strict=True))
+        projected = self.projector(state.alpha)
+        state.alpha.values.copy_(projected.alpha.values)
+        state.pressures = tuple(sum(pair) for pair in zip(state.pressures, projected.pressures, strict=True))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import get_args
 
 import torch
 from torch import Tensor
 
-from search.config import GradientMode, SearchSettings
+from search.config import SearchSettings
 from supernet.alpha import Alpha
 from supernet.catalogue import CANDIDATES, SkipSpec
 from supernet.space import Space
@@ -23,8 +22,6 @@ UNDECIDED = 0.9
 OUT_OF_BALANCE = 100.0
 """Factor between the gradients of cross entropy and of the limits beyond which one of them alone steers alpha."""
 
-GATED = get_args(GradientMode)
-"""The values of search.arch_update that learn from gradients of gates."""
 MISSED = 0.05
 """Share of the bound by which expected cost is off the target (`at`) or above it (`below`)."""
 
@@ -97,8 +94,8 @@ def undecided(alpha: Alpha, settings: SearchSettings) -> str | None:
     share = alpha.relative_entropy()
     if share <= UNDECIDED:
         return None
-    gates = settings.arch_update in GATED and settings.resolved_gate_gradient == "first_order"
-    if settings.arch_update == "regression":
+    gates = settings.mode.differentiates_gates and settings.resolved_gate_gradient == "first_order"
+    if not settings.mode.follows_gradient:
         remedy = "raise search.regression.final_steps (more networks are compared) or search.epochs"
     else:
         remedy = (

@@ -1,12 +1,13 @@
-"""The two alternating steps of the gradient-based search (Fig. 2), and the Jacobians of its three modes."""
+"""The two alternating steps of the gradient-based search (Fig. 2), and its three modes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,8 @@ from engine.data import Batch
 from engine.device import Autocast
 from engine.distributed import ALONE, Group
 from engine.training import training_step
-from search.config import GateGradient, GradientMode
-from search.learn.objective import Jacobian, Objective, alpha_gradient
+from search.learn.modes import GateGradient, GradientMode
+from search.learn.objective import Objective, alpha_gradient
 from supernet.alpha import Alpha, PairSample
 from supernet.supernet import Supernet
 
@@ -45,13 +46,13 @@ def second_order(d_gates: Tensor, p: Tensor, active: Tensor) -> Tensor:
     d_gates, p: (E, N) float64; active: (E,) int64.
     """
     a = active[:, None]
-    found = 0.5 * p * (d_gates - d_gates.gather(1, a))  # 0 at the active one
-    return found.scatter(1, a, -found.sum(dim=1, keepdim=True))
+    others = 0.5 * p * (d_gates - d_gates.gather(1, a))  # 0 at the active one
+    return others.scatter(1, a, -others.sum(dim=1, keepdim=True))
 
 
 def second_order_pair(d_gates: Tensor, sample: PairSample) -> Tensor:
-    """`second_order` in mode two_path: among the pair, with its q; exact in the same way for a pair that is drawn. Zero
-    elsewhere."""
+    """`second_order` in mode two_path: it compares the two candidates of the pair, with their q, and is exact in the
+    same way for a pair that is drawn. Zero elsewhere."""
     active = (sample.pairs[:, 1] == torch.tensor(sample.paths)).long()
     return torch.zeros_like(d_gates).scatter(
         1, sample.pairs, second_order(d_gates.gather(1, sample.pairs), sample.q, active)
@@ -70,8 +71,79 @@ def restore_unsampled(alpha: Tensor, before: Tensor, pairs: Tensor) -> None:
         alpha.copy_(before.scatter(1, pairs, (new - shift).to(alpha.dtype)))
 
 
+class Draw(ABC):
+    """The paths of an architecture step in one gradient mode, and the mode's way from dL/dg to dL/dalpha."""
+
+    keep_outputs: ClassVar[bool] = False
+    """Whether the candidates' outputs are kept in memory (Supernet.forward)."""
+    paths: tuple[int, ...]
+    """The active candidate of each edge."""
+    compared: list[list[int]] | None = None
+    """The candidates of each edge whose gates get a gradient; None: all."""
+
+    @abstractmethod
+    def __init__(self, alpha: Alpha, generator: torch.Generator): ...
+
+    @abstractmethod
+    def first_order(self, d_gates: Tensor) -> Tensor:
+        """The Jacobian of the mode as published, also for functions of p; (E, N) float64, like its argument."""
+
+    @abstractmethod
+    def second_order(self, d_gates: Tensor) -> Tensor:
+        """CE's share of dL/dalpha without the error of half the curvature, see `second_order`."""
+
+    def restore(self, alpha: Alpha, before: Tensor) -> None:
+        """Takes back what the optimizer has changed beside the candidates that were compared. before: (E, N)."""
+        return  # here nothing, as all are
+
+
+class AllCandidates(Draw):
+    """Mode full_v2: every candidate is compared, and computed once more in the backward pass."""
+
+    def __init__(self, alpha: Alpha, generator: torch.Generator):
+        self.paths, self.p = alpha.sample_paths(generator), alpha.probabilities()
+
+    def first_order(self, d_gates: Tensor) -> Tensor:
+        return softmax_jacobian(d_gates, self.p)
+
+    def second_order(self, d_gates: Tensor) -> Tensor:
+        return second_order(d_gates, self.p, torch.tensor(self.paths))
+
+
+class AllCandidatesKept(AllCandidates):
+    """Mode full: the same with all outputs in memory, as DARTS has them."""
+
+    keep_outputs = True
+
+
+class Pair(Draw):
+    """Mode two_path: two candidates of each edge are compared, and the others keep their probabilities."""
+
+    def __init__(self, alpha: Alpha, generator: torch.Generator):
+        self.sample = alpha.sample_pairs(generator)
+        self.paths, self.compared = self.sample.paths, self.sample.pairs.tolist()
+
+    def first_order(self, d_gates: Tensor) -> Tensor:
+        return pair_jacobian(d_gates, self.sample)
+
+    def second_order(self, d_gates: Tensor) -> Tensor:
+        return second_order_pair(d_gates, self.sample)
+
+    def restore(self, alpha: Alpha, before: Tensor) -> None:
+        restore_unsampled(alpha.values, before, self.sample.pairs)
+
+
+DRAWS: dict[GradientMode, type[Draw]] = {"full": AllCandidatesKept, "full_v2": AllCandidates, "two_path": Pair}
+"""The gradient modes."""
+GATE_GRADIENTS: dict[GateGradient, Callable[[Draw, Tensor], Tensor]] = {
+    "first_order": lambda draw, d_gates: draw.first_order(d_gates),
+    "second_order": lambda draw, d_gates: draw.second_order(d_gates),
+}
+"""The ways from dCE/dg, (E, N) float64, to CE's share of dL/dalpha."""
+
+
 def one_hot(paths: Sequence[int], candidates: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Gates at `paths`: one leaf (E, N) on the network's device."""
+    """Returns the gates of `paths`: one leaf (E, N) on the network's device."""
     hot = F.one_hot(torch.tensor(paths, dtype=torch.long), candidates).to(dtype)
     return hot.to(device, non_blocking=True).requires_grad_()  # a blocking copy would wait for the step before
 
@@ -85,10 +157,10 @@ def weights_step(
     autocast: Autocast,
     reduction: AbstractContextManager[None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Alpha frozen, the sampled networks learn on a training batch: engine.training.training_step.
+    """Makes one step of the weights of the sampled networks on a training batch; alpha stays (left half of Fig. 2).
 
     networks: paths, each for its part of the images; the parts are as equal as they can be. The gradient is that of the
-    mean loss of all images.
+    mean loss of all images. Returns (loss, logits), as engine.training.training_step does.
     """
 
     def forward(images: Tensor) -> Tensor:
@@ -100,7 +172,7 @@ def weights_step(
 
 @dataclass(frozen=True)
 class ArchitectureStep:
-    """What an architecture step hands back; alpha and its optimizer are changed in place."""
+    """The figures of an architecture step; alpha and its optimizer have been changed in place."""
 
     ce: float
     """Cross entropy of the validation batch, all processes together. NaN where it or a gradient is not finite; alpha
@@ -123,35 +195,26 @@ def architecture_step(
     autocast: Autocast,
     group: Group = ALONE,
 ) -> ArchitectureStep:
-    """Weights frozen, alpha learns on a validation batch and the limits' cost matrices.
+    """Makes one step of alpha on a validation batch and the limits' cost matrices; the weights stay (right half of
+    Fig. 2).
 
     gate_gradient: how CE's share comes from dL/dg, by the mode's Jacobian or by `second_order`. generator: draws the
     paths. Neither the network's weights nor their gradients are touched. The processes of `group` share the batch, and
     each makes the same update.
     """
-    pair = alpha.sample_pairs(generator) if mode == "two_path" else None
-    paths = pair.paths if pair else alpha.sample_paths(generator)
-    compared = pair.pairs.tolist() if pair else None
-    d_gates, ce = gate_gradients(net, batch, paths, compared, mode == "full", autocast, group)
+    draw = DRAWS[mode](alpha, generator)
+    d_gates, ce = gate_gradients(net, batch, draw.paths, draw.compared, draw.keep_outputs, autocast, group)
     if not (math.isfinite(ce) and d_gates.isfinite().all()):
         # the caller stops; alpha keeps its last good value
         return ArchitectureStep(float("nan"))
 
-    p = alpha.probabilities()
-    jacobian: Jacobian = partial(pair_jacobian, sample=pair) if pair else partial(softmax_jacobian, p=p)
-    if gate_gradient == "first_order":
-        from_ce = jacobian(d_gates)
-    elif pair:
-        from_ce = second_order_pair(d_gates, pair)
-    else:
-        from_ce = second_order(d_gates, p, torch.tensor(paths))
-    found = alpha_gradient(from_ce, ce, p, objective, jacobian)
+    from_ce = GATE_GRADIENTS[gate_gradient](draw, d_gates)
+    whole = alpha_gradient(from_ce, ce, alpha.probabilities(), objective, draw.first_order)
     before = alpha.values.clone()
-    alpha.values.grad = found.gradient.to(alpha.values.dtype)
+    alpha.values.grad = whole.gradient.to(alpha.values.dtype)
     optimizer.step()
-    if pair:
-        restore_unsampled(alpha.values, before, pair.pairs)
-    return ArchitectureStep(ce, found.ce_norm, found.limits_norm)
+    draw.restore(alpha, before)
+    return ArchitectureStep(ce, whole.ce_norm, whole.limits_norm)
 
 
 def gate_gradients(
@@ -163,8 +226,8 @@ def gate_gradients(
     autocast: Autocast,
     group: Group,
 ) -> tuple[Tensor, float]:
-    """(dCE/dg, (E, N) float64 on the CPU; CE), means over the processes of `group`. compared, keep_outputs: as in
-    Supernet.forward."""
+    """Returns (dCE/dg, (E, N) float64 on the CPU; CE), means over the processes of `group`. compared, keep_outputs: as
+    in Supernet.forward."""
     gates = one_hot(paths, net.space.mask.shape[1], batch.images.device)
     with autocast():
         logits = net(batch.images, paths, gates, compared=compared, keep_outputs=keep_outputs)

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from engine.config import load_config, validate
 from search.config import ReinforceConfig, SearchConfig, SearchSettings
 from search.learn.forms import Hinge, Projection
+from search.learn.gradient import DRAWS, GATE_GRADIENTS
+from search.learn.modes import MODES, ArchUpdate, GateGradient, GradientMode
+from search.update import ESTIMATORS
 from tests.engine.config_files import message_of
 
 BASE = Path("configs/search/quickstart_cpu.yaml")
@@ -144,3 +148,11 @@ def test_a_mistyped_key_is_named_before_the_one_that_is_missing_for_it(monkeypat
 
 def test_a_seed_beyond_64_bits_is_refused(search_message):
     assert search_message(f"run.seed={10**25}").startswith("run.seed: got 10000000000000000000000000, expected ")
+
+
+def test_every_mode_and_gate_gradient_has_its_entry_in_the_registries():
+    assert tuple(MODES) == get_args(ArchUpdate)
+    assert ESTIMATORS.keys() == MODES.keys()
+    assert tuple(DRAWS) == tuple(name for name, mode in MODES.items() if mode.differentiates_gates)
+    assert tuple(DRAWS) == get_args(GradientMode)
+    assert tuple(GATE_GRADIENTS) == get_args(GateGradient)

@@ -235,7 +235,7 @@ def test_the_regression_forgets_while_weights_learn_and_not_at_the_end(plan_of):
     """Each step of 3 networks adds 2 degrees of freedom. What draws them stays at the limits and as it was."""
     plan = plan_of(arch_update="regression", regression={"samples": 3, "memory": 5})
     state, update = begun(plan)
-    drawn_from = update.uniform.values.clone()
+    drawn_from = update.estimator.drawn_from.values.clone()
     assert torch.equal(drawn_from, update.projector(Alpha.of_space(plan.space)).alpha.values)
     freedom = 0.0
     for i, final in enumerate([False, False, True, False]):
@@ -243,7 +243,7 @@ def test_the_regression_forgets_while_weights_learn_and_not_at_the_end(plan_of):
         freedom = freedom * (1 if final else math.exp(-1 / 5)) + 2
         assert state.evidence.freedom == pytest.approx(freedom, rel=1e-12)
         assert done.figures.keys() == {"arch/ce", "arch/effect", "arch/error", "arch/noise"}
-    assert torch.equal(update.uniform.values, drawn_from)
+    assert torch.equal(update.estimator.drawn_from.values, drawn_from)
 
 
 def test_an_alpha_that_is_not_finite_is_refused_before_the_projection(plan_of):
