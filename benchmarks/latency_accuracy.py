@@ -24,7 +24,7 @@ from engine.progress import Stages, set_up_logging
 from latency.build import Origin, build_table, entries_alone, network_ms, predicted_ms
 from latency.config import LatencyConfig, MeasureConfig
 from latency.measure import measure_table, timed_jobs
-from latency.plan import Counts, Job, draw_plan
+from latency.plan import Counts, TimingJob, draw_plan
 from latency.runtimes import open_runtime
 from latency.table import Entry, Scores
 from latency.verification import draw_picture, fitted_line, scores
@@ -89,7 +89,7 @@ def accuracy(space: Space, measure: MeasureConfig, networks: int, seed: int) -> 
     return record, series
 
 
-def _sums(entries: dict[str, Entry], jobs: list[Job]) -> np.ndarray:
+def _sums(entries: dict[str, Entry], jobs: list[TimingJob]) -> np.ndarray:
     """(jobs,): sums of the entries as measured."""
     return np.array([sum(entries[str(layer)].median_ms for layer in job.layers) for job in jobs])
 

@@ -15,7 +15,7 @@ import numpy as np
 from latency.calibration import Correction, fit_correction, outliers
 from latency.config import MeasureConfig
 from latency.device import Device
-from latency.plan import Job, Paths, timed_layers
+from latency.plan import Paths, TimingJob, timed_layers
 from latency.table import Calibration, Column, Entry, LatencyTable, Method, UsedPrior, UsedRuntime, memory_format_name
 from latency.verification import verification
 from supernet.cost import Cost
@@ -39,7 +39,7 @@ class Origin:
 
 
 def build_table(
-    space: Space, measure: MeasureConfig, jobs: Sequence[Job], samples: Samples, origin: Origin, *, seed: int,
+    space: Space, measure: MeasureConfig, jobs: Sequence[TimingJob], samples: Samples, origin: Origin, *, seed: int,
     energy: Mapping[str, Sequence[float]] | None = None,
 ) -> LatencyTable:  # fmt: skip
     """Returns the table of a plan's timings.
@@ -87,7 +87,7 @@ def today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
-def entries_in_context(jobs: Sequence[Job], samples: Samples) -> dict[str, Entry]:
+def entries_in_context(jobs: Sequence[TimingJob], samples: Samples) -> dict[str, Entry]:
     """Returns an entry for each layer, of all its timings in all networks that hold it."""
     times: dict[str, list[float]] = defaultdict(list)
     for job in jobs:
@@ -97,7 +97,7 @@ def entries_in_context(jobs: Sequence[Job], samples: Samples) -> dict[str, Entry
     return {key: _entry(taken) for key, taken in times.items()}
 
 
-def entries_alone(jobs: Sequence[Job], samples: Samples) -> dict[str, Entry]:
+def entries_alone(jobs: Sequence[TimingJob], samples: Samples) -> dict[str, Entry]:
     """Returns an entry for each layer that was timed alone."""
     return {str(job.layers[0]): _entry(np.ravel(samples[job.id]).tolist()) for job in jobs}
 
@@ -108,12 +108,12 @@ def _entry(times: Sequence[float]) -> Entry:
     return Entry(median_ms=float(median), iqr_ms=float(high - low), n=len(times))
 
 
-def network_ms(jobs: Sequence[Job], samples: Samples) -> np.ndarray:
+def network_ms(jobs: Sequence[TimingJob], samples: Samples) -> np.ndarray:
     """Returns the median of each whole network's timings, (jobs,) ms."""
     return np.array([np.median(samples[job.id]) for job in jobs])
 
 
-def occurrences(jobs: Sequence[Job], keys: Sequence[str]) -> np.ndarray:
+def occurrences(jobs: Sequence[TimingJob], keys: Sequence[str]) -> np.ndarray:
     """Returns how often each entry occurs in each network, (jobs, keys). Raises ValueError if a layer has no entry."""
     column = {key: k for k, key in enumerate(keys)}
     counts = np.zeros((len(jobs), len(keys)))
@@ -136,7 +136,7 @@ def smallest_sum(space: Space, keys: Sequence[str]) -> Callable[[np.ndarray], fl
 
 
 def calibrated(
-    table: LatencyTable, space: Space, jobs: Sequence[Job], measured: np.ndarray, *, seed: int
+    table: LatencyTable, space: Space, jobs: Sequence[TimingJob], measured: np.ndarray, *, seed: int
 ) -> LatencyTable:
     """Returns the table with corrected entries beside the measured ones. It starts from an earlier correction, if there
     is one.
@@ -179,7 +179,7 @@ def corrected(table: LatencyTable, correction: Correction, seed: int, prior: Use
 
 
 def with_energy(
-    table: LatencyTable, space: Space, jobs: Sequence[Job], measured_mj: np.ndarray, *, seed: int
+    table: LatencyTable, space: Space, jobs: Sequence[TimingJob], measured_mj: np.ndarray, *, seed: int
 ) -> LatencyTable:
     """Returns the table with a column `energy_mj`: the energy of each layer, fitted to those of whole networks.
 
@@ -197,7 +197,7 @@ def with_energy(
 
 
 def verified(
-    table: LatencyTable, jobs: Sequence[Job], samples: Samples, *, used: Sequence[Paths | None]
+    table: LatencyTable, jobs: Sequence[TimingJob], samples: Samples, *, used: Sequence[Paths | None]
 ) -> LatencyTable:
     """Returns the table with its verification.
 
@@ -216,7 +216,7 @@ def verified(
     return table.model_copy(update={"verification": result})
 
 
-def predicted_ms(table: LatencyTable, jobs: Sequence[Job]) -> np.ndarray:
+def predicted_ms(table: LatencyTable, jobs: Sequence[TimingJob]) -> np.ndarray:
     """Returns the table's prediction for each network, (jobs,) ms: the constant and the sum of its entries."""
     return np.array([table.constant_ms + sum(table.price(layer) for layer in job.layers) for job in jobs])
 

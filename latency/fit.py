@@ -20,7 +20,7 @@ from latency.calibration import Correction, left_out, outliers, reaches_0
 from latency.config import FEWEST_CALIBRATION_NETWORKS, LatencyConfig, MeasureConfig
 from latency.device import Device, Kind, named_device
 from latency.existing import save_table
-from latency.plan import Job, Paths, network_job, timed_layers
+from latency.plan import Paths, TimingJob, network_job, timed_layers
 from latency.prior import Prior, predicted_alone, read_prior
 from latency.shrinkage import Layers, Shrunk, fit_entries, guess
 from latency.table import Entry, LatencyTable, Scores, UsedRuntime, memory_format_name, prepare_table_file
@@ -218,7 +218,7 @@ def _correction(
     return Correction(shrunk.ms / start, shrunk.constant, shrunk.strength, predicted, 100 * error)
 
 
-def identify(space: Space, jobs: Sequence[Job]) -> Identified:
+def identify(space: Space, jobs: Sequence[TimingJob]) -> Identified:
     """Compares the span of the measured networks with that of all networks of the space.
 
     A network is the vector of its entries' counts and a 1 for the constant. Predictions are determined for exactly the

@@ -33,7 +33,7 @@ from latency.build import Origin, build_table
 from latency.config import EXPORTED, LatencyConfig, MeasureConfig
 from latency.device import Kind, named_device
 from latency.existing import save_table
-from latency.plan import Counts, Job, draw_plan, schedule
+from latency.plan import Counts, TimingJob, draw_plan, schedule
 from latency.runtimes.exported import FILE_RUNTIMES, write_models
 from latency.table import LatencyTable, UsedRuntime, prepare_table_file
 from latency.verification import check_count
@@ -112,7 +112,7 @@ class Kit(KitFiles):
 
     config: LatencyConfig
     space: Space
-    jobs: tuple[Job, ...]
+    jobs: tuple[TimingJob, ...]
 
 
 def export_kit(

@@ -23,7 +23,7 @@ from latency.device import this_device
 from latency.existing import Identity, free_file, refuse_to_replace
 from latency.plan import (
     Counts,
-    Job,
+    TimingJob,
     calibration_networks,
     draw_plan,
     network_job,
@@ -266,7 +266,7 @@ def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:
 
 
 def timed_jobs(
-    runner: Runtime, measure: MeasureConfig, jobs: Sequence[Job], seed: int, report: Report
+    runner: Runtime, measure: MeasureConfig, jobs: Sequence[TimingJob], seed: int, report: Report
 ) -> tuple[Samples, dict[str, list[float]]]:
     """Prepares and times every job in rounds. Returns (samples in ms, energy in mJ a pass in each round), by job id."""
     runner.prepare(jobs, partial(report, "prepare"))

@@ -24,7 +24,7 @@ Paths = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Job:
+class TimingJob:
     """One thing to time: a chain of layers, `skip` left out. The id is unique in a plan."""
 
     id: str
@@ -51,7 +51,7 @@ class Counts:
     """Whether each op is also timed alone."""
 
 
-def draw_plan(space: Space, counts: Counts, seed: int) -> tuple[Job, ...]:
+def draw_plan(space: Space, counts: Counts, seed: int) -> tuple[TimingJob, ...]:
     """Returns the jobs that make and verify a table of `space`. The same arguments give the same on every machine."""
     rng = _generator(seed, "context")
     context = [paths for _ in range(counts.coverings) for paths in covering_networks(space, rng)]
@@ -59,13 +59,13 @@ def draw_plan(space: Space, counts: Counts, seed: int) -> tuple[Job, ...]:
     verification = verification_networks(space, counts.verification, seed, avoid=calibration)
     jobs = [network_job(space, f"context{i:03}", "context", paths) for i, paths in enumerate(context)]
     if counts.alone:
-        jobs += [Job(f"layer{i:03}", "layer", (layer,)) for i, layer in enumerate(timed_layers(space))]
+        jobs += [TimingJob(f"layer{i:03}", "layer", (layer,)) for i, layer in enumerate(timed_layers(space))]
     jobs += [network_job(space, f"calibration{i:03}", "calibration", p) for i, p in enumerate(calibration)]
     jobs += verification_jobs(space, verification)
     return tuple(jobs)
 
 
-def verification_jobs(space: Space, networks: Sequence[Paths]) -> list[Job]:
+def verification_jobs(space: Space, networks: Sequence[Paths]) -> list[TimingJob]:
     """Returns two jobs for each network, from which the error of a repeated measurement is computed."""
     return [
         network_job(space, f"verification{i:03}{again}", "verification", paths)
@@ -74,10 +74,10 @@ def verification_jobs(space: Space, networks: Sequence[Paths]) -> list[Job]:
     ]
 
 
-def network_job(space: Space, name: str, purpose: Purpose, paths: Paths) -> Job:
+def network_job(space: Space, name: str, purpose: Purpose, paths: Paths) -> TimingJob:
     """Returns the job of a whole network. name: its id."""
     layers = tuple(layer for layer in space.layers(paths) if not layer.is_skip)
-    return Job(name, purpose, layers, paths)
+    return TimingJob(name, purpose, layers, paths)
 
 
 def timed_layers(space: Space) -> list[Layer]:
@@ -179,7 +179,7 @@ def _tau_for(cost: Cost, share: float) -> float:
     return root
 
 
-def schedule(jobs: Sequence[Job], rounds: int) -> list[list[str]]:
+def schedule(jobs: Sequence[TimingJob], rounds: int) -> list[list[str]]:
     """Returns the ids of the jobs of each round. A context network takes part in one round, since there are many; every
     other job takes part in all."""
     context = [job.id for job in jobs if job.purpose == "context"]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from latency.config import MeasureConfig
-from latency.plan import Job
+from latency.plan import TimingJob
 from supernet.blocks import Block, init_weights
 from supernet.ops import OpSettings
 from supernet.space import Layer, Space
@@ -61,14 +61,14 @@ class Runtime(ABC):
         self._undo.close()
 
     @abstractmethod
-    def prepare(self, jobs: Sequence[Job], progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, jobs: Sequence[TimingJob], progress: Callable[[int, int], None] | None = None) -> None:
         """Builds, exports or compiles all jobs, so that this does not happen between timings.
 
         progress: called with (done, total), in jobs.
         """
 
     @abstractmethod
-    def open(self, job: Job) -> Opened:
+    def open(self, job: TimingJob) -> Opened:
         """Returns a prepared job, ready to run."""
 
 

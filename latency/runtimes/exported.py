@@ -13,7 +13,7 @@ from engine.errors import ConfigError, UserError
 from engine.files import writing
 from latency import bench
 from latency.config import MeasureConfig
-from latency.plan import Job
+from latency.plan import TimingJob
 from latency.runtimes.base import Opened, Runtime
 from supernet.blocks import isolated_rng
 from supernet.space import Space
@@ -45,7 +45,7 @@ FILE_RUNTIMES = {
 
 
 def write_models(
-    space: Space, measure: MeasureConfig, jobs: Sequence[Job], folder: Path, progress: Progress | None = None
+    space: Space, measure: MeasureConfig, jobs: Sequence[TimingJob], folder: Path, progress: Progress | None = None
 ) -> list[dict[str, object]]:
     """Writes every job's model into `folder`, and returns the jobs as a kit's manifest has them.
 
@@ -107,13 +107,13 @@ class Exported(Runtime):
             self._folder = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="latency_models_"))
         return self
 
-    def prepare(self, jobs: Sequence[Job], progress: Progress | None = None) -> None:
+    def prepare(self, jobs: Sequence[TimingJob], progress: Progress | None = None) -> None:
         with writing(self._folder):
             records = write_models(self._space, self._measure, jobs, Path(self._folder), progress)
         self._jobs = {str(record["id"]): record for record in records}
         self.version = bench.runtime_version(self.name)
 
-    def open(self, job: Job) -> Opened:
+    def open(self, job: TimingJob) -> Opened:
         record = self._jobs[job.id]
         try:
             return bench.open_model(self._folder, record, self.name, self._measure.threads, "CPUExecutionProvider")

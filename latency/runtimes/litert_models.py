@@ -22,7 +22,7 @@ from torch import nn
 
 from engine.errors import UserError
 from latency import bench
-from latency.plan import Job
+from latency.plan import TimingJob
 from latency.runtimes.base import random_images, timing_module
 from supernet.space import Layer, Space
 
@@ -48,16 +48,16 @@ class _ChannelsLast(nn.Module):
 class LiteRTWriter:
     """Writes jobs as `<id>.tflite.gz`."""
 
-    def __init__(self, space: Space, batch: int, jobs: Sequence[Job], folder: Path):
+    def __init__(self, space: Space, batch: int, jobs: Sequence[TimingJob], folder: Path):
         self._settings = space.op_settings(running_stats=True)
         self._batch, self._folder = batch, folder
 
-    def input_shape(self, job: Job) -> list[int]:
+    def input_shape(self, job: TimingJob) -> list[int]:
         """Returns the shape of a job's input, [N, H, W, C]."""
         first = job.layers[0]
         return [self._batch, first.size, first.size, first.c_in]
 
-    def write(self, job: Job) -> str:
+    def write(self, job: TimingJob) -> str:
         """Writes a job's model and returns the file's name. Raises UserError if an op cannot be converted, or computes
         something else than in PyTorch."""
         module = nn.Sequential(*(timing_module(layer, self._settings) for layer in job.layers))

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from engine.errors import UserError
-from latency.plan import Job
+from latency.plan import TimingJob
 from latency.runtimes.base import timing_module
 from supernet.space import Layer, Space
 
@@ -176,19 +176,19 @@ def _outside(source: TensorProto, name: str, offset: int) -> tuple[TensorProto, 
 class OnnxWriter:
     """Writes jobs as `<id>.onnx`, and the weights' file at the end."""
 
-    def __init__(self, space: Space, batch: int, jobs: Sequence[Job], folder: Path):
+    def __init__(self, space: Space, batch: int, jobs: Sequence[TimingJob], folder: Path):
         settings = space.op_settings(running_stats=True)
         layers = dict.fromkeys(layer for job in jobs for layer in job.layers)
         self._models = export_layers({layer: timing_module(layer, settings) for layer in layers}, batch)
         self._batch, self._folder = batch, folder
         self._size = 0
 
-    def input_shape(self, job: Job) -> list[int]:
+    def input_shape(self, job: TimingJob) -> list[int]:
         """Returns the shape of a job's input, [N, C, H, W]."""
         first = job.layers[0]
         return [self._batch, first.c_in, first.size, first.size]
 
-    def write(self, job: Job) -> str:
+    def write(self, job: TimingJob) -> str:
         """Writes a job's model and returns the file's name."""
         model, size = chain([self._models[layer] for layer in job.layers], [str(layer) for layer in job.layers])
         self._size = max(self._size, size)

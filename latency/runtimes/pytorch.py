@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engine.device import keep_freed_memory
 from engine.errors import UserError
 from latency.config import MeasureConfig
-from latency.plan import Job
+from latency.plan import TimingJob
 from latency.runtimes.base import Runtime, random_images, timing_module
 from supernet.blocks import isolated_rng
 from supernet.compiled import reason_of
@@ -58,7 +58,7 @@ class PyTorch(Runtime):
         keep_freed_memory()
         return self
 
-    def prepare(self, jobs: Sequence[Job], progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, jobs: Sequence[TimingJob], progress: Callable[[int, int], None] | None = None) -> None:
         with isolated_rng(0):
             for done, job in enumerate(jobs):
                 for key in _places(job):
@@ -71,7 +71,7 @@ class PyTorch(Runtime):
                 if progress:
                     progress(done + 1, len(jobs))
 
-    def open(self, job: Job) -> _Chain:
+    def open(self, job: TimingJob) -> _Chain:
         first = job.layers[0]
         modules = [self._modules[key] for key in _places(job)]
         kind = _CudaChain if self.device.type == "cuda" else _Chain
@@ -105,7 +105,7 @@ class PyTorchCompile(PyTorch):
         self._undo.enter_context(unlimited)
         return super().__enter__()
 
-    def prepare(self, jobs: Sequence[Job], progress: Callable[[int, int], None] | None = None) -> None:
+    def prepare(self, jobs: Sequence[TimingJob], progress: Callable[[int, int], None] | None = None) -> None:
         super().prepare(jobs)
         for done, job in enumerate(jobs):
             try:
@@ -123,7 +123,7 @@ class PyTorchCompile(PyTorch):
         return torch.compile(super()._ready(module), dynamic=False)  # type: ignore[return-value]
 
 
-def _places(job: Job) -> Iterator[tuple[int, Layer]]:
+def _places(job: TimingJob) -> Iterator[tuple[int, Layer]]:
     """Yields (how often this layer occurred before, layer) for each layer of a job, since layers of equal shape at
     different depths have weights of their own."""
     seen: Counter[Layer] = Counter()

@@ -10,7 +10,7 @@ import pytest
 from latency.build import Origin, build_table, calibrated, network_ms, occurrences, predicted_ms
 from latency.config import MeasureConfig
 from latency.device import Device
-from latency.plan import Counts, Job, calibration_networks, draw_plan, network_job, verification_networks
+from latency.plan import Counts, TimingJob, calibration_networks, draw_plan, network_job, verification_networks
 from latency.table import Entry, LatencyTable, UsedRuntime
 from supernet.space import Layer, Space
 
@@ -45,7 +45,7 @@ def true(layer: Layer) -> float:
     return seen(layer) * (1.3 if "k5" in str(layer) else 0.9)
 
 
-def world(jobs: Sequence[Job], inside: Callable[[Layer], float] = seen) -> dict[str, list[list[object]]]:
+def world(jobs: Sequence[TimingJob], inside: Callable[[Layer], float] = seen) -> dict[str, list[list[object]]]:
     """Returns timings: 2 rounds of 3 passes, the second of which is an outlier that a median ignores."""
     samples: dict[str, list[list[object]]] = {}
     for job in jobs:
@@ -238,7 +238,7 @@ def test_an_op_that_is_free_costs_nothing(space):
     assert all("k5" in key for key, ms in calibrated_ms.items() if ms == 0)
 
 
-def energy_of(jobs: Sequence[Job], unit: float) -> dict[str, list[float]]:
+def energy_of(jobs: Sequence[TimingJob], unit: float) -> dict[str, list[float]]:
     rng = np.random.default_rng(7)
     return {
         job.id: [unit * sum(true(layer) for layer in job.layers) * float(rng.uniform(0.95, 1.05))] * 2
