@@ -36,7 +36,7 @@ unit: install  ## the tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share two cores
 
 docs: install  ## build the documents into site/; a broken link or a public name without a docstring fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # No part needs another one's result: -k of make runs the rest where one fails.
 gpu: gputests gputable gpuspeed gpuaccuracy  ## on a machine with a CUDA GPU: its tests, then its figures, in runs/gpu_figures/
