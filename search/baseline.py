@@ -84,7 +84,8 @@ def _drawn(space: Space, limits: Sequence[AdditiveLimit], rng: np.random.Generat
 
 
 def _largest(weights: np.ndarray, real: np.ndarray, limits: Sequence[AdditiveLimit]) -> float:
-    """An upper bound on the sum of weights (E, N) over the architectures that meet the limits: the linear relaxation.
+    """Returns an upper bound on the sum of weights (E, N) over the architectures that meet the limits: the linear
+    relaxation.
 
     Exact to a fraction of an entry, and quick where the integer program is not: the weights are a multiple of a limit's
     own costs, so that nearly all architectures of a window are nearly as good.

@@ -169,7 +169,7 @@ def _reach(limit: AdditiveLimit) -> Check:
 
 
 def cost_gradient(space: Space, cost: Cost) -> Tensor:
-    """dE/dalpha (E, N) of the expected cost where the search begins: every candidate equally likely."""
+    """Returns dE/dalpha (E, N) of the expected cost where the search begins: every candidate equally likely."""
     p = Alpha.of_space(space).probabilities()
     return softmax_jacobian(torch.from_numpy(cost.table), p)
 
@@ -193,7 +193,7 @@ def _gradient(space: Space, limit: AdditiveLimit) -> Check:
 
 
 def _together(resolved: Resolved) -> list[Check]:
-    """Whether an architecture meets all limits, and whether alpha can meet them in expectation."""
+    """Checks whether an architecture meets all limits, and whether alpha can meet them in expectation."""
     search, checks = resolved.config.search, []
     if search.derive == "constrained":  # argmax looks at no limit
         derivation = constrained(Alpha.of_space(resolved.space), resolved.additive)
@@ -277,7 +277,7 @@ CHECK_ROUNDS = 5
 
 
 def _timing(resolved: Resolved, measured: Sequence[TableSource], report: Report) -> list[Check]:
-    """Whether the derived network will be timed; if so, one network of the middle of the range is, now."""
+    """Checks whether the derived network will be timed; if so, times one network of the middle of the range now."""
     local = [limit.source for limit in local_latency_limits(resolved.limits)]
     return [_timed(resolved.space, source, report) for source in local if source] or [_untimed(measured)]
 
@@ -357,7 +357,7 @@ def _data(config: SearchConfig) -> list[Check]:
 
 
 def data_checks(config: SearchConfig, training: int, validation: int) -> list[Check]:
-    """Whether the two parts of the training set, in images, give batches and architecture steps."""
+    """Checks whether the two parts of the training set, in images, give batches and architecture steps."""
     s = config.search
     for part, images in (("training", training), ("validation", validation)):
         if images < s.batch_size:

@@ -1,4 +1,5 @@
-"""Does the supernet rank networks, and does alpha know what the supernet knows? Asked of random networks."""
+"""Judges with random networks whether the supernet ranks networks, and whether alpha ranks them as the supernet
+does."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ NETWORKS = 20
 IMAGES = 1000
 """Validation images that it looks at, about: whole batches, and no more than there are."""
 KNOWN = 2.0
-"""A rank correlation of less than so many standard errors is no sign of knowledge."""
+"""A rank correlation of less than so many standard errors may be by chance."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Reliability:
 
     @property
     def chance(self) -> bool:
-        """Whether that may be by chance."""
+        """Whether the agreement may be by chance."""
         return self.tau < KNOWN * chance_error(self.networks)
 
 
@@ -61,7 +62,7 @@ class Judgement(Section):
     tau: float
     """Kendall's rank correlation between the random networks' log probability under alpha and minus their losses."""
     error: float
-    """The standard error of tau where alpha knows nothing."""
+    """The standard error of tau if alpha is independent of the losses."""
     reliability: float
     """Kendall's rank correlation of the random networks' losses between two halves of the images."""
 
@@ -97,7 +98,7 @@ class Judge:
 
     @cached_property
     def networks(self) -> list[Paths]:
-        """NETWORKS random ones that meet the limits; fewer if the space holds no more."""
+        """NETWORKS random networks that meet the limits; fewer if the space holds no more."""
         return self._drawn(self.plan.additive)
 
     def _drawn(self, limits: Sequence[AdditiveLimit]) -> list[Paths]:
@@ -111,14 +112,15 @@ class Judge:
         return self._drawn([limit.of_cost(derived) for limit in limits])
 
     def reliability(self, net: Supernet, report: Report = silent) -> Reliability | None:
-        """None if fewer than two networks meet the limits."""
+        """Returns how well the supernet ranks random networks; None if fewer than two networks meet the limits."""
         if len(self.networks) < 2:
             return None
         losses, _ = self._losses(net, self.networks, report)
         return Reliability(split_half(losses), len(self.networks))
 
     def judgement(self, net: Supernet, alpha: Alpha, derived: Paths, report: Report = silent) -> Judgement | None:
-        """None if fewer than two networks beside the derived one are as costly."""
+        """Returns the derived network's place among random ones; None if fewer than two networks beside the derived one
+        are as costly."""
         networks = [derived, *(paths for paths in self._as_costly_as(derived) if paths != derived)]
         if len(networks) < 3:
             return None
@@ -133,7 +135,9 @@ class Judge:
 
 
 def judge(losses: np.ndarray, derived: int, networks: Sequence[Paths], alpha: Alpha, images: int) -> Judgement:
-    """losses: (networks, batches) float64, that of `derived` in its row; the other rows are random networks."""
+    """Compares the derived network with random ones.
+
+    losses: (networks, batches) float64, that of `derived` in its row; the other rows are random networks."""
     means = losses.mean(axis=1)
     log_p = alpha.log_probabilities().numpy()
     scores = np.array([log_p[np.arange(len(paths)), list(paths)].sum() for paths in networks])
@@ -161,7 +165,8 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def chance_error(n: int) -> float:
-    """The standard deviation of Kendall's tau between two independent orders of n (Kendall, Biometrika 30, 1938)."""
+    """Returns the standard deviation of Kendall's tau between two independent orders of n (Kendall, Biometrika 30,
+    1938)."""
     return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))) if n > 1 else math.inf
 
 

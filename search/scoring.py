@@ -30,7 +30,7 @@ from supernet.supernet import Supernet
 
 
 def open_parts(config: SearchConfig) -> tuple[ImageSet, ImageSet]:
-    """The part of the training set that the weights learn on, and the part for alpha and for scores.
+    """Returns the part of the training set that the weights learn on, and the part for alpha and for scores.
 
     A function of the config alone, `run.seed` included. Raises ConfigError.
     """

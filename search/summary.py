@@ -24,7 +24,7 @@ WIDEST_NAME = 30
 
 
 def print_result(result: SearchResult) -> None:
-    """The derived network: limits, complexity, accuracy with the supernet's weights, and timings if any."""
+    """Prints the derived network: limits, complexity, accuracy with the supernet's weights, and timings if any."""
     console = Console()
     table = _table(("", "", ""), "derived network", header=False)
     for outcome in result.measured.outcomes:
@@ -84,7 +84,7 @@ def _miss(outcome: LimitOutcome) -> str:
 
 
 def print_family(family: Family) -> None:
-    """One row per derived architecture; where they were scored, those that another one beats are marked."""
+    """Prints one row per derived architecture; if they were scored, those that another one beats are marked."""
     console = Console()
     scored = any(m.accuracy for m in family)
     title = f"architectures derived at step {family.step}"

@@ -38,14 +38,15 @@ class Derivation:
 
 
 def argmax(alpha: Alpha) -> Derivation:
-    """The likeliest candidate of each edge, as in the paper; limits are not looked at. Ties: the first candidate."""
+    """Returns the likeliest candidate of each edge, as in the paper; limits are not looked at. Ties: the first
+    candidate."""
     log_p = alpha.log_probabilities().numpy()
     paths = tuple(int(i) for i in log_p.argmax(axis=1))
     return Derivation(paths, _log_probability(log_p, paths))
 
 
 def constrained(alpha: Alpha, limits: Sequence[AdditiveLimit], seconds: float = MOST_SECONDS) -> Derivation:
-    """Maximise sum_e log p[e, path_e] subject to every limit, exactly, as an integer program. See `likeliest`."""
+    """Maximises sum_e log p[e, path_e] subject to every limit, exactly, as an integer program. See `likeliest`."""
     return likeliest(alpha, limits, 1, seconds)[0]
 
 
@@ -159,8 +160,8 @@ def extended(
 
 
 def smallest(limit: AdditiveLimit, others: Sequence[AdditiveLimit]) -> float:
-    """The smallest cost, in the limit's unit, of the architectures below all bounds of `others`. Raises
-    InfeasibleError where there is none."""
+    """Returns the smallest cost, in the limit's unit, of the architectures below all bounds of `others`. Raises
+    InfeasibleError if there is none."""
     below = [(cost, other.most) for other in others for cost in members(other.cost)]
     least = least_worst(members(limit.cost), below)
     if math.isinf(least):
@@ -202,7 +203,7 @@ def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
 
 
 def meets(paths: tuple[int, ...], limits: Sequence[AdditiveLimit]) -> bool:
-    """Whether an architecture meets every limit on the table, an `at` window's lower side included.
+    """Returns whether an architecture meets every limit on the table, an `at` window's lower side included.
 
     Sums are compared up to ROUNDING: 50 % of the reachable range is often a sum of entries itself, and whether it then
     comes out a bit above or below the bound depends on the order of adding.
@@ -211,7 +212,7 @@ def meets(paths: tuple[int, ...], limits: Sequence[AdditiveLimit]) -> bool:
 
 
 def meeting(networks: np.ndarray, limits: Sequence[AdditiveLimit]) -> np.ndarray:
-    """(n,) bool: `meets` of each of many architectures, (n, E) int64."""
+    """Returns whether each of many architectures, (n, E) int64, meets every limit (see `meets`): (n,) bool."""
     rows = np.arange(networks.shape[1])
     fine = np.ones(len(networks), dtype=bool)
     for limit in limits:
@@ -269,7 +270,9 @@ def _program(
     excluded: Sequence[tuple[int, ...]],
     deadline: Deadline,
 ) -> _Answer:
-    """reaching: for each limit that is `at`, the sum that has to reach the lower side of its window."""
+    """Solves one integer program.
+
+    reaching: for each limit that is `at`, the sum that has to reach the lower side of its window."""
     edge, candidate = np.nonzero(mask)
     excluded = list(excluded)
     constraints = [LinearConstraint((edge == np.arange(len(mask))[:, None]).astype(float), 1, 1)]

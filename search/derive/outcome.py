@@ -82,7 +82,7 @@ class LimitOutcome:
 
 @dataclass(frozen=True)
 class MeasuredDerivation:
-    """A derivation, and what became of every limit."""
+    """A derivation with an outcome for every limit."""
 
     derivation: Derivation
     """Its notes include those of the outcomes."""

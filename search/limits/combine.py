@@ -19,7 +19,7 @@ def scaled(cost: Cost, weight: float) -> Cost:
 
 
 def weighted_sum(costs: Sequence[Cost], weights: Sequence[float]) -> Cost:
-    """cost(paths) = sum_k w_k cost_k(paths): again a sum over layers."""
+    """Returns the cost sum_k w_k cost_k(paths), which is again a sum over layers."""
     parts = [scaled(cost, weight) for cost, weight in zip(costs, weights, strict=True)]
     return Cost(sum(part.fixed for part in parts), np.sum([part.table for part in parts], axis=0), costs[0].mask)
 
@@ -41,7 +41,7 @@ class WorstCase:
 
 
 def members(cost: Cost | WorstCase) -> tuple[Cost, ...]:
-    """The sums over layers behind a cost; one for a plain cost."""
+    """Returns the sums over layers behind a cost: one for a plain cost."""
     return cost.members if isinstance(cost, WorstCase) else (cost,)
 
 

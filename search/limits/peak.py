@@ -44,13 +44,13 @@ class PeakLimit(Limit):
 
 
 def layer_bytes(layer: Layer, space: Space, measure: MeasureConfig) -> int:
-    """A layer's working set in bytes, at the measured batch and precision."""
+    """Returns a layer's working set in bytes, at the measured batch and precision."""
     elements = working_set(layer, space.op_settings(running_stats=True))
     return elements * measure.batch * measure.torch_dtype.itemsize
 
 
 def reachable_peaks(space: Space, measure: MeasureConfig) -> tuple[int, int]:
-    """Smallest and largest peak of any architecture."""
+    """Returns the smallest and the largest peak of any architecture."""
     low = high = 0
     for _, layers in _columns(space):
         sizes = [layer_bytes(layer, space, measure) for layer in layers]
@@ -59,10 +59,10 @@ def reachable_peaks(space: Space, measure: MeasureConfig) -> tuple[int, int]:
 
 
 def restrict(config: SearchConfig, source: object = "limits") -> tuple[SearchConfig, PeakLimit | None]:
-    """The config without the candidates that a limit on peak activation forbids, and with this limit in bytes.
+    """Returns the config without the candidates that a limit on peak activation forbids, and with this limit in bytes.
 
-    `N%` is min + N % of the reachable range of peaks. Applying it again changes nothing. Raises ConfigError naming the
-    edge where no candidate is left.
+    `N%` is min + N % of the reachable range of peaks. Applying it again changes nothing. Raises ConfigError, which
+    names the edge, if no candidate is left.
     """
     for i, limit in enumerate(config.limits):
         if limit.metric == PEAK:
@@ -101,7 +101,7 @@ def _restricted(config: SearchConfig, i: int, where: str) -> tuple[SearchConfig,
 
 
 def _refuse(space: Space, measure: MeasureConfig, bound: float, low: int, where: str) -> None:
-    """Name what needs the most, of all that cannot be avoided."""
+    """Raises ConfigError, which names the part that needs the most memory of all that cannot be avoided."""
     for name, layers in _columns(space):
         smallest = min(layers, key=lambda layer: layer_bytes(layer, space, measure))
         if layer_bytes(smallest, space, measure) == low:
@@ -114,13 +114,13 @@ def _refuse(space: Space, measure: MeasureConfig, bound: float, low: int, where:
 
 
 def _columns(space: Space) -> list[tuple[str, Sequence[Layer]]]:
-    """Each place of the chain with the layers it may take."""
+    """Returns each place of the chain with the layers that it may take."""
     edges = [(f"edge {edge.name}", edge.layers) for edge in space.edges]
     return [("stem", [space.stem]), *edges, ("feature_mix", [space.feature_mix]), ("classifier", [space.classifier])]
 
 
 def without(config: SpaceConfig, edges: Sequence[Edge], kept: dict[str, tuple[str, ...]]) -> SpaceConfig:
-    """The space whose edges have the candidates in `kept` only.
+    """Returns the space whose edges have the candidates in `kept` only.
 
     A stage has one list for its first edge and one for the others, which share their shape, so this is exact.
     """

@@ -29,7 +29,8 @@ UNITS = {"latency": "ms", "macs": "MACs", "params": "parameters", "weight_bytes"
 
 
 def resolve_bound(bound: float | str, cost: Cost | WorstCase, where: str, unit: str) -> float:
-    """A number in the cost's unit; `N%` = min + N % of (max - min). ConfigError outside the reachable range."""
+    """Returns a bound as a number in the cost's unit; `N%` is min + N % of (max - min). Raises ConfigError for a bound
+    outside the reachable range."""
     low, high = cost.reachable
     if isinstance(bound, str):  # 100 % may round to more than `high`, and has to be a bound when it is read again
         return min(high, Percent(bound).between(low, high))
@@ -82,7 +83,7 @@ def resolve(
     overrides: Sequence[str] = (),
     tables: Mapping[Path, LatencyTable] = MappingProxyType({}),
 ) -> Resolved:
-    """Apply the limit on peak activation to the space, load each limit's table, check it, turn bounds into numbers.
+    """Applies the limit on peak activation to the space, loads and checks the tables, turns bounds into numbers.
 
     source, overrides: what the user gave, for the command that errors name. tables: objects in place of the files at
     these paths. Raises ConfigError or TableError.

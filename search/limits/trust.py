@@ -38,7 +38,7 @@ class Note:
 
 
 def completed(table: LatencyTable, path: Path, space: Space) -> tuple[LatencyTable, Note]:
-    """The table with its missing entries predicted from others, and a note about them. Raises TableError."""
+    """Returns the table with its missing entries predicted from others, and a note about them. Raises TableError."""
     count = len(table.missing(space))
     try:
         table, interpolation = interpolate(table, space)

@@ -238,8 +238,8 @@ def _is_bound(text: str) -> bool:
 
 
 def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], Alpha]:
-    """(step, the search's part of the newest checkpoint, what a derivation by `method` maximises): all of one step,
-    however the run goes on."""
+    """Returns (step, the search's part of the newest checkpoint, what a derivation by `method` maximises): all of one
+    step, however the run goes on."""
     newest = Checkpoints(run / "checkpoints").newest()
     if newest is None:
         raise CheckpointError(
@@ -327,7 +327,8 @@ def _member(
 
 
 def _on_device(config: SearchConfig, device: str | None) -> SearchConfig:
-    """The config for scoring elsewhere; bf16 makes most CPUs slower, so a score that moves to one is without it."""
+    """Returns the config for scoring elsewhere; bf16 makes most CPUs slower, so a score that moves to one is without
+    it."""
     if device is None or device == config.run.device:
         return config
     run = config.run.model_dump() | {"device": device} | ({"amp": "none"} if device == "cpu" else {})
@@ -415,7 +416,8 @@ def _panel(family: Family, run: str) -> Panel:
 
 
 def pareto_record(family: Family) -> dict[str, object]:
-    """The content of pareto.json. A member's `predicted` holds, for each limit, its value, bound, unit and table."""
+    """Returns the content of pareto.json. A member's `predicted` holds, for each limit, its value, bound, unit and
+    table."""
     members = []
     for m in family:
         c, a = m.architecture.complexity, m.accuracy

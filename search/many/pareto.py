@@ -37,7 +37,8 @@ class Panel:
 
 
 def on_front(points: Sequence[Point]) -> list[bool]:
-    """For each point, whether none has a lower cost and at least its accuracy, or a higher accuracy at no more cost.
+    """Returns for each point whether none has a lower cost and at least its accuracy, or a higher accuracy at no more
+    cost.
 
     Equal points do not dominate each other.
     """

@@ -101,7 +101,7 @@ def run_queue(
 
 @contextlib.contextmanager
 def _stopped_on_error(running: dict[Slot, tuple[J, Process]]) -> Iterator[None]:
-    """No process outlives a queue that ends by an exception."""
+    """Interrupts the processes that still run if the queue ends by an exception."""
     try:
         yield
     finally:
@@ -111,7 +111,8 @@ def _stopped_on_error(running: dict[Slot, tuple[J, Process]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_counted() -> Iterator[list[int]]:
-    """The signals that have come so far. Noted, not raised: no process that was just started is lost track of.
+    """Yields the list of the signals that have come so far. They are noted, not raised, so that no process that was
+    just started is lost track of.
 
     A handler also undoes that a background job's children would ignore SIGINT: they inherit that, but no handler.
     """
@@ -132,6 +133,6 @@ def _signals_counted() -> Iterator[list[int]]:
 
 
 def _signal_group(process: Process, number: int) -> None:
-    """To the process and those that it has started, as a terminal does it."""
+    """Sends a signal to the process and those that it has started, as a terminal does it."""
     with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
         os.killpg(process.pid, number)

@@ -77,7 +77,7 @@ class SweptSearch:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a search."""
+    """The outcome of a search."""
 
     search: SweptSearch
     status: Status
@@ -166,7 +166,8 @@ def as_files(configs: Sequence[ConfigLike], out: Path) -> list[Path]:
 def plan_sweep(
     configs: Sequence[Path], out: Path, *, seeds: Sequence[int] = (), overrides: Sequence[str] = ()
 ) -> list[SweptSearch]:
-    """The searches in their order. ConfigError for what would put two of them into one folder, and absent files."""
+    """Returns the searches in their order. Raises ConfigError if two of them would share a folder, or a file is
+    absent."""
     for seed in seeds:
         if seeds.count(seed) > 1:
             raise ConfigError("--seeds", f"{seed} is given twice", remedy="each seed makes one folder, remove one")
@@ -192,7 +193,8 @@ def plan_sweep(
 
 
 def _kind(config: Path, overrides: Sequence[str]) -> Kind:
-    """Where the search runs. A config with a mistake counts as the CPU's: the search itself will name the mistake."""
+    """Returns the kind of slot that the search needs. A config with a mistake counts as the CPU's: the search itself
+    will name the mistake."""
     try:
         run = load_config(config, overrides).get("run")
     except ConfigError:
@@ -201,7 +203,8 @@ def _kind(config: Path, overrides: Sequence[str]) -> Kind:
 
 
 def _done(searches: Sequence[SweptSearch], *, resume: bool) -> dict[str, ResultFile]:
-    """The results of the searches that have ended. ConfigError where they were other searches than these."""
+    """Returns the results of the searches that have ended. Raises ConfigError if they were other searches than
+    these."""
     done = {}
     for search in searches:
         if run_begun(search.folder) and not resume:
@@ -219,7 +222,7 @@ def _done(searches: Sequence[SweptSearch], *, resume: bool) -> dict[str, ResultF
 
 
 def _earlier_seconds(out: Path) -> dict[str, float]:
-    """By search, what earlier commands of this sweep spent on it."""
+    """Returns the seconds that earlier commands of this sweep spent on each search, by its name."""
     path = out / "sweep.json"
     if not path.exists():
         return {}
@@ -232,7 +235,7 @@ def _earlier_seconds(out: Path) -> dict[str, float]:
 
 
 def _timed_on_cpu(config: Mapping[str, object]) -> bool:
-    """Whether a limit's networks may be timed on this CPU. The config has not been checked yet."""
+    """Returns whether a limit's networks may be timed on this CPU. The config has not been checked yet."""
     limits = config.get("limits")
     for limit in limits if isinstance(limits, list) else []:
         if isinstance(limit, dict) and limit.get("metric") == "latency" and "tables" not in limit:
@@ -343,7 +346,7 @@ def _outcome(search: SweptSearch, status: int, interrupted: bool, seconds: float
 
 
 def write_sweep(out: Path, outcomes: Sequence[Outcome]) -> None:
-    """sweep.json, sweep.md and, where a search has ended, sweep.png; each atomically."""
+    """Writes sweep.json, sweep.md and, where a search has ended, sweep.png; each atomically."""
     rows = [
         {
             "name": o.search.name,
@@ -371,7 +374,7 @@ COLUMNS = ["search", "status", "target", "expected", "predicted", "measured", "t
 
 
 def row_of(outcome: Outcome) -> list[str]:
-    """The cells of COLUMNS; target, expected, predicted and measured of the first limit."""
+    """Returns the cells of COLUMNS; target, expected, predicted and measured of the first limit."""
     cells = [""] * 5
     if outcome.result:
         r, first = outcome.result, outcome.result.limits[0]
