@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -122,31 +122,14 @@ def derive_family(
     others from being derived, see Family.refused. Raises ConfigError or CheckpointError.
     """
     run = in_home(run)
-    config_file = run / "config.yaml"
-    if not config_file.exists():
-        raise ConfigError(str(run), "no config.yaml", remedy=f"expected {A_SEARCH}")
-    stored = load_config(config_file)
-    if "search" not in stored:
-        raise ConfigError(
-            str(config_file),
-            f"has no section `search`, so {run} holds no search",
-            remedy=f"expected {A_SEARCH}",
-        )
-    with explain(str(config_file)):
-        settings = with_permitted_modules(stored, allow_modules)
-    config = validate(SearchConfig, settings, str(config_file), {"allow_modules": allow_modules})
-    config = with_own_tables(config, run)
-    resolved = resolve(config, config_file)
-    table_path = _path_of(table, run) if table is not None else None
-    if table_path is not None:
+    resolved = _resolved_run(run, allow_modules)
+    table_path = None if table is None else _path_of(table, run)
+    if table is not None and table_path is not None:
         if not bounds:
             raise ConfigError(
                 f"--table {table_path}", "needs --at, such as --at 50%", remedy="the run's bound is not of this table"
             )
-        objects = {table_path: as_its_file(table)} if isinstance(table, LatencyTable) else {}
-        resolved = _on_table(resolved, table_path, objects, run / "config.yaml")
-        for path, handed in objects.items():
-            handed.save(path)
+        resolved = _on_table(resolved, table, table_path, run / "config.yaml")
     for note in resolved.notes:
         log.warning(str(note))
     if bounds and not resolved.additive:
@@ -175,6 +158,21 @@ def derive_family(
         write_atomically(run / f"{pareto}.json", json.dumps(pareto_record(family), indent=2) + "\n")
         draw_fronts(run / f"{pareto}.png", [_panel(family, run.name)])
     return family
+
+
+def _resolved_run(run: Path, allow_modules: Collection[str]) -> Resolved:
+    """Returns the settings and limits of the run in a folder, which may have been moved. Raises ConfigError."""
+    config_file = run / "config.yaml"
+    if not config_file.exists():
+        raise ConfigError(str(run), "no config.yaml", remedy=f"expected {A_SEARCH}")
+    stored = load_config(config_file)
+    if "search" not in stored:
+        found = f"has no section `search`, so {run} holds no search"
+        raise ConfigError(str(config_file), found, remedy=f"expected {A_SEARCH}")
+    with explain(str(config_file)):
+        settings = with_permitted_modules(stored, allow_modules)
+    config = validate(SearchConfig, settings, str(config_file), {"allow_modules": allow_modules})
+    return resolve(with_own_tables(config, run), config_file)
 
 
 def _path_of(table: Path | LatencyTable, run: Path) -> Path:
@@ -260,12 +258,13 @@ def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], 
     return step, search, preferences(Alpha.of_space(space, alpha), evidence, method)
 
 
-def _on_table(resolved: Resolved, table: Path, objects: Mapping[Path, LatencyTable], source: Path) -> Resolved:
+def _on_table(resolved: Resolved, given: Path | LatencyTable, table: Path, source: Path) -> Resolved:
     """Returns the limits with one on this table in place of all others on latency; its bound is still to be set.
 
-    A table of the run is compared with the space as the run did; another one as those of external devices are. objects:
-    the table as an object, by that path, if it is no file. source: the run's file, for messages.
+    A table of the run is compared with the space as the run did; another one as those of external devices are. given:
+    the table as the caller gave it; an object is saved at `table`. source: the run's file, for messages.
     """
+    objects = {table: as_its_file(given)} if isinstance(given, LatencyTable) else {}
     own = [limit for limit in resolved.config.limits if limit.metric == "latency"]
     known = next((limit for limit in own if limit.table == table), None)
     like = (known or own[0]) if own else LimitConfig(metric="latency", table=table, at="50%")
@@ -275,7 +274,10 @@ def _on_table(resolved: Resolved, table: Path, objects: Mapping[Path, LatencyTab
     bound = {"at": "50%"} if like.below is None else {"below": "50%"}
     entry = like.model_copy(update=plain | {"measure": measure, "at": None, "below": None} | bound)
     others = tuple(limit for limit in resolved.config.limits if limit.metric != "latency")
-    return resolve(resolved.config.model_copy(update={"limits": (entry, *others)}), source, tables=objects)
+    on_table = resolve(resolved.config.model_copy(update={"limits": (entry, *others)}), source, tables=objects)
+    for path, copy in objects.items():
+        copy.save(path)
+    return on_table
 
 
 def _member(

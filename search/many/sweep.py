@@ -159,6 +159,7 @@ def as_files(configs: Sequence[ConfigLike], out: Path) -> list[Path]:
         given = given_search(config, folder=out)
         paths.append(out / f"search{i}.yaml")
         given.save_tables()
+        out.mkdir(parents=True, exist_ok=True)
         write_atomically(paths[-1], config_text(given.config.model_dump(mode="json", exclude_none=True)))
     return paths
 
