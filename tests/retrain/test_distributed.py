@@ -58,13 +58,13 @@ def job(group: Group, folder: Path) -> dict[str, Any]:
     resumed = retrain(config_of(), architecture(), folder / "resumed", resume=True, group=group)
     unlearning = retrain(config_of(lr=1e-9), architecture(), folder / "unlearning", group=group)
     met = set()
-    meet = CorruptFiles.meet
+    add = CorruptFiles.add
 
     def watched(self: CorruptFiles, indices: Iterable[int]) -> None:
         met.update(indices)
-        meet(self, indices)
+        add(self, indices)
 
-    CorruptFiles.meet, images.MAX_CORRUPT_SHARE = watched, 0.5  # type: ignore[method-assign]
+    CorruptFiles.add, images.MAX_CORRUPT_SHARE = watched, 0.5  # type: ignore[method-assign]
     retrain(config_of(epochs=1).model_copy(update={"data": images_in(folder)}), architecture(), folder / "files",
             group=group)  # fmt: skip
     return {
