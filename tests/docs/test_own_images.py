@@ -74,4 +74,4 @@ def test_a_wrong_folder_is_answered_by_the_right_one(recipe, door, tmp_path, for
     formula_table(Space(config.space), config.measure).save(tmp_path / "tables" / "own_images_cpu.yaml")
     ended = door("run_search", recipe[0], "--out", "run", f"data.root={tmp_path / 'flower'}")
     assert ended.status == 2
-    assert ended.err.rstrip().endswith(f"; correct it. Did you mean '{tmp_path / 'flowers'}'?")
+    assert ended.err.rstrip().endswith(f". Did you mean '{tmp_path / 'flowers'}'?; correct it")
