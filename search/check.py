@@ -140,11 +140,6 @@ def resolved_checks(resolved: Resolved, out: Path | None = None, report: Report 
 
 def failed(what: str, error: UserError) -> Check:
     """Returns the failed check of an error: what is wrong, and what to do."""
-    if not error.found:  # its parts are still one text, whose remedy comes last
-        message = str(error)
-        cut = max(message.rfind("; "), message.rfind(". "))
-        text, fix = (message, "") if cut < 0 else (message[:cut], message[cut + 2 :])
-        return Check("FAIL", what, text, fix, error)
     return Check("FAIL", what, error.problem, error.what_to_do, error)
 
 

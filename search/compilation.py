@@ -47,9 +47,8 @@ def compile_supernet(net: Supernet, plan: Plan, group: Group) -> None:
                 if plan.device.type == "cpu"
                 else "Triton and a GPU of compute capability 7.0 or newer"
             )
-            raise UserError(
-                f"search.compile: torch.compile failed ({error}); it needs {needs} here, or set search.compile=false"
-            ) from None
+            remedy = f"it needs {needs} here, or set search.compile=false"
+            raise UserError("search.compile", f"torch.compile failed ({error})", remedy=remedy) from None
     if not group.first:
         return
     gains = [trial.ratio for trial in trials if trial.kept and trial.ratio is not None]

@@ -397,7 +397,7 @@ class Search:
         try:
             yield
         except (UserError, ValueError) as error:
-            raise CheckpointError(f"{self.checkpoints.folder}, step {step}: {misfit(error)}") from error
+            raise CheckpointError(f"{self.checkpoints.folder}, step {step}", misfit(error)) from error
 
     def _restored(self, step: int, checkpoint: dict[str, Any]) -> Progressed:
         """Restores the state from the checkpoint of this step and returns the rest of its content. Raises

@@ -157,9 +157,9 @@ class SearchState:
             if plain.settled and rows != [candidates] * edges:
                 raise ValueError(f"settled.anchor has another shape than alpha, ({edges}, {candidates})")
         except KeyError as error:
-            raise CheckpointError(f"the checkpoint has no {error}, so it is not of a search") from error
+            raise CheckpointError(found=f"the checkpoint has no {error}, so it is not of a search") from error
         except (RuntimeError, ValueError, TypeError, ConfigError) as error:
-            raise CheckpointError(f"the checkpoint does not fit this search's config: {misfit(error)}") from error
+            raise CheckpointError(found=f"the checkpoint does not fit this search's config: {misfit(error)}") from error
         self.net.load_state_dict(tensors["net"])
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.arch_optimizer.load_state_dict(tensors["arch_optimizer"])
@@ -223,8 +223,6 @@ def check_supernet(checkpoint: dict[str, Any], space: Space, where: str) -> None
         return
     changes = differences(checkpoint["space"], space.config.model_dump(mode="json"), "space.")
     if changes:
-        found = checkpoint.get("network", "another supernet")
-        raise CheckpointError(
-            f"{where}: is of {found}, this search's is {in_words(space)}: {'; '.join(changes[:3])}; use the run folder "
-            "of this search, or begin in another one"
-        )
+        other = checkpoint.get("network", "another supernet")
+        found = f"is of {other}, this search's is {in_words(space)}: {'; '.join(changes[:3])}"
+        raise CheckpointError(where, found, remedy="use the run folder of this search, or begin in another one")

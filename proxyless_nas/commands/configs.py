@@ -74,9 +74,9 @@ def copy(name: str, folder: Path) -> Path:
     source = shipped_config(name)
     target = folder / source.name
     if target.exists():
-        raise ConfigError(f"{target}: is there already; choose another folder, or rename that file")
+        raise ConfigError(str(target), "is there already", remedy="choose another folder, or rename that file")
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder}: is a file, expected a folder")
+        raise ConfigError(str(folder), "is a file", "a folder")
     folder.mkdir(parents=True, exist_ok=True)
     text = re.sub(rf"^(#.* proxyless-nas \w+) {re.escape(name)} ", rf"\1 {target} ", whole_text(source), flags=re.M)
     write_atomically(target, text)

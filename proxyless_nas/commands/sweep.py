@@ -42,7 +42,7 @@ def _run(args: argparse.Namespace) -> int:
     configs = [located(path_argument(text)) for text in args.configs if "=" not in text]
     overrides = [text for text in args.configs if "=" in text]
     if not configs:
-        raise UserError("configs: got overrides alone, expected a YAML file")
+        raise UserError("configs", "got overrides alone", "a YAML file")
     set_up_logging()
     sweep = run_sweep(configs, args.out, seeds=args.seeds, jobs=args.jobs, resume=args.resume, overrides=overrides)
     print_sweep(sweep, args.out)

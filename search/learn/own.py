@@ -17,7 +17,7 @@ def own_function(reference: str, key: str, takes: Sequence[str] = ()) -> Callabl
     `key`, is raised if there is no such function, and later if it raises. takes: the names of its arguments."""
     module, _, name = reference.rpartition(":")
     if not module or not name.isidentifier():
-        raise ConfigError(f"{key}: got '{reference}', expected path/to/file.py:name or package.module:name")
+        raise ConfigError(key, f"got '{reference}'", "path/to/file.py:name or package.module:name")
     with explain(key):
         function = user_modules.named_function(module, name, takes)
 

@@ -99,9 +99,8 @@ def user_reward(config: ReinforceConfig) -> Reward | None:
         number = _number(value)
         if number is None or not math.isfinite(number):
             found = _described(value) if number is None else repr(number)
-            raise UserError(
-                f"search.reinforce.reward: {config.reward} returned {found}, expected a finite number; correct it"
-            )
+            returned = f"{config.reward} returned {found}"
+            raise UserError("search.reinforce.reward", returned, "a finite number", "correct it")
         return number
 
     return checked

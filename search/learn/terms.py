@@ -47,7 +47,7 @@ class Term:
         return self.weight * value.item(), self.weight * gradient
 
     def _refused(self, text: str, expected: str) -> UserError:
-        return UserError(f"search.terms: {self.name} {text}, expected {expected}; correct it")
+        return UserError("search.terms", f"{self.name} {text}", expected, "correct it")
 
 
 def mean_entropy(p: Tensor) -> Tensor:
