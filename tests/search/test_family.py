@@ -233,7 +233,7 @@ def test_without_scores_no_data_is_opened(run, monkeypatch):
     def fails(*_, **__):
         raise ConfigError("data.root: no folder")
 
-    monkeypatch.setattr(search.scoring, "open_images", fails)
+    monkeypatch.setattr(search.scoring, "open_images_for", fails)
     with pytest.raises(ConfigError, match=r"data\.root: no folder; here: --device cpu, or --no-score"):
         derive_family(run, ["30%"])
     assert not (run / "architecture-30percent.json").exists()
