@@ -216,7 +216,7 @@ def test_a_worst_case_is_at_its_bound_on_one_device_and_above_it_on_none(space, 
     assert all(float(expected_cost(q, device)) <= limit.bound * (1 + 1e-9) for device in devices)
     others = []
     for reached in devices:
-        rest = [replace(limit, cost=device, at=False) for device in devices if device is not reached]
+        rest = [replace(limit, cost=device, kind="below") for device in devices if device is not reached]
         wanted = [replace(limit, cost=reached), *rest]
         if targets_of(wanted):
             others.append(divergence(Projector(wanted)(alpha).alpha.probabilities(), p))
