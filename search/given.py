@@ -64,9 +64,7 @@ def given_search(
         model, source = config, UNNAMED
     else:
         source = UNNAMED
-        content, own = _without_objects(
-            config.model_dump(mode="json") if isinstance(config, SearchConfig) else extended(config)
-        )
+        content, own = _without_objects(as_content(config) if isinstance(config, SearchConfig) else extended(config))
         apply_overrides(content, overrides, source)
         model, objects = validate(SearchConfig, content, source), objects | own
     named = {path for limit in model.limits for path in limit.files}
@@ -78,6 +76,13 @@ def given_search(
         model = _renamed(model, places)
         objects = {places[path]: table for path, table in objects.items()}
     return GivenSearch(model, source, tuple(overrides), objects)
+
+
+def as_content(config: SearchConfig) -> dict[str, Any]:
+    """Returns the settings as a YAML file has them, data.workers included, which a run's record leaves out."""
+    content = config.model_dump(mode="json")
+    content["data"]["workers"] = config.data.workers
+    return content
 
 
 def as_its_file(table: LatencyTable) -> LatencyTable:

@@ -26,7 +26,7 @@ from engine.runs.folder import refuse_changes, run_begun
 from engine.runs.lock import locked
 from latency.bench import usable_cores
 from search.config import SearchConfig
-from search.given import ConfigLike, given_search
+from search.given import ConfigLike, as_content, given_search
 from search.limits.resolve import resolve
 from search.many.pareto import Panel, Point, draw_fronts
 from search.many.queue import Kind, Slot, cpu_slots, gpu_slots, run_queue
@@ -160,7 +160,7 @@ def as_files(configs: Sequence[ConfigLike], out: Path) -> list[Path]:
         paths.append(out / f"search{i}.yaml")
         given.save_tables()
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(paths[-1], config_text(given.config.model_dump(mode="json", exclude_none=True)))
+        write_atomically(paths[-1], config_text(as_content(given.config)))
     return paths
 
 
