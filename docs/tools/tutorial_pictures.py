@@ -1,6 +1,7 @@
 """Puts the pictures of the tutorial into docs/images/:  python docs/tools/tutorial_pictures.py FOLDER
 
-FOLDER is the one in which docs/tools/transcripts.py has run the tutorial's commands.
+FOLDER is the one in which docs/tools/transcripts.py has run the tutorial's commands. The picture of the family is of a
+longer run, which the page describes.
 """
 
 import shutil
@@ -13,7 +14,6 @@ IMAGES = Path(__file__).resolve().parents[1] / "images"
 MADE = {
     "clothes_table.png": "clothes_table.png",
     "probabilities.png": "clothes_probabilities.png",
-    "runs/clothes/pareto.png": "clothes_pareto.png",
 }
 """Pictures that the commands write, and their names here."""
 PER_CLASS, SIDE, GAP = 12, 56, 4
