@@ -96,3 +96,73 @@ def test_imports_in_texts_comments_or_of_relative_modules_are_not_counted(tmp_pa
     )
     (tmp_path / "latency" / "b.py").write_text("from . import a\nfrom .a import search\nimport research\n")
     assert trespasses(tmp_path, "latency") == []
+
+
+ROOMS = {  # of search: what each may import of the others beside the modules on top
+    "limits": set(),
+    "derive": {"limits"},
+    "learn": {"limits", "derive"},
+    "many": {"limits", "derive", "learn"},
+}
+BELOW_ROOMS = {"config", "program"}
+"""Modules on top of search that `limits`, `derive` and `learn` may import; the other ones import these rooms."""
+
+
+def modules_imported(path: Path, package: str) -> set[str]:
+    """Returns the dotted names of modules of `package` that a file imports when it runs, by absolute names."""
+    names: set[str] = set()
+    tree = ast.parse(path.read_text())
+    of_types = [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    for node in of_types:
+        node.body = [ast.Pass()]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=aliases):
+                names |= {alias.name for alias in aliases if alias.name.split(".")[0] == package}
+            case ast.ImportFrom(module=str(module), names=aliases, level=0) if module.split(".")[0] == package:
+                inner = {f"{module}.{alias.name}" for alias in aliases}
+                names |= {name for name in inner if (ROOT / name.replace(".", "/")).with_suffix(".py").exists()}
+                names |= {module} if names.isdisjoint(inner) else set()
+    return names
+
+
+def cycle(graph: dict[str, set[str]]) -> list[str]:
+    """Returns the modules of one import circle, or nothing if there is none."""
+    done: set[str] = set()
+
+    def walk(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        done.add(name)
+        return next((found for inner in sorted(graph.get(name, ())) if (found := walk(inner, [*way, name]))), [])
+
+    return next((found for name in sorted(graph) if (found := walk(name, []))), [])
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_no_modules_of_a_package_import_each_other_in_a_circle(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    graph = {".".join(f.relative_to(ROOT).with_suffix("").parts): modules_imported(f, package) for f in files}
+    assert len(graph) > 5
+    assert cycle(graph) == []
+
+
+def test_a_circle_of_imports_is_found():
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_rooms_of_search_import_in_one_direction(room):
+    allowed = {room, *ROOMS[room]} | (BELOW_ROOMS if room != "many" else set())
+    imported_rooms = {
+        f"{path.name}: {name}"
+        for path in sorted((ROOT / "search" / room).glob("*.py"))
+        for name in modules_imported(path, "search")
+        if name.split(".")[1] not in allowed and (room != "many" or name.split(".")[1] in ROOMS)
+    }
+    assert imported_rooms == set()
