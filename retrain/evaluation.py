@@ -14,7 +14,7 @@ from engine.evaluation import Evaluation, evaluate, recalibrate_bn
 from retrain.config import RetrainConfig
 from retrain.data import images_for
 from retrain.weights import SPACE_KEYS, architecture_of, load_network
-from supernet.architecture import Architecture
+from supernet.design import Design
 
 BN_BATCHES = 20
 """Training batches from which the BN statistics of a supernet's network are collected."""
@@ -22,12 +22,12 @@ BN_BATCHES = 20
 
 def evaluate_checkpoint(
     config: RetrainConfig | str | Path | Mapping[str, Any],
-    architecture: Architecture | str | Path | None,
+    architecture: Design | str | Path | None,
     checkpoint: str | Path,
     allow_modules: Collection[str] = (),
     *,
     overrides: Sequence[str] = (),
-) -> tuple[Architecture, Evaluation]:
+) -> tuple[Design, Evaluation]:
     """Returns the network's architecture, and its top-1, top-5 and loss on the test set.
 
     config: a YAML file or its content, of which the sections data and run and the batch size are used; `overrides`
@@ -44,11 +44,11 @@ def evaluate_checkpoint(
 
 def _evaluated(
     config: RetrainConfig,
-    given: Architecture | None,
+    given: Design | None,
     path: Path | None,
     checkpoint: Path,
     allow_modules: Collection[str],
-) -> tuple[Architecture, Evaluation]:
+) -> tuple[Design, Evaluation]:
     """Does the work of `evaluate_checkpoint`. path: the file of the architecture that is given, None if it has none."""
     device = prepare_device(config.run)
     if given is None:

@@ -74,11 +74,11 @@ def predict(
         raise CheckpointError(where, found, expected, "retrain the search's architecture.json first")
     loaded = load_network_of(checkpoint, where, allow_modules=allow_modules)
     preprocessing = _preprocessing(checkpoint, where)
-    space = loaded.network.architecture.space.config
-    if (preprocessing.input_size, preprocessing.channels) != (space.input_size, space.input_channels):
+    design = loaded.network.architecture
+    if (preprocessing.input_size, preprocessing.channels) != (design.input_size, design.input_channels):
         found = "its preprocessing is not that of its network"
         raise CheckpointError(where, found, "a step-*.pt file of a run")
-    names = loaded.classes or tuple(map(str, range(space.classes)))
+    names = loaded.classes or tuple(map(str, range(design.classes)))
     place = prepare_device(RunConfig(device=device))
     network = loaded.network.to(place).eval()
     predictions = [_predicted(network, preprocessing, names, path, place) for path in paths]

@@ -18,7 +18,7 @@ from engine.data.images import normalised
 from engine.data.memory import resized
 from engine.data.pictures import UnreadableError, read_picture
 from engine.errors import ConfigError, InvalidError
-from supernet.architecture import Architecture
+from supernet.design import Design
 
 
 class Preprocessing(Section):
@@ -50,14 +50,13 @@ class Preprocessing(Section):
         return self
 
     @classmethod
-    def of(cls, images: ImageSet, architecture: Architecture) -> Self:
+    def of(cls, images: ImageSet, architecture: Design) -> Self:
         """Returns what an evaluation of the architecture on these images does."""
-        space = architecture.space.config
         mean, std = images.recipe.mean, images.recipe.std
-        repeated = space.input_channels if len(mean) == 1 else 1
+        repeated = architecture.input_channels if len(mean) == 1 else 1
         return cls(
-            input_size=space.input_size,
-            channels=space.input_channels,
+            input_size=architecture.input_size,
+            channels=architecture.input_channels,
             colours=len(mean),
             resize=images.resizing,
             shorter_side=images.shorter_side,

@@ -29,7 +29,7 @@ def _run(args: argparse.Namespace) -> None:
     architecture, test = evaluate_checkpoint(
         config_path(args), args.architecture, args.checkpoint, args.allow_modules, overrides=args.overrides
     )
-    figures = accuracy_text(test.top1, test.top5, test.loss, architecture.space.config.classes)
+    figures = accuracy_text(test.top1, test.top5, test.loss, architecture.classes)
     print(f"test set, {test.images} images: {figures}")
 
 
