@@ -29,11 +29,14 @@ def load_official(path: Path, network: nn.Module, names: Mapping[str, str] | Non
     CheckpointError if the file cannot be read, lacks a weight, has one more, or one of another shape or type or with
     values that are not finite. BN's counts of batches may be missing; they become 0.
     """
-    state = read_state(path)
+    names = {name: name for name in network.state_dict()} if names is None else names
+    load_state(read_state(path), str(path), network, names)
+
+
+def load_state(state: Mapping[str, Tensor], place: str, network: nn.Module, names: Mapping[str, str]) -> None:
+    """Copies weights into a network, all of them or none. place: of the weights, for errors. See `load_official`."""
     own = network.state_dict()
-    names = {name: name for name in own} if names is None else names
     assert sorted(names.values()) == sorted(own), "the mapping names every weight of the network once"
-    place = str(path)
     missing = [name for name in names if name not in state and not name.endswith(_COUNT)]
     if missing:
         raise CheckpointError(place, f"lacks {missing[0]}{_others(missing)}", "a weight for each of the network")

@@ -100,7 +100,7 @@ class ClassifierConfig(Section):
 
 
 Block = Annotated[ConvConfig | MBConvConfig | ZeroConfig | TransitionConfig | TreeConfig, Field(discriminator="op")]
-Stem = Annotated[ConvConfig | TransitionConfig, Field(discriminator="op")]
+Stem = Annotated[ConvConfig | TransitionConfig | TreeConfig, Field(discriminator="op")]
 
 
 class ChainConfig(Section):
