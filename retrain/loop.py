@@ -36,7 +36,6 @@ from engine.seeding import mix
 from engine.training import Throughput, check_finite, cosine_lr, split_decay, training_step
 from retrain.config import RetrainConfig
 from retrain.data import images_for, own_files
-from retrain.preprocessing import Preprocessing
 from retrain.report import CURVES, log_begin, log_end, predicted_latency
 from retrain.weights import SPACE_KEYS, architecture_of, in_words, layers_of, load_network, refuse_other_network
 from supernet.design import Design
@@ -289,7 +288,7 @@ class _Retrain:
             **layers_of(self.architecture),
             "architecture": self.architecture.to_json(),
             "classes": list(self.images.class_names),
-            "preprocessing": Preprocessing.of(self.images.train, self.architecture).record(),
+            "preprocessing": self.images.train.preprocessing.record(),
             "epoch": self.step / self.stream.batches_per_epoch,
             "test": self.test.record() if self.test else None,
             "retrain": state | ({"statistics": own} if own else {}),

@@ -10,11 +10,11 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
-from engine.config import validate
+from engine.data.preprocessing import Preprocessing
 from engine.device import prepare_device
-from engine.errors import CheckpointError, ConfigError
+from engine.errors import CheckpointError
 from engine.run_config import RunConfig
-from retrain.preprocessing import Preprocessing, completed
+from retrain.preprocessing import preprocessing_in
 from retrain.weights import is_from_search, load_network_of, read_checkpoint
 
 
@@ -86,17 +86,14 @@ def predict(
 
 
 def _preprocessing(checkpoint: dict[str, Any], where: str) -> Preprocessing:
-    record = checkpoint.get("preprocessing")
-    if not isinstance(record, dict):
+    preprocessing = preprocessing_in(checkpoint, where)
+    if preprocessing is None:
         raise CheckpointError(
             where,
             "has no preprocessing, so it is of an earlier version, which did not record how images are resized",
             remedy="retrain the architecture, or load the network and prepare its input yourself",
         )
-    try:
-        return validate(Preprocessing, completed(record), f"{where}: preprocessing")
-    except ConfigError as error:
-        raise CheckpointError.of(error) from None
+    return preprocessing
 
 
 @torch.no_grad()
