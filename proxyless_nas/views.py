@@ -17,7 +17,8 @@ from engine.files import write_atomically
 from engine.quantities import quantity
 from engine.runs.checkpoints import Checkpoints
 from latency.table import LatencyTable
-from retrain.weights import load_architecture, load_chosen
+from published.designs import design_of
+from retrain.weights import load_chosen
 from search.config import SearchConfig
 from search.curves import layer_costs
 from search.learn.own import with_permitted_modules
@@ -65,11 +66,12 @@ def show(
 ) -> Shown:
     """Shows an architecture layer by layer: op, shapes, parameters, MACs, predicted milliseconds, and their sums.
 
-    source: an architecture, its architecture.json, the folder of a search or of a retraining, the result of a search,
-    or a family of derived networks. table: a latency table for the milliseconds; a search has its own. allow_modules:
-    the user's modules that the files may import. The picture of a search's folder is that of its path probabilities
-    with the derived network framed, that of a family its Pareto front, and that of an architecture the cost of each
-    layer. Raises ConfigError, and TableError if the table does not have a layer.
+    source: an architecture or a chain, its architecture.json or net.config, the name of a published network, the folder
+    of a search or of a retraining, the result of a search, or a family of derived networks. table: a latency table for
+    the milliseconds; a search has its own. allow_modules: the user's modules that the files may import. The picture of
+    a search's folder is that of its path probabilities with the derived network framed, that of a family its Pareto
+    front, and that of an architecture the cost of each layer. Raises ConfigError, and TableError if the table does not
+    have a layer.
     """
     if isinstance(source, Family):
         return _family(source)
@@ -82,7 +84,7 @@ def show(
         return _run(path, table, allow_modules)
     if path.is_dir():
         raise ConfigError(str(path), "no config.yaml", "the folder of a search or of a retraining")
-    architecture = load_architecture(path, allow_modules)
+    architecture = design_of(path, allow_modules=allow_modules)
     return _network(architecture, *_costs(architecture, table))
 
 

@@ -326,11 +326,19 @@ def _load_torchvision(network: Network) -> None:
     load_state(state, str(weights.url), network, torchvision_names(network))
 
 
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
 def imagenet_classes() -> tuple[str, ...]:
     """Returns ImageNet's 1000 class names in the order of the logits, from torchvision."""
     from torchvision.models import MobileNet_V2_Weights
 
     return tuple(MobileNet_V2_Weights.IMAGENET1K_V2.meta["categories"])
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Returns the names of a published network's classes in the order of its logits. Raises ConfigError."""
+    return CIFAR_CLASSES if _named(name)[0] == "proxyless_cifar" else imagenet_classes()
 
 
 def proxyless_cpu(pretrained: bool = True) -> Network:

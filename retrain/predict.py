@@ -79,10 +79,25 @@ def predict(
         found = "its preprocessing is not that of its network"
         raise CheckpointError(where, found, "a step-*.pt file of a run")
     names = loaded.classes or tuple(map(str, range(design.classes)))
-    place = prepare_device(RunConfig(device=device))
-    network = loaded.network.to(place).eval()
-    predictions = [_predicted(network, preprocessing, names, path, place) for path in paths]
+    predictions = classify(loaded.network, preprocessing, names, paths, device=device)
     return predictions if several else predictions[0]
+
+
+def classify(
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    paths: Sequence[Path],
+    *,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> list[Prediction]:
+    """Classifies image files with a network of any origin, which is put into evaluation mode on the device.
+
+    classes: their names in the order of the logits. Raises ConfigError if an image cannot be read.
+    """
+    place = prepare_device(RunConfig(device=device))
+    network = network.to(place).eval()
+    return [_predicted(network, preprocessing, tuple(classes), path, place) for path in paths]
 
 
 def _preprocessing(checkpoint: dict[str, Any], where: str) -> Preprocessing:

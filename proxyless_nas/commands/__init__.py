@@ -18,6 +18,7 @@ from proxyless_nas.commands import (
     check,
     completion,
     configs,
+    convert,
     derive,
     evaluate,
     fit,
@@ -49,6 +50,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "evaluate": evaluate.COMMAND,
     "predict": predict.COMMAND,
     "show": show.COMMAND,
+    "convert": convert.COMMAND,
     "configs": configs.COMMANDS,
     "completion": completion.COMMAND,
 }

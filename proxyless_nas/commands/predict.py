@@ -1,33 +1,59 @@
-"""Classifies images with a retrained network:
+"""Classifies images with a retrained or a published network:
 
     proxyless-nas predict runs/r photo.jpg other.png
+    proxyless-nas predict --arch proxyless_cpu photo.jpg
     proxyless-nas predict runs/r/checkpoints/step-000001000-1a2b3c4d.pt photo.jpg --top 3
 
 Prints the likeliest classes of each image with their probabilities. The images are resized, cropped and normalised as
-in the evaluation of the retraining.
+in the evaluation of the retraining, or as the published network's authors do.
 """
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.arguments import add_allow_modules, path_argument
 from proxyless_nas.commands.base import Command, at_least
 
+if TYPE_CHECKING:
+    from retrain.predict import Prediction
+
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=path_argument, help="folder of a retraining, or a .pt file of its checkpoints/")
-    parser.add_argument("images", type=path_argument, nargs="+", help="image files")
+    run_help = "folder of a retraining, or a .pt file of its checkpoints/; with --arch the first image"
+    parser.add_argument("run", type=path_argument, help=run_help)
+    parser.add_argument("images", type=path_argument, nargs="*", help="image files")
+    parser.add_argument("--arch", metavar="NAME", help="a published network, with its published weights")
     parser.add_argument("--top", type=at_least(1), default=5, metavar="N", help="classes to print for each image")
     add_allow_modules(parser, "the checkpoint")
 
 
 def _run(args: argparse.Namespace) -> None:
+    from engine.errors import UserError
     from engine.progress import set_up_logging
     from retrain.predict import predict
 
     set_up_logging()
-    for prediction in predict(args.run, args.images, allow_modules=args.allow_modules):
+    if args.arch:
+        predictions = _published(args.arch, [args.run, *args.images])
+    elif args.images:
+        predictions = predict(args.run, args.images, allow_modules=args.allow_modules)
+    else:
+        raise UserError("images", "none is given", "image files after the run")
+    for prediction in predictions:
         pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[: args.top]
         print(f"{prediction.path}: {', '.join(f'{name} {100 * p:.1f} %' for name, p in pairs)}")
+
+
+def _published(name: str, images: "list[Path]") -> "list[Prediction]":
+    """Classifies images with a published network and its published weights."""
+    from published.networks import build, class_names
+    from published.preprocessing import preprocessing_of
+    from retrain.predict import classify
+
+    network = build(name)
+    design = network.architecture
+    return classify(network, preprocessing_of(design.name, design.input_size), class_names(name), images)
 
 
 COMMAND = Command(__doc__, _arguments, _run)

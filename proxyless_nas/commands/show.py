@@ -1,6 +1,7 @@
 """Prints a network layer by layer: op, shapes, parameters, MACs, predicted milliseconds, and the sums:
 
     proxyless-nas show runs/cpu
+    proxyless-nas show proxyless_cpu
     proxyless-nas show architecture.json --table tables/imagenet_cpu.yaml --picture layers.png
 
 A search's folder has its own latency tables, and its picture is that of the path probabilities, with the derived
@@ -15,7 +16,7 @@ from proxyless_nas.commands.base import Command
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", type=path_argument, help="an architecture.json, or the folder of a search or retraining"
+        "source", type=path_argument, help="an architecture.json, net.config, published network, or folder of a run"
     )
     parser.add_argument("--table", type=path_argument, help="a latency table, for the milliseconds of each layer")
     parser.add_argument("--picture", type=path_argument, help="a PNG file to write")

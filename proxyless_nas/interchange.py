@@ -1,0 +1,101 @@
+"""Converts networks and their weights between the published formats and ours."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import ConfigError, explain
+from engine.files import write_atomically
+from engine.runs.checkpoints import FORMAT
+from published.designs import design_of
+from published.net_config import net_config_of
+from published.networks import imagenet_classes
+from published.preprocessing import preprocessing_of
+from published.state_names import official_state, spoken_names
+from published.weights import load_state, read_state
+from retrain.weights import in_words, layers_of, load_network_of
+from supernet.design import Design
+from supernet.network import Network
+
+IMAGENET = (1000, 3)
+"""Classes and channels of the networks that are taken for ImageNet's."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What `convert` has written."""
+
+    design: Design
+    files: tuple[Path, ...]
+
+
+def convert(
+    source: Path | str,
+    target: Path | str,
+    weights: tuple[Path | str, Path | str] | None = None,
+    *,
+    input_size: int | None = None,
+    allow_modules: Collection[str] = (),
+) -> Converted:
+    """Writes a network in the other format, and its weights.
+
+    source: an architecture.json, a net.config, or the name of a published network. target: the file to write, an
+    architecture.json if it ends with `.json`, else a net.config. weights: a checkpoint, under official names or of a
+    retraining, and the file to write: a checkpoint beside an architecture.json, an official state dict beside a
+    net.config. input_size: of a net.config's images in pixels, see `published.net_config.chain_of`. Raises ConfigError
+    and CheckpointError, before anything is written.
+    """
+    source, target = str(source), Path(target)
+    design = design_of(source, allow_modules=allow_modules, input_size=input_size)
+    ours = target.suffix == ".json"
+    with explain(source):
+        text = design.to_json() if ours else json.dumps(net_config_of(design), indent=4) + "\n"
+    contents: dict[Path, str | bytes] = {target: text}
+    if weights is not None:
+        network, after = _network(design, Path(weights[0])), Path(weights[1])
+        if after == target:
+            raise ConfigError("--weights", f"got {after}, where the network is written", "another file")
+        contents[after] = _content(_checkpoint(network) if ours else {"state_dict": official_state(network)})
+    for path, content in contents.items():
+        write_atomically(path, content)
+    return Converted(design, tuple(contents))
+
+
+def _network(design: Design, path: Path) -> Network:
+    """Returns the network with the weights of a checkpoint, of a retraining or under official names."""
+    state: dict[str, Any] = dict(read_state(path))
+    if "retrain" in state or "search" in state:
+        return load_network_of(state, str(path), design).network
+    network = Network(design)
+    load_state(state, str(path), network, spoken_names(network, state))
+    return network
+
+
+def _checkpoint(network: Network) -> dict[str, Any]:
+    """Returns a checkpoint like that of a retraining. A network of 1000 classes and 3 channels is taken for one of
+    ImageNet: it gets its classes and the preprocessing of the published networks."""
+    design = network.architecture
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "network": in_words(design),
+        **layers_of(design),
+        "architecture": design.to_json(),
+        "retrain": {"net": network.state_dict()},
+    }
+    if (design.classes, design.input_channels) == IMAGENET:
+        content["classes"] = list(imagenet_classes())
+        content["preprocessing"] = preprocessing_of(design.name, design.input_size).record()
+    return content
+
+
+def _content(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()

@@ -1,0 +1,44 @@
+"""Finds the network that a text names: a published network, an architecture.json or a net.config."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from engine.errors import ConfigError, explain
+from engine.files import read_text
+from published.net_config import is_net_config, read_net_config
+from published.networks import ALIASES, NAMED, is_named, named
+from supernet.chain import Chain
+from supernet.design import Design
+from supernet.design_file import read_design
+from supernet.json_text import parsed
+
+
+def design_of(source: Path | str, *, allow_modules: Collection[str] = (), input_size: int | None = None) -> Design:
+    """Returns the network that a file describes, or a published network of this name if there is no such file.
+
+    source: an architecture.json, a net.config (published/net_config.py), or a name. allow_modules: as for
+    `Architecture.from_json`. input_size: of a net.config's images in pixels, see `chain_of`. Raises ConfigError.
+    """
+    text = str(source)
+    if not Path(source).exists():
+        near = difflib.get_close_matches(text[:80], [*NAMED, *ALIASES], n=1)
+        if is_named(text):
+            return named(text)
+        if near and not Path(text).suffix:
+            found = f"is neither a file nor the name of a published network ({', '.join(NAMED)})"
+            raise ConfigError(text, found, suggestion=near[0])
+    missing = "a search writes architecture.json into its run folder"
+    content = read_text(Path(source), "an architecture.json", missing=missing)
+    with explain(text):
+        if is_net_config(parsed(content)):
+            return read_net_config(content, name=Path(source).stem, input_size=input_size)
+        return read_design(content, allow_modules=allow_modules)
+
+
+def renamed(design: Design, name: str) -> Chain:
+    """Returns a design as a chain of another name."""
+    return replace(Chain.of(design), name=name)
