@@ -171,6 +171,31 @@ def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: 
     return Splits(train, test, names)
 
 
+def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> tuple[FolderImages, tuple[str, ...]]:
+    """Returns the image files to evaluate a network on, and the names of their classes, sorted.
+
+    root: a folder that holds val/ or test/ with one folder per class; or one that holds those folders itself. classes:
+    how many there must be. Raises ConfigError, whose place is the root's path, if there are others, or a class has no
+    image.
+    """
+    if not os.path.isdir(root):
+        accepted = "a folder that holds val/ (or test/) with one folder per class"
+        raise ConfigError(str(root), "no such folder", accepted, suggestion=nearest_path(root))
+    if preprocessing.colours not in (1, 3):
+        found = f"image files give 1 or 3 channels, but the network's images have {preprocessing.colours}"
+        raise ConfigError(str(root), found)
+    part = next((root / name for name in TEST_FOLDERS["imagenet"] if (root / name).is_dir()), root)
+    try:
+        folders = class_folders(part)
+        if len(folders) != classes:
+            found = f"has {len(folders)} class folders"
+            raise ConfigError(str(part), found, f"{classes}, one for each class of the network")
+        files = image_files(part, [*folders.values()])
+    except ConfigError as error:
+        raise error if error.where != "data.root" else error.at(str(part)) from None
+    return FolderImages(part, *files, preprocessing, flip=False), tuple(folders)
+
+
 def _difference(names: tuple[str, ...], test_names: tuple[str, ...]) -> str:
     """Returns how the class folders of two parts differ, in words; names that look alike are escaped."""
     missing, extra = sorted({*names} - {*test_names}), sorted({*test_names} - {*names})
