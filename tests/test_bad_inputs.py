@@ -380,7 +380,7 @@ def table_with_a_key_twice(folder: Path, files: Files) -> None:
     (folder / "table.yaml").write_text(text + text.splitlines()[-1] + "\n")
 
 
-case("measure-external", MEASURE, "measure.device=external", says=("measure.device: got 'external'", "import_latency"))
+case("measure-external", MEASURE, "measure.device=external", says=("measure.device: got 'external'", "proxyless-nas import"))
 case(
     "measure-without-space",
     ("measure_latency", "retrain.yaml", "--out", "made.yaml"),
