@@ -104,7 +104,7 @@ def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file, monk
         "step": 7,
         "arch_steps": 3,
         "settled": Settled(((0.5, 0.25, 0.25),) * 4, 5),
-        "told": {"skip": "collapsing"},
+        "warned": {"skip": "collapsing"},
         "gradients": [(0.5, 0.25)],
     }
     for name, value in changed.items():
