@@ -1,4 +1,7 @@
-"""Draws the paths of warm-up, before alpha draws them, such that the candidates of an edge are trained evenly.
+"""Draws paths such that the candidates of an edge are trained evenly.
+
+A search trains the weights on these balanced paths in its warm-up; after it, alpha draws the paths, except in a search
+by regression, which uses balanced paths throughout.
 
 With paths drawn at random, one candidate of an edge would be trained more often than another and look better for it.
 FairNAS (arXiv 1907.01845, Sec. 3.2) trains each equally often. Here the candidates that look at one pixel alone (skip,
