@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from search.judge import KNOWN, Judge, chance_error, judge, split_half, supernet_losses
+from search.judge import SIGNIFICANT, Judge, chance_error, judge, split_half, supernet_losses
 from search.limits.resolve import resolve
 from search.plan import Plan
 from search.scoring import open_parts
@@ -53,7 +53,7 @@ def test_an_alpha_that_knows_nothing_is_told_so(networks, space):
 def test_a_supernet_that_ranks_nothing_is_told_so_and_alpha_is_not_blamed(networks, space):
     losses = np.random.default_rng(3).normal(size=(21, 8))
     found = judged(losses, np.zeros((4, 3)), networks, space)
-    assert found.reliability < KNOWN * found.error
+    assert found.reliability < SIGNIFICANT * found.error
     assert len(found.notes) == 1
     assert "the supernet does not rank" in found.notes[0]
 
