@@ -1,4 +1,4 @@
-"""What `proxyless_nas` does, as functions: the work of each subcommand, for Python.
+"""Defines the functions of `proxyless_nas`: they do the work of the subcommands, for Python.
 
 A configuration is a path, the name of one that comes with the package, a dictionary or a model; paths may be texts. An
 error that a user can mend is a UserError. Nothing is printed but the log; `report` shows what is going on.
@@ -46,9 +46,9 @@ def measure(
     """Measures the latency table of a configuration's space on this machine, and returns it.
 
     out: the file to write; None writes none. verify: the number of fresh networks on which the table's error is
-    measured. recalibrate: keeps the measured entries of `out` and refits their corrections. seed: of the networks and
-    their order. See latency.measure.measure_to_file for what becomes of a file that exists. Raises ConfigError if the
-    configuration is wrong or its device is not here, and TableError if `out` cannot be used.
+    measured. recalibrate: keeps the measured entries of `out` and refits their corrections. seed: the seed of the
+    networks and their order. See latency.measure.measure_to_file for what becomes of a file that exists. Raises
+    ConfigError if the configuration is wrong or its device is not here, and TableError if `out` cannot be used.
     """
     source, overrides = _latency_config(config, overrides)
     if out is not None:
@@ -71,8 +71,9 @@ def verify(
     """Measures how well a table predicts fresh whole networks on this machine. Returns the table with its error, in
     `verification`.
 
-    table: an object; or a file, which gets the error too. networks: their number. seed: of the networks; None draws
-    others than any time before. Raises TableError if the table is another device's or does not fit the configuration.
+    table: an object; or a file, which gets the error too. networks: their number. seed: the seed by which they are
+    drawn; None draws others than any time before. Raises TableError if the table is another device's or does not fit
+    the configuration.
     """
     if not isinstance(table, LatencyTable):
         source, overrides = _latency_config(config, overrides)
@@ -188,8 +189,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a network with a checkpoint, of its retraining or of a search, on the test set.
 
-    config: of its retraining, of which the sections data and run are used. architecture: None takes the one that the
-    checkpoint of a retraining has. Returns top-1, top-5 and the loss. Raises CheckpointError or ConfigError.
+    config: the configuration of its retraining; only the sections data and run are used. architecture: None takes the
+    one in the checkpoint of a retraining. Returns top-1, top-5 and the loss. Raises CheckpointError or ConfigError.
     """
     _, evaluation = evaluate_checkpoint(_given(config), architecture, checkpoint, allow_modules, overrides=overrides)
     return evaluation

@@ -108,7 +108,11 @@ def _run(run: Path, table: LatencyTable | Path | str | None, allow_modules: Coll
 
 
 def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[str]) -> Architecture:
-    """Returns the architecture in the config.yaml of a retraining."""
+    """Returns the architecture in the config.yaml of a retraining.
+
+    stored: the content of that file, not validated yet. place: the file's name, for errors. allow_modules: the user's
+    modules that the architecture may import. Raises ConfigError if there is no architecture, or a damaged one.
+    """
     import json
 
     if "architecture" not in stored:
@@ -118,7 +122,7 @@ def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[
 
 
 def _figures(run: Path) -> list[str]:
-    """Returns what a search has found about its network, in lines; none if it has not ended."""
+    """Returns the figures of a search's derived network, a line each; none if the search has not ended."""
     result = load_result(run)
     if result is None:
         return []

@@ -312,8 +312,8 @@ class _Retrain:
             raise CheckpointError(self._place(step), f"does not fit this config: {misfit(error)}") from error
 
     def _restored(self, step: int, checkpoint: dict[str, Any]) -> tuple[int, ...]:
-        """Restores the state from the checkpoint of this step and returns its unreadable files. Raises CheckpointError
-        if it does not fit."""
+        """Restores the state from the checkpoint of this step and returns the indices of the training
+        images whose files cannot be read. Raises CheckpointError if it does not fit."""
         refuse_other_network(checkpoint, self.architecture, self._place(step))
         with self._fitting(step):
             state = checkpoint["retrain"]

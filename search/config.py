@@ -345,8 +345,8 @@ class SearchSettings(Section):
     """How the network is chosen. constrained: the likeliest one within the limits, exactly. argmax: the likeliest
     candidate of each edge, whatever it costs, as published."""
     derive_among: int = Field(1, ge=1, le=1000)
-    """With derive constrained: of so many likeliest architectures that meet the limits, the one with the smallest
-    validation loss with the supernet's weights. 1 takes the likeliest."""
+    """With derive constrained, the number of likeliest architectures that meet the limits, of which the one with the
+    smallest validation loss with the supernet's weights is taken. 1 takes the likeliest."""
     evaluation_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     """Validation images that score the derived network during the search; null takes all."""
     bn_batches: int = Field(20, ge=1, le=100_000)

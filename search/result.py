@@ -135,9 +135,10 @@ class ResultFile(Section):
     steps: int
     """Weights steps, warm-up included."""
     seconds: float
-    """Wall-clock, of every process that worked on the search: of a stopped one, up to its last checkpoint."""
+    """The wall-clock time of all commands that worked on the search; an interrupted one counts up to its last
+    checkpoint."""
     resumed_at: int
-    """The step after which the process that ended the search began; 0 where one process did all."""
+    """The step after which the process that ended the search began; 0 if one process did all."""
 
 
 def result_of(

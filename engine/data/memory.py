@@ -23,7 +23,8 @@ _RESIZED_AT_ONCE = 2048  # images in float32 at a time: resizing needs 4 times t
 class Recipe:
     """The numbers by which the pixels of a set are normalised, and whether they are mirrored.
 
-    mean, std: of each channel, of pixels in [0, 1]. flip: whether a mirrored image is still one of its class.
+    mean, std: the mean and standard deviation of each channel, for pixels in [0, 1]. flip: whether a mirrored image is
+    still one of its class.
     """
 
     mean: tuple[float, ...]
