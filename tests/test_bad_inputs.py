@@ -22,7 +22,8 @@ Files = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """script: its door. arguments: of the command line. words: what the line has to contain. prepare: spoils a file."""
+    """A command that fails. script: the script that runs. words: the words that its one line has to contain. prepare: a
+    function that spoils a file first; None if none is needed."""
 
     script: str
     arguments: tuple[str, ...]
