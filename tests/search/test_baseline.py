@@ -26,9 +26,9 @@ def test_draws_are_uniform_among_those_that_meet_the_limit(
     fitting = [x for x in product(range(3), range(3), range(2), range(3)) if meets(x, [limit])]
     assert 3 <= len(fitting) < 54
     count = 12 * len(fitting)
-    found = Counter(random_architectures(space, [limit], 1, seed=seed)[0] for seed in range(count))
-    assert set(found) <= set(fitting)
-    squared = sum((found[x] - 12) ** 2 / 12 for x in fitting)
+    frequencies = Counter(random_architectures(space, [limit], 1, seed=seed)[0] for seed in range(count))
+    assert set(frequencies) <= set(fitting)
+    squared = sum((frequencies[x] - 12) ** 2 / 12 for x in fitting)
     freedom = len(fitting) - 1
     assert squared < freedom + 4 * np.sqrt(2 * freedom)
 

@@ -67,14 +67,14 @@ def test_derivation_under_a_worst_case_equals_brute_force(space, costs, seed, at
     limit = make_limit(worst, share, at=at, tolerance=0.15)
     log_p = alpha.log_probabilities().numpy()
     allowed = [paths for paths in all_paths(space) if meets(paths, [limit])]
-    found = constrained(alpha, [limit])
+    derivation = constrained(alpha, [limit])
     if allowed:
         best = max(log_p[range(len(paths)), list(paths)].sum() for paths in allowed)
-        assert found.log_probability == pytest.approx(best, abs=1e-9)
-        assert meets(found.paths, [limit])
-        assert not found.notes
+        assert derivation.log_probability == pytest.approx(best, abs=1e-9)
+        assert meets(derivation.paths, [limit])
+        assert not derivation.notes
     else:
-        assert found.notes
+        assert derivation.notes
 
 
 def test_an_empty_window_of_a_worst_case_reaches_down_to_the_nearest(space, costs, make_bounded):
@@ -84,19 +84,19 @@ def test_an_empty_window_of_a_worst_case_reaches_down_to_the_nearest(space, cost
     bound = 0.5 * (values[gap - 1] + values[gap])  # nothing lies just below it
     limit = make_bounded(worst, bound, "at", 1e-6)
     draws = torch.Generator().manual_seed(3)
-    found = constrained(Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws)), [limit])
-    assert worst.of(found.paths) == pytest.approx(values[gap - 1], rel=1e-5)
-    assert "derived in the nearest below" in found.notes[0]
+    derivation = constrained(Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws)), [limit])
+    assert worst.of(derivation.paths) == pytest.approx(values[gap - 1], rel=1e-5)
+    assert "derived in the nearest below" in derivation.notes[0]
 
 
 def test_two_windows_are_extended_one_after_the_other(space, costs, make_bounded):
     """The second limit's window is as near as the first one's leaves it."""
     first, second = (make_bounded(cost, 0.6 * sum(cost.reachable), "at", 1e-6) for cost in costs[:2])
-    found = constrained(Alpha.of_space(space), [first, second])
+    derivation = constrained(Alpha.of_space(space), [first, second])
     below = [p for p in all_paths(space) if meets(p, [replace(first, kind="below"), replace(second, kind="below")])]
     nearest = max(first.cost.of(p) for p in below)
-    assert first.cost.of(found.paths) == pytest.approx(nearest, rel=1e-5)
-    assert found.notes
+    assert first.cost.of(derivation.paths) == pytest.approx(nearest, rel=1e-5)
+    assert derivation.notes
 
 
 # --- from a config ---------------------------------------------------------------------------------------------------

@@ -312,10 +312,10 @@ def test_what_is_no_bound_is_refused_before_anything_is_derived(text, run):
 
 
 def test_what_a_family_waits_for_is_reported(run):
-    told = []
-    derive_family(run, ["20%", "100%"], report=lambda *call: told.append(call))
-    assert told[:2] == [("deriving 1 of 2", 0, 0), ("deriving 2 of 2", 0, 0)]
-    assert told[2:] == [("scoring the derived networks", done, 2) for done in range(3)]
+    reports = []
+    derive_family(run, ["20%", "100%"], report=lambda *call: reports.append(call))
+    assert reports[:2] == [("deriving 1 of 2", 0, 0), ("deriving 2 of 2", 0, 0)]
+    assert reports[2:] == [("scoring the derived networks", done, 2) for done in range(3)]
 
 
 def test_the_number_of_bounds_and_the_length_of_a_message_are_limited():

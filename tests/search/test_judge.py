@@ -34,28 +34,28 @@ def networks():
 def test_an_alpha_that_is_minus_the_loss_has_a_correlation_of_one(networks, space):
     alpha = np.random.default_rng(1).normal(size=(4, 3))
     losses = -np.array([alpha[range(4), paths].sum() for paths in networks])[:, None] + np.zeros((1, 4))
-    found = judged(losses, alpha, networks, space)
-    assert found.tau == pytest.approx(1.0)
-    assert found.reliability == pytest.approx(1.0)
-    assert found.rank == 1 + int((losses[1:, 0] < losses[0, 0]).sum())
-    assert not found.notes
+    judgement = judged(losses, alpha, networks, space)
+    assert judgement.tau == pytest.approx(1.0)
+    assert judgement.reliability == pytest.approx(1.0)
+    assert judgement.rank == 1 + int((losses[1:, 0] < losses[0, 0]).sum())
+    assert not judgement.notes
 
 
 def test_an_alpha_that_knows_nothing_is_told_so(networks, space):
     rng = np.random.default_rng(2)
     losses = rng.normal(size=21)[:, None] + 0.01 * rng.normal(size=(21, 8))
-    found = judged(losses, np.zeros((4, 3)), networks, space)
-    assert found.tau == 0.0
-    assert len(found.notes) == 1
-    assert "alpha ranks random networks" in found.notes[0]
+    judgement = judged(losses, np.zeros((4, 3)), networks, space)
+    assert judgement.tau == 0.0
+    assert len(judgement.notes) == 1
+    assert "alpha ranks random networks" in judgement.notes[0]
 
 
 def test_a_supernet_that_ranks_nothing_is_told_so_and_alpha_is_not_blamed(networks, space):
     losses = np.random.default_rng(3).normal(size=(21, 8))
-    found = judged(losses, np.zeros((4, 3)), networks, space)
-    assert found.reliability < SIGNIFICANT * found.error
-    assert len(found.notes) == 1
-    assert "the supernet does not rank" in found.notes[0]
+    judgement = judged(losses, np.zeros((4, 3)), networks, space)
+    assert judgement.reliability < SIGNIFICANT * judgement.error
+    assert len(judgement.notes) == 1
+    assert "the supernet does not rank" in judgement.notes[0]
 
 
 def test_the_error_by_chance_is_that_over_all_orders():

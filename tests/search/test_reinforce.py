@@ -130,15 +130,15 @@ RETURNED = {
 }
 
 
-@pytest.mark.parametrize(("code", "found"), RETURNED.items())
-def test_a_reward_that_is_no_number_is_refused(tmp_path, code, found):
+@pytest.mark.parametrize(("code", "described"), RETURNED.items())
+def test_a_reward_that_is_no_number_is_refused(tmp_path, code, described):
     path = tmp_path / "own.py"
     path.write_text(f"import numpy as np\nimport torch\ndef f(sample):\n    return {code}\n")
     reward = user_reward(ReinforceConfig(reward=f"{path}:f"))
     with pytest.raises(UserError) as error:
         reward(None)
     assert str(error.value) == (
-        f"search.reinforce.reward: {path}:f returned {found}, expected a finite number; correct it"
+        f"search.reinforce.reward: {path}:f returned {described}, expected a finite number; correct it"
     )
 
 

@@ -165,10 +165,10 @@ def signalled_after(monkeypatch, due):
             signal.raise_signal(signal.SIGTERM)
 
     def architecture(self, state, batch, *, final=False):
-        found = update(self, state, batch, final=final)
+        updated = update(self, state, batch, final=final)
         if final and due(state, True):
             signal.raise_signal(signal.SIGTERM)
-        return found
+        return updated
 
     monkeypatch.setattr(loop.Search, "step", weights)
     monkeypatch.setattr(loop.ArchitectureUpdate, "step", architecture)
@@ -442,12 +442,12 @@ def test_weights_ruined_by_the_update_before_a_checkpoint_are_not_saved(config_f
     real, seen = loop.weights_step, []
 
     def ruining(net, *rest):
-        found = real(net, *rest)
+        returned = real(net, *rest)
         seen.append(1)
         if len(seen) == 9:
             with torch.no_grad():
                 net.stem.conv.weight[0] = float("inf")
-        return found
+        return returned
 
     monkeypatch.setattr(loop, "weights_step", ruining)
     with pytest.raises(UserError) as error:

@@ -162,9 +162,9 @@ def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_se
         assert time.monotonic() < deadline
         time.sleep(0.01)
     sweep.send_signal(signal.SIGTERM)
-    told, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 143, told
-    assert "interrupted; continue with --resume" in told
+    printed, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 143, printed
+    assert "interrupted; continue with --resume" in printed
     assert "is saved; continue with --resume" in (out / "a-seed0.log").read_text()
     rows = json.loads((out / "sweep.json").read_text())["searches"]
     assert [row["status"] for row in rows] == ["interrupted", "waiting"]
@@ -172,8 +172,8 @@ def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_se
     time.sleep(0.5)
     assert len(curves.read_text().splitlines()) == steps  # nobody writes any more
     resumed = start(out, "--resume")
-    told, _ = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, told
+    printed, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, printed
     again = [load_result(out / name) for name in ("a-seed0", "a-seed1")]
     assert [r.steps for r in again] == [120, 120]
     assert 0 < again[0].resumed_at < 120 == again[0].steps

@@ -30,13 +30,13 @@ def test_the_entropy_is_that_of_the_curves_and_its_gradient_by_finite_difference
     term = entropy_term(EntropyConfig(start=0.3, end=-0.1))
     value, d_p = terms_gradient([term], alpha.probabilities(), 0.25)
     assert value == pytest.approx(-0.2 * float(alpha.entropy()), rel=1e-12)  # 0.3 + (-0.1 - 0.3) / 4
-    found = softmax_jacobian(d_p, alpha.probabilities())
+    gradient = softmax_jacobian(d_p, alpha.probabilities())
     for e, i in alpha.mask.nonzero().tolist():
         shift = torch.zeros_like(alpha.values)
         shift[e, i] = 1e-5
         up, down = (alpha.with_values(alpha.values + sign * shift).entropy() for sign in (1, -1))
         numeric = -0.2 * (up - down) / 2e-5
-        torch.testing.assert_close(found[e, i], numeric, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(gradient[e, i], numeric, rtol=1e-6, atol=1e-9)
 
 
 def test_terms_are_finite_where_a_probability_is_zero(space):

@@ -117,9 +117,9 @@ def test_a_step_is_the_step_of_the_cross_entropy_and_then_the_projection(plan_of
         twin.alpha.values.copy_(state.alpha.values)
         update.step(state, batch(plan.space, i))
         unprojected.step(twin, batch(plan.space, i))
-        found = project(twin.alpha)
-        assert torch.equal(state.alpha.values, found.alpha.values.float())
-        total = tuple(a + b for a, b in zip(total, found.pressures, strict=True))
+        projected = project(twin.alpha)
+        assert torch.equal(state.alpha.values, projected.alpha.values.float())
+        total = tuple(a + b for a, b in zip(total, projected.pressures, strict=True))
         assert state.pressures == total
     assert twin.pressures == ()
 
@@ -130,9 +130,9 @@ def test_the_pressure_of_a_regression_is_that_of_its_last_projection(plan_of):
     for i in range(4):
         update.step(state, batch(plan.space, i))
     effects = fit(state.evidence, state.alpha.mask).alpha().float()
-    found = Projector(plan.limits)(state.alpha.with_values(effects))
-    assert torch.equal(state.alpha.values, found.alpha.values.float())
-    assert state.pressures == found.pressures
+    projected = Projector(plan.limits)(state.alpha.with_values(effects))
+    assert torch.equal(state.alpha.values, projected.alpha.values.float())
+    assert state.pressures == projected.pressures
 
 
 FIVE = ["mbconv_k3_e1", "mbconv_k3_e2", "mbconv_k5_e1", "conv_k3", "skip"]
