@@ -1,4 +1,4 @@
-"""Random architectures: uniform among all that meet the limits, however far from the middle the bound is."""
+"""Tests that random architectures are uniform among all that meet the limits, for any bound."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_draws_are_uniform_among_those_that_meet_the_limit(
     assert squared < freedom + 4 * np.sqrt(2 * freedom)
 
 
-def test_fewer_will_do_where_that_is_said(space, make_cost, make_limit):
+def test_fewer_networks_are_accepted_down_to_at_least(space, make_cost, make_limit):
     limit = make_limit(make_cost(space, 0), 0.5, tolerance=0.2)
     count = sum(meets(x, [limit]) for x in product(range(3), range(3), range(2), range(3)))
     assert len(random_architectures(space, [limit], 1000, seed=0, at_least=1)) == count

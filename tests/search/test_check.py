@@ -1,4 +1,4 @@
-"""Each check says what it should, and only that."""
+"""Tests that each check gives the right result, and no other check gives one because of it."""
 
 from __future__ import annotations
 
@@ -188,7 +188,9 @@ def test_an_empty_window_is_a_warning(checked):
         (EXTERNAL, "ok", "every table is of an external device, so a derived network will not be timed"),
     ],
 )
-def test_a_network_that_will_not_be_timed_is_told_of(measure, level, words, checked, space, tmp_path, make_table):
+def test_the_check_reports_whether_a_derived_network_will_be_timed(
+    measure, level, words, checked, space, tmp_path, make_table
+):
     make_table(space, tmp_path / "table.yaml", device=CPU)
     lines = checked([LATENCY], measure=measure)
     assert [line.level for line in lines["timing"]] == [level]
@@ -196,7 +198,7 @@ def test_a_network_that_will_not_be_timed_is_told_of(measure, level, words, chec
     assert levels(lines)["table"] == ["warn"]  # never verified
 
 
-def test_a_limit_says_itself_whether_its_device_is_here(checked, space, tmp_path, make_table):
+def test_the_measure_section_of_a_limit_decides_whether_it_is_timed(checked, space, tmp_path, make_table):
     """The file's own `measure` is of this CPU, and no table is."""
     make_table(space, tmp_path / "table.yaml", device=CPU)
     make_table(space, tmp_path / "other.yaml", device=CPU)
@@ -287,7 +289,7 @@ def test_a_busy_machine_on_which_the_table_holds_is_ok(checked, timed_at):
 @pytest.mark.parametrize(
     ("factor", "level"), [(1.0, "ok"), (1.2, "ok"), (0.75, "warn"), (1.35, "warn"), (1000.0, "FAIL"), (0.001, "FAIL")]
 )
-def test_a_table_of_this_device_is_tried_on_one_network(factor, level, checked, timed_at):
+def test_a_table_of_this_device_is_checked_by_timing_one_network(factor, level, checked, timed_at):
     """A timer of known error; a table that is 1000 times off would lead the search to a wrong network."""
     timed_at(factor)
     (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]
@@ -296,7 +298,7 @@ def test_a_table_of_this_device_is_tried_on_one_network(factor, level, checked, 
     assert bool(line.fix) == (level != "ok")
 
 
-def test_each_table_of_this_device_is_tried(checked, space, tmp_path, make_table, monkeypatch):
+def test_each_table_of_this_device_is_checked(checked, space, tmp_path, make_table, monkeypatch):
     """The second one was made with two threads, and is 1.5 times off."""
     here = this_device("cpu").model_dump(mode="json")
     cost = make_table(space, tmp_path / "table.yaml", device=here).cost(space)
@@ -341,7 +343,7 @@ def test_each_table_of_this_device_is_tried(checked, space, tmp_path, make_table
         (["search.arch_lr=1e-6"], "ok", "6 steps an epoch"),  # regression does not read it
     ],
 )
-def test_data_are_found_and_enough(overrides, level, words, checked, tmp_path):
+def test_the_data_must_exist_and_suffice(overrides, level, words, checked, tmp_path):
     (line,) = checked([MACS], *overrides)["data"]
     assert line.level == level
     assert words in line.text

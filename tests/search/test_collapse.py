@@ -158,7 +158,7 @@ def test_a_search_whose_alpha_moves_goes_on_to_its_end(resting, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 6 * 5
 
 
-def test_what_was_told_is_in_the_result(resting, tmp_path):
+def test_warnings_of_a_search_are_notes_in_its_result(resting, tmp_path):
     """An alpha that rests is undecided at the end, and a hinge that ignores its limit was said on the way."""
     changes = ["search.epochs=1", "search.loss={form: hinge, weight: 1e-6}", "limits.0.below=20%", "run.log_every=1"]
     run_search(resting, tmp_path / "run", overrides=changes)
@@ -170,7 +170,7 @@ def test_what_was_told_is_in_the_result(resting, tmp_path):
     ]
 
 
-def test_the_signs_are_curves(resting, tmp_path):
+def test_the_figures_of_the_alarms_are_curves(resting, tmp_path):
     run_search(
         resting,
         tmp_path / "run",

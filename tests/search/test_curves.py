@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a search, read back from its event files; and that showing it changes nothing."""
+"""Tests the curves of a search, read back from its event files, and that writing them changes nothing."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def plan(config):
     return Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), nothing, nothing)
 
 
-def test_all_that_tensorboard_shows_of_a_search(run, plan):
-    """One run for all of this: a search takes seconds."""
+def test_the_event_files_of_a_search_hold_every_curve_text_and_picture(run, plan):
+    """One run serves all checks, since a search takes seconds."""
     curves = curves_in(run)
     evaluations = [0, 6, 12, 18, 19]  # the last after the final steps
     described_tags(curves, plan)
@@ -241,7 +241,7 @@ def test_a_resume_of_an_ended_search_shows_its_end_once(run, config_file):
     }
 
 
-def test_showing_a_search_changes_nothing_of_it(plan, tmp_path):
+def test_writing_curves_changes_nothing_in_a_search(plan, tmp_path):
     state = SearchState.fresh(plan.config, plan.space, plan.device)
     state.alpha.values.copy_(torch.randn(state.alpha.mask.shape, generator=torch.Generator().manual_seed(1)))
 
@@ -302,7 +302,7 @@ def test_the_picture_frames_the_chosen_candidates(space, limit):
     frame = np.array([int(CHOSEN[k : k + 2], 16) for k in (1, 3, 5)])
 
     def framed(paths: tuple[int, ...]) -> float:
-        """How far down the middle of all frames is, as a share of the picture."""
+        """Returns the distance of the middle of all frames from the top, as a share of the picture."""
         pixels = probabilities_picture(p, space, paths, [limit])
         down, _ = (np.abs(pixels.astype(int) - frame).sum(axis=2) < 10).nonzero()
         return float(down.mean()) / pixels.shape[0]
@@ -310,7 +310,9 @@ def test_the_picture_frames_the_chosen_candidates(space, limit):
     assert framed((2, 2, 0, 2)) > framed((0, 0, 0, 0)) + 0.1  # candidates lie below each other
 
 
-def test_the_picture_has_a_row_for_each_name_and_leaves_out_what_an_edge_lacks(space, limit, monkeypatch):
+def test_the_picture_has_a_row_for_each_name_and_no_number_for_a_candidate_that_an_edge_lacks(
+    space, limit, monkeypatch
+):
     """The spaces of two stages share two of four names; the first edge of the second stage lacks skip."""
     shown: list[np.ndarray] = []
     real = Axes.imshow

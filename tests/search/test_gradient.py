@@ -1,4 +1,4 @@
-"""The architecture step: exact Jacobians, equality of modes, and what must stay untouched."""
+"""Tests the architecture step: exact Jacobians, equality of modes, and the values that must not change."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_full_equals_full_v2(space, make_cost, make_limit):
 
 
 @pytest.mark.parametrize("mode", ["full", "full_v2"])
-def test_without_ce_the_full_modes_follow_autograds_gradient_of_expected_cost(space, make_cost, make_limit, mode):
+def test_without_ce_the_full_modes_step_along_autograds_gradient_of_expected_cost(space, make_cost, make_limit, mode):
     limit = make_limit(make_cost(space, 0), 0.3)
     fixture = Fixture(space, random_values(space))
     reference = fixture.alpha.values.double().requires_grad_()

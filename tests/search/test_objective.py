@@ -1,4 +1,4 @@
-"""Expected cost, loss forms, and the gradient of the whole loss."""
+"""Tests the expected cost, the loss forms, and the gradient of the whole loss."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_slopes_are_the_derivatives_of_the_loss_in_expected_cost_and_cross_entro
     assert loss.slopes(ce, [here]).ce == pytest.approx((up - down) / (2 * h), rel=1e-4)
 
 
-def test_a_higher_cost_is_never_rewarded_and_a_hinge_lets_a_met_limit_be(space, make_cost, make_limit):
+def test_a_higher_cost_is_never_rewarded_and_a_hinge_has_no_slope_below_its_bound(space, make_cost, make_limit):
     limit = make_limit(make_cost(space, 0), 0.5)
     for loss in LOSSES[:3]:
         assert loss.slopes(1.0, [at_share(limit, 1.1)]).limits[0] > 0

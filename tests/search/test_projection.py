@@ -1,4 +1,4 @@
-"""The projection onto limits: the nearest distribution that meets them, and that it meets them exactly."""
+"""Tests that the projection onto limits is the nearest distribution that meets them, and meets them exactly."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def mobile_like_cost(seed: int, spread: float = 1.0) -> Cost:
 
 
 def errors(p, limits):
-    """E / T - 1 of each limit."""
+    """Returns E / T - 1 of each limit."""
     return [float(expected_cost(p, limit.cost)) / limit.bound - 1 for limit in limits]
 
 
 def divergence(q, p):
-    """KL(q || p) in nats."""
+    """Returns KL(q || p) in nats."""
     return float(torch.special.xlogy(q, q / p.clamp_min(1e-300)).sum())
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kinds", [(True,), (False,), (True, False), (True, True)], ids=str)
 def test_the_projection_is_the_minimum_that_a_general_solver_finds(space, make_cost, make_limit, seed, kinds):
-    """SLSQP minimises KL over all entries of q, which knows nothing of tilts."""
+    """SLSQP minimises KL over all entries of q, without the form of a tilt."""
     limits = [make_limit(make_cost(space, 10 * seed + k), (0.35, 0.5)[k], at=at) for k, at in enumerate(kinds)]
     alpha = random_alpha(space.mask, seed)
     p, real = alpha.probabilities(), space.mask
@@ -139,7 +139,7 @@ def test_several_limits_are_met_together(make_limit, scale, spread):
     assert min(pressing, resting) > 0
 
 
-def test_a_limit_that_holds_is_not_pressed(space, make_cost, make_limit):
+def test_a_limit_that_is_met_has_no_pressure(space, make_cost, make_limit):
     """`below` at 90 % leaves an alpha at 50 % as it is; `at` raises it, with a pressure below 0."""
     cost = make_cost(space, 0)
     alpha = Projector([make_limit(cost, 0.5)])(random_alpha(space.mask, 1)).alpha
@@ -150,7 +150,7 @@ def test_a_limit_that_holds_is_not_pressed(space, make_cost, make_limit):
     assert Projector([make_limit(cost, 0.3, at=False)])(alpha).pressures[0] > 0
 
 
-def test_the_pressure_is_what_a_cost_of_the_whole_bound_takes_from_the_log_odds(space, make_cost, make_limit):
+def test_the_pressure_is_the_fall_of_the_log_odds_of_a_cost_of_the_whole_bound(space, make_cost, make_limit):
     alpha = random_alpha(space.mask, 2)
     limits = [make_limit(make_cost(space, 0), 0.4), make_limit(make_cost(space, 1), 0.5)]
     projected = Projector(limits)(alpha)
@@ -184,7 +184,7 @@ def test_projecting_twice_changes_nothing(make_limit, scale):
 
 
 @pytest.mark.parametrize("multiple", [-3.0, 0.1, 20.0])
-def test_what_the_cost_adds_to_alpha_does_not_matter(space, make_cost, make_limit, multiple):
+def test_adding_a_multiple_of_the_cost_to_alpha_does_not_change_its_projection(space, make_cost, make_limit, multiple):
     """alpha and alpha + a F have the same projection onto E = T: the limit's own direction is free."""
     cost = make_cost(space, 0)
     projector, alpha = Projector([make_limit(cost, 0.45)]), random_alpha(space.mask, 5)
@@ -280,7 +280,7 @@ def test_equal_costs_may_have_bounds_that_differ_by_rounding_alone(space, make_c
     assert Projector([limit, replace(limit, bound=limit.bound * (1 + 1e-9))]).loosened
 
 
-def test_a_cost_that_no_choice_changes_presses_nothing(space, make_limit):
+def test_a_cost_that_no_choice_changes_leaves_alpha_as_it_is(space, make_limit):
     flat = Cost(1.0, np.where(space.mask, 2.0, 0.0), space.mask)
     alpha = random_alpha(space.mask, 0)
     projected = Projector([make_limit(flat, 0.5)])(alpha)
@@ -288,7 +288,7 @@ def test_a_cost_that_no_choice_changes_presses_nothing(space, make_limit):
     assert projected.pressures == (0.0,)
 
 
-def test_a_target_is_asked_of_each_member(space, make_cost, make_limit):
+def test_each_member_of_a_worst_case_has_a_target(space, make_cost, make_limit):
     """A tuple of targets for each way of meeting the limits, in the order of limits and members."""
     one, two, three = (make_cost(space, k) for k in range(3))
     limits = [make_limit(WorstCase((one, two)), 0.6), make_limit(three, 0.9, at=False)]

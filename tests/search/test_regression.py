@@ -1,4 +1,4 @@
-"""alpha by regression: ridge, marginal likelihood, forgetting, and what it has in common with REINFORCE."""
+"""Tests alpha by regression: ridge, marginal likelihood, fading, and its relation to REINFORCE."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_noise_alone_gives_no_effects():
     assert estimated.effect < 0.1
 
 
-def test_one_batch_of_equal_losses_gives_none():
+def test_one_batch_of_equal_losses_gives_no_effects():
     evidence = Evidence.none(EDGES, CANDIDATES).with_batch(
         drawn(4, np.random.default_rng(0)), torch.ones(4).double(), 3
     )
@@ -133,7 +133,7 @@ def test_fading_equals_weights(effects):
     assert faded.freedom == pytest.approx(3 * 1.75)
 
 
-def test_its_products_are_the_gradient_of_reinforce_in_expectation():
+def test_the_expected_products_are_the_gradient_of_reinforce():
     """With minus the loss for a reward, E over networks of `products` / (M - 1) is dE_p[L]/dalpha, whatever the losses.
 
     Both by enumeration: of all pairs of networks of a small space, and of all networks.

@@ -1,4 +1,4 @@
-"""REINFORCE: the estimator's mean over an enumerated space is the exact gradient."""
+"""Tests REINFORCE: the estimator's mean over an enumerated space is the exact gradient."""
 
 from __future__ import annotations
 
@@ -204,6 +204,6 @@ def test_a_reward_decides_between_networks_while_the_projection_keeps_their_expe
     assert p[0, 0] > max(0.6, before + 0.2)
 
 
-def test_the_reward_is_the_accuracy_alone_where_the_limits_enter_by_themselves():
+def test_the_reward_is_the_accuracy_alone_if_the_limits_enter_by_projection():
     assert ReinforceConfig(limits="projection").weight_of_costs == 0
     assert ReinforceConfig().weight_of_costs == 0.1

@@ -1,4 +1,4 @@
-"""result.json says what the search itself returned."""
+"""Tests that result.json holds the values that the search returned."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(tmp_path, make_tiny_config, request):
     return tmp_path / "run", run_search(tmp_path / "search.yaml", tmp_path / "run")
 
 
-def test_it_holds_what_the_search_returned(run):
+def test_result_json_holds_the_values_that_the_search_returned(run):
     folder, returned = run
     result = load_result(folder)
     paths, accuracy = returned.architecture.paths, returned.accuracy
@@ -72,7 +72,7 @@ def test_it_holds_what_the_search_returned(run):
     assert (result.tries, result.met) == (0, True)
 
 
-def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make_cost, make_limit):
+def test_the_timing_that_decided_is_distinguished_from_its_confirmation(space, make_cost, make_limit):
     """The second of two limits was timed, three times."""
     alpha, limits = Alpha.of_space(space), [make_limit(make_cost(space, seed), 0.5) for seed in range(2)]
     derivation = derive(alpha, limits, "constrained")
