@@ -69,7 +69,7 @@ class LimitFigures(Section):
     """null where its table is not of this machine."""
     table: str | None = None
     tables: tuple[str, ...] = ()
-    """Where one limit combines several, as `combine` says."""
+    """The tables of a limit on several devices, which `combine` combines."""
     combine: str | None = None
 
     @classmethod

@@ -164,7 +164,7 @@ def preferences(alpha: Alpha, evidence: Evidence | None, method: str) -> Alpha:
     """Returns the alpha whose probability a derivation by `method` maximises.
 
     `constrained`, which holds the limits itself, takes that of a regression before its projection, whose tilt is a
-    multiple of a limit's own costs and would only make the integer program hard; `argmax`, which looks at no limit,
+    multiple of a limit's own costs and would only make the integer program hard; `argmax`, which ignores limits,
     needs the tilt.
     """
     if evidence is None or method == "argmax":
