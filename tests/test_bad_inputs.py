@@ -381,7 +381,12 @@ def table_with_a_key_twice(folder: Path, files: Files) -> None:
     (folder / "table.yaml").write_text(text + text.splitlines()[-1] + "\n")
 
 
-case("measure-external", MEASURE, "measure.device=external", says=("measure.device: got 'external'", "proxyless-nas import"))
+case(
+    "measure-external",
+    MEASURE,
+    "measure.device=external",
+    says=("measure.device: got 'external'", "proxyless-nas import"),
+)
 case(
     "measure-without-space",
     ("measure_latency", "retrain.yaml", "--out", "made.yaml"),
