@@ -11,6 +11,7 @@ from engine.data import evaluation_batches, statistics_batches
 from engine.device import memory_format, on_device, prepare_device
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation, evaluate, recalibrate_bn
+from engine.files import as_path
 from retrain.config import RetrainConfig
 from retrain.data import images_for
 from retrain.weights import SPACE_KEYS, architecture_of, load_network
@@ -39,7 +40,7 @@ def evaluate_checkpoint(
     settings = RetrainConfig.read(config, overrides)
     given, path = (None, None) if architecture is None else architecture_of(architecture, allow_modules)
     with naming(config, keys_of(RetrainConfig)):
-        return _evaluated(settings, given, path, Path(checkpoint), allow_modules)
+        return _evaluated(settings, given, path, as_path(checkpoint, "checkpoint"), allow_modules)
 
 
 def _evaluated(

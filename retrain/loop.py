@@ -24,7 +24,7 @@ from engine.device import autocast, memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, InvalidError, UserError
 from engine.evaluation import Evaluation, accuracy, evaluate
-from engine.files import read_json, write_atomically
+from engine.files import as_path, read_json, write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.progress import Progress
 from engine.runs.checkpoints import FORMAT, Checkpoints, misfit
@@ -80,7 +80,7 @@ def run_retrain(
     network, path = architecture_of(architecture, allow_modules)
     with naming(config, keys_of(RetrainConfig)), naming(path, SPACE_KEYS):
         predicted_ms = None if path is None else predicted_latency(read_json(path, "an architecture.json"))
-        return retrain(settings, network, Path(out), resume=resume, group=group, predicted_ms=predicted_ms)
+        return retrain(settings, network, as_path(out, "out"), resume=resume, group=group, predicted_ms=predicted_ms)
 
 
 def retrain(

@@ -25,7 +25,7 @@ from engine.device import autocast, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
 from engine.evaluation import Evaluation, accuracy
-from engine.files import write_atomically
+from engine.files import as_path, write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.progress import Progress, Report, Stages, silent
 from engine.quantities import quantity
@@ -115,7 +115,7 @@ def run_search(
     copies of them. The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError,
     TableError, CheckpointError, ...) for anything wrong that the user can mend.
     """
-    out = Path(out)
+    out = as_path(out, "out")
     given = given_search(config, overrides, tables, out)
     with naming(given.source, keys_of(SearchConfig)):
         return _run_search(given, out, resume, group)

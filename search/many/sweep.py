@@ -194,7 +194,8 @@ def plan_sweep(
     searches = []
     for config in configs:
         if not config.is_file():
-            raise ConfigError(str(config), "no such file", remedy="expected a YAML file, see configs/search/")
+            found = "is no file" if config.exists() else "no such file"
+            raise ConfigError(str(config), found, remedy="expected a YAML file, see configs/search/")
         own = [(f"{config.stem}-seed{seed}", (*overrides, f"run.seed={seed}")) for seed in seeds]
         for name, changes in own or [(config.stem, tuple(overrides))]:
             searches.append(SweptSearch(name, config, changes, out, _kind(config, changes)))
