@@ -36,8 +36,8 @@ def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Archit
     expected = "an architecture.json"
     text = read_text(path, expected, missing=missing)
     allow_modules = as_texts(allow_modules, "allow_modules")
-    if not text.lstrip().startswith("{"):
-        raise ConfigError(str(path), "is no JSON object", expected)
+    if not text.lstrip().startswith(("{", "[")):
+        raise ConfigError(str(path), "is not JSON", expected)
     with explain(str(path)):
         return Architecture.from_json(text, allow_modules=allow_modules)
 
