@@ -1,4 +1,4 @@
-"""How good is a network among those of equal cost? Percentile and gap, for benchmarks whose truth is known."""
+"""Ranks a network among those of equal cost, by percentile and gap, for benchmarks whose truth is known."""
 
 import math
 from dataclasses import dataclass

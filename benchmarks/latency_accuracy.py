@@ -35,7 +35,8 @@ Series = list[tuple[str, np.ndarray, np.ndarray]]
 
 
 def targets() -> dict[str, dict[str, Any]]:
-    """What can be measured here: name -> the settings of `measure` that differ from the config's."""
+    """Returns the variants that can be measured here: name -> the settings of `measure` that differ from the
+    config's."""
     found: dict[str, dict[str, Any]] = {"torch_cpu": {}}
     if importlib.util.find_spec("onnxruntime"):
         found["onnxruntime_cpu"] = {"runtime": "onnxruntime"}

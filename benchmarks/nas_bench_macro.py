@@ -201,7 +201,8 @@ def searched(plan: Plan, before: Path, out: Path, change: Callable[[dict[str, An
 
 
 def cost_of(plan: Plan) -> dict[str, int]:
-    """Images through a network, forward 1, backward 2: of the weights, and of all that alpha learns from."""
+    """Returns the images that pass through a network, forward counted once and backward twice: those that train the
+    weights, and those that alpha learns from."""
     s = plan.config.search
     batch = s.batch_size
     steps = plan.config.search.epochs * plan.steps_per_epoch // s.arch_every

@@ -22,9 +22,9 @@ search: its time, and the same over that of a training); likeliest_percentile an
 the search's alpha alone would have chosen (derive_among 1). `random` is random search with floor(trainings) networks of
 the band, of the algorithm that costs most, by exact expectation; it trains each once and yet chooses by the mean over
 seeds that it is judged by, which flatters it. `control` is what the supernet alone is worth: derive_among networks of
-the band at random, of which its loss chooses. kendall: of the supernet's accuracies with the truth, over all networks.
-spread_over_noise: standard deviation of true accuracy within a band, what seeds add to it taken out, over the truth's
-seed noise.
+the band at random, of which its loss chooses. kendall: rank correlation of the supernet's accuracies with the truth,
+over all networks. spread_over_noise: standard deviation of true accuracy within a band, what seeds add to it taken out,
+over the truth's seed noise.
 """
 
 import argparse
@@ -224,7 +224,7 @@ def judged(architecture: Architecture, seconds: float, band: Band, truth: Truth,
 
 
 def timed(found: Reading, target: float) -> dict[str, Any]:
-    """What a fresh timing of its network adds to a row."""
+    """Returns the columns that a fresh timing of its network adds to a row."""
     return found.figures() | {"met_measured": meets_bound(found.timing, target)}
 
 
@@ -236,7 +236,7 @@ def checkpoint_of(run: Path) -> dict[str, Any]:
 
 
 def likeliest_row(run: Path, space: Space, limit: AdditiveLimit, band: Band, truth: Truth) -> dict[str, Any]:
-    """What derive_among adds: a row's columns for the network that alpha alone would have chosen."""
+    """Returns the columns that derive_among adds to a row: those of the network that alpha alone would have chosen."""
     index = truth.paths.index(constrained(Alpha.of_space(space, checkpoint_of(run)["alpha"]), [limit]).paths)
     accuracy = float(truth.accuracy[index])
     return {"likeliest_percentile": band.percentile(index, accuracy), "likeliest_gap": band.gap(accuracy)}
@@ -278,7 +278,7 @@ def opened_table(out: Path, given: Path | None, space: Space, measure: MeasureCo
 
 @dataclass
 class Found:
-    """What all searches have given."""
+    """Returns the results of all searches."""
 
     rows: dict[str, list[dict[str, Any]]]
     """By algorithm."""

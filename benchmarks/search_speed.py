@@ -19,9 +19,10 @@ steps on the same paths, called on fixed tensors. A round is bare, loop, bare; a
 Overhead: median over rounds of loop / mean(bare, bare), plus a checkpoint's share: its seconds (median of 3) over those
 of the steps between two of them. Evaluations, once an epoch, are no part of it. noise_*: |median - 1| of bare / bare
 plus the bootstrap standard error of the median overhead. alpha's learning rate is 1e-9, so that both sides draw the
-same paths; they are drawn in advance for the bare weights steps. images_per_second: of the loop, architecture steps'
-images included. shares: of the loop's time, measured in blocks of their own; on a GPU with a synchronisation at each
-boundary; `reduce` is what remains of the exchange of gradients after backward has ended, `other` all the rest.
+same paths; they are drawn in advance for the bare weights steps. images_per_second: the speed of the loop, architecture
+steps' images included. shares: the shares of the loop's time, measured in blocks of their own; on a GPU with a
+synchronisation at each boundary; `reduce` is what remains of the exchange of gradients after backward has ended,
+`other` all the rest.
 
 `verdicts` compares with the aims: met or missed where that holds whatever the noise, else undecided.
 
@@ -146,7 +147,7 @@ def printed(found: dict[str, object]) -> dict[str, object]:
 
 
 def overhead(case: Case, rounds: int, folder: Path, threads: int | None) -> dict[str, object]:
-    """What the loop adds to the steps, its speed, and where its time goes."""
+    """Returns the time that the loop adds to the steps, its speed, and the shares of its time."""
     plan = plan_of(case, threads)
     loop = Loop(plan, case.block, folder / case.name)
     try:
@@ -178,7 +179,7 @@ def overhead(case: Case, rounds: int, folder: Path, threads: int | None) -> dict
 
 
 def compiled(case: Case, rounds: int, folder: Path, threads: int | None) -> dict[str, object]:
-    """What search.compile gains in steps, and what it costs before them."""
+    """Returns the gain of search.compile in steps, and its cost before them."""
     plan = plan_of(case, threads)
     loop = Loop(plan, case.block, folder / f"compile_{case.name}")
     try:
@@ -228,7 +229,7 @@ def on_gpu(rounds: int, folder: Path) -> dict[str, object]:
 
 
 def verdicts(record: dict[str, object]) -> dict[str, str]:
-    """What can be said of each aim that was measured, whatever the noise."""
+    """Returns for each aim that was measured whether it is met or missed, or undecided within the noise."""
     found = {}
     for name, bar in BARS.items():
         key = "two_process_slowdown" if name == "two_processes" else f"iteration_overhead_{name}"

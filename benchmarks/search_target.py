@@ -95,7 +95,7 @@ def advance(search: Search, steps: int, what: str, after: Callable[[SearchState]
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
-    """What a warm-up depends on, besides the program; a search also on its target."""
+    """Returns the settings that a warm-up depends on, besides the program; a search also depends on its target."""
     return plan.config.model_dump(mode="json", exclude={"limits"})
 
 
@@ -138,7 +138,8 @@ def searched(plan: Plan, warm: Path, out: Path, steps: int) -> dict[str, Any]:
 
 
 def kept(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """What `keep` has left in `folder`; None where it has not. ConfigError where the settings were others."""
+    """Returns the record that `keep` has left in `folder`; None if there is none. Raises ConfigError if it was made
+    with other settings."""
     path = folder / RECORD
     if not path.exists():
         return None

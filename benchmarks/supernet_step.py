@@ -91,7 +91,7 @@ def one_hot(space: Space, paths: tuple[int, ...]) -> Tensor:
 
 
 def learn(forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer, batch: LabelledImages) -> None:
-    """Forward, cross-entropy, backward, SGD step: of the baseline and of the weights step alike."""
+    """Makes a step: forward, cross-entropy, backward, SGD. The baseline and the weights step share it."""
     optimizer.zero_grad(set_to_none=True)
     F.cross_entropy(forward(batch.images), batch.labels).backward()
     optimizer.step()

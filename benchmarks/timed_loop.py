@@ -128,7 +128,7 @@ class PartTimes:
 
 
 def shares(loop: Loop, blocks: int) -> dict[str, float]:
-    """What part of the loop's time goes where."""
+    """Returns the shares of the loop's time that its parts take."""
     clock, state = PartTimes(loop.device), loop.search.state
     places = [
         ("data", BatchStream, "__next__"),

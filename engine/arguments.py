@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from engine.errors import ConfigError, one_line
-from engine.files import in_home
+from engine.files import as_path
 
 SILENCE_S = 1.0
 """Seconds that processes which print nothing wait before they end. torchrun stops all processes once one has failed, so
@@ -39,10 +39,8 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = No
 def path_argument(text: str) -> Path:
     """Converts an argument to a path (`type=` of argparse): `~` is the home folder, also in `--out=~/runs`, where no
     shell replaces it."""
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected the name of a file or folder")
     try:
-        return in_home(Path(text))
+        return as_path(text, "")
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchema
 from pydantic_core import CoreSchema, core_schema
 
 from engine.errors import ConfigError, InvalidError
-from engine.files import in_home, parsed_json, read_text
+from engine.files import as_path, as_texts, impossible_size, in_home, parsed_json, read_text
 from engine.shipped import located
 from engine.wording import ABSENT, first_in_words, keys_below, shown
 from engine.yaml_dialect import MOST_CHARACTERS, MOST_NODES, TOO_DEEP, Dumper, Loader
@@ -36,7 +36,6 @@ IN_PYTHON = "the config"
 """The place in errors about a configuration that is no file."""
 MOST_DIFFERENCES = 100
 """The most lines that `differences` returns."""
-_LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes, of Linux
 
 
 def _with_lists(schema: Any) -> Any:
@@ -86,7 +85,7 @@ class ConfigFile(Section):
         overrides of a whole model.
         """
         if isinstance(source, cls):
-            if overrides:
+            if overrides := as_texts(overrides, "overrides"):
                 remedy = "change the model itself, or give a path or a dictionary"
                 raise ConfigError("overrides", f"got {shown(overrides[0])} for a whole {cls.__name__}", remedy=remedy)
             return source
@@ -97,7 +96,8 @@ class ConfigFile(Section):
                 return cls.model_validate(cls.part_of(content))
         if not isinstance(source, str | Path):
             raise ConfigError(IN_PYTHON, f"got {shown(source)}", f"a path, a dictionary or a {cls.__name__}")
-        return validate(cls, cls.part_of(load_config(Path(source), overrides)), str(place_of(source)))
+        path = as_path(source, IN_PYTHON)
+        return validate(cls, cls.part_of(load_config(path, overrides)), str(place_of(path)))
 
     @classmethod
     def part_of(cls, content: dict[str, Any]) -> dict[str, Any]:
@@ -110,11 +110,9 @@ def _user_path(path: Path) -> Path:
     text = str(path)
     if "\0" in text:
         raise InvalidError("", f"got {shown(text)}", "a path without a NUL character", "correct it")
-    size, longest = len(os.fsencode(text)), max((len(os.fsencode(part)) for part in path.parts), default=0)
-    if size > _LONGEST_PATH or longest > _LONGEST_NAME:
-        raise InvalidError(
-            "", f"got {shown(text)}, a name of {max(size, longest)} bytes, which no file can have", remedy="shorten it"
-        )
+    if size := impossible_size(text):
+        found = f"got {shown(text)}, a name of {size} bytes, which no file can have"
+        raise InvalidError("", found, remedy="shorten it")
     try:
         return in_home(path)
     except ConfigError as error:
@@ -154,7 +152,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: str) -> None:
     """Applies `key.sub=value` overrides to a nested dictionary, in place. Raises ConfigError, which names `source`."""
-    for override in overrides:
+    for override in as_texts(overrides, "overrides"):
         _override(config, override, source)
 
 

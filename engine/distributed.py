@@ -238,7 +238,7 @@ failed system call is left out: it mentions a peer, but appears for a full /dev/
 
 def tells_of_a_lost_peer(error: RuntimeError) -> bool:
     """Returns whether the error of a collective means that another process has ended or cannot be reached, rather than
-    a fault of this process: of its GPU, of its memory, or of the tensors that it sent."""
+    that this process is at fault, with its GPU, its memory or the tensors that it sent."""
     if isinstance(error, torch.AcceleratorError | torch.OutOfMemoryError) or _DEVICE.search(str(error)):
         return False
     return isinstance(error, dist.DistNetworkError) or _LOST.search(str(error)) is not None

@@ -51,7 +51,7 @@ def one_line(text: str, most: int = MOST_CHARACTERS) -> str:
 
 @dataclass(frozen=True)
 class Action:
-    """What a user can do next, as data: a subcommand of `proxyless-nas` and its arguments. The command line prints the
+    """The user's next step, as data: a subcommand of `proxyless-nas` and its arguments. The command line prints the
     command after an error's remedy; a program that calls the library reads the parts."""
 
     command: str

@@ -14,15 +14,16 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from engine.errors import OF_THE_SYSTEM, ConfigError, UserError
+from engine.errors import OF_THE_SYSTEM, ConfigError, UserError, one_line
 
 MOST_TEXT_BYTES = 64 << 20
 """The largest text file that is read; the largest table of the ImageNet space has 0.1 MB."""
+_LONGEST_PATH, _LONGEST_NAME = 4096, 255  # bytes, of Linux
 TEMPORARY = ".tmp"
 """The end of a half-written file's name, which begins with a dot and the name of the finished file."""
 
@@ -126,6 +127,55 @@ def read_json(
 ) -> Any:
     """Returns the value of a JSON file. Raises what read_text and parsed_json raise."""
     return parsed_json(read_text(path, expected, error, missing=missing), str(path), error, remedy)
+
+
+def as_path(value: object, where: str) -> Path:
+    """Returns a path that a caller gave as text or as a path, `~` replaced by the home folder.
+
+    where: the name of the parameter, for errors. Raises ConfigError if the value is nothing of the kind, or if no file
+    can have that name.
+    """
+    expected = "the name of a file or folder"
+    if not isinstance(value, str | Path):
+        raise ConfigError(where, f"got {one_line(repr(value), 80)} of type {type(value).__name__}", expected)
+    text = str(value)
+    if not value or "\0" in text:
+        raise ConfigError(where, f"got {text!r}", expected)
+    if size := impossible_size(text):
+        raise ConfigError(where, f"got {one_line(text, 80)!r}, a name of {size} bytes, which no file can have",
+            remedy="shorten it")  # fmt: skip
+    try:
+        return in_home(Path(value))
+    except ConfigError as error:
+        raise error.within(where) from None
+
+
+def as_list(values: object, where: str) -> list[Any]:
+    """Returns the entries of a list, tuple or other collection that a caller gave.
+
+    where: the name of the parameter, for errors. Raises ConfigError for a single text, whose characters would be taken
+    for the entries, and for anything else that is no collection.
+    """
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes | bytearray | Mapping):
+        return list(values)
+    shown = one_line(repr(values), 80)
+    remedy = f"write [{shown}]" if isinstance(values, str) else ""
+    raise ConfigError(where, f"got {shown}", "a list", remedy)
+
+
+def as_texts(values: object, where: str) -> tuple[str, ...]:
+    """Returns the entries of a list of texts that a caller gave. Raises ConfigError if it is none; see `as_list`."""
+    entries = as_list(values, where)
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise ConfigError(where, f"got an entry {one_line(repr(entry), 80)}", "a list of texts")
+    return tuple(entries)
+
+
+def impossible_size(text: str) -> int:
+    """Returns the bytes of a path, or of its longest name, if no file can have so many; 0 if one can."""
+    size, longest = len(os.fsencode(text)), max(len(os.fsencode(part)) for part in text.split("/"))
+    return max(size, longest) if size > _LONGEST_PATH or longest > _LONGEST_NAME else 0
 
 
 def in_home(path: Path) -> Path:

@@ -58,7 +58,7 @@ def located(path: Path, folder: Path = Path()) -> Path:
 def _unknown(name: str, found: str, also: str, names: Collection[str]) -> ConfigError:
     expected = f"{also}a name that `proxyless-nas configs` lists"
     nearest = difflib.get_close_matches(name, names, n=1)
-    return ConfigError(one_line(name, 100), found, expected, suggestion=nearest)
+    return ConfigError(one_line(name, 100) or "''", found, expected, suggestion=nearest)
 
 
 def shipped_name(path: Path) -> str | None:

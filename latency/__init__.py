@@ -1,4 +1,4 @@
-"""How long networks take on a device: measures, calibrates and verifies latency tables, and reads those of others.
+"""Predicts how long networks take on a device: measures, calibrates and verifies latency tables, and imports others.
 
 - `table.py`: the latency table and its file; `config.py`: the YAML section `measure`; `device.py`: its device
 - `plan.py` draws the networks and ops that are timed, `runtimes/` runs them, and `bench.py` times them in rounds

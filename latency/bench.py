@@ -9,6 +9,7 @@ made.
 
 from __future__ import annotations
 
+import abc
 import argparse
 import gc
 import glob
@@ -68,12 +69,10 @@ def timed_rounds(
 ) -> tuple[dict[str, list[list[Any]]], dict[str, list[float]]]:
     """Times the jobs of each round in random order, so that a drift of the machine affects all alike.
 
-    schedule: a list of rounds, each a list of job ids. open_job(id) -> an object with run(n): n forward passes;
-    times(n): milliseconds of n passes, a number or a list of one per layer for each; close(). The `warmup` passes
-    after opening are thrown away. joules(): a counter of the energy used so far; None if there is
-    none. progress(done,
-    total): called after each job. Returns (samples, energy): {id: [round][pass] or [round][pass][layer]} in ms, {id:
-    [round]} in mJ a pass.
+    schedule: a list of rounds, each a list of job ids. open_job(id): returns an object with the methods of Model. The
+    `warmup` passes after opening are thrown away. joules(): returns the joules used so far; None if energy is not
+    counted. progress(done, total): called after each job. Returns (samples, energy): {id: [round][pass] or
+    [round][pass][layer]} in ms, {id: [round]} in mJ per pass.
     """
     rng = np.random.default_rng(seed)
     samples: dict[str, list[list[Any]]] = {}
@@ -108,12 +107,58 @@ def timed_rounds(
 # ---- models in files ----
 
 
-class OnnxModel:
+class Model(abc.ABC):
+    """A model in a file, ready to run. RUNTIMES has a subclass for each runtime."""
+
+    times_layers = False
+    """Whether the runtime can time each layer of a running network, so that a job may be `inside`."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def version() -> str:
+        """Returns the version of the installed runtime. Raises KitError if it is not installed."""
+
+    @classmethod
+    @abc.abstractmethod
+    def of_job(cls, path: str, job: dict[str, Any], threads: int, provider: str) -> Model:
+        """Returns the model in the file `path`, which belongs to this job of a manifest."""
+
+    @abc.abstractmethod
+    def run(self, passes: int) -> None:
+        """Runs forward passes without timing them."""
+
+    @abc.abstractmethod
+    def times(self, passes: int) -> list[Any]:
+        """Returns the milliseconds of each pass: a number, or a list with one number per layer if the job is
+        `inside`."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Frees the model."""
+
+
+class OnnxModel(Model):
     """A model that ONNX Runtime runs. inside: whether each layer is timed, by the runtime's own profile.
 
     The first node of each layer is found by its name, `L<position>....`; a layer lasts until the next one begins, so
     that the time between nodes is counted, and the layers of a pass add up to the pass.
     """
+
+    times_layers = True
+
+    @staticmethod
+    def version() -> str:
+        """Returns the version of ONNX Runtime. Raises KitError if it is not installed."""
+        try:
+            import onnxruntime
+        except ImportError:
+            raise KitError("", "onnxruntime is not installed", remedy="pip install onnxruntime") from None
+        return str(onnxruntime.__version__)
+
+    @classmethod
+    def of_job(cls, path: str, job: dict[str, Any], threads: int, provider: str) -> OnnxModel:
+        """Returns a job's model. Raises KitError if this onnxruntime lacks the provider."""
+        return cls(path, job["shape"], threads=threads, inside=job["inside"], layers=job["layers"], provider=provider)
 
     def __init__(
         self,
@@ -192,7 +237,7 @@ class OnnxModel:
 def layer_times(nodes: Sequence[tuple[int, str]], start: int, lasted: int, layers: int) -> list[float]:
     """Returns the milliseconds of each of `layers` layers in one pass.
 
-    nodes: (microsecond, name), in order. start, lasted: of the pass, in us.
+    nodes: (microsecond, name), in order. start: the time at which the pass begins, in us. lasted: its duration, in us.
     """
     begins: list[Any] = [None] * layers
     for at, name in nodes:
@@ -205,8 +250,19 @@ def layer_times(nodes: Sequence[tuple[int, str]], start: int, lasted: int, layer
     return [(after - before) / 1e3 for before, after in zip(begins, [*begins[1:], start + lasted])]
 
 
-class LiteRTModel:
+class LiteRTModel(Model):
     """A model that LiteRT (TensorFlow Lite) runs on the CPU with XNNPACK. The file may be gzipped."""
+
+    @staticmethod
+    def version() -> str:
+        """Returns the version of LiteRT. Raises KitError if it is not installed."""
+        module = litert()
+        return str(getattr(sys.modules[module.__name__.partition(".")[0]], "__version__", "unknown"))
+
+    @classmethod
+    def of_job(cls, path: str, job: dict[str, Any], threads: int, provider: str) -> LiteRTModel:
+        """Returns a job's model; LiteRT has no providers."""
+        return cls(path, job["shape"], threads=threads)
 
     def __init__(self, path: str | os.PathLike[str], shape: Sequence[int], *, threads: int):
         name = str(path)
@@ -235,6 +291,10 @@ class LiteRTModel:
     def close(self) -> None:
         """Frees the model."""
         del self.interpreter
+
+
+RUNTIMES: dict[str, type[Model]] = {"onnxruntime": OnnxModel, "litert": LiteRTModel}
+"""Maps the name of each runtime that reads model files, as in `measure.runtime`, to its models."""
 
 
 def unpacked(name: str) -> bytes:
@@ -342,7 +402,6 @@ MOST_MODEL_BYTES = 2 << 30
 MOST_JOBS = 20_000
 MOST_ELEMENTS = 1 << 28
 """The most elements of an input: 1 GB in float32."""
-RUNTIMES = ("onnxruntime", "litert")
 WHOLE_NUMBERS = {"threads": (1, 1024), "passes": (1, 100_000), "warmup": (0, 100_000), "seed": (0, 2**63 - 1)}
 """Maps keys of a manifest to the smallest and the largest accepted value."""
 
@@ -449,7 +508,7 @@ def _check_settings(manifest: dict[str, Any]) -> None:
     for key in ("files", "jobs", "schedule", "runtime", *WHOLE_NUMBERS):
         if key not in manifest:
             raise _RefusedError("", f"lacks '{key}'")
-    if manifest["runtime"] not in RUNTIMES:
+    if manifest["runtime"] not in list(RUNTIMES):  # it may be unhashable
         raise _RefusedError("runtime", f"got {_shown(manifest['runtime'])}", " or ".join(RUNTIMES))
     for key, (least, most) in WHOLE_NUMBERS.items():
         if not _is_whole(manifest[key], least, most):
@@ -500,7 +559,7 @@ def _check_jobs(manifest: dict[str, Any]) -> None:
                 f"got {str(sizes)[:60] or _shown(shape)}",
                 f"sizes with at most {MOST_ELEMENTS} elements",
             )
-        if not isinstance(job["inside"], bool) or (job["inside"] and manifest["runtime"] != "onnxruntime"):
+        if not isinstance(job["inside"], bool) or (job["inside"] and not RUNTIMES[manifest["runtime"]].times_layers):
             raise _RefusedError(f"jobs.{i}.inside", f"got {_shown(job['inside'])}", "true (with onnxruntime) or false")
         if not _is_whole(job["layers"], 1, 10_000):
             raise _RefusedError(f"jobs.{i}.layers", f"got {_shown(job['layers'])}", "a whole number from 1 to 10000")
@@ -525,15 +584,11 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def open_model(folder: str, job: dict[str, Any], runtime: str, threads: int, provider: str) -> OnnxModel | LiteRTModel:
+def open_model(folder: str, job: dict[str, Any], runtime: str, threads: int, provider: str) -> Model:
     """Returns a job of a manifest, ready to run. Raises KitError if the runtime cannot load its model."""
     path = os.path.join(folder, job["file"])
     try:
-        if runtime == "litert":
-            return LiteRTModel(path, job["shape"], threads=threads)
-        return OnnxModel(
-            path, job["shape"], threads=threads, inside=job["inside"], layers=job["layers"], provider=provider
-        )
+        return RUNTIMES[runtime].of_job(path, job, threads, provider)
     except KitError:
         raise
     except Exception as error:  # runtimes raise types of their own
@@ -543,14 +598,7 @@ def open_model(folder: str, job: dict[str, Any], runtime: str, threads: int, pro
 
 def runtime_version(runtime: str) -> str:
     """Returns the version of the installed runtime. Raises KitError if it is not installed."""
-    if runtime == "litert":
-        module = litert()
-        return str(getattr(sys.modules[module.__name__.partition(".")[0]], "__version__", "unknown"))
-    try:
-        import onnxruntime
-    except ImportError:
-        raise KitError("", "onnxruntime is not installed", remedy="pip install onnxruntime") from None
-    return str(onnxruntime.__version__)
+    return RUNTIMES[runtime].version()
 
 
 def run_kit(
@@ -570,7 +618,7 @@ def run_kit(
             remedy="export the kit with --isolated",
         )
 
-    def open_job(name: str) -> OnnxModel | LiteRTModel:
+    def open_job(name: str) -> Model:
         return open_model(folder, jobs[name], runtime, manifest["threads"], provider)
 
     samples, energy = timed_rounds(
@@ -651,7 +699,9 @@ def main() -> int:
     here = os.path.dirname(os.path.abspath(__file__))
     parser.add_argument("--kit", default=here, help="folder of the kit; default: where this file is")
     parser.add_argument("--out", default=None, help="default: results.json in the kit's folder")
-    parser.add_argument("--provider", default="CPUExecutionProvider", help="of ONNX Runtime")
+    parser.add_argument(
+        "--provider", default="CPUExecutionProvider", help="the execution provider of ONNX Runtime that runs the models"
+    )
     args = parser.parse_args()
     try:
         out = args.out or os.path.join(args.kit, "results.json")

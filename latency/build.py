@@ -45,7 +45,7 @@ def build_table(
     """Returns the table of a plan's timings.
 
     samples: see `Samples`, for every job. energy: maps the id of a job to its mJ per pass in each round, if this was
-    measured. seed: of the plan; it is recorded so that a later verification draws other networks.
+    measured. seed: the seed of the plan; it is recorded so that a later verification draws other networks.
     """
     context = [job for job in jobs if job.purpose == "context"]
     alone = [job for job in jobs if job.purpose == "layer"]

@@ -12,10 +12,11 @@ from pydantic import Field, model_validator
 from engine.config import ConfigFile, Section
 from engine.errors import InvalidError
 from engine.run_config import MOST_THREADS
+from latency import bench
 from supernet.space import SpaceConfig
 
-EXPORTED = ("onnxruntime", "litert")
-"""Runtimes that read a file written by this package, here or on another device."""
+EXPORTED = tuple(bench.RUNTIMES)
+"""The runtimes that read model files written by this package, here or on another device."""
 FEWEST_CALIBRATION_NETWORKS = 10
 MOST_REPEATS = 10_000
 """The most repetitions of anything that is timed; more would take days."""
@@ -41,13 +42,14 @@ class MeasureConfig(Section):
     channels_last: bool = True
     """PyTorch's memory format; the other runtimes choose their own."""
     rounds: int = Field(4, ge=2, le=MOST_REPEATS)
-    """How often each network is timed. Every round has its own random order, so that a drift affects all alike."""
+    """The number of times that each network is timed. Every round has its own random order, so that a drift affects all
+    alike."""
     passes: int = Field(6, ge=1, le=MOST_REPEATS)
     """The number of forward passes that are timed in each round."""
     warmup_passes: int = Field(2, ge=1, le=MOST_REPEATS)
     """The number of forward passes before them in each round, which are not timed."""
     coverings: int = Field(24, ge=1, le=MOST_REPEATS)
-    """How often each candidate of each edge occurs in the networks whose layers are timed one by one."""
+    """The number of times that each candidate of each edge occurs in the networks whose layers are timed one by one."""
     calibration_networks: int = Field(60, ge=0, le=MOST_REPEATS)
     """The number of whole networks that the entries are corrected by; 0 leaves them as measured."""
 

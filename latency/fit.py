@@ -66,6 +66,7 @@ class Fit:
 
 
 _LEAST_SHARE = 1e-6
+"""The least entry of a scaled prior, as a share of the largest."""
 LARGEST_REPEAT = 1.5
 """Timings of one network that differ by more than this factor contradict each other."""
 
@@ -83,12 +84,13 @@ def fit_table(
 ) -> Fit:
     """Fits a table to timings of whole networks.
 
-    measurements: (paths, milliseconds); several of one network count as their median. source: where they come from, for
-    the table's header and for errors. prior: the entries of another device; None for a guess from shapes. seed: deals
-    the networks into folds.
+    measurements: (paths, milliseconds); several of one network count as their median. source: the file or device that
+    they come from, for the table's header and for errors. prior: the entries of another device; None for a guess from
+    shapes. seed: the seed by which networks are left out of the fits that predict them.
 
-    Raises FitError for fewer than FEWEST_CALIBRATION_NETWORKS different networks, and PriorError if `prior` explains
-    nothing of them.
+    Raises FitError for fewer than FEWEST_CALIBRATION_NETWORKS different networks, for timings of one network that
+    differ by more than LARGEST_REPEAT, and if all timings are equal; PriorError if the prior's
+    sums, scaled and shifted, predict left-out networks no better than one number for all of them.
     """
     times: dict[Paths, list[float]] = {}
     for paths, ms in measurements:

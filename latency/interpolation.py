@@ -131,7 +131,8 @@ class Features:
     """The features in which log(ms) is linear. words: (field, value) of the text fields of the family's specs, e.g. a
     pooling's kind.
 
-    mean, scale: of the raw features over the measured layers, (features,) each; a constant one has scale 1.
+    mean, scale: the mean and the scale of each raw feature over the measured layers, (features,); the scale of a
+    constant feature is 1.
     """
 
     words: tuple[tuple[str, str], ...]

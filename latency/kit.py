@@ -127,9 +127,9 @@ def export_kit(
 ) -> ExportedKit:
     """Writes a kit into `folder`, which must not hold anything yet.
 
-    config: an object, or the path of a YAML file to which `overrides` (key.sub=value) apply. seed: of the networks.
-    verify: how many networks the table's error will be measured on. isolated: time ops alone instead of inside
-    networks, as it is always done with LiteRT.
+    config: an object, or the path of a YAML file to which `overrides` (key.sub=value) apply. seed: the seed
+    by which the networks are drawn. verify: the number of networks on which the table's error will be measured.
+    isolated: time ops alone instead of inside networks, as is always done with LiteRT.
 
     Raises ConfigError if the config is wrong or the runtime's extra is not installed, TableError for a `verify` that is
     too small, KitFileError if the folder cannot be used.
@@ -145,7 +145,7 @@ def export_kit(
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KitFileError(f"--out {folder}", "exists and is not empty", remedy="choose another folder for the kit")
-    alone = isolated or measure.runtime != "onnxruntime"
+    alone = isolated or not bench.RUNTIMES[measure.runtime].times_layers
     counts = Counts(0 if alone else measure.coverings, measure.calibration_networks, verify, alone)
     jobs = draw_plan(space, counts, seed)
     with writing(f"--out {folder}"), _replacing_folder(folder) as new:
@@ -191,7 +191,7 @@ def _replacing_folder(folder: Path) -> Iterator[Path]:
 
 def _readme(measure: MeasureConfig) -> str:
     """Returns the text of README.txt."""
-    package = "onnxruntime" if measure.runtime == "onnxruntime" else "ai-edge-litert"
+    package = FILE_RUNTIMES[measure.runtime].device_package
     return (
         "On the device, with nothing else running:\n"
         f"  python3 -m venv env && env/bin/pip install numpy {package} && env/bin/python bench.py\n"
@@ -372,7 +372,8 @@ LARGEST_MJ = 1e9
 
 
 def _check_numbers(where: str, numbers: Sequence[Any], *, whole: bool) -> None:
-    """Raises KitFileError unless all numbers are possible milliseconds. whole: of whole networks, which take some."""
+    """Raises KitFileError unless all numbers are possible milliseconds. whole: whether they are the times of whole
+    networks, which cannot be 0."""
     for value in numbers:
         good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LONGEST_MS
         if not good or (whole and value == 0):

@@ -89,9 +89,9 @@ def measure_to_file(
 
     config: an object, or the path of a YAML file to which `overrides` (key.sub=value) apply. verify: how many fresh
     networks the table's error is measured on; if it is above 0 and `out` exists, that table is kept and verified.
-    recalibrate: keep the measured entries of `out` and refit their corrections to networks timed now. seed: of the
-    networks and their order; None is 0 for a new table, and the time for one that is kept, so that the networks differ
-    from those of any time before.
+    recalibrate: keep the measured entries of `out` and refit their corrections to networks timed now. seed: the seed
+    of the networks and their order; None is 0 for a new table, and the time for one that is kept, so that the networks
+    differ from those of any time before.
 
     Raises ConfigError if the config is wrong, or the device or the runtime is not here; TableError if `out` cannot be
     written, holds anything but an earlier version of this table, or does not fit the config.
@@ -133,8 +133,8 @@ def measure_table(
 ) -> LatencyTable:
     """Returns the table of a space: every layer is measured, and corrected and verified on whole networks.
 
-    verify: how many fresh networks it is verified on; 0: none. seed: of the networks and their order. Raises
-    ConfigError if the device or the runtime is not here.
+    verify: the number of fresh networks on which it is verified; 0: none. seed: the seed of the networks and their
+    order. Raises ConfigError if the device or the runtime is not here.
     """
     with open_runtime(space, measure) as runner:
         counts = Counts(

@@ -41,8 +41,8 @@ class TimingJob:
 
 @dataclass(frozen=True)
 class Counts:
-    """How many networks of each purpose a plan holds. coverings: how often each candidate of each edge occurs among the
-    context networks."""
+    """The number of networks of each purpose in a plan. coverings: how often each candidate of each edge occurs among
+    the context networks."""
 
     coverings: int
     calibration: int

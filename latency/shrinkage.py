@@ -1,19 +1,22 @@
-"""Fits the entries of a table to few whole networks: fewer than entries, so entries of like layers are moved together.
+"""Fits the entries of a table to whole networks, which may be fewer than entries: entries of similar layers then move
+together.
 
 The milliseconds of layer k are modelled as
 
     m_k = g p_k + a MACs_k + b elements_k + d + s_k (f_k + e_k),
 
 with s_k a guess from shapes (`guess`) and p_k the prior's entry: another device's milliseconds, or s_k if there is no
-prior. g is free. a, b, d are normal around 0, and so are the deviations relative to the guess: f is alike for like
-layers (a Gaussian process over the shapes of each op family, in the features of latency/interpolation.py), e_k is the
-layer's own. The latency of network i is
+prior. g is any number: it has no prior distribution. a, b, d are normal around 0, and so are the deviations relative to
+the guess, f_k and e_k: f is correlated between layers of similar shape (a Gaussian process over the shapes of each op
+family, in the features of latency/interpolation.py), e_k is independent for each layer. The latency of network i, which
+has layer k n_ik times, is
 
     y_i = c + sum_k n_ik m_k,    up to a relative error,
 
-with c free. The variances of a, b, d, f, e and of the error maximise the likelihood of the timings, integrated over all
-else (restricted maximum likelihood), times a wide normal density on the logarithm of each. m >= 0 and c then are the
-most likely ones: least squares in relative error with a pull (latency/calibration.py).
+with a constant c that has no prior distribution either. The variances of a, b, d, f, e and of the error maximise the
+likelihood of the timings, integrated over all else (restricted maximum likelihood), times a wide normal density on the
+logarithm of each variance. Given these variances, m >= 0 and c are those of the largest posterior density: least
+squares in relative error, with a pull towards the prior (latency/calibration.py).
 
 Many networks determine the entries alone. If few networks show that the layers deviate little from the prior, the
 variances are small and the entries stay near it.
@@ -35,7 +38,7 @@ from supernet.space import Layer
 LIKE = 2.0
 """The correlation of f between two layers is exp(-D / (2 LIKE)), D the mean squared difference of their features."""
 DEVIATION, ERROR = np.log(0.1**2), np.log(0.02**2)
-"""The expected log variances: of deviations, 10 %, and of the error of a timing, 2 %."""
+"""The expected log variances: deviations have a standard deviation of 10 %, the error of a timing one of 2 %."""
 WIDTH = 3.0
 """The standard deviation of the log variances: give or take a factor of 4.5 in the deviations."""
 DEVIATION_BOUNDS = (np.log(1e-6), np.log(10.0))
@@ -58,7 +61,7 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class Layers:
-    """The knowledge of the entries before any timing.
+    """The properties of the entries that are known before any timing.
 
     shapes: (entries, 3): MACs, elements of input and output, 1; each of mean 1. likeness: (entries, entries), the
     correlation of f. prior: (entries,) >= 0 in any unit, or None.
@@ -86,9 +89,10 @@ def guess(shapes: np.ndarray, occurrences: np.ndarray, measured: np.ndarray) -> 
 
 
 def fit_entries(layers: Layers, occurrences: np.ndarray, measured: np.ndarray, free_constant: bool = True) -> Shrunk:
-    """Fits the model in this module's docstring.
+    """Returns the entries m and the constant c of the model in this module's docstring.
 
-    occurrences: (networks, entries) n. measured: (networks,) y in ms. free_constant: whether c may be below 0.
+    layers: the shapes, likeness and prior of the entries. occurrences: (networks, entries), n. measured: (networks,), y
+    in ms. free_constant: whether c may be below 0.
     """
     unit = guess(layers.shapes, occurrences, measured)  # s
     parts = occurrences * unit
@@ -152,9 +156,9 @@ def _variances(
 class Likelihood:
     """The restricted likelihood of variances: that of the part of the timings that does not depend on the free g and c.
 
-    covariances: of the timings, (rows, rows), for a variance of 1, that of the error last. basis: (rows, at most 2),
-    orthonormal, the directions of g and c. target: (rows,). rest: the number of further rows, of which all parts are 0
-    but the error.
+    covariances: the covariance of the timings that each variance gives if it is 1, (rows, rows), that of the error
+    last. basis: (rows, at most 2), orthonormal, the directions of g and c. target: (rows,). rest: the number of further
+    rows, of which all parts are 0 but the error.
     """
 
     covariances: tuple[np.ndarray, ...]

@@ -32,7 +32,7 @@ class MissingEntryError(TableError):
 
 
 class Entry(Section):
-    """The milliseconds of one layer: of a whole edge with its residual add, in eval mode and inference mode."""
+    """The milliseconds of one layer, in eval mode and inference mode. A layer on an edge includes the residual add."""
 
     median_ms: float = Field(ge=0)
     """As measured, in the way that `method` of the table names."""

@@ -27,7 +27,7 @@ def accepted_percent(noise_mape_percent: float) -> float:
 
 def check_count(networks: int) -> None:
     """Raises TableError for a --verify of fewer than FEWEST_NETWORKS; 0 asks for none."""
-    if networks and networks < FEWEST_NETWORKS:
+    if not isinstance(networks, int) or (networks and networks < FEWEST_NETWORKS):
         raise TableError("--verify", f"got {networks}", f"at least {FEWEST_NETWORKS} networks, e.g. 40, or 0 for none")
 
 

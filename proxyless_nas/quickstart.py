@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import ConfigError
-from engine.files import write_atomically
+from engine.files import make_folder, write_atomically
 from engine.shipped import shipped_config
 
 if TYPE_CHECKING:  # the functions import slow modules themselves, after the arguments have been parsed
@@ -89,6 +89,7 @@ def quickstart(out: Path, seed: int = 0, baselines: int = 10) -> dict[str, objec
     if (out / "search").exists():
         remedy = "choose another folder, or delete this one"
         raise ConfigError(f"--out {out}", "holds a quick start already", remedy=remedy)
+    make_folder(out, "--out")  # before the measuring, which takes minutes
     began = time.monotonic()
     table_path = out / "table.yaml"
     overrides = [f"limits.0.table={table_path}", f"run.seed={seed}"]

@@ -1,4 +1,4 @@
-"""What `proxyless_nas` does, as functions: the work of each subcommand, for Python.
+"""Defines the functions of `proxyless_nas`: they do the work of the subcommands, for Python.
 
 A configuration is a path, the name of one that comes with the package, a dictionary or a model; paths may be texts. An
 error that a user can mend is a UserError. Nothing is printed but the log; `report` shows what is going on.
@@ -7,16 +7,21 @@ error that a user can mend is a UserError. Nothing is printed but the log; `repo
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.config import ConfigFile, extended
+from engine.errors import ConfigError
 from engine.evaluation import Evaluation
+from engine.files import as_list, as_path, as_texts
 from engine.progress import Report, silent
 from engine.shipped import located
+from engine.wording import in_a_row, shown
 from latency.config import LatencyConfig
 from latency.measure import measure_table, measure_to_file, verify_table
 from latency.table import LatencyTable
+from latency.verification import check_count
 from retrain.evaluation import evaluate_checkpoint
 from retrain.loop import RetrainResult, run_retrain
 from retrain.predict import predict as predict
@@ -46,15 +51,22 @@ def measure(
     """Measures the latency table of a configuration's space on this machine, and returns it.
 
     out: the file to write; None writes none. verify: the number of fresh networks on which the table's error is
-    measured. recalibrate: keeps the measured entries of `out` and refits their corrections. seed: of the networks and
-    their order. See latency.measure.measure_to_file for what becomes of a file that exists. Raises ConfigError if the
-    configuration is wrong or its device is not here, and TableError if `out` cannot be used.
+    measured. recalibrate: keeps the measured entries of `out` and refits their corrections. seed: the seed of the
+    networks and their order. See latency.measure.measure_to_file for what becomes of a file that exists. Raises
+    ConfigError if the configuration is wrong or its device is not here, and TableError if `out` cannot be used.
     """
     source, overrides = _latency_config(config, overrides)
     if out is not None:
         return measure_to_file(
-            source, Path(out), overrides=overrides, verify=verify, recalibrate=recalibrate, seed=seed, report=report
+            source,
+            as_path(out, "out"),
+            overrides=overrides,
+            verify=verify,
+            recalibrate=recalibrate,
+            seed=seed,
+            report=report,
         )
+    check_count(verify)
     settings = LatencyConfig.given(source, overrides)
     return measure_table(Space(settings.space), settings.measure, seed=seed or 0, verify=verify, report=report)
 
@@ -71,12 +83,13 @@ def verify(
     """Measures how well a table predicts fresh whole networks on this machine. Returns the table with its error, in
     `verification`.
 
-    table: an object; or a file, which gets the error too. networks: their number. seed: of the networks; None draws
-    others than any time before. Raises TableError if the table is another device's or does not fit the configuration.
+    table: an object; or a file, which gets the error too. networks: their number. seed: the seed by which they are
+    drawn; None draws others than any time before. Raises TableError if the table is another device's or does not fit
+    the configuration.
     """
     if not isinstance(table, LatencyTable):
         source, overrides = _latency_config(config, overrides)
-        file = Path(table)
+        file = as_path(table, "table")
         LatencyTable.load(file)  # a missing file is an error, and is not measured
         return measure_to_file(source, file, overrides=overrides, verify=networks, seed=seed, report=report)
     import time
@@ -96,7 +109,7 @@ def check(
 
     out: the folder for results, if there shall be room for checkpoints.
     """
-    return check_search(_given(config), overrides, None if out is None else Path(out), report)
+    return check_search(_given(config), overrides, None if out is None else as_path(out, "out"), report)
 
 
 def search(
@@ -113,14 +126,14 @@ def search(
     tables as objects, by the path at which a limit names them; in a dictionary, a limit's `table` may be such an object
     itself. resume: continues the search in `out`. Raises a UserError for anything wrong that the user can mend.
     """
-    return run_search(_given(config), Path(out), tables=tables, resume=resume, overrides=overrides)
+    return run_search(_given(config), out, tables=tables, resume=resume, overrides=overrides)
 
 
 def derive(
     run: AnyPath,
     at: str | float | Sequence[str | float] = (),
     *,
-    table: AnyPath | None = None,
+    table: LatencyTable | AnyPath | None = None,
     method: Literal["constrained", "argmax"] | None = None,
     scored: bool = True,
     device: Literal["cpu", "cuda"] | None = None,
@@ -133,10 +146,18 @@ def derive(
     it, the run's own bound. table: a device's latency table in place of the search's latency limits. See
     search.many.family.derive_family. Raises ConfigError or CheckpointError.
     """
-    bounds = [at] if isinstance(at, str | float | int) else at
+    bounds = [at] if isinstance(at, str | Real) else as_list(at, "at")
+    for bound in bounds:
+        if not isinstance(bound, str | Real) or isinstance(bound, bool):
+            raise ConfigError("at", f"got {shown(bound)}", "numbers, or texts such as '50%' and '10%..90%x9'")
+    for name, value, known in (("method", method, ("constrained", "argmax")), ("device", device, ("cpu", "cuda"))):
+        if value not in (None, *known):
+            raise ConfigError(name, f"got {shown(value)}", f"{in_a_row(known)}, or None")
+    if table is not None and not isinstance(table, LatencyTable):
+        table = as_path(table, "table")
     return derive_family(
-        Path(run), [str(bound) for bound in bounds], method, table=None if table is None else Path(table),
-        scored=scored, device=device, report=report, allow_modules=allow_modules,
+        as_path(run, "run"), [str(bound) for bound in bounds], method, table=table, scored=scored, device=device,
+        report=report, allow_modules=as_texts(allow_modules, "allow_modules"),
     )  # fmt: skip
 
 
@@ -154,8 +175,13 @@ def sweep(
     configs: paths, or names of configurations that come with the package. out: a folder with a folder and a log for
     each search. jobs: searches at a time on the CPU; each GPU has one. Raises ConfigError before anything is started.
     """
-    files = [located(Path(config)) for config in configs]
-    return run_sweep(files, Path(out), seeds=seeds, jobs=jobs, resume=resume, overrides=overrides)
+    files = [located(as_path(config, "configs")) for config in as_list(configs, "configs")]
+    if not files:
+        raise ConfigError("configs", "got none", "at least one path or name of a configuration")
+    return run_sweep(
+        files, as_path(out, "out"), seeds=as_list(seeds, "seeds"), jobs=jobs, resume=resume,
+        overrides=as_texts(overrides, "overrides"),
+    )  # fmt: skip
 
 
 def retrain(
@@ -174,7 +200,7 @@ def retrain(
     that the user can mend.
     """
     return run_retrain(
-        _given(config), architecture, Path(out), resume=resume, overrides=overrides, allow_modules=allow_modules
+        _given(config), architecture, out, resume=resume, overrides=overrides, allow_modules=allow_modules
     )
 
 
@@ -188,8 +214,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a network with a checkpoint, of its retraining or of a search, on the test set.
 
-    config: of its retraining, of which the sections data and run are used. architecture: None takes the one that the
-    checkpoint of a retraining has. Returns top-1, top-5 and the loss. Raises CheckpointError or ConfigError.
+    config: the configuration of its retraining; only the sections data and run are used. architecture: None takes the
+    one in the checkpoint of a retraining. Returns top-1, top-5 and the loss. Raises CheckpointError or ConfigError.
     """
     _, evaluation = evaluate_checkpoint(_given(config), architecture, checkpoint, allow_modules, overrides=overrides)
     return evaluation
@@ -198,15 +224,18 @@ def evaluate(
 def _given(config: ConfigLike) -> Any:
     """Returns a configuration as the packages take it: a path in place of a name, a dictionary with what it extends."""
     if isinstance(config, Path | str):
-        return located(Path(config))
+        return located(as_path(config, "config"))
     return extended(config) if isinstance(config, Mapping) else config
 
 
 def _latency_config(config: ConfigLike, overrides: Sequence[str]) -> tuple[Any, Sequence[str]]:
     """Returns the path of a latency configuration and its overrides, or the model of another one, and none."""
+    overrides = as_texts(overrides, "overrides")
     if isinstance(config, Path | str):
-        return located(Path(config)), overrides
+        return located(as_path(config, "config")), overrides
     if isinstance(config, SearchConfig):
         config = LatencyConfig(space=config.space, measure=config.measure)
-    assert isinstance(config, LatencyConfig | Mapping)  # no other file has a space
+    if not isinstance(config, LatencyConfig | Mapping):
+        expected = "a path, a dictionary, a LatencyConfig or a SearchConfig"
+        raise ConfigError("config", f"got {shown(config)}", expected)
     return LatencyConfig.read(config, overrides), ()

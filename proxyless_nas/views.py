@@ -13,7 +13,7 @@ from PIL import Image
 
 from engine.config import load_config, validate
 from engine.errors import Action, ConfigError, UserError, explain
-from engine.files import write_atomically
+from engine.files import as_path, as_texts, write_atomically
 from engine.quantities import quantity
 from engine.runs.checkpoints import Checkpoints
 from latency.table import LatencyTable
@@ -54,8 +54,17 @@ class Shown:
         return self.png
 
     def save(self, path: Path | str) -> None:
-        """Writes the picture into a PNG file, atomically."""
-        write_atomically(Path(path), self.png)
+        """Writes the picture into a file that ends in .png, atomically. Raises ConfigError for another ending, since
+        such a file may be something else, and WriteError if it cannot be written."""
+        write_atomically(picture_path(path), self.png)
+
+
+def picture_path(path: object) -> Path:
+    """Returns the path of a picture's file. Raises ConfigError if it does not end in .png."""
+    path = as_path(path, "the picture's file")
+    if path.suffix.lower() != ".png":
+        raise ConfigError(str(path), f"ends in {path.suffix or 'nothing'!r}", "a file that ends in .png")
+    return path
 
 
 def show(
@@ -79,11 +88,11 @@ def show(
         return _network(source.architecture, *layer_costs(source.architecture, additive(source.limits)))
     if isinstance(source, Design):
         return _network(source, *_costs(source, table))
-    path = Path(source)
+    path, allow_modules = as_path(source, "source"), as_texts(allow_modules, "allow_modules")
     if (path / "config.yaml").exists():
         return _run(path, table, allow_modules)
     if path.is_dir():
-        raise ConfigError(str(path), "no config.yaml", "the folder of a search or of a retraining")
+        raise ConfigError(str(path), "has no config.yaml", "the folder of a search or of a retraining")
     architecture = design_of(path, allow_modules=allow_modules)
     return _network(architecture, *_costs(architecture, table))
 
@@ -112,7 +121,11 @@ def _run(run: Path, table: LatencyTable | Path | str | None, allow_modules: Coll
 
 
 def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[str]) -> Design:
-    """Returns the architecture in the config.yaml of a retraining."""
+    """Returns the architecture in the config.yaml of a retraining.
+
+    stored: the content of that file, not validated yet. place: the file's name, for errors. allow_modules: the user's
+    modules that the architecture may import. Raises ConfigError if there is no architecture, or a damaged one.
+    """
     import json
 
     if "architecture" not in stored:
@@ -122,7 +135,7 @@ def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[
 
 
 def _figures(run: Path) -> list[str]:
-    """Returns what a search has found about its network, in lines; none if it has not ended."""
+    """Returns the figures of a search's derived network, a line each; none if the search has not ended."""
     result = load_result(run)
     if result is None:
         return []
@@ -140,7 +153,7 @@ def _costs(
     """Returns the milliseconds of each layer and those of a whole network, as columns of the architecture's summary."""
     if table is None:
         return {}, {}
-    table = table if isinstance(table, LatencyTable) else LatencyTable.load(Path(table))
+    table = table if isinstance(table, LatencyTable) else LatencyTable.load(as_path(table, "table"))
     column = [table.price(layer, place) for place, layer in architecture.places]
     return {LATENCY: column}, {LATENCY: table.constant_ms}
 

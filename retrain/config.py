@@ -34,6 +34,6 @@ class RetrainConfig(ConfigFile):
     data: DataConfig
     """The images."""
     retrain: RetrainSettings = RetrainSettings()
-    """How the network is trained."""
+    """The settings of the training."""
     run: RunConfig = RunConfig()
     """Where the program runs, and how often it reports."""

@@ -19,6 +19,7 @@ from engine.device import memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group
 from engine.errors import ConfigError
 from engine.evaluation import ClassCounts, Evaluation, evaluate, evaluate_by_class, recalibrate_bn
+from engine.files import as_path
 from engine.progress import Report, reported, silent
 from engine.run_config import RunConfig
 from retrain.config import RetrainConfig
@@ -86,7 +87,8 @@ def score_checkpoint(
     settings = RetrainConfig.read(config, overrides)
     given, path = (None, None) if architecture is None else architecture_of(architecture, allow_modules)
     with naming(config, keys_of(RetrainConfig)):
-        return _scored(settings, given, path, Path(checkpoint), allow_modules, size, by_class, group, report)
+        where = as_path(checkpoint, "checkpoint")
+        return _scored(settings, given, path, where, allow_modules, size, by_class, group, report)
 
 
 def _scored(

@@ -24,7 +24,7 @@ from engine.device import autocast, memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, InvalidError, UserError
 from engine.evaluation import Evaluation, accuracy, evaluate
-from engine.files import read_json, write_atomically
+from engine.files import as_path, read_json, write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.progress import Progress
 from engine.runs.checkpoints import FORMAT, Checkpoints, misfit
@@ -79,7 +79,7 @@ def run_retrain(
     network, path = architecture_of(architecture, allow_modules)
     with naming(config, keys_of(RetrainConfig)), naming(path, SPACE_KEYS):
         predicted_ms = None if path is None else predicted_latency(read_json(path, "an architecture.json"))
-        return retrain(settings, network, Path(out), resume=resume, group=group, predicted_ms=predicted_ms)
+        return retrain(settings, network, as_path(out, "out"), resume=resume, group=group, predicted_ms=predicted_ms)
 
 
 def retrain(
@@ -311,8 +311,8 @@ class _Retrain:
             raise CheckpointError(self._place(step), f"does not fit this config: {misfit(error)}") from error
 
     def _restored(self, step: int, checkpoint: dict[str, Any]) -> tuple[int, ...]:
-        """Restores the state from the checkpoint of this step and returns its unreadable files. Raises CheckpointError
-        if it does not fit."""
+        """Restores the state from the checkpoint of this step and returns the indices of the training
+        images whose files cannot be read. Raises CheckpointError if it does not fit."""
         refuse_other_network(checkpoint, self.architecture, self._place(step))
         with self._fitting(step):
             state = checkpoint["retrain"]

@@ -13,6 +13,7 @@ from torch import nn
 from engine.data.preprocessing import Preprocessing
 from engine.device import prepare_device
 from engine.errors import CheckpointError
+from engine.files import as_list, as_path
 from engine.run_config import RunConfig
 from retrain.preprocessing import preprocessing_in
 from retrain.weights import is_from_search, load_network_of, read_checkpoint
@@ -67,8 +68,9 @@ def predict(
     preprocessing, and ConfigError if an image cannot be read.
     """
     several = not isinstance(images, str | Path)
-    paths = [Path(path) for path in images] if not isinstance(images, str | Path) else [Path(images)]
-    checkpoint, where = read_checkpoint(Path(source))
+    given = as_list(images, "images") if several else [images]
+    paths = [as_path(path, "images") for path in given]
+    checkpoint, where = read_checkpoint(as_path(source, "run"))
     if is_from_search(checkpoint):
         found, expected = "is of a search, whose supernet has no BN statistics", "a checkpoint of a retraining"
         raise CheckpointError(where, found, expected, "retrain the search's architecture.json first")

@@ -12,7 +12,7 @@ from torch import Tensor
 from engine.config import differences
 from engine.errors import CheckpointError, ConfigError, explain
 from engine.evaluation import recalibrate_bn
-from engine.files import read_text
+from engine.files import as_path, as_texts, read_text
 from engine.runs.checkpoints import Checkpoints, load_checkpoint, misfit
 from engine.runs.states import check_module
 from supernet.architecture import Architecture
@@ -36,7 +36,11 @@ def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Design
     allow_modules: as for `Architecture.from_json`.
     """
     missing = "a search writes architecture.json into its run folder"
-    text = read_text(path, "an architecture.json", missing=missing)
+    expected = "an architecture.json"
+    text = read_text(path, expected, missing=missing)
+    allow_modules = as_texts(allow_modules, "allow_modules")
+    if not text.lstrip().startswith(("{", "[")):
+        raise ConfigError(str(path), "is not JSON", expected)
     with explain(str(path)):
         return read_design(text, allow_modules=allow_modules)
 
@@ -56,7 +60,7 @@ def architecture_of(
     what `load_architecture` raises."""
     if isinstance(architecture, Design):
         return architecture, None
-    path = Path(architecture)
+    path = as_path(architecture, "architecture")
     return load_architecture(path, allow_modules), path
 
 
@@ -119,7 +123,7 @@ def read_checkpoint(source: Path) -> tuple[dict[str, Any], str]:
     source: a .pt file, or the folder of a run, whose newest good checkpoint is read. Raises CheckpointError.
     """
     if not source.is_dir():
-        return load_checkpoint(source), str(source)
+        return load_checkpoint(source, "a step-*.pt file of a run, or the folder of a run"), str(source)
     checkpoints = Checkpoints(source / "checkpoints")
     newest = checkpoints.newest()
     if newest is None:
@@ -196,7 +200,7 @@ def pretrained(
     """
     if architecture is not None:
         architecture, _ = architecture_of(architecture, allow_modules)
-    content, where = read_checkpoint(Path(checkpoint))
+    content, where = read_checkpoint(as_path(checkpoint, "checkpoint"))
     loaded = load_network_of(content, where, architecture, allow_modules)
     if images is not None:
         recalibrate_bn(loaded.network, images)
@@ -211,6 +215,7 @@ def _own_architecture(checkpoint: dict[str, Any], where: str, allow_modules: Col
 
     Raises CheckpointError if it has none, or names a module that is not allowed: a checkpoint runs no code by itself.
     """
+    allow_modules = as_texts(allow_modules, "allow_modules")
     text = checkpoint.get("architecture")
     if not isinstance(text, str):
         why = "is of a search, whose supernet holds many networks" if is_from_search(checkpoint) else "does not say"

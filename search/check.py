@@ -1,4 +1,4 @@
-"""Is a search ready to run? Every condition that would spoil it later, looked at in seconds and without training."""
+"""Checks before a search, in seconds and without training, every condition that would spoil it later."""
 
 from __future__ import annotations
 
@@ -51,14 +51,18 @@ log = logging.getLogger("search")
 
 @dataclass(frozen=True)
 class Check:
-    """One condition. FAIL: the search cannot run, or not to its end. warn: it runs, to less than was meant."""
+    """The result of one check. FAIL: the search cannot run to its end. warn: it can, but its result is probably not
+    what was meant."""
 
     level: Literal["ok", "warn", "FAIL"]
     what: str
+    """The name of the check, such as `limits together`."""
     text: str
+    """What the check has shown."""
     fix: str = ""
+    """What to do about it; empty if all is well."""
     error: UserError | None = None
-    """The error behind a failure, if it was one."""
+    """The error that a failed check has raised; None if it raised none."""
 
     @property
     def line(self) -> str:
@@ -80,7 +84,7 @@ def check_search(
     """Runs every check of a search's settings and returns the results. out: the folder for its results, whose free
     space is checked. report: called during the checks that take a while. config, tables: as in run_search.
 
-    If a check fails, only those that need its result are left out. No UserError is raised.
+    If a check fails, only those that need its result are left out. It raises no UserError.
     """
     try:
         given = given_search(config, overrides, tables)
@@ -106,7 +110,7 @@ def check_search(
 
 
 def announce(checks: Sequence[Check], source: Path | str) -> None:
-    """Logs the warnings; raises the first failure as a ConfigError whose place begins with `source`."""
+    """Logs the warnings, and raises the first failure as a ConfigError whose place begins with `source`."""
     for check in checks:
         if check.level == "FAIL":
             raise _error_of(check, str(source))
@@ -164,7 +168,8 @@ def _reach(limit: AdditiveLimit) -> Check:
 
 
 def cost_gradient(space: Space, cost: Cost) -> Tensor:
-    """Returns dE/dalpha (E, N) of the expected cost where the search begins: every candidate equally likely."""
+    """Returns dE/dalpha (E, N) of the expected cost at the start of a search, where every candidate is equally
+    likely."""
     p = Alpha.of_space(space).probabilities()
     return softmax_jacobian(torch.from_numpy(cost.table), p)
 
@@ -190,7 +195,7 @@ def _gradient(space: Space, limit: AdditiveLimit) -> Check:
 def _together(resolved: Resolved) -> list[Check]:
     """Checks whether an architecture meets all limits, and whether alpha can meet them in expectation."""
     search, checks = resolved.config.search, []
-    if search.derive == "constrained":  # argmax looks at no limit
+    if search.derive == "constrained":  # argmax ignores limits
         derivation = constrained(Alpha.of_space(resolved.space), resolved.additive)
         remedy = "raise `tolerance`, or move a bound"
         checks += [Check("warn", "limits together", note, remedy) for note in derivation.notes]
@@ -210,19 +215,23 @@ def _loosened(limits: Sequence[AdditiveLimit]) -> Check:
 
 
 def _own_candidates(resolved: Resolved) -> list[Check]:
-    """Runs the user's own candidates once on random images, if the search's device is here."""
+    """Runs the user's own candidates once on random images, if this machine has the search's device."""
     layers, device = resolved.space.all_layers, resolved.config.run.device
     own = list(dict.fromkeys(str(layer.spec) for layer in layers if is_own(layer.spec)))
     if not own or (device == "cuda" and not torch.cuda.is_available()):
-        return []  # another check reports a device that is not here
+        return []  # another check reports that the device is absent
     with explain("space.candidate_modules"):
         check_running(layers, torch.device(device))
     return [Check("ok", "own candidates", f"{', '.join(own)}: run, and leave their input as it is")]
 
 
 def _own_functions(resolved: Resolved) -> list[Check]:
-    """Terms and rewards of the user's own, called once: at the first architecture step a mistake would cost a warm-up.
-    A reward gets a made-up sample, which knows nothing."""
+    """Calls the user's own terms and reward once, since a mistake that shows at the first architecture step would cost
+    a warm-up.
+
+    The terms are called with equal probabilities. The reward is called with a made-up sample: the first candidate of
+    every edge, logits of 0, and the accuracy of a guess.
+    """
     s, space = resolved.config.search, resolved.space
     checks = []
     if s.terms:
@@ -262,17 +271,19 @@ def _tables(resolved: Resolved, report: Report) -> list[Check]:
 
 
 DECISIVE = 2.0
-"""What an entry of alpha has to be able to move by: Adam's steps are about arch_lr each; e^2, 7, is a ratio of p."""
+"""The distance that an entry of alpha must be able to move during a search, or a check warns. A step of Adam moves it
+by about arch_lr. Two entries that are 2 apart have probabilities in the ratio e^2, about 7."""
 OFF, FAR_OFF = 1.25, 3.0
-"""Factors between the measured and the predicted latency of a network. An idle machine may come near the first. Beyond
-the second, the table is wrong, unless the machine is busy."""
+"""Bounds of the factor between the measured and the predicted latency of a network. Even on an idle machine it may come
+near the first. Beyond the second, the table is wrong, unless the machine is busy."""
 BUSIEST = 30.0
 """The largest factor that other work on this machine can explain. It never explains a factor below 1."""
 CHECK_ROUNDS = 5
 
 
 def _timing(resolved: Resolved, measured: Sequence[TableSource], report: Report) -> list[Check]:
-    """Checks whether the derived network will be timed; if so, times one network of the middle of the range now."""
+    """Checks whether the derived network will be timed; if so, times one network from the middle of the range of
+    costs now."""
     local = [limit.source for limit in local_latency_limits(resolved.limits)]
     return [_timed(resolved.space, source, report) for source in local if source] or [_untimed(measured)]
 
@@ -301,7 +312,7 @@ def _timed(space: Space, source: TableSource, report: Report) -> Check:
 
 
 def _busy(timing: Timing) -> str:
-    """Returns what shows that other work disturbs this machine; '' if nothing does."""
+    """Returns the signs, as a phrase, that other work disturbs this machine; '' if there are none."""
     signs = [] if steady(timing) else [f"rounds of one timing differ by {50 * twice_noise(timing):.0f} %"]
     load, cores = load_average(), os.cpu_count() or 1
     if load > cores:
@@ -352,7 +363,10 @@ def _data(config: SearchConfig) -> list[Check]:
 
 
 def data_checks(config: SearchConfig, training: int, validation: int) -> list[Check]:
-    """Checks whether the two parts of the training set, in images, give batches and architecture steps."""
+    """Checks whether the two parts of the training set hold a batch each, and give enough architecture steps.
+
+    training, validation: their numbers of images.
+    """
     s = config.search
     for part, images in (("training", training), ("validation", validation)):
         if images < s.batch_size:

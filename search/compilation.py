@@ -1,4 +1,4 @@
-"""`search.compile`: the supernet's candidates through torch.compile, the same ones in every process."""
+"""Compiles the supernet's candidates with torch.compile (`search.compile`), the same ones in every process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ log = logging.getLogger("search")
 
 
 def agreed(group: Group, ratios: list[float | None]) -> list[float | None]:
-    """Returns the timings of process 0 in all processes, because all have to run the same programs; None for a
-    candidate that torch cannot compile in one of them."""
+    """Returns process 0's timings of the candidates to every process, because all have to run the same programs. The
+    timing of a candidate that torch cannot compile in one of the processes is None."""
     everywhere = zip(*group.gathered(ratios), strict=True)
     return [None if None in candidate else candidate[0] for candidate in everywhere]
 
 
 def compile_supernet(net: Supernet, plan: Plan, group: Group) -> None:
-    """Compile where it is faster, and say what came of it. UserError where torch.compile does not work."""
+    """Compiles each distinct candidate, keeps the program if it is faster, and logs the result. Raises UserError if
+    torch.compile does not work here."""
     config, space = plan.config, plan.config.space
     count = group.share_of(config.search.batch_size, "search.batch_size") // plan.networks
     images = torch.zeros(count, space.input_channels, space.input_size, space.input_size)  # only their layout counts

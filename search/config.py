@@ -35,7 +35,8 @@ MOST_TABLES = 100
 
 
 def unknown_metric(metric: str, columns: Sequence[str], where: str) -> InvalidError:
-    """Returns the error of a metric that is none of ours and none of `columns`, with the nearest one."""
+    """Returns the error for a metric that is neither latency, nor computed, nor in `columns`; it suggests the nearest
+    one."""
     accepted = tuple(dict.fromkeys(("latency", *COMPUTED, *columns)))
     # nearest in meaning, not in letters
     near = ["macs"] if metric.lower() in ("flops", "mult_adds") else difflib.get_close_matches(metric, accepted, n=1)
@@ -47,24 +48,24 @@ def unknown_metric(metric: str, columns: Sequence[str], where: str) -> InvalidEr
 def in_full(text: str) -> str:
     """Returns a number that ends in k, M or G (300M, 3.5 k) without that letter: 300000000, 3500. Any other text is
     returned unchanged."""
-    found = _WITH_LETTERS.fullmatch(text.strip())
-    if not found or found["letters"] not in _FACTORS:
+    parts = _WITH_LETTERS.fullmatch(text.strip())
+    if not parts or parts["letters"] not in _FACTORS:
         return text
-    return f"{float(found['number']) * _FACTORS[found['letters']]:.15g}"  # 1.1M: 1100000, not 1100000.0000000002
+    return f"{float(parts['number']) * _FACTORS[parts['letters']]:.15g}"  # 1.1M: 1100000, not 1100000.0000000002
 
 
 def written_bound(text: str, metric: str) -> float | Percent:
     """Returns the bound of a limit that is written as text: a number for `300M`, or a Percent.
 
-    k, M and G are thousands, millions and thousands of millions, of COMPUTED metrics; a space may stand before them.
-    Raises InvalidError, with what to write, for anything else.
+    With a metric of COMPUTED, the number may end in k, M or G, for thousands, millions and thousands of millions; a
+    space may stand before the letter. Raises InvalidError, which says what to write, for anything else.
     """
     text = text.strip()
     if Percent.matches(text):
         return Percent(text)
     counted = metric in COMPUTED
-    found = _WITH_LETTERS.fullmatch(text)
-    number, letters = (found["number"], found["letters"]) if found else ("", "")
+    parts = _WITH_LETTERS.fullmatch(text)
+    number, letters = (parts["number"], parts["letters"]) if parts else ("", "")
     if counted and letters in _FACTORS and (bound := float(in_full(text))) > 0:
         return bound
     accepted = "a number in the metric's unit, or 0% to 100%, such as 50%"
@@ -85,7 +86,8 @@ def _listed(paths: Sequence[Path]) -> str:
 
 
 class LimitConfig(Section):
-    """One entry of `limits`: what the derived network must meet. Exactly one of `at` and `below`."""
+    """One entry of `limits`: a metric of the derived network, and its bound. Exactly one of `at` and `below` is
+    set."""
 
     metric: str = Field(min_length=1)
     """latency; macs (of one image), params or weight_bytes (params in measure.dtype), which need no table; a column of
@@ -95,9 +97,9 @@ class LimitConfig(Section):
     """Latency table; for latency and for columns."""
     table_sha256: str | None = None
     """LatencyTable.sha256, filled in at start, so that a run cannot be resumed with other numbers. Verifying a table
-    changes none of them. Checked where given."""
+    changes none of them. If it is given, it is checked."""
     tables: tuple[UserPath, ...] = Field((), max_length=MOST_TABLES)
-    """In place of `table`: one per device, for one limit on all of them."""
+    """The tables of several devices, in place of `table`: one limit on all of them."""
     tables_sha256: tuple[str, ...] = ()
     """Filled in at the start, like table_sha256."""
     combine: Literal["weighted_sum", "worst_case"] | None = None
@@ -106,9 +108,9 @@ class LimitConfig(Section):
     """w_k in (0, 1e6], one per entry of `tables`. By default 1/k each in a weighted sum (the mean), 1 each in a worst
     case."""
     measure: MeasureConfig | None = None
-    """How this limit's table was measured, if that differs from the search's `measure`: a limit on a second
-    device. What it does not set is as there. Tables of `tables` are compared in what a search with measure.device
-    `external` compares."""
+    """How this limit's table was measured, if that differs from the search's `measure`: for a limit on a second
+    device. Keys that it does not set are taken from there. With `tables`, it cannot be set: they are compared with the
+    search as tables of external devices are."""
     at: float | str | None = None
     """The bound to use up: derive within `tolerance` below it. A number in the metric's unit, or N% of the reachable
     range. macs, params and bytes may be written with k, M or G: 300M is 300e6."""
@@ -120,7 +122,7 @@ class LimitConfig(Section):
     missing: Literal["error", "interpolate"] = "error"
     """interpolate: predict entries that the table lacks from those of the same op family (latency/interpolation.py)."""
     largest_error: float = Field(LARGEST_ERROR, gt=0, le=1000)
-    """In percent: a table whose verified MAPE is larger is refused. For metric latency."""
+    """The largest verified MAPE, in percent, with which a table is accepted. For metric latency."""
 
     @field_validator("at", "below")
     @classmethod
@@ -220,7 +222,7 @@ class ReinforceConfig(Section):
     exponent: float = Field(0.1, ge=0, le=LARGEST_POWER)
     """w in the reward accuracy * (T / latency)^w."""
     baseline: Literal["moving_average", "leave_one_out"] = "moving_average"
-    """Subtracted from a reward: the moving average of earlier rewards, or the mean of the other samples."""
+    """What is subtracted from a reward: the moving average of earlier rewards, or the mean of the other samples."""
     limits: Literal["reward", "projection"] = "reward"
     """How limits enter. reward: by the published factor, which pulls towards cheaper networks whatever T is.
     projection: the reward is the accuracy alone, and alpha is projected onto E = T as in the gradient modes."""
@@ -230,7 +232,7 @@ class ReinforceConfig(Section):
 
     @property
     def weight_of_costs(self) -> float:
-        """w, or 0 where limits enter by themselves."""
+        """w; 0 if the limits enter by projection, so that the reward is the accuracy alone."""
         return self.exponent if self.limits == "reward" else 0.0
 
     @model_validator(mode="after")
@@ -246,19 +248,22 @@ class RegressionConfig(Section):
     samples: int = Field(8, ge=2, le=1000)
     """Networks per architecture step, all on one validation batch. They cost a forward pass each, no backward pass."""
     memory: int = Field(100, ge=1, le=NEVER)
-    """Architecture steps after which an evaluation counts 1/e: the weights that it was made with are gone."""
+    """Architecture steps after which the weight of an evaluation has fallen to 1/e, since the supernet's weights have
+    changed meanwhile."""
     final_steps: int = Field(300, ge=0, le=NEVER)
-    """Architecture steps after the last weights step. They begin anew and forget nothing: alpha's last value is of the
-    weights that stay. 0 keeps what the search has collected."""
+    """Architecture steps after the last weights step. They discard the evaluations of the search and give all new ones
+    the same weight, so alpha ends as a fit to the final weights alone. With 0, the evaluations of the search are
+    kept."""
 
 
 class EntropyConfig(Section):
-    """`search.entropy`: the loss gets - w H(p), H the mean entropy of an edge in nats; w moves in a straight line."""
+    """`search.entropy`: adds - w H(p) to the loss, with H the mean entropy of an edge in nats; w moves in a straight
+    line."""
 
     start: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    """w where the search begins. Above 0 alpha is kept undecided."""
+    """w at the start of the search. Above 0 it keeps alpha undecided."""
     end: float = Field(0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    """w at its end. Below 0 alpha is driven to decide."""
+    """w at the end of the search. Below 0 it drives alpha to decide."""
 
 
 class TermConfig(Section):
@@ -271,12 +276,13 @@ class TermConfig(Section):
 
 
 class SettledConfig(Section):
-    """`search.stop_when_settled`: end the search before `epochs` where no probability moves any more."""
+    """`search.stop_when_settled`: ends the search before `search.epochs` if no path probability has moved by more than
+    `change` for `epochs` epochs."""
 
     change: float = Field(0.01, gt=0, lt=1)
-    """No path probability may have moved by more than this ..."""
+    """The largest change of a path probability that counts as none."""
     epochs: int = Field(5, ge=1, le=MOST_EPOCHS)
-    """... for so many epochs of the search."""
+    """The epochs of the search without a larger change after which it ends."""
 
 
 class SearchSettings(Section):
@@ -288,11 +294,12 @@ class SearchSettings(Section):
     trained evenly (search/learn/regression.py). As published: full, full_v2 and two_path follow Eq. 4 (Sec. 3.2),
     reinforce follows Sec. 3.3.2, and in these four the weights are trained on paths that alpha draws."""
     gate_gradient: GateGradient | None = None
-    """How a gradient mode comes from dL/dg to CE's gradient in alpha. first_order, where absent: as published (Eq. 4).
-    second_order: without the error of half the curvature between two candidates, which keeps alpha undecided in a
-    trained supernet (ReinMax, arXiv 2304.08612; docs/design.md). A step takes the same time."""
+    """How a gradient mode computes CE's gradient in alpha from dL/dg. first_order, the default, is as published (Eq.
+    4): its difference between two candidates is wrong by half the curvature of the loss between them, which keeps alpha
+    undecided in a trained supernet. second_order removes this error (ReinMax, arXiv 2304.08612; docs/design.md). Both
+    take the same time."""
     loss: Loss | None = None
-    """How limits enter the gradient modes; projection where absent. REINFORCE has a reward instead."""
+    """How limits enter the gradient modes; projection if it is not set. REINFORCE has a reward instead."""
     reinforce: ReinforceConfig | None = None
     """Settings of arch_update reinforce."""
     regression: RegressionConfig | None = None
@@ -304,8 +311,8 @@ class SearchSettings(Section):
     stop_when_settled: SettledConfig | None = None
     """An end of the search before its last epoch; none if null."""
     warmup_epochs: int = Field(40, ge=0, le=MOST_EPOCHS)
-    """Epochs of weight training before the search, alpha untouched. Not counted in `epochs`. Paths are balanced
-    (supernet/balance.py)."""
+    """Epochs of weight training before the search, which leave alpha as it is. They are not counted in `epochs`. Their
+    paths are balanced (supernet/balance.py)."""
     epochs: int = Field(120, ge=1, le=MOST_EPOCHS)
     """Epochs of the search, in which alpha learns; they come after the warm-up."""
     batch_size: int = Field(256, ge=2, le=LARGEST_BATCH)
@@ -313,7 +320,7 @@ class SearchSettings(Section):
     images in each process."""
     paths_per_step: int | None = Field(None, ge=1, le=1000)
     """Networks that share the images of a weights step, each with a part of them; null: 2 with regression, 1 as
-    published with the others. The more, the less a step depends on which ones were drawn, and the noisier BN is."""
+    published with the others. With more networks, a step depends less on which ones were drawn, but BN is noisier."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """The optimizer of the weights. adamw: betas 0.9 and 0.999, no decay on BN and biases, a linear start over the
     first 2 % of the steps. sgd: Nesterov, as published; a supernet, of which each step trains a part, learns more
@@ -323,11 +330,11 @@ class SearchSettings(Section):
     warmup_lr: float | None = Field(None, gt=0, le=LARGEST_LR)
     """Start of a cosine of the warm-up's own, as published (0.05); null: one cosine over warm-up and search."""
     weight_decay: float | None = Field(None, ge=0, le=LARGEST_LR)
-    """null: 0.05 with adamw, 4e-5 with sgd."""
+    """Weight decay; null: 0.05 with adamw, 4e-5 with sgd."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """With sgd only."""
+    """Momentum of sgd; adamw does not use it."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    """In the weights loss only."""
+    """Label smoothing of the weights' loss; alpha's loss has none."""
     arch_lr: float = Field(1e-3, gt=0, le=LARGEST_LR)
     """Learning rate of alpha's Adam, in the published modes."""
     arch_betas: tuple[float, float] = (0.0, 0.999)
@@ -338,8 +345,8 @@ class SearchSettings(Section):
     """How the network is chosen. constrained: the likeliest one within the limits, exactly. argmax: the likeliest
     candidate of each edge, whatever it costs, as published."""
     derive_among: int = Field(1, ge=1, le=1000)
-    """With derive constrained: of so many likeliest architectures that meet the limits, the one with the smallest
-    validation loss with the supernet's weights. 1 takes the likeliest."""
+    """With derive constrained, the number of likeliest architectures that meet the limits, of which the one with the
+    smallest validation loss with the supernet's weights is taken. 1 takes the likeliest."""
     evaluation_images: int | None = Field(None, ge=1, le=MOST_IMAGES)
     """Validation images that score the derived network during the search; null takes all."""
     bn_batches: int = Field(20, ge=1, le=100_000)
@@ -380,6 +387,7 @@ class SearchSettings(Section):
 
     @property
     def resolved_reinforce(self) -> ReinforceConfig:
+        """`reinforce`, or its defaults if it is not set."""
         return self.reinforce or ReinforceConfig()
 
     @property

@@ -1,5 +1,5 @@
-"""Writes what TensorBoard shows of a search: curves, the network that would be derived now, pictures, figures to
-compare.
+"""Writes what TensorBoard shows of a search: curves, the network that would be derived now, pictures, and the figures
+by which runs are compared.
 
 Nothing here changes a search: random draws have a generator of their own, and the graph is drawn from a fresh network.
 """
@@ -98,16 +98,17 @@ def curves_of(space: Space, limits: Sequence[Limit]) -> dict[str, Curve]:
         "<stage>": dict.fromkeys(edge.stage for edge in space.searchable),
         "<edge>": dict.fromkeys(edge.name for edge in space.searchable),
     }
-    found = {}
+    named = {}
     for tag, curve in CURVES.items():
         place = next((place for place in names if place in tag), None)
         for name, unit in names[place].items() if place else [("", None)]:
-            found[tag.replace(place or "", name)] = Curve(unit or curve.unit, curve.meaning)
-    return found
+            named[tag.replace(place or "", name)] = Curve(unit or curve.unit, curve.meaning)
+    return named
 
 
 def architecture_scalars(state: SearchState, limits: Sequence[AdditiveLimit]) -> dict[str, float]:
-    """Curves of alpha: entropy, and each limit's expected cost beside its target, and its pressure under projection."""
+    """Returns the curves of alpha by their tags: its entropy and, for each limit, the expected cost, the target and,
+    if alpha is projected, the pressure."""
     p = state.alpha.probabilities()
     values = {"arch/entropy": float(state.alpha.entropy())}
     for limit in limits:
@@ -173,13 +174,14 @@ def _asked(limit: AdditiveLimit) -> str:
 
 
 def first_on_latency(limits: Sequence[AdditiveLimit]) -> int | None:
+    """Returns the index of the first limit on latency; None if there is none."""
     return next((i for i, limit in enumerate(limits) if limit.metric == "latency"), None)
 
 
 def log_evaluation(
     log: MetricsLog, step: int, state: SearchState, plan: Plan, architecture: Architecture, scored: Evaluation
 ) -> None:
-    """Writes the network that would be derived now, and alpha; see log_alpha."""
+    """Writes the network that would be derived now, with its accuracy and costs, and alpha (log_alpha)."""
     space, limits = plan.space, plan.additive
     values = accuracy_curves("derived", (scored.loss, scored.top1, scored.top5), space.config.classes)
     values |= {f"derived/{limit.name}": limit.cost_of(architecture.paths) for limit in plan.limits}
@@ -208,7 +210,7 @@ def log_alpha(
 def log_end(
     log: MetricsLog, step: int, architecture: Architecture, limits: Sequence[AdditiveLimit], figures: ResultFile
 ) -> None:
-    """Writes the derived network as text and as a graph, and its figures."""
+    """Writes the derived network as text and as a graph, and the final figures of the search."""
     log.text("final/architecture", architecture_text(architecture, limits), step)
     network = Network(architecture)
     config = architecture.space.config

@@ -17,8 +17,9 @@ from pydantic import BaseModel
 
 from engine.config import apply_overrides, extended, validate
 from engine.errors import ConfigError
-from engine.files import in_home
+from engine.files import as_path, as_texts
 from engine.runs.folder import TABLES
+from engine.wording import shown
 from latency.table import LatencyTable
 from search.config import LimitConfig, SearchConfig
 
@@ -57,9 +58,13 @@ def given_search(
     be LatencyTable objects, and sections may be models. tables: objects in place of the files that limits name. folder:
     the run's folder, for copies of the objects; without it, nothing is to be copied. Raises ConfigError.
     """
-    objects = {in_home(Path(path)): as_its_file(table) for path, table in (tables or {}).items()}
+    overrides = as_texts(overrides, "overrides")
+    objects = _given_tables({} if tables is None else tables)
     if isinstance(config, str | Path):
-        model, source = SearchConfig.read(Path(config), overrides), str(config)
+        path = as_path(config, UNNAMED)
+        model, source = SearchConfig.read(path, overrides), str(path)
+    elif not isinstance(config, Mapping | SearchConfig):
+        raise ConfigError(UNNAMED, f"got {shown(config)}", "a path, a dictionary or a SearchConfig")
     elif isinstance(config, SearchConfig) and not overrides:
         model, source = config, UNNAMED
     else:
@@ -83,6 +88,17 @@ def as_content(config: SearchConfig) -> dict[str, Any]:
     content = config.model_dump(mode="json")
     content["data"]["workers"] = config.data.workers
     return content
+
+
+def _given_tables(tables: object) -> dict[Path, LatencyTable]:
+    """Returns tables that were handed over as objects, by path. Raises ConfigError if they are something else."""
+    expected = "a dictionary with a LatencyTable for each path that a limit names"
+    if not isinstance(tables, Mapping):
+        raise ConfigError("tables", f"got {shown(tables)}", expected)
+    for path, table in tables.items():
+        if not isinstance(table, LatencyTable):
+            raise ConfigError("tables", f"got {shown(table)} for {shown(path)}", expected)
+    return {as_path(path, "tables"): as_its_file(table) for path, table in tables.items()}
 
 
 def as_its_file(table: LatencyTable) -> LatencyTable:

@@ -1,5 +1,4 @@
-"""Judges with random networks whether the supernet ranks networks, and whether alpha ranks them as the supernet
-does."""
+"""Judges, by random networks, whether the supernet ranks networks reliably and whether alpha ranks them alike."""
 
 from __future__ import annotations
 
@@ -29,16 +28,16 @@ from supernet.alpha import Alpha
 from supernet.supernet import Supernet
 
 NETWORKS = 20
-"""Random networks that a judgement compares."""
+"""The number of random networks that a judgement compares."""
 IMAGES = 1000
-"""Validation images that it looks at, about: whole batches, and no more than there are."""
-KNOWN = 2.0
-"""A rank correlation of less than so many standard errors may be by chance."""
+"""About how many validation images they are compared on: whole batches, and no more than there are."""
+SIGNIFICANT = 2.0
+"""A rank correlation of fewer standard errors than this may be by chance."""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How well the losses of random networks on two halves of the images agree."""
+    """The agreement between the losses of random networks on two halves of the images."""
 
     tau: float
     """Kendall's rank correlation."""
@@ -47,16 +46,16 @@ class Reliability:
     @property
     def chance(self) -> bool:
         """Whether the agreement may be by chance."""
-        return self.tau < KNOWN * chance_error(self.networks)
+        return self.tau < SIGNIFICANT * chance_error(self.networks)
 
 
 class Judgement(Section):
-    """What random networks of equal cost say about the end of a search: a part of result.json."""
+    """A comparison, at the end of a search, with random networks of equal cost: a part of result.json."""
 
     networks: int
-    """The random networks."""
+    """The number of random networks."""
     images: int
-    """The validation images that all were compared on."""
+    """The number of validation images that all were compared on."""
     rank: int
     """1 if the derived network has the smallest loss of all, networks + 1 if it has the largest."""
     tau: float
@@ -68,11 +67,11 @@ class Judgement(Section):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line for what the user should know, with the remedy; none if all is well."""
+        """A warning with its remedy, if alpha or the supernet ranks the networks by chance; else none."""
         reliability = Reliability(self.reliability, self.networks)
         if reliability.chance:
             return (unreliable(reliability),)
-        if self.tau >= KNOWN * self.error:
+        if self.tau >= SIGNIFICANT * self.error:
             return ()
         return (
             f"alpha ranks random networks of equal cost no better than chance does (Kendall {self.tau:.2f}, error "
@@ -90,8 +89,11 @@ def unreliable(r: Reliability) -> str:
 
 
 class Judge:
-    """Compares the derived network with random ones that meet the limits, the same ones each time; where it does not
-    meet them by the table itself (a corrected bound, an extended window, argmax), with random ones of its own cost."""
+    """Compares the derived network with random ones that meet the limits; they are the same each time.
+
+    If the derived network itself does not meet the limits by the table (with a corrected bound, an extended window or
+    argmax), the random ones have its own cost instead.
+    """
 
     def __init__(self, plan: Plan, autocast: Autocast, group: Group = ALONE):
         self.plan, self.autocast, self.group = plan, autocast, group
@@ -153,13 +155,13 @@ def judge(losses: np.ndarray, derived: int, networks: Sequence[Paths], alpha: Al
 
 
 def split_half(losses: np.ndarray) -> float:
-    """Kendall's rank correlation between the networks' losses on the even and on the odd batches. losses: (networks,
-    batches)."""
+    """Returns Kendall's rank correlation between the networks' losses on the even and on the odd batches; 0 for a
+    single batch. losses: (networks, batches)."""
     return correlation(losses[:, ::2].mean(axis=1), losses[:, 1::2].mean(axis=1)) if losses.shape[1] > 1 else 0.0
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Kendall's tau; 0 where one of both is constant."""
+    """Returns Kendall's tau of two series; 0 if one of them is constant."""
     tau = float(kendalltau(a, b).statistic)
     return tau if math.isfinite(tau) else 0.0
 
@@ -181,9 +183,11 @@ def supernet_losses(
     report: Report = silent,
     images: int = IMAGES,
 ) -> tuple[np.ndarray, int]:
-    """Returns (losses (networks, batches) float64, images looked at) with the supernet's weights, all networks on the
-    same validation batches, each normalised by the batch's own statistics as in a step. The processes of `group` take
-    whole batches in turn."""
+    """Returns (losses (networks, batches) float64, the number of images) with the supernet's weights.
+
+    All networks run on the same validation batches, each normalised by the batch's own statistics as in a step. images:
+    about how many to use. The processes of `group` take whole batches in turn.
+    """
     s = config.search
     count = max(2, math.ceil(min(images, len(validation)) / s.batch_size))
     whole = max(1, min(count, len(validation) // s.batch_size))

@@ -1,4 +1,8 @@
-"""The search: warm-up, then weights and architecture steps in turn (Fig. 2), checkpoints, curves, derivation."""
+"""Runs a search: the warm-up, then weights and architecture steps in turn (Fig. 2), checkpoints, curves, derivation.
+
+In the warm-up, the weights are trained on balanced paths (supernet/balance.py). After it, alpha draws the paths, except
+with regression, which keeps balanced paths throughout.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from engine.device import autocast, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
 from engine.evaluation import Evaluation, accuracy
-from engine.files import write_atomically
+from engine.files import as_path, write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.progress import Progress, Report, Stages, silent
 from engine.quantities import quantity
@@ -103,7 +107,7 @@ def run_search(
     tables: Mapping[Path | str, LatencyTable] | None = None,
     group: Group = ALONE,
 ) -> SearchResult:
-    """Searches and writes config.yaml, metrics.jsonl, an event file, checkpoints/, architecture.json and result.json
+    """Runs a search. Writes config.yaml, metrics.jsonl, an event file, checkpoints/, architecture.json and result.json
     into `out`.
 
     config: the path of a YAML file, its content as a dictionary, or a SearchConfig. tables: latency tables as objects,
@@ -111,7 +115,7 @@ def run_search(
     copies of them. The processes of `group` share every batch; the first one writes. Raises UserError (ConfigError,
     TableError, CheckpointError, ...) for anything wrong that the user can mend.
     """
-    out = Path(out)
+    out = as_path(out, "out")
     given = given_search(config, overrides, tables, out)
     with naming(given.source, keys_of(SearchConfig)):
         return _run_search(given, out, resume, group)
@@ -166,7 +170,7 @@ def finish_search(config: ConfigLike, out: Path, *, overrides: Sequence[str] = (
 
 
 class Search:
-    """One process's work on a run: opens what has to be closed again."""
+    """The work of one process on a search. Opens data streams and files, which `close` closes again."""
 
     def __init__(self, plan: Plan, out: Path, resume: bool, group: Group):
         self.plan, self.out, self.group, self.began = plan, out, group, time.monotonic()
@@ -191,7 +195,7 @@ class Search:
             pin_memory=plan.device.type == "cuda", key="search.batch_size", **group.slice,
         )  # fmt: skip
         seed = config.run.seed
-        # Only the training images are augmented: alpha learns on what an evaluation would see.
+        # Only the training images are augmented: alpha learns on images as an evaluation uses them.
         self.training = stream(plan.training, seed=mix(seed, TRAINING_ORDER), start=self.state.step)
         self.validation = stream(
             plan.validation, seed=mix(seed, VALIDATION_ORDER), start=self.state.arch_steps, augment=False
@@ -203,9 +207,9 @@ class Search:
         self.slots = training_slots(plan.space)
         self.update = ArchitectureUpdate(plan, group)
         self.judge = Judge(plan, self.autocast, group)
-        self.alarm = CollapseAlarm(config.search.resolved_loss.strength_key, plan.alpha_draws, self.state.told)
+        self.alarm = CollapseAlarm(config.search.resolved_loss.strength_key, plan.alpha_draws, self.state.warned)
         self.throughput = Throughput()
-        # last: where anything above is refused, the folder stays one without a run
+        # last: if anything above is refused, the folder stays one without a run
         curves = curves_of(plan.space, plan.limits)
         # the points after the final steps are one step further, so that a resume before these drops them
         resume_step = self.state.step + (self.state.final_steps > 0) if newest else None
@@ -214,6 +218,8 @@ class Search:
             log_begin(self.metrics, plan, out)
 
     def run(self) -> SearchResult:
+        """Searches from the current step to the end and returns the result. Raises Interrupted, after a checkpoint, if
+        a signal stops it."""
         plan, state, group = self.plan, self.state, self.group
         try:
             with (
@@ -242,21 +248,25 @@ class Search:
             self.close()
 
     def _judge_supernet(self, report: Report) -> None:
-        """Says at the end of the warm-up whether the supernet ranks networks: if not, there is nothing to search."""
+        """Logs at the end of the warm-up how reliably the supernet ranks random networks: with a warning if it ranks
+        them by chance, since a search with it has nothing to go by."""
         step = self.state.step
-        found = self.judge.reliability(self.state.net, report)
-        if found is None:
+        reliability = self.judge.reliability(self.state.net, report)
+        if reliability is None:
             return
         if self.metrics:
-            self.metrics.scalars(step, {"judge/reliability": found.tau})
-        if found.chance:
-            log.warning("step %d: %s", step, unreliable(found))
+            self.metrics.scalars(step, {"judge/reliability": reliability.tau})
+        if reliability.chance:
+            log.warning("step %d: %s", step, unreliable(reliability))
         else:
-            log.info("step %d: the supernet ranks random networks with a reliability of %.2f", step, found.tau)
+            log.info("step %d: the supernet ranks random networks with a reliability of %.2f", step, reliability.tau)
 
     def _final_steps(self, report: Report, told_to_stop: Callable[[], int | None]) -> None:
-        """The architecture steps after the last weights step. They are saved when all are done: begun anew, they give
-        the same. The curves get a last point, of the alpha that the search ends with, one step after the last."""
+        """Makes the architecture steps after the last weights step, with evidence that begins empty.
+
+        A checkpoint is saved only when all are done; if they are interrupted, a resume repeats them with the same
+        result. The curves get one more point, for the alpha that the search ends with, one step after the last.
+        """
         plan, state = self.plan, self.state
         if state.final_steps >= plan.final_steps:
             return
@@ -269,13 +279,14 @@ class Search:
                 raise Interrupted(signal, f"step {state.step} of {plan.steps} is saved")
         state.final_steps = plan.final_steps
         if self.metrics:
-            self.metrics.scalars(state.step + 1, architecture_scalars(state, plan.additive) | self._signs())
+            self.metrics.scalars(state.step + 1, architecture_scalars(state, plan.additive) | self._collapse_figures())
         self._evaluate(state.step + 1, report)
         self.saved = None  # that step is saved again, with the alpha that the search ends with
         self.save()
 
     def step(self, progress: Progress) -> None:
-        """A weights step and all that is due after it: an architecture step, curves, evaluation, checkpoint."""
+        """Makes a weights step and, if they are due after it, an architecture step, a point of the curves, an
+        evaluation and a checkpoint."""
         plan, state, run, group = self.plan, self.state, self.plan.config.run, self.group
         step, seed = state.step, run.seed
         # dropout is the one op that draws from torch's global generator; each process has other images
@@ -300,7 +311,7 @@ class Search:
             scalars = accuracy_curves("train", means.tolist(), plan.space.config.classes)
             scalars |= {"lr/weights": plan.lr(step), "lr/arch": plan.arch_lr(step)}
             scalars |= {"speed/images_per_second": self.throughput.per_second()}
-            scalars |= figures | architecture_scalars(state, plan.additive) | self._signs()
+            scalars |= figures | architecture_scalars(state, plan.additive) | self._collapse_figures()
             check_finite(scalars["train/loss"], state.step)
             if self.metrics:
                 self.metrics.scalars(state.step, scalars)
@@ -308,13 +319,15 @@ class Search:
         self._epoch_end(loss, progress.between_steps)
 
     def close(self) -> None:
+        """Closes the streams of images and the curves."""
         self.training.close()
         self.validation.close()
         if self.metrics:
             self.metrics.close()
 
     def _weights_paths(self, number: int) -> tuple[int, ...]:
-        """The network of this number among all that train the weights."""
+        """Returns the paths of network `number`, counted over all weights steps: balanced in the warm-up (and with
+        regression throughout), else drawn from alpha."""
         plan, seed = self.plan, self.plan.config.run.seed
         if number < plan.warmup_steps * plan.networks or not plan.alpha_draws:
             block, position = divmod(number, self.slots.shape[1])
@@ -323,21 +336,23 @@ class Search:
 
     @property
     def _ended(self) -> bool:
+        """Whether the weights steps are over: all are done, or the early stop ends them."""
         state, rule = self.state, self.plan.config.search.stop_when_settled
         if state.step >= self.plan.steps or rule is None or state.settled is None:
             return state.step >= self.plan.steps
         return state.step - state.settled.since >= rule.epochs * self.plan.steps_per_epoch
 
     def _observe(self) -> None:
-        """What the early stop looks at, once an epoch of the search."""
+        """Updates the state of the early stop with alpha's probabilities, once an epoch after the warm-up."""
         plan, state, rule = self.plan, self.state, self.plan.config.search.stop_when_settled
         if rule is None or state.step < plan.warmup_steps or state.step % plan.steps_per_epoch:
             return
         p = state.alpha.probabilities()
         state.settled = (state.settled or Settled.at(p, state.step)).observe(p, state.step, rule.change)
 
-    def _signs(self) -> dict[str, float]:
-        """Curves of what a collapse looks like; warns once where it looks like one."""
+    def _collapse_figures(self) -> dict[str, float]:
+        """Returns the curves that show a collapse of the search: the share of skip, alpha's entropy, and the balance of
+        its gradients. Logs each new alarm that they raise (CollapseAlarm)."""
         plan, state = self.plan, self.state
         p = state.alpha.probabilities()
         skip, share = skip_rates(p, plan.space), state.alpha.relative_entropy()
@@ -349,15 +364,15 @@ class Search:
         if state.step > plan.warmup_steps:
             off = [(limit.kind, float(expected_cost(p, limit.cost)) / limit.bound - 1) for limit in plan.additive]
             missed = max((abs(c) if kind == "at" else c for kind, c in off), default=0.0)
-            for text in self.alarm.look(skip, share, ce, limits, missed, plan.progress(state.step)):
+            for text in self.alarm.new_warnings(skip, share, ce, limits, missed, plan.progress(state.step)):
                 log.warning("step %d: %s", state.step, text)
         return values
 
     def _epoch_end(self, loss: torch.Tensor, report: Report) -> None:
-        """Judges the supernet at the end of the warm-up, evaluates and saves a checkpoint, if they are due; an
-        evaluation is always saved."""
+        """Judges the supernet at the end of the warm-up, evaluates, and saves a checkpoint, each if it is due. A
+        checkpoint follows every evaluation."""
         plan, step = self.plan, self.state.step
-        if step == plan.warmup_steps:  # before the save, so that a resume does not say it twice
+        if step == plan.warmup_steps:  # before the save, so that a resume does not log it twice
             self._judge_supernet(report)
         evaluated = step % (plan.config.run.evaluate_every * plan.steps_per_epoch) == 0 or self._ended
         if evaluated:
@@ -367,7 +382,7 @@ class Search:
             self.save()
 
     def save(self) -> None:
-        """Saves a checkpoint of the step just done, unless there is one."""
+        """Saves a checkpoint of the step just done, unless this process has saved one already."""
         if self.saved == self.state.step:
             return
         for stream in (self.training, self.validation):  # exchanged: the unreadable files that any process has met
@@ -393,7 +408,7 @@ class Search:
 
     @contextmanager
     def _fitting(self, step: int) -> Iterator[None]:
-        """Begins any error about the checkpoint of this step with its folder and step."""
+        """Raises any error inside as a CheckpointError that begins with the folder and step of the checkpoint."""
         try:
             yield
         except (UserError, ValueError) as error:
@@ -413,7 +428,7 @@ class Search:
             return validate(Progressed, rest, "the checkpoint")
 
     def _architecture_step(self) -> dict[str, float]:
-        """One update of alpha; returns figures for the curves."""
+        """Updates alpha once on a validation batch, and returns figures for the curves by their tags."""
         batch = on_device(next(self.validation), self.plan.device, self.plan.config.run)
         self.throughput.add(len(batch.labels) * self.group.world_size)
         update = self.update.step(self.state, batch)
@@ -422,7 +437,7 @@ class Search:
         return update.figures
 
     def _headline(self, scalars: dict[str, float]) -> dict[str, float | str]:
-        """The few figures that the progress line shows."""
+        """Returns the few figures that the progress line shows."""
         phase = "warm-up" if self.state.step <= self.plan.warmup_steps else "search"
         shown: dict[str, float | str] = {"phase": phase, "loss": scalars["train/loss"], "top1": scalars["train/top1"]}
         for limit in self.plan.additive[:1]:
@@ -431,7 +446,8 @@ class Search:
         return shown
 
     def _evaluate(self, step: int, report: Report) -> None:
-        """Curves of the network that would be derived now. Leaves no trace in the supernet or in any stream."""
+        """Derives a network from the present alpha, scores it and writes its curves. The supernet and the streams of
+        images stay as they are."""
         plan = self.plan
         paths = self.group.from_first(lambda: self._derived_now(report))
         if paths is None:
@@ -439,9 +455,9 @@ class Search:
                 log_alpha(self.metrics, step, self.state, plan)
         else:
             architecture = Architecture(plan.space, paths)
-            found = self.score(architecture, report, "evaluating")
+            evaluation = self.score(architecture, report, "evaluating")
             if self.metrics:
-                log_evaluation(self.metrics, step, self.state, plan, architecture, found)
+                log_evaluation(self.metrics, step, self.state, plan, architecture, evaluation)
         self.throughput = Throughput()  # training speed, without the time that this took
 
     def _derived_now(self, report: Report) -> tuple[int, ...] | None:
@@ -460,7 +476,8 @@ class Search:
         return derivation.paths
 
     def score(self, architecture: Architecture, report: Report = silent, what: str = "scoring") -> Evaluation:
-        """Accuracy of an architecture with the supernet's weights, on the validation part."""
+        """Returns the accuracy of an architecture with the supernet's weights, on the validation part. report: called
+        with `what` is being done."""
         plan = self.plan
         return score(
             self.state.net, architecture, plan.config, plan.training, plan.validation, plan.device, self.group,
@@ -468,7 +485,8 @@ class Search:
         )  # fmt: skip
 
     def _finish(self, report: Report) -> SearchResult:
-        """Derive, measure where the table's device is this one, and write architecture.json and result.json."""
+        """Derives the network, times it if the table's device is this one, scores and judges it, and writes
+        architecture.json and result.json."""
         plan, state, s = self.plan, self.state, self.plan.config.search
 
         @cache  # a corrected bound meets some of the same networks again
@@ -480,15 +498,15 @@ class Search:
         measured = self.group.from_first(
             lambda: derive_measured(wanted, plan.space, plan.limits, s.derive, s.derive_among, loss, report=report)
         )
-        hesitation = undecided(state.alpha, plan.config.search)
+        still_undecided = undecided(state.alpha, plan.config.search)
         judged = self.judge.judgement(state.net, state.alpha, measured.derivation.paths, report)
-        notes = (*filter(None, [hesitation]), *(judged.notes if judged else ()), *measured.derivation.notes)
+        notes = (*filter(None, [still_undecided]), *(judged.notes if judged else ()), *measured.derivation.notes)
         for note in notes:
             log.warning(note)
         architecture = Architecture(plan.space, measured.derivation.paths, self.out.name)
         scored = self.score(architecture, report, "scoring the derived network")
         if self.group.first:
-            self._write(architecture, measured, scored, judged, (*state.told.values(), *notes))
+            self._write(architecture, measured, scored, judged, (*state.warned.values(), *notes))
         return SearchResult(architecture, measured, scored, judged)
 
     def _write(
@@ -499,6 +517,8 @@ class Search:
         judged: Judgement | None,
         notes: Sequence[str],
     ) -> None:
+        """Writes architecture.json, the last point of the curves and, last of all, result.json. Only process 0 calls
+        this."""
         plan, state = self.plan, self.state
         write_architecture(self.out / "architecture.json", architecture, plan.limits)
         figures = result_of(
@@ -509,5 +529,5 @@ class Search:
         if self.metrics:
             log_end(self.metrics, state.step, architecture, plan.additive, figures)
             self.metrics.flush()
-        # last: where it exists, the search has ended
+        # last: if this file exists, the search has ended
         write_atomically(self.out / "result.json", figures.model_dump_json(indent=2) + "\n")

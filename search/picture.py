@@ -1,4 +1,5 @@
-"""Draws the path probabilities as a picture that is readable in a card of TensorBoard."""
+"""Draws the path probabilities as a picture that is readable in a card of TensorBoard. Its colours are the constants
+below."""
 
 from __future__ import annotations
 
@@ -18,17 +19,26 @@ CELL = (0.85, 0.6)
 """Width and height of a cell, in inches."""
 DPI, MOST_PIXELS = 100, 4000
 """A card shows the picture at a third to a half of its size, hence the large letters; huge spaces get fewer dots."""
+PROBABILITY = "viridis"
+"""The colour map of probabilities from 0 to 1, of matplotlib: from dark blue to yellow."""
+ABSENT = "#d9d9d9"
+"""The colour of cells of candidates that an edge does not have: light grey."""
 CHOSEN = "#e8000b"
+"""The colour of the frames around the chosen candidates: red."""
+TEXT_ON_DARK, TEXT_ON_LIGHT, LIGHT_ABOVE = "white", "black", 0.6
+"""The colours of the numbers in a cell, and the probability above which its background is light."""
+STAGE_LINE = "black"
+"""The colour of the lines between stages."""
 
 
 def probabilities_picture(
     p: np.ndarray, space: Space, paths: tuple[int, ...] | None, limits: Sequence[AdditiveLimit]
 ) -> np.ndarray:
-    """Returns uint8 (height, width, 3): a column per searchable edge, a row per candidate, since TensorBoard's cards
-    are wide.
+    """Returns the picture, uint8 (height, width, 3): a column per searchable edge and a row per candidate, since
+    TensorBoard's cards are wide.
 
-    p: (edges, candidates). paths: the network to frame, if any. Below each probability is the cell's cost for the first
-    limit on latency, or for the first limit if there is none on latency.
+    p: (edges, candidates). paths: the network whose candidates are framed; None frames none. Below each probability is
+    the cell's cost for the first limit on latency, or for the first limit if there is none on latency.
     """
     edges = space.searchable
     names = list(dict.fromkeys(name for edge in edges for name in edge.candidates))
@@ -42,11 +52,11 @@ def probabilities_picture(
     figure = Figure(figsize=size, dpi=min(DPI, MOST_PIXELS / max(size)), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
-    axes.set_facecolor("#d9d9d9")  # cells of candidates that an edge lacks
-    image = axes.imshow(cells, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    axes.set_facecolor(ABSENT)
+    image = axes.imshow(cells, vmin=0, vmax=1, cmap=PROBABILITY, aspect="auto")
     for e, places in enumerate(rows):
         for i, y in enumerate(places):
-            colour = "black" if p[e, i] > 0.6 else "white"
+            colour = TEXT_ON_LIGHT if p[e, i] > LIGHT_ABOVE else TEXT_ON_DARK
             axes.text(e, y - 0.16, f"{p[e, i]:.2f}", ha="center", va="center", fontsize=18, weight="bold", color=colour)
             if costs is not None:
                 axes.text(e, y + 0.27, _short(costs[e, i], unit), ha="center", va="center", fontsize=13.5, color=colour)
@@ -55,7 +65,7 @@ def probabilities_picture(
         axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=CHOSEN, linewidth=4))
     for e in range(1, len(edges)):
         if edges[e].stage != edges[e - 1].stage:
-            axes.axvline(e - 0.5, color="black", linewidth=4)
+            axes.axvline(e - 0.5, color=STAGE_LINE, linewidth=4)
     axes.set_xticks(range(len(edges)), [edge.name.removeprefix("stage") for edge in edges], fontsize=17)
     axes.set_yticks(range(len(names)), names, fontsize=17)
     axes.set_xlabel("edge (stage.place)" + (f"; small: cost in {unit}" if costs is not None else ""), fontsize=18)

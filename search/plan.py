@@ -1,4 +1,8 @@
-"""What stays the same during a search: the resolved config, the data, and when what is due."""
+"""Holds what stays the same during a search: the resolved config, the data, and the schedule of its steps.
+
+Which paths train the weights is a part of the schedule (`Plan.alpha_draws`): in the warm-up they are balanced
+(supernet/balance.py); after it alpha draws them, except with regression, which keeps balanced paths throughout.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ RAMP = 0.02
 
 @dataclass(frozen=True)
 class Plan:
+    """The config, space, limits, device and data of a search, and the schedule that follows from them."""
+
     config: SearchConfig
     space: Space
     limits: tuple[Limit, ...]
@@ -28,24 +34,31 @@ class Plan:
 
     @cached_property
     def additive(self) -> tuple[AdditiveLimit, ...]:
-        """The limits on sums, which alone act on alpha and on the derivation."""
+        """The limits on sums over layers; only these act on alpha and on the derivation."""
         return additive(self.limits)
 
     @property
     def steps_per_epoch(self) -> int:
+        """The weights steps of an epoch."""
         return len(self.training) // self.config.search.batch_size
 
     @property
     def warmup_steps(self) -> int:
+        """The weights steps of the warm-up."""
         return self.config.search.warmup_epochs * self.steps_per_epoch
 
     @property
     def steps(self) -> int:
+        """The weights steps of the warm-up and the search together."""
         return self.warmup_steps + self.config.search.epochs * self.steps_per_epoch
 
     def lr(self, step: int) -> float:
-        """Returns the learning rate of the weights: one cosine, or two with `warmup_lr`, for warm-up and search. With
-        adamw, whose first estimates of moments are poor, times a ramp from 0 to 1 over the first RAMP of all steps."""
+        """Returns the learning rate of the weights at a step: one cosine over all steps, or with `warmup_lr` one for
+        the warm-up and one for the search.
+
+        With adamw it is multiplied by a ramp from 0 to 1 over the first RAMP of all steps, since the first estimates of
+        the moments are poor.
+        """
         s = self.config.search
         ramp = min(1.0, (step + 1) / (RAMP * self.steps)) if s.optimizer == "adamw" else 1.0
         if s.warmup_lr is None:
@@ -59,25 +72,27 @@ class Plan:
         return max(0, step - self.warmup_steps) / (self.steps - self.warmup_steps)
 
     def architecture_step_follows(self, step: int) -> bool:
-        """Whether an architecture step comes after weights step number `step` (from 0)."""
+        """Returns whether an architecture step comes after weights step number `step`, counted from 0."""
         done = step + 1 - self.warmup_steps
         return done > 0 and done % self.config.search.arch_every == 0
 
     @property
     def networks(self) -> int:
-        """The networks that share the images of a weights step."""
+        """The number of networks that share the images of a weights step."""
         return self.config.search.resolved_paths_per_step
 
     @property
     def final_steps(self) -> int:
-        """The architecture steps after the last weights step."""
+        """The number of architecture steps after the last weights step."""
         s = self.config.search
         return s.resolved_regression.final_steps if s.mode.collects_evidence else 0
 
     @property
     def alpha_draws(self) -> bool:
-        """Whether the weights are trained on paths that alpha draws after the warm-up; else every candidate alike."""
+        """Whether alpha draws the paths that train the weights after the warm-up. If not, as with regression, they stay
+        balanced (supernet/balance.py). In the warm-up they are balanced in every mode."""
         return self.config.search.mode.trained_on_draws
 
     def arch_lr(self, step: int) -> float:
+        """Returns the learning rate of alpha for the curves: 0 in the warm-up."""
         return 0.0 if step < self.warmup_steps else self.config.search.arch_lr

@@ -69,7 +69,7 @@ class LimitFigures(Section):
     """null where its table is not of this machine."""
     table: str | None = None
     tables: tuple[str, ...] = ()
-    """Where one limit combines several, as `combine` says."""
+    """The tables of a limit on several devices, which `combine` combines."""
     combine: str | None = None
 
     @classmethod
@@ -135,9 +135,10 @@ class ResultFile(Section):
     steps: int
     """Weights steps, warm-up included."""
     seconds: float
-    """Wall-clock, of every process that worked on the search: of a stopped one, up to its last checkpoint."""
+    """The wall-clock time of all commands that worked on the search; an interrupted one counts up to its last
+    checkpoint."""
     resumed_at: int
-    """The step after which the process that ended the search began; 0 where one process did all."""
+    """The step after which the process that ended the search began; 0 if one process did all."""
 
 
 def result_of(

@@ -1,4 +1,4 @@
-"""The accuracy of a derived network with the supernet's weights: for a search's curve and for families."""
+"""Computes the accuracy of a derived network with the supernet's weights, for a search's curves and for families."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from supernet.supernet import Supernet
 def open_parts(config: SearchConfig) -> tuple[ImageSet, ImageSet]:
     """Returns the part of the training set that the weights learn on, and the part for alpha and for scores.
 
-    A function of the config alone, `run.seed` included. Raises ConfigError.
+    The split depends on the config alone, including `run.seed`. Raises ConfigError if the images cannot be used.
     """
     images = open_images_for(config.space, config.data, user_modules.call).train
     chosen, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
@@ -54,7 +54,7 @@ def score(
     """Returns an architecture's accuracy on `search.evaluation_images` validation images, with a copy of its weights
     and BN statistics over `search.bn_batches` training batches. The supernet stays unchanged.
 
-    device: where the supernet is. The processes of `group` each run their slices of the batches. report: called with
+    device: the supernet's device. The processes of `group` each run their slices of the batches. report: called with
     `what` is being done, in batches.
     """
     s, layout, workers = config.search, memory_format(config.run), config.data.workers

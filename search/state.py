@@ -1,4 +1,4 @@
-"""Everything that changes during a search, in one place, so that a checkpoint cannot forget any of it."""
+"""Holds everything that changes during a search, in one place, so that a checkpoint cannot omit any of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from supernet.alpha import Alpha
 from supernet.space import Space
 from supernet.supernet import Supernet
 
-# What a random draw is for; with (seed, step) it seeds the draw's generator.
+# The purposes of random draws. A draw's generator is seeded by the purpose, run.seed and the step.
 (
     WEIGHTS_PATHS, ARCHITECTURE_PATHS, DROPOUT, SPLIT, TRAINING_ORDER, VALIDATION_ORDER, WARMUP_PATHS, SAMPLED_COSTS,
     JUDGED,
@@ -61,7 +61,8 @@ def _zeros(p: Tensor) -> Tensor:
 
 @dataclass
 class SearchState:
-    """Random numbers are no state: every draw comes from a generator seeded by (seed, what for, step)."""
+    """Everything that changes during a search. The state of random generators is not a part of it: each draw has a
+    generator of its own, seeded by run.seed, the purpose of the draw and the step."""
 
     net: Supernet
     optimizer: torch.optim.SGD | torch.optim.AdamW
@@ -78,7 +79,7 @@ class SearchState:
     baseline: float | None = None
     """REINFORCE's moving average of rewards."""
     evidence: Evidence | None = None
-    """What the regression knows; None in the other modes."""
+    """The sums over all evaluated networks that the regression fits; None in the other modes."""
     final_steps: int = 0
     """Architecture steps done after the last weights step."""
     step: int = 0
@@ -86,15 +87,16 @@ class SearchState:
     arch_steps: int = 0
     """Architecture steps done: also the position in the validation data."""
     settled: Settled | None = None
-    """What the early stop compares with; None before the search, or without an early stop."""
-    told: dict[str, str] = field(default_factory=dict)
-    """The alarms so far, see CollapseAlarm."""
+    """The probabilities that the early stop compares with; None before the search, or without an early stop."""
+    warned: dict[str, str] = field(default_factory=dict)
+    """The warnings of CollapseAlarm so far: kind of alarm -> its text."""
     gradients: list[tuple[float, float]] = field(default_factory=list)
-    """Norms of CE's and the limits' share of alpha's gradient, of each architecture step since the last point
-    of the curves."""
+    """For each architecture step since the last point of the curves: the norms of the two shares of alpha's gradient,
+    that of the cross entropy and that of the limits."""
 
     @classmethod
     def fresh(cls, config: SearchConfig, space: Space, device: torch.device) -> SearchState:
+        """Returns the state in which a search begins, with the supernet on `device`."""
         settings = config.search
         net = Supernet(space, seed=mix(config.run.seed))
         net.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
@@ -110,6 +112,7 @@ class SearchState:
         )
 
     def to_checkpoint(self) -> dict[str, Any]:
+        """Returns the state as a dictionary of tensors and plain values, which `restore` takes."""
         return {
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -122,14 +125,14 @@ class SearchState:
             "step": self.step,
             "arch_steps": self.arch_steps,
             "settled": asdict(self.settled) if self.settled else None,
-            "told": dict(self.told),
+            "told": dict(self.warned),
             "gradients": list(self.gradients),
         } | ({"duals": list(self.duals)} if self.duals else {})
 
     def restore(self, checkpoint: Any) -> None:
-        """Restores a state that `to_checkpoint` made, after every part has been checked to fit this search.
+        """Restores a state that `to_checkpoint` has made.
 
-        Raises CheckpointError, and changes nothing, if it is not.
+        Every part is checked first. If one does not fit this search, CheckpointError is raised and nothing changes.
         """
         try:
             if not isinstance(checkpoint, dict):
@@ -168,7 +171,7 @@ class SearchState:
         self.evidence, self.final_steps = evidence, plain.final_steps
         self.baseline, self.step, self.arch_steps = plain.baseline, plain.step, plain.arch_steps
         self.settled = Settled(**plain.settled.model_dump()) if plain.settled else None
-        self.told, self.gradients = dict(plain.told), list(plain.gradients)
+        self.warned, self.gradients = dict(plain.told), list(plain.gradients)
 
 
 class _Settled(Section):
@@ -177,33 +180,34 @@ class _Settled(Section):
 
 
 class _Plain(Section):
-    """The content of a checkpoint's state beside tensors; see SearchState."""
+    """The plain values in a checkpoint's state; the fields are those of SearchState."""
 
     pressures: tuple[float, ...] = ()
-    """Earlier versions have none."""
+    """Checkpoints of earlier versions lack it."""
     duals: tuple[float, ...] = ()
     baseline: float | None
     final_steps: int = Field(0, ge=0)
-    """Likewise."""
+    """Checkpoints of earlier versions lack it."""
     step: int = Field(ge=0)
     arch_steps: int = Field(ge=0)
     settled: _Settled | None
     told: dict[str, str]
+    """SearchState.warned, under its key in the file."""
     gradients: tuple[tuple[float, float], ...]
 
 
 class Unreadable(Section):
-    """Indices of unreadable files of both parts."""
+    """The indices of the images whose files cannot be read, in each part of the data."""
 
     training: tuple[int, ...]
     validation: tuple[int, ...]
 
 
 class Progressed(Section):
-    """The content of a checkpoint beside the state."""
+    """The content of a checkpoint that is not part of the state."""
 
     seconds: float = Field(ge=0)
-    """The time that all processes so far took."""
+    """The wall-clock time of the search so far, interrupted commands included."""
     corrupt: Unreadable
 
 
@@ -218,7 +222,7 @@ def in_words(space: Space) -> str:
 
 
 def check_supernet(checkpoint: dict[str, Any], space: Space, where: str) -> None:
-    """Raises CheckpointError, naming both, if a checkpoint has another space than `space`."""
+    """Raises CheckpointError, which names both spaces, if a checkpoint has another space than `space`."""
     if "space" not in checkpoint:  # of an earlier version, which did not record the space
         return
     changes = differences(checkpoint["space"], space.config.model_dump(mode="json"), "space.")

@@ -1,4 +1,4 @@
-"""Results as tables on the terminal."""
+"""Prints results as tables on the terminal."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from search.many.sweep import COLUMNS, Sweep, row_of
 from supernet.complexity import Complexity
 
 MET = {True: "met", False: "not met", None: "not settled"}
+"""The words for LimitOutcome.met."""
 WIDEST_NAME = 30
 """The most characters of a search's name on one line of a table; a longer name is folded."""
 
@@ -42,9 +43,9 @@ def print_result(result: SearchResult) -> None:
     timed = [outcome for outcome in result.measured.outcomes if outcome.readings]
     for outcome in timed:
         first, second = (reading.timing for reading in outcome.readings)
-        says = MET[outcome.met]
+        verdict = MET[outcome.met]
         name = outcome.limit.name
-        table.add_row(f"measured {name}", f"{first.median_ms:.4g} ms", f"noise {first.noise_ms:.2g} ms: {says}")
+        table.add_row(f"measured {name}", f"{first.median_ms:.4g} ms", f"noise {first.noise_ms:.2g} ms: {verdict}")
         table.add_row("a second timing", f"{second.median_ms:.4g} ms", f"noise {second.noise_ms:.2g} ms")
     console.print(table)
     for outcome in timed:
@@ -84,7 +85,7 @@ def _miss(outcome: LimitOutcome) -> str:
 
 
 def print_family(family: Family) -> None:
-    """Prints one row per derived architecture; if they were scored, those that another one beats are marked."""
+    """Prints one row per derived architecture; if they were scored, a column shows which are on the front."""
     console = Console()
     scored = any(m.accuracy for m in family)
     title = f"architectures derived at step {family.step}"
@@ -138,4 +139,5 @@ def _table(columns: Sequence[str], title: str, *, header: bool = True) -> Table:
 
 
 def complexity_text(c: Complexity) -> str:
+    """Returns the parameters and MACs of a network as a phrase."""
     return f"{amount(c.params)} parameters, {amount(c.macs)} MACs"

@@ -1,4 +1,4 @@
-"""One update of alpha: an architecture step of the mode's estimator, and the projection onto the limits after it."""
+"""Updates alpha: makes an architecture step with the mode's estimator, then projects alpha onto the limits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Update:
 
 
 class Estimator(ABC):
-    """Makes the architecture steps of a search, as its `search.arch_update` says. Made once for a search."""
+    """Makes the architecture steps of a search; there is a subclass for each way in which alpha learns (ESTIMATORS).
+    An estimator is made once for a search."""
 
     def __init__(self, plan: Plan, group: Group, projector: Projector | None):
         """projector: brings alpha to the limits after each step; None if they enter in another way."""
@@ -51,27 +52,30 @@ class Estimator(ABC):
     def step(
         self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
     ) -> Update:
-        """Changes alpha, and the rest of `state` that the estimator keeps from step to step.
+        """Makes one architecture step: changes alpha, and what else the estimator keeps in `state` between steps.
 
         batch: validation images on the plan's device; the processes of the group have a part each. d_terms: (E, N)
-        float64, the gradient in p of the terms of the loss. final: whether the weights stay as they are from now on.
-        Raises UserError if a loss is not finite.
+        float64, the gradient in p of the terms of the loss; None if there are none. draws: a generator of this step.
+        final: whether the weights stay as they are from now on. Raises UserError if a loss is not finite.
         """
 
 
 class RegressionEstimator(Estimator):
-    """alpha from the losses of whole networks (search/learn/regression.py)."""
+    """Computes alpha from the losses of whole networks (search/learn/regression.py)."""
 
     def __init__(self, plan: Plan, group: Group, projector: Projector | None):
         super().__init__(plan, group, projector)
         uniform = Alpha.of_space(plan.space)
         self.drawn_from = projector(uniform).alpha if projector else uniform
-        """Draws the networks to compare: equal probabilities, at the limits."""
+        """The alpha that draws the networks to compare: equal probabilities, projected onto the limits."""
 
     def step(
         self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
     ) -> Update:
-        """Old evidence fades as long as the weights learn."""
+        """Evaluates networks on the batch, adds their losses to the evidence, and sets alpha to the fitted effects.
+
+        While the weights learn, the weight of earlier evidence is multiplied by exp(-1 / memory) in each step.
+        """
         settings = self.settings.resolved_regression
         assert state.evidence is not None
         done = regression_step(
@@ -94,7 +98,7 @@ class RegressionEstimator(Estimator):
 
 
 class ReinforceEstimator(Estimator):
-    """alpha from rewards of sampled networks (search/learn/reinforce.py)."""
+    """Moves alpha along the policy gradient of sampled networks' rewards (search/learn/reinforce.py)."""
 
     def __init__(self, plan: Plan, group: Group, projector: Projector | None):
         super().__init__(plan, group, projector)
@@ -103,7 +107,10 @@ class ReinforceEstimator(Estimator):
     def step(
         self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
     ) -> Update:
-        """The first step of a moving average only sets the baseline."""
+        """Samples networks, computes their rewards on the batch, and moves alpha along the policy gradient.
+
+        With a moving average as the baseline, the first step only sets that average and leaves alpha as it is.
+        """
         done = reinforce_step(
             state.net, batch, state.alpha, state.arch_optimizer, self.settings.resolved_reinforce, self.plan.additive,
             state.baseline, draws, self.autocast, self.own_reward, d_terms, self.group,
@@ -115,12 +122,15 @@ class ReinforceEstimator(Estimator):
 
 
 class GateEstimator(Estimator):
-    """alpha from gradients of gates (search/learn/gradient.py)."""
+    """Moves alpha along the gradient of the loss through the gates (search/learn/gradient.py)."""
 
     def step(
         self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
     ) -> Update:
-        """The duals of the loss form, if it keeps any, follow the new expected costs."""
+        """Draws paths, computes the gradient of the loss in alpha, and makes a step of alpha's Adam along it.
+
+        If the loss form keeps duals, they are updated with the new expected costs.
+        """
         s, limits = self.settings, self.plan.additive
         done = architecture_step(
             state.net, batch, state.alpha, state.arch_optimizer, cast(GradientMode, s.arch_update),
@@ -142,11 +152,14 @@ ESTIMATORS: dict[ArchUpdate, type[Estimator]] = {
     "two_path": GateEstimator,
     "reinforce": ReinforceEstimator,
 }
-"""The estimator of each mode; search/learn/modes.py has what a mode means for the settings."""
+"""The estimator of each mode; search/learn/modes.py says which settings a mode takes."""
 
 
 class ArchitectureUpdate:
-    """Updates alpha. Made once for a search, since it takes linear programs and files of the user's to prepare."""
+    """Updates alpha: the terms of the loss, the estimator and the projection, one after the other.
+
+    It is made once for a search, since its preparation solves linear programs and loads the user's files.
+    """
 
     def __init__(self, plan: Plan, group: Group):
         s = plan.config.search
@@ -158,7 +171,8 @@ class ArchitectureUpdate:
     def step(self, state: SearchState, batch: Batch, *, final: bool = False) -> Update:
         """Makes one architecture step and the projection after it; `state` is changed in place.
 
-        batch: on the plan's device. final: whether the weights stay as they are from now on.
+        batch: validation images on the plan's device. final: whether the weights stay as they are from now on. Raises
+        UserError if a loss or alpha is not finite.
         """
         draws = generator(self.plan.config.run.seed, ARCHITECTURE_PATHS, state.arch_steps)
         state.arch_steps += 1
@@ -172,9 +186,10 @@ class ArchitectureUpdate:
         return Update(figures | done.figures, done.norms)
 
     def project(self, state: SearchState) -> None:
-        """Puts the projection of alpha in its place, if the limits enter by it. Every process computes the same.
+        """Replaces alpha by its projection onto the limits, if this search projects. Every process computes the same.
 
-        Raises UserError if alpha is not finite."""
+        Raises UserError if alpha is not finite.
+        """
         if self.projector is None:
             return
         if not bool(state.alpha.values.isfinite().all()):

@@ -1,9 +1,12 @@
-"""Draws the paths of warm-up, before alpha draws them, such that the candidates of an edge are trained evenly.
+"""Draws paths such that the candidates of an edge are trained evenly.
+
+A search trains the weights on these balanced paths in its warm-up; after it, alpha draws the paths, except in a search
+by regression, which uses balanced paths throughout.
 
 With paths drawn at random, one candidate of an edge would be trained more often than another and look better for it.
 FairNAS (arXiv 1907.01845, Sec. 3.2) trains each equally often. Here the candidates that look at one pixel alone (skip,
 proj, conv_k1) are trained half as often: a network with few other layers has little in common with the networks that a
-search looks for, and steps spent on it are lost to them (docs/results.md).
+search ends with, and steps spent on it are lost to them (docs/results.md).
 """
 
 from __future__ import annotations

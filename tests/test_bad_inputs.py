@@ -22,7 +22,8 @@ Files = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """script: its door. arguments: of the command line. words: what the line has to contain. prepare: spoils a file."""
+    """A command that fails. script: the script that runs. words: the words that its one line has to contain. prepare: a
+    function that spoils a file first; None if none is needed."""
 
     script: str
     arguments: tuple[str, ...]
@@ -380,7 +381,12 @@ def table_with_a_key_twice(folder: Path, files: Files) -> None:
     (folder / "table.yaml").write_text(text + text.splitlines()[-1] + "\n")
 
 
-case("measure-external", MEASURE, "measure.device=external", says=("measure.device: got 'external'", "import_latency"))
+case(
+    "measure-external",
+    MEASURE,
+    "measure.device=external",
+    says=("measure.device: got 'external'", "proxyless-nas import"),
+)
 case(
     "measure-without-space",
     ("measure_latency", "retrain.yaml", "--out", "made.yaml"),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,21 +71,26 @@ def installed(checkout, tmp_path_factory) -> Path:
     return home / "bin"
 
 
-def test_a_wheel_alone_checks_searches_and_retrains(installed, checkout, tmp_path):
-    """A search of 20 steps and the retraining of its network, on images that come with scikit-learn, by name."""
+@pytest.fixture
+def run(installed, tmp_path) -> Callable[..., str]:
+    """run("check", ...) runs a subcommand of the installed program in an empty folder and returns what it prints."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 
-    def run(*words: str) -> str:
-        command = [str(installed / "proxyless-nas"), *words]
-        ended = subprocess.run(
+    def ended(*words: str, program: str = "proxyless-nas") -> str:
+        command = [str(installed / program), *words]
+        process = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
         )
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
+        assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout
 
-    where = [str(installed / "python"), "-c", "import search; print(search.__file__)"]
-    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    assert not Path(found).is_relative_to(checkout)
+    return ended
+
+
+def test_a_wheel_alone_checks_searches_and_retrains(run, checkout, tmp_path):
+    """A search of 20 steps and the retraining of its network, on images that come with scikit-learn, by name."""
+    imported = run("-c", "import search; print(search.__file__)", program="python")
+    assert not Path(imported).is_relative_to(checkout)
 
     settings = ["space.input_size=8", "data.name=digits", "limits=[{metric: macs, at: 50%}]"]
     settings += ["search.warmup_epochs=0", "search.epochs=1", "search.batch_size=50", "search.arch_every=5"]
@@ -97,3 +103,10 @@ def test_a_wheel_alone_checks_searches_and_retrains(installed, checkout, tmp_pat
     run("retrain", "quickstart", "--architecture", "run/architecture.json", "--out", "retrained", *shorter)
     assert (tmp_path / "retrained" / "result.json").exists()
     assert {path.name for path in tmp_path.iterdir()} == {"run", "retrained"}
+
+
+def test_a_wheel_has_the_module_that_a_shipped_configuration_names(run):
+    """The candidates of resnet_gpu are registered in a file beside it."""
+    settings = ["space.input_size=32", "space.classes=10", "data={name: fake}", "limits=[{metric: macs, at: 50%}]"]
+    checked = run("check", "resnet_gpu", "--out", "run", *settings, "run.device=cpu", "run.amp=none")
+    assert "ok   space: 16 searchable edges" in checked

@@ -17,7 +17,7 @@ MADE = "Intel Xeon, 2 cores, torch 2.14.1, 2026-11-26, python benchmarks/quickst
 
 
 def collect(folder: Path) -> None:
-    """Writes the figures that the picture shows: of each seed its target and its networks, the derived one first."""
+    """Writes the figures that the picture shows: the target of each seed and its networks, the derived one first."""
     seeds = []
     for path in sorted(folder.glob("seed*/result.json")):
         record = json.loads(path.read_text())

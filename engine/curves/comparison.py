@@ -56,8 +56,8 @@ HYPERPARAMETERS = {
 FINAL = {
     "final/top1": Curve(
         "%",
-        "Accuracy once the run has ended: of a search, the derived network with the supernet's weights on validation "
-        "images; of a retraining, the retrained network on test images.",
+        "Accuracy once the run has ended. A search writes that of the derived network with the supernet's weights on "
+        "validation images, a retraining that of the retrained network on test images.",
     ),
     "final/latency": Curve("ms", "Latency of the network as the table of the first limit on latency predicts it."),
     "final/measured": Curve("ms", "Latency of the network measured on this machine, for the same limit."),

@@ -1,4 +1,4 @@
-"""Cuts curves back to a checkpoint's step, so that a resumed run, which makes the later points again, repeats none.
+"""Cuts curves back to a checkpoint's step, so that a resumed run, which writes the later points again, repeats none.
 
 Every good line and record of a damaged file is kept. If more is lost than the last line or record, which a killed
 process may leave half-written, the damaged file is kept too, as `.damaged`, and a warning gives the size of the loss.
@@ -60,10 +60,13 @@ def truncate_lines(path: Path, step: int) -> None:
 
 
 def truncate_events(folder: Path, step: int, of_the_end: Callable[[Event], bool]) -> None:
-    """Rewrites all event files as one that ends at `step`, without what the end of a run writes, which is written
-    again.
+    """Rewrites all event files of a run as one file, and deletes the others.
 
-    TensorBoard can hide points after a restart, but other readers of the files would still see them twice.
+    The new file keeps the records up to `step`, each once: an earlier resume that was killed may have left copies of a
+    record in two files. It leaves out records for which `of_the_end` returns True: those that a run writes when it
+    ends, such as its final figures, because the resumed run writes them again.
+
+    TensorBoard can hide points that a restart repeats, but other readers of the files would read them twice.
     """
     old = event_paths(folder)
     if not old:

@@ -22,7 +22,8 @@ from engine.data.readers import Readers
 class Recipe:
     """The numbers by which the pixels of a set are normalised, and whether they are mirrored.
 
-    mean, std: of each channel, of pixels in [0, 1]. flip: whether a mirrored image is still one of its class.
+    mean, std: the mean and standard deviation of each channel, for pixels in [0, 1]. flip: whether a mirrored image is
+    still one of its class.
     """
 
     mean: tuple[float, ...]

@@ -138,9 +138,12 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns the content of a checkpoint file. Raises CheckpointError if it is absent, damaged, or no checkpoint."""
-    content = read_bytes(path, _EXPECTED, CheckpointError, most=_size(path))
+def load_checkpoint(path: Path, expected: str = _EXPECTED) -> dict[str, Any]:
+    """Returns the content of a checkpoint file. Raises CheckpointError if it is absent, damaged, or no checkpoint.
+
+    expected: a noun for what the caller accepts, for the error if there is no such file.
+    """
+    content = read_bytes(path, expected, CheckpointError, most=_size(path))
     named = _NAME.fullmatch(path.name)
     if named and named["hash"] != _hash(content):
         raise CheckpointError(str(path), "is damaged: its content does not match the hash in its name")

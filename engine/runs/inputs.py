@@ -22,12 +22,14 @@ FILE = "inputs.json"
 FORMAT = "proxylessnas/inputs@1"
 
 Inputs = dict[str, dict[str, Any]]
-"""The figures and checksums of each part, such as `training images` or `own files`, by their names."""
+"""Maps each part of a run's inputs to its figures and checksums by name. The parts are `training images`, `validation
+images` and `own files`, the files of Python code that the user's config names. They are recorded when a run begins and
+compared when it is resumed."""
 
 
 def of_images(images: ImageSet) -> dict[str, Any]:
-    """Returns the number of images, and checksums of their labels and content: of the pixels of a set in memory, of the
-    names and sizes of files."""
+    """Returns the number of images, the checksum of their labels, and that of their content: for a set in memory the
+    pixels, for a set of files their names and sizes."""
     labels = hashlib.sha256(np.ascontiguousarray(images.labels).data).hexdigest()
     return {"number": len(images), "labels": labels, **images.content()}
 
@@ -71,7 +73,7 @@ def recorded(out: Path) -> Inputs | None:
 
 
 def record(out: Path, inputs: Inputs) -> None:
-    """Writes the inputs that a run begins with."""
+    """Writes the inputs with which a run begins."""
     write_atomically(out / FILE, json.dumps({"format": FORMAT, "inputs": inputs}, indent=2) + "\n")
 
 

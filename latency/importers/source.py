@@ -69,7 +69,7 @@ class Imported:
 def milliseconds(value: object, where: str, name: str) -> float:
     """Returns a number of milliseconds >= 0. Raises TableError, which begins with `where`, for anything else.
 
-    name: of the value, for the error.
+    name: the name of the value, for the error.
     """
     ms = finite(value, where, name, "milliseconds >= 0")
     if ms < 0:

@@ -5,7 +5,7 @@
     layers:                                              # one for each searched edge, in the order of the network
       - {in_hw: 112, in_ch: 16, out_hw: 56, out_ch: 32, stride: 2, ms: {k3e3: 0.0, k3e6: 4.3, ..., zero: 0.0}}
 
-latency = bias_ms + first_block_sepconv_ms[k] + sum over the layers of ms[op]. A number holds for one position, so the
+latency = bias_ms + first_block_sepconv_ms[k] + sum over the layers of ms[op]. A number holds for one edge, so the
 entries name their edge. Only sums are determined: a constant may move between an edge's numbers and the bias (a gauge).
 The file is JSON or YAML.
 """
@@ -26,12 +26,7 @@ from supernet.space import Layer
 _OP = re.compile(r"k([1-9])e([1-9])")
 _FIRST = re.compile(r"k([1-9])")
 _FIELDS = ("in_hw", "in_ch", "out_hw", "out_ch", "stride")
-_STEM_WIDTH, _FEATURE_MIX, _CLASSES, _RGB = (
-    32,
-    1280,
-    1000,
-    3,
-)  # those of the published space, since the file does not state them
+_STEM_WIDTH, _FEATURE_MIX, _CLASSES, _RGB = 32, 1280, 1000, 3  # as in the published space: the file has none of them
 _OURS = {"bias_ms", "first_block_sepconv_ms", "layers"}
 _NOTES = {"_about", "examples", "raw"}  # words, worked examples and the numbers before a gauge was chosen
 
@@ -42,10 +37,11 @@ def recognise(records: dict[str, object]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Position:
-    """One edge: its name in our spaces, its layers and milliseconds by op, and the file and place that errors name."""
+class EdgeTimes:
+    """One edge of the file: its name in our spaces, its layers and milliseconds by op, and the file and place that
+    errors name."""
 
-    edge: str
+    name: str
     layers: dict[str, Layer]
     ms: dict[str, float]
     file: str
@@ -81,14 +77,14 @@ def translate(source: SourceFile) -> Imported:
         raise TableError(str(source.path), f"unknown key '{name}'", ", ".join(sorted(_OURS)), "remove it")
     collected = Collected(source)
     constant = finite(source.records["bias_ms"], str(source.path), "bias_ms")
-    fastest, positions = constant, list(_positions(source))
-    for position in positions:
-        moved, shift = position.gauged()
+    fastest, edges = constant, list(_edges(source))
+    for edge in edges:
+        moved, shift = edge.gauged()
         constant += shift
-        fastest += min(position.ms.values())
-        for op, layer in position.layers.items():
+        fastest += min(edge.ms.values())
+        for op, layer in edge.layers.items():
             entry = Entry(median_ms=moved[op])
-            collected.add(f"{layer} @{position.edge}", entry, f"{position.file}: {position.place}.{op}")
+            collected.add(f"{layer} @{edge.name}", entry, f"{edge.file}: {edge.place}.{op}")
     if fastest <= 0:
         raise TableError(
             f"{source.path}: bias_ms",
@@ -96,7 +92,7 @@ def translate(source: SourceFile) -> Imported:
             "more than 0",
             "correct the bias",
         )
-    first, last = (next(iter(position.layers.values())) for position in (positions[0], positions[-1]))
+    first, last = (next(iter(edge.layers.values())) for edge in (edges[0], edges[-1]))
     input_size = 2 * first.size
     inside_the_constant = (
         Layer(StemSpec(3), _RGB, _STEM_WIDTH, input_size, 2),
@@ -116,8 +112,13 @@ def translate(source: SourceFile) -> Imported:
     return Imported(table, tuple(collected.left_out))
 
 
-def _positions(source: SourceFile) -> Iterator[Position]:
-    """Yields the edges: stage0.0 is the first block, and a new stage begins wherever the shape changes."""
+def _edges(source: SourceFile) -> Iterator[EdgeTimes]:
+    """Yields the edges of the file in order, each with its layers and their milliseconds (EdgeTimes).
+
+    The first one, stage0.0, is `first_block_sepconv_ms` in the file; the others are its `layers`. A new stage begins
+    after the first block, and at each layer that changes the shape. Raises TableError if the shapes of neighbours do
+    not fit.
+    """
     layers = source.records["layers"]
     if not isinstance(layers, list) or not layers:
         raise TableError(f"{source.path}: layers", f"got {shown(layers)}", "a list of layers", "complete the file")
@@ -126,7 +127,7 @@ def _positions(source: SourceFile) -> Iterator[Position]:
     file, place = str(source.path), "first_block_sepconv_ms"
     ms = _numbers(source.records[place], file, place, _FIRST, "k3")
     specs = {op: MBConvSpec(int(op[1]), 1) for op in ms}
-    yield Position(
+    yield EdgeTimes(
         "stage0.0", {op: Layer(spec, _STEM_WIDTH, c_in, size) for op, spec in specs.items()}, ms, file, place
     )
 
@@ -148,7 +149,7 @@ def _positions(source: SourceFile) -> Iterator[Position]:
             for op in ms
             if op != "zero"
         }
-        yield Position(f"stage{stage}.{depth}", chain, ms, file, place)
+        yield EdgeTimes(f"stage{stage}.{depth}", chain, ms, file, place)
         size, c_in = shape["out_hw"], shape["out_ch"]
 
 

@@ -6,7 +6,7 @@ from engine.errors import ConfigError
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.runtimes.base import Opened, Runtime
-from latency.runtimes.exported import Exported
+from latency.runtimes.exported import FILE_RUNTIMES, Exported
 from latency.runtimes.pytorch import PyTorch, PyTorchCompile
 from supernet.space import Space
 
@@ -15,8 +15,7 @@ __all__ = ["RUNTIMES", "Opened", "Runtime", "open_runtime", "version_here"]
 RUNTIMES: dict[str, type[Runtime]] = {
     "pytorch": PyTorch,
     "pytorch_compile": PyTorchCompile,
-    "onnxruntime": Exported,
-    "litert": Exported,
+    **dict.fromkeys(FILE_RUNTIMES, Exported),
 }
 """Maps the name of a runtime, as `measure.runtime` and a table's header have it, to its class."""
 

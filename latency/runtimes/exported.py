@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from engine.errors import ConfigError, UserError
 from engine.files import writing
@@ -23,25 +24,50 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FileRuntime:
-    """A runtime that reads model files."""
+    """How model files are written for a runtime. latency/bench.py runs them, by its own table RUNTIMES."""
 
     title: str
     """The name of the runtime for a table's reader."""
     extra: str
-    """The extra of this package that installs what it needs."""
+    """The extra of this package that installs `modules`."""
     modules: tuple[str, ...]
     """The modules that exporting and running need."""
-    sees_inside: bool
+    device_package: str
+    """The package that runs the models on another device, as pip installs it."""
+    writer: str
+    """module:class of the ModelWriter. It is imported when it is needed, since it imports `modules`."""
     how: str = ""
+    """A note for a table's reader about how the models are run; empty if there is nothing to note."""
 
 
 FILE_RUNTIMES = {
     "onnxruntime": FileRuntime(
-        "ONNX Runtime", "onnx", ("onnx", "onnxscript", "onnxruntime"), True,
-        "CPU provider, layers told apart by its own profile",
+        "ONNX Runtime", "onnx", ("onnx", "onnxscript", "onnxruntime"), "onnxruntime",
+        "latency.runtimes.onnx_models:OnnxWriter", "CPU provider, layers told apart by its own profile",
     ),
-    "litert": FileRuntime("LiteRT with XNNPACK", "litert", ("litert_torch",), False),
+    "litert": FileRuntime(
+        "LiteRT with XNNPACK", "litert", ("litert_torch",), "ai-edge-litert",
+        "latency.runtimes.litert_models:LiteRTWriter",
+    ),
 }  # fmt: skip
+"""Maps the name of each runtime that reads model files, as in `measure.runtime`, to how its files are written. The
+names are those of bench.RUNTIMES."""
+
+
+class ModelWriter(Protocol):
+    """Writes jobs as model files."""
+
+    def __init__(self, space: Space, batch: int, jobs: Sequence[TimingJob], folder: Path) -> None:
+        """jobs: all jobs that will be written, into `folder`. batch: the images of a forward pass."""
+
+    def input_shape(self, job: TimingJob) -> list[int]:
+        """Returns the shape of a job's input."""
+
+    def write(self, job: TimingJob) -> str:
+        """Writes a job's model and returns the file's name. Raises UserError if an op cannot be exported."""
+
+    def finish(self) -> None:
+        """Writes what all models share, if anything."""
 
 
 def write_models(
@@ -59,12 +85,10 @@ def write_models(
             f"{measure.runtime} needs the Python package {missing[0]}, which is not installed",
             remedy=f'pip install -e ".[{runtime.extra}]"',
         )
-    if measure.runtime == "litert":
-        from latency.runtimes.litert_models import LiteRTWriter as Writer
-    else:
-        from latency.runtimes.onnx_models import OnnxWriter as Writer  # type: ignore[assignment]
+    module, _, name = runtime.writer.partition(":")
+    writer_class: type[ModelWriter] = getattr(importlib.import_module(module), name)
     with isolated_rng(0):
-        writer = Writer(space, measure.batch, jobs, folder)
+        writer = writer_class(space, measure.batch, jobs, folder)
         records, files = [], {}
         for done, job in enumerate(jobs):
             if job.layers not in files:
@@ -90,7 +114,7 @@ class Exported(Runtime):
     def __init__(self, space: Space, measure: MeasureConfig):
         super().__init__(space, measure)
         runtime = FILE_RUNTIMES[measure.runtime]
-        self.sees_inside = runtime.sees_inside
+        self.sees_inside = bench.RUNTIMES[measure.runtime].times_layers
         self.how = ", ".join(filter(None, [runtime.title, runtime.how]))
         self._jobs: dict[str, dict[str, object]] = {}
         self._folder = ""

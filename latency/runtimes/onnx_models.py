@@ -125,7 +125,7 @@ def _check_numerics(model: onnx.ModelProto, module: nn.Module, layer: Layer, ima
 def chain(models: Sequence[onnx.ModelProto], names: Sequence[str]) -> tuple[onnx.ModelProto, int]:
     """Returns one model of several in a row, with its weights in WEIGHTS_FILE, and how much of that file it reads.
 
-    names: of the layers, for the reader of the graph. Each model has one input and one output.
+    names: the names of the layers, for the reader of the graph. Each model has one input and one output.
     """
     nodes, initializers, offset = [], [], 0
     value = models[0].graph.input[0].name

@@ -22,7 +22,7 @@ class Command:
     """A subcommand. The files of scripts/ run the same ones under other names."""
 
     text: str
-    """What `--help` prints: a summary in one line, which the list of commands shows too, then an example."""
+    """The text that `--help` prints: a summary in one line, which the list of commands shows too, then an example."""
     arguments: Callable[[argparse.ArgumentParser], None]
     """Adds its arguments to a parser."""
     run: Callable[[argparse.Namespace], int | None]

@@ -8,7 +8,9 @@
 """
 
 import argparse
+import os
 import re
+import shlex
 from pathlib import Path
 
 from engine.arguments import path_argument
@@ -67,18 +69,18 @@ def copy(name: str, folder: Path) -> Path:
 
     The commands in its comment name the new file. Raises ConfigError if there is such a file already.
     """
-    from engine.errors import ConfigError
-    from engine.files import write_atomically
+    from engine.errors import ConfigError, one_line
+    from engine.files import make_folder, write_atomically
     from engine.shipped import shipped_config
 
     source = shipped_config(name)
     target = folder / source.name
-    if target.exists():
+    make_folder(folder)
+    if os.path.lexists(target):  # a link that leads nowhere is something of the user's too
         raise ConfigError(str(target), "is there already", remedy="choose another folder, or rename that file")
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(str(folder), "is a file", "a folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    text = re.sub(rf"^(#.* proxyless-nas \w+) {re.escape(name)} ", rf"\1 {target} ", whole_text(source), flags=re.M)
+    command = re.compile(rf"^(#.* proxyless-nas \w+) {re.escape(name)} ", flags=re.M)
+    argument = shlex.quote(one_line(str(target)))  # the comment stays one line of UTF-8, whatever the folder's name
+    text = command.sub(lambda found: f"{found[1]} {argument} ", whole_text(source))
     write_atomically(target, text)
     return target
 

@@ -16,7 +16,7 @@ FORMATS = ("ofa", "official", "tunas")  # the names in latency.importers.IMPORTE
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=path_argument, help="YAML or JSON file in one of the formats")
     parser.add_argument("--out", type=path_argument, required=True, help="the table to write")
-    parser.add_argument("--format", choices=FORMATS, help="of the source; default: what its keys show")
+    parser.add_argument("--format", choices=FORMATS, help="the format of the source; default: by its keys")
     parser.add_argument("--device-name", default="unknown phone", help="what the source was measured on")
     parser.add_argument(
         "--activation", choices=("relu6", "relu", "hswish"), help="entries to take; ofa has hswish and relu"

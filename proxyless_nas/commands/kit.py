@@ -41,7 +41,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=path_argument, required=True, help="folder for the kit; must not exist yet")
     parser.add_argument("--verify", type=int, default=40, metavar="N", help="networks that the error is measured on")
     parser.add_argument("--isolated", action="store_true", help="time ops alone (always so with litert)")
-    parser.add_argument("--seed", type=int, default=0, help="of the networks")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the networks")
     add_overrides(parser, "measure.threads=4")
 
 
@@ -52,7 +52,7 @@ def _adb_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=path_argument, required=True, help="results.json")
     parser.add_argument("--adb", default="adb", help="the adb program")
-    parser.add_argument("--serial", help="of the phone, where several are connected")
+    parser.add_argument("--serial", help="serial number of the phone, if several are connected")
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=path_argument, required=True, help="the table, e.g. tables/imagenet_cpu.yaml")
     parser.add_argument("--verify", type=int, default=0, metavar="N", help="time N fresh networks, e.g. 40")
     parser.add_argument("--recalibrate", action="store_true", help="refit the corrections of the table that is there")
-    parser.add_argument("--seed", type=int, help="of networks and their order; default: 0, or the time for old tables")
+    parser.add_argument("--seed", type=int, help="seed of the networks; default: 0, or the time for old tables")
     add_overrides(parser, "measure.threads=4 or measure.runtime=onnxruntime")
 
 

@@ -25,8 +25,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from engine.progress import set_up_logging
-    from proxyless_nas.views import show
+    from proxyless_nas.views import picture_path, show
 
+    if args.picture:
+        picture_path(args.picture)  # before the work
     set_up_logging()
     shown = show(args.source, args.table, allow_modules=args.allow_modules)
     print(shown)

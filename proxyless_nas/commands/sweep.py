@@ -34,12 +34,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from engine.files import as_path
     from engine.progress import set_up_logging
     from engine.shipped import located
     from search.many.sweep import run_sweep
     from search.summary import print_sweep
 
-    configs = [located(path_argument(text)) for text in args.configs if "=" not in text]
+    configs = [located(as_path(text, "configs")) for text in args.configs if "=" not in text]
     overrides = [text for text in args.configs if "=" in text]
     if not configs:
         raise UserError("configs", "got overrides alone", "a YAML file")

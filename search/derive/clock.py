@@ -1,7 +1,7 @@
-"""Timing a network so that a decision can be based on it: beside a reference, and again where the machine was busy.
+"""Times a network so that a decision can be based on it: beside a reference, and again if the machine was busy.
 
-A machine that is slower than usual makes every network look slow. So each is timed in turn with a reference, a network
-of the middle of the range: where that is off by more than a table may be, it is the machine that is off.
+On a machine that is slower than usual, every network is slow. So each is timed in turn with a reference, a network of
+the middle of the range: if the reference is off by more than a table may be, the machine is off.
 """
 
 from __future__ import annotations
@@ -56,24 +56,26 @@ class Reading:
 
     @property
     def reliable(self) -> bool:
-        """Whether the reading is reliable, so that a decision may be based on it. On a busy machine a median can be 40
+        """Whether the noise between the rounds is low and the reference takes about what its table predicts (each
+        within LARGEST_DISTURBANCE). Only then a decision is based on the reading: on a busy machine a median can be 40
         % off, and a bound that is moved by as much gives another, worse network."""
         return steady(self.timing) and abs(self.drift - 1) <= LARGEST_DISTURBANCE
 
     @property
     def trouble(self) -> str:
-        """Returns in a few words why the network is timed again."""
+        """The reason, in a few words, for timing the network again."""
         if not steady(self.timing):
             return "the machine is busy"
         return f"the machine takes {self.drift:.2f} times as long as its table predicts"
 
     @property
     def disturbance(self) -> float:
-        """How far the reading is from being steady and without drift, as a share."""
+        """The larger of twice the noise and the reference's distance from its prediction, as a share; 0 for a perfect
+        reading."""
         return max(twice_noise(self.timing), abs(self.drift - 1))
 
     def figures(self) -> dict[str, float | bool]:
-        """Returns for a record what was measured, in ms, and whether it is reliable."""
+        """Returns the measured figures for a record, in ms, and whether they are reliable."""
         return {
             "measured_ms": self.timing.median_ms, "noise_ms": self.timing.noise_ms,
             "standard_error_ms": self.timing.standard_error_ms, "drift": self.drift, "believed": self.reliable,
@@ -85,7 +87,7 @@ class Clock:
     """Times networks on one device, each in turn with a reference, a network of the middle of the range."""
 
     cost: Cost
-    """What the device's table predicts, in ms."""
+    """The cost by the device's table, in ms."""
     measure: MeasureConfig
     timer: Timer
     space: Space

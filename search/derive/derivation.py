@@ -31,7 +31,7 @@ class Derivation:
     log_probability: float
     """sum_e log p[e, paths[e]]."""
     notes: tuple[str, ...] = ()
-    """What the reader should know, e.g. that an `at` window was empty."""
+    """Notes for the user, e.g. that an `at` window was empty."""
     proven: bool = True
     """Whether no other architecture that meets the limits is likelier. False if the time limit has stopped the
     solver."""

@@ -86,7 +86,7 @@ def derive_measured(
         else LimitOutcome.predicted_only(limit, derivation.paths)
         for limit in limits
     )
-    moved_notes = [  # what the derivation says of its windows is of these bounds
+    moved_notes = [  # the derivation's notes on its windows hold for these bounds
         f"{limit.name}: derived at {one.asked:.6g} ms for {limit.bound:.6g} ms, as the timings asked for"
         for limit, one in decisive.items()
         if derivation.notes and one.asked != limit.bound

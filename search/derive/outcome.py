@@ -1,4 +1,4 @@
-"""What a derivation whose networks are timed returns: its tries, and one outcome for each limit."""
+"""Defines the result of a derivation whose networks are timed: its tries, and one outcome for each limit."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class LimitOutcome:
     readings: tuple[Reading, ...] = ()
     """The readings of the derived network: the one that decided, then an independent one. Empty if it is not timed."""
     note: str = ""
-    """What the user should know of the timing, with the remedy; empty if all is well."""
+    """A warning about the timing, with the remedy; empty if all is well."""
 
     @classmethod
     def predicted_only(cls, limit: Limit, paths: tuple[int, ...]) -> LimitOutcome:

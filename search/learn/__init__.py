@@ -1,3 +1,3 @@
-"""How alpha learns. `regression.py` fits the losses of whole networks, `gradient.py` differentiates gates (with the
-loss of `objective.py` and `terms.py`), `reinforce.py` samples rewards, `projection.py` holds the limits after every
-step, and `collapse.py` looks for signs that a search goes wrong. `own.py` loads functions of the user's own."""
+"""Defines how alpha learns. `regression.py` fits the losses of whole networks, `gradient.py` differentiates gates (with
+the loss of `objective.py` and `terms.py`), `reinforce.py` samples rewards, `projection.py` holds the limits after every
+step, and `collapse.py` detects a search that goes wrong. `own.py` loads the user's own functions."""

@@ -27,7 +27,7 @@ LARGEST_POWER = 100.0
 
 @dataclass(frozen=True)
 class ExpectedCost:
-    """What a form knows of one limit, in the limit's unit."""
+    """The values of one limit from which a form computes the loss, in the limit's unit."""
 
     expected: float
     """E, the expected cost under the path probabilities."""
@@ -70,14 +70,14 @@ class LossForm(Section):
 
     @abstractmethod
     def value(self, ce: float, limits: Sequence[ExpectedCost]) -> float:
-        """Returns the loss L. A search needs its slopes alone; tests compare the two."""
+        """Returns the loss L. A search uses only its slopes; tests compare the two."""
 
     @abstractmethod
     def slopes(self, ce: float, limits: Sequence[ExpectedCost]) -> Slopes:
         """Returns dL/dCE, and dL/dE of each limit."""
 
     def next_dual(self, limit: ExpectedCost) -> float:
-        """Returns the dual of a limit after a step of alpha. limit: with the new E and the old dual."""
+        """Returns the dual of a limit after a step of alpha. limit: its new E, and its old dual."""
         return limit.dual
 
     def check_count(self, limits: int) -> None:
@@ -94,7 +94,7 @@ class LossForm(Section):
 
 
 class AddLinear(LossForm):
-    """CE + weight c, with c = E/T - 1."""
+    """The loss CE + weight c, with c = E/T - 1."""
 
     form: Literal["add_linear"] = "add_linear"
     weight: float = Field(0.1, ge=0, le=LARGEST_WEIGHT)
@@ -109,7 +109,7 @@ class AddLinear(LossForm):
 
 
 class Hinge(LossForm):
-    """CE + weight max(0, c), with c = E/T - 1."""
+    """The loss CE + weight max(0, c), with c = E/T - 1."""
 
     form: Literal["hinge"] = "hinge"
     weight: float = Field(0.1, ge=0, le=LARGEST_WEIGHT)
@@ -125,7 +125,8 @@ class Hinge(LossForm):
 
 
 class MulLog(LossForm):
-    """scale CE (log E / log T)^power, as published; E and T must exceed 1 in the metric's unit."""
+    """The loss scale CE (log E / log T)^power, as published (Sec. 3.3.1). E and T must exceed 1 in the metric's
+    unit."""
 
     form: Literal["mul_log"] = "mul_log"
     scale: float = Field(0.2, gt=0, le=LARGEST_WEIGHT)
@@ -159,7 +160,7 @@ class MulLog(LossForm):
 
 
 class Projection(LossForm):
-    """CE alone. After each of alpha's steps, the nearest path probabilities with E = T take the place of its own
+    """The loss CE alone. After each step of alpha, its path probabilities are replaced by the nearest ones with E = T
     (search/learn/projection.py)."""
 
     form: Literal["projection"] = "projection"
@@ -175,7 +176,7 @@ class Projection(LossForm):
 FORMS: dict[str, type[LossForm]] = {
     form.model_fields["form"].default: form for form in (AddLinear, Hinge, MulLog, Projection)
 }
-"""Every form by its name in YAML."""
+"""Maps the name of each form in YAML to its class."""
 
 if TYPE_CHECKING:
     Loss = LossForm

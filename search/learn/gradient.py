@@ -1,4 +1,7 @@
-"""The two alternating steps of the gradient-based search (Fig. 2), and its three modes."""
+"""Makes the two alternating steps of the gradient-based search (Fig. 2), in its three modes.
+
+E is the number of searchable edges, N that of the candidates of an edge.
+"""
 
 from __future__ import annotations
 
@@ -24,26 +27,28 @@ from supernet.supernet import Supernet
 
 
 def softmax_jacobian(d_gates: Tensor, p: Tensor) -> Tensor:
-    """Modes full and full_v2: dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i) (Eq. 4). All (E, N) float64."""
+    """Returns dL/dalpha in the modes full and full_v2: dL/dalpha_i = sum_j dL/dg_j p_j (delta_ij - p_i) (Eq. 4). All
+    are (E, N) float64."""
     return p * (d_gates - (p * d_gates).sum(dim=1, keepdim=True))
 
 
 def pair_jacobian(d_gates: Tensor, sample: PairSample) -> Tensor:
-    """Mode two_path: dL/dalpha_a = q_a q_b (dL/dg_a - dL/dg_b) = -dL/dalpha_b, zero elsewhere (Sec. 3.2)."""
+    """Returns dL/dalpha (E, N) in mode two_path: q_a q_b (dL/dg_a - dL/dg_b) for a, minus that for b, 0 elsewhere
+    (Sec. 3.2)."""
     d = d_gates.gather(1, sample.pairs)  # (E, 2)
     through = sample.q.prod(dim=1) * (d[:, 0] - d[:, 1])
     return torch.zeros_like(d_gates).scatter(1, sample.pairs, torch.stack([through, -through], dim=1))
 
 
 def second_order(d_gates: Tensor, p: Tensor, active: Tensor) -> Tensor:
-    """CE's share of dL/dalpha in the full modes, with gate_gradient second_order.
+    """Returns CE's share of dL/dalpha in the full modes, with gate_gradient second_order.
 
-    Wanted is sum_j p_i p_j (L_i - L_j), L_i being the loss where candidate i runs. Where a runs, dL/dg_i - dL/dg_a is
-    L_i - L_a less half the curvature between the two; where i runs, that plus as much. So only pairs with the active
-    candidate count, weighted such that in expectation both sides of a pair count alike, the trapezoidal rule: p_i/2
-    (dL/dg_i - dL/dg_a) for i != a, minus their sum for a. Its expectation is exact for a loss quadratic in the gates.
-    The same as ReinMax (arXiv 2304.08612): 2 J((p + onehot(a))/2) - J(p)/2 with J of Eq. 4.
-    d_gates, p: (E, N) float64; active: (E,) int64.
+    The exact value is sum_j p_i p_j (L_i - L_j), with L_i the loss if candidate i runs. If a runs, dL/dg_i - dL/dg_a is
+    L_i - L_a minus half the curvature between the two; if i runs, it is L_i - L_a plus half of it. So only pairs with
+    the active candidate a count, weighted such that in expectation both sides of a pair count alike (the trapezoidal
+    rule): p_i/2 (dL/dg_i - dL/dg_a) for i != a, minus their sum for a. The expectation is exact for a loss that is
+    quadratic in the gates. It equals ReinMax (arXiv 2304.08612): 2 J((p + onehot(a))/2) - J(p)/2 with J of Eq. 4.
+    d_gates, p: (E, N) float64. active: (E,) int64.
     """
     a = active[:, None]
     others = 0.5 * p * (d_gates - d_gates.gather(1, a))  # 0 at the active one
@@ -51,8 +56,8 @@ def second_order(d_gates: Tensor, p: Tensor, active: Tensor) -> Tensor:
 
 
 def second_order_pair(d_gates: Tensor, sample: PairSample) -> Tensor:
-    """`second_order` in mode two_path: it compares the two candidates of the pair, with their q, and is exact in the
-    same way for a pair that is drawn. Zero elsewhere."""
+    """Returns what `second_order` does, in mode two_path: it compares the two candidates of the drawn pair, with their
+    q, and is 0 elsewhere. (E, N) float64."""
     active = (sample.pairs[:, 1] == torch.tensor(sample.paths)).long()
     return torch.zeros_like(d_gates).scatter(
         1, sample.pairs, second_order(d_gates.gather(1, sample.pairs), sample.q, active)
@@ -72,7 +77,8 @@ def restore_unsampled(alpha: Tensor, before: Tensor, pairs: Tensor) -> None:
 
 
 class Draw(ABC):
-    """The paths of an architecture step in one gradient mode, and the mode's way from dL/dg to dL/dalpha."""
+    """The drawn paths of an architecture step in one gradient mode, with the mode's formulas for dL/dalpha from
+    dL/dg."""
 
     keep_outputs: ClassVar[bool] = False
     """Whether the candidates' outputs are kept in memory (Supernet.forward)."""
@@ -82,19 +88,23 @@ class Draw(ABC):
     """The candidates of each edge whose gates get a gradient; None: all."""
 
     @abstractmethod
-    def __init__(self, alpha: Alpha, generator: torch.Generator): ...
+    def __init__(self, alpha: Alpha, generator: torch.Generator):
+        """Draws the paths."""
 
     @abstractmethod
     def first_order(self, d_gates: Tensor) -> Tensor:
-        """The Jacobian of the mode as published, also for functions of p; (E, N) float64, like its argument."""
+        """Returns dL/dalpha by the Jacobian of the mode as published; also used for functions of p. Both are (E, N)
+        float64."""
 
     @abstractmethod
     def second_order(self, d_gates: Tensor) -> Tensor:
-        """CE's share of dL/dalpha without the error of half the curvature, see `second_order`."""
+        """Returns CE's share of dL/dalpha with the correction for the curvature of the loss, as the function
+        `second_order` defines it. Both are (E, N) float64."""
 
     def restore(self, alpha: Alpha, before: Tensor) -> None:
-        """Takes back what the optimizer has changed beside the candidates that were compared. before: (E, N)."""
-        return  # here nothing, as all are
+        """Restores the alpha of candidates that were not compared, which the optimizer may have moved. before: the
+        values before the step, (E, N)."""
+        return  # nothing, as every candidate is compared
 
 
 class AllCandidates(Draw):
@@ -111,7 +121,7 @@ class AllCandidates(Draw):
 
 
 class AllCandidatesKept(AllCandidates):
-    """Mode full: the same with all outputs in memory, as DARTS has them."""
+    """Mode full: as full_v2, but all outputs stay in memory, as in DARTS (arXiv 1806.09055)."""
 
     keep_outputs = True
 
@@ -134,16 +144,17 @@ class Pair(Draw):
 
 
 DRAWS: dict[GradientMode, type[Draw]] = {"full": AllCandidatesKept, "full_v2": AllCandidates, "two_path": Pair}
-"""The gradient modes."""
+"""Maps each gradient mode to its draw."""
 GATE_GRADIENTS: dict[GateGradient, Callable[[Draw, Tensor], Tensor]] = {
     "first_order": lambda draw, d_gates: draw.first_order(d_gates),
     "second_order": lambda draw, d_gates: draw.second_order(d_gates),
 }
-"""The ways from dCE/dg, (E, N) float64, to CE's share of dL/dalpha."""
+"""Maps each value of search.gate_gradient to the function from dCE/dg to CE's share of dL/dalpha, both (E, N)
+float64."""
 
 
 def one_hot(paths: Sequence[int], candidates: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Returns the gates of `paths`: one leaf (E, N) on the network's device."""
+    """Returns the gates of `paths`: a leaf tensor (E, N) on `device`, which requires a gradient."""
     hot = F.one_hot(torch.tensor(paths, dtype=torch.long), candidates).to(dtype)
     return hot.to(device, non_blocking=True).requires_grad_()  # a blocking copy would wait for the step before
 
@@ -159,8 +170,8 @@ def weights_step(
 ) -> tuple[Tensor, Tensor]:
     """Makes one step of the weights of the sampled networks on a training batch; alpha stays (left half of Fig. 2).
 
-    networks: paths, each for its part of the images; the parts are as equal as they can be. The gradient is that of the
-    mean loss of all images. Returns (loss, logits), as engine.training.training_step does.
+    networks: the paths of each network. Each runs on its own part of the images; the parts are as equal as they can be.
+    The gradient is that of the mean loss of all images. Returns (loss, logits), as engine.training.training_step does.
     """
 
     def forward(images: Tensor) -> Tensor:
@@ -175,8 +186,8 @@ class ArchitectureStep:
     """The figures of an architecture step; alpha and its optimizer have been changed in place."""
 
     ce: float
-    """Cross entropy of the validation batch, all processes together. NaN where it or a gradient is not finite; alpha
-    was not changed then."""
+    """Cross entropy of the validation batch, all processes together. NaN if it or a gradient is not finite; alpha is
+    not changed then."""
     ce_gradient: float = float("nan")
     """Norm of CE's share of dL/dalpha."""
     limits_gradient: float = float("nan")
@@ -198,9 +209,9 @@ def architecture_step(
     """Makes one step of alpha on a validation batch and the limits' cost matrices; the weights stay (right half of
     Fig. 2).
 
-    gate_gradient: how CE's share comes from dL/dg, by the mode's Jacobian or by `second_order`. generator: draws the
-    paths. Neither the network's weights nor their gradients are touched. The processes of `group` share the batch, and
-    each makes the same update.
+    gate_gradient: how CE's share is computed from dL/dg, by the mode's Jacobian or by `second_order`. generator: draws
+    the paths. Neither the network's weights nor their gradients are touched. The processes of `group` share the batch,
+    and each makes the same update.
     """
     draw = DRAWS[mode](alpha, generator)
     d_gates, ce = gate_gradients(net, batch, draw.paths, draw.compared, draw.keep_outputs, autocast, group)

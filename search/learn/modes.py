@@ -1,6 +1,6 @@
 """The values of `search.arch_update`, and what each means for the other settings.
 
-How a mode learns is its estimator in search/update.py; this table is for the checks of the config and for the loop.
+Its estimator in search/update.py does the learning; this table is for the checks of the config and for the loop.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Mode:
     without_loss: str = ""
     """The reason why `search.loss` cannot be set, in which {form} stands for its form; empty if any form can be set."""
     may_project: bool = False
-    """Whether a form that projects can be set all the same."""
+    """Whether a form that projects can be set although the others cannot."""
 
     def refuses(self, form: str, *, projects: bool) -> str | None:
         """Returns why a loss of this form cannot be set in this mode; None if it can."""
@@ -55,4 +55,4 @@ MODES: dict[ArchUpdate, Mode] = {
     "two_path": _OF_GATES,
     "reinforce": Mode(without_loss="reinforce has a reward, not a loss"),
 }
-"""Every mode by its name in YAML."""
+"""Maps the name of each mode in YAML to its meaning."""

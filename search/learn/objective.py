@@ -1,6 +1,7 @@
-"""The objective of alpha: cross entropy, limits and further terms (Sec. 3.3.1), and its gradient.
+"""Computes the gradient of alpha's objective: cross entropy, limits and further terms (Sec. 3.3.1).
 
-p = softmax(alpha), E = expected cost, F = the cost matrix. How a limit enters the loss is in forms.py.
+p = softmax(alpha), E = expected cost, F = the cost matrix. In shapes, E is the number of searchable edges and N that of
+the candidates of an edge. forms.py defines how a limit enters the loss.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from search.limits.limit import AdditiveLimit
 from supernet.cost import Cost
 
 Jacobian = Callable[[Tensor], Tensor]
-"""The map from a gradient in the gates or in p, (E, N) float64, to one in alpha: linear, another in each mode."""
+"""A function from a gradient in the gates or in p to one in alpha, both (E, N) float64. It is linear, and each mode has
+its own."""
 
 
 def expected_cost(p: Tensor, cost: Cost | WorstCase) -> Tensor:
-    """E = fixed + sum_e sum_i p[e, i] F[e, i], differentiable in p (E, N) float64: 0-dim float64.
+    """Returns E = fixed + sum_e sum_i p[e, i] F[e, i], 0-dim float64, differentiable in p (E, N) float64.
 
     For a worst case, it is the largest of its members' expectations.
     """
@@ -29,14 +31,18 @@ def expected_cost(p: Tensor, cost: Cost | WorstCase) -> Tensor:
 
 
 def cost_slopes(p: Tensor, cost: Cost | WorstCase) -> Tensor:
-    """dE/dp, (E, N) float64: the cost's table F; for a worst case, F of the member whose expectation is largest."""
+    """Returns dE/dp, (E, N) float64: the cost's table F; for a worst case, F of the member whose expectation is
+    largest."""
     worst = max(members(cost), key=lambda member: float(expected_cost(p, member)))
     return torch.from_numpy(worst.table)
 
 
 def expected_costs(p: Tensor, limits: Sequence[AdditiveLimit], duals: Sequence[float] = ()) -> tuple[ExpectedCost, ...]:
-    """Returns what a loss form knows of each limit under p (E, N) float64. duals: of a form that keeps them, one for
-    each limit."""
+    """Returns each limit's expected cost, bound, kind and dual, from which a loss form computes the loss.
+
+    p: (E, N) float64, the path probabilities; E is the number of searchable edges, N that of candidates. duals: the
+    numbers that the form keeps, one for each limit; empty if it keeps none.
+    """
     return tuple(
         ExpectedCost(float(expected_cost(p, limit.cost)), limit.bound, limit.kind, dual)
         for limit, dual in zip(limits, duals or (0.0,) * len(limits), strict=True)
@@ -49,7 +55,7 @@ class Objective:
 
     limits: Sequence[AdditiveLimit]
     loss: LossForm
-    """How they enter it."""
+    """The form in which the limits enter the loss."""
     d_terms: Tensor | None = None
     """(E, N) float64: the gradient in p of further terms, if there are any (search/learn/terms.py)."""
     duals: Sequence[float] = ()
@@ -58,7 +64,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class AlphaGradient:
-    """The gradient of one architecture step."""
+    """The gradient of one architecture step, and the norms of its shares."""
 
     gradient: Tensor
     """dL/dalpha, (E, N) float64."""
@@ -69,7 +75,7 @@ class AlphaGradient:
 
 
 def alpha_gradient(from_ce: Tensor, ce: float, p: Tensor, objective: Objective, jacobian: Jacobian) -> AlphaGradient:
-    """Returns the gradient in alpha of the whole loss, given that of CE alone, `from_ce`; both (E, N) float64, like p.
+    """Returns the gradient in alpha of the whole loss. from_ce: the gradient in alpha of CE alone. All (E, N) float64.
 
     Limits and terms are functions of p: (dL/dE) F_i + d_terms_i goes through the mode's Jacobian; E is the expectation
     over all candidates in every mode.

@@ -1,4 +1,4 @@
-"""Functions of the user's own that `search.terms` and `search.reinforce.reward` name."""
+"""Loads the user's own functions, which `search.terms` and `search.reinforce.reward` name."""
 
 from __future__ import annotations
 

@@ -34,29 +34,33 @@ MOST_STEPS, MOST_HALVINGS = 60, 50
 
 @dataclass(frozen=True)
 class Target:
-    """What an expectation has to be: equal to its limit's bound, or at most that."""
+    """A condition on one expected cost: it equals its limit's bound, or is at most that."""
 
     limit: AdditiveLimit
     cost: Cost
-    """That of the limit; of a worst case, one of its members."""
+    """The limit's cost; if that is a worst case, one of its members."""
     equal: bool
+    """Whether the expected cost must equal the bound."""
 
 
 @dataclass(frozen=True)
 class Projected:
+    """The projection of an alpha."""
+
     alpha: Alpha
     """Its values are log q, (E, N) float64, and 0 where padded. Rounded to float32 they still have the expected cost to
     about 1e-7 of the reachable range, however far apart they are, because those of likely candidates are near 0."""
     pressures: tuple[float, ...]
-    """For each limit, tau times its bound: by how much the log-odds of a candidate that costs all of it fall. For a
-    worst case, the sum over its members."""
+    """For each limit, tau times its bound: the amount by which the projection lowers the log-odds of a candidate that
+    costs the whole bound, beside one that costs nothing. For a worst case, the sum over its members."""
 
 
 class Projector:
-    """Projects alpha onto what the limits allow. Made once for a search, since it takes linear programs to find out
-    which targets can be met together. Raises InfeasibleError if not even all costs can be below their bounds."""
+    """Projects alpha onto the limits. It is made once for a search, since linear programs determine which targets can
+    be met together."""
 
     def __init__(self, limits: Sequence[AdditiveLimit]):
+        """Raises InfeasibleError if not even all expected costs can be below their bounds."""
         self.limits = limits
         self.choices = targets_of(limits)
         self.loosened = not self.choices
@@ -69,17 +73,16 @@ class Projector:
     def __call__(self, alpha: Alpha) -> Projected:
         """Returns the projection of alpha, the nearest one if a worst case leaves a choice."""
         log_p = alpha.log_probabilities().numpy()
-        found = [nearest(log_p, targets) for targets in self.choices]
-        best = min(range(len(found)), key=lambda i: found[i].divergence)
-        tau = iter(found[best].tau.tolist())
+        best = min((nearest(log_p, targets) for targets in self.choices), key=lambda each: each.divergence)
+        tau = iter(best.tau.tolist())
         pressures = tuple(sum(next(tau) for _ in members(limit.cost)) for limit in self.limits)
-        values = torch.from_numpy(found[best].log_q).masked_fill(~alpha.mask, 0.0)
+        values = torch.from_numpy(best.log_q).masked_fill(~alpha.mask, 0.0)
         return Projected(alpha.with_values(values), pressures)
 
 
 def targets_of(limits: Sequence[AdditiveLimit]) -> list[tuple[Target, ...]]:
-    """Returns what the expectations have to be: one tuple of targets, or several of which any will do, or none if no
-    distribution meets the limits together. Each tuple has a target for each member of each limit, in their order.
+    """Returns the targets of the projection: one tuple, or several if meeting any one of them meets the limits, or none
+    if no distribution meets the limits together. Each tuple has a target for each member of each limit, in their order.
 
     `at` asks for equality, `below` for at most the bound. A worst case over devices is at its bound if one member is
     and no other is above: a choice for each member.
@@ -94,13 +97,14 @@ def targets_of(limits: Sequence[AdditiveLimit]) -> list[tuple[Target, ...]]:
 
 
 def attainable(targets: Sequence[Target]) -> bool:
-    """Whether some distribution over paths, edges independent, meets all targets: a linear program in its q."""
+    """Returns whether some distribution over paths, with independent edges, meets all targets. This is a linear program
+    in its probabilities q."""
     F, T, equal = _scaled(targets)
     mask = targets[0].cost.mask
     edge, candidate = np.nonzero(mask)
     one_each = (edge == np.arange(len(mask))[:, None]).astype(float)
     rows = F[:, edge, candidate]
-    found = linprog(
+    solution = linprog(
         np.zeros(len(edge)),
         A_eq=np.vstack([one_each, rows[equal]]),
         b_eq=np.concatenate([np.ones(len(mask)), T[equal]]),
@@ -109,11 +113,12 @@ def attainable(targets: Sequence[Target]) -> bool:
         bounds=(0, 1),
         options={"primal_feasibility_tolerance": 1e-10},  # the least that HiGHS takes
     )
-    return bool(found.status != 2)  # 2: there is none
+    return bool(solution.status != 2)  # 2: infeasible
 
 
 def _scaled(targets: Sequence[Target]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """F (K, E, N) and T (K,), as shares of each bound and without fixed costs; equal (K,) bool."""
+    """Returns (F (K, E, N), T (K,), equal (K,) bool) of K targets: F and T as shares of each bound, T without the fixed
+    cost."""
     units = np.array([magnitude([t.cost], t.limit.bound) for t in targets])
     F = np.stack([t.cost.table for t in targets])
     T = np.array([t.limit.bound - t.cost.fixed for t in targets])
@@ -122,10 +127,12 @@ def _scaled(targets: Sequence[Target]) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 @dataclass(frozen=True)
 class Nearest:
+    """The distribution q nearest to p that meets targets."""
+
     log_q: np.ndarray
     """(E, N), -inf where padded."""
     tau: np.ndarray
-    """(K,), for costs as shares of their bounds."""
+    """(K,): the multipliers of the costs, which are in shares of their bounds."""
     divergence: float
     """KL(q || p) in nats."""
 
@@ -140,10 +147,10 @@ def nearest(log_p: np.ndarray, targets: Sequence[Target]) -> Nearest:
 
 
 def _multipliers(log_p: np.ndarray, F: np.ndarray, T: np.ndarray, equal: np.ndarray) -> np.ndarray:
-    """tau (K,) of the projection.
+    """Returns tau (K,) of the projection.
 
-    Where p has decided against the targets, the dual is nearly all flat faces and edges, among which an ascent from 0
-    may lose its way. Then it begins at the solution for p flattened, p^(1/2) normalised, whose multipliers are about
+    If p has decided against the targets, the dual is nearly piecewise linear, and Newton's ascent from 0 may not
+    converge. In that case it starts from the solution for a flatter p, p^(1/2) normalised, whose multipliers are about
     half as large.
     """
     tau, ended = _ascended(log_p, F, T, equal, np.zeros(len(T)))
@@ -156,7 +163,7 @@ def _multipliers(log_p: np.ndarray, F: np.ndarray, T: np.ndarray, equal: np.ndar
 def _ascended(
     log_p: np.ndarray, F: np.ndarray, T: np.ndarray, equal: np.ndarray, tau: np.ndarray
 ) -> tuple[np.ndarray, bool]:
-    """Maximises the dual from tau on, and returns whether that came to its end.
+    """Maximises the dual, starting at tau. Returns (the last tau, whether it has converged).
 
     The dual, -sum_e log sum_i p_e,i exp(-sum_k tau_k F_k,e,i) - sum_k tau_k T_k, is concave, its slope in tau_k is
     E_k - T_k, and its largest value is KL(q || p). Newton's steps are halved until it rises. A bound at the end of what
@@ -183,14 +190,19 @@ def _ascended(
 
 
 def _rises(log_q: np.ndarray, F: np.ndarray, T: np.ndarray, slope: np.ndarray, change: np.ndarray) -> bool:
-    """Whether a change of tau raises the dual, whose tilt so far is log_q, as its slope promises, up to rounding."""
+    """Returns whether a change of tau raises the dual by at least 1e-4 of the rise that its slope predicts (Armijo's
+    condition), up to rounding. log_q: the distribution at the present tau."""
     _, log_z = _tilted(log_q, F, change)
     rounding = 1e-14 * (1 + float(np.abs(change) @ np.abs(F).max(axis=(1, 2))))
     return -float(log_z.sum() + change @ T) >= 1e-4 * float(slope @ change) - rounding
 
 
 def _tilted(log_p: np.ndarray, F: np.ndarray, tau: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """log of p exp(-sum_k tau_k F_k) normalised within each edge, (E, N), and log of what it was divided by, (E,)."""
+    """Returns (log q, log Z): the exponential tilt q = p exp(-sum_k tau_k F_k) / Z, (E, N), and its normaliser Z of
+    each edge, (E,).
+
+    log_p: (E, N), -inf where padded. F: (K, E, N). tau: (K,).
+    """
     logits = log_p - np.tensordot(tau, F, axes=1)
     top = logits.max(axis=1, keepdims=True)
     logits = logits - top  # first: where logits are large, their digits are few
@@ -199,7 +211,7 @@ def _tilted(log_p: np.ndarray, F: np.ndarray, tau: np.ndarray) -> tuple[np.ndarr
 
 
 def _newton_step(F: np.ndarray, q: np.ndarray, slope: np.ndarray) -> np.ndarray:
-    """The Newton step of the dual in tau (K,). F (K, E, N), q (E, N), slope (K,).
+    """Returns the Newton step of the dual in tau, (K,). F (K, E, N), q (E, N), slope (K,).
 
     The dual's curvature is minus the covariance of the K costs under q; it vanishes where q has decided.
     """

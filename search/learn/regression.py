@@ -1,4 +1,4 @@
-"""alpha by regression: what each candidate does to the loss of whole networks, from all networks seen so far.
+"""Computes alpha by regression: estimates what each candidate adds to the loss, from all networks evaluated so far.
 
 An evaluation is the loss of one network with the supernet's weights on one validation batch. With h the one-hot choices
 of network m on batch b,
@@ -6,9 +6,10 @@ of network m on batch b,
     L_bm = beta_b + sum_e c_e,i(e) + noise,        c ~ N(0, a^2), noise ~ N(0, d^2),
 
 where beta_b is what the batch does to every network alike, and the noise is what images and pairs of edges add. The
-posterior of c is a ridge regression of the centred losses on the centred choices, with ridge d^2 / a^2; both variances
-maximise the marginal likelihood of the centred losses (MacKay, Neural Computation 4(3), 1992). Only sums are kept:
-nothing grows with the number of evaluations, and old ones fade by a factor a step, since the weights go on learning.
+posterior of c is that of a ridge regression of the centred losses on the centred choices, with ridge d^2 / a^2; both
+variances maximise the marginal likelihood of the centred losses (MacKay, Neural Computation 4(3), 1992). Only sums are
+kept: nothing grows with the number of evaluations, and old ones fade by a factor a step, since the weights go on
+learning.
 
 REINFORCE's gradient is the covariance of choices and losses under p (`reinforce.policy_gradient`), so both have the
 same information of one step; the regression keeps that of the steps before.
@@ -42,28 +43,33 @@ RATIOS = (1e-3, 1e9)
 
 @dataclass(frozen=True)
 class Evidence:
-    """Sums over evaluations, of choices and losses from which their batch's mean is taken: what a fit needs."""
+    """The sums over all evaluated networks from which `fit` computes the effects of candidates.
+
+    h are the one-hot choices of a network and L its loss, each minus its mean over the networks of the same batch. w is
+    the weight of an evaluation, which falls with its age (`faded`). E edges have N candidates each.
+    """
 
     squares: Tensor
-    """(EN, EN) float64: sum of w h h^T over networks, with h their centred choices."""
+    """(EN, EN) float64: the sum of w h h^T."""
     products: Tensor
-    """(EN,) float64: sum of w h L."""
+    """(EN,) float64: the sum of w h L."""
     energy: float = 0.0
-    """Sum of w L^2."""
+    """The sum of w L^2."""
     freedom: float = 0.0
-    """Sum of w over networks, less one for each batch."""
+    """The degrees of freedom: the sum of w over networks, with one network of each batch left out."""
 
     @classmethod
     def none(cls, edges: int, candidates: int) -> Evidence:
+        """Returns the sums over no evaluation."""
         n = edges * candidates
         return cls(torch.zeros(n, n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64))
 
     def faded(self, by: float) -> Evidence:
-        """The same with every weight w multiplied by `by`."""
+        """Returns these sums with every weight w multiplied by `by`."""
         return Evidence(by * self.squares, by * self.products, by * self.energy, by * self.freedom)
 
     def with_batch(self, networks: Sequence[Paths], losses: Tensor, candidates: int) -> Evidence:
-        """Adds M >= 2 networks that were evaluated on one batch. losses: (M,) float64."""
+        """Returns the sums with M >= 2 more networks, which were evaluated on one batch. losses: (M,) float64."""
         h = choices(networks, candidates)
         h, y = h - h.mean(dim=0), losses - losses.mean()
         return Evidence(
@@ -74,50 +80,54 @@ class Evidence:
         )
 
 
-def restored(found: Any, like: Evidence | None) -> Evidence | None:
-    """Returns the evidence of a checkpoint, `asdict` of one like this. Raises ValueError if it does not fit."""
-    if like is None or found is None:
-        if (like is None) != (found is None):
-            raise ValueError(f"it has {'no ' if found is None else ''}evidence of a regression, unlike this search")
+def restored(content: Any, like: Evidence | None) -> Evidence | None:
+    """Returns the evidence in a checkpoint. Raises ValueError if it does not fit.
+
+    content: what the checkpoint holds, expected to be `asdict` of an Evidence. like: an Evidence of the expected
+    shapes; None if this search collects none.
+    """
+    if like is None or content is None:
+        if (like is None) != (content is None):
+            raise ValueError(f"it has {'no ' if content is None else ''}evidence of a regression, unlike this search")
         return None
-    if not isinstance(found, dict) or found.keys() != asdict(like).keys():
+    if not isinstance(content, dict) or content.keys() != asdict(like).keys():
         raise ValueError("its evidence is not that of a regression")
     for name in ("squares", "products"):
         wanted = getattr(like, name)
-        check_tensor(f"evidence.{name}", found[name], wanted.shape, wanted.dtype)
+        check_tensor(f"evidence.{name}", content[name], wanted.shape, wanted.dtype)
     for name in ("energy", "freedom"):
-        if not isinstance(found[name], float) or not 0 <= found[name] < math.inf:
-            raise ValueError(f"evidence.{name} is {found[name]!r:.40}, expected a number of at least 0")
-    return Evidence(**found)
+        if not isinstance(content[name], float) or not 0 <= content[name] < math.inf:
+            raise ValueError(f"evidence.{name} is {content[name]!r:.40}, expected a number of at least 0")
+    return Evidence(**content)
 
 
 def choices(networks: Sequence[Paths], candidates: int) -> Tensor:
-    """(M, EN) float64: each network's candidates, one-hot, edge after edge."""
+    """Returns each network's candidates as one-hot vectors, edge after edge: (M, EN) float64."""
     chosen = torch.tensor(networks, dtype=torch.long)
     return F.one_hot(chosen, candidates).double().flatten(1)
 
 
 @dataclass(frozen=True)
 class Effects:
-    """The posterior of c."""
+    """The posterior of c, the effects of candidates on the loss."""
 
     mean: Tensor
-    """(E, N) float64, in nats: what each candidate adds to the loss, beside the mean of its edge; 0 where padded."""
+    """(E, N) float64, in nats: the effect of each candidate, relative to the mean of its edge; 0 where padded."""
     error: float
     """The standard error of the difference between two candidates of an edge: root mean square over all pairs."""
     effect: float
     """a: the standard deviation of effects; 0 if the evaluations show none."""
     noise: float
-    """d."""
+    """d: the standard deviation of the noise."""
 
     def alpha(self) -> Tensor:
-        """(E, N) float64: minus the effects, in standard errors. Two candidates whose difference is as large as its
-        error are at odds of e to 1."""
+        """Returns the values of alpha, (E, N) float64: minus the effects, divided by the standard error. Two candidates
+        whose difference is as large as its error have odds of e to 1."""
         return -self.mean / self.error if self.error > 0 else torch.zeros_like(self.mean)
 
 
 def fit(evidence: Evidence, mask: Tensor) -> Effects:
-    """The posterior of c under the variances of the largest likelihood. mask (E, N): the real candidates."""
+    """Returns the posterior of c, with the variances that maximise the likelihood. mask (E, N): False for padding."""
     values, vectors = np.linalg.eigh(evidence.squares.numpy())
     values = np.maximum(values, 0.0)
     along = vectors.T @ evidence.products.numpy()  # X^T y along each eigenvector
@@ -129,7 +139,7 @@ def fit(evidence: Evidence, mask: Tensor) -> Effects:
     rest = max(evidence.energy - float(explained.sum()), 0.0)
 
     def noise_squared(ratio: float) -> float:
-        """d^2 of the largest likelihood, for d^2 / a^2 = ratio."""
+        """Returns the d^2 that maximises the likelihood if d^2 / a^2 = ratio."""
         return (rest + float((explained * ratio / (values + ratio)).sum())) / evidence.freedom + 1e-300
 
     def cost(log_ratio: float) -> float:
@@ -154,7 +164,7 @@ def preferences(alpha: Alpha, evidence: Evidence | None, method: str) -> Alpha:
     """Returns the alpha whose probability a derivation by `method` maximises.
 
     `constrained`, which holds the limits itself, takes that of a regression before its projection, whose tilt is a
-    multiple of a limit's own costs and would only make the integer program hard; `argmax`, which looks at no limit,
+    multiple of a limit's own costs and would only make the integer program hard; `argmax`, which ignores limits,
     needs the tilt.
     """
     if evidence is None or method == "argmax":
@@ -163,7 +173,8 @@ def preferences(alpha: Alpha, evidence: Evidence | None, method: str) -> Alpha:
 
 
 def _error(covariance: np.ndarray, mask: Tensor) -> float:
-    """Root mean square of the standard errors of the differences of two candidates of one edge."""
+    """Returns the root mean square of the standard errors of all differences between two candidates of one edge.
+    covariance: (EN, EN)."""
     squares = []
     candidates = mask.shape[1]
     for e, row in enumerate(mask.numpy()):
@@ -176,10 +187,10 @@ def _error(covariance: np.ndarray, mask: Tensor) -> float:
 
 @dataclass(frozen=True)
 class RegressionStep:
-    """What an architecture step hands back."""
+    """The result of an architecture step."""
 
     ce: float
-    """Mean cross entropy of the evaluated networks; NaN where one of them is not finite."""
+    """Mean cross entropy of the evaluated networks; NaN if one of them is not finite."""
     evidence: Evidence
     effects: Effects
 
@@ -196,8 +207,8 @@ def regression_step(
 ) -> RegressionStep:
     """Evaluates `samples` networks on one validation batch and fits anew. No gradient is computed.
 
-    drawn_from: the alpha that draws them. It is the same in every step, such that what is learned does not
-    decide what is looked at. The processes of `group` share the batch, and each makes the same update.
+    drawn_from: the alpha that draws them. It is the same in every step, so that the choice of networks does not depend
+    on earlier results. The processes of `group` share the batch, and each makes the same update.
     """
     mask = drawn_from.mask
     networks = [drawn_from.sample_paths(generator) for _ in range(samples)]
@@ -210,19 +221,19 @@ def regression_step(
 
 @torch.no_grad()
 def network_losses(net: Supernet, batch: Batch, networks: Sequence[Paths], autocast: Autocast) -> Tensor:
-    """The cross entropy of each network on one batch with the supernet's weights: (M,) float32.
+    """Returns the cross entropy of each network on one batch with the supernet's weights: (M,) float32.
 
-    Without dropout, which would compare networks by what it drops. BN normalises by the batch in either mode of the
-    supernet, since that keeps no running statistics.
+    Dropout is off, since it would drop other features in each network. BN normalises by the batch in either mode of the
+    supernet, which keeps no running statistics.
     """
     training = net.training
     net.eval()
-    found = []
+    losses = []
     try:
         for paths in networks:
             with autocast():
                 logits = net(batch.images, paths)
-            found.append(F.cross_entropy(logits.float(), batch.labels))
+            losses.append(F.cross_entropy(logits.float(), batch.labels))
     finally:
         net.train(training)
-    return torch.stack(found)
+    return torch.stack(losses)

@@ -1,4 +1,7 @@
-"""REINFORCE: alpha learns from rewards of sampled networks, without a gradient through them (Sec. 3.3.2)."""
+"""Implements REINFORCE: alpha learns from rewards of sampled networks, without a gradient through them (Sec. 3.3.2).
+
+M networks are sampled; E is the number of searchable edges, N that of the candidates of an edge.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ BASELINE_DECAY = 0.99
 
 
 def reward(accuracy: float, paths: tuple[int, ...], limits: Sequence[AdditiveLimit], exponent: float) -> float:
-    """R = accuracy * (T / latency)^w, with one factor per limit; accuracy in [0, 1], latency the table's sum."""
+    """Returns R = accuracy * (T / latency)^w, with one factor per limit; accuracy in [0, 1], latency by the table."""
     value = accuracy
     for limit in limits:
         value *= (limit.bound / limit.cost.of(paths)) ** exponent
@@ -36,7 +39,7 @@ def reward(accuracy: float, paths: tuple[int, ...], limits: Sequence[AdditiveLim
 
 
 def policy_gradient(p: Tensor, samples: Sequence[tuple[int, ...]], advantages: Tensor) -> Tensor:
-    """Gradient in alpha of -1/M sum_m A_m log p(g^m), log p(g) = sum_e log p[e, g_e]: (E, N) float64.
+    """Returns the gradient in alpha of -1/M sum_m A_m log p(g^m), log p(g) = sum_e log p[e, g_e]: (E, N) float64.
 
     p (E, N) float64, advantages (M,) float64. d log p_i / d alpha_j = delta_ij - p_j.
     """
@@ -46,7 +49,8 @@ def policy_gradient(p: Tensor, samples: Sequence[tuple[int, ...]], advantages: T
 
 
 def advantages(rewards: Tensor, config: ReinforceConfig, baseline: float | None) -> tuple[Tensor | None, float | None]:
-    """(R - b for each sample, the next baseline). None for the first step of a moving average, which only sets b.
+    """Returns (the advantages R - b of the samples, (M,); the next baseline). In the first step of a moving average,
+    which only sets b, the advantages are None.
 
     rewards (M,) float64. The moving average is used before this step's rewards enter it; leave_one_out compares each
     reward with the mean of the others and keeps no state.
@@ -61,23 +65,24 @@ def advantages(rewards: Tensor, config: ReinforceConfig, baseline: float | None)
 
 @dataclass(frozen=True)
 class Sampled:
-    """One sampled network as a user's reward sees it."""
+    """One sampled network: the argument of a user's reward."""
 
     architecture: Architecture
     accuracy: float
     """Top-1 on the validation batch, in [0, 1]."""
     logits: Tensor
-    """(N, classes) float32 on the CPU."""
+    """(images, classes) float32 on the CPU."""
     labels: Tensor
-    """(N,) int64 on the CPU."""
+    """(images,) int64 on the CPU."""
     costs: dict[str, float]
-    """What each limit's cost is for this network, by the limit's name (as in the curves), and by its metric; of equal
-    metrics the first limit's."""
+    """This network's cost for each limit, by the limit's name (as in the curves) and also by its metric; if several
+    limits have one metric, the first limit's."""
 
 
 def sampled(
     architecture: Architecture, accuracy: float, logits: Tensor, labels: Tensor, limits: Sequence[AdditiveLimit]
 ) -> Sampled:
+    """Returns the argument of a user's reward for one network, with its cost for each limit."""
     costs = {}
     for limit in limits:
         costs[limit.name] = limit.cost.of(architecture.paths)
@@ -89,7 +94,8 @@ Reward = Callable[[Sampled], float]
 
 
 def user_reward(config: ReinforceConfig) -> Reward | None:
-    """The function that `search.reinforce.reward` names. Raises ConfigError where it cannot be had."""
+    """Returns the function that `search.reinforce.reward` names, which also checks each reward; None if none is named.
+    Raises ConfigError if it cannot be loaded."""
     if config.reward is None:
         return None
     function = own_function(config.reward, "search.reinforce.reward", ("sample",))
@@ -98,8 +104,8 @@ def user_reward(config: ReinforceConfig) -> Reward | None:
         value = function(sample)
         number = _number(value)
         if number is None or not math.isfinite(number):
-            found = _described(value) if number is None else repr(number)
-            returned = f"{config.reward} returned {found}"
+            described = _described(value) if number is None else repr(number)
+            returned = f"{config.reward} returned {described}"
             raise UserError("search.reinforce.reward", returned, "a finite number", "correct it")
         return number
 
@@ -122,6 +128,7 @@ def _number(value: object) -> float | None:
 
 
 def _described(value: object) -> str:
+    """Returns a value that is no number as a noun phrase for a message, such as "a value of type list"."""
     if isinstance(value, Tensor):
         kind = str(value.dtype).removeprefix("torch.")
         return f"a {kind} tensor of shape {tuple(value.shape)} on {value.device}"
@@ -132,16 +139,16 @@ def _described(value: object) -> str:
 
 @dataclass(frozen=True)
 class ReinforceStep:
-    """What an update hands back; alpha and its optimizer are changed in place."""
+    """The figures of an update; alpha and its optimizer have been changed in place."""
 
     ce: float
     """Cross entropy of the validation batch, mean over the samples."""
     accuracy: float
-    """In [0, 1], mean over the samples."""
+    """Mean accuracy over the samples, in [0, 1]."""
     reward: float
-    """Mean over the samples."""
+    """Mean reward over the samples."""
     baseline: float | None
-    """The next one."""
+    """The baseline for the next update."""
     gradient: float
     """Norm of the policy gradient in alpha; 0 in the first step of a moving average, which leaves alpha as it is."""
 
@@ -160,11 +167,11 @@ def reinforce_step(
     d_terms: Tensor | None = None,
     group: Group = ALONE,
 ) -> ReinforceStep:
-    """M sampled networks on one validation batch, which the processes of `group` share; alpha learns from their
-    rewards.
+    """Samples M networks, evaluates them on one validation batch, which the processes of `group` share, and moves alpha
+    along the policy gradient of their rewards.
 
-    own_reward: in place of `reward`; of several processes, each gives it what it has of the batch, and the mean counts.
-    d_terms (E, N) float64: the gradient in p of further terms (search/learn/terms.py).
+    own_reward: the user's reward, in place of `reward`; each process calls it with its own part of the batch, and the
+    mean over the processes counts. d_terms: (E, N) float64, the gradient in p of further terms (search/learn/terms.py).
     """
     samples = [alpha.sample_paths(generator) for _ in range(config.samples)]
     logits = evaluated(net, batch.images, samples, autocast)
@@ -200,7 +207,7 @@ def reinforce_step(
 
 @torch.no_grad()
 def evaluated(net: Supernet, images: Tensor, samples: Sequence[tuple[int, ...]], autocast: Autocast) -> Tensor:
-    """Logits of each sampled network: (M, N, classes) float32."""
+    """Returns the logits of each sampled network: (M, images, classes) float32."""
     outputs = []
     for paths in samples:
         with autocast():

@@ -1,4 +1,7 @@
-"""Further terms of alpha's loss, functions of the path probabilities: entropy regularisation, and a user's own."""
+"""Adds terms to alpha's loss that are functions of the path probabilities: an entropy, and the user's own functions.
+
+p are the path probabilities (E, N), E being the number of searchable edges and N that of candidates.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,10 @@ from supernet.user_modules import failures_named
 
 @dataclass(frozen=True)
 class Term:
-    """What is added to the loss."""
+    """A term of alpha's loss."""
 
     name: str
+    """Its name in messages: `search.entropy`, or the reference to the user's function."""
     value: Callable[[Tensor, float], Tensor]
     """(p (E, N) float64 with padding 0, progress of the search in [0, 1]) -> 0-dim tensor, differentiable in p."""
     weight: float = 1.0
@@ -41,8 +45,8 @@ class Term:
         gradient = gradient.to_dense()
         if not torch.equal(own.detach(), p.detach()):
             raise self._refused("changed p in place", "p as it was")
-        for what, found in (("value", value), ("gradient in p", gradient)):
-            if not bool(found.isfinite().all()):
+        for what, tensor in (("value", value), ("gradient in p", gradient)):
+            if not bool(tensor.isfinite().all()):
                 raise self._refused(f"has a {what} that is not finite {progress:.0%} into the search", "finite numbers")
         return self.weight * value.item(), self.weight * gradient
 
@@ -51,13 +55,14 @@ class Term:
 
 
 def mean_entropy(p: Tensor) -> Tensor:
-    """Mean over edges of -sum_i p_i log p_i, in nats, with a finite gradient at p = 0: 0-dim."""
+    """Returns the mean over edges of -sum_i p_i log p_i in nats, 0-dim, with a finite gradient at p = 0."""
     entropies: Tensor = -torch.special.xlogy(p, p.clamp_min(torch.finfo(p.dtype).tiny)).sum(dim=1)  # (edges,)
     return entropies.mean()
 
 
 def entropy_term(config: EntropyConfig) -> Term:
-    """-w H(p), w moving in a straight line from `start` to `end`: above 0 alpha stays undecided, below 0 it decides."""
+    """Returns the term -w H(p); w moves in a straight line from `start` to `end`. Above 0 it keeps alpha undecided,
+    below 0 it drives alpha to decide."""
 
     def value(p: Tensor, progress: float) -> Tensor:
         weight = config.start + (config.end - config.start) * progress
@@ -67,24 +72,26 @@ def entropy_term(config: EntropyConfig) -> Term:
 
 
 def user_term(config: TermConfig, space: Space) -> Term:
-    """weight * function(p, space, progress). Raises ConfigError where the function cannot be had."""
+    """Returns the term weight * function(p, space, progress). Raises ConfigError if the function cannot be loaded."""
     function = own_function(config.function, "search.terms.function", ("p", "space", "progress"))
     return Term(config.function, lambda p, progress: function(p, space, progress), config.weight)
 
 
 def build_terms(entropy: EntropyConfig | None, others: Sequence[TermConfig], space: Space) -> tuple[Term, ...]:
+    """Returns the entropy term, if there is one, and the user's terms. Raises ConfigError if one cannot be loaded."""
     own = (entropy_term(entropy),) if entropy else ()
     return (*own, *(user_term(other, space) for other in others))
 
 
 def terms_gradient(terms: Sequence[Term], p: Tensor, progress: float) -> tuple[float, Tensor]:
-    """(value, gradient in p (E, N) float64) of the sum of all terms."""
+    """Returns (value, gradient in p (E, N) float64) of the sum of all terms."""
     values, gradients = zip(*(term.gradient(p, progress) for term in terms), strict=True)
     return sum(values), torch.stack(gradients).sum(dim=0)
 
 
 def _fault(value: object, p: Tensor) -> str | None:
-    """Returns what is wrong with a value, as the end of "returned ..."; None if it can be a term."""
+    """Returns a noun phrase for a value that cannot be a term, such as "a tensor of shape (3,)", with which a message
+    continues after "returned"; None if the value can be a term."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     if value.ndim or value.layout != torch.strided:

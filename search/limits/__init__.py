@@ -1,3 +1,4 @@
-"""Limits: what the derived network must meet. `limit.py` is a limit in numbers, `resolve.py` makes one of each entry
-of the YAML section `limits`, `combine.py` joins the costs of several devices, `peak.py` removes candidates that need
-too much memory, and `trust.py` and `units.py` say what a latency table's numbers are worth."""
+"""Limits: the bounds that the derived network must meet. The YAML keys of a limit are in `search/config.py`
+(LimitConfig). `resolve.py` makes a limit in numbers (`limit.py`) from each entry of the section `limits`, `combine.py`
+joins the costs of several devices, `peak.py` removes candidates that need too much memory, and `trust.py` and
+`units.py` check whether the numbers of a latency table can be relied on."""

@@ -32,7 +32,7 @@ class TableSource:
     cost: Cost
     """The cost by this table alone, unweighted."""
     measure: MeasureConfig
-    """How networks are timed on the table's device, if that is this one."""
+    """The settings by which networks are timed on the table's device, if that is this one."""
     weight: float = 1.0
     sha256: str = ""
     """The hash of the table as its file has it, without interpolated entries."""
@@ -53,7 +53,7 @@ class Limit(ABC):
     sources: tuple[TableSource, ...] = ()
     """The tables behind the limit: none, one, or several that are combined."""
     combined: str | None = None
-    """How several tables make one limit: weighted_sum or worst_case."""
+    """The way in which several tables make one limit: weighted_sum or worst_case."""
 
     @abstractmethod
     def cost_of(self, paths: tuple[int, ...]) -> float:

@@ -1,5 +1,5 @@
-"""How a latency table of a search can be made, verified or recalibrated: in words, and as actions of the command
-line."""
+"""Describes how a latency table of a search can be made, verified or recalibrated: in words, and as actions of the
+command line."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from latency.existing import free_file
 
 @dataclass(frozen=True)
 class Making:
-    """How one table of a limit is made, with the settings of the search."""
+    """The settings with which one table of a limit is made."""
 
     source: str
     """The search's file, or the name under which it comes with the package."""
     table: Path
     measure: MeasureConfig
-    """How the table's device is measured."""
+    """The settings by which the table's device is measured."""
     overrides: tuple[str, ...] = ()
-    """Those that shape a table, as `key=value`: of the space, of `measure`, and what the limit's own `measure` sets."""
+    """The overrides that shape a table, as `key=value`: those of the space and of `measure`, and the limit's own
+    `measure`."""
 
     @classmethod
     def of(
@@ -36,7 +37,8 @@ class Making:
         overrides: Sequence[str] = (),
         own: Mapping[str, object] | None = None,
     ) -> Making:
-        """Returns how `table` is made. overrides: those of the search. own: what the limit's own `measure` sets."""
+        """Returns the settings for `table`. overrides: those of the search. own: the keys that the limit's own
+        `measure` sets."""
         shaping = [o for o in overrides if o.startswith(("space.", "measure."))]
         shaping += [f"measure.{key}={'null' if value is None else value}" for key, value in (own or {}).items()]
         return cls(as_argument(source), table, measure, tuple(shaping))

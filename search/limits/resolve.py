@@ -54,7 +54,7 @@ class Resolved:
     limits: tuple[Limit, ...]
     """All limits: those on sums in the order of the config, then the one on peak activation, if any."""
     notes: tuple[Note, ...] = ()
-    """What the user should know of the tables."""
+    """Notes to the user about the tables."""
 
     @property
     def additive(self) -> tuple[AdditiveLimit, ...]:

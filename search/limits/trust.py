@@ -1,4 +1,4 @@
-"""What a latency table's predictions are worth: notes for the user, or a refusal."""
+"""Judges whether a latency table's predictions can be relied on: gives notes to the user, or refuses the table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from supernet.space import Space
 
 @dataclass(frozen=True)
 class Note:
-    """What the user should know of a table, and may do about it."""
+    """A note to the user about a table, and what to do about it."""
 
     text: str
     remedy: str

@@ -117,7 +117,8 @@ def implied_speed(space: Space, table: LatencyTable, cost: Cost) -> float:
 
 
 def unlikely_numbers(space: Space, table: LatencyTable, cost: Cost) -> list[Note]:
-    """Returns notes on numbers of a table that can hardly be milliseconds. cost: of the table, in ms."""
+    """Returns notes on numbers of a table that can hardly be milliseconds. cost: the networks' cost by that table, in
+    ms."""
     notes = []
     priced = [(layer, table.price(layer, place)) for place, layer in space.places if not layer.is_skip]
     if zeros := sorted({str(layer) for layer, ms in priced if ms == 0}):

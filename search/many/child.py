@@ -2,7 +2,7 @@
 
     python -m search.many.child CONFIG --out RUN --error FILE [--resume] [key=value ...]
 
-It prints what a search prints. Where the search fails, FILE gets the error as data, for the record of the sweep.
+It prints what a search prints. If the search fails, FILE gets the error as data, for the record of the sweep.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.files import write_atomically
 
 
 def main() -> int:
-    """Searches and returns the exit status: 0, or 3 if a limit is not met."""
+    """Runs the search and returns the exit status: 0, or 3 if a limit is not met."""
     parser = parser_of(__doc__)
     parser.add_argument("config", type=path_argument)
     parser.add_argument("--out", type=path_argument, required=True)

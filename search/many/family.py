@@ -1,4 +1,5 @@
-"""Several bounds, one search: an architecture for each with its accuracy, from the newest checkpoint of a run."""
+"""Derives architectures for several bounds from one search, each with its accuracy, from the run's newest
+checkpoint."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ log = logging.getLogger("search")
 A_SEARCH = "the folder of a search, as given to proxyless-nas search --out"
 FORMAT = "proxylessnas/pareto@1"
 MOST_BOUNDS = 1000
-"""The most bounds of one call: each is derived, and scored unless it leads to the same network as another one."""
+"""The most bounds of one call. Each costs a derivation, and a scoring unless another bound gives the same network."""
 MOST_DIGITS = 30
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 _WITH_LETTER = re.compile(r"(?<![\w+-])\d{1,20}(\.\d{1,20})?\s*[kMG](?![a-wyzA-Z])")  # 100M..300Mx5 has two of them
@@ -61,15 +62,16 @@ class FamilyMember:
     """One derived architecture and its file."""
 
     asked: str | None
-    """The bound as it was given; None for the run's own."""
+    """The bound as it was written; None for the run's own."""
     path: Path
     architecture: Architecture
     derivation: Derivation
     limits: tuple[Limit, ...]
     accuracy: Evaluation | None = None
-    """With the supernet's weights, on the validation part; None where it was not scored."""
+    """Its accuracy with the supernet's weights, on the validation part; None if it was not scored."""
     on_front: bool | None = None
-    """Whether no other member has at least its accuracy at a lower cost (of the first limit), or more at the same."""
+    """Whether no other member has at least its accuracy at a lower cost, or a higher accuracy at no more cost; the cost
+    is that of the first limit. None if it was not scored."""
 
     @property
     def predicted(self) -> list[dict[str, object]]:
@@ -79,13 +81,14 @@ class FamilyMember:
 
 @dataclass(frozen=True)
 class Family:
-    """The members in the order of their bounds; iterating over a family gives them."""
+    """The architectures derived from one checkpoint, in the order of their bounds; iterating over a family gives its
+    members."""
 
     step: int
     """The step of the checkpoint."""
     members: tuple[FamilyMember, ...]
     refused: tuple[str, ...] = ()
-    """A line for each bound that no architecture meets: the bound, and the smallest that can be reached."""
+    """A line for each bound that no architecture meets: the bound, and the smallest cost that can be reached."""
 
     def __iter__(self) -> Iterator[FamilyMember]:
         return iter(self.members)
@@ -105,21 +108,22 @@ def derive_family(
     report: Report = silent,
     allow_modules: Collection[str] = (),
 ) -> Family:
-    """Derives from a search's newest good checkpoint, at the run's own bound or at each of `bounds` of its first limit.
+    """Derives architectures from a search's newest good checkpoint: one at the run's own bound, or one at each of
+    `bounds` of its first limit.
 
     bounds: numbers in the metric's unit, `N%` of the reachable range, or LOW..HIGHxCOUNT for COUNT evenly spaced ones.
     table: one device's latency table in place of all latency limits, so that each device gets a network of its own from
-    one supernet; it need not be among the run's, and needs `bounds`. Of a LatencyTable object, the run folder gets a
-    copy, named after the device.
-    scored: whether to compute the accuracy of each network, which needs the run's data. device: where they are scored,
-    in place of run.device; with cpu also without amp. The search may still be running: its own files are only read.
-    report: called with what is being done.
-    allow_modules: the user's modules that the run's config.yaml may import and call; it may come from elsewhere.
+    one supernet; it need not be among the run's, and needs `bounds`. If it is a LatencyTable object, a copy is
+    written into the run folder, named after the device.
+    scored: whether to compute the accuracy of each network, which needs the run's data. device: the device on which
+    they are scored, in place of run.device; with cpu, amp is also off. The search may still be running: its own files
+    are only read. report: called with what is being done. allow_modules: the user's modules that the run's config.yaml,
+    which may come from elsewhere, may import and call.
 
     Writes architecture-<bound>.json into the run folder (without bounds architecture.json, or architecture-derived.json
-    where the search has ended and written its own), and for scored bounds pareto.json and pareto.png; with a table, all
-    names begin with architecture-<table> and pareto-<table>. A bound that no architecture meets does not keep the
-    others from being derived, see Family.refused. Raises ConfigError or CheckpointError.
+    if the search has ended and written its own), and for scored bounds pareto.json and pareto.png; with a table, the
+    names begin with architecture-<table> and pareto-<table>. A bound that no architecture meets goes to Family.refused,
+    and the others are derived all the same. Raises ConfigError or CheckpointError.
     """
     run = in_home(run)
     resolved = _resolved_run(run, allow_modules)
@@ -176,7 +180,7 @@ def _resolved_run(run: Path, allow_modules: Collection[str]) -> Resolved:
 
 
 def _path_of(table: Path | LatencyTable, run: Path) -> Path:
-    """Returns the path of a table, for an object that of its copy in the run folder."""
+    """Returns the path of a table; if it is an object, the path of its copy in the run folder."""
     if not isinstance(table, LatencyTable):
         return in_home(table)
     words = "".join(c if c.isalnum() else " " for c in table.device.name.lower()).split()
@@ -191,10 +195,10 @@ def _bounds_of(limit: AdditiveLimit, texts: Sequence[str]) -> list[str]:
 
 
 def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:
-    """Returns each bound once, ranges LOW..HIGHxCOUNT written out.
+    """Returns each bound once, with ranges LOW..HIGHxCOUNT replaced by their bounds.
 
-    Raises ConfigError for what is no number, percentage or range from a lower to a higher end, and for more than
-    MOST_BOUNDS.
+    Raises ConfigError if a text is no number, percentage or range from a lower to a higher end, or if there are more
+    than MOST_BOUNDS.
     """
     expanded: dict[str, str] = {}
     for text in texts:
@@ -236,8 +240,8 @@ def _is_bound(text: str) -> bool:
 
 
 def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], Alpha]:
-    """Returns (step, the search's part of the newest checkpoint, what a derivation by `method` maximises): all of one
-    step, however the run goes on."""
+    """Returns (step, the search's part of the newest checkpoint, the alpha whose probability a derivation by `method`
+    maximises). All are of one step, even if the run saves a later one meanwhile."""
     newest = Checkpoints(run / "checkpoints").newest()
     if newest is None:
         raise CheckpointError(
@@ -259,17 +263,18 @@ def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], 
 
 
 def _on_table(resolved: Resolved, given: Path | LatencyTable, table: Path, source: Path) -> Resolved:
-    """Returns the limits with one on this table in place of all others on latency; its bound is still to be set.
+    """Returns the run's settings with one limit on this table in place of all its limits on latency. The bound of that
+    limit is a placeholder, which the caller replaces.
 
-    A table of the run is compared with the space as the run did; another one as those of external devices are. given:
-    the table as the caller gave it; an object is saved at `table`. source: the run's file, for messages.
+    If the table is one of the run's, it is compared with the space as in the run, else as tables of external devices
+    are. given: the table as the caller gave it; an object is saved at `table`. source: the run's file, for messages.
     """
     objects = {table: as_its_file(given)} if isinstance(given, LatencyTable) else {}
     own = [limit for limit in resolved.config.limits if limit.metric == "latency"]
-    known = next((limit for limit in own if limit.table == table), None)
-    like = (known or own[0]) if own else LimitConfig(metric="latency", table=table, at="50%")
-    measure = known.measure if known else resolved.config.measure.model_copy(update={"device": "external"})
-    # what is particular to the run's own tables goes; how a bound is meant stays
+    of_run = next((limit for limit in own if limit.table == table), None)
+    like = (of_run or own[0]) if own else LimitConfig(metric="latency", table=table, at="50%")
+    measure = of_run.measure if of_run else resolved.config.measure.model_copy(update={"device": "external"})
+    # keys about the run's own tables are dropped; whether the bound is an `at` or a `below` is kept
     plain = {"table": table, "table_sha256": None, "tables": (), "tables_sha256": (), "combine": None, "weights": ()}
     bound = {"at": "50%"} if like.below is None else {"below": "50%"}
     entry = like.model_copy(update=plain | {"measure": measure, "at": None, "below": None} | bound)
@@ -292,9 +297,11 @@ def _member(
     report: Report,
     what: str,
 ) -> FamilyMember:
-    """Derives at one bound and writes its file. Raises ConfigError or InfeasibleError if no architecture meets it.
+    """Derives an architecture at one bound and writes its file. Raises ConfigError or InfeasibleError if no
+    architecture meets it.
 
-    report: called during the scoring, as a part of `what`.
+    suffix: what follows `architecture` in the file's name. text: the bound as it was written, None for the run's own.
+    wanted: the alpha whose probability is maximised. report: called during the scoring, as a part of `what`.
     """
     space, limits = resolved.space, resolved.limits
     if text is not None:
@@ -303,7 +310,7 @@ def _member(
         limits = tuple(replace(asked, bound=bound) if limit is asked else limit for limit in limits)
         suffix = f"{suffix}-{_slug(text)}"
     elif load_result(run) is not None:
-        suffix = "-derived"  # architecture.json is what the search itself has written, after a timing where it could
+        suffix = "-derived"  # the search itself has written architecture.json, after a timing if it could time
     sums = additive(limits)
     try:
         s = resolved.config.search
@@ -329,8 +336,7 @@ def _member(
 
 
 def _on_device(config: SearchConfig, device: str | None) -> SearchConfig:
-    """Returns the config for scoring elsewhere; bf16 makes most CPUs slower, so a score that moves to one is without
-    it."""
+    """Returns the config for scoring on another device. On a CPU amp is off, since bf16 makes most CPUs slower."""
     if device is None or device == config.run.device:
         return config
     run = config.run.model_dump() | {"device": device} | ({"amp": "none"} if device == "cpu" else {})
@@ -339,7 +345,7 @@ def _on_device(config: SearchConfig, device: str | None) -> SearchConfig:
 
 @dataclass(frozen=True)
 class _Scoring:
-    """What a network is scored with."""
+    """The config, device and images with which the derived networks are scored."""
 
     config: SearchConfig
     device: torch.device
@@ -348,25 +354,26 @@ class _Scoring:
 
     @classmethod
     def prepare(cls, config: SearchConfig) -> _Scoring:
-        """Raises ConfigError where the device or the data are absent."""
+        """Opens the images and prepares the device. Raises ConfigError if one of them is absent."""
         try:
             return cls(config, prepare_device(config.run), *open_parts(config))
         except ConfigError as error:
-            here = "here: --device cpu, or --no-score to derive without the data"
-            error.remedy = "; ".join(filter(None, [error.remedy, here]))
+            options = "here: --device cpu, or --no-score to derive without the data"
+            error.remedy = "; ".join(filter(None, [error.remedy, options]))
             raise
 
 
 @dataclass(frozen=True)
 class _Scorer:
-    """The checkpoint's supernet; every network is scored once, however many bounds lead to it."""
+    """Scores networks with the weights of the checkpoint's supernet, each network once, however many bounds give it."""
 
     net: Supernet
     scoring: _Scoring
-    known: dict[tuple[int, ...], Evaluation] = field(default_factory=dict)
+    scores: dict[tuple[int, ...], Evaluation] = field(default_factory=dict)
 
     @classmethod
     def of(cls, space: Space, state: dict[str, Any], scoring: _Scoring) -> _Scorer:
+        """Loads the supernet from the search's part of a checkpoint. Raises CheckpointError if it does not fit."""
         net = Supernet(space)
         try:
             net.load_state_dict(state["net"])
@@ -375,11 +382,12 @@ class _Scorer:
         return cls(net.to(scoring.device), scoring)
 
     def score(self, paths: tuple[int, ...]) -> Evaluation:
-        if paths not in self.known:
+        """Returns the accuracy of a network."""
+        if paths not in self.scores:
             s = self.scoring
             architecture = Architecture(self.net.space, paths)
-            self.known[paths] = score(self.net, architecture, s.config, s.training, s.validation, s.device)
-        return self.known[paths]
+            self.scores[paths] = score(self.net, architecture, s.config, s.training, s.validation, s.device)
+        return self.scores[paths]
 
 
 def _with_scores(members: Sequence[FamilyMember], scorer: _Scorer, report: Report) -> list[FamilyMember]:
@@ -407,7 +415,8 @@ def _with_front(members: Sequence[FamilyMember]) -> list[FamilyMember]:
 
 
 def _panel(family: Family, run: str) -> Panel:
-    """Members that are one network are one point, labelled with all their bounds."""
+    """Returns the panel of a family. Members with the same network share a point, which is labelled with all their
+    bounds."""
     first = family.members[0].limits[0]  # bounds were given, so it is the one on a sum
     labels: dict[tuple[int, ...], list[str]] = {}
     for member in family:

@@ -1,4 +1,4 @@
-"""Accuracy over cost: which networks no other one beats in both, and the picture of it."""
+"""Determines which networks no other one beats in both accuracy and cost, and draws accuracy over cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Point:
-    """One network, or several that are the same one."""
+    """A network in a picture, with a label for one or several bounds or searches."""
 
     label: str
     cost: float
@@ -28,20 +28,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """Networks whose costs may be compared."""
+    """The networks of one picture, whose costs can be compared."""
 
     title: str
     cost: str
-    """What the horizontal axis is, with its unit."""
+    """The label of the horizontal axis, with its unit."""
     points: tuple[Point, ...]
 
 
 def on_front(points: Sequence[Point]) -> list[bool]:
-    """Returns for each point whether none has a lower cost and at least its accuracy, or a higher accuracy at no more
-    cost.
-
-    Equal points do not dominate each other.
-    """
+    """Returns for each point whether it is on the front: no other point has a lower cost and at least its accuracy, or
+    a higher accuracy at no more cost. Equal points are both on it, or neither."""
     kept = [False] * len(points)
     best, cost_of_best = -float("inf"), float("nan")
     for i in sorted(range(len(points)), key=lambda i: (points[i].cost, -points[i].top1)):
@@ -60,7 +57,7 @@ def draw_fronts(path: Path, panels: Sequence[Panel]) -> None:
 
 
 def front_figure(panels: Sequence[Panel]) -> Figure:
-    """Draws accuracy over cost, a panel for each: the front as steps, dominated points hollow."""
+    """Draws accuracy over cost, with axes for each panel: the front as steps, dominated points hollow."""
     from matplotlib.figure import Figure  # not pyplot: it keeps figures and picks a backend
 
     figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""A queue of jobs over slots, each job a process: a GPU holds one job at a time, the CPU as many as it has slots."""
+"""Runs a queue of jobs, each in a process of its own: one at a time on each GPU, on the CPU as many as it has slots."""
 
 from __future__ import annotations
 
@@ -25,23 +25,27 @@ class Slot:
 
 
 class Job(Protocol):
+    """Something to run."""
+
     @property
     def kind(self) -> Kind:
-        """The kind of the slots that it can run on."""
+        """The kind of slot that the job needs."""
 
 
 class Process(Protocol):
-    """What subprocess.Popen offers; it leads a process group of its own."""
+    """The part of subprocess.Popen that the queue uses. The process must lead a process group of its own."""
 
     pid: int
 
-    def poll(self) -> int | None: ...
+    def poll(self) -> int | None:
+        """Returns the exit status; None while the process runs."""
 
 
 J = TypeVar("J", bound=Job)
 
 
 def cpu_slots(count: int) -> list[Slot]:
+    """Returns `count` slots of the CPU."""
     return [Slot("cpu", str(i)) for i in range(count)]
 
 
@@ -70,9 +74,9 @@ def run_queue(
     """Starts the jobs in order, each as soon as a slot of its kind is free. `ended` is called with each exit status,
     and with whether the queue had been interrupted before.
 
-    SIGINT, SIGTERM and SIGHUP start no further job and are passed on as SIGINT to the running ones, which are waited
-    for; at a second signal they are killed. Returns the first signal, None where all jobs were run.
-    pause: seconds between two checks of the processes. ValueError for a job that no slot can run.
+    After SIGINT, SIGTERM or SIGHUP no further job is started; the running ones get SIGINT and are waited for. At a
+    second signal they are killed. Returns the first signal, or None if all jobs were run.
+    pause: seconds between two checks of the processes. Raises ValueError if there is no slot for a job.
     """
     lacking = {job.kind for job in jobs} - {slot.kind for slot in slots}
     if lacking:
@@ -111,10 +115,11 @@ def _stopped_on_error(running: dict[Slot, tuple[J, Process]]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _signals_counted() -> Iterator[list[int]]:
-    """Yields the list of the signals that have come so far. They are noted, not raised, so that no process that was
-    just started is lost track of.
+    """Yields the list of the signals received so far. A signal is added to it and raises nothing, so that a process
+    that was just started is not forgotten.
 
-    A handler also undoes that a background job's children would ignore SIGINT: they inherit that, but no handler.
+    The handlers also have an effect on children: a child of a background job would inherit that SIGINT is ignored, but
+    with a handler in this process it does not.
     """
     came: list[int] = []
 
@@ -133,6 +138,6 @@ def _signals_counted() -> Iterator[list[int]]:
 
 
 def _signal_group(process: Process, number: int) -> None:
-    """Sends a signal to the process and those that it has started, as a terminal does it."""
+    """Sends a signal to the process and those that it has started, as a terminal does."""
     with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
         os.killpg(process.pid, number)

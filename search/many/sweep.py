@@ -1,4 +1,5 @@
-"""Many searches, one command: each (config, seed) in a process of its own, a table and a picture of all of them."""
+"""Runs several searches with one command, each (config, seed) in a process of its own, and writes a table and a picture
+of all of them."""
 
 from __future__ import annotations
 
@@ -36,9 +37,11 @@ log = logging.getLogger("search")
 
 FORMAT = "proxylessnas/sweep@1"
 Status = Literal["finished", "missed", "unsettled", "failed", "interrupted", "waiting"]
-"""missed: ended, but a limit is not met, measured where it was timed, else predicted. unsettled: ended, but a timing
-was not reliable, so that it is undecided. waiting: not begun when interrupted."""
+"""missed: the search has ended, but a limit is not met, by the measurement if the network was timed, else by the
+prediction. unsettled: it has ended, but a timing was not reliable, so whether a limit is met is undecided. waiting: it
+had not begun when the sweep was interrupted."""
 ENDED = {"finished", "missed", "unsettled"}
+"""The statuses of searches that have ended."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class SweptSearch:
     """One search of a sweep."""
 
     name: str
-    """The name of its folder, and of its log beside it."""
+    """The name of its folder, and of the log beside the folder."""
     config: Path
     overrides: tuple[str, ...]
     out: Path
@@ -55,11 +58,13 @@ class SweptSearch:
 
     @property
     def folder(self) -> Path:
+        """The run folder of the search."""
         return self.out / self.name
 
     @property
     def log(self) -> Path:
-        """The file with all that the search prints: beside its folder, since a search begins in an empty one."""
+        """The file that holds all that the search prints. It lies beside the run folder, since a search begins in an
+        empty folder."""
         return self.out / f"{self.name}.log"
 
     @property
@@ -84,24 +89,27 @@ class Outcome:
     seconds: float = 0.0
     """The time of its processes, including those before a resume of the sweep."""
     error: str | None = None
-    """Its error in one line."""
+    """The error of a failed search, in one line."""
     result: ResultFile | None = None
 
 
 @dataclass(frozen=True)
 class Sweep:
+    """The result of a sweep."""
+
     outcomes: tuple[Outcome, ...]
-    """In the order of the command line, the seeds of a config one after the other."""
+    """The outcomes of the searches, in the order of the command line, the seeds of a config one after the other."""
     signalled: int | None = None
     """The signal that has interrupted the sweep."""
 
     @property
     def interrupted(self) -> bool:
+        """Whether a signal has interrupted the sweep."""
         return self.signalled is not None
 
     @property
     def exit_status(self) -> int:
-        """Returns 0 if every search has ended and meets its limits, 3 if one misses a limit, 1 if one has not ended,
+        """0 if every search has ended and meets its limits, 3 if one misses a limit, 1 if one has not ended,
         and 128 plus the signal's number if a signal has interrupted the sweep: 130 for Ctrl-C, 143 for SIGTERM."""
         statuses = {outcome.status for outcome in self.outcomes}
         if self.signalled is not None:
@@ -118,22 +126,22 @@ def run_sweep(
     resume: bool = False,
     overrides: Sequence[str] = (),
 ) -> Sweep:
-    """Searches with every config and seed, without seeds with each config's own, and writes sweep.json, .md and .png.
+    """Runs a search for every config and seed, and writes sweep.json, sweep.md and sweep.png into `out`.
 
     configs: paths of YAML files; the settings of search number i may also be a dictionary or a SearchConfig, from which
-    `search<i>.yaml` in `out` is written.
+    `search<i>.yaml` in `out` is written. seeds: if there are none, each config is searched with its own run.seed.
 
     A search whose run.device is cuda takes one of the visible GPUs, one that runs on the CPU one of `jobs` places that
-    share the cores. A search that fails does not stop the others. resume: skip those that have ended, continue those
-    that have begun. Interrupted, it stops the searches that run and returns what there is.
+    share the cores. A search that fails does not stop the others. resume: skip the searches that have ended, continue
+    those that have begun. If a signal interrupts the sweep, it stops the running searches and returns the outcomes.
 
-    Raises ConfigError before anything is started.
+    Raises ConfigError, before any search is started, if the settings are wrong.
     """
     out = Path(out)
     searches = plan_sweep(as_files(configs, out), out, seeds=seeds, overrides=overrides)
     gpus = gpu_slots(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
     slots = [*gpus, *cpu_slots(jobs)]
-    if not gpus:  # such a search says itself that there is no GPU
+    if not gpus:  # without a GPU, a search that needs one runs on a CPU slot and reports it
         searches = [SweptSearch(s.name, s.config, s.overrides, s.out) for s in searches]
     with locked(out):  # the searches lock their own folders
         remove_stale(out)
@@ -186,7 +194,8 @@ def plan_sweep(
     searches = []
     for config in configs:
         if not config.is_file():
-            raise ConfigError(str(config), "no such file", remedy="expected a YAML file, see configs/search/")
+            found = "is no file" if config.exists() else "no such file"
+            raise ConfigError(str(config), found, remedy="expected a YAML file, see configs/search/")
         own = [(f"{config.stem}-seed{seed}", (*overrides, f"run.seed={seed}")) for seed in seeds]
         for name, changes in own or [(config.stem, tuple(overrides))]:
             searches.append(SweptSearch(name, config, changes, out, _kind(config, changes)))
@@ -269,7 +278,7 @@ class _Child:
 
 
 class _Runner:
-    """Starts the searches of a sweep, and keeps its record."""
+    """Starts the searches of a sweep, and keeps the record of their outcomes."""
 
     progress: Progress
 
@@ -347,7 +356,7 @@ def _outcome(search: SweptSearch, status: int, interrupted: bool, seconds: float
 
 
 def write_sweep(out: Path, outcomes: Sequence[Outcome]) -> None:
-    """Writes sweep.json, sweep.md and, where a search has ended, sweep.png; each atomically."""
+    """Writes sweep.json, sweep.md and, if a search has ended, sweep.png; each atomically."""
     rows = [
         {
             "name": o.search.name,
@@ -375,7 +384,7 @@ COLUMNS = ["search", "status", "target", "expected", "predicted", "measured", "t
 
 
 def row_of(outcome: Outcome) -> list[str]:
-    """Returns the cells of COLUMNS; target, expected, predicted and measured of the first limit."""
+    """Returns the cells of COLUMNS; target, expected, predicted and measured are those of the first limit."""
     cells = [""] * 5
     if outcome.result:
         r, first = outcome.result, outcome.result.limits[0]
@@ -390,7 +399,8 @@ def row_of(outcome: Outcome) -> list[str]:
 
 
 def panels_of(outcomes: Sequence[Outcome]) -> list[Panel]:
-    """Searches with the same first metric and tables are comparable: a panel. Measured costs where all of them are."""
+    """Returns the panels of the picture. Searches whose first limits have the same metric and tables are comparable and
+    share a panel. Its costs are measured if all of its networks were timed, else predicted."""
     groups: dict[tuple[str, ...], list[tuple[Outcome, ResultFile]]] = {}
     for outcome in outcomes:
         if outcome.result:

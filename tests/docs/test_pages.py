@@ -21,6 +21,23 @@ QUOTED = re.compile(r"```(?:python|yaml)\n# (?P<file>(?:docs/examples|configs)/\
 GENERATED = {f"docs/reference/{name}.md" for name in ("keys", "commands", "python")}
 """Pages that docs/tools/hooks.py writes when the documents are built."""
 COMMAND = re.compile(r"(?:^\$ |^|`|-m )proxyless[-_]nas (?P<words>[^`]*?)(?:`|$)", re.MULTILINE)
+FOLDERS = (
+    "benchmarks",
+    "configs",
+    "docs",
+    "engine",
+    "latency",
+    "proxyless_nas",
+    "retrain",
+    "scripts",
+    "search",
+    "supernet",
+    "tests",
+)
+NAMED = re.compile(
+    rf"(?<![\w/.~-])(?P<file>(?:{'|'.join(FOLDERS)})/[\w./-]+\.(?:ipynb|json|md|py|yaml))(?:: (?P<name>\w+)`)?"
+)
+"""A file of the checkout that a page names, and a function or class in it, as in `search/state.py: SearchState`."""
 QUOTES = [(page, m["file"], m["code"]) for page in PAGES for m in QUOTED.finditer(page.read_text())]
 
 
@@ -50,6 +67,18 @@ def test_links_lead_to_files_and_headings(page):
             continue
         if not target.exists() or (anchor and anchor not in anchors_of(target)):
             absent.append(link)
+    assert absent == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, CHECKOUT / "CHANGELOG.md"], ids=name_of)
+def test_files_that_a_page_names_exist_and_hold_the_functions_it_names(page):
+    absent = []
+    for match in NAMED.finditer(page.read_text()):
+        file, name = CHECKOUT / match["file"], match["name"]
+        if match["file"] in GENERATED:
+            continue
+        if not file.exists() or (name and not re.search(rf"^(?:def|class) {name}\b", file.read_text(), re.MULTILINE)):
+            absent.append(match[0])
     assert absent == []
 
 

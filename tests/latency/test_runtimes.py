@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import itertools
 import shutil
 import typing
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +25,7 @@ from latency.device import this_device
 from latency.plan import Counts, draw_plan, network_job, timed_layers
 from latency.runtimes import RUNTIMES, open_runtime, pytorch, version_here
 from latency.runtimes.base import random_images, timing_module
+from latency.runtimes.exported import FILE_RUNTIMES, Exported
 from latency.runtimes.pytorch import PyTorch
 from supernet.architecture import Architecture
 from supernet.catalogue import CANDIDATES, Candidate
@@ -339,6 +342,16 @@ def test_eager_is_the_default_runtime(small_space, quick):
 
 def test_every_runtime_that_a_config_may_name_is_there():
     assert set(RUNTIMES) == set(typing.get_args(MeasureConfig.model_fields["runtime"].annotation))
+
+
+def test_every_runtime_that_reads_files_has_a_writer_here_and_a_model_on_the_device():
+    assert set(FILE_RUNTIMES) == set(bench.RUNTIMES)
+    assert all(RUNTIMES[name] is Exported for name in FILE_RUNTIMES)
+    for runtime in FILE_RUNTIMES.values():
+        module, _, name = runtime.writer.partition(":")
+        spec = importlib.util.find_spec(module)  # without importing it, which needs the extra
+        assert spec
+        assert f"class {name}:" in Path(str(spec.origin)).read_text()
 
 
 def test_every_runtime_returns_its_own_version(monkeypatch):

@@ -67,7 +67,8 @@ def test_the_command_prints_the_table_and_writes_the_picture(place, capsys):
         main(["show", str(place / "run"), "--picture", str(place / "picture.png")])
     assert end.value.code == 0
     assert capsys.readouterr().out.startswith(str(pn.show(place / "run")))
-    assert Image.open(place / "picture.png").format == "PNG"
+    with Image.open(place / "picture.png") as picture:
+        assert picture.format == "PNG"
 
 
 def test_a_folder_without_a_run_and_a_search_without_a_network_are_one_line(place, tmp_path):

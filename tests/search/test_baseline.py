@@ -1,4 +1,4 @@
-"""Random architectures: uniform among all that meet the limits, however far from the middle the bound is."""
+"""Tests that random architectures are uniform among all that meet the limits, for any bound."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def test_draws_are_uniform_among_those_that_meet_the_limit(
     fitting = [x for x in product(range(3), range(3), range(2), range(3)) if meets(x, [limit])]
     assert 3 <= len(fitting) < 54
     count = 12 * len(fitting)
-    found = Counter(random_architectures(space, [limit], 1, seed=seed)[0] for seed in range(count))
-    assert set(found) <= set(fitting)
-    squared = sum((found[x] - 12) ** 2 / 12 for x in fitting)
+    frequencies = Counter(random_architectures(space, [limit], 1, seed=seed)[0] for seed in range(count))
+    assert set(frequencies) <= set(fitting)
+    squared = sum((frequencies[x] - 12) ** 2 / 12 for x in fitting)
     freedom = len(fitting) - 1
     assert squared < freedom + 4 * np.sqrt(2 * freedom)
 
 
-def test_fewer_will_do_where_that_is_said(space, make_cost, make_limit):
+def test_fewer_networks_are_accepted_down_to_at_least(space, make_cost, make_limit):
     limit = make_limit(make_cost(space, 0), 0.5, tolerance=0.2)
     count = sum(meets(x, [limit]) for x in product(range(3), range(3), range(2), range(3)))
     assert len(random_architectures(space, [limit], 1000, seed=0, at_least=1)) == count

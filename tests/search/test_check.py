@@ -1,4 +1,4 @@
-"""Each check says what it should, and only that."""
+"""Tests that each check gives the right result, and no other check gives one because of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def checked(tmp_path, make_search_file, monkeypatch):
 
 
 def levels(lines):
-    return {what: [line.level for line in found] for what, found in lines.items()}
+    return {what: [line.level for line in checks] for what, checks in lines.items()}
 
 
 LATENCY = {"metric": "latency", "table": "table.yaml", "at": "50%", "tolerance": 0.5}
@@ -53,12 +53,12 @@ def test_a_good_search_is_ok_in_every_respect(checked, space, tmp_path, make_tab
     make_table(space, tmp_path / "table.yaml", verification=make_verification())
     limits = [LATENCY, {"metric": "params", "below": "90%"}, {"metric": "peak_activation_bytes", "below": "100%"}]
     lines = checked(limits, "search.arch_lr=1", out=tmp_path / "runs" / "a", measure=EXTERNAL)
-    assert {level for found in levels(lines).values() for level in found} == {"ok"}, lines
+    assert {level for checks in levels(lines).values() for level in checks} == {"ok"}, lines
     expected = ["config", "space", "peak", "limit latency", "gradient of latency", "limit params", "gradient of params"]
     assert list(lines) == [*expected, "limits together", "table", "units", "timing", "disk", "data", "run"]
     assert "error 2.5 % on 4 whole networks, noise 1.2 %" in lines["table"][0].text
     assert "48 training and 32 validation images, 6 steps an epoch" in lines["data"][0].text
-    assert all(str(line).startswith("ok   ") for found in lines.values() for line in found)
+    assert all(str(line).startswith("ok   ") for checks in lines.values() for line in checks)
 
 
 def test_checks_that_can_run_do_so_after_one_has_failed(checked, tmp_path):
@@ -81,13 +81,13 @@ def test_a_config_that_cannot_be_read_is_the_only_line(tmp_path):
 def test_the_gradient_is_that_of_expected_cost_by_finite_differences(space, make_cost):
     cost = make_cost(space, 4)
     alpha, step = Alpha.of_space(space), 1e-3
-    found = cost_gradient(space, cost)
+    gradient = cost_gradient(space, cost)
     for e, i in alpha.mask.nonzero().tolist():
         shift = torch.zeros(alpha.mask.shape, dtype=torch.float64)
         shift[e, i] = step
         up, down = (expected_cost(alpha.with_values(sign * shift).probabilities(), cost) for sign in (1, -1))
-        torch.testing.assert_close(found[e, i], (up - down) / (2 * step), rtol=1e-5, atol=1e-8)
-    assert not found[~alpha.mask].any()
+        torch.testing.assert_close(gradient[e, i], (up - down) / (2 * step), rtol=1e-5, atol=1e-8)
+    assert not gradient[~alpha.mask].any()
 
 
 @pytest.mark.parametrize(("flat", "level"), [("stage1.0", "warn"), ("stage1.0, stage1.1", "FAIL")])
@@ -188,7 +188,9 @@ def test_an_empty_window_is_a_warning(checked):
         (EXTERNAL, "ok", "every table is of an external device, so a derived network will not be timed"),
     ],
 )
-def test_a_network_that_will_not_be_timed_is_told_of(measure, level, words, checked, space, tmp_path, make_table):
+def test_the_check_reports_whether_a_derived_network_will_be_timed(
+    measure, level, words, checked, space, tmp_path, make_table
+):
     make_table(space, tmp_path / "table.yaml", device=CPU)
     lines = checked([LATENCY], measure=measure)
     assert [line.level for line in lines["timing"]] == [level]
@@ -196,7 +198,7 @@ def test_a_network_that_will_not_be_timed_is_told_of(measure, level, words, chec
     assert levels(lines)["table"] == ["warn"]  # never verified
 
 
-def test_a_limit_says_itself_whether_its_device_is_here(checked, space, tmp_path, make_table):
+def test_the_measure_section_of_a_limit_decides_whether_it_is_timed(checked, space, tmp_path, make_table):
     """The file's own `measure` is of this CPU, and no table is."""
     make_table(space, tmp_path / "table.yaml", device=CPU)
     make_table(space, tmp_path / "other.yaml", device=CPU)
@@ -287,7 +289,7 @@ def test_a_busy_machine_on_which_the_table_holds_is_ok(checked, timed_at):
 @pytest.mark.parametrize(
     ("factor", "level"), [(1.0, "ok"), (1.2, "ok"), (0.75, "warn"), (1.35, "warn"), (1000.0, "FAIL"), (0.001, "FAIL")]
 )
-def test_a_table_of_this_device_is_tried_on_one_network(factor, level, checked, timed_at):
+def test_a_table_of_this_device_is_checked_by_timing_one_network(factor, level, checked, timed_at):
     """A timer of known error; a table that is 1000 times off would lead the search to a wrong network."""
     timed_at(factor)
     (line,) = checked([LATENCY], measure={"device": "cpu"})["timing"]
@@ -296,7 +298,7 @@ def test_a_table_of_this_device_is_tried_on_one_network(factor, level, checked, 
     assert bool(line.fix) == (level != "ok")
 
 
-def test_each_table_of_this_device_is_tried(checked, space, tmp_path, make_table, monkeypatch):
+def test_each_table_of_this_device_is_checked(checked, space, tmp_path, make_table, monkeypatch):
     """The second one was made with two threads, and is 1.5 times off."""
     here = this_device("cpu").model_dump(mode="json")
     cost = make_table(space, tmp_path / "table.yaml", device=here).cost(space)
@@ -308,12 +310,12 @@ def test_each_table_of_this_device_is_tried(checked, space, tmp_path, make_table
     monkeypatch.setattr("search.check.time_architecture", timed)
     monkeypatch.setattr("search.check.load_average", lambda: 0.0)
     second = LATENCY | {"table": "two.yaml", "measure": {"threads": 2}}
-    found = checked([LATENCY, second], measure={"device": "cpu"})
-    assert [(line.level, line.text.split()[3]) for line in found["timing"]] == [
+    lines = checked([LATENCY, second], measure={"device": "cpu"})
+    assert [(line.level, line.text.split()[3]) for line in lines["timing"]] == [
         ("ok", "table.yaml"),
         ("warn", "two.yaml"),
     ]
-    assert levels(found)["limit latency_two"] == ["ok"]
+    assert levels(lines)["limit latency_two"] == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -341,7 +343,7 @@ def test_each_table_of_this_device_is_tried(checked, space, tmp_path, make_table
         (["search.arch_lr=1e-6"], "ok", "6 steps an epoch"),  # regression does not read it
     ],
 )
-def test_data_are_found_and_enough(overrides, level, words, checked, tmp_path):
+def test_the_data_must_exist_and_suffice(overrides, level, words, checked, tmp_path):
     (line,) = checked([MACS], *overrides)["data"]
     assert line.level == level
     assert words in line.text

@@ -1,4 +1,4 @@
-"""Signs of a collapse on made-up probabilities, alarms that are told once, and the early stop of a real run."""
+"""Tests the alarms of a collapse on made-up probabilities, and the early stop of a real run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ FINE = {
 }
 
 
-def test_skip_rates_are_means_over_a_stages_edges_that_have_it(space):
+def test_skip_rates_are_means_over_the_edges_of_a_stage_that_have_skip(space):
     """Stage 0 has skip on both edges; of stage 1 the first edge changes the shape and has none."""
     p = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.4, 0.6, 0.0], [0.0, 0.1, 0.9]], dtype=torch.float64)
     assert skip_rates(p, space) == pytest.approx({"stage0": 0.5, "stage1": 0.9})
 
 
-def test_relative_entropy_is_one_where_nothing_is_decided_and_zero_at_the_end(space):
+def test_relative_entropy_is_one_if_nothing_is_decided_and_zero_if_everything_is(space):
     assert Alpha.of_space(space).relative_entropy() == pytest.approx(1.0)
     decided = Alpha.of_space(space)
     decided.values[:, 0] = 1e3
@@ -49,37 +49,39 @@ def test_relative_entropy_is_one_where_nothing_is_decided_and_zero_at_the_end(sp
         ({"ce_gradient": 1e3, "limits_gradient": 1.0}, "alpha ignores them"),
     ],
 )
-def test_each_alarm_is_told_once(change, word):
+def test_each_alarm_is_raised_once(change, word):
     alarm = CollapseAlarm(WEIGHT)
-    assert alarm.look(**FINE) == []
-    (text,) = alarm.look(**FINE | change)
+    assert alarm.new_warnings(**FINE) == []
+    (text,) = alarm.new_warnings(**FINE | change)
     assert word in text
-    assert alarm.look(**FINE | change) == []
-    resumed = CollapseAlarm(WEIGHT, told=dict(alarm.told))
-    assert resumed.look(**FINE | change) == []
+    assert alarm.new_warnings(**FINE | change) == []
+    resumed = CollapseAlarm(WEIGHT, warned=dict(alarm.warned))
+    assert resumed.new_warnings(**FINE | change) == []
 
 
 @pytest.mark.parametrize("change", [{"ce_gradient": 1e-3}, {"ce_gradient": 1e3}])
-def test_remedies_name_the_key_that_sets_the_forms_strength_and_nothing_is_amiss_without_one(change):
+def test_an_alarm_names_the_key_of_the_forms_strength_and_a_form_without_one_raises_none(change):
     keys = {"add_linear": "search.loss.weight", "hinge": "search.loss.weight", "mul_log": "search.loss.power"}
     for form, key in keys.items():
-        (text,) = CollapseAlarm(TypeAdapter(Loss).validate_python({"form": form}).strength_key).look(**FINE | change)
+        alarm = CollapseAlarm(TypeAdapter(Loss).validate_python({"form": form}).strength_key)
+        (text,) = alarm.new_warnings(**FINE | change)
         assert f"{key}, or use the form projection" in text
     without = SearchSettings().resolved_loss.strength_key
     assert without is Projection().strength_key is None
-    assert CollapseAlarm(without).look(**FINE | change) == []
+    assert CollapseAlarm(without).new_warnings(**FINE | change) == []
 
 
-def test_an_early_decision_is_alarming_only_where_alpha_draws_the_weights_paths():
+def test_an_early_decision_raises_an_alarm_only_if_alpha_draws_the_weights_paths():
     early = FINE | {"entropy": 0.01}
-    (text,) = CollapseAlarm(None, draws=True).look(**early)
+    (text,) = CollapseAlarm(None, draws=True).new_warnings(**early)
     assert "alpha has decided (entropy 1.0% of the largest)" in text
-    assert CollapseAlarm(None, draws=False).look(**early) == []
-    (text,) = CollapseAlarm(None, draws=False).look(**early | {"skip": {"stage0": 0.95}})  # the others are the same
+    assert CollapseAlarm(None, draws=False).new_warnings(**early) == []
+    collapsed = early | {"skip": {"stage0": 0.95}}
+    (text,) = CollapseAlarm(None, draws=False).new_warnings(**collapsed)  # the other alarms are unchanged
     assert "collapsing onto skip" in text
 
 
-def test_an_alpha_that_has_hardly_moved_is_said_at_the_end(space):
+def test_an_undecided_alpha_gives_a_warning_with_the_remedies_of_its_mode(space):
     alpha = Alpha.of_space(space)
     for update in ("full", "full_v2", "two_path"):
         text = str(undecided(alpha, SearchSettings(arch_update=update)))
@@ -107,7 +109,7 @@ def test_an_alpha_that_has_hardly_moved_is_said_at_the_end(space):
     ],
 )
 def test_no_false_alarm(change):
-    assert CollapseAlarm(WEIGHT).look(**FINE | change) == []
+    assert CollapseAlarm(WEIGHT).new_warnings(**FINE | change) == []
 
 
 def test_settled_compares_with_the_anchor_so_that_slow_drift_counts():
@@ -156,7 +158,7 @@ def test_a_search_whose_alpha_moves_goes_on_to_its_end(resting, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 6 * 5
 
 
-def test_what_was_told_is_in_the_result(resting, tmp_path):
+def test_warnings_of_a_search_are_notes_in_its_result(resting, tmp_path):
     """An alpha that rests is undecided at the end, and a hinge that ignores its limit was said on the way."""
     changes = ["search.epochs=1", "search.loss={form: hinge, weight: 1e-6}", "limits.0.below=20%", "run.log_every=1"]
     run_search(resting, tmp_path / "run", overrides=changes)
@@ -168,7 +170,7 @@ def test_what_was_told_is_in_the_result(resting, tmp_path):
     ]
 
 
-def test_the_signs_are_curves(resting, tmp_path):
+def test_the_figures_of_the_alarms_are_curves(resting, tmp_path):
     run_search(
         resting,
         tmp_path / "run",

@@ -1,4 +1,4 @@
-"""Several devices in one limit: sums and worst cases against brute force over a tiny space."""
+"""Tests limits on several devices: sums and worst cases against brute force over a tiny space."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_weighted_sum_is_the_sum_for_every_architecture(space, costs):
         assert total.of(paths) == pytest.approx(by_hand, rel=1e-12)
 
 
-def test_a_worst_case_reaches_what_brute_force_says(space, costs):
+def test_the_reachable_range_of_a_worst_case_equals_brute_force(space, costs):
     worst = WorstCase(tuple(costs))
     values = [max(cost.of(paths) for cost in costs) for paths in all_paths(space)]
     assert [worst.of(paths) for paths in all_paths(space)] == values
@@ -67,14 +67,14 @@ def test_derivation_under_a_worst_case_equals_brute_force(space, costs, seed, at
     limit = make_limit(worst, share, at=at, tolerance=0.15)
     log_p = alpha.log_probabilities().numpy()
     allowed = [paths for paths in all_paths(space) if meets(paths, [limit])]
-    found = constrained(alpha, [limit])
+    derivation = constrained(alpha, [limit])
     if allowed:
         best = max(log_p[range(len(paths)), list(paths)].sum() for paths in allowed)
-        assert found.log_probability == pytest.approx(best, abs=1e-9)
-        assert meets(found.paths, [limit])
-        assert not found.notes
+        assert derivation.log_probability == pytest.approx(best, abs=1e-9)
+        assert meets(derivation.paths, [limit])
+        assert not derivation.notes
     else:
-        assert found.notes
+        assert derivation.notes
 
 
 def test_an_empty_window_of_a_worst_case_reaches_down_to_the_nearest(space, costs, make_bounded):
@@ -84,19 +84,19 @@ def test_an_empty_window_of_a_worst_case_reaches_down_to_the_nearest(space, cost
     bound = 0.5 * (values[gap - 1] + values[gap])  # nothing lies just below it
     limit = make_bounded(worst, bound, "at", 1e-6)
     draws = torch.Generator().manual_seed(3)
-    found = constrained(Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws)), [limit])
-    assert worst.of(found.paths) == pytest.approx(values[gap - 1], rel=1e-5)
-    assert "derived in the nearest below" in found.notes[0]
+    derivation = constrained(Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws)), [limit])
+    assert worst.of(derivation.paths) == pytest.approx(values[gap - 1], rel=1e-5)
+    assert "derived in the nearest below" in derivation.notes[0]
 
 
 def test_two_windows_are_extended_one_after_the_other(space, costs, make_bounded):
     """The second limit's window is as near as the first one's leaves it."""
     first, second = (make_bounded(cost, 0.6 * sum(cost.reachable), "at", 1e-6) for cost in costs[:2])
-    found = constrained(Alpha.of_space(space), [first, second])
+    derivation = constrained(Alpha.of_space(space), [first, second])
     below = [p for p in all_paths(space) if meets(p, [replace(first, kind="below"), replace(second, kind="below")])]
     nearest = max(first.cost.of(p) for p in below)
-    assert first.cost.of(found.paths) == pytest.approx(nearest, rel=1e-5)
-    assert found.notes
+    assert first.cost.of(derivation.paths) == pytest.approx(nearest, rel=1e-5)
+    assert derivation.notes
 
 
 # --- from a config ---------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_tables_of_a_config_are_combined_and_recorded(space, make_search_file, t
         ({"tables": ["a.yaml", "b.yaml"]}, "limits.0.tables.0: no file a.yaml; make it by import, kit or fit"),
     ],
 )
-def test_what_is_refused(make_search_file, two_tables, change, message):
+def test_tables_that_cannot_be_combined_are_refused(make_search_file, two_tables, change, message):
     entry = {"metric": "latency", "tables": two_tables, "combine": "worst_case", "at": "50%"} | change
     with pytest.raises(ConfigError) as error:
         resolve(make_search_file([{k: v for k, v in entry.items() if v is not None}]), "search.yaml")
@@ -162,7 +162,7 @@ def test_a_column_in_two_units_is_not_combined(space, make_search_file, make_tab
         resolve(make_search_file([entry]), "search.yaml")
 
 
-def test_a_limit_may_say_how_its_own_table_was_measured(space, make_search_file, make_table, tmp_path):
+def test_a_limit_may_have_a_measure_section_of_its_own(space, make_search_file, make_table, tmp_path):
     make_table(space, tmp_path / "batch8.yaml", batch=8, device={"kind": "phone", "name": "p", "fingerprint": "none"})
     entry = {"metric": "latency", "table": str(tmp_path / "batch8.yaml"), "at": "50%"}
     with pytest.raises(TableError, match="batch is 8, but the search has 1"):
@@ -202,6 +202,6 @@ def test_the_smallest_worst_case_of_costs_below_zero_is_that_of_brute_force(spac
     assert least_worst(moved[:2], [(moved[2], third + 1e-9)]) == pytest.approx(min(allowed), rel=1e-9)
 
 
-def test_a_smallest_worst_case_that_is_not_proven_is_not_given(costs):
+def test_a_smallest_worst_case_that_is_not_proven_is_an_error(costs):
     with pytest.raises(UnfinishedError, match="was not found in 0 s; combine fewer tables"):
         least_worst(costs, seconds=0.0)

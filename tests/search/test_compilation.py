@@ -1,4 +1,4 @@
-"""search.compile: the same search, up to rounding, and one line where torch.compile does not work."""
+"""Tests search.compile: the same search up to rounding, and an error in one line if torch.compile does not work."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_compiled_search_is_the_same_up_to_rounding(config_file, tmp_path, mon
     assert "take 0.50 of the time there" in line
 
 
-def test_what_stays_eager_is_named(config_file, tmp_path, monkeypatch, caplog):
+def test_a_candidate_that_stays_eager_is_named(config_file, tmp_path, monkeypatch, caplog):
     answers = chain([0.99], repeat("data-dependent branch"))
     monkeypatch.setattr(compiled, "compared", lambda *_: next(answers))
     run_search(config_file, tmp_path / "out", overrides=["search.compile=true"])
@@ -75,7 +75,7 @@ class Gathered(Group):
         return [value, [0.5, 0.5, None, None]]
 
 
-def test_processes_keep_what_the_first_has_timed_and_all_can_compile():
+def test_processes_keep_the_candidates_that_the_first_finds_faster_and_all_can_compile():
     """A program that another process lacks would end the search in a step."""
     assert compilation.agreed(Gathered(0, 2), [0.9, None, 0.8, None]) == [0.9, None, None, None]
     assert compilation.agreed(ALONE, [0.9, None]) == [0.9, None]

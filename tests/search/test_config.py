@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a row of a table is one mistake and its message
-"""Mistakes in a real search file: one readable line each."""
+"""Tests that each mistake in a real search file gives one readable line."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_key_of_another_section_is_sent_there(search_message):
     assert search_message("search.threads=3").endswith(". Did you mean 'measure.threads' or 'run.threads'?")
 
 
-def test_an_empty_section_says_what_belongs_there(search_message):
+def test_the_error_of_an_empty_section_lists_its_keys(search_message):
     message = search_message("run=")
     assert message.startswith("run: is empty, expected a section (keys: seed, device, ")
     assert message.endswith("; fill it or remove it")
@@ -137,7 +137,7 @@ def test_a_missing_section_is_named_with_those_that_are_there(section, monkeypat
     assert message.endswith(f"; the file has {', '.join(config)}")
 
 
-def test_a_mistyped_key_is_named_before_the_one_that_is_missing_for_it(monkeypatch):
+def test_a_mistyped_key_is_named_before_the_key_that_is_missing_because_of_it(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = load_config(BASE)
     config["spce"] = config.pop("space")

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a search, read back from its event files; and that showing it changes nothing."""
+"""Tests the curves of a search, read back from its event files, and that writing them changes nothing."""
 
 from __future__ import annotations
 
@@ -78,32 +78,32 @@ def plan(config):
     return Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), nothing, nothing)
 
 
-def test_all_that_tensorboard_shows_of_a_search(run, plan):
-    """One run for all of this: a search takes seconds."""
-    found = curves_in(run)
+def test_the_event_files_of_a_search_hold_every_curve_text_and_picture(run, plan):
+    """One run serves all checks, since a search takes seconds."""
+    curves = curves_in(run)
     evaluations = [0, 6, 12, 18, 19]  # the last after the final steps
-    described_tags(found, plan)
+    described_tags(curves, plan)
     run_names(run)
-    architecture_texts(found, run, plan, evaluations)
-    row_of_hparams(found, run, plan)
-    charts_of_limits(found)
-    distributions(found, plan, evaluations)
-    pictures(found, evaluations)
-    graph(found, run)
+    architecture_texts(curves, run, plan, evaluations)
+    row_of_hparams(curves, run, plan)
+    charts_of_limits(curves)
+    distributions(curves, plan, evaluations)
+    pictures(curves, evaluations)
+    graph(curves, run)
 
 
-def described_tags(found: Curves, plan: Plan) -> None:
+def described_tags(curves: Curves, plan: Plan) -> None:
     described = curves_of(plan.space, plan.limits) | FINAL
-    special = {tag for tag in found.points if tag.startswith(("_hparams_/", "custom_scalars__", "__run_graph"))}
-    assert found.points.keys() - special <= described.keys()
-    for tag in found.points.keys() - special:
-        said = found.metadata[tag].summary_description
+    special = {tag for tag in curves.points if tag.startswith(("_hparams_/", "custom_scalars__", "__run_graph"))}
+    assert curves.points.keys() - special <= described.keys()
+    for tag in curves.points.keys() - special:
+        said = curves.metadata[tag].summary_description
         assert said == described[tag].description
         assert said.endswith(".")
-    assert found.metadata["expected/latency"].summary_description.endswith(" Unit: ms.")
-    assert found.metadata["derived/energy_mj"].summary_description.endswith(" Unit: mJ.")
-    assert found.metadata["derived/peak_activation_bytes"].summary_description.endswith(" Unit: bytes.")
-    assert found.metadata["train/top1"].summary_description.endswith(" Unit: %.")
+    assert curves.metadata["expected/latency"].summary_description.endswith(" Unit: ms.")
+    assert curves.metadata["derived/energy_mj"].summary_description.endswith(" Unit: mJ.")
+    assert curves.metadata["derived/peak_activation_bytes"].summary_description.endswith(" Unit: bytes.")
+    assert curves.metadata["train/top1"].summary_description.endswith(" Unit: %.")
 
 
 def run_names(run: Path) -> None:
@@ -111,12 +111,12 @@ def run_names(run: Path) -> None:
     assert list(runs) == ["cpu"]
 
 
-def architecture_texts(found: Curves, run: Path, plan: Plan, evaluations: list[int]) -> None:
-    texts = found.texts
+def architecture_texts(curves: Curves, run: Path, plan: Plan, evaluations: list[int]) -> None:
+    texts = curves.texts
     assert [step for step, _ in texts["architecture"]] == evaluations
     assert [step for step, _ in texts["config"]] == [0]
     assert "arch_update: regression" in texts["config"][0][1]
-    derived = dict(found.scalars["derived/latency"])
+    derived = dict(curves.scalars["derived/latency"])
     for step, text in texts["architecture"]:
         rows = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
         assert rows[0] == [
@@ -140,10 +140,10 @@ def architecture_texts(found: Curves, run: Path, plan: Plan, evaluations: list[i
     assert [re.split(r"[|+]", line)[2].strip() for line in text.splitlines()[3:7]] == list(final.names)
 
 
-def row_of_hparams(found: Curves, run: Path, plan: Plan) -> None:
+def row_of_hparams(curves: Curves, run: Path, plan: Plan) -> None:
     tags = metadata.EXPERIMENT_TAG, metadata.SESSION_START_INFO_TAG, metadata.SESSION_END_INFO_TAG
-    assert [[step for step, _ in found.points[tag]] for tag in tags] == [[0], [0], [18]]
-    contents = [found.metadata[tag].plugin_data.content for tag in tags]
+    assert [[step for step, _ in curves.points[tag]] for tag in tags] == [[0], [0], [18]]
+    contents = [curves.metadata[tag].plugin_data.content for tag in tags]
     experiment = metadata.parse_experiment_plugin_data(contents[0])
     start = metadata.parse_session_start_info_plugin_data(contents[1])
     end = metadata.parse_session_end_info_plugin_data(contents[2])
@@ -159,7 +159,7 @@ def row_of_hparams(found: Curves, run: Path, plan: Plan) -> None:
     assert values["limits"].startswith("latency at ")
     assert end.status == api_pb2.STATUS_SUCCESS
     result = load_result(run)
-    figures = {tag: points for tag, points in found.scalars.items() if tag.startswith("final/")}
+    figures = {tag: points for tag, points in curves.scalars.items() if tag.startswith("final/")}
     assert figures == {
         "final/top1": [(18, pytest.approx(result.top1))],
         "final/latency": [(18, pytest.approx(result.limits[0].predicted))],
@@ -170,13 +170,13 @@ def row_of_hparams(found: Curves, run: Path, plan: Plan) -> None:
     }  # none was measured: the table is of another device
 
 
-def charts_of_limits(found: Curves) -> None:
-    ((step, content),) = found.points["custom_scalars__config__"]
+def charts_of_limits(curves: Curves) -> None:
+    ((step, content),) = curves.points["custom_scalars__config__"]
     assert step == 0
     layout = layout_pb2.Layout.FromString(content.item())
     assert [category.title for category in layout.category] == ["limits", "accuracy", "alpha"]
     shown = {
-        chart.title: {tag for tag in found.scalars for pattern in chart.multiline.tag if re.match(pattern, tag)}
+        chart.title: {tag for tag in curves.scalars for pattern in chart.multiline.tag if re.match(pattern, tag)}
         for category in layout.category
         for chart in category.chart
     }
@@ -188,8 +188,8 @@ def charts_of_limits(found: Curves) -> None:
     assert all(shown.values())
 
 
-def distributions(found: Curves, plan: Plan, evaluations: list[int]) -> None:
-    shown = found.of("histograms")
+def distributions(curves: Curves, plan: Plan, evaluations: list[int]) -> None:
+    shown = curves.of("histograms")
     edges = plan.space.searchable
     names = {"arch/alpha", *(f"probability/{edge.name}" for edge in edges)}
     assert shown.keys() == names | {"sampled/latency", "sampled/energy_mj", "sampled/macs"}
@@ -205,17 +205,17 @@ def distributions(found: Curves, plan: Plan, evaluations: list[int]) -> None:
     assert shown["arch/alpha"][0][1].tolist() == [[0.0, 0.0, numbers["arch/alpha"].pop()]]  # all alike: one bin
 
 
-def pictures(found: Curves, evaluations: list[int]) -> None:
-    assert [step for step, _ in found.points["arch/probabilities"]] == evaluations
-    for _, (width, height, content) in found.points["arch/probabilities"]:
+def pictures(curves: Curves, evaluations: list[int]) -> None:
+    assert [step for step, _ in curves.points["arch/probabilities"]] == evaluations
+    for _, (width, height, content) in curves.points["arch/probabilities"]:
         picture = Image.open(io.BytesIO(content))
         assert picture.size == (int(width), int(height))
         assert min(picture.size) >= 400
         assert len(content) < 100_000
 
 
-def graph(found: Curves, run: Path) -> None:
-    (drawn,) = found.graphs
+def graph(curves: Curves, run: Path) -> None:
+    (drawn,) = curves.graphs
     names = [node.name for node in drawn.node]
     assert all(name in names for node in drawn.node for name in node.input)
     final = Architecture.from_json((run / "architecture.json").read_text())
@@ -241,7 +241,7 @@ def test_a_resume_of_an_ended_search_shows_its_end_once(run, config_file):
     }
 
 
-def test_showing_a_search_changes_nothing_of_it(plan, tmp_path):
+def test_writing_curves_changes_nothing_in_a_search(plan, tmp_path):
     state = SearchState.fresh(plan.config, plan.space, plan.device)
     state.alpha.values.copy_(torch.randn(state.alpha.mask.shape, generator=torch.Generator().manual_seed(1)))
 
@@ -302,7 +302,7 @@ def test_the_picture_frames_the_chosen_candidates(space, limit):
     frame = np.array([int(CHOSEN[k : k + 2], 16) for k in (1, 3, 5)])
 
     def framed(paths: tuple[int, ...]) -> float:
-        """How far down the middle of all frames is, as a share of the picture."""
+        """Returns the distance of the middle of all frames from the top, as a share of the picture."""
         pixels = probabilities_picture(p, space, paths, [limit])
         down, _ = (np.abs(pixels.astype(int) - frame).sum(axis=2) < 10).nonzero()
         return float(down.mean()) / pixels.shape[0]
@@ -310,7 +310,9 @@ def test_the_picture_frames_the_chosen_candidates(space, limit):
     assert framed((2, 2, 0, 2)) > framed((0, 0, 0, 0)) + 0.1  # candidates lie below each other
 
 
-def test_the_picture_has_a_row_for_each_name_and_leaves_out_what_an_edge_lacks(space, limit, monkeypatch):
+def test_the_picture_has_a_row_for_each_name_and_no_number_for_a_candidate_that_an_edge_lacks(
+    space, limit, monkeypatch
+):
     """The spaces of two stages share two of four names; the first edge of the second stage lacks skip."""
     shown: list[np.ndarray] = []
     real = Axes.imshow

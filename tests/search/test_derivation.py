@@ -38,16 +38,16 @@ def test_equals_brute_force(space, make_cost, make_limit, seed, at):
     alpha = random_alpha(space, seed)
     limit = make_limit(make_cost(space, seed), np.random.default_rng(seed).uniform(), at=at, tolerance=0.1)
     expected = brute_force(alpha, [limit])
-    found = constrained(alpha, [limit])
+    derivation = constrained(alpha, [limit])
     if expected is None:  # nothing in the window: it reaches down to the nearest below, and that is said
         paths = np.ndindex(*alpha.mask.sum(dim=1).tolist())
         nearest = max(cost for p in paths if (cost := limit.cost.of(p)) <= limit.bound)
         window = replace(limit, tolerance=1 - 0.9 * nearest / limit.bound)
         expected = brute_force(alpha, [window])
-        assert "no architecture lies in" in found.notes[0]
+        assert "no architecture lies in" in derivation.notes[0]
     else:
-        assert not found.notes
-    assert found.log_probability == pytest.approx(expected, abs=1e-9)
+        assert not derivation.notes
+    assert derivation.log_probability == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -76,8 +76,8 @@ def test_equals_dynamic_programming_on_a_large_space(share, make_bounded):
             step = int(table[e, i])
             following[step:] = np.maximum(following[step:], best[: len(best) - step] + log_p[e, i])
         best = following
-    found = constrained(alpha, [make_bounded(cost, bound)])
-    assert found.log_probability == pytest.approx(best.max(), abs=1e-9)
+    derivation = constrained(alpha, [make_bounded(cost, bound)])
+    assert derivation.log_probability == pytest.approx(best.max(), abs=1e-9)
 
 
 def test_a_generous_bound_gives_argmax(space, make_cost, make_limit):
@@ -116,9 +116,9 @@ def test_half_the_range_of_repeated_edges_is_met_exactly_and_at_once(at, make_li
     cost = Cost(0.3, np.tile([0.1, 0.3], (n, 1)), np.ones((n, 2), dtype=bool))
     alpha = Alpha(torch.tensor([[0.0, 1.0]]).repeat(n, 1), torch.ones(n, 2, dtype=torch.bool))
     limit = make_limit(cost, 0.5, at=at)
-    found = constrained(alpha, [limit])
-    assert sum(found.paths) == n // 2
-    assert not found.notes
+    derivation = constrained(alpha, [limit])
+    assert sum(derivation.paths) == n // 2
+    assert not derivation.notes
 
 
 @pytest.mark.parametrize("gap", [1e-7, 1e-6, 1e-5])
@@ -137,9 +137,9 @@ def test_the_likeliest_are_those_of_brute_force_in_order(space, make_cost, make_
     log_p = alpha.log_probabilities().numpy()
     allowed = [p for p in np.ndindex(*alpha.mask.sum(dim=1).tolist()) if meets(p, [limit])]
     expected = sorted((log_p[range(len(p)), list(p)].sum() for p in allowed), reverse=True)
-    found = likeliest(alpha, [limit], 7)
-    assert [d.log_probability for d in found] == pytest.approx(expected[:7], abs=1e-9)
-    assert len({d.paths for d in found}) == 7
+    derivations = likeliest(alpha, [limit], 7)
+    assert [d.log_probability for d in derivations] == pytest.approx(expected[:7], abs=1e-9)
+    assert len({d.paths for d in derivations}) == 7
     everything = likeliest(alpha, [limit], len(allowed) + 5)
     assert {d.paths for d in everything} == set(allowed)  # and no more than there are
 
@@ -175,9 +175,9 @@ def test_a_network_that_exceeds_its_bound_by_next_to_nothing_gives_way_to_the_ne
     limit = make_limit(cost, 0.4, at=False)
     first = constrained(alpha, [limit])
     limit = replace(limit, bound=cost.of(first.paths))
-    second = next(found for found in likeliest(alpha, [limit], 2) if found.paths != first.paths)
-    found = constrained(alpha, [replace(limit, bound=limit.bound * (1 - delta))])
-    assert found.paths == second.paths
+    second = next(derivation for derivation in likeliest(alpha, [limit], 2) if derivation.paths != first.paths)
+    derivation = constrained(alpha, [replace(limit, bound=limit.bound * (1 - delta))])
+    assert derivation.paths == second.paths
 
 
 def test_the_smallest_worst_case_below_other_bounds_is_that_of_brute_force(space, make_cost, make_limit, make_bounded):
@@ -230,10 +230,10 @@ def stopped(monkeypatch):
     def after(first):
         def solve(objective, constraints, bounds, integrality, deadline):
             calls.append(deadline)
-            found = program.solve(objective, constraints, bounds, integrality, deadline)
-            if len(calls) < first or found.x is None:
-                return found
-            return program.Solution(found.x, False, found.least / 2)
+            solution = program.solve(objective, constraints, bounds, integrality, deadline)
+            if len(calls) < first or solution.x is None:
+                return solution
+            return program.Solution(solution.x, False, solution.least / 2)
 
         monkeypatch.setattr("search.derive.derivation.solve", solve)
 
@@ -247,10 +247,10 @@ def test_an_architecture_not_proven_to_be_the_likeliest_has_a_note(space, make_c
     assert best.proven
     assert best.notes == ()
     stopped(1)
-    found = constrained(alpha, [limit], seconds=7.0)
-    assert found.paths == best.paths  # what the solver had when it was stopped
-    assert not found.proven
-    (note,) = found.notes
+    derivation = constrained(alpha, [limit], seconds=7.0)
+    assert derivation.paths == best.paths  # what the solver had when it was stopped
+    assert not derivation.proven
+    (note,) = derivation.notes
     ahead = (argmax(alpha).log_probability - best.log_probability) / 2
     assert ahead > 0.1
     assert note.startswith(
@@ -265,9 +265,9 @@ def test_further_networks_end_where_the_solver_is_stopped(space, make_cost, make
     limit = make_limit(make_cost(space, 5), 0.6, at=False)
     best = likeliest(alpha, [limit], 2)
     stopped(2)
-    found = likeliest(alpha, [limit], 9)
-    assert [d.paths for d in found] == [d.paths for d in best]
-    assert all("network 2 of 9 meets the limits but is not proven" in d.notes[0] for d in found)
+    derivations = likeliest(alpha, [limit], 9)
+    assert [d.paths for d in derivations] == [d.paths for d in best]
+    assert all("network 2 of 9 meets the limits but is not proven" in d.notes[0] for d in derivations)
 
 
 def test_a_nearest_window_that_is_not_proven_has_a_note(space, make_cost, make_limit, stopped, make_bounded):
@@ -302,7 +302,7 @@ def test_costs_of_any_sign_are_derived_as_brute_force_has_it(space, make_cost, s
             dearest = max(map(moved.of, allowed))
             reached = [p for p in allowed if moved.of(p) >= bound - 0.02 * abs(bound) - 1e-9]
             allowed = reached or [p for p in allowed if moved.of(p) >= dearest - 0.02 * abs(dearest) - 1e-12]
-        found = constrained(alpha, [limit])
-        assert found.paths in allowed
+        derivation = constrained(alpha, [limit])
+        assert derivation.paths in allowed
         best = max(log_p[range(len(p)), list(p)].sum() for p in allowed)
-        assert found.log_probability == pytest.approx(best, abs=1e-9)
+        assert derivation.log_probability == pytest.approx(best, abs=1e-9)

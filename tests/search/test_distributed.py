@@ -122,16 +122,16 @@ def run(group: Group, config_file: Path, out: Path, resume: bool = False) -> dic
     finally:
         SearchState.fresh, torch.manual_seed = fresh, seed  # type: ignore[method-assign]
     assert len(states) == 1
-    found = states[0].to_checkpoint()
+    content = states[0].to_checkpoint()
     return {
-        "state": found, "paths": result.architecture.paths, "score": result.accuracy, "met": result.measured.met,
+        "state": content, "paths": result.architecture.paths, "score": result.accuracy, "met": result.measured.met,
         "dropout": seeds,
     }  # fmt: skip
 
 
 def job(group: Group, config_file: Path, folder: Path) -> dict[str, Any]:
-    found = {mode: steps(group, mode) for mode in MODES}
-    return found | {"run": run(group, config_file, folder / "run")}
+    ended = {mode: steps(group, mode) for mode in MODES}
+    return ended | {"run": run(group, config_file, folder / "run")}
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(folder, write_yaml):
+def outcomes(folder, write_yaml):
     config = {
         "space": {
             "input_size": 8, "input_channels": 1, "classes": 4, "stem": {"kernel": 3, "stride": 1, "width": 4},
@@ -172,16 +172,16 @@ def assert_identical(a: Any, b: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_steps_are_the_same_in_both_processes_to_the_bit(found, mode):
-    first, second = (own[mode] for own in found)
+def test_steps_are_the_same_in_both_processes_to_the_bit(outcomes, mode):
+    first, second = (own[mode] for own in outcomes)
     for part in ("alpha", "net", "evidence"):
         assert_identical(first[part], second[part])
     assert (first["values"], first["baseline"]) == (second["values"], second["baseline"])
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_steps_equal_those_of_one_process_on_the_joint_batch(found, mode):
-    alone, shared = steps(ALONE, mode), found[0][mode]
+def test_steps_equal_those_of_one_process_on_the_joint_batch(outcomes, mode):
+    alone, shared = steps(ALONE, mode), outcomes[0][mode]
     assert shared["alpha"].abs().max() > 0.01
     for part in ("squares", "products"):
         torch.testing.assert_close(shared["evidence"][part], alone["evidence"][part], rtol=1e-5, atol=1e-5)
@@ -193,13 +193,13 @@ def test_steps_equal_those_of_one_process_on_the_joint_batch(found, mode):
     assert shared["values"] == pytest.approx(alone["values"], rel=1e-5)
 
 
-def test_weights_of_paths_that_were_not_sampled_have_no_gradient_and_do_not_move(found):
-    for own in found:
+def test_weights_of_paths_that_were_not_sampled_have_no_gradient_and_do_not_move(outcomes):
+    for own in outcomes:
         assert own["two_path"]["untouched"] == [True] * 6
 
 
-def test_a_whole_search_ends_with_the_same_state_in_both_processes(found, folder):
-    first, second = (own["run"] for own in found)
+def test_a_whole_search_ends_with_the_same_state_in_both_processes(outcomes, folder):
+    first, second = (own["run"] for own in outcomes)
     assert_identical(first["state"], second["state"])
     for key in ("paths", "score", "met"):
         assert first[key] == second[key], key
@@ -213,7 +213,7 @@ def test_a_whole_search_ends_with_the_same_state_in_both_processes(found, folder
     assert len(list((folder / "run").glob("events*"))) == 1  # one process writes
 
 
-def test_each_process_drops_other_features(found):
-    first, second = (own["run"]["dropout"] for own in found)
+def test_each_process_drops_other_features(outcomes):
+    first, second = (own["run"]["dropout"] for own in outcomes)
     assert len(first) == len(second) == 12
     assert not set(first) & set(second)

@@ -1,4 +1,4 @@
-"""Several bounds, one search: scores, the front, and what happens to bounds that cannot be met."""
+"""Tests architectures for several bounds from one search: scores, the front, and bounds that cannot be met."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_each_member_is_the_likeliest_below_its_bound(run):
 
 
 def log_wanted(run, space):
-    """(E, N): log probabilities of what the newest checkpoint's derivation maximises."""
+    """Returns the log probabilities (E, N) that a derivation from the newest checkpoint maximises."""
     evidence = Checkpoints(run / "checkpoints").newest()[1]["search"]["evidence"]
     mask = torch.from_numpy(space.mask)
     return Alpha(fit(Evidence(**evidence), mask).alpha(), mask).log_probabilities().numpy()
@@ -229,7 +229,7 @@ def test_a_network_of_several_bounds_is_scored_once(run, scored_networks):
     assert second.path.exists()
 
 
-def test_without_scores_no_data_is_opened(run, monkeypatch):
+def test_without_scores_no_data_are_opened(run, monkeypatch):
     def fails(*_, **__):
         raise ConfigError("data.root: no folder")
 
@@ -258,7 +258,7 @@ def test_bounds_that_no_architecture_meets_are_named_and_the_others_derived(run,
     assert f"60%: {run / 'architecture-60percent.json'}" in ended.out.splitlines()
 
 
-def test_a_bound_that_only_the_other_limits_forbid_is_told_the_smallest_beside_them(
+def test_a_bound_that_only_the_other_limits_forbid_is_refused_with_the_smallest_that_they_allow(
     tmp_path, tiny_search, space_of, formula_table, monkeypatch
 ):
     """A table in which fewer parameters take longer: few of both at once there are none."""
@@ -303,7 +303,7 @@ REFUSED += ["10%..90%x0", "10%..90%x99999", f"1..2x{'9' * 40}", "90%..10%x9", "5
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_no_bound_is_refused_before_anything_is_derived(text, run):
+def test_a_text_that_is_no_bound_is_refused_before_anything_is_derived(text, run):
     before = sorted(path.name for path in run.iterdir())
     with pytest.raises(ConfigError) as error:
         derive_family(run, ["30%", text])
@@ -311,11 +311,11 @@ def test_what_is_no_bound_is_refused_before_anything_is_derived(text, run):
     assert sorted(path.name for path in run.iterdir()) == before
 
 
-def test_what_a_family_waits_for_is_reported(run):
-    told = []
-    derive_family(run, ["20%", "100%"], report=lambda *call: told.append(call))
-    assert told[:2] == [("deriving 1 of 2", 0, 0), ("deriving 2 of 2", 0, 0)]
-    assert told[2:] == [("scoring the derived networks", done, 2) for done in range(3)]
+def test_each_derivation_and_scoring_of_a_family_is_reported(run):
+    reports = []
+    derive_family(run, ["20%", "100%"], report=lambda *call: reports.append(call))
+    assert reports[:2] == [("deriving 1 of 2", 0, 0), ("deriving 2 of 2", 0, 0)]
+    assert reports[2:] == [("scoring the derived networks", done, 2) for done in range(3)]
 
 
 def test_the_number_of_bounds_and_the_length_of_a_message_are_limited():
@@ -328,7 +328,7 @@ def test_the_number_of_bounds_and_the_length_of_a_message_are_limited():
     assert len(str(error.value)) < 300
 
 
-def test_scores_elsewhere_are_without_the_gpus_precision(run):
+def test_scores_on_a_cpu_do_not_use_the_amp_of_a_gpu_run(run):
     """A run on a GPU with bf16, scored on the CPU: its own config stays, and no amp is used."""
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["run"] |= {"device": "cuda", "amp": "bf16"}

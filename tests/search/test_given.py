@@ -1,4 +1,4 @@
-"""A search is given as a file, a dictionary or a model, and its latency tables as files or objects: all the same."""
+"""Tests that a search is the same from a file, a dictionary or a model, with tables as files or as objects."""
 
 from __future__ import annotations
 

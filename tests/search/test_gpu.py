@@ -56,13 +56,13 @@ def made_up_batch(size: int = 8, count: int = 8) -> Batch:
 @pytest.fixture
 def read(monkeypatch) -> list[str]:
     """Each way in which a number of a tensor has been read on the host."""
-    found: list[str] = []
+    reads: list[str] = []
     for name in ("item", "__float__", "__int__", "__bool__", "__index__", "tolist", "nonzero", "cpu", "numpy"):
         original = getattr(torch.Tensor, name)
         monkeypatch.setattr(
-            torch.Tensor, name, lambda self, *a, name=name, original=original: found.append(name) or original(self, *a)
+            torch.Tensor, name, lambda self, *a, name=name, original=original: reads.append(name) or original(self, *a)
         )
-    return found
+    return reads
 
 
 @pytest.mark.parametrize("amp", ["none", "bf16"])
@@ -173,9 +173,9 @@ def test_on_a_gpu_an_evaluation_is_that_of_the_cpu(space, amp):
     recalibrate_bn(network, (batch.images for batch in batches))
     expected = evaluate(network, batches, CPU, RunConfig())
     device = torch.device("cuda", 0)
-    found = evaluate(network.to(device), batches, device, RunConfig(device="cuda", amp=amp))
-    assert found.loss == pytest.approx(expected.loss, rel=0.05 if amp == "bf16" else 1e-3)
-    assert found.top1 == pytest.approx(expected.top1, abs=5.0)
+    evaluation = evaluate(network.to(device), batches, device, RunConfig(device="cuda", amp=amp))
+    assert evaluation.loss == pytest.approx(expected.loss, rel=0.05 if amp == "bf16" else 1e-3)
+    assert evaluation.top1 == pytest.approx(expected.top1, abs=5.0)
 
 
 @needs(NEEDS_GPU)
@@ -212,9 +212,9 @@ def reduced(rank: int, folder: Path) -> None:
     local = torch.autograd.grad(net(half).square().mean(), list(net.parameters()))
     with reduce_gradients(list(net.parameters()), group):
         net(half).square().mean().backward()
-    found = [p.grad.cpu() for p in net.parameters()]
+    means = [p.grad.cpu() for p in net.parameters()]
     torch.save(
-        {"local": [g.cpu() for g in local], "mean": found, "largest": group.largest(rank)()}, folder / f"{rank}.pt"
+        {"local": [g.cpu() for g in local], "mean": means, "largest": group.largest(rank)()}, folder / f"{rank}.pt"
     )
     group.barrier()
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The architecture step: exact Jacobians, equality of modes, and what must stay untouched."""
+"""Tests the architecture step: exact Jacobians, equality of modes, and the values that must not change."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ class QuadraticLoss:
 def test_second_order_is_the_exact_gradient_in_expectation_where_the_loss_is_quadratic():
     loss = QuadraticLoss()
     p = loss.alpha.probabilities()
-    found, d_p = loss.expectation(p, lambda d_gates, active: second_order(d_gates, p, active))
+    estimated, d_p = loss.expectation(p, lambda d_gates, active: second_order(d_gates, p, active))
     exact = softmax_jacobian(d_p * loss.mask, p)
-    torch.testing.assert_close(found, exact, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(estimated, exact, rtol=1e-10, atol=1e-12)
     first, _ = loss.expectation(p, lambda d_gates, active: softmax_jacobian(d_gates, p))
     assert (first - exact).abs().max() > 0.01 * exact.abs().max()  # what second_order is for
 
@@ -94,9 +94,9 @@ def test_second_order_of_a_pair_is_exact_in_expectation_over_which_of_them_runs(
     def estimate(d_gates, active):
         return second_order_pair(d_gates, replace(drawn, paths=tuple(active.tolist())))
 
-    found, d_q = loss.expectation(q, estimate)
-    torch.testing.assert_close(found, softmax_jacobian(d_q, q), rtol=1e-10, atol=1e-12)
-    assert not (found * (q == 0)).any()
+    estimated, d_q = loss.expectation(q, estimate)
+    torch.testing.assert_close(estimated, softmax_jacobian(d_q, q), rtol=1e-10, atol=1e-12)
+    assert not (estimated * (q == 0)).any()
 
 
 def test_second_order_equals_reinmaxs_formula(space):
@@ -164,14 +164,14 @@ def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alon
 
 @pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
 def test_under_projection_a_step_is_that_of_ce_alone(space, make_cost, make_limit, mode):
-    found = []
+    ended = []
     for limits, loss in (([make_limit(make_cost(space, 0), 0.3)], Projection()), ([], AddLinear())):
         fixture = Fixture(space, random_values(space))
         done = fixture.step(mode, limits, loss)
         assert done.limits_gradient == 0
-        found.append((done.ce, done.ce_gradient, fixture.alpha.values.tolist()))
-    assert found[0] == found[1]
-    assert found[0][2] != random_values(space).tolist()
+        ended.append((done.ce, done.ce_gradient, fixture.alpha.values.tolist()))
+    assert ended[0] == ended[1]
+    assert ended[0][2] != random_values(space).tolist()
 
 
 def test_full_equals_full_v2(space, make_cost, make_limit):
@@ -186,7 +186,7 @@ def test_full_equals_full_v2(space, make_cost, make_limit):
 
 
 @pytest.mark.parametrize("mode", ["full", "full_v2"])
-def test_without_ce_the_full_modes_follow_autograds_gradient_of_expected_cost(space, make_cost, make_limit, mode):
+def test_without_ce_the_full_modes_step_along_autograds_gradient_of_expected_cost(space, make_cost, make_limit, mode):
     limit = make_limit(make_cost(space, 0), 0.3)
     fixture = Fixture(space, random_values(space))
     reference = fixture.alpha.values.double().requires_grad_()
@@ -291,9 +291,9 @@ def test_networks_that_share_a_batch_learn_from_the_mean_loss_of_all_images(spac
     for i, paths in enumerate(networks):
         size = 10 // count + (i < 10 % count)
         part = slice(at, at + size)
-        found = twin(batch.images[part], paths)
-        torch.testing.assert_close(logits[part], found)
-        wanted = wanted + size / 10 * F.cross_entropy(found, labels[part], label_smoothing=0.1)
+        own = twin(batch.images[part], paths)
+        torch.testing.assert_close(logits[part], own)
+        wanted = wanted + size / 10 * F.cross_entropy(own, labels[part], label_smoothing=0.1)
         at += size
     wanted.backward()
     assert at == 10

@@ -1,4 +1,4 @@
-"""What random networks say of a search: rank, correlation and reliability, on made-up losses."""
+"""Tests the comparison with random networks on made-up losses: rank, correlation and reliability."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from search.judge import KNOWN, Judge, chance_error, judge, split_half, supernet_losses
+from search.judge import SIGNIFICANT, Judge, chance_error, judge, split_half, supernet_losses
 from search.limits.resolve import resolve
 from search.plan import Plan
 from search.scoring import open_parts
@@ -26,7 +26,7 @@ def judged(losses, alpha, networks, space):
 
 @pytest.fixture
 def networks():
-    """The first is the derived one."""
+    """21 networks, of which the first is the derived one."""
     rng = np.random.default_rng(0)
     return [tuple(int(i) for i in rng.integers((3, 3, 2, 3))) for _ in range(21)]
 
@@ -34,31 +34,31 @@ def networks():
 def test_an_alpha_that_is_minus_the_loss_has_a_correlation_of_one(networks, space):
     alpha = np.random.default_rng(1).normal(size=(4, 3))
     losses = -np.array([alpha[range(4), paths].sum() for paths in networks])[:, None] + np.zeros((1, 4))
-    found = judged(losses, alpha, networks, space)
-    assert found.tau == pytest.approx(1.0)
-    assert found.reliability == pytest.approx(1.0)
-    assert found.rank == 1 + int((losses[1:, 0] < losses[0, 0]).sum())
-    assert not found.notes
+    judgement = judged(losses, alpha, networks, space)
+    assert judgement.tau == pytest.approx(1.0)
+    assert judgement.reliability == pytest.approx(1.0)
+    assert judgement.rank == 1 + int((losses[1:, 0] < losses[0, 0]).sum())
+    assert not judgement.notes
 
 
-def test_an_alpha_that_knows_nothing_is_told_so(networks, space):
+def test_an_alpha_of_equal_probabilities_gets_a_note_that_it_ranks_by_chance(networks, space):
     rng = np.random.default_rng(2)
     losses = rng.normal(size=21)[:, None] + 0.01 * rng.normal(size=(21, 8))
-    found = judged(losses, np.zeros((4, 3)), networks, space)
-    assert found.tau == 0.0
-    assert len(found.notes) == 1
-    assert "alpha ranks random networks" in found.notes[0]
+    judgement = judged(losses, np.zeros((4, 3)), networks, space)
+    assert judgement.tau == 0.0
+    assert len(judgement.notes) == 1
+    assert "alpha ranks random networks" in judgement.notes[0]
 
 
-def test_a_supernet_that_ranks_nothing_is_told_so_and_alpha_is_not_blamed(networks, space):
+def test_if_the_supernet_ranks_by_chance_the_only_note_is_about_the_supernet(networks, space):
     losses = np.random.default_rng(3).normal(size=(21, 8))
-    found = judged(losses, np.zeros((4, 3)), networks, space)
-    assert found.reliability < KNOWN * found.error
-    assert len(found.notes) == 1
-    assert "the supernet does not rank" in found.notes[0]
+    judgement = judged(losses, np.zeros((4, 3)), networks, space)
+    assert judgement.reliability < SIGNIFICANT * judgement.error
+    assert len(judgement.notes) == 1
+    assert "the supernet does not rank" in judgement.notes[0]
 
 
-def test_the_error_by_chance_is_that_over_all_orders():
+def test_chance_error_is_the_standard_deviation_of_tau_over_all_orders():
     taus = [kendalltau(range(5), order).statistic for order in permutations(range(5))]
     assert chance_error(5) == pytest.approx(float(np.std(taus)), rel=1e-9)
 
@@ -69,7 +69,7 @@ def test_split_half_compares_disjoint_batches():
     assert split_half(losses[:, :1]) == 0.0
 
 
-def test_losses_are_of_the_same_images_for_every_network(space):
+def test_every_network_is_evaluated_on_the_same_images(space):
     config = search_file([{"metric": "macs", "at": "50%"}])
     _, validation = open_parts(config)
     net = Supernet(space)

@@ -259,8 +259,8 @@ def test_a_table_that_cannot_be_verified_says_what_to_do_instead(method, space, 
     table = make_table(space, path, device=CPU, method=method)
     if method == "whole_networks":
         entries = {key: entry.model_copy(update={"calibrated_ms": 1.0}) for key, entry in table.entries.items()}
-        found = Calibration.model_validate(calibration)
-        table.model_copy(update={"entries": entries, "calibration": found}).save(path)
+        validated = Calibration.model_validate(calibration)
+        table.model_copy(update={"entries": entries, "calibration": validated}).save(path)
     (note,) = resolved_with(make_search_file, path, {"device": "external"}).notes
     assert "comes from elsewhere and was never verified" in str(note)
     assert "time the derived network on the device" in str(note)
@@ -326,11 +326,11 @@ def test_interpolated_entries_are_used_and_noted(wide_space, space_of, tmp_path,
     assert "never verified" in unverified.text
     assert f"{len(made.missing(space))} entries are interpolated" in interpolated.text
     assert "leave-one-out error" in interpolated.text
-    found = resolved.limits[0].cost.table
+    entries = resolved.limits[0].cost.table
     column = MBCONVS.index("mbconv_k3_e2")
-    assert (found[:, column] > 0).all()
+    assert (entries[:, column] > 0).all()
     others = [i for i in range(len(MBCONVS)) if i != column]
-    assert found[:, others] == pytest.approx(full.table[:, others], rel=1e-5)
+    assert entries[:, others] == pytest.approx(full.table[:, others], rel=1e-5)
 
 
 def test_interpolation_does_not_hide_a_large_error(

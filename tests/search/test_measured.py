@@ -273,8 +273,8 @@ def test_argmax_meets_only_what_it_happens_to_meet(fine_space):
     limit = limit_at(fine_space, 0.2, fingerprint="another device")
     alpha = Alpha.of_space(fine_space, torch.as_tensor(limit.cost.table).float())
     for method, met in (("argmax", False), ("constrained", True)):
-        found = derive_measured(alpha, fine_space, [limit], method)
-        assert (found.tries, found.met) == ((), met)
+        measured = derive_measured(alpha, fine_space, [limit], method)
+        assert (measured.tries, measured.met) == ((), met)
 
 
 def test_a_timed_limit_does_not_stand_for_the_others(fine_space):
@@ -283,10 +283,10 @@ def test_a_timed_limit_does_not_stand_for_the_others(fine_space):
     timer, _ = timer_with_error(here, 0.9)
     alpha = Alpha.of_space(fine_space, torch.as_tensor(here.cost.table).float())
     for limits, met in (([here], [True]), ([there, here], [False, True])):
-        found = derive_measured(alpha, fine_space, limits, "argmax", timer=timer)
-        assert len(found.tries) == 1
-        assert (verdicts(found), found.met) == (met, all(met))
-        assert [outcome.limit for outcome in found.outcomes if outcome.readings] == [here]
+        measured = derive_measured(alpha, fine_space, limits, "argmax", timer=timer)
+        assert len(measured.tries) == 1
+        assert (verdicts(measured), measured.met) == (met, all(met))
+        assert [outcome.limit for outcome in measured.outcomes if outcome.readings] == [here]
 
 
 def two_limits(space, *shares):
@@ -317,39 +317,39 @@ def test_every_table_of_this_machine_is_timed_and_corrected(fine_space, factors,
     limits = two_limits(fine_space, *shares)
     both = torch.as_tensor(limits[0].cost.table + limits[1].cost.table)  # both limits are felt
     alpha = Alpha.of_space(fine_space, both.float() * 9)
-    found = derive_measured(alpha, fine_space, limits, "constrained", timer=timer_of_two(limits, factors))
-    assert found.met
-    paths = found.derivation.paths
-    for limit, factor, outcome in zip(limits, factors, found.outcomes, strict=True):
+    measured = derive_measured(alpha, fine_space, limits, "constrained", timer=timer_of_two(limits, factors))
+    assert measured.met
+    paths = measured.derivation.paths
+    for limit, factor, outcome in zip(limits, factors, measured.outcomes, strict=True):
         assert outcome.limit is limit
         timing = outcome.readings[1].timing
         assert timing.median_ms == pytest.approx(factor * limit.cost.of(paths))
         assert timing.median_ms <= 1.02 * limit.bound
-    assert found.derivation.notes == ()
+    assert measured.derivation.notes == ()
 
 
 def test_a_limit_that_holds_keeps_its_bound_while_another_one_s_moves(fine_space):
     limits = two_limits(fine_space, 0.5, 0.9)
     alpha = Alpha.of_space(fine_space, torch.as_tensor(limits[0].cost.table).float() * 9)
-    found = derive_measured(alpha, fine_space, limits, "constrained", timer=timer_of_two(limits, (1.08, 0.5)))
-    assert found.met
-    assert asked(found, 1) == [limits[1].bound] * len(found.tries)
-    assert asked(found, 0)[1] < limits[0].bound
+    measured = derive_measured(alpha, fine_space, limits, "constrained", timer=timer_of_two(limits, (1.08, 0.5)))
+    assert measured.met
+    assert asked(measured, 1) == [limits[1].bound] * len(measured.tries)
+    assert asked(measured, 0)[1] < limits[0].bound
 
 
 def test_one_limit_s_disturbed_timing_keeps_no_other_from_being_corrected(fine_space):
     limits = two_limits(fine_space, 0.5, 0.5)
     timer = timer_of_two(limits, (1.08, 1.5), (1e-4, 0.3))
     alpha = Alpha.of_space(fine_space, torch.as_tensor(limits[0].cost.table).float() * 9)
-    found = derive_measured(
+    measured = derive_measured(
         alpha, fine_space, limits, "constrained",
         timer=timer,
     )  # fmt: skip
-    assert (found.met, verdicts(found)) == (None, [True, None])
-    assert set(asked(found, 1)) == {limits[1].bound}
-    assert asked(found)[0] > asked(found)[-1]
-    (note,) = found.derivation.notes
-    assert [outcome.note for outcome in found.outcomes] == ["", note]
+    assert (measured.met, verdicts(measured)) == (None, [True, None])
+    assert set(asked(measured, 1)) == {limits[1].bound}
+    assert asked(measured)[0] > asked(measured)[-1]
+    (note,) = measured.derivation.notes
+    assert [outcome.note for outcome in measured.outcomes] == ["", note]
     assert note.startswith("latency_other: other work on this machine disturbs the timing (2x noise is 40 %)")
 
 
@@ -414,7 +414,7 @@ def test_every_stage_of_the_closed_loop_is_reported(fine_space):
     """The first timing is disturbed, and the network too slow: timed again, derived again, timed, confirmed."""
     limit = limit_at(fine_space, 0.5)
     plain, calls = timer_with_error(limit, 1.08)
-    told = []
+    reports = []
 
     def timer(architectures, measure, progress):
         progress(0, 30)
@@ -424,8 +424,8 @@ def test_every_stage_of_the_closed_loop_is_reported(fine_space):
     alpha = random_alpha(fine_space)
     derive_measured(
         alpha, fine_space, [limit], "constrained", 2, lambda paths: 1.0,
-        timer=timer, report=lambda *call: told.append(call))  # fmt: skip
-    assert told[:6] == [
+        timer=timer, report=lambda *call: reports.append(call))  # fmt: skip
+    assert reports[:6] == [
         ("deriving", 0, 0),
         ("deriving: scoring the candidates", 0, 2),
         ("deriving: scoring the candidates", 1, 2),
@@ -433,22 +433,22 @@ def test_every_stage_of_the_closed_loop_is_reported(fine_space):
         ("timing the derived network", 0, 30),
         ("timing the derived network, 2 of at most 5: the machine is busy", 0, 30),
     ]
-    assert told[6] == ("deriving again (2 of at most 5), with a corrected bound", 0, 0)
-    assert told[-1] == ("timing once more, to confirm", 0, 30)
+    assert reports[6] == ("deriving again (2 of at most 5), with a corrected bound", 0, 0)
+    assert reports[-1] == ("timing once more, to confirm", 0, 30)
 
 
 def test_a_drifting_machine_is_reported_during_the_timing(fine_space):
     limit = limit_at(fine_space, 0.5)
     plain, _ = timer_with_error(limit, 1.0, drift=1.4)
-    told = []
+    reports = []
 
     def timer(architectures, measure, progress):
         progress(0, 30)
         return plain(architectures, measure)
 
     clock = Clock.of(fine_space, limit.cost, MeasureConfig(), timer)
-    clock.timed(clock.reference, lambda *call: told.append(call[0]), "timing")
-    assert told[1] == "timing, 2 of at most 5: the machine takes 1.40 times as long as its table predicts"
+    clock.timed(clock.reference, lambda *call: reports.append(call[0]), "timing")
+    assert reports[1] == "timing, 2 of at most 5: the machine takes 1.40 times as long as its table predicts"
 
 
 def test_several_networks_are_timed_in_turn_with_one_reference(fine_space):

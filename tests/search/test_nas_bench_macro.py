@@ -29,10 +29,10 @@ def test_errors_are_of_seeds_since_their_targets_share_a_supernet():
         for seed, value in ((0, 80.0), (1, 90.0), (2, 100.0))
         for target in (45, 63)
     ]
-    found = summary(rows)
-    assert found["percentile"] == 90.0
-    assert found["percentile_error"] == pytest.approx(10 / 3**0.5)
-    assert found["gap_error"] == 0.0
+    figures = summary(rows)
+    assert figures["percentile"] == 90.0
+    assert figures["percentile_error"] == pytest.approx(10 / 3**0.5)
+    assert figures["gap_error"] == 0.0
     assert summary(rows[:2])["percentile_error"] is None
 
 

@@ -1,4 +1,4 @@
-"""Expected cost, loss forms, and the gradient of the whole loss."""
+"""Tests the expected cost, the loss forms, and the gradient of the whole loss."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_slopes_are_the_derivatives_of_the_loss_in_expected_cost_and_cross_entro
     assert loss.slopes(ce, [here]).ce == pytest.approx((up - down) / (2 * h), rel=1e-4)
 
 
-def test_a_higher_cost_is_never_rewarded_and_a_hinge_lets_a_met_limit_be(space, make_cost, make_limit):
+def test_a_higher_cost_is_never_rewarded_and_a_hinge_has_no_slope_below_its_bound(space, make_cost, make_limit):
     limit = make_limit(make_cost(space, 0), 0.5)
     for loss in LOSSES[:3]:
         assert loss.slopes(1.0, [at_share(limit, 1.1)]).limits[0] > 0
@@ -90,14 +90,14 @@ def test_alpha_gradient_is_autograds_gradient_of_the_whole_loss(space, make_cost
         value = ce + loss.weight * (c.clamp_min(0) if loss.form == "hinge" else c)
     (expected,) = torch.autograd.grad(value, [alpha])
     jacobian = partial(softmax_jacobian, p=p.detach())
-    found = alpha_gradient(jacobian(slopes), ce.item(), p.detach(), Objective([limit], loss), jacobian).gradient
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    computed = alpha_gradient(jacobian(slopes), ce.item(), p.detach(), Objective([limit], loss), jacobian).gradient
+    torch.testing.assert_close(computed, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_under_projection_the_gradient_is_that_of_the_cross_entropy(space, make_cost, make_limit):
     limit, mask = make_limit(make_cost(space, 2), 0.4), torch.from_numpy(space.mask)
     p = Alpha.of_space(space, torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))).probabilities()
     from_ce = torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * mask
-    found = alpha_gradient(from_ce, 1.7, p, Objective([limit], Projection()), partial(softmax_jacobian, p=p))
-    assert torch.equal(found.gradient, from_ce)
-    assert (found.ce_norm, found.limits_norm) == (float(from_ce.norm()), 0.0)
+    computed = alpha_gradient(from_ce, 1.7, p, Objective([limit], Projection()), partial(softmax_jacobian, p=p))
+    assert torch.equal(computed.gradient, from_ce)
+    assert (computed.ce_norm, computed.limits_norm) == (float(from_ce.norm()), 0.0)

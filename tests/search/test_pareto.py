@@ -1,4 +1,4 @@
-"""The front is what remains after comparing everything with everything, and its picture is a picture."""
+"""Tests the front against a comparison of all pairs, and the file of its picture."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_the_front_of_a_whole_space_equals_brute_force(space, decimals):
     assert 0 < sum(kept) < len(points)
 
 
-def test_the_best_and_the_cheapest_are_on_it_and_twins_too():
+def test_the_best_the_cheapest_and_equal_points_are_on_the_front():
     points = [Point("a", 1, 50), Point("b", 2, 50), Point("c", 3, 70), Point("d", 3, 70), Point("e", 3, 60)]
     assert on_front(points) == [True, False, True, True, False]
     assert on_front([]) == []
 
 
-def test_a_panel_each_in_one_png(tmp_path):
+def test_several_panels_are_written_into_one_png(tmp_path):
     path = tmp_path / "p.png"
     points = (Point("10%", 1.0, 50.0), Point("20%, 30%", 2.0, 60.0), Point("40%", 3.0, 55.0))
     draw_fronts(path, [Panel("one", "ms", points)])

@@ -43,7 +43,7 @@ def bounds(space):
 @pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
 def test_every_edge_keeps_exactly_the_candidates_below_the_bound(stages, make_tiny_config, make_search_file):
     space = space_with(stages, make_tiny_config)
-    told = 0
+    checked_bounds = 0
     for bound in bounds(space):
         config = make_search_file([limit_of(bound)], make_tiny_config(stages=stages))
         expected = [
@@ -63,8 +63,8 @@ def test_every_edge_keeps_exactly_the_candidates_below_the_bound(stages, make_ti
             if (gone := tuple(n for n in edge.candidates if n not in names))
         }
         SpaceConfig.model_validate(left.space.model_dump())  # it could have been written in YAML
-        told += bool(peak.removed)
-    assert told
+        checked_bounds += bool(peak.removed)
+    assert checked_bounds
 
 
 def limit_of(bound):

@@ -1,4 +1,4 @@
-"""When what is due in a search: by step numbers alone."""
+"""Tests the schedule of a search by its step numbers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_learning_rate_of_the_warm_ups_own_makes_two_cosines_as_published(make
         assert phase == sorted(phase, reverse=True)
 
 
-def test_adamw_comes_to_the_cosine_in_a_straight_line(make_plan):
+def test_the_learning_rate_of_adamw_rises_to_the_cosine_in_a_straight_line(make_plan):
     """Over 2 % of 300 steps, so in 6."""
     adamw = make_plan(optimizer="adamw", epochs=20, warmup_epochs=10)
     cosine = rates(make_plan(epochs=20, warmup_epochs=10))
@@ -67,15 +67,15 @@ def test_adamw_comes_to_the_cosine_in_a_straight_line(make_plan):
     assert (rates(two)[0], rates(two)[100]) == (pytest.approx(0.05), 0.1)
 
 
-def test_alpha_rests_in_the_warm_up(plan):
+def test_the_learning_rate_of_alpha_is_zero_in_the_warm_up(plan):
     assert [plan.arch_lr(step) for step in (0, 9, 10, 29)] == [0, 0, 0.02, 0.02]
 
 
-def test_progress_is_of_the_search_alone(plan):
+def test_progress_is_counted_without_the_warm_up(plan):
     assert [plan.progress(step) for step in (0, 10, 20, 30)] == [0, 0, 0.5, 1]
 
 
-def test_the_regression_alone_has_final_steps_and_trains_every_candidate_alike(make_plan):
+def test_only_regression_has_final_steps_and_balanced_paths_throughout(make_plan):
     plan = make_plan(regression={"final_steps": 7})
     assert (plan.final_steps, plan.alpha_draws) == (7, False)
     for update in ("full", "full_v2", "two_path", "reinforce"):

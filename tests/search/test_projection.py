@@ -1,4 +1,4 @@
-"""The projection onto limits: the nearest distribution that meets them, and that it meets them exactly."""
+"""Tests that the projection onto limits is the nearest distribution that meets them, and meets them exactly."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def mobile_like_cost(seed: int, spread: float = 1.0) -> Cost:
 
 
 def errors(p, limits):
-    """E / T - 1 of each limit."""
+    """Returns E / T - 1 of each limit."""
     return [float(expected_cost(p, limit.cost)) / limit.bound - 1 for limit in limits]
 
 
 def divergence(q, p):
-    """KL(q || p) in nats."""
+    """Returns KL(q || p) in nats."""
     return float(torch.special.xlogy(q, q / p.clamp_min(1e-300)).sum())
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kinds", [(True,), (False,), (True, False), (True, True)], ids=str)
 def test_the_projection_is_the_minimum_that_a_general_solver_finds(space, make_cost, make_limit, seed, kinds):
-    """SLSQP minimises KL over all entries of q, which knows nothing of tilts."""
+    """SLSQP minimises KL over all entries of q, without the form of a tilt."""
     limits = [make_limit(make_cost(space, 10 * seed + k), (0.35, 0.5)[k], at=at) for k, at in enumerate(kinds)]
     alpha = random_alpha(space.mask, seed)
     p, real = alpha.probabilities(), space.mask
@@ -63,15 +63,15 @@ def test_the_projection_is_the_minimum_that_a_general_solver_finds(space, make_c
                 "jac": lambda q, F=F: -F,
             }
         )
-    found = minimize(
+    solution = minimize(
         lambda q: float(np.sum(q * (np.log(q) - log_p))), np.full(len(edge), 0.3), bounds=[(1e-12, 1)] * len(edge),
         jac=lambda q: np.log(q) - log_p + 1, constraints=constraints, method="SLSQP",
         options={"ftol": 1e-14, "maxiter": 1000},
     )  # fmt: skip
-    assert found.success
+    assert solution.success
     q = Projector(limits)(alpha).alpha.probabilities()
-    np.testing.assert_allclose(q.numpy()[real], found.x, atol=2e-6)
-    assert divergence(q, p) == pytest.approx(found.fun, abs=1e-9)
+    np.testing.assert_allclose(q.numpy()[real], solution.x, atol=2e-6)
+    assert divergence(q, p) == pytest.approx(solution.fun, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -103,9 +103,9 @@ def test_expected_cost_is_exactly_the_bound_whatever_alpha_and_bound(make_limit,
         low, high = cost.reachable
         for share in SHARES:
             limit = make_limit(cost, share)
-            found = Projector([limit])(random_alpha(cost.mask, seed, scale)).alpha
-            assert errors(found.probabilities(), [limit]) == pytest.approx([0], abs=1e-9), (seed, share)
-            rounded = float(expected_cost(found.with_values(found.values.float()).probabilities(), cost))
+            projected = Projector([limit])(random_alpha(cost.mask, seed, scale)).alpha
+            assert errors(projected.probabilities(), [limit]) == pytest.approx([0], abs=1e-9), (seed, share)
+            rounded = float(expected_cost(projected.with_values(projected.values.float()).probabilities(), cost))
             assert abs(rounded - limit.bound) <= 1e-7 * (high - low), (seed, share)
 
 
@@ -126,9 +126,9 @@ def test_several_limits_are_met_together(make_limit, scale, spread):
         kinds = [seed % 3 > 0, False, False, seed % 5 == 0]
         limits = [make_limit(cost, rng.uniform(0.3, 0.6), at=at) for cost, at in zip(costs, kinds, strict=True)]
         projector = Projector(limits)
-        found = projector(random_alpha(first.mask, seed, scale))
-        q = found.alpha.probabilities()
-        for limit, error, pressure in zip(limits, errors(q, limits), found.pressures, strict=True):
+        projected = projector(random_alpha(first.mask, seed, scale))
+        q = projected.alpha.probabilities()
+        for limit, error, pressure in zip(limits, errors(q, limits), projected.pressures, strict=True):
             if pressure != 0 or (limit.kind == "at" and not projector.loosened):
                 assert error == pytest.approx(0, abs=1e-9), seed
                 pressing += limit.kind == "below"
@@ -139,7 +139,7 @@ def test_several_limits_are_met_together(make_limit, scale, spread):
     assert min(pressing, resting) > 0
 
 
-def test_a_limit_that_holds_is_not_pressed(space, make_cost, make_limit):
+def test_a_limit_that_is_met_has_no_pressure(space, make_cost, make_limit):
     """`below` at 90 % leaves an alpha at 50 % as it is; `at` raises it, with a pressure below 0."""
     cost = make_cost(space, 0)
     alpha = Projector([make_limit(cost, 0.5)])(random_alpha(space.mask, 1)).alpha
@@ -150,16 +150,16 @@ def test_a_limit_that_holds_is_not_pressed(space, make_cost, make_limit):
     assert Projector([make_limit(cost, 0.3, at=False)])(alpha).pressures[0] > 0
 
 
-def test_the_pressure_is_what_a_cost_of_the_whole_bound_takes_from_the_log_odds(space, make_cost, make_limit):
+def test_the_pressure_is_the_fall_of_the_log_odds_of_a_cost_of_the_whole_bound(space, make_cost, make_limit):
     alpha = random_alpha(space.mask, 2)
     limits = [make_limit(make_cost(space, 0), 0.4), make_limit(make_cost(space, 1), 0.5)]
-    found = Projector(limits)(alpha)
+    projected = Projector(limits)(alpha)
     shift = sum(
         pressure * torch.from_numpy(limit.cost.table) / limit.bound
-        for pressure, limit in zip(found.pressures, limits, strict=True)
+        for pressure, limit in zip(projected.pressures, limits, strict=True)
     )
     torch.testing.assert_close(
-        found.alpha.probabilities(), alpha.with_values(alpha.values - shift).probabilities(), rtol=1e-9, atol=1e-12
+        projected.alpha.probabilities(), alpha.with_values(alpha.values - shift).probabilities(), rtol=1e-9, atol=1e-12
     )
 
 
@@ -184,7 +184,7 @@ def test_projecting_twice_changes_nothing(make_limit, scale):
 
 
 @pytest.mark.parametrize("multiple", [-3.0, 0.1, 20.0])
-def test_what_the_cost_adds_to_alpha_does_not_matter(space, make_cost, make_limit, multiple):
+def test_adding_a_multiple_of_the_cost_to_alpha_does_not_change_its_projection(space, make_cost, make_limit, multiple):
     """alpha and alpha + a F have the same projection onto E = T: the limit's own direction is free."""
     cost = make_cost(space, 0)
     projector, alpha = Projector([make_limit(cost, 0.45)]), random_alpha(space.mask, 5)
@@ -196,10 +196,13 @@ def test_what_the_cost_adds_to_alpha_does_not_matter(space, make_cost, make_limi
 
 
 def test_padding_stays_finite_and_edges_are_normalised(space, make_cost, make_limit):
-    found = Projector([make_limit(make_cost(space, 0), 0.5)])(random_alpha(space.mask, 0)).alpha
-    assert (found.values[~found.mask] == 0).all()
+    projected = Projector([make_limit(make_cost(space, 0), 0.5)])(random_alpha(space.mask, 0)).alpha
+    assert (projected.values[~projected.mask] == 0).all()
     torch.testing.assert_close(
-        found.values.masked_fill(~found.mask, -torch.inf).logsumexp(dim=1), torch.zeros(4).double(), rtol=0, atol=1e-12
+        projected.values.masked_fill(~projected.mask, -torch.inf).logsumexp(dim=1),
+        torch.zeros(4).double(),
+        rtol=0,
+        atol=1e-12,
     )
 
 
@@ -210,8 +213,8 @@ def test_a_worst_case_is_at_its_bound_on_one_device_and_above_it_on_none(space, 
     devices = tuple(make_cost(space, 10 * seed + k) for k in range(3))
     alpha = random_alpha(space.mask, seed, 2.0)
     limit = make_limit(WorstCase(devices), share)
-    found = Projector([limit])(alpha)
-    p, q = alpha.probabilities(), found.alpha.probabilities()
+    projected = Projector([limit])(alpha)
+    p, q = alpha.probabilities(), projected.alpha.probabilities()
     assert errors(q, [limit]) == pytest.approx([0], abs=1e-9)
     assert all(float(expected_cost(q, device)) <= limit.bound * (1 + 1e-9) for device in devices)
     others = []
@@ -221,7 +224,7 @@ def test_a_worst_case_is_at_its_bound_on_one_device_and_above_it_on_none(space, 
         if targets_of(wanted):
             others.append(divergence(Projector(wanted)(alpha).alpha.probabilities(), p))
     assert divergence(q, p) == pytest.approx(min(others), rel=1e-9)
-    assert len(found.pressures) == 1
+    assert len(projected.pressures) == 1
 
 
 def test_the_pressure_of_a_worst_case_is_the_sum_of_its_members(space, make_cost, make_limit):
@@ -271,21 +274,21 @@ def test_equal_costs_may_have_bounds_that_differ_by_rounding_alone(space, make_c
     cost = make_cost(space, 0)
     limit = make_limit(cost, 0.5)
     limits = [limit, replace(limit, bound=limit.bound * (1 + 1e-13))]
-    found = Projector(limits)(random_alpha(space.mask, 0, scale))
-    assert errors(found.alpha.probabilities(), limits) == pytest.approx([0, 0], abs=1e-9)
-    assert found.alpha.values.float().isfinite().all()
+    projected = Projector(limits)(random_alpha(space.mask, 0, scale))
+    assert errors(projected.alpha.probabilities(), limits) == pytest.approx([0, 0], abs=1e-9)
+    assert projected.alpha.values.float().isfinite().all()
     assert Projector([limit, replace(limit, bound=limit.bound * (1 + 1e-9))]).loosened
 
 
-def test_a_cost_that_no_choice_changes_presses_nothing(space, make_limit):
+def test_a_cost_that_no_choice_changes_leaves_alpha_as_it_is(space, make_limit):
     flat = Cost(1.0, np.where(space.mask, 2.0, 0.0), space.mask)
     alpha = random_alpha(space.mask, 0)
-    found = Projector([make_limit(flat, 0.5)])(alpha)
-    torch.testing.assert_close(found.alpha.probabilities(), alpha.probabilities())
-    assert found.pressures == (0.0,)
+    projected = Projector([make_limit(flat, 0.5)])(alpha)
+    torch.testing.assert_close(projected.alpha.probabilities(), alpha.probabilities())
+    assert projected.pressures == (0.0,)
 
 
-def test_a_target_is_asked_of_each_member(space, make_cost, make_limit):
+def test_each_member_of_a_worst_case_has_a_target(space, make_cost, make_limit):
     """A tuple of targets for each way of meeting the limits, in the order of limits and members."""
     one, two, three = (make_cost(space, k) for k in range(3))
     limits = [make_limit(WorstCase((one, two)), 0.6), make_limit(three, 0.9, at=False)]

@@ -24,19 +24,19 @@ def band():
 
 
 def test_a_band_holds_the_networks_just_below_the_target(band):
-    found, costs, accuracy = band
-    assert found.indices.tolist() == [1, 2, 3]
-    assert all(BAND * 10 <= costs[i] <= 10 for i in found.indices)
-    assert found.accuracies.tolist() == accuracy[found.indices].tolist()
-    assert found.middle(costs) == 3
+    own_band, costs, accuracy = band
+    assert own_band.indices.tolist() == [1, 2, 3]
+    assert all(BAND * 10 <= costs[i] <= 10 for i in own_band.indices)
+    assert own_band.accuracies.tolist() == accuracy[own_band.indices].tolist()
+    assert own_band.middle(costs) == 3
 
 
 def test_percentile_and_gap_are_0_and_1_where_they_should_be(band):
-    found, _, accuracy = band
-    assert [found.percentile(i, accuracy[i]) for i in (1, 2, 3)] == [0, 50, 100]
-    assert found.percentile(6, 96.0) == 100  # outside the band all of its networks are others
-    assert found.gap(90.0) == 0
-    assert found.gap(80.0) == pytest.approx(1)  # the mean of 70, 80 and 90
+    own_band, _, accuracy = band
+    assert [own_band.percentile(i, accuracy[i]) for i in (1, 2, 3)] == [0, 50, 100]
+    assert own_band.percentile(6, 96.0) == 100  # outside the band all of its networks are others
+    assert own_band.gap(90.0) == 0
+    assert own_band.gap(80.0) == pytest.approx(1)  # the mean of 70, 80 and 90
     tied = Band(10.0, np.array([0, 1, 2]), np.array([50.0, 50.0, 40.0]))
     assert tied.percentile(0, 50.0) == 75  # better than one, equal to one
 

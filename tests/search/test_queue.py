@@ -1,4 +1,4 @@
-"""Which job runs where and when, on made-up processes; and what signals do to real ones."""
+"""Tests where and when jobs run, on made-up processes, and the effect of signals on real ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _MadeUpProcess:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_two_gpus_never_hold_two_jobs_and_are_never_idle_in_vain(seed):
+def test_a_gpu_never_holds_two_jobs_and_is_never_idle_while_one_waits(seed):
     rng = random.Random(seed)
     jobs = [MadeUpJob(str(i), "cuda", rng.randint(1, 9), rng.choice([0, 1, 3])) for i in range(12)]
     clock = Clockwork()

@@ -1,4 +1,4 @@
-"""alpha by regression: ridge, marginal likelihood, forgetting, and what it has in common with REINFORCE."""
+"""Tests alpha by regression: ridge, marginal likelihood, fading, and its relation to REINFORCE."""
 
 from __future__ import annotations
 
@@ -47,24 +47,25 @@ def evidence_of(effects, batches, noise, seed=1, shift=5.0):
 
 
 def test_effects_are_recovered_whatever_batches_add(effects):
-    found = fit(evidence_of(effects, 200, 0.1), MASK)
-    assert float((found.mean - effects).abs().max()) < 0.05
-    assert found.noise == pytest.approx(0.1, rel=0.1)
-    assert (found.mean[~MASK] == 0).all()
+    estimated = fit(evidence_of(effects, 200, 0.1), MASK)
+    assert float((estimated.mean - effects).abs().max()) < 0.05
+    assert estimated.noise == pytest.approx(0.1, rel=0.1)
+    assert (estimated.mean[~MASK] == 0).all()
 
 
 def test_the_error_is_that_of_differences_over_repetitions(effects):
     """The root mean square of (estimated - true difference), over 200 sets of evaluations."""
-    misses, told = [], []
+    misses, predicted = [], []
     for seed in range(200):
-        found = fit(evidence_of(effects, 10, 0.5, seed), MASK)
-        told.append(found.error**2)
+        estimated = fit(evidence_of(effects, 10, 0.5, seed), MASK)
+        predicted.append(estimated.error**2)
         for e, n in enumerate(COUNTS):
             for i in range(n):
                 misses += [
-                    float(found.mean[e, i] - found.mean[e, j] - effects[e, i] + effects[e, j]) ** 2 for j in range(i)
+                    float(estimated.mean[e, i] - estimated.mean[e, j] - effects[e, i] + effects[e, j]) ** 2
+                    for j in range(i)
                 ]
-    assert np.mean(misses) == pytest.approx(np.mean(told), rel=0.15)
+    assert np.mean(misses) == pytest.approx(np.mean(predicted), rel=0.15)
 
 
 def test_variances_maximise_the_marginal_likelihood_of_centred_losses(effects):
@@ -84,30 +85,30 @@ def test_variances_maximise_the_marginal_likelihood_of_centred_losses(effects):
     def log_likelihood(a, d):
         return multivariate_normal.logpdf(y, cov=a**2 * X @ X.T + d**2 * np.eye(len(y)))
 
-    found = fit(evidence, MASK)
-    best = log_likelihood(found.effect, found.noise)
+    estimated = fit(evidence, MASK)
+    best = log_likelihood(estimated.effect, estimated.noise)
     for a, d in product((0.8, 0.95, 1.0, 1.05, 1.25), repeat=2):
-        assert log_likelihood(a * found.effect, d * found.noise) <= best + 1e-6
+        assert log_likelihood(a * estimated.effect, d * estimated.noise) <= best + 1e-6
 
 
 def test_the_mean_is_the_ridge_regression_of_its_own_ratio(effects):
     evidence = evidence_of(effects, 5, 0.3)
-    found = fit(evidence, MASK)
-    ridge = found.noise**2 / found.effect**2
+    estimated = fit(evidence, MASK)
+    ridge = estimated.noise**2 / estimated.effect**2
     plain = torch.linalg.solve(evidence.squares + ridge * torch.eye(EDGES * CANDIDATES), evidence.products)
     plain = plain.reshape(MASK.shape)
     plain = torch.where(MASK, plain - (plain * MASK).sum(1, keepdim=True) / MASK.sum(1, keepdim=True), 0.0)
-    torch.testing.assert_close(found.mean, plain, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(estimated.mean, plain, rtol=1e-6, atol=1e-9)
 
 
 def test_noise_alone_gives_no_effects():
     """alpha keeps equal probabilities, within what 300 networks can feign."""
-    found = fit(evidence_of(torch.zeros(MASK.shape, dtype=torch.float64), 50, 1.0), MASK)
-    assert float(found.alpha().abs().max()) < 3.0
-    assert found.effect < 0.1
+    estimated = fit(evidence_of(torch.zeros(MASK.shape, dtype=torch.float64), 50, 1.0), MASK)
+    assert float(estimated.alpha().abs().max()) < 3.0
+    assert estimated.effect < 0.1
 
 
-def test_one_batch_of_equal_losses_gives_none():
+def test_one_batch_of_equal_losses_gives_no_effects():
     evidence = Evidence.none(EDGES, CANDIDATES).with_batch(
         drawn(4, np.random.default_rng(0)), torch.ones(4).double(), 3
     )
@@ -132,7 +133,7 @@ def test_fading_equals_weights(effects):
     assert faded.freedom == pytest.approx(3 * 1.75)
 
 
-def test_its_products_are_the_gradient_of_reinforce_in_expectation():
+def test_the_expected_products_are_the_gradient_of_reinforce():
     """With minus the loss for a reward, E over networks of `products` / (M - 1) is dE_p[L]/dalpha, whatever the losses.
 
     Both by enumeration: of all pairs of networks of a small space, and of all networks.
@@ -167,9 +168,9 @@ def test_a_step_evaluates_drawn_networks_and_leaves_the_supernet_alone(space):
             torch.Generator().manual_seed(0), nullcontext,
         )  # fmt: skip
 
-    found, again = step(), step()
-    assert found.ce == again.ce > 0
-    assert found.evidence.freedom == 4
+    once, again = step(), step()
+    assert once.ce == again.ce > 0
+    assert once.evidence.freedom == 4
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
 

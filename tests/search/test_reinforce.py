@@ -1,4 +1,4 @@
-"""REINFORCE: the estimator's mean over an enumerated space is the exact gradient."""
+"""Tests REINFORCE: the estimator's mean over an enumerated space is the exact gradient."""
 
 from __future__ import annotations
 
@@ -130,15 +130,15 @@ RETURNED = {
 }
 
 
-@pytest.mark.parametrize(("code", "found"), RETURNED.items())
-def test_a_reward_that_is_no_number_is_refused(tmp_path, code, found):
+@pytest.mark.parametrize(("code", "described"), RETURNED.items())
+def test_a_reward_that_is_no_number_is_refused(tmp_path, code, described):
     path = tmp_path / "own.py"
     path.write_text(f"import numpy as np\nimport torch\ndef f(sample):\n    return {code}\n")
     reward = user_reward(ReinforceConfig(reward=f"{path}:f"))
     with pytest.raises(UserError) as error:
         reward(None)
     assert str(error.value) == (
-        f"search.reinforce.reward: {path}:f returned {found}, expected a finite number; correct it"
+        f"search.reinforce.reward: {path}:f returned {described}, expected a finite number; correct it"
     )
 
 
@@ -204,6 +204,6 @@ def test_a_reward_decides_between_networks_while_the_projection_keeps_their_expe
     assert p[0, 0] > max(0.6, before + 0.2)
 
 
-def test_the_reward_is_the_accuracy_alone_where_the_limits_enter_by_themselves():
+def test_the_reward_is_the_accuracy_alone_if_the_limits_enter_by_projection():
     assert ReinforceConfig(limits="projection").weight_of_costs == 0
     assert ReinforceConfig().weight_of_costs == 0.1

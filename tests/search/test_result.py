@@ -1,4 +1,4 @@
-"""result.json says what the search itself returned."""
+"""Tests that result.json holds the values that the search returned."""
 
 from __future__ import annotations
 
@@ -45,25 +45,25 @@ def run(tmp_path, make_tiny_config, request):
     return tmp_path / "run", run_search(tmp_path / "search.yaml", tmp_path / "run")
 
 
-def test_it_holds_what_the_search_returned(run):
-    folder, found = run
+def test_result_json_holds_the_values_that_the_search_returned(run):
+    folder, returned = run
     result = load_result(folder)
-    paths, accuracy = found.architecture.paths, found.accuracy
+    paths, accuracy = returned.architecture.paths, returned.accuracy
     assert (result.top1, result.top5, result.loss) == (accuracy.top1, accuracy.top5, accuracy.loss)
     assert (result.images, result.seed, result.steps, result.resumed_at) == (32, 3, 12, 0)
     macs, params, peak = result.limits
-    assert [f.predicted for f in result.limits] == [limit.cost_of(paths) for limit in found.limits]
-    assert [f.predicted for f in result.limits] == [outcome.predicted for outcome in found.measured.outcomes]
-    assert (macs.at, macs.below, params.at) == (found.limits[0].bound, None, None)
-    assert [(f.name, f.kind, f.bound) for f in result.limits] == [(x.name, x.kind, x.bound) for x in found.limits]
-    assert found.limits[-1].name == "peak_activation_bytes"
+    assert [f.predicted for f in result.limits] == [limit.cost_of(paths) for limit in returned.limits]
+    assert [f.predicted for f in result.limits] == [outcome.predicted for outcome in returned.measured.outcomes]
+    assert (macs.at, macs.below, params.at) == (returned.limits[0].bound, None, None)
+    assert [(f.name, f.kind, f.bound) for f in result.limits] == [(x.name, x.kind, x.bound) for x in returned.limits]
+    assert returned.limits[-1].name == "peak_activation_bytes"
     assert peak.expected is None
     last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     curves = {tag: value for record in last for tag, value in record.items()}  # the last point of each
     assert macs.expected == curves["expected/macs"]
     assert params.expected == curves["expected/params"]
     assert (result.top1, result.loss) == (curves["derived/top1"], curves["derived/loss"])
-    judged = found.judged
+    judged = returned.judged
     assert result.judgement.model_dump() == judged.model_dump()
     assert 1 <= judged.rank <= judged.networks + 1
     assert result.macs == macs.predicted
@@ -72,22 +72,22 @@ def test_it_holds_what_the_search_returned(run):
     assert (result.tries, result.met) == (0, True)
 
 
-def test_the_timing_that_decided_and_its_confirmation_are_told_apart(space, make_cost, make_limit):
+def test_the_timing_that_decided_is_distinguished_from_its_confirmation(space, make_cost, make_limit):
     """The second of two limits was timed, three times."""
     alpha, limits = Alpha.of_space(space), [make_limit(make_cost(space, seed), 0.5) for seed in range(2)]
-    found = derive(alpha, limits, "constrained")
+    derivation = derive(alpha, limits, "constrained")
     timed = tuple(
         TimedLimit(limits[1], asked, Reading(predicted, Timing(median, noise, 3)))
         for asked, predicted, median, noise in ((9.0, 8.0, 7.0, 0.1), (6.0, 5.0, 4.0, 0.2), (5.0, 5.0, 3.0, 0.2))
     )
     readings = (timed[1].reading, Reading(5.0, Timing(4.5, 0.3, 3)))
     outcomes = (
-        LimitOutcome.predicted_only(limits[0], found.paths),
+        LimitOutcome.predicted_only(limits[0], derivation.paths),
         LimitOutcome(limits[1], 5.0, False, timed, readings),
     )
-    measured = MeasuredDerivation(found, outcomes, tuple(Try(found, (one,)) for one in timed), 1)
+    measured = MeasuredDerivation(derivation, outcomes, tuple(Try(derivation, (one,)) for one in timed), 1)
     accuracy = Evaluation(float("inf"), 50.0, 90.0, 8)
-    architecture = Architecture(space, found.paths, "a")
+    architecture = Architecture(space, derivation.paths, "a")
     result = result_of(
         architecture,
         alpha,

@@ -1,4 +1,4 @@
-"""Whole searches through the real door: killed and resumed, watched, derived from."""
+"""Tests whole searches through the real script: killed and resumed, watched, derived from."""
 
 from __future__ import annotations
 
@@ -165,10 +165,10 @@ def signalled_after(monkeypatch, due):
             signal.raise_signal(signal.SIGTERM)
 
     def architecture(self, state, batch, *, final=False):
-        found = update(self, state, batch, final=final)
+        updated = update(self, state, batch, final=final)
         if final and due(state, True):
             signal.raise_signal(signal.SIGTERM)
-        return found
+        return updated
 
     monkeypatch.setattr(loop.Search, "step", weights)
     monkeypatch.setattr(loop.ArchitectureUpdate, "step", architecture)
@@ -442,12 +442,12 @@ def test_weights_ruined_by_the_update_before_a_checkpoint_are_not_saved(config_f
     real, seen = loop.weights_step, []
 
     def ruining(net, *rest):
-        found = real(net, *rest)
+        returned = real(net, *rest)
         seen.append(1)
         if len(seen) == 9:
             with torch.no_grad():
                 net.stem.conv.weight[0] = float("inf")
-        return found
+        return returned
 
     monkeypatch.setattr(loop, "weights_step", ruining)
     with pytest.raises(UserError) as error:
@@ -535,7 +535,7 @@ def test_curves_begin_with_the_first_step(config_file, tmp_path):
     assert logged == {tag for tag in curves if not tag.startswith(("speed/", "final/"))}
 
 
-def test_alpha_rests_in_the_warm_up_and_moves_after_it(config_file, tmp_path):
+def test_alpha_stays_in_the_warm_up_and_moves_after_it(config_file, tmp_path):
     run_search(config_file, tmp_path / "run")
     entropies = {
         record["step"]: record["arch/entropy"] for record in metrics(tmp_path / "run") if "arch/entropy" in record
@@ -588,7 +588,7 @@ def test_a_family_is_derived_from_a_running_or_stopped_search(config_file, tmp_p
     assert (out / "architecture.json").read_bytes() == written
 
 
-def test_a_search_reports_what_it_waits_for_after_its_last_step(config_file, tmp_path, monkeypatch):
+def test_a_search_reports_each_stage_after_its_last_step(config_file, tmp_path, monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr("engine.progress.console", Console(file=out, width=80, force_terminal=False))
     run_search(config_file, tmp_path / "run")
@@ -652,7 +652,7 @@ def test_the_weights_are_trained_on_balanced_paths_to_the_end(config_file, tmp_p
     assert all(is_balanced(block, space) for block in blocks)
 
 
-def test_where_alpha_draws_the_paths_of_the_warm_up_alone_are_balanced(config_file, tmp_path, monkeypatch, space):
+def test_if_alpha_draws_the_paths_only_those_of_the_warm_up_are_balanced(config_file, tmp_path, monkeypatch, space):
     drawn = drawn_for_the_weights(monkeypatch)
     run_search(config_file, tmp_path / "run", overrides=updated_by("two_path"))
     networks = [paths for (paths,) in drawn]
@@ -661,9 +661,7 @@ def test_where_alpha_draws_the_paths_of_the_warm_up_alone_are_balanced(config_fi
     assert not all(is_balanced(block, space) for block in blocks[2:])
 
 
-def test_alpha_learns_on_images_as_an_evaluation_sees_them_and_scores_are_of_its_part(
-    config_file, tmp_path, monkeypatch
-):
+def test_alpha_learns_on_images_without_augmentation_and_scores_are_of_its_part(config_file, tmp_path, monkeypatch):
     import search.loop as loop
     import search.scoring as scoring
 

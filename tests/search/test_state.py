@@ -1,4 +1,4 @@
-"""The state of a search survives a checkpoint; its optimizer is torch's, as its loop computes it, on sampled paths."""
+"""Tests that a checkpoint restores the state of a search, and that its optimizer equals torch's on sampled paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ DEVICES = [
 
 
 def train(space, device, steps, make_optimizer):
-    """A supernet after as many weights steps on random paths, its optimizer. No step moves what it left out."""
+    """Returns a supernet after as many weights steps on random paths, and its optimizer. Checks that no step moves the
+    weights of paths that it did not run."""
     torch.manual_seed(0)
     # float64: AdamW takes whole steps along gradients that are rounding errors
     net = Supernet(space, seed=1).double().to(device=device, memory_format=torch.channels_last)
@@ -53,7 +54,7 @@ def train(space, device, steps, make_optimizer):
 
 
 def moments_of(optimizer, p):
-    """What an optimizer keeps of a parameter; of one without a step, zeros."""
+    """Returns the moments that an optimizer keeps for a parameter; zeros if it has made no step."""
     slots = ["exp_avg", "exp_avg_sq"] if isinstance(optimizer, torch.optim.AdamW) else ["momentum_buffer"]
     kept = [optimizer.state[p].get(slot) if p in optimizer.state else None for slot in slots]
     return [torch.zeros_like(p) if value is None else value.clone() for value in kept]
@@ -65,7 +66,7 @@ def moments_of(optimizer, p):
     [{"optimizer": "sgd"}, {"optimizer": "sgd", "momentum": 0.0}, {"optimizer": "adamw"}],
     ids=["nesterov", "sgd", "adamw"],
 )
-def test_the_optimizer_is_torchs_loop_over_sampled_paths(space, device, settings):
+def test_the_fused_optimizer_equals_torchs_loop_on_sampled_paths(space, device, settings):
     settings = SearchSettings(**settings, weight_decay=0.05)
 
     def loop(net):
@@ -90,7 +91,7 @@ def test_the_optimizer_is_torchs_loop_over_sampled_paths(space, device, settings
     assert (len(optimizer.state_dict()["state"]) > 0) == keeps
 
 
-def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file, monkeypatch):
+def test_a_checkpoint_holds_every_field_of_the_state(space, make_search_file, monkeypatch):
     """Every field that is no module or optimizer is set to another value, saved, and restored into a fresh state."""
     monkeypatch.setattr(Projection, "keeps_duals", True)  # as no form does today
     config = make_search_file([{"metric": "macs", "at": "50%"}])
@@ -104,7 +105,7 @@ def test_a_checkpoint_forgets_nothing_of_the_state(space, make_search_file, monk
         "step": 7,
         "arch_steps": 3,
         "settled": Settled(((0.5, 0.25, 0.25),) * 4, 5),
-        "told": {"skip": "collapsing"},
+        "warned": {"skip": "collapsing"},
         "gradients": [(0.5, 0.25)],
     }
     for name, value in changed.items():
@@ -146,8 +147,8 @@ def test_a_checkpoint_of_another_mode_is_refused_in_one_line(space, make_search_
     assert "\n" not in str(error.value)
 
 
-def test_a_checkpoint_of_an_earlier_version_with_a_published_loss_is_taken(space, make_search_file):
-    """It has multipliers, which such a loss never read, and none of the newer parts."""
+def test_a_checkpoint_of_an_earlier_version_with_a_published_loss_is_restored(space, make_search_file):
+    """Such a checkpoint has multipliers, which the loss never used, and lacks the newer parts."""
     state, fresh = (state_of(make_search_file, space, **HINGE) for _ in range(2))
     state.step = 3
     earlier = state.to_checkpoint() | {"duals": [{"multiplier": 0.0, "ce_norm": 0.0, "cost_norm": 0.0}]}
@@ -216,9 +217,7 @@ NAN = float("nan")
         (lambda c: c.pop("net"), "the checkpoint has no 'net'"),
     ],
 )  # fmt: skip
-def test_a_state_that_is_not_exactly_of_this_search_is_refused_and_leaves_the_other_as_it_was(
-    space, make_search_file, change, says
-):
+def test_a_state_that_does_not_fit_this_search_is_refused_and_changes_nothing(space, make_search_file, change, says):
     config = make_search_file([{"metric": "macs", "at": "50%"}])
     state, fresh = (SearchState.fresh(config, space, torch.device("cpu")) for _ in range(2))
     state.step, state.arch_steps, state.settled = 7, 3, Settled(((0.5, 0.25, 0.25),) * 4, 5)

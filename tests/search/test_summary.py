@@ -1,4 +1,4 @@
-"""What is said of a search that has ended without meeting its limits."""
+"""Tests the lines that are printed about a search, above all if it has ended without meeting its limits."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ended(space, make_cost, make_limit):
     return make
 
 
-def test_nothing_is_said_where_all_limits_are_met(ended):
+def test_no_line_is_printed_about_misses_if_all_limits_are_met(ended):
     assert misses(ended((True, True))) == []
 
 
@@ -53,7 +53,7 @@ def test_a_limit_that_was_predicted_to_be_missed_is_not_called_measured(ended):
     assert "measure" not in line
 
 
-def test_a_measured_miss_says_what_to_do(ended, capsys):
+def test_a_measured_miss_is_printed_with_what_to_do(ended, capsys):
     result = ended((False, True), [Timing(9.5, 0.01, 3)])
     (line,) = misses(result)
     assert "measured, it misses" in line
@@ -64,7 +64,7 @@ def test_a_measured_miss_says_what_to_do(ended, capsys):
     assert "noise 0.01 ms: not met" in printed
 
 
-def test_of_two_timed_limits_each_has_its_own_verdict(ended, capsys):
+def test_each_of_two_timed_limits_has_its_own_verdict(ended, capsys):
     """Limits of one metric are called by their tables; these have none, so both are numbered."""
     result = ended((False, None), [Timing(9.5, 0.01, 3), Timing(7.25, 3.0, 3)])
     missed, unsettled = misses(result)

@@ -1,4 +1,4 @@
-"""Sweeps of real searches: a failing one among good ones, a resume, Ctrl-C; and what is refused before the start."""
+"""Tests sweeps of real searches: a failing one among good ones, a resume, Ctrl-C, and refused settings."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_failing_search_does_not_stop_the_others(made):
     assert "error: " in (folder / "out" / "broken-seed5.log").read_text()
 
 
-def test_its_files(made):
+def test_the_files_of_a_sweep_hold_every_search(made):
     folder, sweep = made
     record = json.loads((folder / "out" / "sweep.json").read_text())
     assert record["format"] == "proxylessnas/sweep@1"
@@ -145,7 +145,7 @@ def test_a_folder_in_which_a_sweep_works_is_refused(folder, door):
     }
 
 
-def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_search, checkout, shell):
+def test_an_interrupted_and_resumed_sweep_ends_like_an_uninterrupted_one(tmp_path, tiny_search, checkout, shell):
     config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}]}
     config["search"] = config["search"] | {"epochs": 30, "regression": {"samples": 2, "final_steps": 2}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
@@ -162,9 +162,9 @@ def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_se
         assert time.monotonic() < deadline
         time.sleep(0.01)
     sweep.send_signal(signal.SIGTERM)
-    told, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 143, told
-    assert "interrupted; continue with --resume" in told
+    printed, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 143, printed
+    assert "interrupted; continue with --resume" in printed
     assert "is saved; continue with --resume" in (out / "a-seed0.log").read_text()
     rows = json.loads((out / "sweep.json").read_text())["searches"]
     assert [row["status"] for row in rows] == ["interrupted", "waiting"]
@@ -172,8 +172,8 @@ def test_interrupted_and_resumed_it_ends_like_one_that_was_not(tmp_path, tiny_se
     time.sleep(0.5)
     assert len(curves.read_text().splitlines()) == steps  # nobody writes any more
     resumed = start(out, "--resume")
-    told, _ = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, told
+    printed, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, printed
     again = [load_result(out / name) for name in ("a-seed0", "a-seed1")]
     assert [r.steps for r in again] == [120, 120]
     assert 0 < again[0].resumed_at < 120 == again[0].steps
@@ -207,7 +207,7 @@ def test_every_config_with_every_seed_has_its_folder_log_and_kind(configs):
     assert (own.name, own.kind, own.overrides) == ("gpu", "cpu", ("run.device=cpu", "run.seed=3"))
 
 
-def test_what_is_refused(configs):
+def test_a_sweep_that_cannot_run_is_refused(configs):
     out = configs / "out"
 
     def refused(*paths, **settings):
@@ -226,7 +226,7 @@ def test_what_is_refused(configs):
     assert refused("none.yaml").startswith(f"{configs / 'none.yaml'}: no such file")
 
 
-def test_a_search_on_a_gpu_sees_that_gpu_alone_and_the_cores_are_shared(configs, monkeypatch):
+def test_a_search_on_a_gpu_can_use_that_gpu_alone_and_the_cores_are_shared(configs, monkeypatch):
     """Four searches, two GPUs, no process: the environment that each would have had."""
     seen = []
 
@@ -254,7 +254,7 @@ def test_a_search_on_a_gpu_sees_that_gpu_alone_and_the_cores_are_shared(configs,
 
 
 @pytest.mark.skipif("torch" in sys.modules and sys.modules["torch"].cuda.is_available(), reason="the GPU would be used")
-def test_without_a_gpu_a_search_for_one_says_so_itself(tmp_path, tiny_search, environment):
+def test_without_a_gpu_a_search_that_needs_one_reports_it(tmp_path, tiny_search, environment):
     config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}], "run": {"device": "cuda"}}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
     (outcome,) = run_sweep([tmp_path / "a.yaml"], tmp_path / "out").outcomes
@@ -326,7 +326,7 @@ def test_only_comparable_searches_share_a_panel(space, tmp_path):
         (ConfigError("the key"), 2, True, ("failed", "the key")),
     ],
 )
-def test_how_a_process_has_ended(tmp_path, error, status, interrupted, expected):
+def test_the_status_of_a_process_gives_its_outcome(tmp_path, error, status, interrupted, expected):
     one = SweptSearch("a", tmp_path / "a.yaml", (), tmp_path)
     one.log.write_text("error: of an earlier attempt\n")
     if error:
@@ -338,7 +338,7 @@ def test_how_a_process_has_ended(tmp_path, error, status, interrupted, expected)
 @pytest.mark.parametrize(
     ("met", "status", "code"), [(True, "finished", 0), (False, "missed", 3), (None, "unsettled", 3)]
 )
-def test_how_a_search_has_ended(space, tmp_path, met, status, code):
+def test_the_result_of_a_search_gives_its_outcome(space, tmp_path, met, status, code):
     """null in result.json: the network was timed, and the timing proves nothing."""
     made_up = outcome_of(space, tmp_path, "a", 90.0)
     made_up.search.folder.mkdir()

@@ -1,4 +1,4 @@
-"""Terms of alpha's loss: entropy regularisation by finite differences, a user's own, what is refused."""
+"""Tests terms of alpha's loss: the entropy by finite differences, the user's own terms, and refused ones."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def test_the_entropy_is_that_of_the_curves_and_its_gradient_by_finite_difference
     term = entropy_term(EntropyConfig(start=0.3, end=-0.1))
     value, d_p = terms_gradient([term], alpha.probabilities(), 0.25)
     assert value == pytest.approx(-0.2 * float(alpha.entropy()), rel=1e-12)  # 0.3 + (-0.1 - 0.3) / 4
-    found = softmax_jacobian(d_p, alpha.probabilities())
+    gradient = softmax_jacobian(d_p, alpha.probabilities())
     for e, i in alpha.mask.nonzero().tolist():
         shift = torch.zeros_like(alpha.values)
         shift[e, i] = 1e-5
         up, down = (alpha.with_values(alpha.values + sign * shift).entropy() for sign in (1, -1))
         numeric = -0.2 * (up - down) / 2e-5
-        torch.testing.assert_close(found[e, i], numeric, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(gradient[e, i], numeric, rtol=1e-6, atol=1e-9)
 
 
-def test_terms_are_finite_where_a_probability_is_zero(space):
+def test_terms_are_finite_if_a_probability_is_zero(space):
     alpha = Alpha.of_space(space)
     alpha.values[:, 0] = 1e4
     _, d_p = terms_gradient([entropy_term(EntropyConfig(start=1.0))], alpha.probabilities(), 0.0)
@@ -179,7 +179,7 @@ def test_a_users_term_enters_with_its_weight(space, own, alpha):
         ("no_such_package.x:f", "cannot import 'no_such_package.x': ModuleNotFoundError"),
     ],
 )
-def test_what_is_refused_in_one_line(space, own, alpha, reference, message):
+def test_a_term_that_cannot_be_used_is_refused_in_one_line(space, own, alpha, reference, message):
     def use():
         terms = build_terms(None, [TermConfig(function=reference.format(own=own))], space)
         terms_gradient(terms, alpha.probabilities(), 0.0)

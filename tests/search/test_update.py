@@ -1,4 +1,4 @@
-"""An update of alpha: what moves in the state, and the projection that follows in every mode."""
+"""Tests an update of alpha: the changes of the state, and the projection that follows in every mode."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MACS, PARAMS = {"metric": "macs", "at": "40%"}, {"metric": "params", "below": "6
 
 @pytest.fixture
 def plan_of(make_search_file, tmp_path):
-    """plan_of(limits, **search): of a tiny space, under limits on MACs and parameters if it is not told others."""
+    """plan_of(limits, **search) returns the plan of a tiny space; by default the limits are on MACs and parameters."""
 
     def make(limits=(MACS, PARAMS), space: dict[str, object] | None = None, **search: object) -> Plan:
         settings = {"epochs": 4, "warmup_epochs": 1, "batch_size": 8, **search}
@@ -50,7 +50,7 @@ def batch(space: Space, seed: int = 0) -> Batch:
 
 
 def missed(alpha: Alpha, limit: AdditiveLimit) -> float:
-    """E/T - 1."""
+    """Returns E/T - 1."""
     return float(expected_cost(alpha.probabilities(), limit.cost)) / limit.bound - 1
 
 
@@ -106,8 +106,8 @@ def test_every_limit_is_met_after_every_step(plan_of, make_cost, make_limit, mod
 
 
 @pytest.mark.parametrize("mode", GRADIENTS)
-def test_a_step_is_the_step_of_the_cross_entropy_and_then_the_projection(plan_of, mode):
-    """Against the same step without limits in the loss; pressures add up."""
+def test_a_step_equals_a_step_of_the_cross_entropy_followed_by_the_projection(plan_of, mode):
+    """The same step without limits in the loss, then projected, gives the same alpha. Pressures add up."""
     plan = plan_of(arch_lr=0.1, **MODES[mode])
     free = plan_of(arch_lr=0.1, **MODES[mode], loss={"form": "add_linear", "weight": 0.0})
     state, update = begun(plan)
@@ -117,9 +117,9 @@ def test_a_step_is_the_step_of_the_cross_entropy_and_then_the_projection(plan_of
         twin.alpha.values.copy_(state.alpha.values)
         update.step(state, batch(plan.space, i))
         unprojected.step(twin, batch(plan.space, i))
-        found = project(twin.alpha)
-        assert torch.equal(state.alpha.values, found.alpha.values.float())
-        total = tuple(a + b for a, b in zip(total, found.pressures, strict=True))
+        projected = project(twin.alpha)
+        assert torch.equal(state.alpha.values, projected.alpha.values.float())
+        total = tuple(a + b for a, b in zip(total, projected.pressures, strict=True))
         assert state.pressures == total
     assert twin.pressures == ()
 
@@ -130,9 +130,9 @@ def test_the_pressure_of_a_regression_is_that_of_its_last_projection(plan_of):
     for i in range(4):
         update.step(state, batch(plan.space, i))
     effects = fit(state.evidence, state.alpha.mask).alpha().float()
-    found = Projector(plan.limits)(state.alpha.with_values(effects))
-    assert torch.equal(state.alpha.values, found.alpha.values.float())
-    assert state.pressures == found.pressures
+    projected = Projector(plan.limits)(state.alpha.with_values(effects))
+    assert torch.equal(state.alpha.values, projected.alpha.values.float())
+    assert state.pressures == projected.pressures
 
 
 FIVE = ["mbconv_k3_e1", "mbconv_k3_e2", "mbconv_k5_e1", "conv_k3", "skip"]
@@ -181,8 +181,9 @@ def test_other_forms_leave_the_limits_to_the_gradient(plan_of, mode):
 
 
 @pytest.mark.parametrize("mode", ["two_path", "full_v2"])
-def test_gate_gradient_is_of_the_steps_own_and_absent_is_the_published_one(plan_of, mode):
-    """The same draws and the same batch; alpha after three steps, for Adam's first is of the gradient's sign alone."""
+def test_second_order_changes_a_step_and_the_default_is_first_order(plan_of, mode):
+    """The draws and batches are the same. alpha is compared after three steps, since Adam's first step depends only on
+    the sign of the gradient."""
     alphas = {}
     for order in (None, "first_order", "second_order"):
         plan = plan_of(arch_update=mode, gate_gradient=order, arch_lr=0.05)
@@ -195,7 +196,7 @@ def test_gate_gradient_is_of_the_steps_own_and_absent_is_the_published_one(plan_
 
 
 @pytest.mark.parametrize("mode", ["two_path", "regression"])
-def test_the_same_step_draws_the_same(plan_of, mode):
+def test_two_updates_of_the_same_step_are_equal(plan_of, mode):
     plan = plan_of(**MODES[mode])
     (one, update), (two, _) = begun(plan), begun(plan)
     assert update.step(one, batch(plan.space)) == update.step(two, batch(plan.space))
@@ -220,8 +221,8 @@ def test_reinforce_carries_its_baseline_and_begins_with_a_step_that_only_sets_it
     assert state.pressures == ()  # the limits are in the reward
 
 
-def test_limits_are_met_even_where_all_samples_are_equally_good(plan_of, monkeypatch):
-    """No advantage, no policy gradient: alpha is the projection of equal probabilities."""
+def test_limits_are_met_even_if_all_samples_are_equally_good(plan_of, monkeypatch):
+    """Without advantages the policy gradient is 0, so alpha is the projection of equal probabilities."""
     plan = plan_of(**REINFORCE, reinforce={"samples": 4, "baseline": "leave_one_out", "limits": "projection"})
     state, update = begun(plan)
     monkeypatch.setattr(state.net, "forward", lambda images, paths: torch.zeros(len(images), 4))
@@ -231,8 +232,8 @@ def test_limits_are_met_even_where_all_samples_are_equally_good(plan_of, monkeyp
     assert abs(missed(state.alpha, plan.limits[0])) <= 1e-6
 
 
-def test_the_regression_forgets_while_weights_learn_and_not_at_the_end(plan_of):
-    """Each step of 3 networks adds 2 degrees of freedom. What draws them stays at the limits and as it was."""
+def test_old_evidence_fades_while_weights_learn_but_not_in_final_steps(plan_of):
+    """Each step of 3 networks adds 2 degrees of freedom. The alpha that draws them does not change."""
     plan = plan_of(arch_update="regression", regression={"samples": 3, "memory": 5})
     state, update = begun(plan)
     drawn_from = update.estimator.drawn_from.values.clone()

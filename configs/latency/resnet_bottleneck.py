@@ -27,7 +27,7 @@ class Bottleneck(nn.Module):
         self.shortcut = ConvBN(c_in, c_out, 1, settings, stride=stride) if changes_shape(c_in, c_out, stride) else None
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.reduce(x)  # (N, width, H, W)
+        out: Tensor = self.reduce(x)  # (N, width, H, W)
         out = self.conv(out)  # (N, width, H', W')
         out = self.expand(out)  # (N, C_out, H', W')
         return out if self.shortcut is None else out + self.shortcut(x)
