@@ -1,1 +1,1 @@
-"""Published networks: their checkpoints, fetched and checked."""
+"""Published networks by name, their checkpoints, fetched and checked, and their file formats."""
