@@ -114,6 +114,7 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
 
     from engine.errors import UserError
     from engine.run_config import RunConfig
+    from published.networks import imagenet_classes
     from retrain.evaluation import score_files
 
     network, preprocessing = _network_of(args, report)
@@ -134,6 +135,7 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
         batch_size=args.batch_size or BATCH_SIZE,
         workers=args.workers,
         run=RunConfig.model_validate(run),
+        class_names=None if network.class_names == imagenet_classes() else network.class_names,  # folders have ids
         by_class=args.per_class or args.confusions is not None,
         group=group,
         report=report,
