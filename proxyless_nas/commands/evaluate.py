@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.arguments import add_allow_modules, path_argument
 from proxyless_nas.commands.base import Command, add_overrides, at_least, config_path
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from engine.data import Preprocessing
     from engine.distributed import Group
     from engine.progress import Report
     from retrain.evaluation import Scores
+    from supernet.design import Design
+    from supernet.network import Network
 
 BATCH_SIZE = 100
 """The batch size on a folder of images, as in the published project; a configuration has its own."""
@@ -42,7 +42,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--path", type=path_argument, help="folder of images: val/<class>/<image>")
     parser.add_argument(
-        "--arch", "--architecture", help="name of a published network, or architecture.json; default: the checkpoint's"
+        "--arch",
+        "--architecture",
+        help="name of a published network, architecture.json or net.config; default: the checkpoint's own",
     )
     parser.add_argument("--checkpoint", type=path_argument, help="a .pt file of a run's checkpoints/")
     parser.add_argument("--batch-size", type=at_least(1), help="images of all processes together")
@@ -90,9 +92,9 @@ def _on_config(args: argparse.Namespace, group: Group, report: Report) -> Scores
         raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
     options = {"retrain.batch_size": args.batch_size, "data.workers": args.workers, "run.device": args.device}
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
-    architecture = None if args.arch is None else path_argument(args.arch)
-    if architecture is not None and not architecture.exists() and _is_published(args.arch):
-        raise UserError("--arch", f"got '{args.arch}' with a configuration", "--path", "name the folder of the images")
+    file = None if args.arch is None else path_argument(args.arch)
+    is_file = file is not None and file.suffix == ".json"  # given as a file, whose name errors then have
+    architecture = file if is_file else _design_of(args)
     _, scores = score_checkpoint(
         config_path(args),
         architecture,
@@ -114,7 +116,7 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
     from engine.run_config import RunConfig
     from retrain.evaluation import score_files
 
-    network, preprocessing, classes = _network_of(args)
+    network, preprocessing = _network_of(args)
     if args.size is not None:
         preprocessing = preprocessing.at(args.size)
         try:
@@ -128,7 +130,7 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
         network,
         args.path,
         preprocessing,
-        classes,
+        network.architecture.classes,
         batch_size=args.batch_size or BATCH_SIZE,
         workers=args.workers,
         run=RunConfig.model_validate(run),
@@ -138,42 +140,57 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
     )
 
 
-def _network_of(args: argparse.Namespace) -> tuple[nn.Module, Preprocessing, int]:
-    """Returns the network that --arch and --checkpoint name, with its weights; how its images are prepared; and the
-    number of its classes."""
+def _network_of(args: argparse.Namespace) -> tuple[Network, Preprocessing]:
+    """Returns the network that --arch and --checkpoint name, with its weights, and how its images are prepared."""
     from engine.errors import UserError
+    from engine.runs.checkpoints import STATES
+    from published.networks import build, is_named, load_published
     from published.preprocessing import preprocessing_of
     from retrain.preprocessing import preprocessing_in
-    from retrain.weights import architecture_of, load_network_of, read_checkpoint
+    from retrain.weights import load_network_of, read_checkpoint
+    from supernet.network import Network
 
-    name = args.arch
-    if name is not None and not path_argument(name).exists() and _is_published(name):
-        if args.checkpoint is not None:
-            raise UserError("--checkpoint", f"got one beside --arch {name}, which has its own weights")
-        published = _build(name)
-        size = published.architecture.input_size
-        return published, preprocessing_of(name, size), published.architecture.classes
     if args.checkpoint is None:
-        raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
-    design = None if name is None else architecture_of(path_argument(name), args.allow_modules)[0]
+        if args.arch is None or not is_named(args.arch):
+            _design_of(args)  # a mistyped name is answered first
+            raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
+        network = build(args.arch)
+        return network, preprocessing_of(network.architecture.name, network.architecture.input_size)
+    design = _design_of(args)
     content, where = read_checkpoint(args.checkpoint)
+    if design is not None and not any(key in content for key in STATES):
+        network = Network(design)
+        load_published(network, args.checkpoint)
+        return network, preprocessing_of(design.name, design.input_size)
     loaded = load_network_of(content, where, design, args.allow_modules)
     if loaded.needs_statistics:
         found = "is of a search, whose supernet has no BN statistics"
         raise UserError(where, found, remedy="give a configuration in place of --path, so that they can be collected")
     design = loaded.network.architecture
-    preprocessing = preprocessing_in(content, where) or preprocessing_of("", design.input_size)
-    return loaded.network, preprocessing, design.classes
+    return loaded.network, preprocessing_in(content, where) or preprocessing_of(design.name, design.input_size)
 
 
-def _is_published(name: str) -> bool:
-    """Returns whether a published network has this name."""
-    return False
+def _design_of(args: argparse.Namespace) -> Design | None:
+    """Returns the network that --arch describes: a published name, an architecture.json or a net.config; None if it is
+    not given."""
+    from engine.errors import ConfigError, explain
+    from engine.files import read_json, read_text
+    from published.net_config import is_net_config, read_net_config
+    from published.networks import is_named, named
+    from retrain.weights import load_architecture
 
-
-def _build(name: str) -> Any:
-    """Returns a published network with its weights."""
-    raise NotImplementedError(name)
+    if args.arch is None:
+        return None
+    path = path_argument(args.arch)
+    if is_named(args.arch) or not (path.exists() or path.suffix or len(path.parts) > 1):
+        try:
+            return named(args.arch)
+        except ConfigError as error:
+            raise error.at("--arch") from None
+    if path.exists() and is_net_config(read_json(path, "an architecture.json, or a net.config")):
+        with explain(str(path)):
+            return read_net_config(read_text(path, "a net.config"), name=path.stem)
+    return load_architecture(path, args.allow_modules)
 
 
 def _print(scores: Scores, args: argparse.Namespace) -> None:

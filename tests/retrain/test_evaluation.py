@@ -290,20 +290,6 @@ def test_under_torchrun_the_command_prints_once_and_counts_every_image_once(fold
     assert figures(ended.stdout) == figures(door("evaluate", *arguments).out)
 
 
-def test_eval_py_has_the_published_options(checkout, shell, tmp_path):
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(checkout / "eval.py"), *words]
-        return subprocess.run(
-            command, cwd=tmp_path, env=shell, capture_output=True, text=True, check=False, timeout=240
-        )
-
-    options = set(re.findall(r"--[a-z-]+", run("--help").stdout))
-    assert options - {"--help"} == {"--path", "--arch", "--batch-size", "--workers"}
-    ended = run("--path", str(tmp_path / "none"), "--arch", "no_such_network")
-    assert ended.returncode == 2
-    assert len(ended.stderr.splitlines()) == 1
-
-
 def test_an_evaluation_reports_its_progress(folder):
     shown: list[tuple[str, int, int]] = []
     score_files(
