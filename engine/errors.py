@@ -141,6 +141,10 @@ class UserError(_PartsError):
         """Returns the same error with an outer place, such as a file, in front of `where`."""
         return self._changed(where=": ".join(filter(None, [place, self.where])))
 
+    def at(self, place: str) -> Self:
+        """Returns the same error with another `where`, such as the option of a command that stands for a key."""
+        return self._changed(where=place)
+
     def with_note(self, note: str) -> Self:
         """Returns the same error with a remark in parentheses at its end."""
         return self._changed(note=note)

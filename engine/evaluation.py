@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -99,6 +100,44 @@ class Evaluation:
     images: int
 
 
+@dataclass(frozen=True)
+class ClassCounts:
+    """How a network classified the images of each class."""
+
+    confusions: Tensor
+    """(classes, classes) int64: how many images of each class were taken for each class. An image of its own class
+    counts on the diagonal exactly if it is a hit of top-1."""
+    top5: Tensor
+    """(classes,) int64: the images of each class whose class is among the five likeliest."""
+
+    @property
+    def images(self) -> Tensor:
+        """The images of each class, (classes,)."""
+        return self.confusions.sum(dim=1)
+
+    @property
+    def top1(self) -> Tensor:
+        """The images of each class that were taken for it, (classes,)."""
+        return self.confusions.diagonal()
+
+    def most_confused(self, count: int) -> list[tuple[int, int, int]]:
+        """Returns at most `count` of (images, their class, the class that they were taken for), the most images first,
+        then in the order of the classes."""
+        wrong = self.confusions.clone().fill_diagonal_(0).flatten()
+        order = wrong.argsort(descending=True, stable=True)[:count].tolist()
+        classes = len(self.confusions)
+        return [(int(wrong[i]), *divmod(i, classes)) for i in order if wrong[i]]
+
+
+def wilson(percent: float, images: int, z: float = 1.959964) -> tuple[float, float]:
+    """Returns the ends of Wilson's 95 % interval of a share in percent, of which `images` were counted (E. B. Wilson
+    1927). z: the quantile of the normal distribution."""
+    share, square = percent / 100, z * z
+    middle = (share + square / (2 * images)) / (1 + square / images)
+    half = z / (1 + square / images) * math.sqrt(share * (1 - share) / images + square / (4 * images**2))
+    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+
+
 @torch.no_grad()
 @memory_explained()
 def evaluate(
@@ -108,6 +147,37 @@ def evaluate(
 
     Sums stay on the device until the end. Raises ValueError if there is no image.
     """
+    return _totals(network, batches, device, run, group, None)
+
+
+@torch.no_grad()
+@memory_explained()
+def evaluate_by_class(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    run: RunConfig,
+    classes: int,
+    group: Group = ALONE,
+) -> tuple[Evaluation, ClassCounts]:
+    """Returns what `evaluate` returns, and how the images of each class were classified, in all processes together.
+    classes: their number."""
+    counts = torch.zeros(classes * (classes + 1), dtype=torch.int64, device=device)
+    result = _totals(network, batches, device, run, group, counts)
+    table = group.sum_of(counts.cpu()).view(classes, classes + 1)
+    return result, ClassCounts(table[:, :-1].clone(), table[:, -1].clone())
+
+
+def _totals(
+    network: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    run: RunConfig,
+    group: Group,
+    counts: Tensor | None,
+) -> Evaluation:
+    """Does the work of `evaluate`, and adds to counts (classes x (classes + 1),): one row for each class, of the
+    classes that its images were taken for and, at its end, of the hits of top-5."""
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     count = 0
     with _in_eval_mode(network):
@@ -116,11 +186,23 @@ def evaluate(
             with autocast(run, device):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-            right = torch.stack([hits(logits, labels, k).sum() for k in (1, 5)])  # whole images: equal sums are equal
+            first, fifth = (hits(logits, labels, k) for k in (1, 5))
+            right = torch.stack([first.sum(), fifth.sum()])  # whole images: equal sums are equal
             sums += torch.cat([loss[None], right]).double()
             count += len(labels)
+            if counts is not None:
+                row = labels * (logits.shape[1] + 1)
+                counts += torch.bincount(row + _taken_for(logits, labels, first), minlength=len(counts))
+                counts += torch.bincount((row + logits.shape[1])[fifth], minlength=len(counts))
     *totals, images = group.sum_of(torch.cat([sums.cpu(), torch.tensor([count], dtype=torch.float64)])).tolist()
     if images == 0:
         raise ValueError("no image to evaluate on")
     loss_sum, hits1, hits5 = totals
     return Evaluation(loss_sum / images, 100 * hits1 / images, 100 * hits5 / images, int(images))
+
+
+def _taken_for(logits: Tensor, labels: Tensor, first: Tensor) -> Tensor:
+    """Returns the class (N,) of each image that the network takes it for: its own if it is a hit `first` (N,), else the
+    likeliest other one."""
+    best, second = logits.topk(2, dim=1).indices.unbind(1)
+    return torch.where(first, labels, torch.where(best == labels, second, best))

@@ -7,7 +7,8 @@
     pn.retrain("imagenet", "runs/cpu/architecture.json", "runs/retrained", overrides=["data.root=/images"])
     print(pn.predict("runs/retrained", "photo.jpg"))
 
-The verbs are functions (proxyless_nas/verbs.py), the nouns are classes of the packages beside this one. Each is
+The verbs are functions (proxyless_nas/verbs.py), the nouns are classes of the packages beside this one, and the
+published networks are functions too: `pn.proxyless_cpu(pretrained=True)` (published/networks.py). Each is
 imported when it is first used, so that importing `proxyless_nas` itself imports nothing else.
 """
 
@@ -21,16 +22,28 @@ if TYPE_CHECKING:
     from latency.table import LatencyTable
     from proxyless_nas.verbs import check, derive, evaluate, measure, predict, retrain, search, sweep, verify
     from proxyless_nas.views import show
+    from published.networks import (
+        efficientnet_lite0,
+        mobilenet_v2,
+        proxyless_cifar,
+        proxyless_cpu,
+        proxyless_gpu,
+        proxyless_mobile,
+        proxyless_mobile14,
+        proxyless_mobile_14,
+    )
     from retrain.config import RetrainConfig
     from retrain.weights import pretrained
     from search.config import SearchConfig
     from supernet.architecture import Architecture
+    from supernet.chain import Chain
     from supernet.network import Network
     from supernet.space import Space
     from supernet.supernet import Supernet
 
 __all__ = [
     "Architecture",
+    "Chain",
     "LatencyTable",
     "Network",
     "RetrainConfig",
@@ -40,10 +53,18 @@ __all__ = [
     "UserError",
     "check",
     "derive",
+    "efficientnet_lite0",
     "evaluate",
     "measure",
+    "mobilenet_v2",
     "predict",
     "pretrained",
+    "proxyless_cifar",
+    "proxyless_cpu",
+    "proxyless_gpu",
+    "proxyless_mobile",
+    "proxyless_mobile14",
+    "proxyless_mobile_14",
     "retrain",
     "search",
     "show",
@@ -51,8 +72,20 @@ __all__ = [
     "verify",
 ]
 
+_NETWORKS = (
+    "efficientnet_lite0",
+    "mobilenet_v2",
+    "proxyless_cifar",
+    "proxyless_cpu",
+    "proxyless_gpu",
+    "proxyless_mobile",
+    "proxyless_mobile14",
+    "proxyless_mobile_14",
+)
+"""Functions that build the published networks."""
 _HOMES = {
     "Architecture": "supernet.architecture",
+    "Chain": "supernet.chain",
     "LatencyTable": "latency.table",
     "Network": "supernet.network",
     "RetrainConfig": "retrain.config",
@@ -62,7 +95,7 @@ _HOMES = {
     "UserError": "engine.errors",
     "pretrained": "retrain.weights",
     "show": "proxyless_nas.views",
-}
+} | dict.fromkeys(_NETWORKS, "published.networks")
 """The module of each name; the others are in proxyless_nas.verbs."""
 
 

@@ -30,7 +30,7 @@ from search.config import SearchConfig
 from search.loop import SearchResult, run_search
 from search.many.family import Family, derive_family
 from search.many.sweep import Sweep, run_sweep
-from supernet.architecture import Architecture
+from supernet.design import Design
 from supernet.space import Space
 
 AnyPath = Path | str
@@ -186,7 +186,7 @@ def sweep(
 
 def retrain(
     config: ConfigLike,
-    architecture: Architecture | AnyPath,
+    architecture: Design | AnyPath,
     out: AnyPath,
     *,
     resume: bool = False,
@@ -207,7 +207,7 @@ def retrain(
 def evaluate(
     config: ConfigLike,
     checkpoint: AnyPath,
-    architecture: Architecture | AnyPath | None = None,
+    architecture: Design | AnyPath | None = None,
     *,
     overrides: Sequence[str] = (),
     allow_modules: Collection[str] = (),

@@ -17,7 +17,7 @@ from engine.files import as_path, as_texts, write_atomically
 from engine.quantities import quantity
 from engine.runs.checkpoints import Checkpoints
 from latency.table import LatencyTable
-from retrain.weights import load_architecture
+from retrain.weights import load_architecture, load_chosen
 from search.config import SearchConfig
 from search.curves import layer_costs
 from search.learn.own import with_permitted_modules
@@ -30,6 +30,8 @@ from search.picture import probabilities_picture
 from search.result import load_result
 from supernet.alpha import Alpha
 from supernet.architecture import Architecture
+from supernet.design import Design
+from supernet.design_file import read_design
 from supernet.space import Space
 
 LATENCY = "latency [ms]"
@@ -65,7 +67,7 @@ def picture_path(path: object) -> Path:
 
 
 def show(
-    source: Architecture | SearchResult | Family | Path | str,
+    source: Design | SearchResult | Family | Path | str,
     table: LatencyTable | Path | str | None = None,
     *,
     allow_modules: Collection[str] = (),
@@ -82,7 +84,7 @@ def show(
         return _family(source)
     if isinstance(source, SearchResult):
         return _network(source.architecture, *layer_costs(source.architecture, additive(source.limits)))
-    if isinstance(source, Architecture):
+    if isinstance(source, Design):
         return _network(source, *_costs(source, table))
     path, allow_modules = as_path(source, "source"), as_texts(allow_modules, "allow_modules")
     if (path / "config.yaml").exists():
@@ -109,14 +111,14 @@ def _run(run: Path, table: LatencyTable | Path | str | None, allow_modules: Coll
             str(run), "has no architecture.json", "a search that has ended", "derive one first",
             action=Action("derive", (str(run),)),
         )  # fmt: skip
-    architecture = load_architecture(derived, allow_modules)
+    architecture = load_chosen(derived, allow_modules)
     picture = _probabilities(run, resolved.additive, resolved.space, architecture)
     costs = layer_costs(architecture, resolved.additive) if table is None else _costs(architecture, table)
     shown = _network(architecture, *costs)
     return Shown("\n".join([shown.text, *_figures(run)]), shown.png if picture is None else picture)
 
 
-def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[str]) -> Architecture:
+def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[str]) -> Design:
     """Returns the architecture in the config.yaml of a retraining.
 
     stored: the content of that file, not validated yet. place: the file's name, for errors. allow_modules: the user's
@@ -127,7 +129,7 @@ def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[
     if "architecture" not in stored:
         raise ConfigError(place, "has no architecture", "the folder of a search or of a retraining")
     with explain(f"{place}: architecture"):
-        return Architecture.from_json(json.dumps(stored["architecture"]), allow_modules=allow_modules)
+        return read_design(json.dumps(stored["architecture"]), allow_modules=allow_modules)
 
 
 def _figures(run: Path) -> list[str]:
@@ -144,25 +146,21 @@ def _figures(run: Path) -> list[str]:
 
 
 def _costs(
-    architecture: Architecture, table: LatencyTable | Path | str | None
+    architecture: Design, table: LatencyTable | Path | str | None
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Returns the milliseconds of each layer and those of a whole network, as columns of the architecture's summary."""
     if table is None:
         return {}, {}
     table = table if isinstance(table, LatencyTable) else LatencyTable.load(as_path(table, "table"))
-    names = ("stem", *(edge.name for edge in architecture.space.edges), "feature_mix", "classifier")
-    column = [table.price(layer, place) for place, layer in zip(names, architecture.layers, strict=True)]
+    column = [table.price(layer, place) for place, layer in architecture.places]
     return {LATENCY: column}, {LATENCY: table.constant_ms}
 
 
-def _network(
-    architecture: Architecture, columns: Mapping[str, Sequence[float]], constants: Mapping[str, float]
-) -> Shown:
+def _network(architecture: Design, columns: Mapping[str, Sequence[float]], constants: Mapping[str, float]) -> Shown:
     heading = next(iter(columns), "MACs")
     costs = columns.get(heading) or [float(layer.complexity.macs) for layer in architecture.layers]
     total = sum(costs) + constants.get(heading, 0.0)
-    names = ("stem", *(edge.name for edge in architecture.space.edges), "feature mix", "classifier")
-    labels = [f"{name}  {layer.spec}" for name, layer in zip(names, architecture.layers, strict=True)]
+    labels = [f"{place.replace('_', ' ')}  {layer.spec}" for place, layer in architecture.places]
     figure = Figure(figsize=(8, 0.8 + 0.25 * len(labels)), layout="constrained")
     axes = figure.subplots()
     kinds = list(dict.fromkeys(str(layer.spec) for layer in architecture.layers))

@@ -5,17 +5,17 @@ from __future__ import annotations
 from engine.data import DataConfig, Splits, open_images_for
 from engine.runs.inputs import checksums
 from supernet import user_modules
-from supernet.architecture import Architecture
+from supernet.design import Design
 
 
-def images_for(architecture: Architecture, data: DataConfig) -> Splits:
-    """Returns the data set that `data` names, in the shape of the architecture's space. Raises ConfigError if it does
+def images_for(architecture: Design, data: DataConfig) -> Splits:
+    """Returns the data set that `data` names, in the shape of the architecture. Raises ConfigError if it does
     not fit."""
-    return open_images_for(architecture.space.config, data, user_modules.call)
+    return open_images_for(architecture, data, user_modules.call)
 
 
-def own_files(architecture: Architecture, data: DataConfig) -> dict[str, str]:
+def own_files(architecture: Design, data: DataConfig) -> dict[str, str]:
     """Returns the checksum of each file of the user's own that a retraining runs, by key and module. Modules that these
     files import in turn are left out."""
-    named = [("space.candidate_modules", module) for module in architecture.space.config.candidate_modules]
+    named = [("space.candidate_modules", module) for module in architecture.candidate_modules]
     return checksums(named + ([("data.module", data.module)] if data.module else []), user_modules.file_of)

@@ -36,10 +36,9 @@ from engine.seeding import mix
 from engine.training import Throughput, check_finite, cosine_lr, split_decay, training_step
 from retrain.config import RetrainConfig
 from retrain.data import images_for, own_files
-from retrain.preprocessing import Preprocessing
 from retrain.report import CURVES, log_begin, log_end, predicted_latency
 from retrain.weights import SPACE_KEYS, architecture_of, in_words, layers_of, load_network, refuse_other_network
-from supernet.architecture import Architecture
+from supernet.design import Design
 from supernet.network import Network
 
 log = logging.getLogger("retrain")
@@ -52,7 +51,7 @@ WEIGHTS, DROPOUT, TRAINING_ORDER = range(3)
 class RetrainResult:
     """The trained network and its accuracy."""
 
-    architecture: Architecture
+    architecture: Design
     network: nn.Module
     """The network with the weights of the last step, on the run's device."""
     test: Evaluation
@@ -61,7 +60,7 @@ class RetrainResult:
 
 def run_retrain(
     config: RetrainConfig | str | Path | Mapping[str, Any],
-    architecture: Architecture | str | Path,
+    architecture: Design | str | Path,
     out: str | Path,
     *,
     resume: bool = False,
@@ -85,7 +84,7 @@ def run_retrain(
 
 def retrain(
     config: RetrainConfig,
-    architecture: Architecture,
+    architecture: Design,
     out: Path,
     *,
     resume: bool = False,
@@ -111,7 +110,7 @@ def retrain(
         return _Retrain(config, architecture, images, device, out, resume, group, predicted_ms, shown).run()
 
 
-def inputs_of(config: RetrainConfig, architecture: Architecture, images: Splits, out: Path) -> Inputs:
+def inputs_of(config: RetrainConfig, architecture: Design, images: Splits, out: Path) -> Inputs:
     """Returns what a retraining depends on beside its config: images, classes, own files and inherited weights."""
     inputs: Inputs = {
         "training images": of_images(images.train),
@@ -127,7 +126,7 @@ def inputs_of(config: RetrainConfig, architecture: Architecture, images: Splits,
     return inputs
 
 
-def resolved_training(config: RetrainConfig, architecture: Architecture) -> dict[str, Any]:
+def resolved_training(config: RetrainConfig, architecture: Design) -> dict[str, Any]:
     """Returns the content of a run's config.yaml. The architecture is part of it, so that a resume with another one is
     refused."""
     return config.model_dump(mode="json", exclude_none=True) | {"architecture": json.loads(architecture.to_json())}
@@ -139,7 +138,7 @@ class _Retrain:
     def __init__(
         self,
         config: RetrainConfig,
-        architecture: Architecture,
+        architecture: Design,
         images: Splits,
         device: torch.device,
         out: Path,
@@ -151,7 +150,7 @@ class _Retrain:
         self.shown = shown and group.first
         self.config, self.architecture, self.images, self.device, self.out = config, architecture, images, device, out
         self.group, self.predicted_ms = group, predicted_ms
-        self.classes = architecture.space.config.classes
+        self.classes = architecture.classes
         settings, run = config.retrain, config.run
         self.checkpoints = Checkpoints(out / "checkpoints")
         newest = group.from_first(self.checkpoints.resume) if resume else None
@@ -289,7 +288,7 @@ class _Retrain:
             **layers_of(self.architecture),
             "architecture": self.architecture.to_json(),
             "classes": list(self.images.class_names),
-            "preprocessing": Preprocessing.of(self.images.train, self.architecture).record(),
+            "preprocessing": self.images.train.preprocessing.record(),
             "epoch": self.step / self.stream.batches_per_epoch,
             "test": self.test.record() if self.test else None,
             "retrain": state | ({"statistics": own} if own else {}),

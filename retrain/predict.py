@@ -10,12 +10,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
-from engine.config import validate
+from engine.data.preprocessing import Preprocessing
 from engine.device import prepare_device
-from engine.errors import CheckpointError, ConfigError
+from engine.errors import CheckpointError
 from engine.files import as_list, as_path
 from engine.run_config import RunConfig
-from retrain.preprocessing import Preprocessing, completed
+from retrain.preprocessing import preprocessing_in
 from retrain.weights import is_from_search, load_network_of, read_checkpoint
 
 
@@ -76,11 +76,11 @@ def predict(
         raise CheckpointError(where, found, expected, "retrain the search's architecture.json first")
     loaded = load_network_of(checkpoint, where, allow_modules=allow_modules)
     preprocessing = _preprocessing(checkpoint, where)
-    space = loaded.network.architecture.space.config
-    if (preprocessing.input_size, preprocessing.channels) != (space.input_size, space.input_channels):
+    design = loaded.network.architecture
+    if (preprocessing.input_size, preprocessing.channels) != (design.input_size, design.input_channels):
         found = "its preprocessing is not that of its network"
         raise CheckpointError(where, found, "a step-*.pt file of a run")
-    names = loaded.classes or tuple(map(str, range(space.classes)))
+    names = loaded.classes or tuple(map(str, range(design.classes)))
     place = prepare_device(RunConfig(device=device))
     network = loaded.network.to(place).eval()
     predictions = [_predicted(network, preprocessing, names, path, place) for path in paths]
@@ -88,17 +88,14 @@ def predict(
 
 
 def _preprocessing(checkpoint: dict[str, Any], where: str) -> Preprocessing:
-    record = checkpoint.get("preprocessing")
-    if not isinstance(record, dict):
+    preprocessing = preprocessing_in(checkpoint, where)
+    if preprocessing is None:
         raise CheckpointError(
             where,
             "has no preprocessing, so it is of an earlier version, which did not record how images are resized",
             remedy="retrain the architecture, or load the network and prepare its input yourself",
         )
-    try:
-        return validate(Preprocessing, completed(record), f"{where}: preprocessing")
-    except ConfigError as error:
-        raise CheckpointError.of(error) from None
+    return preprocessing
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from engine.curves.graph import graph_of
 from engine.curves.metrics import MetricsLog
 from engine.evaluation import Evaluation
 from retrain.config import RetrainConfig
-from supernet.architecture import Architecture
+from supernet.design import Design
 from supernet.network import Network
 from supernet.summary import as_markdown, table_of
 
@@ -36,7 +36,7 @@ CURVES = {
 """Every tag that a retraining writes, except those of engine.curves.comparison.FINAL, which searches have too."""
 
 
-def log_begin(log: MetricsLog, config: RetrainConfig, architecture: Architecture, out: Path) -> None:
+def log_begin(log: MetricsLog, config: RetrainConfig, architecture: Design, out: Path) -> None:
     """Writes what stays the same during a retraining: config, architecture, its row of HPARAMS, charts of CUSTOM
     SCALARS."""
     log.text("config", f"```yaml\n{config_text(config)}```")
@@ -54,13 +54,10 @@ def log_begin(log: MetricsLog, config: RetrainConfig, architecture: Architecture
     )  # fmt: skip
 
 
-def log_end(
-    log: MetricsLog, step: int, architecture: Architecture, test: Evaluation, predicted_ms: float | None
-) -> None:
+def log_end(log: MetricsLog, step: int, architecture: Design, test: Evaluation, predicted_ms: float | None) -> None:
     """Writes the network as a graph, and its figures. predicted_ms: by the search's table, None if not known."""
     network = Network(architecture)
-    config = architecture.space.config
-    images = torch.zeros(1, config.input_channels, config.input_size, config.input_size)
+    images = torch.zeros(1, architecture.input_channels, architecture.input_size, architecture.input_size)
     log.graph(graph_of(network, images, network.reading_names))
     c = architecture.complexity
     values = {"final/top1": test.top1, "final/macs": c.macs, "final/params": c.params}

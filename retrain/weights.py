@@ -16,6 +16,8 @@ from engine.files import as_path, as_texts, read_text
 from engine.runs.checkpoints import Checkpoints, load_checkpoint, misfit
 from engine.runs.states import check_module
 from supernet.architecture import Architecture
+from supernet.design import Design
+from supernet.design_file import read_design
 from supernet.network import Network
 from supernet.space import SpaceConfig
 from supernet.supernet import Supernet
@@ -27,8 +29,9 @@ _NO_MATTER = ("candidate_modules", "dropout")
 _EXPECTED = "a step-*.pt file of a run"
 
 
-def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Architecture:
-    """Reads architecture.json. Raises ConfigError if it is absent or malformed, or names modules that are not allowed.
+def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Design:
+    """Reads architecture.json, of a search or of a chain of layers. Raises ConfigError if it is absent or malformed, or
+    names modules that are not allowed.
 
     allow_modules: as for `Architecture.from_json`.
     """
@@ -39,15 +42,23 @@ def load_architecture(path: Path, allow_modules: Collection[str] = ()) -> Archit
     if not text.lstrip().startswith(("{", "[")):
         raise ConfigError(str(path), "is not JSON", expected)
     with explain(str(path)):
-        return Architecture.from_json(text, allow_modules=allow_modules)
+        return read_design(text, allow_modules=allow_modules)
+
+
+def load_chosen(path: Path, allow_modules: Collection[str] = ()) -> Architecture:
+    """Reads the architecture.json of a search. Raises what `load_architecture` raises, also if it is a chain's."""
+    design = load_architecture(path, allow_modules)
+    if not isinstance(design, Architecture):
+        raise ConfigError(f"{path}: format", "is of a chain of layers", "the architecture.json of a search")
+    return design
 
 
 def architecture_of(
-    architecture: Architecture | str | Path, allow_modules: Collection[str] = ()
-) -> tuple[Architecture, Path | None]:
+    architecture: Design | str | Path, allow_modules: Collection[str] = ()
+) -> tuple[Design, Path | None]:
     """Returns an architecture that is given as an object or as the path of an architecture.json, and that path. Raises
     what `load_architecture` raises."""
-    if isinstance(architecture, Architecture):
+    if isinstance(architecture, Design):
         return architecture, None
     path = as_path(architecture, "architecture")
     return load_architecture(path, allow_modules), path
@@ -58,21 +69,23 @@ def is_from_search(checkpoint: dict[str, object]) -> bool:
     return "search" in checkpoint
 
 
-def layers_of(architecture: Architecture) -> dict[str, Any]:
+def layers_of(architecture: Design) -> dict[str, Any]:
     """Returns the description of a network in a retraining's checkpoint, by which it is distinguished from others: all
     that determines its weights' shapes and its computation."""
-    space = architecture.space.config
-    return {"activation": space.activation, "layers": [str(layer) for layer in architecture.layers]}
+    return {"activation": architecture.op_settings.activation, "layers": [str(layer) for layer in architecture.layers]}
 
 
-def in_words(architecture: Architecture) -> str:
+def in_words(architecture: Design) -> str:
     """Returns a network's name for a message."""
     return f"the network '{architecture.name}' ({' '.join(architecture.names)})"
 
 
-def refuse_other_network(checkpoint: Mapping[str, Any], architecture: Architecture, where: str) -> None:
+def refuse_other_network(checkpoint: Mapping[str, Any], architecture: Design, where: str) -> None:
     """Raises CheckpointError, naming both, if the description in a checkpoint is of another network or supernet."""
     if "space" in checkpoint:
+        if not isinstance(architecture, Architecture):
+            found = f"is of a search, but {in_words(architecture)} is of no space"
+            raise CheckpointError(where, found, remedy="use the architecture.json of its run")
         theirs, own = (
             {key: value for key, value in space.items() if key not in _NO_MATTER}
             for space in (_mapping(checkpoint["space"]), architecture.space.config.model_dump(mode="json"))
@@ -119,7 +132,7 @@ def read_checkpoint(source: Path) -> tuple[dict[str, Any], str]:
     return newest[1], f"{checkpoints.folder}, step {newest[0]}"
 
 
-def load_network(path: Path, architecture: Architecture | None = None, allow_modules: Collection[str] = ()) -> Loaded:
+def load_network(path: Path, architecture: Design | None = None, allow_modules: Collection[str] = ()) -> Loaded:
     """Returns a network with the weights of a checkpoint's .pt file. See `load_network_of`."""
     return load_network_of(load_checkpoint(path), str(path), architecture, allow_modules)
 
@@ -127,7 +140,7 @@ def load_network(path: Path, architecture: Architecture | None = None, allow_mod
 def load_network_of(
     checkpoint: dict[str, Any],
     where: str,
-    architecture: Architecture | None = None,
+    architecture: Design | None = None,
     allow_modules: Collection[str] = (),
 ) -> Loaded:
     """Returns a network with a checkpoint's weights; None as the architecture takes the checkpoint's own.
@@ -141,6 +154,8 @@ def load_network_of(
     refuse_other_network(checkpoint, architecture, where)
     try:
         if is_from_search(checkpoint):
+            if not isinstance(architecture, Architecture):
+                raise CheckpointError(where, "is of a search", "the checkpoint of a retraining for a chain of layers")
             supernet = Supernet(architecture.space)
             check_module(checkpoint["search"]["net"], supernet)
             supernet.load_state_dict(checkpoint["search"]["net"])
@@ -159,15 +174,15 @@ def load_network_of(
         return Loaded(network, needs_statistics=False)
     if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise CheckpointError(where, "its classes are no list of names", _EXPECTED)
-    if len(classes) != architecture.space.config.classes:
-        own = architecture.space.config.classes
+    if len(classes) != architecture.classes:
+        own = architecture.classes
         raise CheckpointError(where, f"has the names of {len(classes)} classes, but its network has {own}", _EXPECTED)
     network.class_names = tuple(classes)
     return Loaded(network, needs_statistics=False, classes=tuple(classes))
 
 
 def pretrained(
-    architecture: Architecture | str | Path | None,
+    architecture: Design | str | Path | None,
     checkpoint: str | Path,
     *,
     images: Iterable[Tensor] | None = None,
@@ -195,7 +210,7 @@ def pretrained(
     return loaded.network.eval()
 
 
-def _own_architecture(checkpoint: dict[str, Any], where: str, allow_modules: Collection[str]) -> Architecture:
+def _own_architecture(checkpoint: dict[str, Any], where: str, allow_modules: Collection[str]) -> Design:
     """Returns the architecture in a checkpoint of a retraining.
 
     Raises CheckpointError if it has none, or names a module that is not allowed: a checkpoint runs no code by itself.
@@ -206,6 +221,6 @@ def _own_architecture(checkpoint: dict[str, Any], where: str, allow_modules: Col
         why = "is of a search, whose supernet holds many networks" if is_from_search(checkpoint) else "does not say"
         raise CheckpointError(where, why, remedy="say which network: --architecture architecture.json")
     try:
-        return Architecture.from_json(text, allow_modules=allow_modules)
+        return read_design(text, allow_modules=allow_modules)
     except ValueError as error:
         raise CheckpointError.of(error, f"{where}: its architecture") from None

@@ -241,8 +241,6 @@ def layer_costs(
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Returns the cost of each layer in each table of the limits, and the constant of each table: columns of the
     summary."""
-    space = architecture.space
-    names = ("stem", *(edge.name for edge in space.edges), "feature_mix", "classifier")
     columns: dict[str, list[float]] = {}
     constants: dict[str, float] = {}
     for limit in limits:
@@ -250,7 +248,7 @@ def layer_costs(
             table = f", {source.path.stem}" if len(limit.sources) > 1 else ""
             heading = f"{limit.name} [{limit.unit}]{table}"
             price, constants[heading] = _price(limit, source)
-            columns[heading] = [price(layer, place) for place, layer in zip(names, architecture.layers, strict=True)]
+            columns[heading] = [price(layer, place) for place, layer in architecture.places]
     return columns, constants
 
 

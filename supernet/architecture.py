@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
-from supernet.complexity import Complexity
+from supernet.design import Design, check_complexity
 from supernet.errors import InvalidError
+from supernet.json_text import TOO_DEEP, of_validation, parsed
 from supernet.module_names import portable
+from supernet.ops import OpSettings
 from supernet.space import Layer, Space, SpaceConfig
-from supernet.summary import NO_CONSTANTS, NO_COSTS, as_text, table_of
 
 FORMAT = "proxylessnas/architecture@1"
-_TOO_DEEP = "has too many brackets inside each other"
 _KEYS = {"format", "name", "space", "paths", "complexity", "predicted"}
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Design):
     """One candidate for each edge of a space. Raises InvalidError if the paths do not fit the space."""
 
     space: Space
@@ -51,30 +51,19 @@ class Architecture:
         pairs = zip(space.edges, names, strict=True)
         return cls(space, tuple(edge.candidates.index(n) for edge, n in pairs if edge.searchable), name)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The candidate of each edge, fixed edges included."""
-        return tuple(str(layer.spec) for layer in self.space.edge_layers(self.paths))
+    @cached_property
+    def places(self) -> tuple[tuple[str, Layer], ...]:
+        stem, *edges, feature_mix, classifier = self.space.layers(self.paths)
+        named = ((edge.name, layer) for edge, layer in zip(self.space.edges, edges, strict=True))
+        return (("stem", stem), *named, ("feature_mix", feature_mix), ("classifier", classifier))
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
-        """Every layer, stem and head included."""
-        return self.space.layers(self.paths)
+    def op_settings(self) -> OpSettings:
+        return self.space.op_settings(running_stats=True)
 
     @property
-    def complexity(self) -> Complexity:
-        """Parameters and MACs of the network."""
-        return self.space.complexity(self.paths)
-
-    def summary(
-        self, costs: Mapping[str, Sequence[float]] = NO_COSTS, constants: Mapping[str, float] = NO_CONSTANTS
-    ) -> str:
-        """Returns a table to print: each layer's op, channels, input size, stride, params and MACs, and the sum.
-
-        costs: further columns, with a number for each of `layers`. constants: the number that is added once per network
-        to a column.
-        """
-        return as_text(table_of(self, costs, constants))
+    def candidate_modules(self) -> tuple[str, ...]:
+        return self.space.config.candidate_modules
 
     def to_json(self, predicted: Sequence[Mapping[str, Any]] = ()) -> str:
         """Returns the text of architecture.json.
@@ -100,7 +89,7 @@ class Architecture:
         allow_modules: the modules of candidates that the text may import beside those that are imported already; see
         `supernet.module_names.permitted`. Raises InvalidError, which names the wrong key.
         """
-        record = _parsed(text)
+        record = parsed(text)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             found = record.get("format") if isinstance(record, dict) else type(record).__name__
             raise InvalidError("format", f"got {found!r}", f"'{FORMAT}'")
@@ -118,44 +107,9 @@ class Architecture:
             text = json.dumps(record["space"])
             config = SpaceConfig.model_validate_json(text, context={"allow_modules": allow_modules})
         except RecursionError:
-            raise InvalidError("space", _TOO_DEEP) from None
+            raise InvalidError("space", TOO_DEEP) from None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(["space", *map(str, first["loc"])])
-            cause = first.get("ctx", {}).get("error")  # of our own validators; pydantic's errors have a text alone
-            raise InvalidError.of(cause if isinstance(cause, ValueError) else ValueError(first["msg"]), where) from None
+            raise of_validation(error, "space") from None
         architecture = cls.from_names(Space(config), names, record.get("name", "unnamed"))
-        c = architecture.complexity
-        stated = record.get("complexity", {"params": c.params, "macs": c.macs})
-        if stated != {"params": c.params, "macs": c.macs}:
-            raise InvalidError(
-                "complexity",
-                f"the file states {stated}, its paths compute to params {c.params}, macs {c.macs}",
-                remedy="the file was edited or the catalogue changed, derive it again",
-            )
+        check_complexity(record, architecture, "paths", "the file was edited or the catalogue changed, derive it again")
         return architecture
-
-
-def _parsed(text: str) -> Any:
-    """Returns the value of a JSON text. Raises InvalidError if it is no JSON, or has a number that is not finite, or a
-    key that is given twice."""
-
-    def finite(written: str) -> float:
-        if not math.isfinite(number := float(written)):
-            raise InvalidError("", f"{written} is not a finite number")
-        return number
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        record: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in record:
-                raise InvalidError("", f"key '{key}' is given twice")
-            record[key] = value
-        return record
-
-    try:
-        return json.loads(text, parse_float=finite, parse_constant=finite, object_pairs_hook=once)
-    except RecursionError:
-        raise InvalidError("", _TOO_DEEP) from None
-    except ValueError as error:
-        raise InvalidError("", f"not JSON: {error}") from None

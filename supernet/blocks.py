@@ -1,4 +1,5 @@
-"""Defines the edge of a derived network (one op), the edge of a supernet (all candidates), and the chain of both."""
+"""Defines the edge of a derived network (one op), the edge of a supernet (all candidates), and what both have in
+common."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from supernet.gates import GateGradient
 from supernet.ops import OpSettings, Zero
-from supernet.space import Edge, Layer, Space
+from supernet.space import Edge, Layer
 
 Call = Callable[[nn.Module, Tensor], Tensor]
 """Runs an op on its input."""
@@ -83,15 +84,17 @@ class MixedEdge(nn.Module):
         return (x + o if self.residual else o), o
 
 
-class Chain(nn.Module):
-    """A stem, edges and a head. Supernet and Network are chains that differ in their edges only."""
+class Skeleton(nn.Module):
+    """A stem, edges and a head. Supernet and Network differ in their edges only."""
 
-    def __init__(self, space: Space, edges: Iterable[nn.Module], settings: OpSettings):
+    def __init__(self, ends: tuple[Layer, Layer, Layer], edges: Iterable[nn.Module], settings: OpSettings):
+        """ends: the layers of the stem, of the feature mix and of the classifier."""
         super().__init__()
-        self.stem = build_op(space.stem, settings)
+        stem, feature_mix, classifier = ends
+        self.stem = build_op(stem, settings)
         self.edges = nn.ModuleList(edges)
-        self.feature_mix = build_op(space.feature_mix, settings)
-        self.classifier = build_op(space.classifier, settings)
+        self.feature_mix = build_op(feature_mix, settings)
+        self.classifier = build_op(classifier, settings)
 
 
 def init_weights(module: nn.Module) -> None:

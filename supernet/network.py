@@ -1,29 +1,30 @@
-"""Defines the plain network of an architecture."""
+"""Defines the plain network of a design: of an architecture, or of a chain of layers."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from supernet.architecture import Architecture
-from supernet.blocks import Block, Chain, init_weights, isolated_rng
+from supernet.blocks import Block, Skeleton, init_weights, isolated_rng
+from supernet.design import Design
 from supernet.errors import InvalidError
 from supernet.supernet import Supernet
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-class Network(Chain):
-    """The network of an architecture: (N, C, H, W) -> logits (N, classes). Its weights are fresh, drawn from `seed`.
+class Network(Skeleton):
+    """The network of a design: (N, C, H, W) -> logits (N, classes). Its weights are fresh, drawn from `seed`.
 
     `class_names` has the name of class i at position i, or is None if nobody has set it.
     """
 
-    def __init__(self, architecture: Architecture, *, seed: int = 0):
-        space = architecture.space
-        settings = space.op_settings(running_stats=True)
+    def __init__(self, architecture: Design, *, seed: int = 0):
+        settings = architecture.op_settings
+        stem, *edges, feature_mix, classifier = architecture.layers
         with isolated_rng(seed):
-            layers = space.edge_layers(architecture.paths)
-            super().__init__(space, (Block(layer, settings) for layer in layers), settings)
+            ends = (stem, feature_mix, classifier)
+            super().__init__(ends, (Block(layer, settings) for layer in edges), settings)
             init_weights(self)
         self.architecture = architecture
         self.class_names: tuple[str, ...] | None = None
@@ -31,8 +32,8 @@ class Network(Chain):
     @property
     def reading_names(self) -> dict[str, str]:
         """A readable name for each edge's module, grouped by stage: {"edges.3": "stage1/0.mbconv_k3_e6"}."""
-        pairs = zip(self.architecture.space.edges, self.architecture.names, strict=True)
-        return {f"edges.{i}": f"{edge.name.replace('.', '/')}.{op}" for i, (edge, op) in enumerate(pairs)}
+        edges = self.architecture.places[1:-2]
+        return {f"edges.{i}": f"{place.replace('.', '/')}.{layer.spec}" for i, (place, layer) in enumerate(edges)}
 
     def forward(self, images: Tensor) -> Tensor:
         """images (N, C, H, W) -> logits (N, classes)."""

@@ -12,7 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu6": nn.ReLU6, "relu": nn.ReLU, "hswish": nn.Hardswish}
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu6": nn.ReLU6,
+    "relu": nn.ReLU,
+    "hswish": nn.Hardswish,
+    "none": nn.Identity,
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,15 @@ class OpSettings:
     running_stats: bool = True
     """Whether BN keeps running statistics. It does not in a supernet, which normalises by batch statistics in training
     and in evaluation alike."""
+    padding: str = "symmetric"
+    """`symmetric`: k // 2 zeros on each side. `same`: as few as an output of ceil(H / stride) needs, the odd one at the
+    lower right, as in TensorFlow. They differ if the stride is above 1."""
+
+    def conv(self, c_in: int, c_out: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Conv2d:
+        """Returns a new k x k convolution without bias."""
+        if self.padding == "same" and stride > 1:
+            return SamePaddedConv2d(c_in, c_out, kernel_size, stride, groups=groups, bias=False)
+        return nn.Conv2d(c_in, c_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
 
     def bn(self, channels: int) -> nn.BatchNorm2d:
         """Returns a new BN layer with these settings."""
@@ -39,6 +53,17 @@ class OpSettings:
         return ACTIVATIONS[self.activation](inplace=self.activation != "hswish")
 
 
+class SamePaddedConv2d(nn.Conv2d):
+    """A convolution with TensorFlow's padding SAME: (N, C_in, H, W) -> (N, C_out, H', W')."""
+
+    def forward(self, input: Tensor) -> Tensor:  # torch's own name of the argument
+        (down, right), (tall, wide) = self.stride, self.kernel_size
+        height, width = input.shape[-2:]
+        rows = max((-(-height // down) - 1) * down + tall - height, 0)
+        columns = max((-(-width // right) - 1) * right + wide - width, 0)
+        return super().forward(F.pad(input, (columns // 2, -(-columns // 2), rows // 2, -(-rows // 2))))
+
+
 class ConvBN(nn.Sequential):
     """A k x k convolution without bias, then BN: (N, C_in, H, W) -> (N, C_out, H', W')."""
 
@@ -49,8 +74,7 @@ class ConvBN(nn.Sequential):
         self, c_in: int, c_out: int, kernel_size: int, settings: OpSettings, *, stride: int = 1, groups: int = 1
     ):
         super().__init__()
-        conv = nn.Conv2d(c_in, c_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
-        self.add_module("conv", conv)
+        self.add_module("conv", settings.conv(c_in, c_out, kernel_size, stride, groups))
         self.add_module("bn", settings.bn(c_out))
 
 
@@ -139,7 +163,7 @@ class MBConv(nn.Module):
     """An inverted residual: 1x1 expand, k x k depthwise, optional squeeze-excite, 1x1 project (arXiv 1801.04381).
 
     (N, C_in, H, W) -> (N, C_out, H', W'). With `expand` 1 there is no expanding convolution. squeezed: the channels
-    inside squeeze-excite; None leaves it out.
+    inside squeeze-excite; None leaves it out. hidden: the channels of the expanding convolution, in place of `expand`.
     """
 
     def __init__(
@@ -152,10 +176,12 @@ class MBConv(nn.Module):
         stride: int,
         expand: int,
         squeezed: int | None = None,
+        hidden: int | None = None,
     ):
         super().__init__()
-        hidden = c_in * expand
-        self.expand = ConvBNAct(c_in, hidden, 1, settings) if expand > 1 else nn.Identity()
+        expands = expand > 1 or hidden is not None
+        hidden = hidden or c_in * expand
+        self.expand = ConvBNAct(c_in, hidden, 1, settings) if expands else nn.Identity()
         self.depthwise = ConvBNAct(hidden, hidden, kernel_size, settings, stride=stride, groups=hidden)
         self.excite = SqueezeExcite(hidden, squeezed) if squeezed else nn.Identity()
         self.project = ConvBN(hidden, c_out, 1, settings)

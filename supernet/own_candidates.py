@@ -22,8 +22,8 @@ BATCH = 2  # BN needs two images
 
 
 def is_own(spec: Candidate) -> bool:
-    """Returns whether a candidate is the user's own rather than from the catalogue."""
-    return type(spec).__module__ != Candidate.__module__
+    """Returns whether a candidate is the user's own rather than of this package."""
+    return type(spec).__module__.partition(".")[0] != __name__.partition(".")[0]
 
 
 def answer(spec: Candidate, method: str, function: Callable[..., Any], *arguments: object) -> Any:

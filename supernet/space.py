@@ -64,8 +64,8 @@ def _with_lists(schema: Any) -> Any:
     return core_schema.json_or_python_schema(json_schema=inside, python_schema=given)
 
 
-class _SpaceSection(BaseModel):
-    """A part of a space's configuration: immutable, and strict about keys and types."""
+class Section(BaseModel):
+    """A part of the configuration of a space or of a chain: immutable, and strict about keys and types."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
@@ -82,7 +82,7 @@ class _SpaceSection(BaseModel):
         return schema
 
 
-class ExactWidth(_SpaceSection):
+class ExactWidth(Section):
     """`width: {exact: 40}`: a number of channels that `width_multiplier` leaves alone."""
 
     exact: Channels
@@ -92,7 +92,7 @@ class ExactWidth(_SpaceSection):
 Width = Channels | ExactWidth
 
 
-class StemConfig(_SpaceSection):
+class StemConfig(Section):
     """`stem`: the first convolution (conv-BN-act)."""
 
     kernel: Literal[1, 3, 5, 7] = 3
@@ -103,7 +103,7 @@ class StemConfig(_SpaceSection):
     """Output channels."""
 
 
-class StageConfig(_SpaceSection):
+class StageConfig(Section):
     """One entry of `stages`: `depth` edges that share a width and a list of candidates."""
 
     width: Width
@@ -120,7 +120,7 @@ class StageConfig(_SpaceSection):
     """Whether edges of stride 1 and equal channels add their input. false: no edge of this stage does."""
 
 
-class BNConfig(_SpaceSection):
+class BNConfig(Section):
     """`bn`: the settings of batch normalisation."""
 
     eps: float = Field(1e-3, gt=0, le=1)
@@ -129,7 +129,7 @@ class BNConfig(_SpaceSection):
     """The weight of the new batch in the running average, as in torch."""
 
 
-class SpaceConfig(_SpaceSection):
+class SpaceConfig(Section):
     """YAML section `space`."""
 
     input_size: int = Field(224, ge=1, le=LARGEST_INPUT)

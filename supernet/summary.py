@@ -1,4 +1,4 @@
-"""Writes an architecture as a table, for a terminal or Markdown: a row per layer with its op, shapes, parameters and
+"""Writes a network's design as a table, for a terminal or Markdown: a row per layer with its op, shapes, parameters and
 MACs."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from supernet.errors import InvalidError
 from supernet.space import Layer
 
 if TYPE_CHECKING:
-    from supernet.architecture import Architecture
+    from supernet.design import Design
 
 COLUMNS = ("layer", "op", "channels", "input", "stride", "params", "MACs")
 LEFT = 2
@@ -29,32 +29,31 @@ def with_unit(number: float) -> str:
 
 
 def table_of(
-    architecture: Architecture,
+    design: Design,
     costs: Mapping[str, Sequence[float]] = NO_COSTS,
     constants: Mapping[str, float] = NO_CONSTANTS,
 ) -> list[list[str]]:
     """Returns the head, a row per layer, and the sum.
 
-    costs: further columns by their heading, with a number for each of `architecture.layers`, such as milliseconds.
+    costs: further columns by their heading, with a number for each of `design.layers`, such as milliseconds.
     constants: the number that is added once per network to the column of the same heading; it has a row of its own.
     Raises InvalidError if a column has another length.
     """
-    layers, space = architecture.layers, architecture.space
+    layers = design.layers
     for name, column in costs.items():
         if len(column) != len(layers):
             raise InvalidError(
                 f"column '{name}'", f"got {len(column)} numbers", f"one for each of {len(layers)} layers"
             )
-    names = ("stem", *(edge.name for edge in space.edges), "feature_mix", "classifier")
     rows = [[*COLUMNS, *costs]]
-    for i, (name, layer) in enumerate(zip(names, layers, strict=True)):
+    for i, (name, layer) in enumerate(design.places):
         c = layer.complexity
         numbers = [with_unit(c.params), with_unit(c.macs), *(f"{column[i]:.4g}" for column in costs.values())]
         rows.append([name, *_shapes(layer), *numbers])
     if any(constants.values()):
         once = [f"{constants.get(name, 0.0):.4g}" for name in costs]
         rows.append(["once per network", *[""] * (len(COLUMNS) - 1), *once])
-    total = architecture.complexity
+    total = design.complexity
     sums = [f"{sum(column) + constants.get(name, 0.0):.4g}" for name, column in costs.items()]
     rows.append(["sum", "", "", "", "", with_unit(total.params), with_unit(total.macs), *sums])
     return rows

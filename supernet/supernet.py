@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from supernet.blocks import Chain, MixedEdge, init_weights, isolated_rng
+from supernet.blocks import MixedEdge, Skeleton, init_weights, isolated_rng
 from supernet.space import Space
 
 
-class Supernet(Chain):
+class Supernet(Skeleton):
     """The network of all candidates. It holds weights only: gates and paths are arguments of forward.
 
     BN normalises by batch statistics and keeps no running ones, so a forward pass leaves no trace.
@@ -19,7 +19,8 @@ class Supernet(Chain):
     def __init__(self, space: Space, *, seed: int = 0):
         settings = space.op_settings(running_stats=False)
         with isolated_rng(seed):
-            super().__init__(space, (MixedEdge(edge, settings) for edge in space.edges), settings)
+            ends = (space.stem, space.feature_mix, space.classifier)
+            super().__init__(ends, (MixedEdge(edge, settings) for edge in space.edges), settings)
             init_weights(self)
         self.space = space
 

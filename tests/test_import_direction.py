@@ -12,7 +12,8 @@ ALLOWED = {
     "latency": {"supernet", "engine"},
     "search": {"supernet", "latency", "engine"},
     "retrain": {"supernet", "engine"},
-    "proxyless_nas": {"supernet", "engine", "latency", "search", "retrain"},
+    "published": {"supernet", "engine"},
+    "proxyless_nas": {"supernet", "engine", "latency", "search", "retrain", "published"},
 }
 OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup"}
 
@@ -147,7 +148,7 @@ def cycle(graph: dict[str, set[str]]) -> list[str]:
 def test_no_modules_of_a_package_import_each_other_in_a_circle(package):
     files = sorted((ROOT / package).rglob("*.py"))
     graph = {".".join(f.relative_to(ROOT).with_suffix("").parts): modules_imported(f, package) for f in files}
-    assert len(graph) > 5
+    assert len(graph) > 2
     assert cycle(graph) == []
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("supernet", "latency", "engine", "search", "retrain", "proxyless_nas")
+PACKAGES = ("supernet", "latency", "engine", "search", "retrain", "published", "proxyless_nas")
 BUILD = """
 import sys, warnings
 from setuptools import build_meta

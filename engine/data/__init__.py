@@ -4,6 +4,7 @@
 - `images.py`: an image set, an item, a batch
 - `sources.py`, `cluttered.py`: sets that fit in memory, which `memory.py` augments
 - `folder.py`: sets of image files, which `scan.py` finds and `pictures.py` decodes
+- `preprocessing.py`: the way from a picture to a network's input
 - `own.py`: sets of the user's own
 - `order.py`: splits, and which images come when
 - `stream.py`: batches for training and evaluation; `readers.py`: the processes that read files for them
@@ -16,6 +17,7 @@ from engine.data.folder import TEST_FOLDERS, open_folder
 from engine.data.images import Batch, ImageSet, Item, Splits, subset
 from engine.data.order import stratified_split
 from engine.data.own import Arrays, CallModule, Files, OwnSet, open_own
+from engine.data.preprocessing import Preprocessing
 from engine.data.sources import open_in_memory
 from engine.data.stream import BatchStream, evaluation_batches, statistics_batches
 
@@ -29,6 +31,7 @@ __all__ = [
     "InputShape",
     "Item",
     "OwnSet",
+    "Preprocessing",
     "Splits",
     "evaluation_batches",
     "open_images",

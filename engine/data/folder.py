@@ -15,9 +15,10 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from engine.data.config import DataConfig
-from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, Splits, normalised
+from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, Splits
 from engine.data.memory import Recipe
 from engine.data.pictures import UnreadableError, read_picture
+from engine.data.preprocessing import MEAN_OF_PHOTOGRAPHS, STD_OF_PHOTOGRAPHS, Preprocessing
 from engine.data.readers import Readers
 from engine.data.scan import class_folders, image_files
 from engine.data.sources import check_classes
@@ -29,34 +30,13 @@ from engine.seeding import mix
 # reported there; elsewhere `test` is, and a `val` next to it is somebody's own hold-out.
 TEST_FOLDERS = {"imagenet": ("val", "test"), "folder": ("test", "val")}
 
-# Mean and std of ImageNet's training images, as in every torchvision reference; for grey, their average over RGB.
-_MEAN = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
-_STD = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
-
 
 def recipe_of_photographs(channels: int, *, flip: bool = True) -> Recipe:
     """Returns ImageNet's mean and std. Raises ConfigError unless image files can give so many channels."""
-    if channels not in _MEAN:
+    if channels not in MEAN_OF_PHOTOGRAPHS:
         found = f"got {channels}, but image files give 1 (grey) or 3 (RGB)"
         raise ConfigError("space.input_channels", found, remedy="set it to 3")
-    return Recipe(_MEAN[channels], _STD[channels], flip)
-
-
-MOST_ELONGATED = 16
-"""The largest ratio of a picture's longer side to its shorter one in evaluation. Only the middle part of this shape is
-taken from a longer picture: resizing a line of 30,000 pixels would take 9 GB, though only the central square is
-used."""
-
-
-def shorter_side_of(input_size: int) -> int:
-    """Returns the shorter side in pixels of a picture that is evaluated, before its centre is cut out."""
-    return round(input_size / 0.875)
-
-
-def evaluation_transform(shorter_side: int, input_size: int) -> v2.Compose:
-    """Returns what turns a picture (engine/data/pictures.py) into (channels, S, S) uint8 for an evaluation, S being
-    `input_size`: its shorter side is resized to `shorter_side`, and the centre is cut out."""
-    return v2.Compose([_middle, v2.Resize(shorter_side), v2.CenterCrop(input_size), v2.PILToTensor()])
+    return Recipe(MEAN_OF_PHOTOGRAPHS[channels], STD_OF_PHOTOGRAPHS[channels], flip)
 
 
 class FolderImages:
@@ -65,33 +45,28 @@ class FolderImages:
     files: (N,), paths below `root` as bytes; labels: (N,). An unreadable file is replaced by the next readable one of
     its class in this very set. engine/data/pictures.py decodes the files.
 
-    Training: random resized crop of 8 to 100 % of the area, horizontal flip if `recipe.flip` is set, brightness by
-    32/255 and saturation by 0.5 (ProxylessNAS's ImageNet training, `distort_color: tf`). Evaluation: the shorter side
-    to round(S / 0.875), then the central S x S.
+    Training: random resized crop of 8 to 100 % of the area, horizontal flip if `flip` is set, brightness by 32/255
+    and saturation by 0.5 (ProxylessNAS's ImageNet training, `distort_color: tf`). Evaluation: what `preprocessing`
+    does, by default the shorter side to round(S / 0.875), then the central S x S.
     """
 
-    def __init__(
-        self, root: Path, files: np.ndarray, labels: np.ndarray, recipe: Recipe, *, input_size: int, channels: int
-    ):
+    def __init__(self, root: Path, files: np.ndarray, labels: np.ndarray, preprocessing: Preprocessing, *, flip: bool):
         assert (np.diff(labels) >= 0).all()
         self.root = root
         self.files = files  # one array of bytes: a million strings would be copied page by page into each worker
         self.labels = np.asarray(labels, dtype=np.int64)
-        self.recipe = recipe
-        self.input_size = input_size
-        self.channels = channels
+        self.preprocessing = preprocessing
+        self.flip = flip
         self.readers: Readers | None = Readers()
         self.corrupt = CorruptFiles(len(files), self.path)
         self._train = v2.Compose(
             [
-                v2.RandomResizedCrop(input_size, scale=(0.08, 1.0)),
-                v2.RandomHorizontalFlip(0.5 if recipe.flip else 0.0),
+                v2.RandomResizedCrop(preprocessing.input_size, scale=(0.08, 1.0)),
+                v2.RandomHorizontalFlip(0.5 if flip else 0.0),
                 v2.ColorJitter(brightness=32 / 255, saturation=0.5),
                 v2.PILToTensor(),
             ]
         )
-        self.shorter_side = shorter_side_of(input_size)
-        self._evaluate = evaluation_transform(self.shorter_side, input_size)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -103,26 +78,19 @@ class FolderImages:
     def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
         """Returns images (n, channels, S, S) float32. Raises ConfigError if a class has no readable image."""
         corrupt: dict[int, str] = {}
-        pixels = torch.empty((len(items), self.channels, self.input_size, self.input_size), dtype=torch.uint8)
+        colours, size = self.preprocessing.colours, self.preprocessing.input_size
+        pixels = torch.empty((len(items), colours, size, size), dtype=torch.uint8)
         for out, item in zip(pixels, items, strict=True):
             picture, unreadable = self._picture(item.index)
             corrupt.update(unreadable)
             # seeded by the item even if another file stands in, so that a repaired file changes no other image
-            out.copy_(self._augmented(picture, item) if augment else self._evaluate(picture))
+            out.copy_(self._augmented(picture, item) if augment else self.preprocessing.pixels_of(picture))
         labels = torch.from_numpy(self.labels[[item.index for item in items]])
-        images = normalised(pixels, self.recipe.mean, self.recipe.std)
-        return Batch(images, labels, dict(sorted(corrupt.items())))
+        return Batch(self.preprocessing.normalised(pixels), labels, dict(sorted(corrupt.items())))
 
     def restrict(self, indices: np.ndarray) -> FolderImages:
         """Returns the set of these images alone, numbered from 0."""
-        shape = {"input_size": self.input_size, "channels": self.channels}
-        return FolderImages(self.root, self.files[indices], self.labels[indices], self.recipe, **shape)
-
-    @property
-    def resizing(self) -> str:
-        """The steps by which an image gets the network's input size in an evaluation, in words."""
-        size = self.input_size
-        return f"bilinear with antialiasing, the shorter side to {self.shorter_side}, then the central {size} x {size}"
+        return FolderImages(self.root, self.files[indices], self.labels[indices], self.preprocessing, flip=self.flip)
 
     def content(self) -> dict[str, str]:
         """Returns a checksum of the names and sizes of the files; reading a million files would take too long."""
@@ -147,7 +115,7 @@ class FolderImages:
         unreadable: dict[int, str] = {}
         for candidate in (*range(index, end), *range(begin, index)):
             try:
-                return read_picture(self.path(candidate), self.channels), unreadable
+                return read_picture(self.path(candidate), self.preprocessing.colours), unreadable
             except UnreadableError as error:
                 unreadable[candidate] = str(error)
         raise ConfigError(
@@ -165,16 +133,6 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except OSError:
         return -1
-
-
-def _middle(picture: Image.Image) -> Image.Image:
-    """Returns the picture, or its middle part if it is longer than MOST_ELONGATED times its shorter side."""
-    width, height = picture.size
-    most = MOST_ELONGATED * min(width, height)
-    left, top = max(0, width - most) // 2, max(0, height - most) // 2
-    if left == top == 0 and max(width, height) <= most:
-        return picture
-    return picture.crop((left, top, left + min(width, most), top + min(height, most)))
 
 
 def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: int) -> Splits:
@@ -205,13 +163,37 @@ def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: 
         )
     check_classes(config, len(names), classes)
     recipe = recipe_of_photographs(channels)
+    preprocessing = Preprocessing.of_files(input_size, recipe.mean, recipe.std)
     train, test = (
-        FolderImages(
-            folder, *image_files(folder, [*on_disk.values()]), recipe, input_size=input_size, channels=channels
-        )
+        FolderImages(folder, *image_files(folder, [*on_disk.values()]), preprocessing, flip=recipe.flip)
         for folder, on_disk in parts.items()
     )
     return Splits(train, test, names)
+
+
+def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> tuple[FolderImages, tuple[str, ...]]:
+    """Returns the image files to evaluate a network on, and the names of their classes, sorted.
+
+    root: a folder that holds val/ or test/ with one folder per class; or one that holds those folders itself. classes:
+    how many there must be. Raises ConfigError, whose place is the root's path, if there are others, or a class has no
+    image.
+    """
+    if not os.path.isdir(root):
+        accepted = "a folder that holds val/ (or test/) with one folder per class"
+        raise ConfigError(str(root), "no such folder", accepted, suggestion=nearest_path(root))
+    if preprocessing.colours not in (1, 3):
+        found = f"image files give 1 or 3 channels, but the network's images have {preprocessing.colours}"
+        raise ConfigError(str(root), found)
+    part = next((root / name for name in TEST_FOLDERS["imagenet"] if (root / name).is_dir()), root)
+    try:
+        folders = class_folders(part)
+        if len(folders) != classes:
+            found = f"has {len(folders)} class folders"
+            raise ConfigError(str(part), found, f"{classes}, one for each class of the network")
+        files = image_files(part, [*folders.values()])
+    except ConfigError as error:
+        raise error if error.where != "data.root" else error.at(str(part)) from None
+    return FolderImages(part, *files, preprocessing, flip=False), tuple(folders)
 
 
 def _difference(names: tuple[str, ...], test_names: tuple[str, ...]) -> str:

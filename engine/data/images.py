@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.errors import ConfigError, InvalidError, one_line
 
 if TYPE_CHECKING:
-    from engine.data.memory import Recipe
+    from engine.data.preprocessing import Preprocessing
     from engine.data.readers import Readers
 
 logger = logging.getLogger("engine.data")
@@ -91,7 +91,8 @@ class ImageSet(Protocol):
 
     labels: np.ndarray
     """The class of each image, (N,) int64."""
-    recipe: Recipe
+    preprocessing: Preprocessing
+    """How its images become a network's input."""
     readers: Readers | None
     """The processes that load its batches. None if loading is so cheap that processes would only slow it down."""
     corrupt: CorruptFiles
@@ -108,17 +109,6 @@ class ImageSet(Protocol):
 
     def restrict(self, indices: np.ndarray) -> Self:
         """Returns the set of these images alone, numbered from 0; see `subset`."""
-        ...
-
-    @property
-    def resizing(self) -> str:
-        """The steps by which an image gets the network's input size in an evaluation, in words."""
-        ...
-
-    @property
-    def shorter_side(self) -> int | None:
-        """The shorter side in pixels to which an evaluation resizes a picture before it cuts the centre out; None if
-        the whole picture is resized to a square."""
         ...
 
     def content(self) -> dict[str, str]:

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, normalised
+from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item
 from engine.data.order import random_numbers
+from engine.data.preprocessing import Preprocessing
 from engine.data.readers import Readers
-
-_RESIZED_AT_ONCE = 2048  # images in float32 at a time: resizing needs 4 times the memory of the result otherwise
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class MemoryImages:
         self.labels = np.asarray(labels, dtype=np.int64)
         self.recipe = recipe
         self.channels = channels
+        self.preprocessing = Preprocessing.of_squares(pixels.shape[-1], channels, recipe.mean, recipe.std)
         self.readers: Readers | None = None
         self.corrupt = CorruptFiles(len(self.labels), "image {}".format)  # stays empty: nothing is read from a file
 
@@ -57,24 +57,13 @@ class MemoryImages:
         x = self.pixels[index]  # (n, C, S, S)
         if augment:
             x = self._augmented(x, keys)
-        images = normalised(x, self.recipe.mean, self.recipe.std).expand(-1, self.channels, -1, -1).contiguous()
-        return Batch(images, torch.from_numpy(self.labels[keys[:, 2]]))
+        return Batch(self.preprocessing.normalised(x), torch.from_numpy(self.labels[keys[:, 2]]))
 
     def restrict(self, indices: np.ndarray) -> MemoryImages:
         """Returns the set of these images alone, numbered from 0."""
         return MemoryImages(
             self.pixels[torch.from_numpy(indices)], self.labels[indices], self.recipe, channels=self.channels
         )
-
-    @property
-    def resizing(self) -> str:
-        """The steps by which an image gets the network's input size in an evaluation, in words."""
-        size = self.pixels.shape[-1]
-        return f"bilinear with antialiasing to {size} x {size}"
-
-    @property
-    def shorter_side(self) -> None:
-        """None: the whole picture is resized to a square."""
 
     def content(self) -> dict[str, str]:
         """Returns a checksum of the pixels."""
@@ -100,18 +89,3 @@ class MemoryImages:
 def _draws(seed: int, epoch: int, total: int, pad: int) -> np.ndarray:
     """Returns (total, 3): top and left of the crop in [0, 2 pad], mirrored in {0, 1}. Row i belongs to image i."""
     return random_numbers(seed, epoch, AUGMENTATION).integers(0, (2 * pad + 1, 2 * pad + 1, 2), size=(total, 3))
-
-
-def resized(pixels: Tensor, size: int) -> Tensor:
-    """Returns pixels (N, C, H, W) uint8 as (N, C, size, size) uint8, resized bilinearly with antialiasing.
-
-    Computed in float32, because torchvision's uint8 kernel is used on some CPUs only and rounds differently.
-    """
-    if pixels.shape[-2:] == (size, size):
-        return pixels
-    out = torch.empty((*pixels.shape[:2], size, size), dtype=torch.uint8)
-    for begin in range(0, len(pixels), _RESIZED_AT_ONCE):
-        part = slice(begin, begin + _RESIZED_AT_ONCE)
-        x = F.interpolate(pixels[part].float(), size=(size, size), mode="bilinear", antialias=True)
-        out[part] = x.round_().clamp_(0, 255).to(torch.uint8)
-    return out

@@ -20,6 +20,7 @@ from engine.data.config import DataConfig
 from engine.data.folder import FolderImages, recipe_of_photographs
 from engine.data.images import Splits
 from engine.data.memory import Recipe
+from engine.data.preprocessing import Preprocessing
 from engine.data.sources import Pixels, check_classes, in_memory
 from engine.errors import InvalidError, explain
 from engine.files import in_home
@@ -89,10 +90,10 @@ def open_own(config: DataConfig, call: CallModule, *, input_size: int, channels:
     photographs = recipe_of_photographs(channels, flip=own.flip)
     with explain(where):
         recipe = _stated(own, channels) or photographs
+        preprocessing = Preprocessing.of_files(input_size, recipe.mean, recipe.std)
         lists = [_listed(name, part, names, root) for name, part in (("train", own.train), ("test", own.test))]
     first, second = (
-        FolderImages(root or Path(), files, labels, recipe, input_size=input_size, channels=channels)
-        for files, labels in lists
+        FolderImages(root or Path(), files, labels, preprocessing, flip=recipe.flip) for files, labels in lists
     )
     return Splits(first, second, names)
 

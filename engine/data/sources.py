@@ -15,8 +15,9 @@ from torch import Tensor
 from engine.data.cluttered import cluttered
 from engine.data.config import DataConfig
 from engine.data.images import FAKE, Splits
-from engine.data.memory import MemoryImages, Recipe, resized
+from engine.data.memory import MemoryImages, Recipe
 from engine.data.order import random_numbers, stratified_split
+from engine.data.preprocessing import resized
 from engine.errors import ConfigError, IncompleteDataError
 from engine.files import in_home, nearest_path
 

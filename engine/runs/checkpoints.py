@@ -22,7 +22,7 @@ from engine.runs.states import not_finite
 log = logging.getLogger("engine")
 
 # torch.load raises one of these on other files: it depends on where they cease to look like a checkpoint
-_NOT_A_STATE = (
+NOT_A_STATE = (
     *(RuntimeError, pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, AssertionError, ImportError, struct.error),
 )
@@ -149,7 +149,7 @@ def load_checkpoint(path: Path, expected: str = _EXPECTED) -> dict[str, Any]:
         raise CheckpointError(str(path), "is damaged: its content does not match the hash in its name")
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except _NOT_A_STATE:
+    except NOT_A_STATE:
         raise CheckpointError(str(path), _FOREIGN, _EXPECTED) from None
     if not isinstance(state, dict):
         raise CheckpointError(str(path), _FOREIGN, _EXPECTED)

@@ -1,36 +1,226 @@
-"""Evaluates a network with a checkpoint, of its retraining or of a search, on the test set:
+"""Evaluates a network on a set of images it was not trained on:
 
     proxyless-nas evaluate imagenet --checkpoint runs/r/checkpoints/X.pt data.root=/images
     proxyless-nas evaluate imagenet --checkpoint runs/cpu/checkpoints/X.pt --architecture runs/cpu/architecture.json
+    proxyless-nas evaluate --arch proxyless_cpu --path /imagenet --per-class --confusions 10
+    proxyless-nas evaluate --arch runs/cpu/architecture.json --checkpoint runs/r/checkpoints/X.pt --path /imagenet
 
-Prints top-1, top-5 and the loss. With a search's checkpoint, BN statistics are first collected on training images.
+Prints top-1, top-5 and the loss, their 95 % intervals and the images per second. The network is a published one, which
+comes with its weights, or one of a run. The images are those of a configuration, or of a folder that holds val/ with
+one folder per class. With a search's checkpoint, BN statistics are first collected on training images, so a
+configuration is needed. Several processes share the images: torchrun --nproc-per-node 8 -m proxyless_nas evaluate ...
 """
 
+from __future__ import annotations
+
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.arguments import add_allow_modules, path_argument
-from proxyless_nas.commands.base import Command, add_config, add_overrides, config_path
+from proxyless_nas.commands.base import Command, add_overrides, at_least, config_path
+
+if TYPE_CHECKING:
+    from engine.data import Preprocessing
+    from engine.distributed import Group
+    from engine.progress import Report
+    from retrain.evaluation import Scores
+    from supernet.design import Design
+    from supernet.network import Network
+
+BATCH_SIZE = 100
+"""The batch size on a folder of images, as in the published project; a configuration has its own."""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, "YAML file, see configs/retrain/, of which the sections data and run are used")
-    parser.add_argument("--architecture", type=path_argument, help="architecture.json; default: the checkpoint's own")
-    parser.add_argument("--checkpoint", type=path_argument, required=True, help="a .pt file of a run's checkpoints/")
+    parser.add_argument(
+        "config",
+        type=path_argument,
+        nargs="?",
+        help="YAML file, see configs/retrain/, of which the sections data and run are used, or a name that "
+        "`proxyless-nas configs` lists; or give --path",
+    )
+    parser.add_argument("--path", type=path_argument, help="folder of images: val/<class>/<image>")
+    parser.add_argument(
+        "--arch",
+        "--architecture",
+        help="name of a published network, architecture.json or net.config; default: the checkpoint's own",
+    )
+    parser.add_argument("--checkpoint", type=path_argument, help="a .pt file of a run's checkpoints/")
+    parser.add_argument("--batch-size", type=at_least(1), help="images of all processes together")
+    parser.add_argument("--workers", type=at_least(0), help="processes that read images; default: one per core")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default with --path: cuda if there is a GPU")
+    parser.add_argument("--size", type=at_least(1), help="height and width of the input; default: the network's")
+    parser.add_argument("--per-class", action="store_true", help="print a line for each class too")
+    parser.add_argument("--confusions", type=at_least(1), metavar="N", help="print the N most frequent confusions too")
     add_overrides(parser, "data.root=/images")
     add_allow_modules(parser, "the architecture's file or the checkpoint")
 
 
 def _run(args: argparse.Namespace) -> None:
-    from engine.progress import set_up_logging
-    from engine.quantities import accuracy_text
-    from retrain.evaluation import evaluate_checkpoint
+    from engine.errors import UserError
+    from engine.job import open_group
+    from engine.progress import Stages, set_up_logging
 
-    set_up_logging()
-    architecture, test = evaluate_checkpoint(
-        config_path(args), args.architecture, args.checkpoint, args.allow_modules, overrides=args.overrides
+    if args.config is not None and "=" in str(args.config) and not args.config.exists():
+        args.config, args.overrides = None, [str(args.config), *args.overrides]
+    if (args.config is None) == (args.path is None):
+        found = "got neither a configuration nor --path" if args.path is None else "got a configuration and --path"
+        raise UserError(found=found, expected="one of the two", remedy="see proxyless-nas evaluate --help")
+    if args.path is not None and args.overrides:
+        raise UserError("--path", f"got {args.overrides[0]} beside it", remedy="settings change a configuration only")
+    with open_group() as group:
+        set_up_logging(group)
+        with Stages(shown=group.first) as report:
+            scores = (_on_config if args.path is None else _on_folder)(args, group, report)
+        if group.first:
+            _print(scores, args)
+
+
+def evaluate_folder(path: Path, arch: str, batch_size: int, workers: int | None) -> None:
+    """Evaluates a published network on a folder of images and prints the figures; for eval.py."""
+    others = ("config", "checkpoint", "device", "size", "confusions")
+    options = {"path": path, "arch": arch, "batch_size": batch_size, "workers": workers, "per_class": False}
+    _run(argparse.Namespace(**options, **dict.fromkeys(others), overrides=[], allow_modules=[]))
+
+
+def _on_config(args: argparse.Namespace, group: Group, report: Report) -> Scores:
+    from engine.errors import UserError
+    from retrain.evaluation import score_checkpoint
+
+    if args.checkpoint is None:
+        raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
+    options = {"retrain.batch_size": args.batch_size, "data.workers": args.workers, "run.device": args.device}
+    given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    file = None if args.arch is None else path_argument(args.arch)
+    is_file = file is not None and file.suffix == ".json"  # given as a file, whose name errors then have
+    architecture = file if is_file else _design_of(args)
+    _, scores = score_checkpoint(
+        config_path(args),
+        architecture,
+        args.checkpoint,
+        args.allow_modules,
+        overrides=[*args.overrides, *given],
+        size=args.size,
+        by_class=args.per_class or args.confusions is not None,
+        group=group,
+        report=report,
     )
-    figures = accuracy_text(test.top1, test.top5, test.loss, architecture.space.config.classes)
-    print(f"test set, {test.images} images: {figures}")
+    return scores
+
+
+def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores:
+    import torch
+
+    from engine.errors import UserError
+    from engine.run_config import RunConfig
+    from retrain.evaluation import score_files
+
+    network, preprocessing = _network_of(args)
+    if args.size is not None:
+        preprocessing = preprocessing.at(args.size)
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, preprocessing.channels, args.size, args.size))
+        except RuntimeError:
+            remedy = "choose a larger size or the network's own"
+            raise UserError("--size", f"got {args.size}, which this network cannot take", remedy=remedy) from None
+    run = {"device": args.device or ("cuda" if torch.cuda.is_available() else "cpu")}
+    return score_files(
+        network,
+        args.path,
+        preprocessing,
+        network.architecture.classes,
+        batch_size=args.batch_size or BATCH_SIZE,
+        workers=args.workers,
+        run=RunConfig.model_validate(run),
+        by_class=args.per_class or args.confusions is not None,
+        group=group,
+        report=report,
+    )
+
+
+def _network_of(args: argparse.Namespace) -> tuple[Network, Preprocessing]:
+    """Returns the network that --arch and --checkpoint name, with its weights, and how its images are prepared."""
+    from engine.errors import UserError
+    from engine.runs.checkpoints import STATES
+    from published.networks import build, is_named, load_published
+    from published.preprocessing import preprocessing_of
+    from retrain.preprocessing import preprocessing_in
+    from retrain.weights import load_network_of, read_checkpoint
+    from supernet.network import Network
+
+    if args.checkpoint is None:
+        if args.arch is None or not is_named(args.arch):
+            _design_of(args)  # a mistyped name is answered first
+            raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
+        network = build(args.arch)
+        return network, preprocessing_of(network.architecture.name, network.architecture.input_size)
+    design = _design_of(args)
+    content, where = read_checkpoint(args.checkpoint)
+    if design is not None and not any(key in content for key in STATES):
+        network = Network(design)
+        load_published(network, args.checkpoint)
+        return network, preprocessing_of(design.name, design.input_size)
+    loaded = load_network_of(content, where, design, args.allow_modules)
+    if loaded.needs_statistics:
+        found = "is of a search, whose supernet has no BN statistics"
+        raise UserError(where, found, remedy="give a configuration in place of --path, so that they can be collected")
+    design = loaded.network.architecture
+    return loaded.network, preprocessing_in(content, where) or preprocessing_of(design.name, design.input_size)
+
+
+def _design_of(args: argparse.Namespace) -> Design | None:
+    """Returns the network that --arch describes: a published name, an architecture.json or a net.config; None if it is
+    not given."""
+    from engine.errors import ConfigError, explain
+    from engine.files import read_json, read_text
+    from published.net_config import is_net_config, read_net_config
+    from published.networks import is_named, named
+    from retrain.weights import load_architecture
+
+    if args.arch is None:
+        return None
+    path = path_argument(args.arch)
+    if is_named(args.arch) or not (path.exists() or path.suffix or len(path.parts) > 1):
+        try:
+            return named(args.arch)
+        except ConfigError as error:
+            raise error.at("--arch") from None
+    if path.exists() and is_net_config(read_json(path, "an architecture.json, or a net.config")):
+        with explain(str(path)):
+            return read_net_config(read_text(path, "a net.config"), name=path.stem)
+    return load_architecture(path, args.allow_modules)
+
+
+def _print(scores: Scores, args: argparse.Namespace) -> None:
+    """Prints the figures of an evaluation, and those of each class and pair of classes that are asked for."""
+    from engine.evaluation import wilson
+    from engine.quantities import TOP5_CLASSES, accuracy_text
+
+    test, names, counts = scores.test, scores.class_names, scores.by_class
+    print(f"test set, {test.images} images: {accuracy_text(test.top1, test.top5, test.loss, len(names))}")
+    shares = {"top-1": test.top1} | ({"top-5": test.top5} if len(names) >= TOP5_CLASSES else {})
+    intervals = (f"{what} {{:.2f}} % to {{:.2f}} %".format(*wilson(p, test.images)) for what, p in shares.items())
+    print(f"95 % interval: {', '.join(intervals)}; {scores.images_per_second:.4g} images/s")
+    if counts is None:
+        return
+    if args.per_class:
+        width = max(len("class"), *map(len, names))
+        print(f"{'class':{width}}  images   top-1  95 % interval   top-5  most often taken for")
+        for i, name in enumerate(names):
+            images, row = int(counts.images[i]), counts.confusions[i].clone()
+            if images == 0:
+                print(f"{name:{width}}  {0:6}")
+                continue
+            row[i] = 0
+            taken = f"{names[int(row.argmax())]} ({int(row.max())})" if row.max() else ""
+            top1, top5 = 100 * int(counts.top1[i]) / images, 100 * int(counts.top5[i]) / images
+            low, high = wilson(top1, images)
+            figures = f"{images:6}  {top1:6.2f}  {low:6.2f}..{high:6.2f}  {top5:6.2f}"
+            print(f"{name:{width}}  {figures}  {taken}".rstrip())
+    for amount, own, other in counts.most_confused(args.confusions or 0):
+        print(f"{amount} of {int(counts.images[own])} images of {names[own]} were taken for {names[other]}")
 
 
 COMMAND = Command(__doc__, _arguments, _run)

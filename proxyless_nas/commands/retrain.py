@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> None:
         )
         if group.first:
             test = result.test
-            figures = accuracy_text(test.top1, test.top5, test.loss, result.architecture.space.config.classes)
+            figures = accuracy_text(test.top1, test.top5, test.loss, result.architecture.classes)
             print(f"test set, {test.images} images: {figures}")
 
 

@@ -11,8 +11,9 @@ import torch
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from engine.data import DataConfig, Item, open_images
-from engine.data.folder import FolderImages, recipe_of_photographs
+from engine.data.folder import FolderImages
 from engine.data.pictures import UnreadableError, extensions, read_picture
+from engine.data.preprocessing import Preprocessing
 from engine.errors import UserError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(8, 32)
@@ -311,6 +312,10 @@ def test_a_limit_on_open_files_is_not_taken_for_an_unreadable_file(tmp_path):
     assert not isinstance(caught.value, UnreadableError)
 
 
+def grey(size: int) -> Preprocessing:
+    return Preprocessing.of_files(size, (0.449,), (0.226,))
+
+
 @pytest.mark.parametrize("shape", [(1, 30_000), (30_000, 1), (2, 40_001)])
 def test_a_line_of_pixels_is_evaluated_on_its_middle_in_bounded_memory(shape, tmp_path, monkeypatch):
     """Grey 40 at the ends and 200 in the middle half: the central square shows the middle."""
@@ -318,9 +323,7 @@ def test_a_line_of_pixels_is_evaluated_on_its_middle_in_bounded_memory(shape, tm
     ramp[len(ramp) // 4 : -len(ramp) // 4] = 200
     pixels = np.broadcast_to(ramp, (min(shape), len(ramp)))
     Image.fromarray(np.ascontiguousarray(pixels if shape[1] > shape[0] else pixels.T)).save(tmp_path / "a.png")
-    images = FolderImages(
-        tmp_path, np.array([b"a.png"]), np.zeros(1, int), recipe_of_photographs(1), input_size=64, channels=1
-    )
+    images = FolderImages(tmp_path, np.array([b"a.png"]), np.zeros(1, int), grey(64), flip=True)
     largest = []
     resize = Image.Image.resize
 
@@ -339,9 +342,7 @@ def test_a_line_of_pixels_is_evaluated_on_its_middle_in_bounded_memory(shape, tm
 def test_pictures_of_usual_shapes_are_evaluated_as_a_whole(tmp_path):
     """Up to 16 to 1 nothing is cut before resizing."""
     Image.fromarray(np.tile(RAMP.ravel()[:160], (10, 1))).save(tmp_path / "a.png")
-    images = FolderImages(
-        tmp_path, np.array([b"a.png"]), np.zeros(1, int), recipe_of_photographs(1), input_size=14, channels=1
-    )
+    images = FolderImages(tmp_path, np.array([b"a.png"]), np.zeros(1, int), grey(14), flip=True)
     shown = images.load([Item(0, 0, 0)], augment=False).images[0, 0]
     resized = Image.fromarray(np.tile(RAMP.ravel()[:160], (10, 1))).resize((256, 16), Image.Resampling.BILINEAR)
     expected = torch.tensor(np.array(resized)[1:15, 121:135])

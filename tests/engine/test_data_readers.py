@@ -18,6 +18,7 @@ import torch
 
 from engine.data import BatchStream, DataConfig, evaluation_batches, open_images, statistics_batches
 from engine.data import readers as module
+from engine.data.preprocessing import Preprocessing
 from engine.data.readers import MOST_WORKERS, worker_count
 from engine.errors import UserError
 from retrain.config import RetrainConfig
@@ -188,10 +189,10 @@ def test_no_more_open_files_is_one_line(begun, left, images):
 
 
 def test_a_fault_of_the_program_in_a_process_keeps_its_trace(images, monkeypatch):
-    def broken(picture):
+    def broken(preprocessing, picture):
         raise ValueError("bug")
 
-    monkeypatch.setattr(images, "_evaluate", broken)
+    monkeypatch.setattr(Preprocessing, "pixels_of", broken)
     with pytest.raises(RuntimeError, match=r"in a process that reads images:\nTraceback (.|\n)*ValueError: bug"):
         list(evaluation_batches(images, 8, 2))
 

@@ -12,7 +12,7 @@ from PIL import Image
 from engine.config import Section, validate
 from engine.data import DataConfig, Item, evaluation_batches, open_images
 from engine.data.cluttered import cluttered
-from engine.data.memory import resized
+from engine.data.preprocessing import resized
 from engine.errors import ConfigError
 from tests.engine.image_folder import write_images
 

@@ -14,14 +14,19 @@ import proxyless_nas as pn
 
 VERBS = {"measure", "verify", "check", "search", "derive", "sweep", "retrain", "evaluate", "predict"}
 NOUNS = {
-    "Space", "Architecture", "Network", "Supernet", "LatencyTable", "SearchConfig", "RetrainConfig", "UserError"
+    "Space", "Architecture", "Chain", "Network", "Supernet", "LatencyTable", "SearchConfig", "RetrainConfig",
+    "UserError",
+}  # fmt: skip
+NETWORKS = {
+    "proxyless_cpu", "proxyless_gpu", "proxyless_mobile", "proxyless_mobile_14", "proxyless_mobile14",
+    "proxyless_cifar", "mobilenet_v2", "efficientnet_lite0",
 }  # fmt: skip
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "pydantic", "rich", "yaml", "search", "engine", "latency", "supernet")
 
 
 def test_the_exported_names_are_complete_and_sorted():
     assert pn.__all__ == sorted(pn.__all__)
-    assert set(pn.__all__) == VERBS | NOUNS | {"pretrained", "show"}
+    assert set(pn.__all__) == VERBS | NOUNS | NETWORKS | {"pretrained", "show"}
     assert set(pn.__all__) <= set(dir(pn))
 
 
@@ -55,7 +60,7 @@ def test_importing_the_package_imports_nothing_else(shell):
     assert json.loads(ended.stdout) == []
 
 
-@pytest.mark.parametrize("name", sorted(VERBS | {"show", "pretrained"}))
+@pytest.mark.parametrize("name", sorted(VERBS | NETWORKS | {"show", "pretrained"}))
 def test_every_function_names_its_types(name):
     hints = getattr(pn, name).__annotations__
     parameters = inspect.signature(getattr(pn, name)).parameters

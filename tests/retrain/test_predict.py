@@ -15,6 +15,7 @@ from torch import nn
 
 from engine.config import validate
 from engine.data import Splits, statistics_batches
+from engine.data.preprocessing import Preprocessing
 from engine.errors import CheckpointError, ConfigError
 from engine.runs.checkpoints import Checkpoints
 from retrain.config import RetrainConfig
@@ -22,7 +23,7 @@ from retrain.data import images_for
 from retrain.evaluation import evaluate_checkpoint
 from retrain.loop import retrain
 from retrain.predict import Prediction, predict
-from retrain.preprocessing import Preprocessing, completed
+from retrain.preprocessing import completed
 from retrain.weights import load_network, pretrained
 from supernet.architecture import Architecture
 from supernet.supernet import Supernet

@@ -309,14 +309,13 @@ def test_the_preprocessing_in_a_checkpoint_gives_the_batches_of_an_evaluation(ar
     from PIL import Image
 
     from retrain.data import images_for
-    from retrain.preprocessing import Preprocessing
 
     space = architecture.space.config.model_copy(update={"input_channels": 3})
     architecture = Architecture(type(architecture.space)(space), architecture.paths)
     root = write_images(tmp_path / "images", 2, size=20)
     data = config_of().data.model_copy(update={"name": "folder", "root": root})
     test = images_for(architecture, data).test
-    recipe = Preprocessing.of(test, architecture).record()
+    recipe = test.preprocessing.record()
     assert recipe["resize"] == "bilinear with antialiasing, the shorter side to 9, then the central 8 x 8"
     picture = Image.open(test.path(0)).convert("RGB")  # 22 wide, 20 high
     assert picture.size == (22, 20)

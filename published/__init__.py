@@ -1,0 +1,1 @@
+"""Published networks: their checkpoints, fetched and checked."""

@@ -1,0 +1,46 @@
+"""Reads JSON strictly."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from pydantic import ValidationError
+
+from supernet.errors import InvalidError
+
+TOO_DEEP = "has too many brackets inside each other"
+
+
+def parsed(text: str) -> Any:
+    """Returns the value of a JSON text. Raises InvalidError if it is no JSON, or has a number that is not finite, or a
+    key that is given twice."""
+
+    def finite(written: str) -> float:
+        if not math.isfinite(number := float(written)):
+            raise InvalidError("", f"{written} is not a finite number")
+        return number
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        record: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in record:
+                raise InvalidError("", f"key '{key}' is given twice")
+            record[key] = value
+        return record
+
+    try:
+        return json.loads(text, parse_float=finite, parse_constant=finite, object_pairs_hook=once)
+    except RecursionError:
+        raise InvalidError("", TOO_DEEP) from None
+    except ValueError as error:
+        raise InvalidError("", f"not JSON: {error}") from None
+
+
+def of_validation(error: ValidationError, place: str) -> InvalidError:
+    """Returns the first error of a validation with its parts, found at `place`."""
+    first = error.errors()[0]
+    where = ".".join([place, *map(str, first["loc"])])
+    cause = first.get("ctx", {}).get("error")  # of our own validators; pydantic's errors have a text alone
+    return InvalidError.of(cause if isinstance(cause, ValueError) else ValueError(first["msg"]), where)
