@@ -87,8 +87,8 @@ def score_checkpoint(
     settings = RetrainConfig.read(config, overrides)
     given, path = (None, None) if architecture is None else architecture_of(architecture, allow_modules)
     with naming(config, keys_of(RetrainConfig)):
-        where = as_path(checkpoint, "checkpoint")
-        return _scored(settings, given, path, where, allow_modules, size, by_class, group, report)
+        file = as_path(checkpoint, "checkpoint")
+        return _scored(settings, given, path, file, allow_modules, size, by_class, group, report)
 
 
 def _scored(
