@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from search.derive.derivation import ROUNDING
+from search.limits.limit import ROUNDING
 
 BAND = 0.9
 """Networks of [BAND T, T] are compared."""

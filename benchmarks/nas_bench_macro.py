@@ -338,7 +338,7 @@ def rows_of(seed: int, truth: MacroTruth, args: argparse.Namespace) -> list[dict
 
         kept = searched(plan, folder / "warm", folder / f"alpha-{target:g}", gradient)
         _, state = checkpoint_of(folder / f"alpha-{target:g}")
-        likeliest = constrained(Alpha.of_space(plan.space, state["search"]["alpha"]), plan.limits).paths
+        likeliest = constrained(Alpha.of_space(plan.space, state["search"]["alpha"]), plan.additive).paths
         row = truth.judged(truth.band(1e6 * target), likeliest)
         rows.append({"method": "alpha", "target": target, "seed": seed, "cost": kept["cost"]["alpha"]} | row)
         log.info("%s", rows[-1])

@@ -106,9 +106,9 @@ def published_classes(checkout: Path, family: str) -> dict[str, Any]:
         modules = [importlib.import_module(f"published_code.{name}") for name in ("nas_modules", "cifar_modules")]
     else:
         # the modules of its networks alone: the others read images, and need further packages
-        for package, folder in (("ofa", "ofa"), ("ofa.utils", "ofa/utils"), (NETWORKS, NETWORKS.replace(".", "/"))):
-            sys.modules[package] = types.ModuleType(package)
-            sys.modules[package].__path__ = [str(checkout / folder)]
+        for name, folder in (("ofa", "ofa"), ("ofa.utils", "ofa/utils"), (NETWORKS, NETWORKS.replace(".", "/"))):
+            sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__path__ = [str(checkout / folder)]
         for name in ("common_tools", "my_modules", "pytorch_modules", "layers"):
             vars(sys.modules["ofa.utils"]).update(vars(importlib.import_module(f"ofa.utils.{name}")))
         names = ("mobilenet_v3", "proxyless_nets")
@@ -120,12 +120,13 @@ def published_classes(checkout: Path, family: str) -> dict[str, Any]:
 def published_network(network: Network, classes: dict[str, Any], *, new_names: bool) -> nn.Module:
     """Returns the published network that our network's net.config and state dict describe."""
     config = json.loads(json.dumps(net_config_of(network.architecture)))
-    theirs: nn.Module = classes[config["name"]].build_from_config(json.loads(json.dumps(config)))
+    theirs: Any = classes[config["name"]].build_from_config(json.loads(json.dumps(config)))
     if "bn" in config and hasattr(theirs, "set_bn_param"):
         theirs.set_bn_param(config["bn"]["momentum"], config["bn"]["eps"])
     state = official_state(network, block="conv" if new_names else "mobile_inverted_conv")
     nn.Module.load_state_dict(theirs, state, strict=True)
-    return theirs
+    network: nn.Module = theirs
+    return network
 
 
 def randomise(network: nn.Module, seed: int) -> None:

@@ -55,12 +55,11 @@ from latency.measure import measure_table
 from latency.table import LatencyTable
 from retrain.config import RetrainConfig
 from retrain.loop import retrain
-from retrain.weights import load_architecture
 from search.baseline import every_architecture
 from search.config import SearchConfig
 from search.derive.clock import Clock, Reading, meets_bound
-from search.derive.derivation import ROUNDING, constrained
-from search.limits.limit import AdditiveLimit
+from search.derive.derivation import constrained
+from search.limits.limit import ROUNDING, AdditiveLimit
 from search.loop import finish_search
 from search.result import ResultFile
 from search.scoring import open_parts, score
@@ -190,7 +189,7 @@ def one_search(
     own = HERE / f"{algorithm}.yaml"
     config = own if own.exists() else SEARCH
     result = finish_search(config, out, overrides=[f"search.arch_update={algorithm}", *overrides])
-    return result, load_architecture(out / "architecture.json")
+    return result, Architecture.from_json((out / "architecture.json").read_text())
 
 
 def price(

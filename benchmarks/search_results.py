@@ -30,13 +30,11 @@ from engine.runs.folder import refuse_changes, run_begun
 from latency.device import made_on
 from retrain.config import RetrainConfig
 from retrain.loop import resolved_training, retrain
-from retrain.weights import load_architecture
 from search.baseline import random_architectures
 from search.config import SearchConfig
 from search.derive.clock import Clock
-from search.derive.derivation import ROUNDING
 from search.derive.measured import local_latency_limits
-from search.limits.limit import AdditiveLimit
+from search.limits.limit import ROUNDING, AdditiveLimit
 from search.limits.resolve import resolve
 from search.loop import finish_search
 from supernet.architecture import Architecture
@@ -100,7 +98,7 @@ def trained(path: Path, overrides: Sequence[str], job: Training) -> tuple[float,
 
 def run(args: argparse.Namespace) -> int:
     result = finish_search(args.search, args.out / "search", overrides=args.override)
-    derived = load_architecture(args.out / "search" / "architecture.json")
+    derived = Architecture.from_json((args.out / "search" / "architecture.json").read_text())
     space = derived.space
     config = SearchConfig.read(args.search, args.override)
     limit = resolve(config, args.search, args.override).additive[0]

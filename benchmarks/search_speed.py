@@ -113,7 +113,7 @@ class Bare:
         plan, state, position = self.plan, self.state, self.loop.search.state
         s, seed, device = plan.config.search, plan.config.run.seed, plan.device
         assert s.arch_update in ("full", "full_v2", "two_path")  # the cases are of gradient modes
-        mode, objective = s.arch_update, Objective(plan.limits, s.resolved_loss)
+        mode, objective = s.arch_update, Objective(plan.additive, s.resolved_loss)
         precision = lambda: autocast(plan.config.run, device)  # noqa: E731
         first, first_arch = position.step, position.arch_steps
         drawn = [

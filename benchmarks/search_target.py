@@ -37,10 +37,9 @@ from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable
 from search.config import SearchConfig
 from search.derive.clock import acceptable_error
-from search.derive.derivation import ROUNDING
 from search.derive.measured import derive_measured
 from search.learn.objective import expected_cost
-from search.limits.limit import AdditiveLimit, TableSource
+from search.limits.limit import ROUNDING, AdditiveLimit, TableSource
 from search.loop import Search
 from search.plan import Plan
 from search.state import SearchState
@@ -206,7 +205,7 @@ def run(args: argparse.Namespace) -> int:
         for share, plan in plans.items()
     ]
     for row, plan in zip(rows, plans.values(), strict=True):
-        row |= derived(config, space, plan.limits[0], out_of(args.out, row["share"]))
+        row |= derived(config, space, plan.additive[0], out_of(args.out, row["share"]))
         row["holds"] = holds(row)
     print("| target ms | expected error | predicted ms | measured ms | error | noise | tries |")
     print("|---|---|---|---|---|---|---|")

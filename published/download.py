@@ -195,8 +195,8 @@ def _lock(part: FileIO, cached: Path, report: Report) -> bool:
         except BlockingIOError:
             if not waits:
                 log.info("%s: another process is fetching it; waiting", cached)
+                report(f"wait for {cached.name}", 0, 0)
             waits = True
-            report(f"wait for {cached.name}", 0, 0)
             time.sleep(PAUSE_S)
         except OSError as error:
             if error.errno not in _WITHOUT_LOCKS:

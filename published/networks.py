@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import CheckpointError, ConfigError, UserError
 from published.state_names import efficientnet_names, spoken_names, torchvision_names
@@ -23,6 +23,9 @@ from supernet.chain import Chain, ChainConfig, ClassifierConfig, ConvConfig, MBC
 from supernet.network import Network
 from supernet.space import BNConfig
 from supernet.tree import BranchConfig, NodeConfig, TransitionConfig, TreeConfig, UnitConfig
+
+if TYPE_CHECKING:
+    from engine.progress import Report
 
 Stages = Sequence[tuple[int, int, str]]
 """(width, stride of the first block, ops) of each stage. An op k5e3 is an inverted residual with kernel 5 and expansion
@@ -258,20 +261,24 @@ def _named(name: str) -> tuple[str, Named]:
     return own, NAMED[own]
 
 
-def build(name: str, *, pretrained: bool = True) -> Network:
+def build(name: str, *, pretrained: bool = True, report: Report | None = None) -> Network:
     """Returns a published network in training mode, on the CPU; call its `eval()` before using it.
 
-    pretrained: whether it has its published weights, which are downloaded once; otherwise they are fresh. Raises
-    ConfigError if there is no network of this name, and DownloadError or CheckpointError if its weights cannot be had.
+    pretrained: whether it has its published weights, which are downloaded once; otherwise they are fresh. report: shows
+    the progress of a download; None draws a bar, or plain lines elsewhere than on a terminal. Raises ConfigError if
+    there is no network of this name, and DownloadError or CheckpointError if its weights cannot be had.
     """
     own, what = _named(name)
     network = Network(what.chain())
     if not pretrained:
         return network
     if what.checkpoint:
+        from engine.progress import Stages
         from published.download import fetch  # it draws progress; fresh networks need none of that
 
-        load_published(network, fetch(what.checkpoint, what.blob_id))
+        with Stages() as bar:
+            path = fetch(what.checkpoint, what.blob_id, report=report or bar)
+        load_published(network, path)
     elif own == "mobilenet_v2":
         _load_torchvision(network)
     else:

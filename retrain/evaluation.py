@@ -87,8 +87,8 @@ def score_checkpoint(
     settings = RetrainConfig.read(config, overrides)
     given, path = (None, None) if architecture is None else architecture_of(architecture, allow_modules)
     with naming(config, keys_of(RetrainConfig)):
-        where = as_path(checkpoint, "checkpoint")
-        return _scored(settings, given, path, where, allow_modules, size, by_class, group, report)
+        file = as_path(checkpoint, "checkpoint")
+        return _scored(settings, given, path, file, allow_modules, size, by_class, group, report)
 
 
 def _scored(
@@ -114,10 +114,7 @@ def _scored(
                 images = _images(given, config, size)
             loaded = load_network(checkpoint, given)
     network = loaded.network
-    if loaded.classes is not None and (changes := differences(list(loaded.classes), list(images.class_names))):
-        first = "; class ".join(changes[:3])
-        found = f"other classes than {checkpoint} was trained on: class {first}"
-        raise ConfigError("data.name", found, remedy="use data with its classes, in their order")
+    _refuse_other_classes(loaded.classes, images.class_names, str(checkpoint), "data.name")
     network.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
     batch_size, workers = config.retrain.batch_size, config.data.workers
     if loaded.needs_statistics:  # every process collects all of them, so that their number changes no figure
@@ -127,6 +124,14 @@ def _scored(
         network, images.test, images.class_names, batch_size, workers, device, config.run, by_class, group, report
     )
     return network.architecture, scores
+
+
+def _refuse_other_classes(own: Sequence[str] | None, names: Sequence[str], network: str, place: str) -> None:
+    """Raises ConfigError, at `place`, if a network that knows its classes gets others. network: its name."""
+    if own is not None and (changes := differences(list(own), list(names))):
+        first = "; class ".join(changes[:3])
+        found = f"other classes than {network} was trained on: class {first}"
+        raise ConfigError(place, found, remedy="use data with its classes, in their order")
 
 
 def _images(design: Design, config: RetrainConfig, size: int | None) -> Splits:
@@ -146,6 +151,7 @@ def score_files(
     batch_size: int = 100,
     workers: int | None = None,
     run: RunConfig = RunConfig(),  # noqa: B008  # frozen
+    class_names: Sequence[str] | None = None,
     by_class: bool = False,
     group: Group = ALONE,
     report: Report = silent,
@@ -154,11 +160,13 @@ def score_files(
 
     network: (N, C, S, S) -> logits (N, classes), class i being the i-th of the class folders in the order of their
     names. It is moved to the device of `run`. root: a folder that holds val/ or test/, or the class folders themselves.
-    preprocessing: how an image becomes its input. batch_size: images of all processes together, which share them; each
+    preprocessing: how an image becomes its input. class_names: the names that the folders must have, if it is known.
+    batch_size: images of all processes together, which share them; each
     image counts once. workers: as in the YAML section data. Raises ConfigError if the images do not fit.
     """
     device = prepare_device(run, group)
     images, names = open_test_images(Path(root), preprocessing, classes)
+    _refuse_other_classes(class_names, names, "the network", str(root))
     network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
     return _pass(network, images, names, batch_size, workers, device, run, by_class, group, report)
 

@@ -114,9 +114,10 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
 
     from engine.errors import UserError
     from engine.run_config import RunConfig
+    from published.networks import imagenet_classes
     from retrain.evaluation import score_files
 
-    network, preprocessing = _network_of(args)
+    network, preprocessing = _network_of(args, report)
     if args.size is not None:
         preprocessing = preprocessing.at(args.size)
         try:
@@ -134,13 +135,14 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
         batch_size=args.batch_size or BATCH_SIZE,
         workers=args.workers,
         run=RunConfig.model_validate(run),
+        class_names=None if network.class_names == imagenet_classes() else network.class_names,  # folders have ids
         by_class=args.per_class or args.confusions is not None,
         group=group,
         report=report,
     )
 
 
-def _network_of(args: argparse.Namespace) -> tuple[Network, Preprocessing]:
+def _network_of(args: argparse.Namespace, report: Report) -> tuple[Network, Preprocessing]:
     """Returns the network that --arch and --checkpoint name, with its weights, and how its images are prepared."""
     from engine.errors import UserError
     from engine.runs.checkpoints import STATES
@@ -154,7 +156,7 @@ def _network_of(args: argparse.Namespace) -> tuple[Network, Preprocessing]:
         if args.arch is None or not is_named(args.arch):
             _design_of(args)  # a mistyped name is answered first
             raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
-        network = build(args.arch)
+        network = build(args.arch, report=report)
         return network, preprocessing_of(network.architecture.name, network.architecture.input_size)
     design = _design_of(args)
     content, where = read_checkpoint(args.checkpoint)

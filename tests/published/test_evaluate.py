@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from engine.data import Preprocessing
-from published import networks
+from engine.progress import Report
+from published import download, networks
 from published.download import SOURCE
 from published.net_config import net_config_of
 from published.networks import CPU, Named, mobile_chain
@@ -128,6 +129,19 @@ def test_a_wrong_arch_is_one_line(arch, says, pictures, door, tmp_path, monkeypa
     assert ended.status == 2
     assert ended.err.startswith(says)
     assert len(ended.err.splitlines()) == 1
+
+
+def test_a_download_shows_its_progress(checkpoint, monkeypatch, capfd):
+    def fetched(name: str, blob_id: str, *, report: Report) -> Path:
+        report(f"fetch {name}, in kB", 7, 7)
+        return checkpoint
+
+    monkeypatch.setattr(download, "fetch", fetched)
+    networks.build(NAME)
+    assert f"fetch {NAME}.pth, in kB 7/7" in capfd.readouterr().err
+    shown: list[tuple[str, int, int]] = []
+    networks.build(NAME, report=lambda *progress: shown.append(progress))
+    assert shown == [(f"fetch {NAME}.pth, in kB", 7, 7)]
 
 
 def test_imagenet_networks_take_resize_256_and_the_centre_of_224():

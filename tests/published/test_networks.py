@@ -120,7 +120,7 @@ def test_pretrained_weights_are_fetched_and_loaded_strictly(tmp_path: Path, monk
     source = Network(named("proxyless_mobile"), seed=7)
     asked = []
 
-    def fetch(name: str, blob_id: str) -> Path:
+    def fetch(name: str, blob_id: str, **_: object) -> Path:
         asked.append((name, blob_id))
         return tmp_path / "x.pth"
 

@@ -278,6 +278,16 @@ def test_a_checkpoint_of_a_search_needs_a_configuration(checkpoint, space_of, fo
     assert "whose supernet has no BN statistics; give a configuration in place of --path" in ended.err
 
 
+def test_a_folder_of_other_classes_is_refused(checkpoint, door, tmp_path):
+    root = write_images(tmp_path, 1, classes=7, size=20, parts=["val"])
+    (root / "val" / "class3").rename(root / "val" / "dog")
+    ended = door("evaluate", "--path", root, "--checkpoint", checkpoint, "--device", "cpu")
+    assert ended.status == 2
+    says = f"error: {root}: other classes than the network was trained on: class 3: 'class3' -> 'class4'; class 4: "
+    assert ended.err.startswith(says)
+    assert ended.err.endswith("; use data with its classes, in their order\n")
+
+
 def test_under_torchrun_the_command_prints_once_and_counts_every_image_once(folder, checkpoint, door, shell, tmp_path):
     arguments = ["--path", folder, "--checkpoint", checkpoint, "--workers", 0, "--batch-size", 8, "--device", "cpu"]
     arguments += ["--confusions", 5]
