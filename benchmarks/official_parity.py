@@ -125,8 +125,8 @@ def published_network(network: Network, classes: dict[str, Any], *, new_names: b
         theirs.set_bn_param(config["bn"]["momentum"], config["bn"]["eps"])
     state = official_state(network, block="conv" if new_names else "mobile_inverted_conv")
     nn.Module.load_state_dict(theirs, state, strict=True)
-    network: nn.Module = theirs
-    return network
+    built: nn.Module = theirs
+    return built
 
 
 def randomise(network: nn.Module, seed: int) -> None:

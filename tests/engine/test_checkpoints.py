@@ -254,7 +254,8 @@ def test_a_reader_never_gets_an_older_or_damaged_state_while_another_process_wri
     assert writer.stdout is not None
     try:
         assert [writer.stdout.readline() for _ in range(2)] == ["ready\n", "1\n"]
-        threading.Thread(target=writer.stdout.read, daemon=True).start()  # so that it never waits for its reader
+        drained = threading.Thread(target=writer.stdout.read)  # so that it never waits for its reader
+        drained.start()
         last, reads, end = 0, 0, time.monotonic() + 1.5
         while time.monotonic() < end:
             step, state = Checkpoints(tmp_path).newest()
@@ -264,6 +265,8 @@ def test_a_reader_never_gets_an_older_or_damaged_state_while_another_process_wri
     finally:
         writer.kill()
         writer.wait()
+    drained.join()
+    writer.stdout.close()
     assert last > 3
     assert reads > 3
     assert not caplog.records
