@@ -144,7 +144,7 @@ def closing_words(ending: Ending) -> list[str]:
         f"Written to {out}: result.json (these figures), search/architecture.json (the network), retrain/checkpoints "
         "(its weights, trained from scratch), table.yaml (the latency table).",
         f"The curves of the search and of the retraining: tensorboard --logdir {out}",
-        "Next, search for your device and your images (README.md, 'Search for your device'). It begins with a table: "
+        "Next, search for your device and your images (docs/device.md). It begins with a table: "
         "proxyless-nas measure imagenet_cpu --out tables/imagenet_cpu.yaml --verify 40",
     ]
 
