@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from proxyless_nas.commands import COMMANDS
 from proxyless_nas.commands.base import Command
+from tests import light_commands
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 ALL = {
@@ -26,32 +25,6 @@ SCRIPTS = {
     "device_kit": "kit", "check_search": "check", "run_search": "search", "derive": "derive", "run_sweep": "sweep",
     "run_retrain": "retrain", "evaluate": "evaluate",
 }  # fmt: skip
-HEAVY = ("torch", "numpy", "scipy", "matplotlib", "pydantic", "rich", "yaml")
-
-# Each call in a fork that has no module but what this program imports
-PROGRAM = """
-import contextlib, io, json, os, sys
-
-def ended(words):
-    read, write = os.pipe()
-    if os.fork() == 0:
-        out = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
-                from proxyless_nas.commands import main
-                main(words)
-        except SystemExit as end:
-            status = end.code
-        heavy = [name for name in HEAVY if name in sys.modules]
-        os.write(write, json.dumps([status, heavy, out.getvalue()[:20000]]).encode())
-        os._exit(0)
-    os.close(write)
-    with open(read) as file:
-        return json.load(file)
-
-HEAVY, calls = json.loads(sys.argv[1])
-print(json.dumps([ended(words) for words in calls]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +34,8 @@ def answer(shell):
         f"{words} {option}".strip() for words in ("", *COMMANDS, *ALL) for option in ("--help", "--no-such-option")
     ]
     calls += ["serch", "kit exprot", "--version"]
-    command = [sys.executable, "-c", PROGRAM, json.dumps([HEAVY, [call.split() for call in calls]])]
-    ended = subprocess.run(command, env=shell, capture_output=True, text=True, check=True, timeout=120)
-    return dict(zip(calls, json.loads(ended.stdout), strict=True)).__getitem__
+    found = light_commands.answers(light_commands.COMMAND, [call.split() for call in calls], shell)
+    return dict(zip(calls, found, strict=True)).__getitem__
 
 
 @pytest.mark.parametrize("words", ALL)
