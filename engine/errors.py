@@ -105,8 +105,7 @@ class _PartsError(Exception):
     @property
     def problem(self) -> str:
         """Where, what was found and what is accepted, in one line."""
-        text = ", ".join(filter(None, [self.found, self.expected and f"expected {self.expected}"]))
-        return one_line(": ".join(filter(None, [self.where, text])))
+        return one_line(self._problem)
 
     @property
     def what_to_do(self) -> str:
@@ -119,6 +118,11 @@ class _PartsError(Exception):
         return one_line(self._joined(self._command))
 
     @property
+    def _problem(self) -> str:
+        text = ", ".join(filter(None, [self.found, self.expected and f"expected {self.expected}"]))
+        return ": ".join(filter(None, [self.where, text]))
+
+    @property
     def _command(self) -> str:
         return ": ".join(filter(None, [self.remedy, "" if self.action is None else str(self.action)]))
 
@@ -128,8 +132,7 @@ class _PartsError(Exception):
 
     def _joined(self, remedy: str) -> str:
         """Returns the parts as one text."""
-        text = ", ".join(filter(None, [self.found, self.expected and f"expected {self.expected}"]))
-        text = ". ".join(filter(None, [": ".join(filter(None, [self.where, text])), self._question]))
+        text = ". ".join(filter(None, [self._problem, self._question]))
         text = "; ".join(filter(None, [text, remedy]))
         return f"{text} ({self.note})" if self.note else text
 

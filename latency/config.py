@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -98,9 +96,3 @@ class LatencyConfig(ConfigFile):
     def part_of(cls, content: dict[str, Any]) -> dict[str, Any]:
         """Returns the file without the sections of a search, so that one YAML per device also makes its table."""
         return {key: value for key, value in content.items() if key not in SEARCH_SECTIONS}
-
-    @classmethod
-    def given(cls, config: LatencyConfig | Path, overrides: Sequence[str] = ()) -> LatencyConfig:
-        """Returns `config` itself, or the content of the file at this path after `overrides` (key.sub=value) have been
-        applied. Raises ConfigError if the file is wrong."""
-        return config if isinstance(config, LatencyConfig) else cls.read(config, overrides)

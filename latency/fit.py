@@ -171,7 +171,7 @@ def fit_to_file(
     Raises ConfigError, TimingsError, FitError or PriorError if one of these is wrong, and TableError if `out` cannot be
     written or holds anything but an earlier version of this table.
     """
-    config = LatencyConfig.given(config, overrides)
+    config = LatencyConfig.read(config, overrides)
     space = Space(config.space)
     prepare_table_file(out)
     fit = fit_table(

@@ -135,7 +135,7 @@ def export_kit(
     too small, KitFileError if the folder cannot be used.
     """
     check_count(verify)
-    config = LatencyConfig.given(config, overrides)
+    config = LatencyConfig.read(config, overrides)
     measure, space = config.measure, Space(config.space)
     if measure.runtime not in EXPORTED:
         raise KitFileError(

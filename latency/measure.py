@@ -98,7 +98,7 @@ def measure_to_file(
     """
     check_count(verify)
     path = None if isinstance(config, LatencyConfig) else config
-    config = LatencyConfig.given(config, overrides)
+    config = LatencyConfig.read(config, overrides)
     space, measure = Space(config.space), config.measure
     if measure.device == "cpu" or (measure.device == "cuda" and torch.cuda.is_available()):
         with explain(f"{path}: space.candidate_modules" if path else "space.candidate_modules"):

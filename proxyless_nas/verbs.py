@@ -11,7 +11,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
-from engine.config import ConfigFile, extended
+from engine.config import ConfigFile
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
 from engine.files import as_list, as_path, as_texts
@@ -67,7 +67,7 @@ def measure(
             report=report,
         )
     check_count(verify)
-    settings = LatencyConfig.given(source, overrides)
+    settings = LatencyConfig.read(source, overrides)
     return measure_table(Space(settings.space), settings.measure, seed=seed or 0, verify=verify, report=report)
 
 
@@ -95,7 +95,7 @@ def verify(
     import time
 
     source, overrides = _latency_config(config, overrides)
-    settings = LatencyConfig.given(source, overrides)
+    settings = LatencyConfig.read(source, overrides)
     space = Space(settings.space)
     table.check(space, settings.measure, "the table", "measure another one")
     seed = int(time.time()) if seed is None else seed
@@ -222,10 +222,8 @@ def evaluate(
 
 
 def _given(config: ConfigLike) -> Any:
-    """Returns a configuration as the packages take it: a path in place of a name, a dictionary with what it extends."""
-    if isinstance(config, Path | str):
-        return located(as_path(config, "config"))
-    return extended(config) if isinstance(config, Mapping) else config
+    """Returns a configuration as the packages take it: the path of the file in place of a shipped one's name."""
+    return located(as_path(config, "config")) if isinstance(config, Path | str) else config
 
 
 def _latency_config(config: ConfigLike, overrides: Sequence[str]) -> tuple[Any, Sequence[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,8 +127,6 @@ def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[
     stored: the content of that file, not validated yet. place: the file's name, for errors. allow_modules: the user's
     modules that the architecture may import. Raises ConfigError if there is no architecture, or a damaged one.
     """
-    import json
-
     if "architecture" not in stored:
         raise ConfigError(place, "has no architecture", "the folder of a search or of a retraining")
     with explain(f"{place}: architecture"):
