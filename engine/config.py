@@ -80,18 +80,19 @@ class ConfigFile(Section):
     def read(cls, source: str | Path | Mapping[str, Any] | Self, overrides: Sequence[str] = ()) -> Self:
         """Returns the validated content of a file, after `overrides` (key.sub=value) have been applied.
 
-        source: the path of the file, the name of one that comes with the package, or what a file would hold, as nested
-        dictionaries in which values may be models too. A whole model is returned as it is. Raises ConfigError, also for
-        overrides of a whole model.
+        source: the path of the file, the name of one that comes with the package, what a file would hold, as nested
+        dictionaries in which values may be models too, or a whole model. Raises ConfigError.
         """
+        overrides = as_texts(overrides, "overrides")
         if isinstance(source, cls):
-            if overrides := as_texts(overrides, "overrides"):
-                remedy = "change the model itself, or give a path or a dictionary"
-                raise ConfigError("overrides", f"got {shown(overrides[0])} for a whole {cls.__name__}", remedy=remedy)
-            return source
+            if not overrides:
+                return source
+            source = dict(source)
         if isinstance(source, Mapping):
             content = extended(source)
             apply_overrides(content, overrides, IN_PYTHON)
+            if _has_more_values(content, MOST_NODES):  # or holds itself
+                raise ConfigError(IN_PYTHON, f"has more than {MOST_NODES} values with what it extends")
             with _in_words(cls, IN_PYTHON):
                 return cls.model_validate(cls.part_of(content))
         if not isinstance(source, str | Path):
@@ -312,9 +313,17 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
             here[index] = value
             return
         below = here.get(part) if isinstance(here, dict) else here[index]
-        # a copy, because YAML's aliases share sections; an absent or empty one begins here
-        here[index] = below = {} if below is None else copy.copy(below)
-        here = below
+        here[index] = here = _own_copy(below)
+
+
+def _own_copy(section: Any) -> Any:
+    """Returns what an override may change in place of a section: a copy, since YAML's aliases share sections. An absent
+    or empty one begins here; of a model it is its values by key, of a tuple a list."""
+    if section is None:
+        return {}
+    if isinstance(section, BaseModel):
+        return dict(section)
+    return list(section) if isinstance(section, tuple) else copy.copy(section)
 
 
 def _override_value(text: str, named: str) -> Any:

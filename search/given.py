@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from engine.config import apply_overrides, extended, validate
+from engine.config import IN_PYTHON
 from engine.errors import ConfigError
 from engine.files import as_path, as_texts
 from engine.runs.folder import TABLES
@@ -25,8 +23,6 @@ from search.config import LimitConfig, SearchConfig
 
 ConfigLike = Path | str | Mapping[str, Any] | SearchConfig
 """The settings of a search: the path of a YAML file, its content as a dictionary, or the model."""
-UNNAMED = "config"
-"""What errors call settings that come from no file."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class GivenSearch:
 
     config: SearchConfig
     source: str
-    """The beginning of errors: the file's path, or UNNAMED."""
+    """The beginning of errors: the file's path, or `the config` if it is none."""
     overrides: tuple[str, ...] = ()
     tables: Mapping[Path, LatencyTable] = field(default_factory=dict)
     """By the path that the limits name."""
@@ -60,18 +56,10 @@ def given_search(
     """
     overrides = as_texts(overrides, "overrides")
     objects = _given_tables({} if tables is None else tables)
-    if isinstance(config, str | Path):
-        path = as_path(config, UNNAMED)
-        model, source = SearchConfig.read(path, overrides), str(path)
-    elif not isinstance(config, Mapping | SearchConfig):
-        raise ConfigError(UNNAMED, f"got {shown(config)}", "a path, a dictionary or a SearchConfig")
-    elif isinstance(config, SearchConfig) and not overrides:
-        model, source = config, UNNAMED
-    else:
-        source = UNNAMED
-        content, own = _without_objects(as_content(config) if isinstance(config, SearchConfig) else extended(config))
-        apply_overrides(content, overrides, source)
-        model, objects = validate(SearchConfig, content, source), objects | own
+    content, own = _without_objects(config) if isinstance(config, Mapping) else (config, {})
+    model = SearchConfig.read(content, overrides)
+    source = str(as_path(config, IN_PYTHON)) if isinstance(config, str | Path) else IN_PYTHON
+    objects |= own
     named = {path for limit in model.limits for path in limit.files}
     if strangers := [path for path in objects if path not in named]:
         accepted = ", ".join(map(str, sorted(named))) or "none"
@@ -136,19 +124,7 @@ def _without_objects(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Pa
                 limit["table"] = name_of(limit["table"], f"table-{i}.yaml")
             if isinstance(limit, dict) and isinstance(limit.get("tables"), list | tuple):
                 limit["tables"] = [name_of(table, f"table-{i}-{k}.yaml") for k, table in enumerate(limit["tables"])]
-    plain: dict[str, Any] = _plain(content)
-    return plain, tables
-
-
-def _plain(value: Any) -> Any:
-    """Returns nested settings with models as dictionaries, tuples as lists and paths as text."""
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, BaseModel) and not isinstance(value, LatencyTable):
-        return value.model_dump(mode="json")
-    return str(value) if isinstance(value, Path) else value
+    return content, tables
 
 
 def _copies(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:

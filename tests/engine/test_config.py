@@ -521,10 +521,13 @@ def test_overrides_change_a_dictionary_but_not_the_callers_own():
     assert content == {"inner": {"numbers": [1]}}
 
 
-def test_a_whole_model_is_taken_as_it_is_and_not_with_overrides():
-    whole = _Whole(inner={})
+def test_overrides_make_another_model_of_a_whole_one():
+    whole = _Whole(inner={"place": "/a", "numbers": [1]}, kinds=[{"numbers": [4]}])
     assert _Whole.read(whole) is whole
-    assert "overrides: got 'inner.numbers=[1]' for a whole _Whole" in message_of(
-        _Whole.read, whole, ["inner.numbers=[1]"]
-    )
+    changed = _Whole.read(whole, ["inner.numbers=[2]", "kinds.0.numbers=[5]", "names=[b]"])
+    assert changed == _Whole(inner={"place": "/a", "numbers": [2]}, kinds=[{"numbers": [5]}], names=["b"])
+    assert whole == _Whole(inner={"place": "/a", "numbers": [1]}, kinds=[{"numbers": [4]}])
+
+
+def test_what_is_no_configuration_is_refused():
     assert "the config: got 3, expected a path, a dictionary or a _Whole" in message_of(_Whole.read, 3)

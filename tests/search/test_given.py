@@ -103,7 +103,7 @@ def test_a_check_takes_objects_too_and_writes_nothing(table, content, tmp_path, 
     monkeypatch.chdir(tmp_path)
     checks = check_search(with_table(content, table))
     assert "FAIL" not in {check.level for check in checks}
-    assert str(checks[0]) == "ok   config: config is valid"
+    assert str(checks[0]) == "ok   config: the config is valid"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,9 +114,14 @@ def test_overrides_apply_to_dictionaries_and_models_and_errors_name_the_key(cont
         given = given_search(config, ["search.epochs=7"])
         assert given.config.search.epochs == 7
     assert content["search"]["epochs"] == 1
-    with pytest.raises(ConfigError, match=r"^config: search\.epochs: got 'x'"):
+    half = content | {"search": SearchConfig.read(path).search, "data": SearchConfig.read(path).data}
+    given = given_search(half, ["search.epochs=7", "data.workers=3"])
+    assert (given.config.search.epochs, given.config.data.workers) == (7, 3)
+    assert given.config.search.model_copy(update={"epochs": 1}) == half["search"]
+    assert (half["search"].epochs, half["data"].workers) == (1, None)
+    with pytest.raises(ConfigError, match=r"^the config: search\.epochs: got 'x'"):
         given_search(content, ["search.epochs=x"])
-    with pytest.raises(ConfigError, match=r"^config: search\.epocs"):
+    with pytest.raises(ConfigError, match=r"^the config: search\.epocs"):
         given_search(content | {"search": {"epocs": 1}})
 
 
@@ -125,3 +130,9 @@ def test_a_table_that_no_limit_names_is_refused(table, content):
         ConfigError, match=r"^tables: got one for other\.yaml, which no limit names, expected one of board"
     ):
         given_search(content, tables={"other.yaml": table})
+
+
+def test_a_dictionary_that_holds_itself_is_one_line(content):
+    content["search"]["more"] = content
+    with pytest.raises(ConfigError, match=r"^the config: has more than \d+ values"):
+        given_search(content)
