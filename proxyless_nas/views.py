@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from engine.config import load_config, validate
+from engine.config import load_config
 from engine.errors import Action, ConfigError, UserError, explain
 from engine.files import as_path, as_texts, write_atomically
 from engine.quantities import quantity
@@ -20,14 +20,12 @@ from engine.runs.checkpoints import Checkpoints
 from latency.table import LatencyTable
 from published.designs import design_of
 from retrain.weights import load_chosen
-from search.config import SearchConfig
 from search.curves import layer_costs
-from search.learn.own import with_permitted_modules
 from search.limits.limit import AdditiveLimit, additive
-from search.limits.resolve import resolve
 from search.loop import SearchResult
 from search.many.family import Family
 from search.many.pareto import Panel, Point, front_figure
+from search.opening import resolved_run
 from search.picture import probabilities_picture
 from search.result import load_result
 from supernet.alpha import Alpha
@@ -104,10 +102,7 @@ def _run(run: Path, table: LatencyTable | Path | str | None, allow_modules: Coll
     if "search" not in stored:
         architecture = _retrained(stored, str(file), allow_modules)
         return _network(architecture, *_costs(architecture, table))
-    with explain(str(file)):
-        settings = with_permitted_modules(stored, allow_modules)
-    config = validate(SearchConfig, settings, str(file), {"allow_modules": allow_modules})
-    resolved = resolve(config, file)
+    resolved = resolved_run(run, allow_modules)
     derived = run / "architecture.json"
     if not derived.exists():
         raise ConfigError(

@@ -6,10 +6,11 @@
 - `many/`: families of networks, and sweeps of several searches
 
 Beside the loop: `plan.py` holds what stays the same during a search and `state.py` what changes; `update.py` is one
-update of alpha; `check.py` checks a search before it runs; `scoring.py` measures a network's accuracy with the
-supernet's weights, `baseline.py` draws random networks, and `judge.py` compares the derived network with them;
-`curves.py` and `picture.py` fill TensorBoard, `summary.py` the terminal; `program.py` solves integer programs and
-`compilation.py` compiles the supernet.
+update of alpha; `given.py` reads the caller's settings and tables, and `opening.py` the folder of an earlier search;
+`check.py` checks a search before it runs; `scoring.py` measures a network's accuracy with the supernet's weights,
+`baseline.py` draws random networks, and `judge.py` compares the derived network with them; `curves.py` and `picture.py`
+fill TensorBoard, `summary.py` the terminal; `program.py` solves integer programs and `compilation.py` compiles the
+supernet.
 
 Imports go in one direction: `many/` and the loop import the others, `learn/` imports `derive/` and `limits/`, and
 `derive/` imports `limits/`. All of them may import `config.py` and `program.py`. `config.py` imports only

@@ -1,7 +1,7 @@
 """A search as its caller gives it: a YAML file, a dictionary or a SearchConfig; latency tables as files or objects.
 
-A table that is handed over as an object is rounded as its file would be, and the run's folder gets a copy of it. The
-run's config.yaml names that copy, so a resume and a derivation need the folder alone.
+A table that is handed over as an object is rounded as its file would be, and the run's folder gets a copy of it, which
+the run's config.yaml names. The files of other tables are copied, too, and config.yaml goes on naming the originals.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def given_search(
         raise ConfigError("tables", f"got one for {strangers[0]}, which no limit names", f"one of {accepted}")
     if folder is not None:
         places = _copies(list(objects), folder)
-        model = _renamed(model, places)
+        model = with_paths(model, places)
         objects = {places[path]: table for path, table in objects.items()}
     return GivenSearch(model, source, tuple(overrides), objects)
 
@@ -95,14 +95,6 @@ def as_its_file(table: LatencyTable) -> LatencyTable:
         path = Path(folder) / "table.yaml"
         table.save(path)
         return LatencyTable.load(path)
-
-
-def with_own_tables(config: SearchConfig, run: Path) -> SearchConfig:
-    """Returns a run's settings with its own copies of tables that are no longer where the settings say: the folder may
-    have been moved."""
-    lost = {path for limit in config.limits for path in limit.files if not path.exists()}
-    places = {path: copy for path in lost if (copy := run / TABLES / path.name).exists()}
-    return _renamed(config, places)
 
 
 def _without_objects(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[Path, LatencyTable]]:
@@ -134,7 +126,7 @@ def _copies(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return {path: (folder / TABLES / name).absolute() for path, name in zip(paths, names, strict=True)}
 
 
-def _renamed(config: SearchConfig, places: Mapping[Path, Path]) -> SearchConfig:
+def with_paths(config: SearchConfig, places: Mapping[Path, Path]) -> SearchConfig:
     """Returns the settings with other paths of tables."""
     if not places:
         return config

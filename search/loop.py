@@ -58,6 +58,7 @@ from search.learn.own import own_files
 from search.learn.regression import Evidence, preferences
 from search.limits.limit import Limit
 from search.limits.resolve import resolve
+from search.opening import keep_tables
 from search.plan import Plan
 from search.program import UnfinishedError
 from search.result import ResultFile, load_result, result_of, write_architecture
@@ -145,6 +146,7 @@ def _run_search(given: GivenSearch, out: Path, resume: bool, group: Group) -> Se
         inputs = {"training images": of_images(training), "validation images": of_images(validation)}
         open_run(out, resolved.record, inputs | {"own files": own_files(config)}, resume=resume)
         given.save_tables()
+        keep_tables(resolved.additive, out)
 
     with locked(out) if group.first else nullcontext():
         group.from_first(begin)

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.config import load_config, validate
 from engine.data import ImageSet
 from engine.device import prepare_device
-from engine.errors import CheckpointError, ConfigError, explain, one_line
+from engine.errors import CheckpointError, ConfigError, one_line
 from engine.evaluation import Evaluation
 from engine.files import in_home, write_atomically
 from engine.percent import Percent
@@ -31,12 +30,12 @@ from engine.runs.folder import TABLES
 from latency.table import LatencyTable
 from search.config import COMPUTED, LimitConfig, SearchConfig, in_full
 from search.derive.derivation import Derivation, InfeasibleError, derive, smallest
-from search.given import as_its_file, with_own_tables
-from search.learn.own import with_permitted_modules
+from search.given import as_its_file
 from search.learn.regression import Evidence, preferences, restored
 from search.limits.limit import AdditiveLimit, Limit, additive
 from search.limits.resolve import Resolved, resolve, resolve_bound
 from search.many.pareto import Panel, Point, draw_fronts, on_front
+from search.opening import resolved_run
 from search.program import UnfinishedError
 from search.result import load_result, write_architecture
 from search.scoring import open_parts, score
@@ -47,7 +46,6 @@ from supernet.supernet import Supernet
 
 log = logging.getLogger("search")
 
-A_SEARCH = "the folder of a search, as given to proxyless-nas search --out"
 FORMAT = "proxylessnas/pareto@1"
 MOST_BOUNDS = 1000
 """The most bounds of one call. Each costs a derivation, and a scoring unless another bound gives the same network."""
@@ -126,7 +124,7 @@ def derive_family(
     and the others are derived all the same. Raises ConfigError or CheckpointError.
     """
     run = in_home(run)
-    resolved = _resolved_run(run, allow_modules)
+    resolved = resolved_run(run, allow_modules)
     table_path = None if table is None else _path_of(table, run)
     if table is not None and table_path is not None:
         if not bounds:
@@ -162,21 +160,6 @@ def derive_family(
         write_atomically(run / f"{pareto}.json", json.dumps(pareto_record(family), indent=2) + "\n")
         draw_fronts(run / f"{pareto}.png", [_panel(family, run.name)])
     return family
-
-
-def _resolved_run(run: Path, allow_modules: Collection[str]) -> Resolved:
-    """Returns the settings and limits of the run in a folder, which may have been moved. Raises ConfigError."""
-    config_file = run / "config.yaml"
-    if not config_file.exists():
-        raise ConfigError(str(run), "no config.yaml", remedy=f"expected {A_SEARCH}")
-    stored = load_config(config_file)
-    if "search" not in stored:
-        found = f"has no section `search`, so {run} holds no search"
-        raise ConfigError(str(config_file), found, remedy=f"expected {A_SEARCH}")
-    with explain(str(config_file)):
-        settings = with_permitted_modules(stored, allow_modules)
-    config = validate(SearchConfig, settings, str(config_file), {"allow_modules": allow_modules})
-    return resolve(with_own_tables(config, run), config_file)
 
 
 def _path_of(table: Path | LatencyTable, run: Path) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import proxyless_nas
 from engine.errors import ConfigError
 from latency.table import LatencyTable
 from search.check import check_search
@@ -80,6 +81,22 @@ def test_a_search_with_a_table_object_is_resumed_and_derived_from_its_folder_alo
     record = json.loads(member.path.read_text())["predicted"][0]
     assert record["table"] == str(tmp_path / "moved" / "tables" / "table-0.yaml")
     assert member.architecture.paths == first.architecture.paths
+
+
+def test_a_search_whose_table_was_a_relative_path_is_opened_from_any_folder(table, content, tmp_path, monkeypatch):
+    (tmp_path / "start").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    table.save(Path("board.yaml"))
+    first = run_search(content, tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "other")
+    (member,) = derive_family(tmp_path / "run", ["50%"], scored=False)
+    assert member.architecture.paths == first.architecture.paths
+    assert "latency" in proxyless_nas.show(tmp_path / "run").text
+    entries = {key: entry.model_copy(update={"median_ms": 2 * entry.median_ms}) for key, entry in table.entries.items()}
+    table.model_copy(update={"entries": entries}).save(Path("board.yaml"))  # another table of that name, here
+    with pytest.raises(ConfigError, match=r"board\.yaml is not the table of this run"):
+        derive_family(tmp_path / "run", ["50%"], scored=False)
 
 
 def test_a_resume_with_another_table_object_is_refused(table, content, tmp_path):
