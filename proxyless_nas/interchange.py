@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
-from engine.errors import ConfigError, explain
+from engine.data.preprocessing import Preprocessing
+from engine.errors import CheckpointError, ConfigError, explain
 from engine.files import write_atomically
 from engine.runs.checkpoints import FORMAT
 from published.designs import design_of
+from published.int8 import is_int8, read_int8
 from published.net_config import net_config_of
 from published.networks import imagenet_classes
 from published.preprocessing import preprocessing_of
@@ -46,11 +48,12 @@ def convert(
 ) -> Converted:
     """Writes a network in the other format, and its weights.
 
-    source: an architecture.json, a net.config, or the name of a published network. target: the file to write, an
-    architecture.json if it ends with `.json`, else a net.config. weights: a checkpoint, under official names or of a
-    retraining, and the file to write: a checkpoint beside an architecture.json, an official state dict beside a
-    net.config. input_size: of a net.config's images in pixels, see `published.net_config.chain_of`. Raises ConfigError
-    and CheckpointError, before anything is written.
+    source: an architecture.json, a net.config, a trained int8 network (.pkl), or the name of a published network.
+    target: the file to write, an architecture.json if it ends with `.json`, else a net.config. weights: a checkpoint,
+    under official names or of a retraining, or an int8 network, whose weights are dequantised, and the file to write: a
+    checkpoint beside an architecture.json, an official state dict beside a net.config. input_size: of a net.config's
+    images in pixels, see `published.net_config.chain_of`. Raises ConfigError and CheckpointError, before anything is
+    written.
     """
     source, target = str(source), Path(target)
     design = design_of(source, allow_modules=allow_modules, input_size=input_size)
@@ -59,28 +62,37 @@ def convert(
         text = design.to_json() if ours else json.dumps(net_config_of(design), indent=4) + "\n"
     contents: dict[Path, str | bytes] = {target: text}
     if weights is not None:
-        network, after = _network(design, Path(weights[0])), Path(weights[1])
+        (network, preprocessing), after = _network(design, Path(weights[0])), Path(weights[1])
         if after == target:
             raise ConfigError("--weights", f"got {after}, where the network is written", "another file")
-        contents[after] = _content(_checkpoint(network) if ours else {"state_dict": official_state(network)})
+        contents[after] = _content(
+            _checkpoint(network, preprocessing) if ours else {"state_dict": official_state(network)}
+        )
     for path, content in contents.items():
         write_atomically(path, content)
     return Converted(design, tuple(contents))
 
 
-def _network(design: Design, path: Path) -> Network:
-    """Returns the network with the weights of a checkpoint, of a retraining or under official names."""
+def _network(design: Design, path: Path) -> tuple[Network, Preprocessing]:
+    """Returns the network with the weights of a checkpoint, of a retraining or under official names, or of an int8
+    network, and how its images are prepared if it is one of ImageNet."""
+    if is_int8(path):
+        model = read_int8(path)
+        if model.chain.layers != design.layers:
+            raise CheckpointError(str(path), "is of another network", "the int8 network that is converted")
+        return model.float_network(), model.preprocessing
+    preprocessing = preprocessing_of(design.name, design.input_size)
     state: dict[str, Any] = dict(read_state(path))
     if "retrain" in state or "search" in state:
-        return load_network_of(state, str(path), design).network
+        return load_network_of(state, str(path), design).network, preprocessing
     network = Network(design)
     load_state(state, str(path), network, spoken_names(network, state))
-    return network
+    return network, preprocessing
 
 
-def _checkpoint(network: Network) -> dict[str, Any]:
+def _checkpoint(network: Network, preprocessing: Preprocessing) -> dict[str, Any]:
     """Returns a checkpoint like that of a retraining. A network of 1000 classes and 3 channels is taken for one of
-    ImageNet: it gets its classes and the preprocessing of the published networks."""
+    ImageNet: it gets its classes and the preprocessing."""
     design = network.architecture
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -91,7 +103,7 @@ def _checkpoint(network: Network) -> dict[str, Any]:
     }
     if (design.classes, design.input_channels) == IMAGENET:
         content["classes"] = list(imagenet_classes())
-        content["preprocessing"] = preprocessing_of(design.name, design.input_size).record()
+        content["preprocessing"] = preprocessing.record()
     return content
 
 

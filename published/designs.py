@@ -1,4 +1,4 @@
-"""Finds the network that a text names: a published network, an architecture.json or a net.config."""
+"""Finds the network that a text names: a published network, an architecture.json, a net.config or an int8 network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError, explain
 from engine.files import read_text
+from published.int8 import is_int8, read_int8
 from published.net_config import is_net_config, read_net_config
 from published.networks import ALIASES, NAMED, is_named, named
 from supernet.chain import Chain
@@ -20,8 +21,9 @@ from supernet.json_text import parsed
 def design_of(source: Path | str, *, allow_modules: Collection[str] = (), input_size: int | None = None) -> Design:
     """Returns the network that a file describes, or a published network of this name if there is no such file.
 
-    source: an architecture.json, a net.config (published/net_config.py), or a name. allow_modules: as for
-    `Architecture.from_json`. input_size: of a net.config's images in pixels, see `chain_of`. Raises ConfigError.
+    source: an architecture.json, a net.config (published/net_config.py), a trained int8 network (.pkl,
+    published/int8.py), or a name. allow_modules: as for `Architecture.from_json`. input_size: of a net.config's images
+    in pixels, see `chain_of`. Raises ConfigError, and CheckpointError for a .pkl.
     """
     text = str(source)
     if not Path(source).exists():
@@ -31,6 +33,8 @@ def design_of(source: Path | str, *, allow_modules: Collection[str] = (), input_
         if near and not Path(text).suffix:
             found = f"is neither a file nor the name of a published network ({', '.join(NAMED)})"
             raise ConfigError(text, found, suggestion=near[0])
+    if is_int8(Path(source)):
+        return read_int8(Path(source)).chain
     missing = "a search writes architecture.json into its run folder"
     content = read_text(Path(source), "an architecture.json", missing=missing)
     with explain(text):

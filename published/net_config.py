@@ -21,11 +21,12 @@ The normal form (`normal_form`) of a net.config is what is written after reading
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from published.records import Record, shown
 from supernet.catalogue import make_divisible
 from supernet.chain import (
     Chain,
@@ -49,95 +50,6 @@ _THEIRS = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
 _TREE_BN = {"eps": 1e-5, "momentum": 0.1}  # a tree network's config has none, and torch's defaults hold
 _INPUT_SIZES = {PROXYLESS: 224, MOBILENET_V3: 224, TREE: 32}
 _ORDERS = ("weight_bn_act", "bn_act_weight", "bn_weight_act", "act_weight_bn", "act_bn_weight", "weight_act_bn")
-_ABSENT = object()
-
-
-class _Record:
-    """A JSON object of a net.config, whose keys are taken one by one. Each method raises InvalidError, which names the
-    field."""
-
-    def __init__(self, value: Any, place: str):
-        if not isinstance(value, dict):
-            raise InvalidError(place, f"got {_shown(value)}", "an object")
-        self._values, self._place = dict(value), place
-
-    def at(self, key: str) -> str:
-        """Returns the place of a key."""
-        return f"{self._place}.{key}" if self._place else key
-
-    def has(self, key: str) -> bool:
-        """Returns whether a key is there and has not been taken."""
-        return key in self._values
-
-    def take(self, key: str, default: Any = _ABSENT) -> Any:
-        """Returns a value of any kind."""
-        if key in self._values:
-            return self._values.pop(key)
-        if default is _ABSENT:
-            raise InvalidError(self.at(key), "is missing")
-        return default
-
-    def word(self, key: str, accepted: Collection[str | None], default: Any = _ABSENT) -> Any:
-        """Returns a value that must be one of those accepted."""
-        value = self.take(key, default)
-        if not (value is None or isinstance(value, str)) or value not in accepted:
-            words = ", ".join("null" if word is None else f"'{word}'" for word in accepted)
-            raise InvalidError(self.at(key), f"got {_shown(value)}", words)
-        return value
-
-    def number(self, key: str, least: int, default: Any = _ABSENT) -> int:
-        """Returns a whole number."""
-        value = self.take(key, default)
-        if isinstance(value, list) and len(value) == 1:
-            value = value[0]
-        if type(value) is not int or value < least:
-            raise InvalidError(self.at(key), f"got {_shown(value)}", f"a whole number from {least} on")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        """Returns true or false."""
-        value = self.take(key, default)
-        if type(value) is not bool:
-            raise InvalidError(self.at(key), f"got {_shown(value)}", "true or false")
-        return value
-
-    def rate(self, key: str, default: Any = 0) -> float:
-        """Returns a share, at least 0 and below 1."""
-        value = self.take(key, default)
-        if type(value) not in (int, float) or not 0 <= value < 1:
-            raise InvalidError(self.at(key), f"got {_shown(value)}", "a number from 0 to below 1")
-        return float(value)
-
-    def only(self, key: str, *accepted: Any, default: Any = _ABSENT) -> None:
-        """Takes a key whose value must be one of those that a chain can represent."""
-        value = self.take(key, default)
-        if not any(type(value) is type(one) and value == one for one in accepted):
-            words = " or ".join(map(_shown, accepted))
-            raise InvalidError(self.at(key), f"got {_shown(value)}", f"{words}: nothing else can be represented")
-
-    def equal(self, key: str, flowing: int) -> None:
-        """Takes a number that must be the one that flows there."""
-        if (value := self.number(key, 1)) != flowing:
-            raise InvalidError(self.at(key), f"got {value}", f"{flowing}, which the layers before it give")
-
-    def odd(self, key: str, default: int) -> int:
-        """Returns a kernel size."""
-        value = self.number(key, 1, default)
-        if value % 2 == 0:
-            raise InvalidError(self.at(key), f"got {value}", "an odd number")
-        return value
-
-    def end(self) -> None:
-        """Refuses the keys that have not been taken."""
-        if self._values:
-            raise InvalidError(self.at(next(iter(self._values))), "is an unknown field")
-
-
-def _shown(value: Any) -> str:
-    words = {None: "null", True: "true", False: "false"}
-    if value is None or isinstance(value, bool):
-        return words[value]
-    return f"{value!r:.60}" if isinstance(value, str | int | float) else f"a value of type {type(value).__name__}"
 
 
 def is_net_config(record: Any) -> bool:
@@ -156,7 +68,7 @@ def chain_of(config: Mapping[str, Any], *, name: str = "unnamed", input_size: in
     input_size: height and width of its images in pixels, which a net.config does not have; None for 32 of a tree
     network and 224 of the others. Raises InvalidError, which names the field, for what a chain cannot represent.
     """
-    record = _Record(config, "")
+    record = Record(config, "")
     family = record.word("name", tuple(_INPUT_SIZES))
     size = _INPUT_SIZES[family] if input_size is None else input_size
     try:
@@ -176,20 +88,20 @@ def normal_form(config: Mapping[str, Any]) -> dict[str, Any]:
 # Reading
 
 
-def _mobile_network(record: _Record, family: str, size: int) -> ChainConfig:
+def _mobile_network(record: Record, family: str, size: int) -> ChainConfig:
     """Reads a ProxylessNASNets or a MobileNetV3."""
     bn = _bn(record, family)
     dialect: Dialect = "proxyless" if family == PROXYLESS else "ofa"
-    stem_record = _Record(record.take("first_conv"), "first_conv")
+    stem_record = Record(record.take("first_conv"), "first_conv")
     channels = stem_record.number("in_channels", 1)
     stem = _conv(stem_record, None)
     c = stem.width
     blocks: list[MBConvConfig | ZeroConfig] = []
     values = record.take("blocks")
     if not isinstance(values, list):
-        raise InvalidError("blocks", f"got {_shown(values)}", "a list")
+        raise InvalidError("blocks", f"got {shown(values)}", "a list")
     for i, value in enumerate(values):
-        block, spoken = _block(_Record(value, f"blocks.{i}"), c)
+        block, spoken = _block(Record(value, f"blocks.{i}"), c)
         dialect = max(dialect, spoken, key=("proxyless", "ofa", "ofa2").index)
         blocks.append(block)
         c = c if isinstance(block, ZeroConfig) else block.width
@@ -197,18 +109,18 @@ def _mobile_network(record: _Record, family: str, size: int) -> ChainConfig:
     mix_value = record.take(mix_key, None)
     if mix_value is None and family == MOBILENET_V3:
         raise InvalidError(mix_key, "is missing")
-    mix = None if mix_value is None else _conv(_Record(mix_value, mix_key), c)
+    mix = None if mix_value is None else _conv(Record(mix_value, mix_key), c)
     c = c if mix is None else mix.width
     hidden = hidden_act = None
     if family == MOBILENET_V3:
-        last = _Record(record.take("feature_mix_layer"), "feature_mix_layer")
+        last = Record(record.take("feature_mix_layer"), "feature_mix_layer")
         for key, kept in (("kernel_size", 1), ("stride", 1), ("use_bn", False), ("bias", False)):
             last.only(key, kept, default=_CONV_DEFAULTS[key])
         act = last.word("act_func", tuple(key for key in ACTIVATIONS if key), "relu")
         hidden_act = ACTIVATIONS[act]
         last_conv = _conv(last, c, taken=True)
         c = hidden = last_conv.width
-    classifier = _linear(_Record(record.take("classifier"), "classifier"), c, hidden, hidden_act)
+    classifier = _linear(Record(record.take("classifier"), "classifier"), c, hidden, hidden_act)
     record.end()
     activation = stem.activation if stem.activation != "none" else "relu6"
 
@@ -226,7 +138,7 @@ def _mobile_network(record: _Record, family: str, size: int) -> ChainConfig:
     )  # fmt: skip
 
 
-def _bn(record: _Record, family: str) -> BNConfig:
+def _bn(record: Record, family: str) -> BNConfig:
     """Reads `bn`."""
     value = record.take("bn", None)
     if value is None and family == MOBILENET_V3:
@@ -234,12 +146,12 @@ def _bn(record: _Record, family: str) -> BNConfig:
     if value is None:
         found = "is missing, and the published readers differ in what they take then"
         raise InvalidError("bn", found, 'such as {"momentum": 0.1, "eps": 0.001}')
-    bn = _Record(value, "bn")
+    bn = Record(value, "bn")
     numbers = {}
     for key in ("momentum", "eps"):
         number = bn.take(key)
         if type(number) not in (int, float) or not 0 < number <= 1:
-            raise InvalidError(bn.at(key), f"got {_shown(number)}", "a number above 0, at most 1")
+            raise InvalidError(bn.at(key), f"got {shown(number)}", "a number above 0, at most 1")
         numbers[key] = float(number)
     bn.only("ws_eps", None, default=None)
     bn.only("gn_channel_per_group", None, default=None)
@@ -250,7 +162,7 @@ def _bn(record: _Record, family: str) -> BNConfig:
 _CONV_DEFAULTS: dict[str, Any] = {"kernel_size": 3, "stride": 1, "use_bn": True, "bias": False}
 
 
-def _conv(record: _Record, c_in: int | None, *, taken: bool = False) -> ConvConfig:
+def _conv(record: Record, c_in: int | None, *, taken: bool = False) -> ConvConfig:
     """Reads a ConvLayer. c_in: the channels that flow into it, None if they are read already. taken: whether kernel,
     stride, BN, bias and activation are read already."""
     record.word("name", ("ConvLayer",))
@@ -273,7 +185,7 @@ def _conv(record: _Record, c_in: int | None, *, taken: bool = False) -> ConvConf
     return ConvConfig(op="conv", width=width, kernel=kernel, stride=stride, activation=act, bn=bn, bias=bias)
 
 
-def _linear(record: _Record, c_in: int, hidden: int | None, activation: Any) -> ClassifierConfig:
+def _linear(record: Record, c_in: int, hidden: int | None, activation: Any) -> ClassifierConfig:
     """Reads the classifier, a LinearLayer. hidden, activation: of the hidden layer before it."""
     record.word("name", ("LinearLayer",))
     record.equal("in_features", c_in)
@@ -286,7 +198,7 @@ def _linear(record: _Record, c_in: int, hidden: int | None, activation: Any) -> 
     return ClassifierConfig(classes=classes, dropout=dropout, bias=bias, hidden=hidden, activation=activation)
 
 
-def _block(record: _Record, c_in: int) -> tuple[MBConvConfig | ZeroConfig, Dialect]:
+def _block(record: Record, c_in: int) -> tuple[MBConvConfig | ZeroConfig, Dialect]:
     """Reads an inverted residual or a zero block, and the dialect that it is written in."""
     dialect: Dialect = "proxyless"
     kind = record.word("name", ("MobileInvertedResidualBlock", "ResidualBlock"), "MobileInvertedResidualBlock")
@@ -299,13 +211,13 @@ def _block(record: _Record, c_in: int) -> tuple[MBConvConfig | ZeroConfig, Diale
     record.end()
     if value is None or (isinstance(value, dict) and value.get("name") == "ZeroLayer"):
         if value is not None:
-            zero = _Record(value, record.at(key))
+            zero = Record(value, record.at(key))
             zero.take("name")
             zero.only("stride", 1, default=1)
             zero.end()
         _shortcut(shortcut, place, c_in)
         return ZeroConfig(op="zero"), "ofa2" if value is None else dialect
-    conv = _Record(value, record.at(key))
+    conv = Record(value, record.at(key))
     known = {"mid_channels", "act_func", "use_se", "groups"} & set(value)
     if conv.word("name", ("MBInvertedConvLayer", "MBConvLayer", "ZeroLayer")) == "MBConvLayer":
         dialect = "ofa2"
@@ -329,23 +241,23 @@ def _block(record: _Record, c_in: int) -> tuple[MBConvConfig | ZeroConfig, Diale
     return block, dialect
 
 
-def _hidden(conv: _Record, c_in: int) -> int | None:
+def _hidden(conv: Record, c_in: int) -> int | None:
     """Reads expand_ratio and mid_channels. Returns the channels of the expanding convolution, None if there is none."""
     ratio, mid = conv.take("expand_ratio", 6), conv.take("mid_channels", None)
     if mid is not None and (type(mid) is not int or mid < 1):
-        raise InvalidError(conv.at("mid_channels"), f"got {_shown(mid)}", "a whole number from 1 on, or null")
+        raise InvalidError(conv.at("mid_channels"), f"got {shown(mid)}", "a whole number from 1 on, or null")
     if ratio is None and mid is not None:
         return mid
     if type(ratio) not in (int, float) or ratio <= 0:
         expected = "a number above 0" if mid is None else "a number above 0, or null"
-        raise InvalidError(conv.at("expand_ratio"), f"got {_shown(ratio)}", expected)
+        raise InvalidError(conv.at("expand_ratio"), f"got {shown(ratio)}", expected)
     if ratio == 1:
         if mid not in (None, c_in):
             found = f"got {mid} with expand_ratio 1, which has no expanding convolution"
             raise InvalidError(conv.at("mid_channels"), found, f"{c_in} or null")
         return None
     if mid is None and ratio < 1:
-        found = f"got {_shown(ratio)} without mid_channels, which the published readers take differently"
+        found = f"got {shown(ratio)} without mid_channels, which the published readers take differently"
         raise InvalidError(conv.at("expand_ratio"), found, "1 or more")
     return round(c_in * ratio) if mid is None else mid
 
@@ -354,7 +266,7 @@ def _shortcut(value: Any, place: str, c_in: int) -> bool:
     """Reads the shortcut of a block. Returns whether it is an identity."""
     if value is None:
         return False
-    record = _Record(value, place)
+    record = Record(value, place)
     if record.word("name", ("IdentityLayer", "ZeroLayer")) == "ZeroLayer":
         record.only("stride", 1, default=1)
         record.end()
@@ -369,24 +281,24 @@ def _shortcut(value: Any, place: str, c_in: int) -> bool:
     return True
 
 
-def _tree_network(record: _Record, size: int) -> ChainConfig:
+def _tree_network(record: Record, size: int) -> ChainConfig:
     """Reads a PyramidTreeNet."""
     record.only("tree_node_config", {}, None, default=None)
     record.only("cell_drop_rate", 0, 0.0, default=0)
     record.word("cell_drop_scheme", ("linear", "constant"), "linear")
     values = record.take("blocks")
     if not isinstance(values, list) or not values:
-        raise InvalidError("blocks", f"got {_shown(values)}", "a list of one block or more")
+        raise InvalidError("blocks", f"got {shown(values)}", "a list of one block or more")
     channels = c = _first_channels(values[0])
     start, blocks = size, []
     for i, value in enumerate(values):
-        block = _tree_block(_Record(value, f"blocks.{i}"), c, size)
+        block = _tree_block(Record(value, f"blocks.{i}"), c, size)
         c, size = block.shape(c, size)
         blocks.append(block)
     if size != 1:
         found = f"the last map has {size} x {size} pixels at input size {start}"
         raise InvalidError("classifier.in_features", found, "1 x 1: nothing else can be represented")
-    classifier = _linear(_Record(record.take("classifier"), "classifier"), c, None, None)
+    classifier = _linear(Record(record.take("classifier"), "classifier"), c, None, None)
     record.end()
     return ChainConfig.model_validate(
         {
@@ -398,18 +310,18 @@ def _tree_network(record: _Record, size: int) -> ChainConfig:
 
 def _first_channels(block: Any) -> int:
     """Returns the channels that the first layer of a tree network takes."""
-    record = _Record(block, "blocks.0")
+    record = Record(block, "blocks.0")
     layers = record.take("layers", None)
     if isinstance(layers, list) and layers:
-        return _Record(layers[0], "blocks.0.layers.0").number("in_channels", 1)
-    return _Record(record.take("shortcut"), "blocks.0.shortcut").number("in_channels", 1)
+        return Record(layers[0], "blocks.0.layers.0").number("in_channels", 1)
+    return Record(record.take("shortcut"), "blocks.0.shortcut").number("in_channels", 1)
 
 
-def _tree_block(record: _Record, c_in: int, size: int) -> TransitionConfig | TreeConfig:
+def _tree_block(record: Record, c_in: int, size: int) -> TransitionConfig | TreeConfig:
     if record.word("name", ("TransitionBlock", "ResidualTreeBlock")) == "TransitionBlock":
         layers, units = record.take("layers"), []
         if not isinstance(layers, list) or not layers:
-            raise InvalidError(record.at("layers"), f"got {_shown(layers)}", "a list of one layer or more")
+            raise InvalidError(record.at("layers"), f"got {shown(layers)}", "a list of one layer or more")
         for i, value in enumerate(layers):
             unit, c_in, size = _unit(value, f"{record.at('layers')}.{i}", c_in, size)
             units.append(unit)
@@ -418,7 +330,7 @@ def _tree_block(record: _Record, c_in: int, size: int) -> TransitionConfig | Tre
     record.only("cell_drop_rate", 0, 0.0, default=0)
     shortcut, *_ = _unit(record.take("shortcut"), record.at("shortcut"), c_in, size)
     into, c, now = _unit_or_none(record.take("in_bottle"), record.at("in_bottle"), c_in, size)
-    cell, c, now = _node(_Record(record.take("cell"), record.at("cell")), c, now)
+    cell, c, now = _node(Record(record.take("cell"), record.at("cell")), c, now)
     out, *_ = _unit_or_none(record.take("out_bottle"), record.at("out_bottle"), c, now)
     block = TreeConfig(
         op="tree", cell=cell, into=into, out=out, shortcut=shortcut, final_bn=record.flag("final_bn", True)
@@ -432,7 +344,7 @@ def _tree_block(record: _Record, c_in: int, size: int) -> TransitionConfig | Tre
     return block
 
 
-def _node(record: _Record, c_in: int, size: int) -> tuple[NodeConfig, int, int]:
+def _node(record: Record, c_in: int, size: int) -> tuple[NodeConfig, int, int]:
     """Reads a TreeNode. Returns it with its output's channels and size."""
     record.word("name", ("TreeNode",), "TreeNode")
     record.equal("in_channels", c_in)
@@ -449,7 +361,7 @@ def _node(record: _Record, c_in: int, size: int) -> tuple[NodeConfig, int, int]:
     branches = []
     for i, (edge, child, c) in enumerate(zip(edges, children, parts, strict=True)):
         unit, width, now = _unit_or_none(edge, f"{record.at('edges')}.{i}", c, size)
-        below = None if child is None else _node(_Record(child, f"{record.at('child_nodes')}.{i}"), width, now)[0]
+        below = None if child is None else _node(Record(child, f"{record.at('child_nodes')}.{i}"), width, now)[0]
         branches.append(BranchConfig(edge=unit, child=below))
     node = NodeConfig(branches=tuple(branches), split=split or "none", merge=merge or "none", branch_bn=bn)
     try:
@@ -470,7 +382,7 @@ _KINDS = {"ConvLayer": "conv", "DepthConvLayer": "depthwise", "PoolingLayer": "p
 
 def _unit(value: Any, place: str, c_in: int, size: int) -> tuple[UnitConfig, int, int]:
     """Reads a layer of a tree network. Returns it with its output's channels and size."""
-    record = _Record(value, place)
+    record = Record(value, place)
     kind = _KINDS[record.word("name", tuple(_KINDS))]
     weights = kind in ("conv", "depthwise")
     record.equal("in_channels", c_in)
@@ -601,6 +513,8 @@ def _written_block(
 def _written_mbconv(
     block: MBConvConfig, place: str, c_in: int, config: ChainConfig, dialect: Dialect
 ) -> dict[str, Any]:
+    if not block.bn:
+        raise InvalidError(f"{place}.bn", "got false", "true: an inverted residual of net.config always has BN")
     hidden = block.hidden or c_in
     if block.squeezed not in (None, make_divisible(hidden // 4)):
         raise InvalidError(f"{place}.squeezed", f"got {block.squeezed}", f"{make_divisible(hidden // 4)} or null")

@@ -77,6 +77,8 @@ class MBConvConfig(Section):
     """The channels inside squeeze-excite. null: there is none."""
     activation: Activation | None = None
     """null: that of the chain."""
+    bn: bool = True
+    """Whether BN follows each convolution. If not, each has a bias: so a network whose BN is folded is written."""
     residual: bool = False
     """Whether the block adds its input. Only blocks of stride 1 and equal channels can."""
 
@@ -193,9 +195,10 @@ class Chain(Design):
         expand, rest = divmod(block.hidden or c_in, c_in)
         plain = MBConvSpec(block.kernel, expand, block.squeezed is not None)
         expands_by_more = block.hidden is None or expand > 1  # the catalogue has no convolution that expands by 1
-        if own is None and not rest and expands_by_more and plain.squeezed(c_in) == block.squeezed:
+        in_words = own is None and block.bn and not rest and expands_by_more
+        if in_words and plain.squeezed(c_in) == block.squeezed:
             return plain
-        return ExplicitMBConvSpec(block.kernel, block.hidden, block.squeezed, own)
+        return ExplicitMBConvSpec(block.kernel, block.hidden, block.squeezed, own, block.bn)
 
     @property
     def op_settings(self) -> OpSettings:

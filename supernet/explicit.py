@@ -4,6 +4,7 @@ of their own, no BN, and the head of MobileNetV3."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -66,7 +67,7 @@ class ExplicitConvSpec(Candidate):
 
 @dataclass(frozen=True)
 class ExplicitMBConvSpec(Candidate):
-    """`mbconv_k5_m120_se32_hswish`: an inverted residual with any hidden width and an activation of its own."""
+    """`mbconv_k5_m120_se32_hswish`: an inverted residual with any hidden width, an activation of its own, or no BN."""
 
     kernel_size: int
     hidden: int | None
@@ -75,14 +76,16 @@ class ExplicitMBConvSpec(Candidate):
     """The channels inside squeeze-excite; None without it."""
     activation: str | None
     """None: that of the network."""
+    bn: bool = True
+    """Whether each convolution has BN; otherwise it has a bias."""
 
     def __str__(self) -> str:
         words = ["mbconv", f"k{self.kernel_size}", f"m{self.hidden}" if self.hidden else "e1"]
         words += [f"se{self.squeezed}"] if self.squeezed else []
-        return "_".join(words + ([self.activation] if self.activation else []))
+        return "_".join(words + ([self.activation] if self.activation else []) + ["nobn"] * (not self.bn))
 
     def build(self, c_in: int, c_out: int, stride: int, settings: OpSettings) -> nn.Module:
-        settings = replace(settings, activation=self.activation or settings.activation)
+        settings = replace(settings, activation=self.activation or settings.activation, folded=not self.bn)
         return MBConv(
             c_in, c_out, settings, kernel_size=self.kernel_size, stride=stride, expand=1, squeezed=self.squeezed,
             hidden=self.hidden,
@@ -90,10 +93,10 @@ class ExplicitMBConvSpec(Candidate):
 
     def complexity(self, c_in: int, c_out: int, size: int, stride: int) -> Complexity:
         hidden, size_out = self.hidden or c_in, -(-size // stride)
-        total = conv_complexity(hidden, hidden, self.kernel_size, size_out, groups=hidden)
-        total += conv_complexity(hidden, c_out, 1, size_out)
+        conv = partial(conv_complexity, bn=self.bn, bias=not self.bn)
+        total = conv(hidden, hidden, self.kernel_size, size_out, groups=hidden) + conv(hidden, c_out, 1, size_out)
         if self.hidden:
-            total += conv_complexity(c_in, hidden, 1, size)
+            total += conv(c_in, hidden, 1, size)
         if self.squeezed:
             total += conv_complexity(hidden, self.squeezed, 1, 1, bias=True, bn=False)
             total += conv_complexity(self.squeezed, hidden, 1, 1, bias=True, bn=False)

@@ -34,12 +34,14 @@ class OpSettings:
     padding: str = "symmetric"
     """`symmetric`: k // 2 zeros on each side. `same`: as few as an output of ceil(H / stride) needs, the odd one at the
     lower right, as in TensorFlow. They differ if the stride is above 1."""
+    folded: bool = False
+    """Whether BN is folded into the convolutions, which then have a bias in its place."""
 
     def conv(self, c_in: int, c_out: int, kernel_size: int, stride: int, groups: int = 1) -> nn.Conv2d:
-        """Returns a new k x k convolution without bias."""
+        """Returns a new k x k convolution, without bias unless BN is folded."""
         if self.padding == "same" and stride > 1:
-            return SamePaddedConv2d(c_in, c_out, kernel_size, stride, groups=groups, bias=False)
-        return nn.Conv2d(c_in, c_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+            return SamePaddedConv2d(c_in, c_out, kernel_size, stride, groups=groups, bias=self.folded)
+        return nn.Conv2d(c_in, c_out, kernel_size, stride, kernel_size // 2, groups=groups, bias=self.folded)
 
     def bn(self, channels: int) -> nn.BatchNorm2d:
         """Returns a new BN layer with these settings."""
@@ -65,7 +67,8 @@ class SamePaddedConv2d(nn.Conv2d):
 
 
 class ConvBN(nn.Sequential):
-    """A k x k convolution without bias, then BN: (N, C_in, H, W) -> (N, C_out, H', W')."""
+    """A k x k convolution without bias, then BN, or a convolution with bias if the settings have BN folded:
+    (N, C_in, H, W) -> (N, C_out, H', W')."""
 
     conv: nn.Conv2d
     bn: nn.BatchNorm2d
@@ -75,11 +78,12 @@ class ConvBN(nn.Sequential):
     ):
         super().__init__()
         self.add_module("conv", settings.conv(c_in, c_out, kernel_size, stride, groups))
-        self.add_module("bn", settings.bn(c_out))
+        if not settings.folded:
+            self.add_module("bn", settings.bn(c_out))
 
 
 class ConvBNAct(ConvBN):
-    """A k x k convolution without bias, BN, then the activation: (N, C_in, H, W) -> (N, C_out, H', W')."""
+    """A ConvBN, then the activation: (N, C_in, H, W) -> (N, C_out, H', W')."""
 
     act: nn.Module
 

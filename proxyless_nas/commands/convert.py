@@ -3,8 +3,10 @@
     proxyless-nas convert net.config architecture.json --weights official.pth checkpoint.pt
     proxyless-nas convert runs/cpu/architecture.json net.config --weights runs/r/checkpoints/X.pt official.pth
     proxyless-nas convert proxyless_cpu architecture.json
+    proxyless-nas convert proxyless-w0.3.pkl architecture.json --weights proxyless-w0.3.pkl checkpoint.pt
 
-A target that ends with .json becomes an architecture.json, another one a net.config. What cannot be represented is
+A target that ends with .json becomes an architecture.json, another one a net.config. A trained int8 network (.pkl, of
+tiny-training) gives a network in float32 with its dequantised weights. What cannot be represented is
 refused by its field, before anything is written.
 """
 
@@ -15,7 +17,7 @@ from proxyless_nas.commands.base import Command, at_least
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a net.config, an architecture.json, or the name of a published network")
+    parser.add_argument("source", help="a net.config, an architecture.json, a .pkl, or the name of a published network")
     parser.add_argument("target", type=path_argument, help="the file to write: architecture.json, or a net.config")
     parser.add_argument(
         "--weights", type=path_argument, nargs=2, metavar=("FROM", "TO"), help="a checkpoint, and the file to write"

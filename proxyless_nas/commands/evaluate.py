@@ -21,12 +21,13 @@ from engine.arguments import add_allow_modules, path_argument
 from proxyless_nas.commands.base import Command, add_overrides, at_least, config_path
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from engine.data import Preprocessing
     from engine.distributed import Group
     from engine.progress import Report
     from retrain.evaluation import Scores
     from supernet.design import Design
-    from supernet.network import Network
 
 BATCH_SIZE = 100
 """The batch size on a folder of images, as in the published project; a configuration has its own."""
@@ -44,7 +45,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arch",
         "--architecture",
-        help="name of a published network, architecture.json or net.config; default: the checkpoint's own",
+        help="name of a published network, a trained int8 network (.pkl), architecture.json or net.config; default: "
+        "the checkpoint's own",
     )
     parser.add_argument("--checkpoint", type=path_argument, help="a .pt file of a run's checkpoints/")
     parser.add_argument("--batch-size", type=at_least(1), help="images of all processes together")
@@ -117,7 +119,7 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
     from published.networks import imagenet_classes
     from retrain.evaluation import score_files
 
-    network, preprocessing = _network_of(args, report)
+    network, design, preprocessing, names = _network_of(args, report)
     if args.size is not None:
         preprocessing = preprocessing.at(args.size)
         try:
@@ -131,52 +133,57 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
         network,
         args.path,
         preprocessing,
-        network.architecture.classes,
+        design.classes,
         batch_size=args.batch_size or BATCH_SIZE,
         workers=args.workers,
         run=RunConfig.model_validate(run),
-        class_names=None if network.class_names == imagenet_classes() else network.class_names,  # folders have ids
+        class_names=None if names == imagenet_classes() else names,  # folders have ids
         by_class=args.per_class or args.confusions is not None,
         group=group,
         report=report,
     )
 
 
-def _network_of(args: argparse.Namespace, report: Report) -> tuple[Network, Preprocessing]:
-    """Returns the network that --arch and --checkpoint name, with its weights, and how its images are prepared."""
+def _network_of(
+    args: argparse.Namespace, report: Report
+) -> tuple[nn.Module, Design, Preprocessing, tuple[str, ...] | None]:
+    """Returns the network that --arch and --checkpoint name, with its weights, its design, how its images are prepared,
+    and the names that their folders must have, if they are known."""
     from engine.errors import UserError
     from engine.runs.checkpoints import STATES
-    from published.networks import build, is_named, load_published
+    from published.networks import load_published
     from published.preprocessing import preprocessing_of
+    from published.trained import comes_with_weights, trained
     from retrain.preprocessing import preprocessing_in
     from retrain.weights import load_network_of, read_checkpoint
     from supernet.network import Network
 
     if args.checkpoint is None:
-        if args.arch is None or not is_named(args.arch):
+        if args.arch is None or not comes_with_weights(args.arch):
             _design_of(args)  # a mistyped name is answered first
             raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
-        network = build(args.arch, report=report)
-        return network, preprocessing_of(network.architecture.name, network.architecture.input_size)
+        return *trained(args.arch, report)[:3], None
     design = _design_of(args)
     content, where = read_checkpoint(args.checkpoint)
     if design is not None and not any(key in content for key in STATES):
         network = Network(design)
         load_published(network, args.checkpoint)
-        return network, preprocessing_of(design.name, design.input_size)
+        return network, design, preprocessing_of(design.name, design.input_size), None
     loaded = load_network_of(content, where, design, args.allow_modules)
     if loaded.needs_statistics:
         found = "is of a search, whose supernet has no BN statistics"
         raise UserError(where, found, remedy="give a configuration in place of --path, so that they can be collected")
-    design = loaded.network.architecture
-    return loaded.network, preprocessing_in(content, where) or preprocessing_of(design.name, design.input_size)
+    network, design = loaded.network, loaded.network.architecture
+    preprocessing = preprocessing_in(content, where) or preprocessing_of(design.name, design.input_size)
+    return network, design, preprocessing, network.class_names
 
 
 def _design_of(args: argparse.Namespace) -> Design | None:
-    """Returns the network that --arch describes: a published name, an architecture.json or a net.config; None if it is
-    not given."""
+    """Returns the network that --arch describes: a published name, an architecture.json, a net.config or an int8
+    network; None if it is not given."""
     from engine.errors import ConfigError, explain
     from engine.files import read_json, read_text
+    from published.int8 import is_int8, read_int8
     from published.net_config import is_net_config, read_net_config
     from published.networks import is_named, named
     from retrain.weights import load_architecture
@@ -189,6 +196,8 @@ def _design_of(args: argparse.Namespace) -> Design | None:
             return named(args.arch)
         except ConfigError as error:
             raise error.at("--arch") from None
+    if is_int8(path):
+        return read_int8(path).chain
     if path.exists() and is_net_config(read_json(path, "an architecture.json, or a net.config")):
         with explain(str(path)):
             return read_net_config(read_text(path, "a net.config"), name=path.stem)

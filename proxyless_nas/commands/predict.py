@@ -23,7 +23,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     run_help = "folder of a retraining, or a .pt file of its checkpoints/; with --arch the first image"
     parser.add_argument("run", type=path_argument, help=run_help)
     parser.add_argument("images", type=path_argument, nargs="*", help="image files")
-    parser.add_argument("--arch", metavar="NAME", help="a published network, with its published weights")
+    arch_help = "a published network, with its published weights, or a trained int8 network (.pkl)"
+    parser.add_argument("--arch", metavar="NAME", help=arch_help)
     parser.add_argument("--top", type=at_least(1), default=5, metavar="N", help="classes to print for each image")
     add_allow_modules(parser, "the checkpoint")
 
@@ -46,14 +47,12 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _published(name: str, images: "list[Path]") -> "list[Prediction]":
-    """Classifies images with a published network and its published weights."""
-    from published.networks import build, class_names
-    from published.preprocessing import preprocessing_of
+    """Classifies images with a network that comes with its weights."""
+    from published.trained import trained
     from retrain.predict import classify
 
-    network = build(name)
-    design = network.architecture
-    return classify(network, preprocessing_of(design.name, design.input_size), class_names(name), images)
+    network, _, preprocessing, classes = trained(name)
+    return classify(network, preprocessing, classes, images)
 
 
 COMMAND = Command(__doc__, _arguments, _run)

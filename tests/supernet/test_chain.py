@@ -23,6 +23,7 @@ CONFIG: dict[str, Any] = {
         {"op": "mbconv", "width": 12, "hidden": 12},
         {"op": "mbconv", "width": 12, "hidden": 36, "residual": True},
         {"op": "zero"},
+        {"op": "mbconv", "width": 12, "hidden": 24, "bn": False, "residual": True},
         {"op": "conv", "width": 16, "activation": "none", "bn": False, "bias": True},
         {"op": "conv", "width": 16, "residual": True},
     ],
@@ -53,6 +54,26 @@ def test_parameters_and_macs_are_those_that_torch_counts(count) -> None:
     assert (chain.input_size, chain.input_channels, chain.classes) == (16, 3, 10)
 
 
+def test_a_network_without_bn_computes_what_one_computes_whose_bn_is_folded_into_it() -> None:
+    block = {"op": "mbconv", "width": 12, "hidden": 20, "stride": 2, "squeezed": 8}
+    network = Network(chain_of(changed(blocks=[block]))).eval()
+    for m in network.edges.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            for value in (m.weight.data, m.bias.data, m.running_mean, m.running_var):
+                value.uniform_(0.5, 2, generator=torch.Generator().manual_seed(len(value)))
+    folded = Network(chain_of(changed(blocks=[block | {"bn": False}]))).eval()
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded.edges.modules())
+    state = {name: value for name, value in network.state_dict().items() if name in folded.state_dict()}
+    for part in ("expand", "depthwise", "project"):
+        conv, bn = (network.get_submodule(f"edges.0.op.{part}.{name}") for name in ("conv", "bn"))
+        factor = bn.weight / (bn.running_var + bn.eps).sqrt()
+        state[f"edges.0.op.{part}.conv.weight"] = conv.weight * factor[:, None, None, None]
+        state[f"edges.0.op.{part}.conv.bias"] = bn.bias - bn.running_mean * factor
+    folded.load_state_dict(state)
+    images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(folded(images), network(images))
+
+
 def test_ops_of_the_catalogue_keep_their_names() -> None:
     """So a latency table that was measured on a space prices them."""
     assert [str(layer) for layer in chain_of(CONFIG).layers] == [
@@ -62,6 +83,7 @@ def test_ops_of_the_catalogue_keep_their_names() -> None:
         "mbconv_k3_m12 4x4x12->12 s1",
         "mbconv_k3_e3+residual 4x4x12->12 s1",
         "skip+residual 4x4x12->12 s1",
+        "mbconv_k3_m24_nobn+residual 4x4x12->12 s1",
         "conv_k3_none_nobn_bias 4x4x12->16 s1",
         "conv_k3+residual 4x4x16->16 s1",
         "feature_mix_k1_relu 4x4x16->24 s1",
@@ -87,11 +109,11 @@ def test_either_format_is_read(load_space, random_paths) -> None:
 
 
 def test_the_summary_names_every_layer() -> None:
-    lines = chain_of(CONFIG).summary({"ms": [1.0] * 10}).splitlines()
-    assert [line.split()[0] for line in lines[2:12]] == [
-        "stem", *(f"block{i}" for i in range(7)), "feature_mix", "classifier"
+    lines = chain_of(CONFIG).summary({"ms": [1.0] * 11}).splitlines()
+    assert [line.split()[0] for line in lines[2:13]] == [
+        "stem", *(f"block{i}" for i in range(8)), "feature_mix", "classifier"
     ]  # fmt: skip
-    assert lines[-1].endswith("10")
+    assert lines[-1].endswith("11")
 
 
 @pytest.mark.parametrize(
