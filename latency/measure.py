@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import nn
 
 from engine.errors import Action, explain
 from engine.progress import Report, silent
@@ -31,10 +33,12 @@ from latency.plan import (
     verification_jobs,
     verification_networks,
 )
-from latency.runtimes import Runtime, open_runtime
+from latency.runtimes import Opened, Runtime, open_runtime
+from latency.runtimes.base import ready_to_time
 from latency.table import LatencyTable, TableError, UsedRuntime, prepare_table_file
 from latency.verification import check_count
 from supernet.architecture import Architecture
+from supernet.blocks import isolated_rng
 from supernet.own_candidates import check_running
 from supernet.space import Space
 
@@ -228,15 +232,62 @@ def time_architectures(
         progress(0, rounds * len(jobs))  # preparing may take longer than timing
     with open_runtime(space, measure) as runner:
         runner.prepare(jobs)
-        samples, _ = timed_rounds(
-            [list(of_id)] * rounds,
-            lambda name: runner.open(of_id[name]),
-            passes=3 * measure.passes,
-            warmup=10,
-            seed=0,
-            progress=progress,
-        )
-    return [Timing.of(samples[job.id]) for job in jobs]
+        timings = _timed_in_turn(list(of_id), lambda name: runner.open(of_id[name]), measure, rounds, progress)
+    return list(timings.values())
+
+
+def _timed_in_turn(
+    names: Sequence[str],
+    open_one: Callable[[str], Opened],
+    measure: MeasureConfig,
+    rounds: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, Timing]:
+    """Returns the timing of each network. open_one(name): returns one ready to run."""
+    schedule = [list(names)] * rounds
+    samples, _ = timed_rounds(schedule, open_one, passes=3 * measure.passes, warmup=10, seed=0, progress=progress)
+    return {name: Timing.of(samples[name]) for name in names}
+
+
+class NetworkTimer:
+    """Times whole networks, given as modules of any kind, in turn on this machine. Use as a context manager.
+
+    Raises ConfigError on entering if the device is not here.
+    """
+
+    def __init__(self, measure: MeasureConfig):
+        self.measure = measure
+        self._runner: Runtime = open_runtime(None, measure)
+        self._openers: dict[str, Callable[[], Opened]] = {}
+
+    def __enter__(self) -> Self:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._runner.__exit__(*exception)
+
+    @property
+    def version(self) -> str:
+        """The version of the runtime; known once a network has been loaded."""
+        return self._runner.version
+
+    def load(self, name: str, network: nn.Module, channels: int, size: int) -> None:
+        """Makes a network ready, for images of (channels, size, size); its weights are of no importance, but they
+        should be fresh (see `latency.runtimes.base.ready_to_time`).
+
+        name: letters, digits and `_`, the network's own. Raises UserError if the runtime cannot run it.
+        """
+        with isolated_rng(0):
+            images = torch.randn(self.measure.batch, channels, size, size)
+            self._openers[name] = self._runner.load(name, ready_to_time(network), images)
+
+    def timings(
+        self, rounds: int = TIMING_ROUNDS, progress: Callable[[int, int], None] | None = None
+    ) -> dict[str, Timing]:
+        """Returns the timing of each network that is loaded, all timed in turn. progress: called with (done, total), in
+        networks times rounds."""
+        return _timed_in_turn(list(self._openers), lambda name: self._openers[name](), self.measure, rounds, progress)
 
 
 def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:

@@ -25,8 +25,9 @@ def version_here(runtime: str) -> str | None:
     return RUNTIMES[runtime].installed(runtime) if runtime in RUNTIMES else None
 
 
-def open_runtime(space: Space, measure: MeasureConfig) -> Runtime:
-    """Returns the runtime for these settings, to be used with `with`. Raises ConfigError if its device is not here."""
+def open_runtime(space: Space | None, measure: MeasureConfig) -> Runtime:
+    """Returns the runtime for these settings, to be used with `with`. space: that of the jobs; None if whole networks
+    alone are timed. Raises ConfigError if its device is not here."""
     if measure.device == "external":
         raise ConfigError(
             "measure.device",

@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from typing import Any, Protocol, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from engine.errors import UserError
 from latency.config import MeasureConfig
 from latency.plan import TimingJob
 from supernet.blocks import Block, init_weights
@@ -44,7 +45,8 @@ class Runtime(ABC):
     how: str
     """A description of the runtime and its settings, for the table's reader."""
 
-    def __init__(self, space: Space, measure: MeasureConfig) -> None:
+    def __init__(self, space: Space | None, measure: MeasureConfig) -> None:
+        """space: the space of the jobs; None if only whole networks are loaded."""
         self.name = measure.runtime
         self._space, self._measure = space, measure
         self._undo = ExitStack()
@@ -71,6 +73,15 @@ class Runtime(ABC):
     def open(self, job: TimingJob) -> Opened:
         """Returns a prepared job, ready to run."""
 
+    def load(self, name: str, network: nn.Module, images: Tensor) -> Callable[[], Opened]:
+        """Builds, exports or compiles a whole network now. Returns a function that opens it.
+
+        name: a word of its own, for its file. network: any module in eval mode, see `ready_to_time`; images (N, C, H,
+        W) float32 is its input. Raises UserError if this runtime cannot run it.
+        """
+        found = f"{self.name} runs chains of layers only"
+        raise UserError("measure.runtime", found, remedy="choose another runtime")
+
 
 def timing_module(layer: Layer, settings: OpSettings) -> nn.Module:
     """Returns a layer's module in eval mode, with random weights, to be timed.
@@ -80,10 +91,15 @@ def timing_module(layer: Layer, settings: OpSettings) -> nn.Module:
     """
     block = Block(layer, settings)
     init_weights(block)
-    for module in block.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.affine:
-            nn.init.normal_(module.bias, std=0.1)
-    return block.eval()
+    return ready_to_time(block)
+
+
+def ready_to_time(module: nn.Module) -> nn.Module:
+    """Returns a module with fresh weights in eval mode, the biases of its BN random (see `timing_module`)."""
+    for inner in module.modules():
+        if isinstance(inner, nn.BatchNorm2d) and inner.affine:
+            nn.init.normal_(inner.bias, std=0.1)
+    return module.eval()
 
 
 def random_images(layer: Layer, batch: int) -> torch.Tensor:

@@ -7,8 +7,11 @@ import importlib.util
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
+
+from torch import Tensor, nn
 
 from engine.errors import ConfigError, UserError
 from engine.files import writing
@@ -36,6 +39,8 @@ class FileRuntime:
     """The package that runs the models on another device, as pip installs it."""
     writer: str
     """module:class of the ModelWriter. It is imported when it is needed, since it imports `modules`."""
+    network_writer: str
+    """module:function, a NetworkWriter."""
     how: str = ""
     """A note for a table's reader about how the models are run; empty if there is nothing to note."""
 
@@ -43,11 +48,12 @@ class FileRuntime:
 FILE_RUNTIMES = {
     "onnxruntime": FileRuntime(
         "ONNX Runtime", "onnx", ("onnx", "onnxscript", "onnxruntime"), "onnxruntime",
-        "latency.runtimes.onnx_models:OnnxWriter", "CPU provider, layers told apart by its own profile",
+        "latency.runtimes.onnx_models:OnnxWriter", "latency.runtimes.onnx_models:write_network",
+        "CPU provider, layers told apart by its own profile",
     ),
     "litert": FileRuntime(
         "LiteRT with XNNPACK", "litert", ("litert_torch",), "ai-edge-litert",
-        "latency.runtimes.litert_models:LiteRTWriter",
+        "latency.runtimes.litert_models:LiteRTWriter", "latency.runtimes.litert_models:write_network",
     ),
 }  # fmt: skip
 """Maps the name of each runtime that reads model files, as in `measure.runtime`, to how its files are written. The
@@ -70,6 +76,14 @@ class ModelWriter(Protocol):
         """Writes what all models share, if anything."""
 
 
+class NetworkWriter(Protocol):
+    """Writes a whole network, given as a module, as a model file."""
+
+    def __call__(self, name: str, network: nn.Module, images: Tensor, folder: Path) -> tuple[str, list[int]]:
+        """Writes `name` into the folder. Returns the file's name and the shape of its input; images (N, C, H, W) is the
+        network's. Raises UserError if an op cannot be exported, or computes something else in the runtime."""
+
+
 def write_models(
     space: Space, measure: MeasureConfig, jobs: Sequence[TimingJob], folder: Path, progress: Progress | None = None
 ) -> list[dict[str, object]]:
@@ -78,15 +92,8 @@ def write_models(
     Jobs with equal layers share a file. progress: called with (done, total), in jobs. Raises ConfigError if the extra
     is not installed, and UserError if an op cannot be exported.
     """
-    runtime = FILE_RUNTIMES[measure.runtime]
-    if missing := [module for module in runtime.modules if importlib.util.find_spec(module) is None]:
-        raise ConfigError(
-            "measure.runtime",
-            f"{measure.runtime} needs the Python package {missing[0]}, which is not installed",
-            remedy=f'pip install -e ".[{runtime.extra}]"',
-        )
-    module, _, name = runtime.writer.partition(":")
-    writer_class: type[ModelWriter] = getattr(importlib.import_module(module), name)
+    check_installed(measure.runtime)
+    writer_class: type[ModelWriter] = _imported(FILE_RUNTIMES[measure.runtime].writer)
     with isolated_rng(0):
         writer = writer_class(space, measure.batch, jobs, folder)
         records, files = [], {}
@@ -108,15 +115,32 @@ def write_models(
     return records
 
 
+def check_installed(runtime: str) -> None:
+    """Raises ConfigError, which names the extra, unless all that exporting to a runtime needs is installed."""
+    needs = FILE_RUNTIMES[runtime]
+    if missing := [module for module in needs.modules if importlib.util.find_spec(module) is None]:
+        raise ConfigError(
+            "measure.runtime",
+            f"{runtime} needs the Python package {missing[0]}, which is not installed",
+            remedy=f'pip install -e ".[{needs.extra}]"',
+        )
+
+
+def _imported(place: str) -> Any:
+    """Returns what `module:name` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 class Exported(Runtime):
     """Writes models to a temporary folder and runs them with the functions of a device kit."""
 
-    def __init__(self, space: Space, measure: MeasureConfig):
+    def __init__(self, space: Space | None, measure: MeasureConfig):
         super().__init__(space, measure)
         runtime = FILE_RUNTIMES[measure.runtime]
         self.sees_inside = bench.RUNTIMES[measure.runtime].times_layers
         self.how = ", ".join(filter(None, [runtime.title, runtime.how]))
-        self._jobs: dict[str, dict[str, object]] = {}
+        self._jobs: dict[str, dict[str, Any]] = {}
         self._folder = ""
 
     @classmethod
@@ -132,13 +156,25 @@ class Exported(Runtime):
         return self
 
     def prepare(self, jobs: Sequence[TimingJob], progress: Progress | None = None) -> None:
+        assert self._space is not None
         with writing(self._folder):
             records = write_models(self._space, self._measure, jobs, Path(self._folder), progress)
         self._jobs = {str(record["id"]): record for record in records}
         self.version = bench.runtime_version(self.name)
 
     def open(self, job: TimingJob) -> Opened:
-        record = self._jobs[job.id]
+        return self._opened(self._jobs[job.id])
+
+    def load(self, name: str, network: nn.Module, images: Tensor) -> Callable[[], Opened]:
+        check_installed(self.name)
+        write: NetworkWriter = _imported(FILE_RUNTIMES[self.name].network_writer)
+        with writing(self._folder):
+            file, shape = write(name, network, images, Path(self._folder))
+        self.version = bench.runtime_version(self.name)
+        return partial(self._opened, {"file": file, "shape": shape, "inside": False, "layers": 1})
+
+    def _opened(self, record: dict[str, Any]) -> Opened:
+        """Returns the model of a record of a manifest, ready to run."""
         try:
             return bench.open_model(self._folder, record, self.name, self._measure.threads, "CPUExecutionProvider")
         except bench.KitError as error:

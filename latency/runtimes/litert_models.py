@@ -24,7 +24,7 @@ from engine.errors import UserError
 from latency import bench
 from latency.plan import TimingJob
 from latency.runtimes.base import random_images, timing_module
-from supernet.space import Layer, Space
+from supernet.space import Space
 
 TOLERANCE = 1e-3
 """The largest difference from PyTorch, relative to the largest output: float32 in another order of adding."""
@@ -61,40 +61,57 @@ class LiteRTWriter:
         """Writes a job's model and returns the file's name. Raises UserError if an op cannot be converted, or computes
         something else than in PyTorch."""
         module = nn.Sequential(*(timing_module(layer, self._settings) for layer in job.layers))
+        what = f"'{job.layers[0]}'{' and what follows' if len(job.layers) > 1 else ''}"
+        images = random_images(job.layers[0], self._batch)
         whole_network = job.paths is not None
         if whole_network:
             with torch.no_grad():
                 for parameter in module.parameters():
                     parameter.fill_(NETWORK_WEIGHT)
-        content = _convert(module, job.layers, self._batch)
-        name = f"{job.id}.tflite.gz"
-        (self._folder / name).write_bytes(gzip.compress(content, compresslevel=1, mtime=0))
+        name = _written(job.id, module, images, self._folder, what)
         if not whole_network:
-            self._check_numerics(module, job.layers[0], name)
+            _check_numerics(module, images, self._folder / name, what)
         return name
 
     def finish(self) -> None:
         """Does nothing: every model has its own weights."""
 
-    def _check_numerics(self, module: nn.Module, layer: Layer, name: str) -> None:
-        """Raises UserError unless a written model computes what its module does."""
-        images = random_images(layer, self._batch)
-        there = bench.LiteRTModel(self._folder / name, tuple(images.permute(0, 2, 3, 1).shape), threads=1).output(
-            images.permute(0, 2, 3, 1).contiguous().numpy()
+
+def write_network(name: str, network: nn.Module, images: torch.Tensor, folder: Path) -> tuple[str, list[int]]:
+    """Writes a whole network as `<name>.tflite.gz`, and compares its output with PyTorch's. Returns the file's name and
+    the shape of its input, [N, H, W, C]. Raises UserError if it cannot be converted, or computes something else."""
+    file = _written(name, network, images, folder, f"'{name}'")
+    _check_numerics(network, images, folder / file, f"'{name}'")
+    n, c, h, w = images.shape
+    return file, [n, h, w, c]
+
+
+def _written(name: str, module: nn.Module, images: torch.Tensor, folder: Path, what: str) -> str:
+    """Writes a module's model and returns the file's name. what: the module, for errors."""
+    content = _convert(module, images, what)
+    (folder / f"{name}.tflite.gz").write_bytes(gzip.compress(content, compresslevel=1, mtime=0))
+    return f"{name}.tflite.gz"
+
+
+def _check_numerics(module: nn.Module, images: torch.Tensor, file: Path, what: str) -> None:
+    """Raises UserError unless a written model computes what its module does. what: the module, for errors."""
+    there = bench.LiteRTModel(file, tuple(images.permute(0, 2, 3, 1).shape), threads=1).output(
+        images.permute(0, 2, 3, 1).contiguous().numpy()
+    )
+    with torch.inference_mode():
+        here = _ChannelsLast(module)(images.permute(0, 2, 3, 1)).numpy()
+    if there.shape != here.shape or not np.abs(there - here).max() <= TOLERANCE * np.abs(here).max():
+        raise UserError(
+            "",
+            f"{what} computes something else in LiteRT than in PyTorch",
+            remedy="another version may differ, or measure with measure.runtime=onnxruntime",
         )
-        with torch.inference_mode():
-            here = _ChannelsLast(module)(images.permute(0, 2, 3, 1)).numpy()
-        if there.shape != here.shape or not np.abs(there - here).max() <= TOLERANCE * np.abs(here).max():
-            raise UserError(
-                "",
-                f"'{layer}' computes something else in LiteRT than in PyTorch",
-                remedy="another version may differ, or measure with measure.runtime=onnxruntime",
-            )
 
 
-def _convert(module: nn.Module, layers: Sequence[Layer], batch: int) -> bytes:
-    """Returns a chain of layers as a LiteRT model. Raises UserError if an op cannot be converted."""
-    images = random_images(layers[0], batch).permute(0, 2, 3, 1)
+def _convert(module: nn.Module, images: torch.Tensor, what: str) -> bytes:
+    """Returns a module as a LiteRT model. images (N, C, H, W): its input. what: the module, for errors. Raises
+    UserError if an op cannot be converted."""
+    images = images.permute(0, 2, 3, 1)
     logging.getLogger("torch").setLevel(logging.ERROR)
     try:
         with (
@@ -111,6 +128,6 @@ def _convert(module: nn.Module, layers: Sequence[Layer], batch: int) -> bytes:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             "",
-            f"'{layers[0]}'{' and what follows' if len(layers) > 1 else ''} cannot be converted to LiteRT: {reason}",
+            f"{what} cannot be converted to LiteRT: {reason}",
             remedy="use ops that litert_torch knows, or set measure.runtime=onnxruntime",
         ) from None

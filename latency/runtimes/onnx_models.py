@@ -65,12 +65,7 @@ def export_layers(modules: Mapping[Layer, nn.Module], batch: int) -> dict[Layer,
             try:
                 _export(_SideBySide([modules[layer]]), [x])
             except torch.onnx.errors.OnnxExporterError as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(
-                    "",
-                    f"'{layer}' cannot be exported to ONNX: {reason}",
-                    remedy="use ops that torch.onnx.export knows, or set measure.runtime=pytorch",
-                ) from None
+                raise _no_export(layer, error) from None
         raise
     extractor = onnx.utils.Extractor(exported)
     models = {}
@@ -79,6 +74,12 @@ def export_layers(modules: Mapping[Layer, nn.Module], batch: int) -> dict[Layer,
         _check_numerics(model, modules[layer], layer, images[i])
         models[layer] = model
     return models
+
+
+def _no_export(what: Layer | str, error: Exception) -> UserError:
+    """Returns the error for a layer or a network that cannot be exported."""
+    found = f"'{what}' cannot be exported to ONNX: {str(error).strip().splitlines()[0]}"
+    return UserError("", found, remedy="use ops that torch.onnx.export knows, or set measure.runtime=pytorch")
 
 
 def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProto:
@@ -108,7 +109,7 @@ def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProt
     return model
 
 
-def _check_numerics(model: onnx.ModelProto, module: nn.Module, layer: Layer, images: torch.Tensor) -> None:
+def _check_numerics(model: onnx.ModelProto, module: nn.Module, what: Layer | str, images: torch.Tensor) -> None:
     """Raises UserError unless a model computes what its module does."""
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (there,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
@@ -117,7 +118,7 @@ def _check_numerics(model: onnx.ModelProto, module: nn.Module, layer: Layer, ima
     if there.shape != here.shape or not np.abs(there - here).max() <= TOLERANCE * np.abs(here).max():
         raise UserError(
             "",
-            f"'{layer}' computes something else in ONNX Runtime {onnxruntime.__version__} than in PyTorch",
+            f"'{what}' computes something else in ONNX Runtime {onnxruntime.__version__} than in PyTorch",
             remedy="another version may differ, or measure with measure.runtime=pytorch",
         )
 
@@ -171,6 +172,18 @@ def _outside(source: TensorProto, name: str, offset: int) -> tuple[TensorProto, 
     for key, text in (("location", WEIGHTS_FILE), ("offset", str(offset)), ("length", str(length))):
         tensor.external_data.add(key=key, value=text)
     return tensor, -(-(offset + length) // ALIGNMENT) * ALIGNMENT
+
+
+def write_network(name: str, network: nn.Module, images: torch.Tensor, folder: Path) -> tuple[str, list[int]]:
+    """Writes a whole network as `<name>.onnx`, after comparing its output with PyTorch's. Returns the file's name and
+    the shape of its input. Raises UserError if it cannot be exported, or computes something else."""
+    try:
+        model = _export(_SideBySide([network]), [images])
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise _no_export(name, error) from None
+    _check_numerics(model, network, name, images)
+    onnx.save(model, folder / f"{name}.onnx")
+    return f"{name}.onnx", list(images.shape)
 
 
 class OnnxWriter:

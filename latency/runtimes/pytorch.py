@@ -32,12 +32,11 @@ class PyTorch(Runtime):
 
     sees_inside = True
 
-    def __init__(self, space: Space, measure: MeasureConfig):
+    def __init__(self, space: Space | None, measure: MeasureConfig):
         super().__init__(space, measure)
         self.version = torch.__version__
         self.device = torch.device(measure.device)
         self.how = f"PyTorch eager, {self._manner}; eval mode, inference mode"
-        self._settings = space.op_settings(running_stats=True)
         self._modules: dict[tuple[int, Layer], nn.Module] = {}
         self._images: dict[tuple[int, int], Tensor] = {}
 
@@ -59,11 +58,13 @@ class PyTorch(Runtime):
         return self
 
     def prepare(self, jobs: Sequence[TimingJob], progress: Callable[[int, int], None] | None = None) -> None:
+        assert self._space is not None
+        settings = self._space.op_settings(running_stats=True)
         with isolated_rng(0):
             for done, job in enumerate(jobs):
                 for key in _places(job):
                     if key not in self._modules:
-                        self._modules[key] = self._ready(timing_module(key[1], self._settings))
+                        self._modules[key] = self._ready(timing_module(key[1], settings))
                 first = job.layers[0]
                 if (first.c_in, first.size) not in self._images:
                     images = random_images(first, self._measure.batch)
@@ -74,8 +75,15 @@ class PyTorch(Runtime):
     def open(self, job: TimingJob) -> _Chain:
         first = job.layers[0]
         modules = [self._modules[key] for key in _places(job)]
+        return self._chain(modules, self._images[first.c_in, first.size], job.inside)
+
+    def load(self, name: str, network: nn.Module, images: Tensor) -> Callable[[], _Chain]:
+        chain = self._chain([self._ready(network)], self._moved(images))
+        return lambda: chain
+
+    def _chain(self, modules: Sequence[nn.Module], images: Tensor, inside: bool = False) -> _Chain:
         kind = _CudaChain if self.device.type == "cuda" else _Chain
-        return kind(modules, self._images[first.c_in, first.size], job.inside)
+        return kind(modules, images, inside)
 
     def _ready(self, module: nn.Module) -> nn.Module:
         """Returns a layer's module as it will run."""
@@ -95,7 +103,7 @@ class PyTorchCompile(PyTorch):
     Compiling sixty whole networks would take hours, and convolutional layers have little to fuse across their borders.
     """
 
-    def __init__(self, space: Space, measure: MeasureConfig):
+    def __init__(self, space: Space | None, measure: MeasureConfig):
         super().__init__(space, measure)
         self.how = f"torch.compile of each layer, {self._manner}; eval mode, inference mode"
 
@@ -108,16 +116,26 @@ class PyTorchCompile(PyTorch):
     def prepare(self, jobs: Sequence[TimingJob], progress: Callable[[int, int], None] | None = None) -> None:
         super().prepare(jobs)
         for done, job in enumerate(jobs):
-            try:
-                self.open(job).run(1)
-            except torch._dynamo.exc.BackendCompilerFailed as error:
-                raise UserError(
-                    "measure.runtime",
-                    f"pytorch_compile failed ({reason_of(error)})",
-                    remedy="on a CPU it needs a C++ compiler (g++), or set measure.runtime=pytorch",
-                ) from None
+            self._compile(self.open(job))
             if progress:
                 progress(done + 1, len(jobs))
+
+    def load(self, name: str, network: nn.Module, images: Tensor) -> Callable[[], _Chain]:
+        """Compiles the whole network at once, as its user would, since any module may be given."""
+        opened = super().load(name, network, images)
+        self._compile(opened())
+        return opened
+
+    def _compile(self, chain: _Chain) -> None:
+        """Runs a chain once, by which its layers are compiled. Raises UserError if that fails."""
+        try:
+            chain.run(1)
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            raise UserError(
+                "measure.runtime",
+                f"pytorch_compile failed ({reason_of(error)})",
+                remedy="on a CPU it needs a C++ compiler (g++), or set measure.runtime=pytorch",
+            ) from None
 
     def _ready(self, module: nn.Module) -> nn.Module:
         return torch.compile(super()._ready(module), dynamic=False)  # type: ignore[return-value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import importlib.util
 import itertools
@@ -22,6 +23,7 @@ from engine.files import WriteError
 from latency import bench
 from latency.config import MeasureConfig
 from latency.device import this_device
+from latency.measure import NetworkTimer
 from latency.plan import Counts, draw_plan, network_job, timed_layers
 from latency.runtimes import RUNTIMES, open_runtime, pytorch, version_here
 from latency.runtimes.base import random_images, timing_module
@@ -471,3 +473,41 @@ def test_a_full_disk_while_models_are_written_is_one_line(small_space, quick, mo
         pytest.raises(WriteError, match=r"latency_models_.*: cannot be written \(No space left on device\); make room"),
     ):
         runner.prepare([])
+
+
+WHOLE = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
+
+
+@pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime"])
+def test_a_whole_network_is_loaded_with_the_batch_and_timed(runtime, quick):
+    """Any module can be, without a space; `ready_to_time` puts it into eval mode with biases that keep it alive."""
+    if runtime != "pytorch":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    measure = quick.model_copy(update={"runtime": runtime, "batch": 2})
+    network = copy.deepcopy(WHOLE)
+    with NetworkTimer(measure) as timer:
+        timer.load("n0", network, channels=3, size=8)
+        timer.load("n1", nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), channels=3, size=2)
+        opened = timer._openers["n0"]()
+        shape = opened.images.shape if runtime == "pytorch" else next(iter(opened.feed.values())).shape
+        assert tuple(shape) == (2, 3, 8, 8)
+        timings = timer.timings(rounds=2)
+        assert timer.version
+    assert not network.training
+    assert network[1].bias.abs().min() > 0
+    assert list(timings) == ["n0", "n1"]
+    assert all(timing.n == 2 * 3 * quick.passes and timing.median_ms > 0 for timing in timings.values())
+
+
+def test_a_network_that_a_runtime_cannot_run_is_an_error_in_one_line(quick):
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.ops.aten._linalg_eigh(x[0, 0])[0]
+
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    timer = NetworkTimer(quick.model_copy(update={"runtime": "onnxruntime"}))
+    with timer, pytest.raises(UserError, match=r"^'odd' cannot be exported to ONNX: ") as found:
+        timer.load("odd", Odd(), channels=1, size=4)
+    assert "\n" not in str(found.value)
