@@ -258,6 +258,20 @@ def make_folder(path: Path, key: str = "") -> Path:
     return path
 
 
+def check_writable(path: Path, key: str) -> None:
+    """Creates the folder of a file that shall be written later. Raises WriteError, which begins with `key`, if no file
+    can be written there. Call it before minutes of work."""
+    if path.is_dir():
+        raise WriteError(f"{key} {path}", "is a folder", "the name of a file")
+    make_folder(path.parent, key)
+    temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
+    try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        temporary.unlink()
+    except OSError as error:
+        refuse_write(f"{key} {path}", error)
+
+
 def fsync_folder(folder: Path) -> None:
     """Makes a rename inside `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.errors import UserError
     from latency.table import LatencyTable
+    from proxyless_nas.comparison.compare import compare
+    from proxyless_nas.comparison.table import Comparison
     from proxyless_nas.verbs import check, derive, evaluate, measure, predict, retrain, search, sweep, verify
     from proxyless_nas.views import show
     from published.networks import (
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Architecture",
     "Chain",
+    "Comparison",
     "LatencyTable",
     "Network",
     "RetrainConfig",
@@ -52,6 +55,7 @@ __all__ = [
     "Supernet",
     "UserError",
     "check",
+    "compare",
     "derive",
     "efficientnet_lite0",
     "evaluate",
@@ -86,6 +90,7 @@ _NETWORKS = (
 _HOMES = {
     "Architecture": "supernet.architecture",
     "Chain": "supernet.chain",
+    "Comparison": "proxyless_nas.comparison.table",
     "LatencyTable": "latency.table",
     "Network": "supernet.network",
     "RetrainConfig": "retrain.config",
@@ -93,6 +98,7 @@ _HOMES = {
     "Space": "supernet.space",
     "Supernet": "supernet.supernet",
     "UserError": "engine.errors",
+    "compare": "proxyless_nas.comparison.compare",
     "pretrained": "retrain.weights",
     "show": "proxyless_nas.views",
 } | dict.fromkeys(_NETWORKS, "published.networks")

@@ -100,7 +100,7 @@ def _run(run: Path, table: LatencyTable | Path | str | None, allow_modules: Coll
     file = run / "config.yaml"
     stored = load_config(file)
     if "search" not in stored:
-        architecture = _retrained(stored, str(file), allow_modules)
+        architecture = retrained_design(stored, str(file), allow_modules)
         return _network(architecture, *_costs(architecture, table))
     resolved = resolved_run(run, allow_modules)
     derived = run / "architecture.json"
@@ -116,7 +116,7 @@ def _run(run: Path, table: LatencyTable | Path | str | None, allow_modules: Coll
     return Shown("\n".join([shown.text, *_figures(run)]), shown.png if picture is None else picture)
 
 
-def _retrained(stored: Mapping[str, Any], place: str, allow_modules: Collection[str]) -> Design:
+def retrained_design(stored: Mapping[str, Any], place: str, allow_modules: Collection[str]) -> Design:
     """Returns the architecture in the config.yaml of a retraining.
 
     stored: the content of that file, not validated yet. place: the file's name, for errors. allow_modules: the user's

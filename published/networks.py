@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -203,6 +203,27 @@ class Named:
     """The file of its official checkpoint; empty if its weights come from a Python package."""
     blob_id: str = ""
     """The git blob id of that file."""
+    top1: float | None = None
+    """The published top-1 accuracy on ImageNet's validation images in percent; None if there is none."""
+    top1_source: str = ""
+    """Who published it; empty: the network's authors."""
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    """The published latency on each of PUBLISHED_DEVICES, in ms."""
+
+
+PUBLISHED_DEVICES: Mapping[str, str] = MappingProxyType(
+    {
+        "gpu": "NVIDIA V100, batch 8 (arXiv 1812.00332)",
+        "cpu": "two Intel Xeon E5-2640 v4, batch 1 (arXiv 1812.00332)",
+        "mobile": "Google Pixel 1, batch 1 (arXiv 1812.00332)",
+    }
+)
+"""The devices of the ProxylessNAS paper's latencies, in words."""
+
+
+def _published_ms(gpu: float, cpu: float, mobile: float) -> Mapping[str, float]:
+    """Returns the published latencies of a network in ms, arXiv 1812.00332, the table of specialized models."""
+    return MappingProxyType({"gpu": gpu, "cpu": cpu, "mobile": mobile})
 
 
 NAMED: Mapping[str, Named] = MappingProxyType(
@@ -211,28 +232,40 @@ NAMED: Mapping[str, Named] = MappingProxyType(
             lambda: mobile_chain("proxyless_cpu", 40, CPU, 1432),
             "proxyless_cpu.pth",
             "373f6da51d0a4dccecc6f44eb9eb5b562e18e3b9",
+            75.29,
+            latency_ms=_published_ms(7.4, 138.7, 116),
         ),
         "proxyless_gpu": Named(
             lambda: mobile_chain("proxyless_gpu", 40, GPU, 1728),
             "proxyless_gpu.pth",
             "4783a278b25364291d8117a06c442cffbbd8b5a4",
+            75.084,
+            latency_ms=_published_ms(5.1, 204.9, 124),
         ),
         "proxyless_mobile": Named(
             lambda: mobile_chain("proxyless_mobile", 32, MOBILE, 1280),
             "proxyless_mobile.pth",
             "1d3c5de6f8c075aa17544e6479df613d442fc5ae",
+            74.594,
+            latency_ms=_published_ms(7.2, 164.1, 78),
         ),
         "proxyless_mobile_14": Named(
             lambda: mobile_chain("proxyless_mobile_14", 48, MOBILE_14, 1792),
             "proxyless_mobile_14.pth",
             "a9a897527f5878f68468ab02d2f0a00fe72bbdab",
+            76.7,
         ),
         "proxyless_cifar": Named(cifar_chain, "proxyless_cifar.pth", "cbf4665286e2b67d6e46528fbbf71d55e34c6563"),
-        "mobilenet_v2": Named(lambda: mobile_chain("mobilenet_v2", 32, MOBILENET_V2, 1280, eps=1e-5, dropout=0.2)),
+        "mobilenet_v2": Named(
+            lambda: mobile_chain("mobilenet_v2", 32, MOBILENET_V2, 1280, eps=1e-5, dropout=0.2),
+            top1=72.154,
+            top1_source="torchvision, IMAGENET1K_V2",
+        ),
         "efficientnet_lite0": Named(
             lambda: mobile_chain(
                 "efficientnet_lite0", 32, EFFICIENTNET_LITE0, 1280, momentum=0.01, padding="same", dropout=0.2
-            )
+            ),
+            top1=75.1,
         ),
     }
 )

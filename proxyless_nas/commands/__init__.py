@@ -16,6 +16,7 @@ from engine.arguments import parsed, parser_of
 from engine.errors import run_command
 from proxyless_nas.commands import (
     check,
+    compare,
     completion,
     configs,
     convert,
@@ -50,6 +51,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "evaluate": evaluate.COMMAND,
     "predict": predict.COMMAND,
     "show": show.COMMAND,
+    "compare": compare.COMMAND,
     "convert": convert.COMMAND,
     "configs": configs.COMMANDS,
     "completion": completion.COMMAND,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from engine.files import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -62,14 +63,19 @@ def front_figure(panels: Sequence[Panel]) -> Figure:
 
     figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        front = on_front(panel.points)
-        steps = sorted({(p.cost, p.top1) for p, kept in zip(panel.points, front, strict=True) if kept})
-        axes.step([c for c, _ in steps], [a for _, a in steps], where="post", color="0.6", linewidth=1)
-        names = list(dict.fromkeys(p.series for p in panel.points))
-        for p, kept in zip(panel.points, front, strict=True):
-            colour = f"C{names.index(p.series) % 10}"
-            axes.plot(p.cost, p.top1, "o", markersize=5, color=colour, markerfacecolor=colour if kept else "none")
-            axes.annotate(p.label, (p.cost, p.top1), xytext=(4, -9), textcoords="offset points", fontsize=7)
-        axes.set(xlabel=panel.cost, ylabel="top-1 % with the supernet's weights", title=panel.title)
-        axes.margins(x=0.1, y=0.1)
+        draw_front(axes, panel, "top-1 % with the supernet's weights")
     return figure
+
+
+def draw_front(axes: Axes, panel: Panel, accuracy: str) -> None:
+    """Draws a panel: the front as steps, dominated points hollow. accuracy: the label of the vertical axis."""
+    front = on_front(panel.points)
+    steps = sorted({(p.cost, p.top1) for p, kept in zip(panel.points, front, strict=True) if kept})
+    axes.step([c for c, _ in steps], [a for _, a in steps], where="post", color="0.6", linewidth=1)
+    names = list(dict.fromkeys(p.series for p in panel.points))
+    for p, kept in zip(panel.points, front, strict=True):
+        colour = f"C{names.index(p.series) % 10}"
+        axes.plot(p.cost, p.top1, "o", markersize=5, color=colour, markerfacecolor=colour if kept else "none")
+        axes.annotate(p.label, (p.cost, p.top1), xytext=(4, -9), textcoords="offset points", fontsize=7)
+    axes.set(xlabel=panel.cost, ylabel=accuracy, title=panel.title)
+    axes.margins(x=0.1, y=0.1)

@@ -12,10 +12,10 @@ import pytest
 
 import proxyless_nas as pn
 
-VERBS = {"measure", "verify", "check", "search", "derive", "sweep", "retrain", "evaluate", "predict"}
+VERBS = {"measure", "verify", "check", "search", "derive", "sweep", "retrain", "evaluate", "predict", "compare"}
 NOUNS = {
-    "Space", "Architecture", "Chain", "Network", "Supernet", "LatencyTable", "SearchConfig", "RetrainConfig",
-    "UserError",
+    "Space", "Architecture", "Chain", "Comparison", "Network", "Supernet", "LatencyTable", "SearchConfig",
+    "RetrainConfig", "UserError",
 }  # fmt: skip
 NETWORKS = {
     "proxyless_cpu", "proxyless_gpu", "proxyless_mobile", "proxyless_mobile_14", "proxyless_mobile14",
