@@ -478,19 +478,22 @@ def test_a_full_disk_while_models_are_written_is_one_line(small_space, quick, mo
 WHOLE = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
 
 
-@pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime"])
+@pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime", "cuda"])
 def test_a_whole_network_is_loaded_with_the_batch_and_timed(runtime, quick):
     """Any module can be, without a space; `ready_to_time` puts it into eval mode with biases that keep it alive."""
-    if runtime != "pytorch":
+    if runtime == "onnxruntime":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
-    measure = quick.model_copy(update={"runtime": runtime, "batch": 2})
+    if runtime == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    place = {"device": "cuda"} if runtime == "cuda" else {"runtime": runtime}
+    measure = quick.model_copy(update={**place, "batch": 2})
     network = copy.deepcopy(WHOLE)
     with NetworkTimer(measure) as timer:
         timer.load("n0", network, channels=3, size=8)
         timer.load("n1", nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), channels=3, size=2)
         opened = timer._openers["n0"]()
-        shape = opened.images.shape if runtime == "pytorch" else next(iter(opened.feed.values())).shape
+        shape = opened.images.shape if runtime != "onnxruntime" else next(iter(opened.feed.values())).shape
         assert tuple(shape) == (2, 3, 8, 8)
         timings = timer.timings(rounds=2)
         assert timer.version
