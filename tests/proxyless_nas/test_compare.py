@@ -77,7 +77,8 @@ def test_the_size_of_a_torchvision_network_is_what_hooks_count_and_what_is_publi
     assert network.complexity.params == meta["num_params"]
     assert network.complexity.macs / 1e9 == pytest.approx(meta["_ops"], abs=6e-4)
     assert (network.classes, network.channels, network.input_size) == (1000, 3, 224)
-    assert network.accuracies[0].top1 == meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    (accuracy,) = network.accuracies
+    assert (accuracy.top1, accuracy.published) == (meta["_metrics"]["ImageNet-1K"]["acc@1"], True)
 
 
 def test_a_module_is_counted_as_the_formulas_count_its_design():
@@ -331,6 +332,14 @@ def test_a_retraining_brings_its_test_accuracy_with_its_data_and_its_interval(tr
     assert (accuracy.top1, accuracy.images, accuracy.published) == (test["top1"], test["images"], False)
     assert accuracy.data == "test images of fake"
     assert accuracy.interval == wilson(test["top1"], test["images"])
+
+
+def test_a_new_figure_on_the_same_images_takes_the_place_of_the_old_one(trained_run, tmp_path):
+    figures = tmp_path / "accuracy.yaml"
+    new = {"top1": 12.5, "images": 4, "data": "test images of fake"}
+    figures.write_text(yaml.safe_dump({"accuracies": {str(trained_run): new}}))
+    (shown,) = compare([trained_run], accuracy=figures).rows
+    assert [(a.top1, a.source) for a in shown.accuracies] == [(12.5, str(figures))]
 
 
 def test_networks_with_weights_are_evaluated_on_a_folder_of_images(trained_run, small, file, pictures):
