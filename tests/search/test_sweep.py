@@ -378,5 +378,5 @@ def test_settings_that_come_from_no_file_are_written_beside_the_searches(tiny_se
     files = as_files([tmp_path / "a.yaml", config], tmp_path / "out")
     assert files == [tmp_path / "a.yaml", tmp_path / "out" / "search1.yaml"]
     assert SearchConfig.read(files[1]) == SearchConfig.read(files[0])
-    with pytest.raises(ConfigError, match=r"^config: search\.epocs"):
+    with pytest.raises(ConfigError, match=r"^the config: search\.epocs"):
         as_files([config | {"search": {"epocs": 3}}], tmp_path / "out")
