@@ -12,7 +12,16 @@ from engine import errors
 from engine.errors import InvalidError, UserError
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PACKAGES = ("engine", "supernet", "latency", "search", "retrain", "published", "proxyless_nas")
+PACKAGES = (
+    "engine",
+    "supernet",
+    "latency",
+    "search",
+    "retrain",
+    "published",
+    "proxyless_nas_tensorflow",
+    "proxyless_nas",
+)
 
 
 def kinds(cls: type) -> set[str]:

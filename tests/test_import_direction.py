@@ -13,7 +13,8 @@ ALLOWED = {
     "search": {"supernet", "latency", "engine"},
     "retrain": {"supernet", "engine"},
     "published": {"supernet", "engine"},
-    "proxyless_nas": {"supernet", "engine", "latency", "search", "retrain", "published"},
+    "proxyless_nas_tensorflow": {"supernet", "engine", "published"},
+    "proxyless_nas": {"supernet", "engine", "latency", "search", "retrain", "published", "proxyless_nas_tensorflow"},
 }
 OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup"}
 

@@ -14,7 +14,16 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("supernet", "latency", "engine", "search", "retrain", "published", "proxyless_nas")
+PACKAGES = (
+    "supernet",
+    "latency",
+    "engine",
+    "search",
+    "retrain",
+    "published",
+    "proxyless_nas_tensorflow",
+    "proxyless_nas",
+)
 BUILD = """
 import sys, warnings
 from setuptools import build_meta

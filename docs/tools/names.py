@@ -17,6 +17,7 @@ EXTENSION = {
     "supernet.ops": ("OpSettings", "ConvBN", "ConvBNAct"),
     "supernet.complexity": ("Complexity", "conv_complexity", "linear_complexity"),
     "search.learn.reinforce": ("Sampled",),
+    "proxyless_nas_tensorflow": ("keras_model", "export_saved_model", "build", "InTorch"),
 }
 """The names that modules of a user's own import, beside those of the face."""
 
@@ -27,7 +28,8 @@ PYTHON = """# Python
 """
 NAMES_FOR_EXTENSIONS = """# Names for extensions
 
-Modules of your own import these: see [Extending](../extending/README.md).
+Modules of your own import these: see [Extending](../extending/README.md), and
+[Published networks](../published.md#in-tensorflow) for those of proxyless_nas_tensorflow.
 """
 ALL_COMMANDS = """# Every command
 

@@ -14,7 +14,7 @@ configuration is needed. Several processes share the images: torchrun --nproc-pe
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from engine.arguments import add_allow_modules, path_argument
@@ -79,11 +79,24 @@ def _run(args: argparse.Namespace) -> None:
             _print(scores, args)
 
 
-def evaluate_folder(path: Path, arch: str, batch_size: int, workers: int | None) -> None:
-    """Evaluates a published network on a folder of images and prints the figures; for eval.py."""
-    others = ("config", "checkpoint", "device", "size", "confusions")
-    options = {"path": path, "arch": arch, "batch_size": batch_size, "workers": workers, "per_class": False}
-    _run(argparse.Namespace(**options, **dict.fromkeys(others), overrides=[], allow_modules=[]))
+def add_published_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the published project's evaluation, for eval.py and eval_tf.py."""
+    parser.add_argument("--path", type=path_argument, required=True, help="ImageNet: a folder with val/<class>/<image>")
+    parser.add_argument("--arch", default="proxyless_mobile", help="the network's name; default: %(default)s")
+    parser.add_argument("--batch-size", type=at_least(1), default=BATCH_SIZE, help="default: %(default)s")
+    parser.add_argument("--workers", type=at_least(0), help="processes that read images; default: one per core")
+
+
+def evaluate_folder(args: argparse.Namespace, converted: Callable[[nn.Module], nn.Module] | None = None) -> None:
+    """Evaluates a published network on a folder of images and prints the figures; for eval.py and eval_tf.py.
+
+    args: what `add_published_options` has parsed. converted: makes the module that is evaluated out of the network,
+    and computes on the CPU or by itself elsewhere; None evaluates the network.
+    """
+    others = dict.fromkeys(("config", "checkpoint", "size", "confusions"))
+    device = None if converted is None else "cpu"
+    options = {**vars(args), **others, "device": device, "per_class": False, "overrides": [], "allow_modules": []}
+    _run(argparse.Namespace(**options, converted=converted))
 
 
 def _on_config(args: argparse.Namespace, group: Group, report: Report) -> Scores:
@@ -128,9 +141,10 @@ def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores
         except RuntimeError:
             remedy = "choose a larger size or the network's own"
             raise UserError("--size", f"got {args.size}, which this network cannot take", remedy=remedy) from None
+    converted: Callable[[nn.Module], nn.Module] | None = getattr(args, "converted", None)
     run = {"device": args.device or ("cuda" if torch.cuda.is_available() else "cpu")}
     return score_files(
-        network,
+        network if converted is None else converted(network),
         args.path,
         preprocessing,
         design.classes,

@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = ("supernet", "latency", "engine", "search", "retrain", "published", "proxyless_nas", "scripts")
+PACKAGES = (
+    "supernet",
+    "latency",
+    "engine",
+    "search",
+    "retrain",
+    "published",
+    "proxyless_nas_tensorflow",
+    "proxyless_nas",
+    "scripts",
+)
 MAKERS = (
     "new_warnings", "undecided", "notes", "unreliable", "_unproven", "_unfinished", "_verdict", "_disturbed", "misses",
     "verdict", "print_fit", "_of_the_prior",
