@@ -24,7 +24,6 @@ from torch import Tensor
 
 from engine.config import load_config
 from engine.evaluation import recalibrate_bn
-from engine.shipped import located
 from official_parity import FAMILIES
 from proxyless_nas_tensorflow import InTorch, keras_model
 from published.networks import NAMED, build, class_names, named
@@ -66,7 +65,7 @@ def of_noise(design: Design, seed: int) -> tuple[float, float, bool]:
 
 def architectures(name: str, count: int) -> Iterator[Design]:
     """Yields random networks of the space in a configuration that comes with the package."""
-    section = json.dumps(load_config(located(Path(name)))["space"])
+    section = json.dumps(load_config(Path(name))["space"])
     space = Space(SpaceConfig.model_validate_json(section))
     for seed in range(count):
         draw = random.Random(seed)
@@ -127,7 +126,7 @@ def main() -> None:
     if args.only != "published":
         spaces = {name: of_family(family, args.networks) for name, family in FAMILIES.items()}
         for name in ("imagenet_cpu", "cifar10_macro", "fashion_cpu", "quickstart_cpu"):
-            spaces[f"configs/search/{name}.yaml"] = architectures(f"search/{name}", args.networks)
+            spaces[name] = architectures(name, args.networks)
         for name, drawn in spaces.items():
             show(name, [of_noise(design, seed) for seed, design in enumerate(drawn)])
     print(json.dumps(found))
