@@ -3,7 +3,9 @@
 - `config.py`: the YAML section `data`
 - `images.py`: an image set, an item, a batch
 - `sources.py`, `cluttered.py`: sets that fit in memory, which `memory.py` augments
-- `folder.py`: sets of image files, which `scan.py` finds and `pictures.py` decodes
+- `folder.py`: sets of image files, which `pictures.py` decodes
+- `parts.py`: what is found of them: in folders (`layout.py`, `scan.py`) or by a CSV list (`listed.py`);
+  `label_files.py`: the labels of images that lie in one folder
 - `preprocessing.py`: the way from a picture to a network's input
 - `own.py`: sets of the user's own
 - `order.py`: splits, and which images come when
@@ -13,7 +15,7 @@
 from typing import Protocol
 
 from engine.data.config import DataConfig
-from engine.data.folder import TEST_FOLDERS, open_folder
+from engine.data.folder import LAYOUTS, open_files
 from engine.data.images import Batch, ImageSet, Item, Splits, subset
 from engine.data.order import stratified_split
 from engine.data.own import Arrays, CallModule, Files, OwnSet, open_own
@@ -72,5 +74,5 @@ def open_images(
     if config.module is not None:
         assert call is not None, "a set of the user's own is opened with supernet.user_modules.call"
         return open_own(config, call, input_size=input_size, channels=channels, classes=classes)
-    opened = open_folder if config.name in TEST_FOLDERS else open_in_memory
+    opened = open_files if config.name in LAYOUTS else open_in_memory
     return opened(config, input_size=input_size, channels=channels, classes=classes)

@@ -12,7 +12,11 @@ from engine.wording import in_a_row, nearest
 
 DOWNLOADABLE = ("fashion_mnist", "cifar10")
 ON_DISK = (*DOWNLOADABLE, "imagenet", "folder")
-NAMES = ("digits", "cluttered_digits", *ON_DISK, "fake")
+NAMES = ("digits", "cluttered_digits", *ON_DISK, "csv", "fake")
+DIVIDED = ("folder", "csv")
+"""The sets that `data.test` divides."""
+WITH_LABELS = ("imagenet", "folder")
+"""The sets whose test images may lie in one folder, beside a file with their labels."""
 
 MOST_IMAGES = 1_000_000_000
 """The most images of any set."""
@@ -28,20 +32,33 @@ class DataConfig(Section):
     own (docs/examples/...). Its function `name(root)` gives the images (docs/extending/dataset.md)."""
     name: str = Field(min_length=1)
     """digits comes with scikit-learn, cluttered_digits is made of it (engine/data/cluttered.py), fake is noise made on
-    the spot; fashion_mnist, cifar10, imagenet and folder are read from `root`. With `module`, the name of a function
-    there."""
+    the spot; fashion_mnist, cifar10, imagenet and folder are read from `root`, csv is a list of files. With `module`,
+    the name of a function there."""
     root: UserPath | None = Field(None, validate_default=True)
     """Folder of the images. fashion_mnist and cifar10: where torchvision keeps them; imagenet and folder: it holds
-    train/ and val/ (or test/), each with one folder per class. The others read nothing from it. The function of a
-    `module` is called with it."""
+    train/ and val/ (or valid/, validation/) or test/, each with one folder per class. If a folder has all three, val/
+    selects the best epoch of a retraining and test/ reports; a search uses train/ alone. csv: where relative paths
+    begin; null: the folder of the list. The others read nothing from it. The function of a `module` is called with
+    it."""
+    csv: UserPath | None = Field(None, validate_default=True)
+    """csv only: the list, a file with a header and the columns path, label and perhaps split (train, val or test), in
+    any order; further columns are ignored."""
+    labels: UserPath | None = None
+    """imagenet and folder only: the file with the labels of test images that lie in one folder, such as ImageNet's
+    val/. null: one of the usual names in `root`, in that folder or in ILSVRC2012_devkit_t12/data (docs/extending/
+    dataset.md)."""
+    test: float | None = None
+    """folder and csv only: the share of each class that is held out as test images, if the data have no test part:
+    `root` holds the class folders themselves or train/ alone, or the list has no column split. The choice is a function
+    of the file names alone."""
     download: bool = False
     """Fetch the set into `root` if it is not there yet. fashion_mnist and cifar10 only."""
     validation: float | int = 0.5
     """Images held out of the TRAINING set for architecture steps: a share in (0, 1), or a count >= 1."""
     workers: int | None = Field(None, ge=0, le=1024, exclude=True)
-    """Processes that read image files (imagenet, folder), for each part in use of each process of a run. null: as many
-    as this process may use cores, at most 16. 0: the program reads the files itself. Sets that fit in memory use none.
-    No result depends on it, so a run's config.yaml does not record it and a resume may change it."""
+    """Processes that read image files (imagenet, folder, csv), for each part in use of each process of a run. null: as
+    many as this process may use cores, at most 16. 0: the program reads the files itself. Sets that fit in memory use
+    none. No result depends on it, so a run's config.yaml does not record it and a resume may change it."""
     fake_images: int = Field(512, ge=1, le=MOST_FAKE_IMAGES)
     """fake only: training images. The test part has a quarter as many, at least one per class."""
     fake_classes: int = Field(10, ge=2, le=MOST_FAKE_IMAGES, validate_default=True)
@@ -66,6 +83,33 @@ class DataConfig(Section):
         if root is None and name in ON_DISK:
             raise InvalidError("", "is missing", f"the folder that holds '{name}'", "add it")
         return root
+
+    @field_validator("csv")
+    @classmethod
+    def csv_for_a_list(cls, csv: Path | None, info: ValidationInfo) -> Path | None:
+        if "name" not in info.data or (csv is not None) == (_ours(info) == "csv"):
+            return csv
+        if csv is None:
+            raise InvalidError("", "is missing", "the file with the columns path and label", "add it")
+        found = f"got '{csv}', but data.name is '{info.data['name']}'"
+        raise InvalidError("", found, remedy="set data.name: csv, or remove it")
+
+    @field_validator("labels", "test")
+    @classmethod
+    def settings_of_some_sets(cls, value: Path | float | None, info: ValidationInfo) -> Path | float | None:
+        names = WITH_LABELS if info.field_name == "labels" else DIVIDED
+        name = info.data.get("name")
+        if value is not None and name is not None and _ours(info) not in names:
+            found = f"got {value}, but data.name is '{name}'"
+            raise InvalidError("", found, f"null, or data.name {in_a_row(names)}", "remove it")
+        return value
+
+    @field_validator("test")
+    @classmethod
+    def test_is_a_share(cls, test: float | None) -> float | None:
+        if test is not None and not 0 < test < 1:
+            raise InvalidError("", f"got {test}", "a share strictly between 0 and 1 (0.2)")
+        return test
 
     @field_validator("download")
     @classmethod

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,19 +15,25 @@ from torchvision.transforms import v2
 
 from engine.data.config import DataConfig
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, Splits
+from engine.data.layout import Layout, folder_layout, validation_folder
+from engine.data.listed import listed_layout
 from engine.data.memory import Recipe
+from engine.data.parts import Part, Parts
 from engine.data.pictures import UnreadableError, read_picture
 from engine.data.preprocessing import MEAN_OF_PHOTOGRAPHS, STD_OF_PHOTOGRAPHS, Preprocessing
 from engine.data.readers import Readers
 from engine.data.scan import class_folders, image_files
 from engine.data.sources import check_classes
 from engine.errors import ConfigError
-from engine.files import in_home, nearest_path
+from engine.files import nearest_path
 from engine.seeding import mix
 
-# The test part's folder, the first that exists: ImageNet's public test images have no labels, so `val` is what is
-# reported there; elsewhere `test` is, and a `val` next to it is somebody's own hold-out.
-TEST_FOLDERS = {"imagenet": ("val", "test"), "folder": ("test", "val")}
+LAYOUTS: dict[str, Callable[[DataConfig], Layout]] = {
+    "imagenet": folder_layout,
+    "folder": folder_layout,
+    "csv": listed_layout,
+}
+"""The function that finds the files of each set of image files."""
 
 
 def recipe_of_photographs(channels: int, *, flip: bool = True) -> Recipe:
@@ -135,40 +140,21 @@ def _size(path: str) -> int:
         return -1
 
 
-def open_folder(config: DataConfig, *, input_size: int, channels: int, classes: int) -> Splits:
-    """Finds the files of `imagenet` or `folder`. Raises ConfigError as `engine.data.open_images` does."""
-    assert config.root is not None  # DataConfig requires it
-    root = in_home(config.root)
-    if not os.path.isdir(root):
-        found, accepted = f"no folder '{root}'", "one that holds train/ and val/ or test/"
-        raise ConfigError("data.root", found, accepted, "correct it", suggestion=nearest_path(root))
-    train_folder = root / "train"
-    if not train_folder.is_dir():
-        found, remedy = f"no train/ in '{root}'", "add it or correct the path"
-        near = nearest_path(train_folder)
-        raise ConfigError("data.root", found, "train/<class>/<image>", remedy, suggestion=near)
-    wanted = TEST_FOLDERS[config.name]
-    test_folder = next((root / name for name in wanted if (root / name).is_dir()), None)
-    if test_folder is None:
-        found = f"neither {wanted[0]}/ nor {wanted[1]}/ in '{root}'"
-        raise ConfigError("data.root", found, "one of them with the classes of train/", "add it")
-    parts = {folder: class_folders(folder) for folder in (train_folder, test_folder)}
-    names, test_names = (tuple(folders) for folders in parts.values())
-    if test_names != names:
-        raise ConfigError(
-            "data.root",
-            f"the class folders of {test_folder.name}/ are not those of train/ in '{root}': "
-            f"{_difference(names, test_names)}",
-            remedy="both need the same folders",
-        )
-    check_classes(config, len(names), classes)
+def open_files(config: DataConfig, *, input_size: int, channels: int, classes: int) -> Splits:
+    """Finds the files of `imagenet`, `folder` or `csv`. Raises ConfigError as `engine.data.open_images` does."""
+    layout = LAYOUTS[config.name](config)
+    check_classes(config, len(layout.class_names), classes)
     recipe = recipe_of_photographs(channels)
     preprocessing = Preprocessing.of_files(input_size, recipe.mean, recipe.std)
-    train, test = (
-        FolderImages(folder, *image_files(folder, [*on_disk.values()]), preprocessing, flip=recipe.flip)
-        for folder, on_disk in parts.items()
-    )
-    return Splits(train, test, names)
+    parts = layout.parts()
+    parts.log_left_out()
+
+    def images(part: Part) -> FolderImages:
+        return FolderImages(part.root, part.files, part.labels, preprocessing, flip=recipe.flip)
+
+    assert parts.test is not None  # these layouts have one
+    selecting = images(parts.validation) if parts.validation is not None else None
+    return Splits(images(parts.train), images(parts.test), layout.class_names, selecting)
 
 
 def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> tuple[FolderImages, tuple[str, ...]]:
@@ -184,27 +170,15 @@ def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> 
     if preprocessing.colours not in (1, 3):
         found = f"image files give 1 or 3 channels, but the network's images have {preprocessing.colours}"
         raise ConfigError(str(root), found)
-    part = next((root / name for name in TEST_FOLDERS["imagenet"] if (root / name).is_dir()), root)
     try:
+        tested = root / "test"
+        part = validation_folder(root) or (tested if tested.is_dir() else root)
         folders = class_folders(part)
         if len(folders) != classes:
             found = f"has {len(folders)} class folders"
             raise ConfigError(str(part), found, f"{classes}, one for each class of the network")
-        files = image_files(part, [*folders.values()])
+        files, labels, left_out = image_files(part, [*folders.values()])
+        Parts(tuple(folders), Part(part.name, part, files, labels, left_out), None).log_left_out()
     except ConfigError as error:
-        raise error if error.where != "data.root" else error.at(str(part)) from None
-    return FolderImages(part, *files, preprocessing, flip=False), tuple(folders)
-
-
-def _difference(names: tuple[str, ...], test_names: tuple[str, ...]) -> str:
-    """Returns how the class folders of two parts differ, in words; names that look alike are escaped."""
-    missing, extra = sorted({*names} - {*test_names}), sorted({*test_names} - {*names})
-    parts = [(missing, "missing"), (extra, "not in train/")]
-    alike = {_as_it_looks(name) for name in missing} & {_as_it_looks(name) for name in extra}
-    shown = ascii if alike else "'{}'".format
-    return ", ".join(f"{len(folders)} {what} (first: {shown(folders[0])})" for folders, what in parts if folders)
-
-
-def _as_it_looks(name: str) -> str:
-    """Returns a form of a name that is equal for names that look the same."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        raise error if error.where != "data.root" else error.at(str(root)) from None
+    return FolderImages(part, files, labels, preprocessing, flip=False), tuple(folders)

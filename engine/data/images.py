@@ -124,6 +124,9 @@ class Splits:
     test: ImageSet
     class_names: tuple[str, ...]
     """The name of class i at position i."""
+    validation: ImageSet | None = None
+    """Images of its own on which a retraining selects its best epoch; None if the set has none. A search uses the
+    training images alone."""
 
 
 Images = TypeVar("Images", bound=ImageSet)

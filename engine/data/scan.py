@@ -2,26 +2,24 @@
 
 Every regular file is taken whose ending belongs to a format that is read, at any depth below its class folder; links
 are followed. Other files, hidden files, files that operating systems put into folders, and links that lead to nothing,
-to a folder above, or to a file that the class has already, are left out. One warning for each part counts them by kind.
+to a folder above, or to a file that the class has already, are left out, and counted by kind.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from engine.data.pictures import extensions
-from engine.errors import ConfigError, one_line
+from engine.errors import ConfigError
 from engine.files import reason_of
-
-logger = logging.getLogger("engine.data")
 
 # Folders and files of network drives, archives, wastebaskets and previews, in lower case. Hidden ones begin with a dot.
 _OF_THE_SYSTEM = {
@@ -57,9 +55,17 @@ def class_folders(part: Path) -> dict[str, str]:
     return dict(sorted(folders.items()))
 
 
-def image_files(part: Path, folders: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all images below each class folder, as bytes relative to `part`, (N,), and their classes, (N,) int64;
-    sorted.
+class Scanned(NamedTuple):
+    """The images that were found: files (N,), bytes relative to the part; labels (N,) int64; and what was left out,
+    counted by kind."""
+
+    files: np.ndarray
+    labels: np.ndarray
+    left_out: Counter[str]
+
+
+def image_files(part: Path, folders: Sequence[str]) -> Scanned:
+    """Returns all images below each class folder, sorted by class, then by path.
 
     Raises ConfigError if a class has no image, if a file is of two classes through links, or if a folder cannot be
     read.
@@ -69,7 +75,7 @@ def image_files(part: Path, folders: Sequence[str]) -> tuple[np.ndarray, np.ndar
     for one in classes:
         one.walk()
         if not one.files:
-            others = f" but other things: {_in_words(one.left_out)}" if one.left_out else ""
+            others = f" but other things: {in_words(one.left_out)}" if one.left_out else ""
             raise ConfigError(
                 "data.root",
                 f"class folder '{part / one.name}' has no image{others}",
@@ -78,11 +84,17 @@ def image_files(part: Path, folders: Sequence[str]) -> tuple[np.ndarray, np.ndar
             )
         left_out += one.left_out
     _refuse_shared(part, classes)
-    if left_out:
-        logger.warning("%s", one_line(f"{part}: left out {_in_words(left_out)}"))
     files = [file for one in classes for file in sorted(map(os.fsencode, one.files))]
     labels = [label for label, one in enumerate(classes) for _ in one.files]
-    return np.array(files, dtype=bytes), np.array(labels, dtype=np.int64)
+    return Scanned(np.array(files, dtype=bytes), np.array(labels, dtype=np.int64), left_out)
+
+
+def all_image_files(part: Path) -> tuple[np.ndarray, Counter[str]]:
+    """Returns all images below a folder whatever lies between, (N,) bytes relative to it, sorted, and what was left
+    out, counted by kind. Raises ConfigError if a folder cannot be read."""
+    whole = _Class(str(part), "")
+    whole.walk()
+    return np.array(sorted(map(os.fsencode, whole.files)), dtype=bytes), whole.left_out
 
 
 @dataclass
@@ -225,7 +237,7 @@ def _refuse_shared(part: Path, classes: Sequence[_Class]) -> None:
             owners[real] = file
 
 
-def _in_words(left_out: Counter[str]) -> str:
+def in_words(left_out: Mapping[str, int]) -> str:
     """Returns the kinds with their numbers, the most frequent ones first."""
     kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     words = [f"{kind} ({count})" for kind, count in kinds[:_MOST_KINDS]]

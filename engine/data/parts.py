@@ -1,0 +1,104 @@
+"""Defines what is found of a set of image files before any is read: its parts, and a fixed choice of test images."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from engine.data.scan import in_words
+from engine.errors import ConfigError, one_line
+
+logger = logging.getLogger("engine.data")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of one part of a set."""
+
+    name: str
+    """The part in words, such as `train/`."""
+    root: Path
+    files: np.ndarray
+    """Paths below `root`, or absolute ones, (N,) bytes, sorted by class, then by path."""
+    labels: np.ndarray
+    """The class of each file, (N,) int64."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """What was left out, counted by kind."""
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def path(self, index: int) -> str:
+        """Returns the path of the file at `index`."""
+        return os.path.join(self.root, os.fsdecode(self.files[index]))
+
+    def of(self, chosen: np.ndarray, name: str) -> Part:
+        """Returns the part of the files at the indices `chosen`, sorted; what was left out stays with the whole."""
+        return replace(self, name=name, files=self.files[chosen], labels=self.labels[chosen], left_out={})
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a set of image files."""
+
+    class_names: tuple[str, ...]
+    """The name of class i at position i."""
+    train: Part
+    test: Part | None
+    """The part on which results are reported. None if the set has none and none is asked for."""
+    validation: Part | None = None
+    """The part on which a retraining selects its best epoch, if the set has one beside `test`."""
+    notes: tuple[str, ...] = ()
+    """What is left out beside the files in the parts, a sentence each."""
+
+    @property
+    def named(self) -> dict[str, Part]:
+        """The parts that there are, by their use: train, validation, test."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {use: part for use, part in parts.items() if part is not None}
+
+    def log_left_out(self) -> None:
+        """Logs a warning for each part of which files were left out, and one for each note."""
+        for part in self.named.values():
+            if part.left_out:
+                logger.warning("%s", one_line(f"{part.root}: left out {in_words(part.left_out)}"))
+        for note in self.notes:
+            logger.warning("%s", one_line(note))
+
+
+def held_out(part: Part, share: float, class_names: tuple[str, ...]) -> tuple[Part, Part]:
+    """Divides a part into training and test images: returns (the rest, the part held out).
+
+    Of each class with n images, round(share * n) are held out, at least one and at most n - 1: those whose names come
+    first in the order of their SHA-256. So the choice depends on the share and on the names alone, on no seed and no
+    machine, and a further image moves at most one other image of its class from one part to the other: the chosen k of
+    a class become k or k + 1, the new image is one of them or not, and the order of the others stays. Raises
+    ConfigError if a class has a single image.
+    """
+    ranks = np.array([_rank(name) for name in part.files.tolist()])
+    chosen = []
+    for label, name in enumerate(class_names):
+        own = np.flatnonzero(part.labels == label)
+        if len(own) < 2:
+            found = f"class '{name}' has {len(own)} image in {part.name}"
+            raise ConfigError("data.test", found, "at least 2, one to train on and one to test on", "add images")
+        count = min(max(1, int(share * len(own) + 0.5)), len(own) - 1)
+        chosen.append(own[np.argsort(ranks[own], kind="stable")[:count]])
+    test = np.sort(np.concatenate(chosen))
+    kept = np.setdiff1d(np.arange(len(part)), test, assume_unique=True)
+    rest = replace(part.of(kept, f"{part.name} without {share:g} of each class"), left_out=part.left_out)
+    return rest, part.of(test, f"{share:g} of each class of {part.name}")
+
+
+def _rank(name: bytes) -> bytes:
+    """Returns the key by which the files of a class are ordered. An accented letter counts the same however the system
+    writes it (macOS: two characters)."""
+    text = unicodedata.normalize("NFC", os.fsdecode(name).replace(os.sep, "/"))
+    return hashlib.sha256(os.fsencode(text)).digest()
