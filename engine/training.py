@@ -38,6 +38,23 @@ def split_decay(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
+def cross_entropy(
+    logits: Tensor, labels: Tensor, label_smoothing: float, class_weights: Tensor | None = None
+) -> Tensor:
+    """Returns the mean cross entropy () of logits (N, classes).
+
+    labels: classes (N,), or probabilities (N, classes). class_weights: (classes,), by which the loss of an image is
+    multiplied according to its label. The sum is divided by N, not by the sum of the weights as in torch: so the loss
+    of a batch that processes share is the mean of theirs, and the gradient is that of the weighted loss of all images
+    in expectation.
+    """
+    if class_weights is None:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    losses = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="none")
+    weights = class_weights[labels] if labels.ndim == 1 else labels @ class_weights.to(labels.dtype)
+    return (weights * losses).mean()
+
+
 def training_step(
     forward: Callable[[Tensor], Tensor],
     batch: Batch,
@@ -45,15 +62,16 @@ def training_step(
     label_smoothing: float,
     precision: Autocast,
     reduction: AbstractContextManager[None] | None = None,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Does one step of the weights that `forward` uses, from images to logits. Returns (loss, logits), both detached.
 
     precision: returns the autocast context of the forward pass. reduction: the context of the backward pass if several
-    processes share the batch (engine/distributed.py).
+    processes share the batch (engine/distributed.py). class_weights: as in `cross_entropy`.
     """
     with precision():
         logits = forward(batch.images)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+        loss = cross_entropy(logits, batch.labels, label_smoothing, class_weights)
     optimizer.zero_grad(set_to_none=True)  # unused weights have no gradient, hence no decay or momentum
     with reduction or nullcontext():
         loss.backward()

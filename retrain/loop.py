@@ -19,7 +19,7 @@ from torch import nn
 
 from engine.config import Section, keys_of, naming, validate
 from engine.curves.metrics import MetricsLog, accuracy_curves
-from engine.data import Batch, BatchStream, Splits, evaluation_batches
+from engine.data import Batch, BatchStream, Splits, class_weights, evaluation_batches
 from engine.device import autocast, memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, InvalidError, UserError
@@ -176,10 +176,13 @@ class _Retrain:
             seed=mix(run.seed, TRAINING_ORDER),
             workers=config.data.workers,
             start=self.step,
+            balanced=config.data.balance == "sampling",
             pin_memory=device.type == "cuda",
             **group.slice,
             key="retrain.batch_size",
         )
+        weights = class_weights(images.train.labels, self.classes) if config.data.balance == "weights" else None
+        self.class_weights = None if weights is None else torch.from_numpy(weights).to(device)
         if newest:
             log.info("%s: resuming at step %d of %d", out, self.step, settings.epochs * self.stream.batches_per_epoch)
             with self._fitting(newest[0]):
@@ -248,7 +251,9 @@ class _Retrain:
         """Does one step. Returns its loss () and logits (N, classes), both detached, and the batch on the device."""
         batch = on_device(batch, self.device, self.config.run)
         smoothing = self.config.retrain.label_smoothing
-        loss, logits = training_step(self.network, batch, self.optimizer, smoothing, self.autocast, self.reduction)
+        loss, logits = training_step(
+            self.network, batch, self.optimizer, smoothing, self.autocast, self.reduction, self.class_weights
+        )
         return loss, logits, batch
 
     def _epoch_end(self, loss: torch.Tensor) -> None:

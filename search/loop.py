@@ -20,7 +20,7 @@ import torch
 
 from engine.config import keys_of, naming, validate
 from engine.curves.metrics import MetricsLog, accuracy_curves
-from engine.data import BatchStream
+from engine.data import BatchStream, class_weights
 from engine.device import autocast, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, Interrupted, UserError
@@ -198,7 +198,12 @@ class Search:
         )  # fmt: skip
         seed = config.run.seed
         # Only the training images are augmented: alpha learns on images as an evaluation uses them.
-        self.training = stream(plan.training, seed=mix(seed, TRAINING_ORDER), start=self.state.step)
+        balance = config.data.balance
+        self.training = stream(
+            plan.training, seed=mix(seed, TRAINING_ORDER), start=self.state.step, balanced=balance == "sampling"
+        )
+        weights = class_weights(plan.training.labels, plan.space.config.classes) if balance == "weights" else None
+        self.class_weights = None if weights is None else torch.from_numpy(weights).to(plan.device)
         self.validation = stream(
             plan.validation, seed=mix(seed, VALIDATION_ORDER), start=self.state.arch_steps, augment=False
         )
@@ -301,7 +306,7 @@ class Search:
         networks = [self._weights_paths(step * plan.networks + i) for i in range(plan.networks)]
         loss, logits = weights_step(
             state.net, batch, networks, state.optimizer, plan.config.search.label_smoothing, self.autocast,
-            self.reduction,
+            self.reduction, self.class_weights,
         )  # fmt: skip
         self.throughput.add(len(batch.labels) * group.world_size)
         figures = self._architecture_step() if plan.architecture_step_follows(step) else {}

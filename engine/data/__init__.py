@@ -17,7 +17,7 @@ from typing import Protocol
 from engine.data.config import DataConfig
 from engine.data.folder import LAYOUTS, open_files
 from engine.data.images import Batch, ImageSet, Item, Splits, subset
-from engine.data.order import stratified_split
+from engine.data.order import class_weights, stratified_split
 from engine.data.own import Arrays, CallModule, Files, OwnSet, open_own
 from engine.data.preprocessing import Preprocessing
 from engine.data.sources import open_in_memory
@@ -35,6 +35,7 @@ __all__ = [
     "OwnSet",
     "Preprocessing",
     "Splits",
+    "class_weights",
     "evaluation_batches",
     "open_images",
     "open_images_for",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -55,6 +56,10 @@ class DataConfig(Section):
     """Fetch the set into `root` if it is not there yet. fashion_mnist and cifar10 only."""
     validation: float | int = 0.5
     """Images held out of the TRAINING set for architecture steps: a share in (0, 1), or a count >= 1."""
+    balance: Literal["weights", "sampling"] | None = None
+    """How training treats classes of different sizes, such that all count alike. weights: the loss of an image is
+    multiplied by N / (classes * images of its class). sampling: every class has the same number of images in an epoch;
+    those of small classes come several times, each time augmented anew. null: every image counts alike."""
     workers: int | None = Field(None, ge=0, le=1024, exclude=True)
     """Processes that read image files (imagenet, folder, csv), for each part in use of each process of a run. null: as
     many as this process may use cores, at most 16. 0: the program reads the files itself. Sets that fit in memory use

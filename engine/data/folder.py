@@ -109,7 +109,7 @@ class FolderImages:
         """Returns (channels, S, S) uint8, a function of the picture and the item alone."""
         with torch.random.fork_rng(devices=[]):
             # not torch.manual_seed: that reseeds the GPUs too, and fork_rng would not put them back
-            torch.default_generator.manual_seed(mix(item.seed, item.epoch, item.index, AUGMENTATION))
+            torch.default_generator.manual_seed(mix(item.seed, item.turn, item.index, AUGMENTATION))
             pixels: Tensor = self._train(picture)
             return pixels
 

@@ -20,19 +20,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger("engine.data")
 
 # Random streams: the last part of a key (seed, epoch, ..., stream), so that no two uses share their random numbers.
-ORDER, AUGMENTATION, SPLIT, FAKE, STATISTICS = range(5)
+ORDER, AUGMENTATION, SPLIT, FAKE, STATISTICS, BALANCE = range(6)
 
+_TURNS = 1 << 32
+"""More than there are epochs."""
 MAX_CORRUPT_SHARE = 0.01
 """The largest share of a set's files that may be unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image of a set. The three numbers together seed its augmentation."""
+    """One image of a set. Seed, turn and index together seed its augmentation."""
 
     seed: int
     epoch: int
     index: int
+    again: int = 0
+    """How often the image has come before in this epoch."""
+
+    @property
+    def turn(self) -> int:
+        """A number that no other epoch, and no other time in this epoch, has; the epoch, if the image comes once."""
+        return self.epoch + self.again * _TURNS
 
 
 class Batch(NamedTuple):

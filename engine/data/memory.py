@@ -52,7 +52,7 @@ class MemoryImages:
 
     def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
         """Returns images (n, channels, S, S) float32."""
-        keys = np.array([(item.seed, item.epoch, item.index) for item in items], dtype=np.int64).reshape(-1, 3)
+        keys = np.array([(item.seed, item.turn, item.index) for item in items], dtype=np.int64).reshape(-1, 3)
         index = torch.from_numpy(keys[:, 2])
         x = self.pixels[index]  # (n, C, S, S)
         if augment:
@@ -70,13 +70,13 @@ class MemoryImages:
         return {"pixels": hashlib.sha256(self.pixels.contiguous().numpy().data).hexdigest()}
 
     def _augmented(self, x: Tensor, keys: np.ndarray) -> Tensor:
-        """Returns images x (n, C, S, S) uint8 cropped and mirrored at random. keys: (n, 3), seed, epoch and index."""
+        """Returns images x (n, C, S, S) uint8 cropped and mirrored at random. keys: (n, 3), seed, turn and index."""
         size = x.shape[-1]
         pad = max(1, size // 8)
         draws = np.empty((len(keys), 3), dtype=np.int64)  # top, left, mirrored
-        for seed, epoch in np.unique(keys[:, :2], axis=0).tolist():
-            rows = (keys[:, 0] == seed) & (keys[:, 1] == epoch)
-            draws[rows] = _draws(seed, epoch, len(self), pad)[keys[rows, 2]]
+        for seed, turn in np.unique(keys[:, :2], axis=0).tolist():
+            rows = (keys[:, 0] == seed) & (keys[:, 1] == turn)
+            draws[rows] = _draws(seed, turn, len(self), pad)[keys[rows, 2]]
         top, left, mirrored = torch.from_numpy(draws).unbind(1)
         windows = F.pad(x, [pad] * 4).unfold(2, size, 1).unfold(3, size, 1)  # a view (n, C, 2p+1, 2p+1, S, S)
         x = windows[torch.arange(len(x)), :, top, left]  # (n, C, S, S)
@@ -85,7 +85,7 @@ class MemoryImages:
         return x
 
 
-@lru_cache(maxsize=8)  # an epoch's table is drawn once; some streams (training, validation) run side by side
-def _draws(seed: int, epoch: int, total: int, pad: int) -> np.ndarray:
+@lru_cache(maxsize=8)  # a turn's table is drawn once; some streams (training, validation) run side by side
+def _draws(seed: int, turn: int, total: int, pad: int) -> np.ndarray:
     """Returns (total, 3): top and left of the crop in [0, 2 pad], mirrored in {0, 1}. Row i belongs to image i."""
-    return random_numbers(seed, epoch, AUGMENTATION).integers(0, (2 * pad + 1, 2 * pad + 1, 2), size=(total, 3))
+    return random_numbers(seed, turn, AUGMENTATION).integers(0, (2 * pad + 1, 2 * pad + 1, 2), size=(total, 3))

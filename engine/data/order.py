@@ -7,7 +7,7 @@ from itertools import count
 
 import numpy as np
 
-from engine.data.images import ORDER, SPLIT, STATISTICS, Item
+from engine.data.images import BALANCE, ORDER, SPLIT, STATISTICS, Item
 from engine.errors import ConfigError
 from engine.seeding import mix
 
@@ -63,19 +63,73 @@ def epoch_order(total: int, seed: int, epoch: int) -> np.ndarray:
     return random_numbers(seed, epoch, ORDER).permutation(total)
 
 
+def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the global order of an epoch in which all C classes of labels (N,) have the same number of images, to
+    one: indices (N,), and how often each of them has come before in this epoch, (N,).
+
+    Class c, counted from 0 among the classes that there are, has had floor((N e + c) / C) places before epoch e; all
+    classes together N e (Hermite's identity). It fills its places with one permutation of its images after the other.
+    So the images of a class are used equally often, to one, over all epochs, and the order is a pure function of the
+    labels, the seed and the epoch.
+    """
+    labels = np.asarray(labels)
+    present = np.unique(labels).tolist()
+    places, before = [], []
+    for c, label in enumerate(present):
+        own = np.flatnonzero(labels == label)
+        begin, end = ((labels.size * e + c) // len(present) for e in (epoch, epoch + 1))
+        rounds = range(begin // len(own), -(-end // len(own)))
+        passes = [random_numbers(seed, number, label, BALANCE).permutation(own) for number in rounds]
+        used = np.concatenate([own[:0], *passes])[begin - rounds.start * len(own) :][: end - begin]
+        places.append(used)
+        before.append(_earlier(used))
+    order = epoch_order(labels.size, seed, epoch)
+    return np.concatenate(places)[order], np.concatenate(before)[order]
+
+
+def _earlier(values: np.ndarray) -> np.ndarray:
+    """Returns how often each of the values (n,) occurs before its place, (n,)."""
+    order = np.argsort(values, kind="stable")
+    _, first, sizes = np.unique(values[order], return_index=True, return_counts=True)
+    counts = np.empty(len(values), dtype=np.int64)
+    counts[order] = np.arange(len(values)) - np.repeat(first, sizes)
+    return counts
+
+
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns the weight of an image of each class, (classes,) float32: N / (classes * images of the class), so that
+    the mean over all N images of labels (N,) is 1 and every class has the same sum. 0 for a class without images."""
+    sizes = np.bincount(labels, minlength=classes)
+    weights: np.ndarray = np.divide(len(labels), (sizes > 0).sum() * sizes, out=np.zeros(classes), where=sizes > 0)
+    return weights.astype(np.float32)
+
+
 def training_batches(
-    total: int, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world_size: int = 1
+    total: int,
+    batch_size: int,
+    seed: int,
+    *,
+    start: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    balanced: np.ndarray | None = None,
 ) -> Iterator[list[Item]]:
     """Yields batches of one epoch after the other, without end, from batch number `start` on.
 
     The last images of an epoch are left out if they do not fill a batch. batch_size: images of all ranks together; rank
-    r gets the r-th of `world_size` equal slices.
+    r gets the r-th of `world_size` equal slices. balanced: the labels (total,) of the images if the order is that of
+    `balanced_order`.
     """
     per_epoch, per_rank = total // batch_size, batch_size // world_size
     first_epoch, first_batch = divmod(start, per_epoch)
     for epoch in count(first_epoch):
-        order = epoch_order(total, seed, epoch)
+        if balanced is None:
+            order, again = epoch_order(total, seed, epoch), np.zeros(total, dtype=np.int64)
+        else:
+            order, again = balanced_order(balanced, seed, epoch)
         for b in range(first_batch, per_epoch):
             begin = b * batch_size + rank * per_rank
-            yield [Item(seed, epoch, i) for i in order[begin : begin + per_rank].tolist()]
+            part = slice(begin, begin + per_rank)
+            numbers = zip(order[part].tolist(), again[part].tolist(), strict=True)
+            yield [Item(seed, epoch, i, earlier) for i, earlier in numbers]
         first_batch = 0

@@ -25,7 +25,8 @@ class BatchStream(Iterator[Batch]):
     workers.
 
     batch_size: images of all ranks together. workers: the processes that read ahead if the set is one of files (None:
-    see worker_count); they belong to the set, start with its first batch and end with `close`. pin_memory: whether
+    see worker_count); they belong to the set, start with its first batch and end with `close`. balanced: whether all
+    classes have the same number of images in an epoch (engine/data/order.py: balanced_order). pin_memory: whether
     batches lie in pinned memory, which a GPU can fetch by itself while the program goes on. key: where the batch size
     is set, for errors.
 
@@ -44,6 +45,7 @@ class BatchStream(Iterator[Batch]):
         rank: int = 0,
         world_size: int = 1,
         augment: bool = True,
+        balanced: bool = False,
         pin_memory: bool = False,
         key: str = "batch_size",
     ):
@@ -59,7 +61,10 @@ class BatchStream(Iterator[Batch]):
         self.batches_per_epoch = len(images) // batch_size
         self._images = images
         self._position = start
-        items = training_batches(len(images), batch_size, seed, start=start, rank=rank, world_size=world_size)
+        labels = images.labels if balanced else None
+        items = training_batches(
+            len(images), batch_size, seed, start=start, rank=rank, world_size=world_size, balanced=labels
+        )
         self._batches = _loaded(images, items, augment=augment, workers=workers, pin_memory=pin_memory)
 
     def __next__(self) -> Batch:

@@ -167,18 +167,20 @@ def weights_step(
     label_smoothing: float,
     autocast: Autocast,
     reduction: AbstractContextManager[None] | None = None,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Makes one step of the weights of the sampled networks on a training batch; alpha stays (left half of Fig. 2).
 
     networks: the paths of each network. Each runs on its own part of the images; the parts are as equal as they can be.
-    The gradient is that of the mean loss of all images. Returns (loss, logits), as engine.training.training_step does.
+    The gradient is that of the mean loss of all images; class_weights: (classes,), by which each is multiplied
+    (`data.balance`). Returns (loss, logits), as engine.training.training_step does.
     """
 
     def forward(images: Tensor) -> Tensor:
         parts = images.tensor_split(len(networks))
         return torch.cat([net(part, paths) for part, paths in zip(parts, networks, strict=True)])
 
-    return training_step(forward, batch, optimizer, label_smoothing, autocast, reduction)
+    return training_step(forward, batch, optimizer, label_smoothing, autocast, reduction, class_weights)
 
 
 @dataclass(frozen=True)

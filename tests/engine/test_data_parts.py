@@ -118,6 +118,7 @@ class WithData(Section):
         ({"name": "csv"}, "data.csv: is missing, expected the file with the columns path and label; add it"),
         ({"name": "folder", "root": "x", "csv": "a.csv"}, "data.csv: got 'a.csv', but data.name is 'folder'; set"),
         ({"name": "csv", "csv": "a.csv", "labels": "x"}, "data.labels: got x, but data.name is 'csv'"),
+        ({"name": "digits", "balance": "loss"}, "data.balance: got 'loss', expected 'weights' or 'sampling'"),
     ],
 )
 def test_a_setting_that_does_not_fit_the_set_is_refused(settings, message):

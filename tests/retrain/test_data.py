@@ -1,0 +1,73 @@
+"""A retraining on data as they come: a list without a split, with classes of different sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.config import validate
+from retrain import loop
+from retrain.config import RetrainConfig
+from retrain.loop import retrain
+from supernet.architecture import Architecture
+
+
+@pytest.fixture
+def architecture(tiny_search, space_of) -> Architecture:
+    space = space_of(tiny_search["space"])
+    return Architecture(space, tuple(0 for _ in space.searchable), "some network")
+
+
+@pytest.fixture
+def listed(tmp_path) -> Path:
+    """A list of 8 grey images of class a and 24 of class b."""
+    rng = np.random.default_rng(0)
+    lines = ["path,label"]
+    for i in range(32):
+        Image.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{'a' if i % 4 == 0 else 'b'}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    return tmp_path / "list.csv"
+
+
+def config_of(listed: Path, balance: str | None) -> RetrainConfig:
+    data = {"name": "csv", "csv": str(listed), "test": 0.25, "balance": balance, "workers": 0}
+    values = {"data": data, "retrain": {"epochs": 2, "batch_size": 6}, "run": {"threads": 1, "checkpoint_every": 2}}
+    return validate(RetrainConfig, values, "retrain.yaml")
+
+
+@pytest.mark.parametrize("balance", [None, "weights", "sampling"])
+def test_a_balanced_retraining_is_interrupted_and_resumed_exactly(balance, listed, architecture, tmp_path, monkeypatch):
+    seen: list[int] = []
+    weights: list[Any] = []
+    real = loop.training_step
+
+    def step(network: Any, batch: Any, *rest: Any) -> Any:
+        if len(seen) == fatal:
+            raise RuntimeError("killed")
+        seen.extend(batch.labels.tolist())
+        weights.append(rest[-1])
+        return real(network, batch, *rest)
+
+    monkeypatch.setattr(loop, "training_step", step)
+    config, fatal = config_of(listed, balance), -1
+    whole = retrain(config, architecture, tmp_path / "whole")
+    assert whole.test.images == 8
+    expected = {0: 24, 1: 24} if balance == "sampling" else {0: 12, 1: 36}
+    assert Counter(seen) == expected
+    given = [4 / 2, 4 / 6] if balance == "weights" else None
+    assert all((w is None) if given is None else torch.allclose(w, torch.tensor(given)) for w in weights)
+    seen.clear()
+    fatal = 5 * 6
+    with pytest.raises(RuntimeError, match="killed"):
+        retrain(config, architecture, tmp_path / "run")
+    fatal = -1
+    again = retrain(config, architecture, tmp_path / "run", resume=True)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name]), name
