@@ -16,7 +16,7 @@ from typing import Protocol
 
 from engine.data.config import DataConfig
 from engine.data.folder import LAYOUTS, open_files
-from engine.data.images import Batch, ImageSet, Item, Splits, subset
+from engine.data.images import Batch, FileList, ImageSet, Item, Splits, subset
 from engine.data.order import class_weights, stratified_split
 from engine.data.own import Arrays, CallModule, Files, OwnSet, open_own
 from engine.data.preprocessing import Preprocessing
@@ -28,6 +28,7 @@ __all__ = [
     "Batch",
     "BatchStream",
     "DataConfig",
+    "FileList",
     "Files",
     "ImageSet",
     "InputShape",

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from engine.data.config import DataConfig
-from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, Splits
+from engine.data.images import AUGMENTATION, Batch, CorruptFiles, FileList, Item, Splits
 from engine.data.layout import Layout, folder_layout, validation_folder
 from engine.data.listed import listed_layout
 from engine.data.memory import Recipe
@@ -97,13 +98,19 @@ class FolderImages:
         """Returns the set of these images alone, numbered from 0."""
         return FolderImages(self.root, self.files[indices], self.labels[indices], self.preprocessing, flip=self.flip)
 
-    def content(self) -> dict[str, str]:
-        """Returns a checksum of the names and sizes of the files; reading a million files would take too long."""
+    def content(self) -> dict[str, Any]:
+        """Returns a checksum of the names and sizes of the files, since reading a million files would take too long,
+        and their list."""
         digest = hashlib.sha256()
-        for i, name in enumerate(self.files.tolist()):
-            digest.update(b"%d %d " % (len(name), _size(self.path(i))))
+        sizes = [_size(self.path(i)) for i in range(len(self))]
+        names = self.files.tolist()
+        for name, size in zip(names, sizes, strict=True):
+            digest.update(b"%d %d " % (len(name), size))
             digest.update(name)
-        return {"file names and sizes": digest.hexdigest()}
+        above = os.fsencode(os.path.basename(os.path.abspath(self.root)))
+        listed = np.array([os.path.join(above, name) for name in names], dtype=bytes)
+        files = FileList(listed, np.array(sizes, dtype=np.int64), self.labels)
+        return {"file names and sizes": digest.hexdigest(), "files": files}
 
     def _augmented(self, picture: Image.Image, item: Item) -> Tensor:
         """Returns (channels, S, S) uint8, a function of the picture and the item alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -120,9 +120,18 @@ class ImageSet(Protocol):
         """Returns the set of these images alone, numbered from 0; see `subset`."""
         ...
 
-    def content(self) -> dict[str, str]:
-        """Returns checksums by which a change of the images is noticed, by their names."""
+    def content(self) -> dict[str, Any]:
+        """Returns checksums by which a change of the images is noticed, by their names; a set of files also `files`, a
+        FileList, by which the change is described."""
         ...
+
+
+class FileList(NamedTuple):
+    """The files of a set, for a run's record: names (N,) bytes, sizes in bytes (N,) int64, and classes (N,) int64."""
+
+    names: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True)

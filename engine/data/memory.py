@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class MemoryImages:
             self.pixels[torch.from_numpy(indices)], self.labels[indices], self.recipe, channels=self.channels
         )
 
-    def content(self) -> dict[str, str]:
+    def content(self) -> dict[str, Any]:
         """Returns a checksum of the pixels."""
         return {"pixels": hashlib.sha256(self.pixels.contiguous().numpy().data).hexdigest()}
 

@@ -1,4 +1,7 @@
-"""Opens a run folder, which holds config.yaml, inputs.json, metrics.jsonl, event files, checkpoints/ and results."""
+"""Opens a run folder.
+
+It holds config.yaml, inputs.json, images.csv.gz, metrics.jsonl, event files, checkpoints/ and results.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from engine.config import config_text, differences, load_config
 from engine.curves.event_files import PATTERN
 from engine.errors import ConfigError
 from engine.files import remove_stale, write_atomically
-from engine.runs.inputs import FILE, Inputs, record, refuse_other_inputs
+from engine.runs.inputs import FILE, LIST, Inputs, record, refuse_other_inputs
 
 log = logging.getLogger("engine")
 
@@ -63,7 +66,8 @@ def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
 
 
 def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: bool) -> None:
-    """Writes config.yaml and inputs.json, or checks that the run there has this config and began with these inputs.
+    """Writes config.yaml and inputs.json with its list of images, or checks that the run there has this config and
+    began with these inputs.
 
     Call it inside `locked(out)`, which makes the folder. Raises ConfigError if the folder holds a run and `resume` is
     False; if its config or inputs differ; if it holds files of a run without config.yaml, or a config.yaml that no run
@@ -89,7 +93,7 @@ def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: boo
         raise ConfigError(f"--out {out}", found, remedy="choose another folder")
     if resume:
         # Hidden files do not count: the system makes them, or a start that was killed while writing
-        own = {config_file.name, FILE, TABLES}
+        own = {config_file.name, FILE, LIST, TABLES}
         others = sorted(path.name for path in out.iterdir() if not path.name.startswith(".") and path.name not in own)
         if others:
             raise ConfigError(
