@@ -25,7 +25,7 @@ import numpy as np
 
 from engine.data import FileList, ImageSet
 from engine.errors import ConfigError, UserError, explain
-from engine.files import read_bytes, read_json, reason_of, write_atomically
+from engine.files import read_bytes, read_json, reason_of, replacing, write_atomically, writing
 
 log = logging.getLogger("engine")
 
@@ -143,16 +143,21 @@ def _rows(inputs: Inputs) -> Iterable[tuple[str, str, int, int]]:
 
 
 def _write_list(out: Path, inputs: Inputs) -> None:
-    """Writes the list of all image files; nothing if there are none."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("part", "path", "class", "bytes"))
-    rows = list(_rows(inputs))
-    writer.writerows(rows)
-    if not rows:
-        (out / LIST).unlink(missing_ok=True)  # of a start that failed
-    else:
-        write_atomically(out / LIST, gzip.compress(text.getvalue().encode("utf-8", "surrogateescape"), 6, mtime=0))
+    """Writes the list of all image files; deletes that of a start that failed if there are none."""
+    path = out / LIST
+    if not any("files" in values for values in inputs.values()):
+        path.unlink(missing_ok=True)
+        return
+    with (
+        replacing(path) as temporary,
+        writing(path),
+        temporary.open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="") as text,
+    ):
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("part", "path", "class", "bytes"))
+        writer.writerows(_rows(inputs))
 
 
 def _begun_with(out: Path) -> Files:
