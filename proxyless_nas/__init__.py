@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from latency.table import LatencyTable
     from proxyless_nas.comparison.compare import compare
     from proxyless_nas.comparison.table import Comparison
+    from proxyless_nas.images import show_data
     from proxyless_nas.verbs import check, derive, evaluate, measure, predict, retrain, search, sweep, verify
     from proxyless_nas.views import show
     from published.networks import (
@@ -72,6 +73,7 @@ __all__ = [
     "retrain",
     "search",
     "show",
+    "show_data",
     "sweep",
     "verify",
 ]
@@ -101,6 +103,7 @@ _HOMES = {
     "compare": "proxyless_nas.comparison.compare",
     "pretrained": "retrain.weights",
     "show": "proxyless_nas.views",
+    "show_data": "proxyless_nas.images",
 } | dict.fromkeys(_NETWORKS, "published.networks")
 """The module of each name; the others are in proxyless_nas.verbs."""
 

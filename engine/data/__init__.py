@@ -5,7 +5,7 @@
 - `sources.py`, `cluttered.py`: sets that fit in memory, which `memory.py` augments
 - `folder.py`: sets of image files, which `pictures.py` decodes
 - `parts.py`: what is found of them: in folders (`layout.py`, `scan.py`) or by a CSV list (`listed.py`);
-  `label_files.py`: the labels of images that lie in one folder
+  `label_files.py`: the labels of images that lie in one folder; `survey.py`: what the files hold
 - `preprocessing.py`: the way from a picture to a network's input
 - `own.py`: sets of the user's own
 - `order.py`: splits, and which images come when
@@ -64,14 +64,14 @@ def open_images_for(space: InputShape, config: DataConfig, call: CallModule) -> 
 
 
 def open_images(
-    config: DataConfig, *, input_size: int, channels: int, classes: int, call: CallModule | None = None
+    config: DataConfig, *, input_size: int, channels: int, classes: int | None, call: CallModule | None = None
 ) -> Splits:
     """Returns the training and test part of the data set that `config` names.
 
     Batches are (N, channels, input_size, input_size). Grey images fill 3 channels by repetition; image files give 1
     channel by conversion to grey. call: runs the user's own function; needed with `data.module` (engine/data/own.py).
-    Raises ConfigError, which begins with the key to change, if the data has another number of classes than `classes`,
-    if it cannot give `channels`, or if files are missing.
+    Raises ConfigError, which begins with the key to change, if the data has another number of classes than `classes`
+    (None accepts any), if it cannot give `channels`, or if files are missing.
     """
     if config.module is not None:
         assert call is not None, "a set of the user's own is opened with supernet.user_modules.call"

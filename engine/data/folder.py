@@ -147,14 +147,14 @@ def _size(path: str) -> int:
         return -1
 
 
-def open_files(config: DataConfig, *, input_size: int, channels: int, classes: int) -> Splits:
+def open_files(config: DataConfig, *, input_size: int, channels: int, classes: int | None) -> Splits:
     """Finds the files of `imagenet`, `folder` or `csv`. Raises ConfigError as `engine.data.open_images` does."""
     layout = LAYOUTS[config.name](config)
     check_classes(config, len(layout.class_names), classes)
     recipe = recipe_of_photographs(channels)
     preprocessing = Preprocessing.of_files(input_size, recipe.mean, recipe.std)
     parts = layout.parts()
-    parts.log_left_out()
+    parts.log()
 
     def images(part: Part) -> FolderImages:
         return FolderImages(part.root, part.files, part.labels, preprocessing, flip=recipe.flip)

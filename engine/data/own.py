@@ -65,7 +65,7 @@ class OwnSet:
     """The standard deviation of each channel; None exactly if `mean` is."""
 
 
-def open_own(config: DataConfig, call: CallModule, *, input_size: int, channels: int, classes: int) -> Splits:
+def open_own(config: DataConfig, call: CallModule, *, input_size: int, channels: int, classes: int | None) -> Splits:
     """Calls the user's function and opens the set that it returns. Raises ConfigError as `engine.data.open_images`
     does."""
     assert config.module is not None

@@ -16,6 +16,10 @@ from engine.data.scan import in_words
 from engine.errors import ConfigError, one_line
 
 logger = logging.getLogger("engine.data")
+summary = logging.getLogger("engine.found")
+"""Logs what all processes of a run find alike, so that the first one alone logs it."""
+MOST_CLASSES = 20
+"""The most classes of which the log has the number of images."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,34 @@ class Parts:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {use: part for use, part in parts.items() if part is not None}
 
+    def in_words(self) -> list[str]:
+        """Returns what each part is for, and how many images each class has: all classes, or the smallest and the
+        largest if there are many."""
+        uses = {"train": "to train", "validation": "to select", "test": "to test"}
+        each = [
+            f"{len(part)} image{'s' * (len(part) > 1)} {uses[use]} ({part.name})" for use, part in self.named.items()
+        ]
+        counts = {use: self.counts(use) for use in self.named}
+        names = self.class_names
+        if len(names) <= MOST_CLASSES:
+            shown = [f"{name} {'+'.join(str(own[i]) for own in counts.values())}" for i, name in enumerate(names)]
+            classes = ", ".join(shown)
+        else:
+            least, most = (int(choice(counts["train"])) for choice in (np.argmin, np.argmax))
+            own = counts["train"]
+            classes = f"{own[least]} ('{names[least]}') to {own[most]} ('{names[most]}') to train in each"
+        return [", ".join(each), f"{len(names)} classes: {classes}"]
+
+    def counts(self, use: str) -> np.ndarray:
+        """Returns the number of images of each class in a part, (classes,)."""
+        return np.bincount(self.named[use].labels, minlength=len(self.class_names))
+
+    def log(self) -> None:
+        """Logs what was found, and what was left out."""
+        for line in self.in_words():
+            summary.info("%s: %s", self.train.root, one_line(line))
+        self.log_left_out()
+
     def log_left_out(self) -> None:
         """Logs a warning for each part of which files were left out, and one for each note."""
         for part in self.named.values():
@@ -93,8 +125,8 @@ def held_out(part: Part, share: float, class_names: tuple[str, ...]) -> tuple[Pa
         chosen.append(own[np.argsort(ranks[own], kind="stable")[:count]])
     test = np.sort(np.concatenate(chosen))
     kept = np.setdiff1d(np.arange(len(part)), test, assume_unique=True)
-    rest = replace(part.of(kept, f"{part.name} without {share:g} of each class"), left_out=part.left_out)
-    return rest, part.of(test, f"{share:g} of each class of {part.name}")
+    rest = replace(part.of(kept, f"{100 - 100 * share:.3g} % of {part.name}"), left_out=part.left_out)
+    return rest, part.of(test, f"{100 * share:.3g} % of {part.name}")
 
 
 def _rank(name: bytes) -> bytes:

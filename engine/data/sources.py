@@ -44,7 +44,7 @@ _FASHION_MNIST = Recipe(mean=(0.2860,), std=(0.3530,), flip=True)
 _CIFAR10 = Recipe(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), flip=True)
 
 
-def open_in_memory(config: DataConfig, *, input_size: int, channels: int, classes: int) -> Splits:
+def open_in_memory(config: DataConfig, *, input_size: int, channels: int, classes: int | None) -> Splits:
     """Reads a set and resizes it once, to N * C * input_size^2 bytes. Raises ConfigError as `engine.data.open_images`
     does."""
     if config.name == "fake":
@@ -78,9 +78,10 @@ def in_memory(
     return Splits(first, second, names)
 
 
-def check_classes(config: DataConfig, own: int, classes: int) -> None:
-    """Raises ConfigError unless the data, which has `own` classes, has as many as the network."""
-    if own != classes:
+def check_classes(config: DataConfig, own: int, classes: int | None) -> None:
+    """Raises ConfigError unless the data, which has `own` classes, has as many as the network. classes: those of the
+    network; None accepts any number."""
+    if classes not in (None, own):
         key = " (data.fake_classes)" if config.name == "fake" else ""
         found = f"got {classes}, but data.name '{config.name}' has {own} classes{key}"
         raise ConfigError("space.classes", found, remedy=f"set space.classes: {own}, or choose other data")

@@ -20,6 +20,7 @@ from proxyless_nas.commands import (
     completion,
     configs,
     convert,
+    data,
     derive,
     evaluate,
     fit,
@@ -43,6 +44,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "fit": fit.COMMAND,
     "import": import_table.COMMAND,
     "kit": kit.COMMANDS,
+    "data": data.COMMANDS,
     "check": check.COMMAND,
     "search": search.COMMAND,
     "derive": derive.COMMAND,
@@ -58,7 +60,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
 }
 """Each subcommand, in the order of the work."""
 
-_TEXTS = {"kit": kit.__doc__, "configs": configs.__doc__}
+_TEXTS = {"kit": kit.__doc__, "data": data.__doc__, "configs": configs.__doc__}
 _ALONE = {"configs": "list"}
 """The word that is meant if a group of commands is called without one."""
 

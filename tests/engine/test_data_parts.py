@@ -12,7 +12,7 @@ import scipy.io
 
 from engine.config import Section, validate
 from engine.data import DataConfig, Item, Splits, open_images
-from engine.data.parts import Part, held_out
+from engine.data.parts import Part, Parts, held_out
 from engine.errors import ConfigError
 from tests.engine.image_folder import write_images
 
@@ -30,6 +30,10 @@ def refused(classes: int = 2, **settings: object) -> str:
 
 def names(images) -> list[str]:
     return [name.decode() for name in images.files.tolist()]
+
+
+def warnings(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
 def part_of(files: dict[str, list[str]]) -> Part:
@@ -127,6 +131,22 @@ def test_a_setting_that_does_not_fit_the_set_is_refused(settings, message):
     assert str(caught.value).startswith(f"a.yaml: {message}")
 
 
+def test_what_was_found_is_logged_before_anything_runs(tmp_path, caplog):
+    root = write_images(tmp_path, 5, parts=("train", "val"))
+    with caplog.at_level("INFO"):
+        opened(name="folder", root=root, test=0.2)
+    assert caplog.messages == [
+        f"{root / 'train'}: 8 images to train (80 % of train/), 10 images to select (val/), 2 images to test (20 % of "
+        "train/)",
+        f"{root / 'train'}: 2 classes: class0 4+5+1, class1 4+5+1",
+    ]
+    part = part_of({f"{c:02d}": [f"{i}.png" for i in range(c + 1)] for c in range(21)})
+    assert Parts(tuple(f"{c:02d}" for c in range(21)), part, None).in_words() == [
+        "231 images to train (train/)",
+        "21 classes: 1 ('00') to 21 ('20') to train in each",
+    ]
+
+
 # val/ and test/
 
 
@@ -147,7 +167,7 @@ def test_a_validation_part_that_does_not_fit_is_left_out_with_a_warning(tmp_path
     root = write_images(tmp_path, 2, parts=("train", "val", "test"))
     (root / "val" / "class1").rename(root / "val" / "other")
     assert opened(name="folder", root=root).validation is None
-    (line,) = caplog.messages
+    (line,) = warnings(caplog)
     assert line == (
         f"{root / 'val'}: not used, since its class folders are not those of train/: 1 missing (first: 'class1'), "
         "1 not in train/ (first: 'other')"
@@ -193,7 +213,7 @@ def test_a_list_gives_paths_labels_and_parts_in_any_order_of_columns(pictures, c
     assert splits.class_names == ("cat", "dog")
     assert (names(splits.train), splits.train.labels.tolist()) == (["class0/001.png", "class0/000.png"], [0, 1])
     assert (names(splits.validation), names(splits.test)) == (["class0/002.png"], ["class1/000.png"])
-    assert caplog.messages == [f"{pictures}: left out rows that repeat another (1)"]
+    assert warnings(caplog) == [f"{pictures}: left out rows that repeat another (1)"]
     assert splits.train.load([Item(0, 0, 0)], augment=False).images.shape == (1, 3, 6, 6)
 
 
