@@ -16,14 +16,13 @@ from torchvision.transforms import v2
 
 from engine.data.config import DataConfig
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, FileList, Item, Splits
-from engine.data.layout import Layout, folder_layout, validation_folder
+from engine.data.layout import Layout, evaluation_layout, folder_layout
 from engine.data.listed import listed_layout
 from engine.data.memory import Recipe
-from engine.data.parts import Part, Parts
+from engine.data.parts import Part
 from engine.data.pictures import UnreadableError, read_picture
 from engine.data.preprocessing import MEAN_OF_PHOTOGRAPHS, STD_OF_PHOTOGRAPHS, Preprocessing
 from engine.data.readers import Readers
-from engine.data.scan import class_folders, image_files
 from engine.data.sources import check_classes
 from engine.errors import ConfigError
 from engine.files import nearest_path
@@ -167,9 +166,9 @@ def open_files(config: DataConfig, *, input_size: int, channels: int, classes: i
 def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> tuple[FolderImages, tuple[str, ...]]:
     """Returns the image files to evaluate a network on, and the names of their classes, sorted.
 
-    root: a folder that holds val/ or test/ with one folder per class; or one that holds those folders itself. classes:
-    how many there must be. Raises ConfigError, whose place is the root's path, if there are others, or a class has no
-    image.
+    root: a folder that holds val/ or test/ with one folder per class, or with all images and a file of their labels
+    (engine/data/label_files.py); or one that holds the class folders itself. classes: how many there must be.
+    Raises ConfigError, whose place is the root's path, if there are others, or a class has no image.
     """
     if not os.path.isdir(root):
         accepted = "a folder that holds val/ (or test/) with one folder per class"
@@ -177,15 +176,15 @@ def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> 
     if preprocessing.colours not in (1, 3):
         found = f"image files give 1 or 3 channels, but the network's images have {preprocessing.colours}"
         raise ConfigError(str(root), found)
+    folder = root
     try:
-        tested = root / "test"
-        part = validation_folder(root) or (tested if tested.is_dir() else root)
-        folders = class_folders(part)
-        if len(folders) != classes:
-            found = f"has {len(folders)} class folders"
-            raise ConfigError(str(part), found, f"{classes}, one for each class of the network")
-        files, labels, left_out = image_files(part, [*folders.values()])
-        Parts(tuple(folders), Part(part.name, part, files, labels, left_out), None).log_left_out()
+        folder, layout = evaluation_layout(root)
+        if len(layout.class_names) != classes:
+            found = f"has {len(layout.class_names)} class folders"
+            raise ConfigError(str(folder), found, f"{classes}, one for each class of the network")
+        parts = layout.parts()
     except ConfigError as error:
-        raise error if error.where != "data.root" else error.at(str(root)) from None
-    return FolderImages(part, files, labels, preprocessing, flip=False), tuple(folders)
+        raise error if error.where != "data.root" else error.at(str(folder)) from None
+    parts.log_left_out()
+    part = parts.train
+    return FolderImages(part.root, part.files, part.labels, preprocessing, flip=False), layout.class_names

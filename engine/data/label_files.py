@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from engine.data.config import DataConfig
 from engine.errors import ConfigError
 from engine.files import in_home, read_bytes, read_text
 
@@ -26,11 +25,11 @@ _NUMBERED = ("meta.mat", "map_clsloc.txt")
 """The files of ImageNet's development kits that have the class of each number."""
 
 
-def label_file(config: DataConfig, root: Path, folder: Path) -> Path | None:
-    """Returns the file with the labels of the images in `folder`: `data.labels`, or one of the usual names in `root`,
-    in the folder or in the development kit; None if there is none."""
-    if config.labels is not None:
-        return in_home(config.labels)
+def label_file(root: Path, folder: Path, given: Path | None = None) -> Path | None:
+    """Returns the file with the labels of the images in `folder`: the one that is given, or one of the usual names in
+    `root`, in the folder or in the development kit; None if there is none."""
+    if given is not None:
+        return in_home(given)
     places = (root, folder, root / DEVKIT)
     return next((place / name for name in USUAL_NAMES for place in places if (place / name).is_file()), None)
 
@@ -52,12 +51,7 @@ def labels_in(file: Path, images: np.ndarray, names: Sequence[str]) -> np.ndarra
 
     Raises ConfigError for any other file, if an image has no label or two, and if a class is unknown.
     """
-    rows = [line.replace(",", " ").split() for line in read_text(file, "the labels of images").splitlines()]
-    rows = [row for row in rows if row]
-    if rows and rows[0][0] == "ImageId":  # the header of LOC_val_solution.csv
-        del rows[0]
-    if not rows:
-        raise ConfigError(str(file), "has no line", "a label for each image")
+    rows = _rows(file)
     named = {name for path in images.tolist() for name in _names_of(path)}
     if any(len(row) > 1 and row[0] in named for row in rows):
         return _by_name(file, rows, images, names)
@@ -72,6 +66,29 @@ def labels_in(file: Path, images: np.ndarray, names: Sequence[str]) -> np.ndarra
     if words[0] not in places and all(word.isdecimal() for word in words):
         words = _of_numbers(file, words)
     return np.array([_place(file, line, word, places) for line, word in enumerate(words, 1)], dtype=np.int64)
+
+
+def class_names_in(file: Path) -> tuple[str, ...]:
+    """Returns the names of the classes that a file of labels knows, sorted. Raises ConfigError if it has the places of
+    the classes in place of their names, or if it is no such file."""
+    rows = _rows(file)
+    words = [row[min(1, len(row) - 1)] for row in rows]
+    if not all(word.isdecimal() for word in words):
+        return tuple(sorted(set(words)))
+    if len(rows[0]) > 1:
+        raise ConfigError(str(file), "has places of classes, whose names are not known", "the folder train/ beside it")
+    return tuple(sorted(_names_of_numbers(file).values()))
+
+
+def _rows(file: Path) -> list[list[str]]:
+    """Returns the words of each line. Raises ConfigError if there is none."""
+    rows = [line.replace(",", " ").split() for line in read_text(file, "the labels of images").splitlines()]
+    rows = [row for row in rows if row]
+    if rows and rows[0][0] == "ImageId":  # the header of LOC_val_solution.csv
+        del rows[0]
+    if not rows:
+        raise ConfigError(str(file), "has no line", "a label for each image")
+    return rows
 
 
 def _names_of(path: bytes) -> tuple[str, str]:
@@ -123,16 +140,22 @@ def _place(file: Path, line: int, word: str, places: dict[str, int]) -> int:
 
 def _of_numbers(file: Path, words: Sequence[str]) -> list[str]:
     """Returns the names of classes (WordNet ids) of numbers of ILSVRC2012."""
+    names = _names_of_numbers(file)
+    unknown = [word for word in words if int(word) not in names]
+    if unknown:
+        accepted = f"one of the {len(names)} numbers of the development kit"
+        raise ConfigError(str(file), f"has the number {unknown[0]}", accepted)
+    return [names[int(word)] for word in words]
+
+
+def _names_of_numbers(file: Path) -> dict[int, str]:
+    """Returns the names of classes of the numbers in the kit beside a file. Raises ConfigError if there is none."""
     there = next((file.parent / name for name in _NUMBERED if (file.parent / name).is_file()), None)
     if there is None:
         found = "has numbers alone, whose classes are in meta.mat or map_clsloc.txt of the development kit"
         remedy = "put one of them beside it, or take a list with the names of the classes"
         raise ConfigError(str(file), found, "one of these files beside it", remedy)
-    ids = _of_matlab(there) if there.suffix == ".mat" else _of_map(there)
-    unknown = [word for word in words if int(word) not in ids]
-    if unknown:
-        raise ConfigError(str(file), f"has the number {unknown[0]}", f"one of the {len(ids)} numbers of '{there}'")
-    return [ids[int(word)] for word in words]
+    return _of_matlab(there) if there.suffix == ".mat" else _of_map(there)
 
 
 def _of_matlab(file: Path) -> dict[int, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.data.config import DataConfig
-from engine.data.label_files import label_file, labels_in
+from engine.data.label_files import class_names_in, label_file, labels_in
 from engine.data.parts import Part, Parts, held_out
 from engine.data.scan import all_image_files, class_folders, image_files
 from engine.errors import ConfigError
@@ -135,7 +135,24 @@ def _labels_of_flat(config: DataConfig, root: Path, folder: Path, names: tuple[s
     if mixed and config.labels is not None:
         found = f"got '{config.labels}', but '{folder}' has class folders"
         raise ConfigError("data.labels", found, "null where folders give the labels", "remove it")
-    return None if mixed else label_file(config, root, folder)
+    return None if mixed else label_file(root, folder, config.labels)
+
+
+def evaluation_layout(root: Path) -> tuple[Path, Layout]:
+    """Returns the folder in `root` with the images to evaluate a network on, and its layout, of one part.
+
+    root: a folder that holds val/ or test/, or one that holds class folders itself. Images in one folder get their
+    labels from a file, if there is one; the classes are then those of train/, or those of that file. Raises
+    ConfigError.
+    """
+    tested, train = root / "test", root / "train"
+    folder = validation_folder(root) or (tested if tested.is_dir() else root)
+    folders = class_folders(folder)
+    if folders.keys() - {"images"} or not (labels := label_file(root, folder)):
+        names = tuple(folders)
+        return folder, Layout(names, lambda: Parts(names, _part(folder, folders), None))
+    classes = tuple(class_folders(train)) if train.is_dir() else class_names_in(labels)
+    return folder, Layout(classes, lambda: Parts(classes, _flat(folder, labels, classes), None))
 
 
 def _flat(folder: Path, labels: Path, names: tuple[str, ...]) -> Part:

@@ -12,7 +12,9 @@ import scipy.io
 
 from engine.config import Section, validate
 from engine.data import DataConfig, Item, Splits, open_images
+from engine.data.folder import open_test_images
 from engine.data.parts import Part, Parts, held_out
+from engine.data.preprocessing import Preprocessing
 from engine.errors import ConfigError
 from tests.engine.image_folder import write_images
 
@@ -347,6 +349,23 @@ def test_whatever_is_wrong_with_a_file_of_labels_is_one_line_that_names_it(flat,
     file = flat / "val.txt"
     file.write_text(text)
     assert refused(3, name="imagenet", root=flat).startswith(f"{file}: {message}")
+
+
+def test_images_in_one_folder_are_evaluated_without_training_images(flat):
+    """The classes are those of the file of labels, or those of the development kit."""
+    shape = Preprocessing.of_files(6, (0.5,) * 3, (0.5,) * 3)
+    shutil.rmtree(flat / "train")
+    (flat / "map_clsloc.txt").write_text("\n".join(f"{c} {n} some_name" for c, n in NUMBERS.items()))
+    for name, words in (("val_annotations.txt", "v_{k}.png class{c}"), ("val.txt", "class{c}"), ("val.txt", "{n}")):
+        lines = [words.format(k=k, c=k % 3, n=NUMBERS[f"class{k % 3}"]) for k in range(6)]
+        (flat / name).write_text("\n".join(lines))
+        images, classes = open_test_images(flat, shape, 3)
+        assert (names(images), images.labels.tolist()) == (EXPECTED, [0, 0, 1, 1, 2, 2])
+        assert classes == ("class0", "class1", "class2")
+        (flat / name).unlink()
+    (flat / "val.txt").write_text("\n".join(f"v_{k}.png {k % 3}" for k in range(6)))
+    with pytest.raises(ConfigError, match=r"val.txt: has places of classes, whose names are not known, expected the f"):
+        open_test_images(flat, shape, 3)
 
 
 def test_images_in_one_folder_without_labels_are_refused_with_the_key_to_set(flat):
