@@ -28,7 +28,7 @@ _TURNED = range(2, 9)  # orientations of the EXIF tag by which a picture is not 
 _ORIENTATION = 0x0112
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileFacts:
     """What one file holds."""
 

@@ -53,7 +53,9 @@ FIXED = [4, 5, 5, 5, 4, 0]
 def test_balanced_batches_resume_anywhere_and_the_slices_of_the_ranks_are_the_global_batch(start):
     whole = islice(training_batches(57, 6, seed=1, balanced=LABELS), start, start + 12)
     ranks = [training_batches(57, 6, 1, start=start, rank=r, world_size=2, balanced=LABELS) for r in range(2)]
-    assert [[*next(ranks[0]), *next(ranks[1])] for _ in range(12)] == list(whole)
+    batches = list(whole)
+    assert [[*next(ranks[0]), *next(ranks[1])] for _ in range(12)] == batches
+    assert len({(item.turn, item.index) for batch in batches for item in batch}) == 12 * 6
 
 
 def test_equal_classes_have_every_image_once():
