@@ -1,6 +1,8 @@
 """Shows a set of images before it is used:
 
-proxyless-nas data show /images/flowers --picture samples.png
+    proxyless-nas data show /images/flowers --picture samples.png
+
+A folder with or without a split, a CSV list, or the section `data` of a configuration.
 """
 
 import argparse
