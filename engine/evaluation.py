@@ -101,6 +101,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class ClassRow:
+    """The figures of one class; shares are in percent, and NaN for a class without an image."""
+
+    name: str
+    images: int
+    top1: float
+    interval: tuple[float, float]
+    """The ends of Wilson's 95 % interval of `top1`."""
+    top5: float
+    taken_for: str | None
+    """The class that most of its other images were taken for; None if there is none."""
+    taken: int
+    """How many of them were."""
+
+
+@dataclass(frozen=True)
 class ClassCounts:
     """How a network classified the images of each class."""
 
@@ -119,6 +135,19 @@ class ClassCounts:
     def top1(self) -> Tensor:
         """The images of each class that were taken for it, (classes,)."""
         return self.confusions.diagonal()
+
+    def rows(self, names: Sequence[str]) -> list[ClassRow]:
+        """Returns the figures of each class. names: the name of class i at position i."""
+        rows = []
+        for i, name in enumerate(names):
+            images, others = int(self.images[i]), self.confusions[i].clone()
+            others[i] = 0
+            taken = int(others.max())
+            top1, top5 = (100 * int(hits[i]) / images if images else math.nan for hits in (self.top1, self.top5))
+            interval = wilson(top1, images) if images else (math.nan, math.nan)
+            taken_for = names[int(others.argmax())] if taken else None
+            rows.append(ClassRow(name, images, top1, interval, top5, taken_for, taken))
+        return rows
 
     def most_confused(self, count: int) -> list[tuple[int, int, int]]:
         """Returns at most `count` of (images, their class, the class that they were taken for), the most images first,

@@ -16,10 +16,20 @@ from engine.data.images import Batch
 from engine.device import Autocast
 from engine.errors import UserError
 
+Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A function of images (N, C, H, W), logits (N, classes) and labels, which are classes (N,) or probabilities (N,
+classes). It returns the mean loss ()."""
+
 
 def cosine_lr(base: float, step: int, total: int) -> float:
     """Returns the learning rate at `step`: half a cosine from `base` at step 0 to 0 at step `total`."""
     return base * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def warmed_cosine_lr(base: float, step: int, total: int, warmup: int) -> float:
+    """Returns the learning rate at `step`: `warmup` steps of a linear rise, the last of them at `base`, then half a
+    cosine from `base` to 0 at step `total`."""
+    return base * (step + 1) / warmup if step < warmup else cosine_lr(base, step - warmup, total - warmup)
 
 
 def check_finite(loss: float, step: int) -> None:
@@ -55,6 +65,33 @@ def cross_entropy(
     return (weights * losses).mean()
 
 
+def backward_pass(
+    forward: Callable[[Tensor], Tensor],
+    batch: Batch,
+    criterion: Criterion,
+    precision: Autocast,
+    reduction: AbstractContextManager[None] | None = None,
+    parts: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """Adds the gradients of a batch's mean loss to those of the weights that `forward` uses, from images to logits.
+    Returns (loss, logits), both detached.
+
+    parts: the equal parts of the batch that run one after the other. precision: returns the autocast context of a
+    forward pass. reduction: the context of the last backward pass if several processes share the batch
+    (engine/distributed.py).
+    """
+    losses, outputs = [], []
+    for i, (images, labels) in enumerate(zip(batch.images.chunk(parts), batch.labels.chunk(parts), strict=True), 1):
+        with precision():
+            logits = forward(images)
+            loss = criterion(images, logits, labels)
+        with reduction if reduction and i == parts else nullcontext():
+            (loss if parts == 1 else loss / parts).backward()
+        losses.append(loss.detach())
+        outputs.append(logits.detach())
+    return (losses[0], outputs[0]) if parts == 1 else (torch.stack(losses).mean(), torch.cat(outputs))
+
+
 def training_step(
     forward: Callable[[Tensor], Tensor],
     batch: Batch,
@@ -64,19 +101,16 @@ def training_step(
     reduction: AbstractContextManager[None] | None = None,
     class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Does one step of the weights that `forward` uses, from images to logits. Returns (loss, logits), both detached.
+    """Does one step of the weights that `forward` uses, with the cross entropy as the loss. Returns what
+    `backward_pass` returns. class_weights: as in `cross_entropy`."""
 
-    precision: returns the autocast context of the forward pass. reduction: the context of the backward pass if several
-    processes share the batch (engine/distributed.py). class_weights: as in `cross_entropy`.
-    """
-    with precision():
-        logits = forward(batch.images)
-        loss = cross_entropy(logits, batch.labels, label_smoothing, class_weights)
+    def criterion(_: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels, label_smoothing, class_weights)
+
     optimizer.zero_grad(set_to_none=True)  # unused weights have no gradient, hence no decay or momentum
-    with reduction or nullcontext():
-        loss.backward()
+    result = backward_pass(forward, batch, criterion, precision, reduction)
     optimizer.step()
-    return loss.detach(), logits.detach()
+    return result
 
 
 class Throughput:

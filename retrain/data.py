@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.data import DataConfig, Splits, open_images_for
+from engine.data import DataConfig, Splits, open_images, open_images_for
 from engine.runs.inputs import checksums
 from supernet import user_modules
 from supernet.design import Design
@@ -12,6 +12,13 @@ def images_for(architecture: Design, data: DataConfig) -> Splits:
     """Returns the data set that `data` names, in the shape of the architecture. Raises ConfigError if it does
     not fit."""
     return open_images_for(architecture, data, user_modules.call)
+
+
+def images_of_any_classes(architecture: Design, data: DataConfig) -> Splits:
+    """Returns the data set that `data` names, of any number of classes, with the input size and the channels of the
+    architecture."""
+    size, channels = architecture.input_size, architecture.input_channels
+    return open_images(data, input_size=size, channels=channels, classes=None, call=user_modules.call)
 
 
 def own_files(architecture: Design, data: DataConfig) -> dict[str, str]:

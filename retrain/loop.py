@@ -1,4 +1,5 @@
-"""Trains a derived network from scratch on all training images. The last epoch is reported, not the best one."""
+"""Trains a network on all training images, and reports its last epoch. If a part of them is held out to choose an epoch
+by, that one is reported; none is ever chosen by the test images."""
 
 from __future__ import annotations
 
@@ -19,11 +20,21 @@ from torch import nn
 
 from engine.config import Section, keys_of, naming, validate
 from engine.curves.metrics import MetricsLog, accuracy_curves
-from engine.data import Batch, BatchStream, Splits, class_weights, evaluation_batches
+from engine.data import (
+    Batch,
+    BatchStream,
+    ImageSet,
+    Splits,
+    class_weights,
+    evaluation_batches,
+    stratified_split,
+    subset,
+)
+from engine.data.augmentation import augmented
 from engine.device import autocast, memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group, reduce_gradients
-from engine.errors import CheckpointError, Interrupted, InvalidError, UserError
-from engine.evaluation import Evaluation, accuracy, evaluate
+from engine.errors import CheckpointError, ConfigError, Interrupted, InvalidError, UserError
+from engine.evaluation import ClassCounts, Evaluation, accuracy, evaluate_by_class
 from engine.files import as_path, read_json, write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.progress import Progress
@@ -33,18 +44,45 @@ from engine.runs.inputs import Inputs, of_file, of_images, recorded
 from engine.runs.lock import locked
 from engine.runs.states import check_module, check_optimizer, check_tensor
 from engine.seeding import mix
-from engine.training import Throughput, check_finite, cosine_lr, split_decay, training_step
-from retrain.config import RetrainConfig
-from retrain.data import images_for, own_files
-from retrain.report import CURVES, log_begin, log_end, predicted_latency
-from retrain.weights import SPACE_KEYS, architecture_of, in_words, layers_of, load_network, refuse_other_network
+from engine.training import Throughput, backward_pass, check_finite
+from retrain.config import RetrainConfig, RetrainSettings
+from retrain.data import images_for, images_of_any_classes, own_files
+from retrain.recipe import (
+    Averaged,
+    Loss,
+    Mixing,
+    augmentation_for,
+    bounded,
+    gradient_norm,
+    likeliest,
+    lr_at,
+    optimizer_of,
+    scaled_lr,
+)
+from retrain.report import CURVES, log_begin, log_end, log_evaluation, log_images, predicted_latency, result_of
+from retrain.start import FindPublished, Trained, begin_with, checksum, design_of_start, find_trained, none_published
+from retrain.teacher import Teacher, open_teacher
+from retrain.weights import (
+    SPACE_KEYS,
+    architecture_of,
+    in_words,
+    layers_of,
+    load_network,
+    read_checkpoint,
+    refuse_other_network,
+)
 from supernet.design import Design
+from supernet.design_file import read_design
 from supernet.network import Network
 
 log = logging.getLogger("retrain")
 
 # The uses of random numbers. Each is mixed into the run's seed, so that no two uses share their draws.
-WEIGHTS, DROPOUT, TRAINING_ORDER = range(3)
+WEIGHTS, DROPOUT, TRAINING_ORDER, MIXING, HELD_OUT = range(5)
+
+_FIRST_KEYS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "label_smoothing", "inherit")
+"""Keys of the section `retrain` that every version has. The others are left out of config.yaml if they have their
+defaults, so that runs of earlier versions can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -53,83 +91,153 @@ class RetrainResult:
 
     architecture: Design
     network: nn.Module
-    """The network with the weights of the last step, on the run's device."""
+    """The network that is the result, on the run's device: with averaged weights if they are averaged, of the epoch
+    that is best on the images held out if there are any, otherwise with the weights of the last step."""
     test: Evaluation
-    """The result on the test set after the last epoch. Nothing was selected on it."""
+    """Its result on the test set. Nothing was selected on it."""
 
 
 def run_retrain(
     config: RetrainConfig | str | Path | Mapping[str, Any],
-    architecture: Design | str | Path,
+    architecture: Design | str | Path | None,
     out: str | Path,
     *,
     resume: bool = False,
     overrides: Sequence[str] = (),
     allow_modules: Collection[str] = (),
     group: Group = ALONE,
+    published: FindPublished = none_published,
 ) -> RetrainResult:
     """Trains an architecture and writes config.yaml, curves, checkpoints/ and result.json into the folder `out`.
 
     config: a YAML file, or its content as dictionaries or a model; `overrides` (key.sub=value) change it. architecture:
-    an architecture, or the path of an architecture.json, whose predicted latency is then shown in TensorBoard.
-    allow_modules: the modules that the architecture's file may import, see `Architecture.from_json`. The processes of
-    `group` share every batch; the first one writes. Raises UserError for anything wrong that the user can mend.
+    an architecture, or the path of an architecture.json, whose predicted latency is then shown in TensorBoard; None
+    takes that of the network in `retrain.start`. allow_modules: the modules that the architecture's file, or the
+    checkpoint that the training starts from, may import, see `Architecture.from_json`. The processes of `group` share
+    every batch; the first one writes. published: finds the published networks that `retrain.start` and
+    `retrain.teacher` may name. Raises UserError for anything wrong that the user can mend.
     """
     settings = RetrainConfig.read(config, overrides)
-    network, path = architecture_of(architecture, allow_modules)
+    network, path = (None, None) if architecture is None else architecture_of(architecture, allow_modules)
     with naming(config, keys_of(RetrainConfig)), naming(path, SPACE_KEYS):
         predicted_ms = None if path is None else predicted_latency(read_json(path, "an architecture.json"))
-        return retrain(settings, network, as_path(out, "out"), resume=resume, group=group, predicted_ms=predicted_ms)
+        return retrain(
+            settings, network, as_path(out, "out"), resume=resume, group=group, predicted_ms=predicted_ms,
+            allow_modules=allow_modules, published=published,
+        )  # fmt: skip
 
 
 def retrain(
     config: RetrainConfig,
-    architecture: Design,
+    architecture: Design | None,
     out: Path,
     *,
     resume: bool = False,
     group: Group = ALONE,
     predicted_ms: float | None = None,
     shown: bool = True,
+    allow_modules: Collection[str] = (),
+    published: FindPublished = none_published,
 ) -> RetrainResult:
     """Does the same as `run_retrain`, from objects alone.
 
     predicted_ms: the network's latency by its search's table, shown in TensorBoard; None if it is not known. shown:
     whether progress is printed.
     """
-    group.share_of(config.retrain.batch_size, "retrain.batch_size")
+    settings = config.retrain
+    _check_parts(settings, group)
     device = prepare_device(config.run, group)
     group = group.on(device)
-    with group.in_turn() if config.data.download else nullcontext():
-        images = images_for(architecture, config.data)
+    begun = group.from_first(lambda: bool(resume and Checkpoints(out / "checkpoints").steps()))
+    fetches = config.data.download or settings.start is not None or settings.teacher is not None
+    with group.in_turn() if fetches else nullcontext():  # the first process downloads what is not here yet
+        trained = None
+        if settings.start is not None and not begun:  # once a checkpoint exists, it has the weights
+            trained = find_trained(settings.start, "retrain.start", architecture, allow_modules, published)
+        if architecture is None:
+            architecture = _recorded_design(out, allow_modules) if begun else design_of_start(trained)
+        if settings.start is None:
+            images = images_for(architecture, config.data)
+        else:
+            images = images_of_any_classes(architecture, config.data)
+            architecture = architecture.with_classes(len(images.class_names))
+        teacher = None
+        if settings.teacher is not None:
+            teacher = open_teacher(
+                settings.teacher.network, architecture, images.class_names, images.train.preprocessing, device,
+                config.run, allow_modules, published,
+            )  # fmt: skip
     resolved = resolved_training(config, architecture)
     group.check_same(resolved, "the config")
     group.check_same([len(images.train), zlib.crc32(images.train.labels.tobytes())], "the images of data.root")
     with locked(out) if group.first else nullcontext():
-        group.from_first(lambda: open_run(out, resolved, inputs_of(config, architecture, images, out), resume=resume))
-        return _Retrain(config, architecture, images, device, out, resume, group, predicted_ms, shown).run()
+        group.from_first(
+            lambda: open_run(
+                out, resolved, inputs_of(config, architecture, images, out, trained, teacher), resume=resume
+            )
+        )
+        job = _Retrain(config, architecture, images, device, out, resume, group, predicted_ms, shown, trained, teacher)
+        return job.run()
 
 
-def inputs_of(config: RetrainConfig, architecture: Design, images: Splits, out: Path) -> Inputs:
-    """Returns what a retraining depends on beside its config: images, classes, own files and inherited weights."""
+def _check_parts(settings: RetrainSettings, group: Group) -> None:
+    """Raises ConfigError unless the processes can share a batch, and each can divide its share into equal parts."""
+    share = group.share_of(settings.batch_size, "retrain.batch_size")
+    parts = settings.accumulate
+    if parts > 1 and (share % parts or share < 2 * parts):
+        found = f"got {parts} for the {share} images of a step that a process has"
+        accepted = "a divisor that leaves 2 images or more (BN needs 2)"
+        raise ConfigError("retrain.accumulate", found, accepted, "change it or retrain.batch_size")
+
+
+def _recorded_design(out: Path, allow_modules: Collection[str]) -> Design:
+    """Returns the architecture in the newest checkpoint of a run."""
+    content, where = read_checkpoint(out)
+    try:
+        return read_design(content["architecture"], allow_modules=allow_modules)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(where, "does not say which network it is of", remedy="give --architecture") from error
+
+
+def inputs_of(
+    config: RetrainConfig,
+    architecture: Design,
+    images: Splits,
+    out: Path,
+    trained: Trained | None = None,
+    teacher: Teacher | None = None,
+) -> Inputs:
+    """Returns what a retraining depends on beside its config: images, classes, own files, the weights that it begins
+    with and its teacher."""
     inputs: Inputs = {
         "training images": of_images(images.train),
         "test images": of_images(images.test),
+        **({} if images.validation is None else {"validation images": of_images(images.validation)}),
         "classes": {"names": list(images.class_names)},
         "own files": own_files(architecture, config.data),
     }
+    # once a checkpoint exists, it has the weights: those of the beginning are no longer needed, and their record stays
+    known = (recorded(out) or {}) if Checkpoints(out / "checkpoints").steps() else {}
     if config.retrain.inherit is not None:
-        # once a checkpoint exists, it has the weights: the file is no longer needed, and its record stays
-        begun = Checkpoints(out / "checkpoints").steps()
-        known = (recorded(out) or {}).get("inherited weights") if begun else None
-        inputs["inherited weights"] = known or {"content": of_file(config.retrain.inherit, "retrain.inherit")}
+        content = known.get("inherited weights")
+        inputs["inherited weights"] = content or {"content": of_file(config.retrain.inherit, "retrain.inherit")}
+    if config.retrain.start is not None:
+        begun = {} if trained is None else {"content": checksum(trained.network)}
+        inputs["starting weights"] = known.get("starting weights") or begun
+    if teacher is not None:
+        inputs["teacher"] = {"weights": teacher.identity}
     return inputs
 
 
 def resolved_training(config: RetrainConfig, architecture: Design) -> dict[str, Any]:
     """Returns the content of a run's config.yaml. The architecture is part of it, so that a resume with another one is
     refused."""
-    return config.model_dump(mode="json", exclude_none=True) | {"architecture": json.loads(architecture.to_json())}
+    settings = config.retrain
+    values = config.model_dump(mode="json", exclude_none=True)
+    new = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    values["retrain"] = {key: value for key, value in values["retrain"].items() if key in _FIRST_KEYS or key in new}
+    values["retrain"] |= {"lr": settings.resolved_lr, "weight_decay": settings.resolved_weight_decay}
+    return values | {"architecture": json.loads(architecture.to_json())}
 
 
 class _Retrain:
@@ -146,32 +254,50 @@ class _Retrain:
         group: Group,
         predicted_ms: float | None,
         shown: bool,
+        trained: Trained | None,
+        teacher: Teacher | None,
     ):
         self.shown = shown and group.first
         self.config, self.architecture, self.images, self.device, self.out = config, architecture, images, device, out
         self.group, self.predicted_ms = group, predicted_ms
         self.classes = architecture.classes
         settings, run = config.retrain, config.run
+        self.augment = augmentation_for(architecture.complexity.macs, settings.augment)
+        train, self.held_out = _parts(images, settings, run.seed)
+        try:
+            train = augmented(train, self.augment.of(settings.epochs))
+        except InvalidError as error:
+            raise ConfigError.of(error, "retrain.augment") from None
+        weights = None
+        if config.data.balance == "weights":
+            weights = torch.from_numpy(class_weights(train.labels, self.classes)).to(device)
         self.checkpoints = Checkpoints(out / "checkpoints")
         newest = group.from_first(self.checkpoints.resume) if resume else None
         network = Network(architecture, seed=mix(run.seed, WEIGHTS))
-        if settings.inherit is not None and newest is None:
-            network = load_network(settings.inherit, architecture).network
+        if newest is None:
+            if settings.inherit is not None:
+                network = load_network(settings.inherit, architecture).network
+            elif trained is not None:
+                begin_with(trained, network, images.class_names, "retrain.start")
         self.network = network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
-            split_decay(self.network, settings.weight_decay),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.momentum > 0,
-        )
+        self.parameters = list(self.network.parameters())
+        self.optimizer = optimizer_of(self.network, settings, device)
+        self.averaged = None if settings.ema is None else Averaged(self.network, settings.ema, settings.batch_size)
+        self.mixing, self.loss = Mixing(self.augment, self.classes), Loss(settings, teacher, weights)
         self.step = 0
         self.saved: int | None = None
         """The step of the last checkpoint of this process."""
-        self.test: _Test | None = None
+        self.evaluated: _Evaluated | None = None
         """The last evaluation; None before the first one."""
+        self.counts: ClassCounts | None = None
+        """How the images of each class were classified in it; None if this process has made none."""
+        self.best: _Best | None = None
+        """The best epoch so far, if images are held out to choose it by."""
+        self.highest = 0.0
+        """The highest accuracy of all evaluations, in percent."""
         corrupt = self._restored(*newest) if newest else ()
         self.stream = BatchStream(
-            images.train,
+            train,
             batch_size=settings.batch_size,
             seed=mix(run.seed, TRAINING_ORDER),
             workers=config.data.workers,
@@ -181,20 +307,22 @@ class _Retrain:
             **group.slice,
             key="retrain.batch_size",
         )
-        weights = class_weights(images.train.labels, self.classes) if config.data.balance == "weights" else None
-        self.class_weights = None if weights is None else torch.from_numpy(weights).to(device)
         if newest:
             log.info("%s: resuming at step %d of %d", out, self.step, settings.epochs * self.stream.batches_per_epoch)
             with self._fitting(newest[0]):
                 self.stream.corrupt = frozenset(corrupt)
         elif resume:
             log.info("%s: no checkpoint yet, so training begins again at its first step", out)
-        group.broadcast(self.network.parameters())
-        self.reduction = reduce_gradients(list(self.network.parameters()), group)
+        group.broadcast(self.parameters)
+        self.reduction = reduce_gradients(self.parameters, group)
         self.steps = settings.epochs * self.stream.batches_per_epoch
         if self.step > self.steps:
             raise CheckpointError(self._place(self.step), f"this training has {self.steps} steps")
         self.autocast = partial(autocast, run, device)
+        if not newest:
+            log.info("%s", self._in_words())
+        if not newest and (settings.inherit is not None or trained is not None):
+            self._save()  # from now on, the weights that it begins with are not needed any more
         # Opened last: if anything above is refused, the folder stays one without a run
         resume_step = self.step if newest else None
         self.metrics = MetricsLog(out, resume_step=resume_step, curves=CURVES) if group.first else None
@@ -205,7 +333,6 @@ class _Retrain:
         """Trains to the last step, or until a signal stops it, and closes the stream and the log."""
         settings, run, group = self.config.retrain, self.config.run, self.group
         throughput = Throughput()
-        base_lr = settings.lr * settings.batch_size / 256
         try:
             with (
                 Progress(self.steps, self.step, "retrain", shown=self.shown) as progress,
@@ -213,62 +340,143 @@ class _Retrain:
             ):
                 self.network.train()
                 while self.step < self.steps:
-                    lr = cosine_lr(base_lr, self.step, self.steps)
+                    lr = lr_at(settings, self.step, self.steps)
                     for parameters in self.optimizer.param_groups:
                         parameters["lr"] = lr
                     # dropout draws from the global generator; each process has other images
                     torch.manual_seed(mix(run.seed, DROPOUT, self.step, group.rank))
-                    loss, logits, batch = self._train(next(self.stream))
+                    loss, logits, batch, norm = self._train(next(self.stream))
                     throughput.add(len(batch.labels) * group.world_size)
                     self.step += 1
+                    if self.averaged:
+                        self.averaged.update(self.network, self.step)
                     if self.step == 1 or self.step % run.log_every == 0 or self.step == self.steps:
-                        means = group.mean_of(torch.stack([loss, *accuracy(logits, batch.labels)]))
-                        scalars = accuracy_curves("train", means.tolist(), self.classes)
-                        scalars |= {"lr/weights": lr, "speed/images_per_second": throughput.per_second()}
+                        figures = torch.stack([loss, *accuracy(logits, likeliest(batch.labels))])
+                        scalars = accuracy_curves("train", group.mean_of(figures).tolist(), self.classes)
+                        speed = throughput.per_second()
+                        norm = gradient_norm(self.parameters) if norm is None else norm
+                        scalars |= {"lr/weights": lr, "gradient/norm": float(norm), "speed/images_per_second": speed}
                         check_finite(scalars["train/loss"], self.step)
                         if self.metrics:
                             self.metrics.scalars(self.step, scalars)
-                        progress.update(self.step, loss=scalars["train/loss"], top1=scalars["train/top1"])
+                        shown = {"loss": scalars["train/loss"], "top1": scalars["train/top1"], "images/s": speed}
+                        progress.update(self.step, **shown, **self._standing())
+                    if self.metrics and self._new_size():
+                        log_images(self.metrics, self.step, batch.images, self.images.train.preprocessing)
                     self._epoch_end(loss)
                     if signal := signal_to_stop():
                         self._save(interrupted=True)
                         raise Interrupted(signal, f"step {self.step} of {self.steps} is saved")
-            # a finished run that is resumed has no step left
-            final = self.test.scores if self.test and self.test.step == self.steps else self._test()
-            if self.metrics:
-                log_end(self.metrics, self.step, self.architecture, final, self.predicted_ms)
-                self.metrics.flush()
+            return self._result()
         finally:
             self.stream.close()
             if self.metrics:
                 self.metrics.close()
-        if group.first:
-            record = {"architecture": self.architecture.name, "epochs": settings.epochs, "test": asdict(final)}
-            write_atomically(self.out / "result.json", json.dumps(record, indent=2) + "\n")
-        return RetrainResult(self.architecture, self.network, final)
 
-    def _train(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch]:
-        """Does one step. Returns its loss () and logits (N, classes), both detached, and the batch on the device."""
+    def _train(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Batch, torch.Tensor | None]:
+        """Does one step. Returns its loss () and logits (N, classes), both detached, the batch on the device as the
+        network saw it, and the norm () of the gradient if it is bounded."""
+        settings = self.config.retrain
         batch = on_device(batch, self.device, self.config.run)
-        smoothing = self.config.retrain.label_smoothing
-        loss, logits = training_step(
-            self.network, batch, self.optimizer, smoothing, self.autocast, self.reduction, self.class_weights
+        batch = self.mixing(batch, mix(self.config.run.seed, MIXING, self.step))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, logits = backward_pass(
+            self.network, batch, self.loss, self.autocast, self.reduction, parts=settings.accumulate
         )
-        return loss, logits, batch
+        norm = bounded(self.parameters, settings.clip)
+        self.optimizer.step()
+        return loss, logits, batch, norm
+
+    def _in_words(self) -> str:
+        """Returns what the settings come to for this batch and network."""
+        settings = self.config.retrain
+        words = [f"{settings.optimizer}, learning rate {scaled_lr(settings):.4g} for batches of {settings.batch_size}"]
+        if self.averaged:
+            words.append(f"weights averaged with decay {self.averaged.decay:.6g}")
+        if self.held_out is not None:
+            words.append(f"{len(self.held_out)} images held out to choose an epoch by")
+        return "; ".join(words)
+
+    def _standing(self) -> dict[str, float | str]:
+        """Returns the last and the highest accuracy so far, for the progress bar."""
+        if self.evaluated is None:
+            return {}
+        part, found = "test" if self.held_out is None else "validation", self.evaluated
+        words = f"{found.scores.top1:.2f} % (highest {self.highest:.2f} %)"
+        return {part: words if found.raw is None else f"{words}, not averaged {found.raw.top1:.2f} %"}
+
+    def _new_size(self) -> bool:
+        """Returns whether the step just done is the first one, or the first with training images of its size."""
+        if self.step == 1:
+            return True
+        sizes = self.augment.of(self.config.retrain.epochs)
+        before, now = ((self.step - k) // self.stream.batches_per_epoch for k in (2, 1))
+        return sizes.size_at(before, 0) != sizes.size_at(now, 0)
 
     def _epoch_end(self, loss: torch.Tensor) -> None:
         """Evaluates and saves a checkpoint, if they are due after the step just done; an evaluation is always saved."""
         run = self.config.run
-        evaluated = self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps
-        if evaluated:
-            test = self._test()
-            self.test = _Test(self.step, test)
-            if self.metrics:
-                figures = accuracy_curves("test", (test.loss, test.top1, test.top5), self.classes)
-                self.metrics.scalars(self.step, figures)
-        if evaluated or self.step % run.checkpoint_every == 0:
+        due = self.step % (run.evaluate_every * self.stream.batches_per_epoch) == 0 or self.step == self.steps
+        if due:
+            self._evaluate()
+        if due or self.step % run.checkpoint_every == 0:
             check_finite(float(self.group.mean_of(loss)), self.step)  # a ruined one would replace a good one
             self._save()
+
+    def _evaluate(self) -> None:
+        """Evaluates the network on the images held out, or on the test images if there are none, and the averaged
+        network beside it; keeps the weights of the best epoch if it is chosen by the images held out."""
+        images, name = (self.images.test, "test") if self.held_out is None else (self.held_out, "validation")
+        final = self._final_network()
+        scores, self.counts = self._scores(final, images)
+        raw = None if final is self.network else self._scores(self.network, images)[0]
+        self.evaluated = _Evaluated(self.step, scores, raw)
+        self.highest = max(self.highest, scores.top1)
+        if self.held_out is not None and (self.best is None or scores.top1 > self.best.top1):
+            weights = {key: value.detach().clone() for key, value in final.state_dict().items()}
+            self.best = _Best(self.step, scores.top1, weights)
+        if self.metrics:
+            figures = accuracy_curves(name, (scores.loss, scores.top1, scores.top5), self.classes)
+            if raw is not None:
+                figures |= accuracy_curves(f"{name}_not_averaged", (raw.loss, raw.top1, raw.top5), self.classes)
+            self.metrics.scalars(self.step, figures)
+            log_evaluation(self.metrics, self.step, self.counts, self.images.class_names)
+
+    def _final_network(self) -> nn.Module:
+        """Returns the network that is the result if the training ends now: the averaged one, if there is one."""
+        return self.averaged.network if self.averaged else self.network
+
+    def _result(self) -> RetrainResult:
+        """Writes and returns the result, after the last step."""
+        network, found = self._final_network(), self.evaluated
+        if self.best is not None:
+            network.load_state_dict(self.best.weights)
+            log.info("the result is the network of step %d, the best on the images held out", self.best.step)
+        at_end = found if found is not None and found.step == self.steps and self.best is None else None
+        if at_end is not None and self.counts is not None:
+            test, counts = at_end.scores, self.counts
+        else:  # also in a finished run that is resumed, in which no step is left
+            test, counts = self._scores(network, self.images.test)
+            test = at_end.scores if at_end is not None else test
+        if self.metrics:
+            if self.best is not None:
+                log_evaluation(self.metrics, self.step, counts, self.images.class_names)
+            log_end(self.metrics, self.step, self.architecture, test, self.predicted_ms)
+            self.metrics.flush()
+        if self.group.first:
+            record = {"architecture": self.architecture.name, "epochs": self.config.retrain.epochs}
+            record |= result_of(test, counts, self.images.class_names)
+            if found is not None and found.raw is not None:
+                record["test_not_averaged" if self.best is None else "validation_not_averaged"] = asdict(found.raw)
+            if self.best is not None:
+                epoch = self.best.step / self.stream.batches_per_epoch
+                record["chosen"] = {"step": self.best.step, "epoch": epoch, "validation_top1": self.best.top1}
+            write_atomically(self.out / "result.json", json.dumps(record, indent=2) + "\n")
+        return RetrainResult(self.architecture, network, test)
+
+    def _networks(self) -> list[nn.Module]:
+        """Returns all networks that have BN statistics of this process's batches."""
+        return [self.network, *([self.averaged.network] if self.averaged else [])]
 
     def _save(self, *, interrupted: bool = False) -> None:
         """Saves a checkpoint of the step just done, unless there is one.
@@ -281,12 +489,21 @@ class _Retrain:
         self.saved = self.step
         # exchanged among all processes: unreadable files, and BN's statistics of their batches
         self.stream.corrupt = frozenset().union(*self.group.gathered(self.stream.corrupt))
-        own = self.group.gathered(_statistics(self.network)) if interrupted and not self.group.alone else []
-        self.group.average_statistics(self.network)
-        if not self.metrics:
+        networks = self._networks()
+        own = self.group.gathered(_statistics(networks)) if interrupted and not self.group.alone else []
+        for network in networks:
+            self.group.average_statistics(network)
+        if not self.group.first:
             return
-        self.metrics.flush()  # flushed first, so that no point up to the checkpoint can be missing after a resume
+        if self.step > 0:  # flushed first, so that no point up to the checkpoint can be missing after a resume
+            assert self.metrics is not None
+            self.metrics.flush()
         state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        if self.averaged:
+            state["ema"] = self.averaged.network.state_dict()
+        if self.best is not None:
+            state["best"] = self.best.weights
+        evaluated, best = self.evaluated, self.best
         kept = {
             "format": FORMAT,
             "network": in_words(self.architecture),
@@ -295,10 +512,13 @@ class _Retrain:
             "classes": list(self.images.class_names),
             "preprocessing": self.images.train.preprocessing.record(),
             "epoch": self.step / self.stream.batches_per_epoch,
-            "test": self.test.record() if self.test else None,
+            "test" if self.held_out is None else "validation": evaluated.record() if evaluated else None,
             "retrain": state | ({"statistics": own} if own else {}),
             "corrupt": sorted(self.stream.corrupt),
+            "highest": self.highest if evaluated else None,
         }
+        if best is not None:
+            kept["best"] = {"step": best.step, "top1": best.top1}
         self.checkpoints.save(self.step, kept)
 
     def _place(self, step: int) -> str:
@@ -322,36 +542,64 @@ class _Retrain:
         with self._fitting(step):
             state = checkpoint["retrain"]
             net, optimizer, each = state["net"], state["optimizer"], state.get("statistics", [])
-            rest = {"step": state["step"], "corrupt": checkpoint["corrupt"], "test": checkpoint.get("test")}
+            evaluated = checkpoint.get("test" if self.held_out is None else "validation")
+            rest = {"step": state["step"], "corrupt": checkpoint["corrupt"], "test": evaluated}
+            rest |= {key: checkpoint.get(key) for key in ("best", "highest")}
             plain = validate(_PlainContent, rest, "the checkpoint")
             if plain.step != step:
                 raise InvalidError("", f"its name says step {step}, its state is of step {plain.step}")
             check_module(net, self.network)
             check_optimizer(optimizer, self.optimizer, scheduled=True)
-            own = _statistics(self.network)
+            if self.averaged:
+                check_module(state["ema"], self.averaged.network)
+            if plain.best is not None:
+                check_module(state["best"], self.network)
+            networks = self._networks()
+            own = _statistics(networks)
             for rank, values in enumerate(each):
                 check_tensor(f"process {rank}'s BN statistics", values, own.shape, own.dtype)
             self.network.load_state_dict(net)
             self.optimizer.load_state_dict(optimizer)
+            if self.averaged:
+                self.averaged.network.load_state_dict(state["ema"])
+                self.averaged.resume(step)
+            if plain.best is not None:
+                self.best = _Best(plain.best.step, plain.best.top1, state["best"])
             if len(each) == self.group.world_size > 1:
-                _set_statistics(self.network, each[self.group.rank])
+                _set_statistics(networks, each[self.group.rank])
         self.step = step
-        self.test = _Test.of_record(plain.test) if plain.test else None
+        if plain.test is not None:
+            self.evaluated = _Evaluated.of_record(plain.test)
+            self.highest = plain.highest or plain.test.top1
         return plain.corrupt
 
-    def _test(self) -> Evaluation:
-        """Evaluates the network on the test set. Each process runs its slices, all with the same BN statistics."""
-        self.group.average_statistics(self.network)
-        batches: Iterator[Batch] = evaluation_batches(
-            self.images.test, self.config.retrain.batch_size, self.config.data.workers, **self.group.slice
-        )
-        return evaluate(self.network, batches, self.device, self.config.run, self.group)
+    def _scores(self, network: nn.Module, images: ImageSet) -> tuple[Evaluation, ClassCounts]:
+        """Evaluates a network. Each process runs its slices, all with the same BN statistics."""
+        self.group.average_statistics(network)
+        settings, workers = self.config.retrain, self.config.data.workers
+        batches = evaluation_batches(images, settings.batch_size, workers, **self.group.slice)
+        return evaluate_by_class(network, batches, self.device, self.config.run, self.classes, self.group)
 
 
-class _TestRecord(Section):
-    """The last evaluation, in a checkpoint."""
+def _parts(images: Splits, settings: RetrainSettings, seed: int) -> tuple[ImageSet, ImageSet | None]:
+    """Returns the images to train on, and those to choose an epoch by: the data's own, or a part of the training ones;
+    None if there are none."""
+    train = images.train
+    if settings.validation is None:
+        return train, images.validation
+    if images.validation is not None:
+        found = f"got {settings.validation}, but the data have {len(images.validation)} images to choose an epoch by"
+        raise ConfigError("retrain.validation", found, remedy="remove it")
+    try:
+        kept, held_out = stratified_split(train.labels, settings.validation, mix(seed, HELD_OUT))
+    except ConfigError as error:
+        raise error.at("retrain.validation") from None
+    return subset(train, kept), subset(train, held_out)
 
-    step: int = Field(ge=1)
+
+class _ScoresRecord(Section):
+    """The figures of an evaluation, in a checkpoint."""
+
     loss: float | None
     """The loss; None if it is not a number."""
     top1: float
@@ -360,45 +608,82 @@ class _TestRecord(Section):
     """Percent."""
     images: int
 
+    @property
+    def evaluation(self) -> Evaluation:
+        return Evaluation(math.nan if self.loss is None else self.loss, self.top1, self.top5, self.images)
+
+
+class _TestRecord(_ScoresRecord):
+    """The last evaluation, in a checkpoint."""
+
+    step: int = Field(ge=1)
+    raw: _ScoresRecord | None = None
+    """That of the network whose weights are not averaged, if others are."""
+
+
+class _BestRecord(Section):
+    """The best epoch so far, in a checkpoint."""
+
+    step: int = Field(ge=1)
+    top1: float
+
 
 class _PlainContent(Section):
     """The content of a checkpoint beside tensors and the description of the network."""
 
-    step: int = Field(ge=1)
+    step: int = Field(ge=0)
     test: _TestRecord | None
     corrupt: tuple[int, ...]
+    best: _BestRecord | None
+    highest: float | None
+    """The highest top-1 of all evaluations so far; earlier versions have no such key."""
 
 
 @dataclass(frozen=True)
-class _Test:
-    """An evaluation on the test set, and the step after which it was made."""
+class _Best:
+    """The epoch that is best on the images held out."""
+
+    step: int
+    top1: float
+    weights: dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    """An evaluation, and the step after which it was made."""
 
     step: int
     scores: Evaluation
+    """That of the network which is the result if the training ends here."""
+    raw: Evaluation | None
+    """That of the network whose weights are not averaged; None if none are averaged."""
 
     def record(self) -> dict[str, Any]:
         """Returns plain values for a checkpoint."""
-        loss = self.scores.loss if math.isfinite(self.scores.loss) else None
-        return {"step": self.step, **asdict(self.scores), "loss": loss}
+        raw = {} if self.raw is None else {"raw": _plain(self.raw)}
+        return {"step": self.step, **_plain(self.scores), **raw}
 
     @classmethod
-    def of_record(cls, record: _TestRecord) -> _Test:
-        loss = math.nan if record.loss is None else record.loss
-        return cls(record.step, Evaluation(loss, record.top1, record.top5, record.images))
+    def of_record(cls, record: _TestRecord) -> _Evaluated:
+        return cls(record.step, record.evaluation, record.raw.evaluation if record.raw else None)
 
 
-def _buffers(network: nn.Module) -> list[torch.Tensor]:
+def _plain(scores: Evaluation) -> dict[str, Any]:
+    return asdict(scores) | {"loss": scores.loss if math.isfinite(scores.loss) else None}
+
+
+def _buffers(networks: Sequence[nn.Module]) -> list[torch.Tensor]:
     """Returns BN's running means and variances; its other buffers count batches and are the same in all processes."""
-    return [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
 
 
-def _statistics(network: nn.Module) -> torch.Tensor:
+def _statistics(networks: Sequence[nn.Module]) -> torch.Tensor:
     """Returns BN's running statistics on the CPU, (numbers,)."""
-    return torch.cat([torch.zeros(0), *(buffer.flatten().cpu() for buffer in _buffers(network))])
+    return torch.cat([torch.zeros(0), *(buffer.flatten().cpu() for buffer in _buffers(networks))])
 
 
-def _set_statistics(network: nn.Module, values: torch.Tensor) -> None:
-    """Copies BN's running statistics (numbers,), as `_statistics` returns them, into the network."""
-    buffers = _buffers(network)
+def _set_statistics(networks: Sequence[nn.Module], values: torch.Tensor) -> None:
+    """Copies BN's running statistics (numbers,), as `_statistics` returns them, into the networks."""
+    buffers = _buffers(networks)
     for buffer, part in zip(buffers, values.split([buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))

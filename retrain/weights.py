@@ -117,6 +117,15 @@ class Loaded:
     """The names of its classes; None if the checkpoint does not have them."""
 
 
+def weights_of_result(state: Mapping[str, Any]) -> Any:
+    """Returns the weights in a retraining's state that are its result: those of the best epoch if epochs are compared,
+    else the averaged ones if there are any, else those of its last step. Raises KeyError if it has none."""
+    for kind in ("best", "ema"):
+        if state.get(kind) is not None:
+            return state[kind]
+    return state["net"]
+
+
 def read_checkpoint(source: Path) -> tuple[dict[str, Any], str]:
     """Returns the content of a checkpoint, and the place to name in errors about it.
 
@@ -161,8 +170,9 @@ def load_network_of(
             supernet.load_state_dict(checkpoint["search"]["net"])
             return Loaded(Network.inherit(supernet, architecture), needs_statistics=True)
         network = Network(architecture)
-        check_module(checkpoint["retrain"]["net"], network)
-        network.load_state_dict(checkpoint["retrain"]["net"])
+        weights = weights_of_result(checkpoint["retrain"])
+        check_module(weights, network)
+        network.load_state_dict(weights)
     except (KeyError, TypeError) as error:
         lacks = f"has no {error}" if isinstance(error, KeyError) else "holds something else"
         found = f"{lacks}, so it is no checkpoint of a search or a retraining"

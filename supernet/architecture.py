@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -64,6 +64,10 @@ class Architecture(Design):
     @property
     def candidate_modules(self) -> tuple[str, ...]:
         return self.space.config.candidate_modules
+
+    def with_classes(self, classes: int) -> Architecture:
+        """Returns the same choice in the same space for so many classes."""
+        return replace(self, space=Space(self.space.config.model_copy(update={"classes": classes})))
 
     def to_json(self, predicted: Sequence[Mapping[str, Any]] = ()) -> str:
         """Returns the text of architecture.json.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -208,6 +208,11 @@ class Chain(Design):
     @property
     def candidate_modules(self) -> tuple[str, ...]:
         return ()
+
+    def with_classes(self, classes: int) -> Chain:
+        """Returns the same chain with a classifier of so many classes."""
+        classifier = self.config.classifier.model_copy(update={"classes": classes})
+        return replace(self, config=self.config.model_copy(update={"classifier": classifier}))
 
     def to_json(self, predicted: Sequence[Mapping[str, Any]] = ()) -> str:
         """Returns the text of architecture.json. Keys of the chain that have their default are left out."""

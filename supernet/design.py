@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from supernet.complexity import Complexity
 from supernet.errors import InvalidError
@@ -40,6 +40,10 @@ class Design(ABC):
     @abstractmethod
     def to_json(self, predicted: Sequence[Mapping[str, Any]] = ()) -> str:
         """Returns the text of architecture.json. predicted: as in `Architecture.to_json`."""
+
+    @abstractmethod
+    def with_classes(self, classes: int) -> Self:
+        """Returns the same network with a classifier of so many classes."""
 
     @property
     def layers(self) -> tuple[Layer, ...]:

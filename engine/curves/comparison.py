@@ -49,6 +49,7 @@ HYPERPARAMETERS = {
     "optimizer": Hyperparameter(str, "What updates the weights."),
     "lr": Hyperparameter(float, "The first learning rate of the weights."),
     "weight_decay": Hyperparameter(float, "The weight decay of the weights."),
+    "augmentation": Hyperparameter(str, "How a retraining changes its training images."),
     "label_smoothing": Hyperparameter(float, "The label smoothing of the weights' loss."),
     "seed": Hyperparameter(float, "The seed of all random numbers.", prominent=True),
 }

@@ -6,6 +6,7 @@
 - `folder.py`: sets of image files, which `pictures.py` decodes
 - `parts.py`: what is found of them: in folders (`layout.py`, `scan.py`) or by a CSV list (`listed.py`);
   `label_files.py`: the labels of images that lie in one folder; `survey.py`: what the files hold
+- `augmentation.py`: how training images are changed beside cropping and mirroring
 - `preprocessing.py`: the way from a picture to a network's input
 - `own.py`: sets of the user's own
 - `order.py`: splits, and which images come when
@@ -14,6 +15,7 @@
 
 from typing import Protocol
 
+from engine.data.augmentation import Augmentation
 from engine.data.config import DataConfig
 from engine.data.folder import LAYOUTS, open_files
 from engine.data.images import Batch, FileList, ImageSet, Item, Splits, subset
@@ -25,6 +27,7 @@ from engine.data.stream import BatchStream, evaluation_batches, statistics_batch
 
 __all__ = [
     "Arrays",
+    "Augmentation",
     "Batch",
     "BatchStream",
     "DataConfig",

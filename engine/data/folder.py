@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from engine.data.augmentation import Augmentation, filling, seeded
 from engine.data.config import DataConfig
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, FileList, Item, Splits
 from engine.data.layout import Layout, evaluation_layout, folder_layout
@@ -50,8 +52,8 @@ class FolderImages:
     files: (N,), paths below `root` as bytes; labels: (N,). An unreadable file is replaced by the next readable one of
     its class in this very set. engine/data/pictures.py decodes the files.
 
-    Training: random resized crop of 8 to 100 % of the area, horizontal flip if `flip` is set, brightness by 32/255
-    and saturation by 0.5 (ProxylessNAS's ImageNet training, `distort_color: tf`). Evaluation: what `preprocessing`
+    Training: random resized crop of 8 to 100 % of the area, horizontal flip if `flip` is set, then what `augmentation`
+    adds, by default brightness by 32/255 and saturation by 0.5. Evaluation: what `preprocessing`
     does, by default the shorter side to round(S / 0.875), then the central S x S.
     """
 
@@ -64,14 +66,7 @@ class FolderImages:
         self.flip = flip
         self.readers: Readers | None = Readers()
         self.corrupt = CorruptFiles(len(files), self.path)
-        self._train = v2.Compose(
-            [
-                v2.RandomResizedCrop(preprocessing.input_size, scale=(0.08, 1.0)),
-                v2.RandomHorizontalFlip(0.5 if flip else 0.0),
-                v2.ColorJitter(brightness=32 / 255, saturation=0.5),
-                v2.PILToTensor(),
-            ]
-        )
+        self.augmentation = Augmentation()
 
     def __len__(self) -> int:
         return len(self.files)
@@ -84,6 +79,8 @@ class FolderImages:
         """Returns images (n, channels, S, S) float32. Raises ConfigError if a class has no readable image."""
         corrupt: dict[int, str] = {}
         colours, size = self.preprocessing.colours, self.preprocessing.input_size
+        if augment and items:
+            size = self.augmentation.size_at(items[0].epoch, size)
         pixels = torch.empty((len(items), colours, size, size), dtype=torch.uint8)
         for out, item in zip(pixels, items, strict=True):
             picture, unreadable = self._picture(item.index)
@@ -113,10 +110,10 @@ class FolderImages:
 
     def _augmented(self, picture: Image.Image, item: Item) -> Tensor:
         """Returns (channels, S, S) uint8, a function of the picture and the item alone."""
-        with torch.random.fork_rng(devices=[]):
-            # not torch.manual_seed: that reseeds the GPUs too, and fork_rng would not put them back
-            torch.default_generator.manual_seed(mix(item.seed, item.turn, item.index, AUGMENTATION))
-            pixels: Tensor = self._train(picture)
+        size = self.augmentation.size_at(item.epoch, self.preprocessing.input_size)
+        fill = filling(self.preprocessing.mean[: self.preprocessing.colours])
+        with seeded(mix(item.seed, item.turn, item.index, AUGMENTATION)):
+            pixels: Tensor = _cropping(self.augmentation, size, self.flip, fill)(picture)
             return pixels
 
     def _picture(self, index: int) -> tuple[Image.Image, dict[int, str]]:
@@ -136,6 +133,11 @@ class FolderImages:
             "at least one",
             "repair or replace them",
         )
+
+
+@lru_cache(maxsize=8)
+def _cropping(augmentation: Augmentation, size: int, flip: bool, fill: tuple[int, ...]) -> v2.Transform:
+    return augmentation.cropping(size, flip=flip, fill=fill)
 
 
 def _size(path: str) -> int:

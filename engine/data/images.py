@@ -14,13 +14,14 @@ from torch import Tensor
 from engine.errors import ConfigError, InvalidError, one_line
 
 if TYPE_CHECKING:
+    from engine.data.augmentation import Augmentation
     from engine.data.preprocessing import Preprocessing
     from engine.data.readers import Readers
 
 logger = logging.getLogger("engine.data")
 
 # Random streams: the last part of a key (seed, epoch, ..., stream), so that no two uses share their random numbers.
-ORDER, AUGMENTATION, SPLIT, FAKE, STATISTICS, BALANCE = range(6)
+ORDER, AUGMENTATION, SPLIT, FAKE, STATISTICS, BALANCE, POLICY = range(7)
 
 _TURNS = 1 << 32
 """More than there are epochs."""
@@ -105,6 +106,8 @@ class ImageSet(Protocol):
     readers: Readers | None
     """The processes that load its batches. None if loading is so cheap that processes would only slow it down."""
     corrupt: CorruptFiles
+    augmentation: Augmentation
+    """How training images are augmented."""
 
     def __len__(self) -> int: ...
 
@@ -112,7 +115,8 @@ class ImageSet(Protocol):
         """Returns the images of `items` in that order.
 
         The pixels of an image depend on its item and on `augment` only, never on the rest of the batch, the process or
-        any global random state. Raises ConfigError if a class has no readable image.
+        any global random state. The items to augment are of one epoch, which may decide on the images' size. Raises
+        ConfigError if a class has no readable image.
         """
         ...
 
@@ -159,4 +163,6 @@ def subset(images: Images, indices: np.ndarray) -> Images:
     indices = np.asarray(indices, dtype=np.int64)
     if indices.size and (indices[0] < 0 or indices[-1] >= len(images) or (np.diff(indices) <= 0).any()):
         raise ValueError(f"the indices of a subset are strictly increasing in [0, {len(images)})")
-    return images.restrict(indices)
+    part = images.restrict(indices)
+    part.augmentation = images.augmentation
+    return part

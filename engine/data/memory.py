@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engine.data.augmentation import Augmentation
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item
 from engine.data.order import random_numbers
-from engine.data.preprocessing import Preprocessing
+from engine.data.preprocessing import Preprocessing, resized
 from engine.data.readers import Readers
 
 
@@ -36,7 +37,8 @@ class MemoryImages:
     """A set of N images in memory: pixels (N, C, S, S) uint8, labels (N,). C is 1 or `channels`; grey is repeated.
 
     Training images are cropped at random after zero padding of max(1, S // 8) pixels on each side (He et al. 2015,
-    arXiv 1512.03385, Sec. 4.2: 4 pixels at 32) and mirrored at random if `recipe.flip` is set.
+    arXiv 1512.03385, Sec. 4.2: 4 pixels at 32) and mirrored at random if `recipe.flip` is set; then comes
+    what `augmentation` adds.
     """
 
     def __init__(self, pixels: Tensor, labels: np.ndarray, recipe: Recipe, *, channels: int):
@@ -46,6 +48,7 @@ class MemoryImages:
         self.channels = channels
         self.preprocessing = Preprocessing.of_squares(pixels.shape[-1], channels, recipe.mean, recipe.std)
         self.readers: Readers | None = None
+        self.augmentation = Augmentation()
         self.corrupt = CorruptFiles(len(self.labels), "image {}".format)  # stays empty: nothing is read from a file
 
     def __len__(self) -> int:
@@ -58,6 +61,9 @@ class MemoryImages:
         x = self.pixels[index]  # (n, C, S, S)
         if augment:
             x = self._augmented(x, keys)
+            if items:
+                x = resized(x, self.augmentation.size_at(items[0].epoch, x.shape[-1]))
+            x = self.augmentation.applied(x, items, self.recipe.mean)
         return Batch(self.preprocessing.normalised(x), torch.from_numpy(self.labels[keys[:, 2]]))
 
     def restrict(self, indices: np.ndarray) -> MemoryImages:

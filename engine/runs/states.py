@@ -17,8 +17,12 @@ _SLOTS = {
     torch.optim.SGD: frozenset({"momentum_buffer"}),
     torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),
     torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    torch.optim.RMSprop: frozenset({"step", "square_avg", "momentum_buffer"}),
 }
-"""The names of what these optimizers keep for each parameter; `step` is one number."""
+"""The names of what these optimizers keep for each parameter; `step` is one number. RMSprop without momentum has no
+`momentum_buffer`."""
+_HOW = ("fused", "foreach")
+"""Settings of an optimizer that say how it computes, not what."""
 
 
 def not_finite(state: Any) -> str | None:
@@ -90,7 +94,7 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, *, scheduled: 
             found = f"the optimizer's groups are not of the {len(own['params'])} parameters of this network"
             raise InvalidError("", found)
         for key in own:
-            if key in other and key != "params" and not (scheduled and key == "lr"):
+            if key in other and key != "params" and key not in _HOW and not (scheduled and key == "lr"):
                 value = other[key]
                 if type(value) is not type(own[key]) or value != own[key]:
                     found = f"the optimizer's {key} is {_kind(value)} {value!r:.40}"
@@ -99,6 +103,8 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, *, scheduled: 
     if lacking := wanted["state"].keys() - state.keys():
         raise InvalidError("", f"the optimizer lacks the state of parameter {min(lacking)}")
     slots = _SLOTS[type(optimizer)]
+    if isinstance(optimizer, torch.optim.RMSprop) and not optimizer.param_groups[0]["momentum"]:
+        slots -= {"momentum_buffer"}
     for i, kept in state.items():
         if type(i) is not int or not 0 <= i < len(parameters) or not isinstance(kept, Mapping) or kept.keys() != slots:
             found = f"the optimizer's state of parameter {i!r:.20} is not {', '.join(sorted(slots))}"

@@ -233,17 +233,14 @@ def _print(scores: Scores, args: argparse.Namespace) -> None:
     if args.per_class:
         width = max(len("class"), *map(len, names))
         print(f"{'class':{width}}  images   top-1  95 % interval   top-5  most often taken for")
-        for i, name in enumerate(names):
-            images, row = int(counts.images[i]), counts.confusions[i].clone()
-            if images == 0:
-                print(f"{name:{width}}  {0:6}")
+        for row in counts.rows(names):
+            if row.images == 0:
+                print(f"{row.name:{width}}  {0:6}")
                 continue
-            row[i] = 0
-            taken = f"{names[int(row.argmax())]} ({int(row.max())})" if row.max() else ""
-            top1, top5 = 100 * int(counts.top1[i]) / images, 100 * int(counts.top5[i]) / images
-            low, high = wilson(top1, images)
-            figures = f"{images:6}  {top1:6.2f}  {low:6.2f}..{high:6.2f}  {top5:6.2f}"
-            print(f"{name:{width}}  {figures}  {taken}".rstrip())
+            low, high = row.interval
+            taken = f"{row.taken_for} ({row.taken})" if row.taken else ""
+            figures = f"{row.images:6}  {row.top1:6.2f}  {low:6.2f}..{high:6.2f}  {row.top5:6.2f}"
+            print(f"{row.name:{width}}  {figures}  {taken}".rstrip())
     for amount, own, other in counts.most_confused(args.confusions or 0):
         print(f"{amount} of {int(counts.images[own])} images of {names[own]} were taken for {names[other]}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from engine.config import validate
+from engine.errors import ConfigError
 from retrain import loop
 from retrain.config import RetrainConfig
 from retrain.loop import retrain
@@ -46,16 +48,16 @@ def config_of(listed: Path, balance: str | None) -> RetrainConfig:
 def test_a_balanced_retraining_is_interrupted_and_resumed_exactly(balance, listed, architecture, tmp_path, monkeypatch):
     seen: list[int] = []
     weights: list[Any] = []
-    real = loop.training_step
+    real = loop.backward_pass
 
-    def step(network: Any, batch: Any, *rest: Any) -> Any:
+    def step(network: Any, batch: Any, loss: Any, *rest: Any) -> Any:
         if len(seen) == fatal:
             raise RuntimeError("killed")
         seen.extend(batch.labels.tolist())
-        weights.append(rest[-1])
-        return real(network, batch, *rest)
+        weights.append(loss.class_weights)
+        return real(network, batch, loss, *rest)
 
-    monkeypatch.setattr(loop, "training_step", step)
+    monkeypatch.setattr(loop, "backward_pass", step)
     config, fatal = config_of(listed, balance), -1
     whole = retrain(config, architecture, tmp_path / "whole")
     assert whole.test.images == 8
@@ -71,3 +73,26 @@ def test_a_balanced_retraining_is_interrupted_and_resumed_exactly(balance, liste
     again = retrain(config, architecture, tmp_path / "run", resume=True)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name
+
+
+def test_the_images_of_val_choose_the_epoch_if_there_are_three_parts(architecture, tmp_path):
+    """Neither may a part of the training images be held out beside them."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 8), ("val", 3), ("test", 2)):
+        for name in ("a", "b"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(count):
+                picture = Image.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8))
+                picture.save(tmp_path / "images" / part / name / f"{i}.png")
+    data = {"name": "folder", "root": str(tmp_path / "images"), "workers": 0}
+    values = {"data": data, "retrain": {"epochs": 2, "batch_size": 8}, "run": {"threads": 1}}
+    config = validate(RetrainConfig, values, "retrain.yaml")
+    assert retrain(config, architecture, tmp_path / "run").test.images == 4
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["chosen"]["step"] in (2, 4)
+    points = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in points if "validation/top1" in point] == [2, 4]
+    assert not any("test/top1" in point for point in points)
+    values["retrain"]["validation"] = 0.25
+    with pytest.raises(ConfigError, match=r"retrain\.validation: got 0.25, but the data have 6 images to"):
+        retrain(validate(RetrainConfig, values, "retrain.yaml"), architecture, tmp_path / "other")

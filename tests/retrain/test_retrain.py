@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -22,6 +23,7 @@ from engine.config import validate
 from engine.data import Batch, Item, open_images
 from engine.data.memory import MemoryImages
 from engine.errors import CheckpointError, ConfigError, Interrupted, UserError
+from engine.evaluation import ClassCounts
 from engine.runs.checkpoints import Checkpoints
 from engine.runs.lock import locked
 from retrain import evaluation, loop
@@ -121,13 +123,13 @@ def test_a_retraining_writes_its_result_curves_and_checkpoints(uninterrupted):
 
 def test_the_last_epoch_is_reported_even_if_an_earlier_one_was_better(architecture, tmp_path, monkeypatch):
     scores = iter([90.0, 10.0])
-    plain = loop.evaluate
+    plain = loop.evaluate_by_class
 
-    def scripted(*arguments: Any) -> evaluation.Evaluation:
-        scored = plain(*arguments)
-        return evaluation.Evaluation(scored.loss, next(scores), scored.top5, scored.images)
+    def scripted(*arguments: Any) -> tuple[evaluation.Evaluation, ClassCounts]:
+        scored, counts = plain(*arguments)
+        return evaluation.Evaluation(scored.loss, next(scores), scored.top5, scored.images), counts
 
-    monkeypatch.setattr(loop, "evaluate", scripted)
+    monkeypatch.setattr(loop, "evaluate_by_class", scripted)
     assert retrain(config_of(), architecture, tmp_path / "run").test.top1 == 10.0
 
 
@@ -245,10 +247,12 @@ def test_a_resume_with_other_images_is_refused(architecture, tmp_path):
         retrain(config, architecture, out, resume=True)
 
 
-def test_the_inherited_weights_are_needed_until_the_first_checkpoint(architecture, searched, tmp_path, monkeypatch):
-    inherited, out = tmp_path / "search.pt", tmp_path / "run"
-    shutil.copy(search_checkpoint(searched), inherited)
-    config = config_of(retrain={"inherit": str(inherited)})
+@pytest.mark.parametrize("key", ["inherit", "start"])
+def test_the_weights_of_the_beginning_are_not_needed_to_resume(key, architecture, searched, tmp_path, monkeypatch):
+    """They are in a checkpoint before the first step is done. Until it is written, a changed file is refused."""
+    first, out = tmp_path / "search.pt", tmp_path / "run"
+    shutil.copy(search_checkpoint(searched), first)
+    config = config_of(retrain={key: str(first)})
     plain = loop._Retrain._train
 
     def train(self: Any, batch: Batch) -> Any:
@@ -260,26 +264,17 @@ def test_the_inherited_weights_are_needed_until_the_first_checkpoint(architectur
     whole = tmp_path / "whole"
     fatal = -1
     retrain(config, architecture, whole)
-    fatal = 1  # before a checkpoint
+    fatal = 0
     with pytest.raises(RuntimeError, match="killed"):
         retrain(config, architecture, out)
-    recorded = json.loads((out / "inputs.json").read_text())["inputs"]["inherited weights"]
-    content = inherited.read_bytes()
-    inherited.write_bytes(content + b"more")
-    with pytest.raises(ConfigError, match="inherited weights: content changed since the run in"):
-        retrain(config, architecture, out, resume=True)
-    inherited.unlink()
-    with pytest.raises(ConfigError, match=r"retrain\.inherit: .*search.pt cannot be read"):
-        retrain(config, architecture, out, resume=True)
-    inherited.write_bytes(content)
-    fatal = 5
-    with pytest.raises(RuntimeError, match="killed"):
-        retrain(config, architecture, out, resume=True)
-    inherited.unlink()
-    fatal = -1
-    retrain(config, architecture, out, resume=True)
+    recorded = (out / "inputs.json").read_text()
+    assert Checkpoints(out / "checkpoints").steps() == [0]
+    first.unlink()
+    for fatal in (5, -1):  # read by `train`
+        with pytest.raises(RuntimeError, match="killed") if fatal > 0 else contextlib.nullcontext():
+            retrain(config, architecture, out, resume=True)
     assert_equal_weights(checkpoint(out)[1]["net"], checkpoint(whole)[1]["net"])
-    assert json.loads((out / "inputs.json").read_text())["inputs"]["inherited weights"] == recorded
+    assert (out / "inputs.json").read_text() == recorded
 
 
 def newest_file(run: Path) -> Path:

@@ -1,0 +1,136 @@
+"""Augments training images one by one: colours, RandAugment, TrivialAugment and erasing, at a size that may grow."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from engine.data.images import POLICY, Images, Item
+from engine.data.readers import Readers
+from engine.errors import InvalidError
+from engine.seeding import mix
+
+Policy = Literal["published", "none", "jitter", "randaugment", "trivialaugment"]
+LEAST_AREA = 0.08
+"""The smallest share of a picture's area in a training crop (Szegedy et al. 2014, arXiv 1409.4842)."""
+MOST_MAGNITUDE = 30
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are changed, beside the random crop and the mirroring that every set has.
+
+    The defaults are the published training's: brightness by 32/255 and saturation by 0.5 for image files
+    (ProxylessNAS's ImageNet training, `distort_color: tf`), nothing for sets in memory.
+    """
+
+    policy: Policy = "published"
+    magnitude: int = 9
+    """The strength of RandAugment, 0 to MOST_MAGNITUDE, on torchvision's scale."""
+    erasing: float = 0.0
+    """The probability that a random rectangle of an image is erased (Zhong et al. 2017, arXiv 1708.04896)."""
+    least_area: float = LEAST_AREA
+    """Image files: the smallest share of a picture's area in a crop."""
+    sizes: tuple[int, ...] = ()
+    """Height and width of training images in pixels, in as many equal parts of the training; empty: the input size of
+    an evaluation throughout."""
+    epochs: int = 1
+    """The epochs of the training, which `sizes` divide."""
+
+    def size_at(self, epoch: int, input_size: int) -> int:
+        """Returns the height and width of the training images of an epoch, counted from 0. input_size: that of an
+        evaluation."""
+        if not self.sizes:
+            return input_size
+        return self.sizes[min(epoch * len(self.sizes) // self.epochs, len(self.sizes) - 1)]
+
+    @property
+    def costly(self) -> bool:
+        """Whether it changes images one by one, beside cropping and mirroring."""
+        return self.policy not in ("published", "none") or self.erasing > 0
+
+    def applied(self, pixels: Tensor, items: Sequence[Item], mean: Sequence[float]) -> Tensor:
+        """Returns images (N, C, S, S) uint8 of a set in memory, cropped and mirrored already, as the policy changes
+        them. C is 1 or 3 if there is a policy.
+
+        An image is a function of its pixels and its item alone. mean: the mean of each of the C colours, for pixels in
+        [0, 1]; it fills what an operation leaves empty.
+        """
+        if not self.costly:
+            return pixels
+        fill = filling(mean)
+        transform = v2.Compose([v2.ToPILImage(), *self.policy_of(fill), v2.PILToTensor(), *self.erasing_of(fill)])
+        out = torch.empty_like(pixels)
+        for i, item in enumerate(items):
+            with seeded(mix(item.seed, item.turn, item.index, POLICY)):
+                out[i] = transform(pixels[i])
+        return out
+
+    def cropping(self, size: int, *, flip: bool, fill: tuple[int, ...]) -> v2.Transform:
+        """Returns the transform of a picture of an image file to (C, size, size) uint8: a random crop, mirrored if
+        `flip` is set, then the policy and the erasing."""
+        return v2.Compose(
+            [
+                v2.RandomResizedCrop(size, scale=(self.least_area, 1.0)),
+                v2.RandomHorizontalFlip(0.5 if flip else 0.0),
+                *([v2.ColorJitter(brightness=32 / 255, saturation=0.5)] if self.policy == "published" else []),
+                *self.policy_of(fill),
+                v2.PILToTensor(),
+                *self.erasing_of(fill),
+            ]
+        )
+
+    def policy_of(self, fill: tuple[int, ...]) -> list[v2.Transform]:
+        """Returns the transforms of Pillow's pictures, on which they are four times as fast as on tensors (torchvision
+        0.29). fill: the colour (C,) of empty places, 0 to 255."""
+        bilinear = InterpolationMode.BILINEAR
+        match self.policy:
+            case "jitter":
+                return [v2.ColorJitter(0.4, 0.4, 0.4)]
+            case "randaugment":
+                return [v2.RandAugment(2, self.magnitude, interpolation=bilinear, fill=list(fill))]
+            case "trivialaugment":
+                return [v2.TrivialAugmentWide(interpolation=bilinear, fill=list(fill))]
+        return []
+
+    def erasing_of(self, fill: tuple[int, ...]) -> list[v2.Transform]:
+        """Returns the transforms of tensors (C, S, S) uint8, after the policy."""
+        return [v2.RandomErasing(self.erasing, value=list(fill))] if self.erasing else []
+
+
+def filling(mean: Sequence[float]) -> tuple[int, ...]:
+    """Returns the colour (C,) of empty places, 0 to 255: the mean of each colour, for pixels in [0, 1]."""
+    return tuple(round(255 * value) for value in mean)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds torch's global generator of the CPU inside the block, and puts it back at the end."""
+    with torch.random.fork_rng(devices=[]):
+        # not torch.manual_seed: that reseeds the GPUs too, and fork_rng would not put them back
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def augmented(images: Images, augmentation: Augmentation) -> Images:
+    """Returns the same images with an augmentation of their training batches. Processes that read them are its own.
+
+    Images in memory, which are loaded by the program itself otherwise, get such processes if the augmentation is
+    costly. Raises InvalidError if their colours are not 1 or 3 and there is a policy.
+    """
+    other = copy.copy(images)
+    colours = images.preprocessing.colours
+    if augmentation.policy not in ("published", "none") and colours not in (1, 3):
+        found = f"got {augmentation.policy} for images of {colours} colours"
+        raise InvalidError("policy", found, "'published' or 'none'; the others change grey and RGB images")
+    other.augmentation = augmentation
+    if images.readers is not None or augmentation.costly:
+        other.readers = Readers()
+    return other
