@@ -186,22 +186,26 @@ def sweep(
 
 def retrain(
     config: ConfigLike,
-    architecture: Design | AnyPath,
+    architecture: Design | AnyPath | None,
     out: AnyPath,
     *,
     resume: bool = False,
     overrides: Sequence[str] = (),
     allow_modules: Collection[str] = (),
 ) -> RetrainResult:
-    """Trains an architecture from scratch on all training images, and returns the network and its test accuracy.
+    """Trains an architecture on all training images, and returns the network and its test accuracy.
 
-    architecture: an object or an architecture.json. out: the folder for results. resume: continues the training in
-    `out`. allow_modules: the modules that the architecture's file may import. Raises a UserError for anything wrong
-    that the user can mend.
+    architecture: an object, an architecture.json, a net.config or the name of a published network; None takes that of
+    the network that the configuration's `retrain.start` names. out: the folder for results. resume: continues the
+    training in `out`. allow_modules: the modules that the architecture's file, or the checkpoint to start from, may
+    import. Raises a UserError for anything wrong that the user can mend.
     """
+    from proxyless_nas.starting import architecture_or_file, published_network
+
     return run_retrain(
-        _given(config), architecture, out, resume=resume, overrides=overrides, allow_modules=allow_modules
-    )
+        _given(config), architecture_or_file(architecture, allow_modules), out, resume=resume, overrides=overrides,
+        allow_modules=allow_modules, published=published_network,
+    )  # fmt: skip
 
 
 def evaluate(

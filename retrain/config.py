@@ -39,7 +39,7 @@ class AugmentSettings(Section):
     sizes: tuple[int, ...] = Field((), max_length=100)
     """Height and width of training images in pixels, for as many equal parts of the training: [176] trains at a smaller
     size than it evaluates at (arXiv 1906.06423), [128, 176, 224] at growing ones. Empty: the size of the input."""
-    weaker_below: float = Field(0.0, ge=0, allow_inf_nan=False)
+    weaker_below: float = Field(0.0, ge=0, le=1e15)
     """Networks of fewer multiply-accumulates get the published policy alone, without erasing, mixup and cutmix, which
     make tiny networks worse (NetAug, arXiv 2110.08890). 0: none is too small."""
 
@@ -105,7 +105,7 @@ class RetrainSettings(Section):
     """The momentum of sgd, by Nesterov, and of rmsprop; 0 turns it off."""
     weight_decay: float | None = Field(None, ge=0, le=LARGEST_LR)
     """BN and biases have none. null: 4e-5 (sgd), 0.05 (adamw), 1e-5 (rmsprop)."""
-    clip: float | None = Field(None, gt=0)
+    clip: float | None = Field(None, gt=0, le=1e6)
     """The largest norm of the gradient of all weights together; a larger one is scaled to it. null: no bound."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     """The share of a label that is spread evenly over all classes, in the training loss."""

@@ -122,6 +122,6 @@ def _layers_of(design: Design) -> list[str]:
 def design_of_start(trained: Trained | None) -> Design:
     """Returns the architecture of the network that a training starts from. Raises UserError if there is none."""
     if trained is None:
-        remedy = "say which network to train, or name a trained one in retrain.start"
-        raise UserError("--architecture", "is missing", remedy=remedy)
+        remedy = "say which network to train (--architecture), or name a trained one in retrain.start"
+        raise UserError("architecture", "is missing", remedy=remedy)
     return trained.network.architecture

@@ -29,6 +29,8 @@ CHECKED_OTHERWISE = {
     "limits.weights": "a validator, tested below",
     "search.arch_betas": "a validator: in [0, 1)",
     "data.validation": "a validator, tested below",
+    "retrain.validation": "a validator, tests/retrain/test_recipe.py",
+    "retrain.augment.sizes": "a validator, tests/retrain/test_recipe.py",
 }
 
 

@@ -62,6 +62,6 @@ def test_types_bounds_and_defaults_are_those_of_the_models(keys):
         "| `tolerance` | number, ≥ 0.001, &lt; 1 | `0.02` | ",
         "| `stages` | list: [section](#StageConfig), ≥ 1 entries, ≤ 10,000 entries | **required** | ",
         "| `arch_betas` | list: number | `[0, 0.999]` | ",
-        "| `weight_decay` | number, ≥ 0, ≤ 100 | `4e-05` | ",
+        "| `label_smoothing` | number, ≥ 0, &lt; 1 | `0.1` | ",
     ):
         assert row in text
