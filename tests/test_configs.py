@@ -197,6 +197,9 @@ def test_a_retraining_config_runs_at_reduced_size(path, door, jpegs, tmp_path, m
     space = space_of({"input_size": 16, "classes": 2, "stem": {"width": 8}, "stages": stages, "feature_mix": 16})
     (tmp_path / "a.json").write_text(Architecture(space, (0, 1)).to_json())
     overrides = [*on_folder(jpegs), *ON_CPU, "retrain.batch_size=16", "retrain.epochs=1", "run.log_every=1"]
+    overrides += ["retrain.warmup_epochs=0", "retrain.start=null", "retrain.augment.weaker_below=0"]
+    if load_config(path)["retrain"].get("augment", {}).get("sizes"):
+        overrides.append("retrain.augment.sizes=[8, 16]")
     ended = door("run_retrain", path, "--architecture", "a.json", "--out", "run", *overrides)
     assert ended.status == 0, ended.err
 

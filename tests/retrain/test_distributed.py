@@ -42,7 +42,11 @@ def architecture() -> Architecture:
     return Architecture(Space(SpaceConfig.model_validate(SPACE, strict=False)), (0, 1))
 
 
-def config_of(**settings: float) -> RetrainConfig:
+EVERYTHING = {"ema": 0.99, "accumulate": 2, "clip": 0.5, "augment": {"mixup": 0.4, "cutmix": 1.0}}
+"""Settings whose state, or whose draws, the processes share."""
+
+
+def config_of(**settings: Any) -> RetrainConfig:
     return validate(RetrainConfig, CONFIG | {"retrain": CONFIG["retrain"] | settings}, "retrain.yaml")
 
 
@@ -69,17 +73,20 @@ def job(group: Group, folder: Path) -> dict[str, Any]:
             group=group)  # fmt: skip
     return {
         "met": met,
-        "interrupted": interrupted(group, folder),
+        "interrupted": interrupted(config_of(), group, folder / "interrupted"),
+        "everything": retrain(
+            config_of(**EVERYTHING), architecture(), folder / "all", group=group
+        ).network.state_dict(),
+        "everything interrupted": interrupted(config_of(**EVERYTHING), group, folder / "all_interrupted")[0],
         "whole": (whole.network.state_dict(), whole.test),
         "resumed": (resumed.network.state_dict(), resumed.test),
         "unlearning": unlearning.network.state_dict(),
     }
 
 
-def interrupted(group: Group, folder: Path) -> tuple[Any, ...]:
+def interrupted(once: RetrainConfig, group: Group, out: Path) -> tuple[Any, ...]:
     """Returns the network, the score and the message of an interrupt, of a retraining whose process 1 gets SIGTERM in
     step 2."""
-    once = validate(RetrainConfig, CONFIG | {"run": CONFIG["run"] | {"checkpoint_every": 3}}, "retrain.yaml")
     message, plain = "", loop._Retrain._train
 
     def train(self: Any, batch: Any) -> Any:
@@ -89,11 +96,11 @@ def interrupted(group: Group, folder: Path) -> tuple[Any, ...]:
 
     loop._Retrain._train = train  # type: ignore[method-assign]
     try:
-        retrain(once, architecture(), folder / "interrupted", group=group)
+        retrain(once, architecture(), out, group=group)
     except Interrupted as error:
         message = str(error)
     loop._Retrain._train = plain  # type: ignore[method-assign]
-    ended = retrain(once, architecture(), folder / "interrupted", resume=True, group=group)
+    ended = retrain(once, architecture(), out, resume=True, group=group)
     return ended.network.state_dict(), ended.test, message
 
 
@@ -140,6 +147,15 @@ def test_interrupted_in_one_process_and_resumed_equals_an_uninterrupted_one(foun
         assert score == other
         for name, value in whole.items():
             assert torch.equal(value, resumed[name]), name
+
+
+def test_averaged_weights_and_mixed_images_are_resumed_exactly_in_two_processes(found):
+    """The weights that are averaged are the same in both processes, and so are BN's averaged statistics."""
+    first, second = (own["everything"] for own in found)
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        for own in found:
+            assert torch.equal(value, own["everything interrupted"][name]), name
 
 
 def test_a_checkpoint_lists_the_unreadable_files_of_all_processes(found, folder):

@@ -16,7 +16,8 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from engine.config import validate
-from engine.data import Batch, Preprocessing
+from engine.data import Batch, Preprocessing, evaluation_batches
+from engine.data.memory import MemoryImages, Recipe
 from engine.distributed import Group
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation, evaluate, evaluate_by_class, wilson
@@ -131,6 +132,22 @@ def test_two_processes_count_every_image_once(folder, tmp_path):
         assert torch.equal(shared.by_class.confusions, alone.by_class.confusions)
         assert torch.equal(shared.by_class.top5, alone.by_class.top5)
         assert shared.seconds > 0
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_any_number_of_images_is_counted_once_in_any_number_of_processes(processes):
+    """Labels that are all different show which images the processes have evaluated."""
+    for total in range(1, 258):
+        images = MemoryImages(
+            torch.zeros(total, 1, 1, 1, dtype=torch.uint8), np.arange(total), Recipe((0.5,), (0.5,), False), channels=1
+        )
+        seen = [
+            label
+            for rank in range(processes)
+            for batch in evaluation_batches(images, 64, 0, rank=rank, world_size=processes)
+            for label in batch.labels.tolist()
+        ]
+        assert sorted(seen) == list(range(total))
 
 
 def test_a_folder_alone_gives_the_scores_of_a_configuration(folder, checkpoint):
