@@ -73,7 +73,9 @@ def memory_format(run: RunConfig) -> torch.memory_format:
 
 def autocast(run: RunConfig, device: torch.device) -> AbstractContextManager[object]:
     """Returns a new autocast context for one forward pass."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if run.amp == "bf16" else contextlib.nullcontext()
+    if run.amp == "none":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if run.amp == "bf16" else torch.float16)
 
 
 def on_device(batch: Batch, device: torch.device, run: RunConfig) -> Batch:

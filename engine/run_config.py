@@ -33,8 +33,9 @@ class RunConfig(Section):
     """Steps between two checkpoints."""
     evaluate_every: int = Field(1, ge=1, le=NEVER)
     """Epochs between two evaluations."""
-    amp: Literal["none", "bf16"] = "none"
+    amp: Literal["none", "bf16", "fp16"] = "none"
     """bf16: automatic mixed precision, with the classifier in float32. A GPU must compute bfloat16 itself, not emulate
-    it. Its exponents are those of float32, so gradients need no scaling."""
+    it. Its exponents are those of float32, so gradients need no scaling. fp16, for retrainings on GPUs without
+    bfloat16: float16, with the loss scaled so that small gradients do not become zero (arXiv 1710.03740)."""
     channels_last: bool = True
     """The memory format of images and weights; on most devices the faster one."""

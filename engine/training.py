@@ -65,6 +65,10 @@ def cross_entropy(
     return (weights * losses).mean()
 
 
+def _unchanged(loss: Tensor) -> Tensor:
+    return loss
+
+
 def backward_pass(
     forward: Callable[[Tensor], Tensor],
     batch: Batch,
@@ -72,13 +76,14 @@ def backward_pass(
     precision: Autocast,
     reduction: AbstractContextManager[None] | None = None,
     parts: int = 1,
+    scaled: Callable[[Tensor], Tensor] = _unchanged,
 ) -> tuple[Tensor, Tensor]:
     """Adds the gradients of a batch's mean loss to those of the weights that `forward` uses, from images to logits.
     Returns (loss, logits), both detached.
 
     parts: the equal parts of the batch that run one after the other. precision: returns the autocast context of a
     forward pass. reduction: the context of the last backward pass if several processes share the batch
-    (engine/distributed.py).
+    (engine/distributed.py). scaled: multiplies a loss before its backward pass.
     """
     losses, outputs = [], []
     for i, (images, labels) in enumerate(zip(batch.images.chunk(parts), batch.labels.chunk(parts), strict=True), 1):
@@ -86,7 +91,7 @@ def backward_pass(
             logits = forward(images)
             loss = criterion(images, logits, labels)
         with reduction if reduction and i == parts else nullcontext():
-            (loss if parts == 1 else loss / parts).backward()
+            scaled(loss if parts == 1 else loss / parts).backward()
         losses.append(loss.detach())
         outputs.append(logits.detach())
     return (losses[0], outputs[0]) if parts == 1 else (torch.stack(losses).mean(), torch.cat(outputs))

@@ -282,6 +282,7 @@ class _Retrain:
         self.network = network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
         self.parameters = list(self.network.parameters())
         self.optimizer = optimizer_of(self.network, settings, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=run.amp == "fp16")
         self.averaged = None if settings.ema is None else Averaged(self.network, settings.ema, settings.batch_size)
         self.mixing, self.loss = Mixing(self.augment, self.classes), Loss(settings, teacher, weights)
         self.step = 0
@@ -381,10 +382,12 @@ class _Retrain:
         batch = self.mixing(batch, mix(self.config.run.seed, MIXING, self.step))
         self.optimizer.zero_grad(set_to_none=True)
         loss, logits = backward_pass(
-            self.network, batch, self.loss, self.autocast, self.reduction, parts=settings.accumulate
+            self.network, batch, self.loss, self.autocast, self.reduction, settings.accumulate, self.scaler.scale
         )
+        self.scaler.unscale_(self.optimizer)
         norm = bounded(self.parameters, settings.clip)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)  # a step whose gradients are not finite is left out, and the scale is halved
+        self.scaler.update()
         return loss, logits, batch, norm
 
     def _in_words(self) -> str:
@@ -499,6 +502,8 @@ class _Retrain:
             assert self.metrics is not None
             self.metrics.flush()
         state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler.state_dict()
         if self.averaged:
             state["ema"] = self.averaged.network.state_dict()
         if self.best is not None:
@@ -560,6 +565,9 @@ class _Retrain:
                 check_tensor(f"process {rank}'s BN statistics", values, own.shape, own.dtype)
             self.network.load_state_dict(net)
             self.optimizer.load_state_dict(optimizer)
+            if self.scaler.is_enabled():
+                scaler = validate(_ScalerRecord, state["scaler"], "the checkpoint")
+                self.scaler.load_state_dict(scaler.model_dump(by_alias=True))
             if self.averaged:
                 self.averaged.network.load_state_dict(state["ema"])
                 self.averaged.resume(step)
@@ -626,6 +634,16 @@ class _BestRecord(Section):
 
     step: int = Field(ge=1)
     top1: float
+
+
+class _ScalerRecord(Section):
+    """The state of torch.amp.GradScaler, in a checkpoint."""
+
+    scale: float = Field(gt=0)
+    growth_factor: float
+    backoff_factor: float
+    growth_interval: int
+    growth_tracker: int = Field(alias="_growth_tracker", ge=0)
 
 
 class _PlainContent(Section):

@@ -460,6 +460,14 @@ class SearchConfig(ConfigFile):
     run: RunConfig = RunConfig()
     """Where the program runs, and how often it reports."""
 
+    @field_validator("run")
+    @classmethod
+    def gradients_are_not_scaled(cls, run: RunConfig) -> RunConfig:
+        if run.amp == "fp16":
+            found = "got 'fp16', which is for retrainings: its gradients have to be scaled"
+            raise InvalidError("amp", found, "'bf16' or 'none'", "choose one of them")
+        return run
+
     @model_validator(mode="after")
     def there_is_something_to_search(self) -> Self:
         if not Space(self.space).searchable:

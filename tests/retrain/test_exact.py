@@ -44,11 +44,11 @@ def architecture() -> Architecture:
     return Architecture(Space(SpaceConfig.model_validate(SPACE, strict=False)), (0, 1))
 
 
-def config_of(**settings: Any) -> RetrainConfig:
+def config_of(amp: str = "none", **settings: Any) -> RetrainConfig:
     values: dict[str, Any] = {
         "data": {"name": "fake", "fake_images": 32, "fake_classes": 4, "workers": 0},
         "retrain": {"epochs": 2, "batch_size": 8} | settings,
-        "run": {"seed": 0, "threads": 1, "log_every": 1, "checkpoint_every": 3, "amp": "bf16"},
+        "run": {"seed": 0, "threads": 1, "log_every": 1, "checkpoint_every": 3, "amp": amp},
     }
     return validate(RetrainConfig, values, "retrain.yaml")
 
@@ -82,12 +82,15 @@ def contents(out: Path) -> dict[str, Any]:
     )
 
 
-@pytest.mark.parametrize(("optimizer", "validation"), [("sgd", None), ("adamw", 8), ("rmsprop", None)])
-def test_stopped_at_any_step_and_resumed_equals_uninterrupted(optimizer, validation, teacher, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("optimizer", "validation", "amp"), [("sgd", None, "fp16"), ("adamw", 8, "bf16"), ("rmsprop", None, "bf16")]
+)
+def test_stopped_at_any_step_and_resumed_equals_uninterrupted(
+    optimizer, validation, amp, teacher, tmp_path, monkeypatch
+):
     """Stopped twice: in an epoch after a checkpoint, and right after the size of the images has changed."""
-    config = config_of(
-        **EVERYTHING, optimizer=optimizer, validation=validation, teacher={"network": str(teacher), "temperature": 2.0}
-    )
+    learning = {"network": str(teacher), "temperature": 2.0}
+    config = config_of(amp, **EVERYTHING, optimizer=optimizer, validation=validation, teacher=learning)
     retrain(config, architecture(), tmp_path / "whole", shown=False)
     plain, stops = loop._Retrain._train, iter((2, 4))
 
@@ -107,3 +110,25 @@ def test_stopped_at_any_step_and_resumed_equals_uninterrupted(optimizer, validat
     for name, value in whole.items():
         same = torch.equal(value, resumed[name]) if isinstance(value, torch.Tensor) else value == resumed[name]
         assert same, name
+
+
+def test_a_step_whose_scaled_gradient_overflows_is_left_out(tmp_path, monkeypatch):
+    """The weights stay, and the scale is in the checkpoint."""
+    plain, weights = loop._Retrain._train, []
+
+    def train(self: Any, batch: Batch) -> Any:
+        before = self.network.classifier.linear.weight.detach().clone()
+        if self.step == 0:
+            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": 2.0**60})
+        found = plain(self, batch)
+        weights.append(torch.equal(before, self.network.classifier.linear.weight))
+        if self.step == 0:
+            self.scaler.update(2.0**10)
+        return found
+
+    monkeypatch.setattr(loop._Retrain, "_train", train)
+    retrain(config_of("fp16"), architecture(), tmp_path / "run", shown=False)
+    assert weights == [True, *[False] * 7]
+    kept = Checkpoints(tmp_path / "run" / "checkpoints").newest()
+    assert kept is not None
+    assert kept[1]["retrain"]["scaler"]["scale"] == 2.0**10
