@@ -70,8 +70,9 @@ class TeacherSettings(Section):
     """YAML section `retrain.teacher`: a trained network, whose outputs the network learns too (arXiv 1503.02531)."""
 
     network: str = Field(min_length=1)
-    """A published network's name, a checkpoint's .pt file or the folder of a retraining; `torchvision:NAME` or
-    `timm:NAME` for a model of these packages with its default weights. Its classes must be those of the data."""
+    """A published network's name, a checkpoint's .pt file or the folder of a run; `torchvision:NAME` or `timm:NAME` for
+    a model of these packages with its default weights. Of a search it is the largest network of the space. Its classes
+    must be those of the data."""
     weight: float = Field(0.5, gt=0, le=1)
     """The share of the teacher's part in the loss; the labels have the rest."""
     temperature: float = Field(1.0, gt=0, le=100)

@@ -27,6 +27,7 @@ from engine.data import (
     Splits,
     class_weights,
     evaluation_batches,
+    statistics_batches,
     stratified_split,
     subset,
 )
@@ -47,6 +48,7 @@ from engine.seeding import mix
 from engine.training import Throughput, backward_pass, check_finite
 from retrain.config import RetrainConfig, RetrainSettings
 from retrain.data import images_for, images_of_any_classes, own_files
+from retrain.evaluation import BN_BATCHES
 from retrain.recipe import (
     Averaged,
     Loss,
@@ -165,7 +167,7 @@ def retrain(
         if settings.teacher is not None:
             teacher = open_teacher(
                 settings.teacher.network, architecture, images.class_names, images.train.preprocessing, device,
-                config.run, allow_modules, published,
+                config.run, allow_modules, published, _statistics_of(images, settings.batch_size, config.data.workers),
             )  # fmt: skip
     resolved = resolved_training(config, architecture)
     group.check_same(resolved, "the config")
@@ -178,6 +180,14 @@ def retrain(
         )
         job = _Retrain(config, architecture, images, device, out, resume, group, predicted_ms, shown, trained, teacher)
         return job.run()
+
+
+def _statistics_of(images: Splits, batch_size: int, workers: int | None) -> Iterator[torch.Tensor]:
+    """Yields training images (N, C, H, W), not augmented, and ends the processes that read them."""
+    for batch in statistics_batches(images.train, batch_size, BN_BATCHES, workers):
+        yield batch.images
+    if images.train.readers is not None:
+        images.train.readers.close()
 
 
 def _check_parts(settings: RetrainSettings, group: Group) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from engine.data import Preprocessing
 from engine.device import memory_format
 from engine.errors import ConfigError, UserError, one_line
+from engine.evaluation import recalibrate_bn
 from engine.run_config import RunConfig
 from engine.wording import nearest
 from retrain.start import FindPublished, checksum, find_trained, none_published
+from supernet.architecture import Architecture
 from supernet.design import Design
 
 KEY = "retrain.teacher.network"
@@ -59,34 +61,45 @@ def open_teacher(
     run: RunConfig,
     allow_modules: Collection[str] = (),
     published: FindPublished = none_published,
+    statistics: Iterable[Tensor] = (),
 ) -> Teacher:
     """Returns the teacher of a name (`retrain.teacher.network`) for the images of the data.
 
-    design, classes, preprocessing: the network to train, the data's classes and how its images are normalised. Raises
-    UserError if there is no such network, if its weights cannot be had, or if it has other classes or channels.
+    design, classes, preprocessing: the network to train, the data's classes and how its images are normalised. A
+    search's checkpoint gives the largest network of its space with the supernet's weights; statistics: the batches (N,
+    C, H, W) from which its BN statistics are collected, on the CPU. Raises UserError if there is no such network, if
+    its weights cannot be had, or if it has other classes or channels.
     """
     package, colon, model = name.partition(":")
+    collects = False
     if colon and package in _PACKAGES:
         opened = _PACKAGES[package](model)
     else:
-        trained = find_trained(name, KEY, design, allow_modules, published)
-        if trained.needs_statistics:
-            remedy = "retrain one of its networks, and name that retraining"
-            raise ConfigError(
-                KEY, f"{trained.origin} is of a search, whose supernet has no BN statistics", remedy=remedy
-            )
+        trained = find_trained(name, KEY, _largest(design), allow_modules, published)
+        collects = trained.needs_statistics
         known = trained.preprocessing
         mean, std = (known.mean, known.std) if known else (None, None)
         opened = _Model(trained.network, mean, std, trained.classes)
     if opened.classes not in (None, classes):
         raise ConfigError(KEY, f"{name} knows other classes than those of the data", remedy="choose another teacher")
-    identity = checksum(opened.network)
+    identity = checksum(opened.network)  # before statistics are collected, whose last bits depend on the machine
+    if collects:
+        recalibrate_bn(opened.network, statistics)
     network = opened.network.eval().requires_grad_(requires_grad=False)
     network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
     scale, shift = (t.to(device) for t in _conversion(preprocessing, opened))
     teacher = Teacher(network, scale, shift, identity)
     _check(teacher, name, design, len(classes), device)
     return teacher
+
+
+def _largest(design: Design) -> Design:
+    """Returns the network of a design's space whose candidates have the most multiply-accumulates; the design itself if
+    it is of no space."""
+    if not isinstance(design, Architecture):
+        return design
+    costs = [[layer.complexity.macs for layer in edge.layers] for edge in design.space.searchable]
+    return Architecture(design.space, tuple(row.index(max(row)) for row in costs), "the largest of the space")
 
 
 def _conversion(own: Preprocessing, theirs: _Model) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,8 @@ from torch import nn
 from engine.config import validate
 from engine.data import Preprocessing
 from engine.errors import CheckpointError, ConfigError, UserError
+from engine.evaluation import recalibrate_bn
+from engine.runs.checkpoints import FORMAT, Checkpoints
 from proxyless_nas.starting import architecture_or_file, published_network
 from published import networks
 from retrain import loop
@@ -28,6 +30,7 @@ from supernet.architecture import Architecture
 from supernet.chain import Chain, ChainConfig, ConvConfig
 from supernet.network import Network
 from supernet.space import Space, SpaceConfig
+from supernet.supernet import Supernet
 
 SPACE = {
     "input_size": 8, "input_channels": 3, "classes": 2, "stem": {"kernel": 3, "stride": 1, "width": 8},
@@ -271,14 +274,25 @@ def test_a_teacher_of_torchvision_is_a_model_with_its_default_weights(architectu
         open_teacher(name, architecture, ("a", "b"), own, torch.device("cpu"), config_of().run)
 
 
-def test_a_teacher_that_is_a_search_is_refused(architecture, tmp_path, monkeypatch):
-    """It has no BN statistics."""
-    trained = Trained(Network(architecture), "runs/s", None, None, needs_statistics=True)
-    with pytest.raises(ConfigError, match="runs/s is of a search, whose supernet has no BN statistics; retrain one of"):
-        open_teacher(
-            "it", architecture, ("a", "b"), images_as(0.5, 0.5), torch.device("cpu"), config_of().run,
-            published=lambda name: trained,
-        )  # fmt: skip
+def test_the_teacher_of_a_search_is_the_largest_network_of_its_space(architecture, tmp_path):
+    """It has the supernet's weights, and BN statistics of training images."""
+    supernet = Supernet(architecture.space)
+    space = architecture.space.config.model_dump(mode="json")
+    state = {"format": FORMAT, "network": "a supernet", "space": space, "search": {"net": supernet.state_dict()}}
+    Checkpoints(tmp_path / "search" / "checkpoints").save(1, state)
+    batches = [torch.randn(4, 3, 8, 8) for _ in range(3)]
+    small = Architecture(architecture.space, (2, 2))  # skip, skip
+    teacher = open_teacher(
+        str(tmp_path / "search"), small, ("a", "b"), images_as(0.5, 0.5), torch.device("cpu"), config_of().run,
+        statistics=iter(batches),
+    )  # fmt: skip
+    costs = [layer.complexity.macs for layer in architecture.space.edges[0].layers]
+    path = costs.index(max(costs))
+    largest = Network.inherit(supernet, Architecture(architecture.space, (path, path)))
+    recalibrate_bn(largest, batches)
+    torch.testing.assert_close(teacher.logits(batches[0]), largest.eval()(batches[0]))
+    settings = {"teacher": {"network": str(tmp_path / "search")}}
+    assert retrain(config_of(**settings), small, tmp_path / "run", shown=False).test.images == 4
 
 
 def test_a_start_that_is_no_checkpoint_is_refused(architecture, tmp_path):
