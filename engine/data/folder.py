@@ -137,7 +137,17 @@ class FolderImages:
 
 @lru_cache(maxsize=8)
 def _cropping(augmentation: Augmentation, size: int, flip: bool, fill: tuple[int, ...]) -> v2.Transform:
-    return augmentation.cropping(size, flip=flip, fill=fill)
+    """Returns the transform of a picture to (C, size, size) uint8."""
+    jitter = [v2.ColorJitter(brightness=32 / 255, saturation=0.5)] if augmentation.policy == "published" else []
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(augmentation.least_area, 1.0)),
+            v2.RandomHorizontalFlip(0.5 if flip else 0.0),
+            *jitter,
+            v2.PILToTensor(),
+            augmentation.changing(fill),
+        ]
+    )
 
 
 def _size(path: str) -> int:
