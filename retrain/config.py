@@ -125,7 +125,8 @@ class RetrainSettings(Section):
     """A checkpoint of the search, whose weights the training begins with. null: it begins with fresh weights."""
     validation: float | int | None = None
     """Training images held out to choose an epoch by, class by class: a share in (0, 1) or a count. The result is the
-    network of the epoch that is best on them. null: all images train, and the last epoch is the result."""
+    network of the epoch that is best on them. null: all images train, and the last epoch is the result, unless the
+    data have images of their own to choose an epoch by (val/ beside train/ and test/)."""
 
     @field_validator("validation")
     @classmethod
