@@ -29,6 +29,7 @@ CHECKED_OTHERWISE = {
     "limits.weights": "a validator, tested below",
     "search.arch_betas": "a validator: in [0, 1)",
     "data.validation": "a validator, tested below",
+    "data.test": "a validator: in (0, 1), tests/engine/test_data_parts.py",
     "retrain.validation": "a validator, tests/retrain/test_recipe.py",
     "retrain.augment.sizes": "a validator, tests/retrain/test_recipe.py",
 }
