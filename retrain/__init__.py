@@ -1,0 +1,10 @@
+"""Trains networks, from scratch or further, and evaluates them.
+
+- `config.py`: the YAML sections `retrain`, `retrain.augment`, `retrain.teacher`
+- `loop.py`: the training loop; `recipe.py`: what a step needs; `state.py`: what a checkpoint holds beside tensors
+- `start.py`: weights to begin with; `teacher.py`: networks to learn from
+- `data.py`: the images in the shape of a network; `preprocessing.py`: how a checkpoint records their way into it
+- `report.py`: curves, pictures and result.json
+- `weights.py`: networks with the weights of a checkpoint; `evaluation.py`: their accuracy; `predict.py`: their classes
+- `several.py`: many retrainings side by side
+"""

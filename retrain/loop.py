@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -15,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import nn
 
-from engine.config import Section, keys_of, naming, validate
+from engine.config import keys_of, naming, validate
 from engine.curves.metrics import MetricsLog, accuracy_curves
 from engine.data import (
     Batch,
@@ -63,6 +61,7 @@ from retrain.recipe import (
 )
 from retrain.report import CURVES, log_begin, log_end, log_evaluation, log_images, predicted_latency, result_of
 from retrain.start import FindPublished, Trained, begin_with, checksum, design_of_start, find_trained, none_published
+from retrain.state import Best, Evaluated, PlainContent, ScalerRecord, set_statistics, statistics_of
 from retrain.teacher import Teacher, open_teacher
 from retrain.weights import (
     SPACE_KEYS,
@@ -298,11 +297,11 @@ class _Retrain:
         self.step = 0
         self.saved: int | None = None
         """The step of the last checkpoint of this process."""
-        self.evaluated: _Evaluated | None = None
+        self.evaluated: Evaluated | None = None
         """The last evaluation; None before the first one."""
         self.counts: ClassCounts | None = None
         """How the images of each class were classified in it; None if this process has made none."""
-        self.best: _Best | None = None
+        self.best: Best | None = None
         """The best epoch so far, if images are held out to choose it by."""
         self.highest = 0.0
         """The highest accuracy of all evaluations, in percent."""
@@ -335,9 +334,9 @@ class _Retrain:
         if not newest and (settings.inherit is not None or trained is not None):
             self._save()  # from now on, the weights that it begins with are not needed any more
         # Opened last: if anything above is refused, the folder stays one without a run
-        resume_step = self.step if newest else None
-        self.metrics = MetricsLog(out, resume_step=resume_step, curves=CURVES) if group.first else None
-        if self.metrics and not newest:
+        begun = self.step > 0  # a start that was killed after it had saved the first weights has written no curves
+        self.metrics = MetricsLog(out, resume_step=self.step if begun else None, curves=CURVES) if group.first else None
+        if self.metrics and not begun:
             log_begin(self.metrics, config, architecture, out)
 
     def run(self) -> RetrainResult:
@@ -443,11 +442,11 @@ class _Retrain:
         final = self._final_network()
         scores, self.counts = self._scores(final, images)
         raw = None if final is self.network else self._scores(self.network, images)[0]
-        self.evaluated = _Evaluated(self.step, scores, raw)
+        self.evaluated = Evaluated(self.step, scores, raw)
         self.highest = max(self.highest, scores.top1)
         if self.held_out is not None and (self.best is None or scores.top1 > self.best.top1):
             weights = {key: value.detach().clone() for key, value in final.state_dict().items()}
-            self.best = _Best(self.step, scores.top1, weights)
+            self.best = Best(self.step, scores.top1, weights)
         if self.metrics:
             figures = accuracy_curves(name, (scores.loss, scores.top1, scores.top5), self.classes)
             if raw is not None:
@@ -503,7 +502,7 @@ class _Retrain:
         # exchanged among all processes: unreadable files, and BN's statistics of their batches
         self.stream.corrupt = frozenset().union(*self.group.gathered(self.stream.corrupt))
         networks = self._networks()
-        own = self.group.gathered(_statistics(networks)) if interrupted and not self.group.alone else []
+        own = self.group.gathered(statistics_of(networks)) if interrupted and not self.group.alone else []
         for network in networks:
             self.group.average_statistics(network)
         if not self.group.first:
@@ -560,7 +559,7 @@ class _Retrain:
             evaluated = checkpoint.get("test" if self.held_out is None else "validation")
             rest = {"step": state["step"], "corrupt": checkpoint["corrupt"], "test": evaluated}
             rest |= {key: checkpoint.get(key) for key in ("best", "highest")}
-            plain = validate(_PlainContent, rest, "the checkpoint")
+            plain = validate(PlainContent, rest, "the checkpoint")
             if plain.step != step:
                 raise InvalidError("", f"its name says step {step}, its state is of step {plain.step}")
             check_module(net, self.network)
@@ -570,24 +569,24 @@ class _Retrain:
             if plain.best is not None:
                 check_module(state["best"], self.network)
             networks = self._networks()
-            own = _statistics(networks)
+            own = statistics_of(networks)
             for rank, values in enumerate(each):
                 check_tensor(f"process {rank}'s BN statistics", values, own.shape, own.dtype)
             self.network.load_state_dict(net)
             self.optimizer.load_state_dict(optimizer)
             if self.scaler.is_enabled():
-                scaler = validate(_ScalerRecord, state["scaler"], "the checkpoint")
+                scaler = validate(ScalerRecord, state["scaler"], "the checkpoint")
                 self.scaler.load_state_dict(scaler.model_dump(by_alias=True))
             if self.averaged:
                 self.averaged.network.load_state_dict(state["ema"])
                 self.averaged.resume(step)
             if plain.best is not None:
-                self.best = _Best(plain.best.step, plain.best.top1, state["best"])
+                self.best = Best(plain.best.step, plain.best.top1, state["best"])
             if len(each) == self.group.world_size > 1:
-                _set_statistics(networks, each[self.group.rank])
+                set_statistics(networks, each[self.group.rank])
         self.step = step
         if plain.test is not None:
-            self.evaluated = _Evaluated.of_record(plain.test)
+            self.evaluated = Evaluated.of_record(plain.test)
             self.highest = plain.highest or plain.test.top1
         return plain.corrupt
 
@@ -613,105 +612,3 @@ def _parts(images: Splits, settings: RetrainSettings, seed: int) -> tuple[ImageS
     except ConfigError as error:
         raise error.at("retrain.validation") from None
     return subset(train, kept), subset(train, held_out)
-
-
-class _ScoresRecord(Section):
-    """The figures of an evaluation, in a checkpoint."""
-
-    loss: float | None
-    """The loss; None if it is not a number."""
-    top1: float
-    """Percent."""
-    top5: float
-    """Percent."""
-    images: int
-
-    @property
-    def evaluation(self) -> Evaluation:
-        return Evaluation(math.nan if self.loss is None else self.loss, self.top1, self.top5, self.images)
-
-
-class _TestRecord(_ScoresRecord):
-    """The last evaluation, in a checkpoint."""
-
-    step: int = Field(ge=1)
-    raw: _ScoresRecord | None = None
-    """That of the network whose weights are not averaged, if others are."""
-
-
-class _BestRecord(Section):
-    """The best epoch so far, in a checkpoint."""
-
-    step: int = Field(ge=1)
-    top1: float
-
-
-class _ScalerRecord(Section):
-    """The state of torch.amp.GradScaler, in a checkpoint."""
-
-    scale: float = Field(gt=0)
-    growth_factor: float
-    backoff_factor: float
-    growth_interval: int
-    growth_tracker: int = Field(alias="_growth_tracker", ge=0)
-
-
-class _PlainContent(Section):
-    """The content of a checkpoint beside tensors and the description of the network."""
-
-    step: int = Field(ge=0)
-    test: _TestRecord | None
-    corrupt: tuple[int, ...]
-    best: _BestRecord | None
-    highest: float | None
-    """The highest top-1 of all evaluations so far; earlier versions have no such key."""
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The epoch that is best on the images held out."""
-
-    step: int
-    top1: float
-    weights: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class _Evaluated:
-    """An evaluation, and the step after which it was made."""
-
-    step: int
-    scores: Evaluation
-    """That of the network which is the result if the training ends here."""
-    raw: Evaluation | None
-    """That of the network whose weights are not averaged; None if none are averaged."""
-
-    def record(self) -> dict[str, Any]:
-        """Returns plain values for a checkpoint."""
-        raw = {} if self.raw is None else {"raw": _plain(self.raw)}
-        return {"step": self.step, **_plain(self.scores), **raw}
-
-    @classmethod
-    def of_record(cls, record: _TestRecord) -> _Evaluated:
-        return cls(record.step, record.evaluation, record.raw.evaluation if record.raw else None)
-
-
-def _plain(scores: Evaluation) -> dict[str, Any]:
-    return asdict(scores) | {"loss": scores.loss if math.isfinite(scores.loss) else None}
-
-
-def _buffers(networks: Sequence[nn.Module]) -> list[torch.Tensor]:
-    """Returns BN's running means and variances; its other buffers count batches and are the same in all processes."""
-    return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
-
-
-def _statistics(networks: Sequence[nn.Module]) -> torch.Tensor:
-    """Returns BN's running statistics on the CPU, (numbers,)."""
-    return torch.cat([torch.zeros(0), *(buffer.flatten().cpu() for buffer in _buffers(networks))])
-
-
-def _set_statistics(networks: Sequence[nn.Module], values: torch.Tensor) -> None:
-    """Copies BN's running statistics (numbers,), as `_statistics` returns them, into the networks."""
-    buffers = _buffers(networks)
-    for buffer, part in zip(buffers, values.split([buffer.numel() for buffer in buffers]), strict=True):
-        buffer.copy_(part.view_as(buffer))
