@@ -60,6 +60,7 @@ from retrain.recipe import (
     scaled_lr,
 )
 from retrain.report import CURVES, log_begin, log_end, log_evaluation, log_images, predicted_latency, result_of
+from retrain.source import record_source
 from retrain.start import FindPublished, Trained, begin_with, checksum, design_of_start, find_trained, none_published
 from retrain.state import Best, Evaluated, PlainContent, ScalerRecord, set_statistics, statistics_of
 from retrain.teacher import Teacher, open_teacher
@@ -109,7 +110,7 @@ def run_retrain(
     group: Group = ALONE,
     published: FindPublished = none_published,
 ) -> RetrainResult:
-    """Trains an architecture and writes config.yaml, curves, checkpoints/ and result.json into the folder `out`.
+    """Trains an architecture and writes config.yaml, curves, checkpoints/, result.json and source.json into `out`.
 
     config: a YAML file, or its content as dictionaries or a model; `overrides` (key.sub=value) change it. architecture:
     an architecture, or the path of an architecture.json, whose predicted latency is then shown in TensorBoard; None
@@ -121,11 +122,15 @@ def run_retrain(
     settings = RetrainConfig.read(config, overrides)
     network, path = (None, None) if architecture is None else architecture_of(architecture, allow_modules)
     with naming(config, keys_of(RetrainConfig)), naming(path, SPACE_KEYS):
-        predicted_ms = None if path is None else predicted_latency(read_json(path, "an architecture.json"))
-        return retrain(
-            settings, network, as_path(out, "out"), resume=resume, group=group, predicted_ms=predicted_ms,
+        content = {} if path is None else read_json(path, "an architecture.json")
+        out = as_path(out, "out")
+        result = retrain(
+            settings, network, out, resume=resume, group=group, predicted_ms=predicted_latency(content),
             allow_modules=allow_modules, published=published,
         )  # fmt: skip
+    if path is not None and group.first:
+        record_source(out, path, content)
+    return result
 
 
 def retrain(
