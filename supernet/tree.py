@@ -240,7 +240,7 @@ class Node(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         parts = x.split(self.inputs, dim=1) if self.config.split == "split" else [x] * len(self.inputs)
-        outputs = [self._branch(i, part.contiguous()) for i, part in enumerate(parts)]
+        outputs = [self._branch(i, parts[i].contiguous()) for i in range(len(self.inputs))]
         if self.config.merge == "concat":
             return torch.cat(outputs, dim=1)
         total = outputs[-1]
@@ -285,14 +285,15 @@ class TreeBlock(nn.Module):
         self.out_bottle = None if config.out is None else Unit(config.out, width, settings)
         width, _ = (width, 0) if config.out is None else config.out.shape(width, 1 << 10)
         self.final_bn = settings.bn(width) if config.final_bn else None
+        self.missing = width - config.shortcut.shape(c_in, 1 << 10)[0]
+        """The channels of zeros that the shortcut lacks."""
 
     def forward(self, x: Tensor) -> Tensor:
         beside = self.shortcut(x)
         for part in (self.in_bottle, self.cell, self.out_bottle, self.final_bn):
             x = x if part is None else part(x)
-        missing = x.shape[1] - beside.shape[1]
-        if missing:
-            zeros = beside.new_zeros(x.shape[0], missing, x.shape[2], x.shape[3])
+        if self.missing:
+            zeros = beside.new_zeros(x.shape[0], self.missing, x.shape[2], x.shape[3])
             beside = torch.cat((beside, zeros), dim=1)
         out: Tensor = beside + x
         return out
