@@ -13,6 +13,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -320,6 +321,42 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     raw = content.encode() if isinstance(content, str) else content
     with replacing(path) as temporary, writing(path):
         temporary.write_bytes(raw)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary folder, which becomes `path` if the block ends without an error, and takes the place of
+    a folder there.
+
+    A reader gets the old folder or the new one, never a part of either. The temporary folder lies beside `path`; it is
+    deleted if the block raises. Folders above are made. Raises WriteError if the system refuses.
+    """
+    path = path.resolve()  # a link keeps pointing to the folder
+    make_folder(path.parent)
+    end = secrets.token_hex(8)
+    new, old = (path.parent / f".{path.name[:200]}.{kind}{end}{TEMPORARY}" for kind in ("", "old"))
+    try:
+        with writing(path):
+            new.mkdir()
+        yield new
+        with writing(path):
+            for file in new.iterdir():
+                with file.open("rb") as content:
+                    os.fsync(content.fileno())
+            fsync_folder(new)
+            if not path.is_dir() or not any(path.iterdir()):
+                os.rename(new, path)  # fails if `path` is a file
+            else:
+                os.rename(path, old)
+                try:
+                    os.rename(new, path)
+                except OSError:
+                    os.rename(old, path)
+                    raise
+                shutil.rmtree(old, ignore_errors=True)
+            fsync_folder(path.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def remove_stale(folder: Path) -> None:

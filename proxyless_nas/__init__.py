@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         proxyless_mobile14,
         proxyless_mobile_14,
     )
+    from report.publication import publish
     from retrain.config import RetrainConfig
     from retrain.weights import pretrained
     from search.config import SearchConfig
@@ -70,6 +71,7 @@ __all__ = [
     "proxyless_mobile",
     "proxyless_mobile14",
     "proxyless_mobile_14",
+    "publish",
     "retrain",
     "search",
     "show",
@@ -102,6 +104,7 @@ _HOMES = {
     "UserError": "engine.errors",
     "compare": "proxyless_nas.comparison.compare",
     "pretrained": "retrain.weights",
+    "publish": "report.publication",
     "show": "proxyless_nas.views",
     "show_data": "proxyless_nas.images",
 } | dict.fromkeys(_NETWORKS, "published.networks")

@@ -52,7 +52,8 @@ def load_state(state: Mapping[str, Tensor], place: str, network: nn.Module, name
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Returns the weights in a checkpoint file by name: its content, or its entry `state_dict`.
+    """Returns the weights in a checkpoint file by name: its content, or its entry `state_dict`; of a checkpoint of this
+    framework the content.
 
     The file is read as weights alone (torch.load's `weights_only`), so no code in it runs. Raises CheckpointError if it
     cannot be read so, or holds something else.
@@ -65,7 +66,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except NOT_A_STATE:
         found = "is damaged, or a pickle that holds more than weights; nothing in it was run"
         raise CheckpointError(str(path), found, _EXPECTED) from None
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict) and "retrain" not in state:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(str(path), "holds no tensors by name", _EXPECTED)

@@ -20,6 +20,7 @@ PACKAGES = (
     "retrain",
     "published",
     "proxyless_nas_tensorflow",
+    "report",
     "proxyless_nas",
 )
 

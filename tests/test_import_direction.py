@@ -14,7 +14,10 @@ ALLOWED = {
     "retrain": {"supernet", "engine"},
     "published": {"supernet", "engine"},
     "proxyless_nas_tensorflow": {"supernet", "engine", "published"},
-    "proxyless_nas": {"supernet", "engine", "latency", "search", "retrain", "published", "proxyless_nas_tensorflow"},
+    "report": {"supernet", "engine", "latency", "search", "retrain", "published"},
+    "proxyless_nas": {
+        "supernet", "engine", "latency", "search", "retrain", "published", "proxyless_nas_tensorflow", "report",
+    },  # fmt: skip
 }
 OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup"}
 

@@ -22,6 +22,7 @@ PACKAGES = (
     "retrain",
     "published",
     "proxyless_nas_tensorflow",
+    "report",
     "proxyless_nas",
 )
 BUILD = """

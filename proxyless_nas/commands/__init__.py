@@ -28,6 +28,7 @@ from proxyless_nas.commands import (
     kit,
     measure,
     predict,
+    publish,
     quickstart,
     retrain,
     search,
@@ -55,6 +56,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "show": show.COMMAND,
     "compare": compare.COMMAND,
     "convert": convert.COMMAND,
+    "publish": publish.COMMAND,
     "configs": configs.COMMANDS,
     "completion": completion.COMMAND,
 }

@@ -16,6 +16,7 @@ PACKAGES = (
     "retrain",
     "published",
     "proxyless_nas_tensorflow",
+    "report",
     "proxyless_nas",
     "scripts",
 )

@@ -1,0 +1,208 @@
+"""Publishes a retrained network: a folder that torch.hub loads it from, with its model card.
+
+hubconf.py, config.json, architecture.json, weights.pth, README.md; net.config if that format can express the network,
+and weights.safetensors on request. The folder is complete or absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.errors import CheckpointError, ConfigError, UserError
+from engine.evaluation import Evaluation
+from engine.files import as_path, as_texts, replacing_folder, writing
+from engine.runs.checkpoints import FORMAT as CHECKPOINT
+from published.net_config import net_config_of
+from report.card import model_card
+from report.entry import check_name, entry_name, hubconf
+from report.portable import NotPortableError, code_of, portable_state
+from report.runs import Retrained, open_runs, whole
+from retrain.preprocessing import preprocessing_in
+from retrain.weights import in_words, layers_of, load_network_of, read_checkpoint
+
+FORMAT = "proxylessnas/publication@1"
+WEIGHTS, SAFETENSORS = "weights.pth", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A published network."""
+
+    folder: Path
+    name: str
+    """The entry point of its hubconf.py."""
+    files: tuple[str, ...]
+    why_not_plain: str = ""
+    """The reason why hubconf.py needs this package; empty if torch is enough."""
+    why_no_net_config: str = ""
+    """The reason why there is no net.config; empty if there is one."""
+
+
+def publish(
+    run: Path | str,
+    out: Path | str,
+    *,
+    search: Path | str | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    safetensors: bool = False,
+    overwrite: bool = False,
+    allow_modules: Collection[str] = (),
+) -> Publication:
+    """Writes a folder that `torch.hub.load(out, name, source="local")` loads a retrained network from.
+
+    run: the folder of a retraining that has ended, or of a quick start. search: the folder of the search that found the
+    network, for limits and latencies in the model card; None takes the one that the retraining got its architecture
+    from, if it is still there. The two may be swapped. name: the entry point, an identifier; None makes one of the
+    network's name. licence: of the network, such as `apache-2.0`. safetensors: writes the weights in that format too.
+    overwrite: replaces an earlier publication. allow_modules: as for `Architecture.from_json`.
+
+    The weights are those of the newest good checkpoint, which has to be the one that was tested after the last epoch.
+    Raises ConfigError, CheckpointError or WriteError, before anything is written.
+    """
+    if name is not None:
+        check_name(name)
+    if licence is not None and (not licence.strip() or not licence.isprintable()):
+        raise ConfigError("--licence", f"got {licence[:80]!r}", "the name of a licence, such as apache-2.0")
+    out, allow_modules = as_path(out, "out"), as_texts(allow_modules, "allow_modules")
+    _refuse_other_files(out, overwrite)
+    folders = [as_path(run, "run"), *([] if search is None else [as_path(search, "search")])]
+    runs = open_runs(folders, allow_modules)
+    retraining, test = whole(runs)
+    content, where = read_checkpoint(retraining.folder)
+    loaded = load_network_of(content, where, allow_modules=allow_modules)
+    network, design = loaded.network.eval(), retraining.design
+    if layers_of(network.architecture) != layers_of(design):
+        found = f"is of {in_words(network.architecture)}, not of {in_words(design)}, which config.yaml has"
+        raise CheckpointError(where, found, remedy="put the run's own checkpoints back")
+    _refuse_another_step(content, where, retraining, test)
+    preprocessing, classes = preprocessing_in(content, where), loaded.classes
+    folder = runs.quickstart or retraining.folder
+    name = name or entry_name(design.name if design.name != "unnamed" else folder.resolve().name)
+
+    code, why_not_plain = None, ""
+    try:
+        code = code_of(network)
+    except NotPortableError as error:
+        why_not_plain = str(error)
+    state = portable_state(network)
+    weights: dict[str, Any] = {
+        "format": CHECKPOINT, "network": in_words(design), **layers_of(design), "architecture": design.to_json(),
+        **{key: content[key] for key in ("classes", "preprocessing", "epoch", "test") if key in content},
+        "state_dict": state, "retrain": {"net": state},
+    }  # fmt: skip
+    records = retraining.source.predicted if retraining.source else ()
+    files: dict[str, bytes] = {
+        "hubconf.py": hubconf(name, code, preprocessing, design.candidate_modules).encode(),
+        "architecture.json": design.to_json(records).encode(),
+    }
+    why_no_net_config = ""
+    try:
+        files["net.config"] = (json.dumps(net_config_of(design), indent=4) + "\n").encode()
+    except ValueError as error:  # the format cannot express this network
+        why_no_net_config = str(error)
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    files[WEIGHTS] = buffer.getvalue()
+    if safetensors:
+        files[SAFETENSORS] = _safetensors(dict(state), name)
+    versions = {"proxylessnas": _version(), "torch": torch.__version__, "Python": platform.python_version()}
+    config: dict[str, Any] = {
+        "format": FORMAT, "name": name, "weights": WEIGHTS, "classes": None if classes is None else list(classes),
+        "input": None if preprocessing is None else preprocessing.record(),
+        "params": design.complexity.params, "macs": design.complexity.macs, "test": content.get("test"),
+        "licence": licence, "software": versions, "sha256": {file: _sha256(text) for file, text in files.items()},
+    }  # fmt: skip
+    files["config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    card = model_card(
+        name, runs, retraining, test, preprocessing=preprocessing, classes=classes, why_no_plain_code=why_not_plain,
+        why_no_net_config=why_no_net_config, licence=licence, versions=versions,
+        hashes={file: _sha256(text) for file, text in files.items()},
+    )  # fmt: skip
+    files["README.md"] = card.encode()
+    with replacing_folder(out) as new:
+        for file, text in files.items():
+            with writing(out / file):
+                (new / file).write_bytes(text)
+    return Publication(out, name, tuple(sorted(files)), why_not_plain, why_no_net_config)
+
+
+def _refuse_other_files(out: Path, overwrite: bool) -> None:
+    """Raises ConfigError if the folder holds anything but, with `overwrite`, an earlier publication."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}", "is a file", "a folder")
+    there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if not there:
+        return
+    published = _published_files(out)
+    if published is None:
+        raise ConfigError(f"--out {out}", f"holds other files ({there[0]})", "an empty folder or a new one")
+    if strange := [file for file in there if file not in published]:
+        found = f"holds a publication and {strange[0]}, which is not of it"
+        raise ConfigError(f"--out {out}", found, remedy="move that away, or choose another folder")
+    if not overwrite:
+        remedy = "choose another folder, or replace it with --overwrite"
+        raise ConfigError(f"--out {out}", "holds a publication already", remedy=remedy)
+
+
+def _published_files(out: Path) -> set[str] | None:
+    """Returns the names of the files of the publication in a folder; None if there is none."""
+    try:
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(config, dict) or config.get("format") != FORMAT or not isinstance(config.get("sha256"), dict):
+        return None
+    return {*config["sha256"], "config.json", "README.md"}
+
+
+def _refuse_another_step(content: dict[str, Any], where: str, retraining: Retrained, test: Evaluation) -> None:
+    """Raises CheckpointError unless a checkpoint is the one whose weights were tested after the last epoch."""
+    tested = content.get("test")
+    if not isinstance(tested, dict) or (tested.get("top1"), tested.get("images")) != (test.top1, test.images):
+        found = f"is not the checkpoint of the last epoch, to which the {test.top1:.2f} % of result.json belong"
+        remedy = f"put the last checkpoint of {retraining.folder} back, or continue the run with --resume"
+        raise CheckpointError(where, found, remedy=remedy)
+
+
+def _safetensors(state: dict[str, torch.Tensor], name: str) -> bytes:
+    try:
+        from safetensors.torch import save
+    except ImportError:
+        remedy = "pip install 'proxylessnas[safetensors]'"
+        raise UserError("--safetensors", "the package safetensors is not installed", remedy=remedy) from None
+    content: bytes = save(state, metadata={"format": "pt", "name": name})
+    return content
+
+
+def _version() -> str:
+    try:
+        return version("proxylessnas")
+    except PackageNotFoundError:
+        return "of a checkout"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def summary_of(publication: Publication) -> Sequence[str]:
+    """Returns what was written and how to load it, in lines."""
+    p = publication
+    lines = [f"{p.folder}: {', '.join(p.files)}"]
+    if p.why_not_plain:
+        lines.append(f"hubconf.py needs the package proxylessnas: {p.why_not_plain}")
+    if p.why_no_net_config:
+        lines.append(f"no net.config: {p.why_no_net_config}")
+    lines.append(f'load it with torch.hub.load("{p.folder}", "{p.name}", source="local")')
+    return lines
