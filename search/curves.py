@@ -86,6 +86,8 @@ CURVES = {
 """Every tag that a search writes, except those of engine.curves.comparison.FINAL, which retrainings have too.
 `<limit>` is a limit's name, `<stage>` and `<edge>` those of a stage and a searchable edge."""
 
+PROBABILITY_DIGITS = 4
+"""The digits of the path probabilities in metrics.jsonl."""
 SAMPLES = 256
 """The networks drawn for a distribution of costs. They take a second in the largest space and give an error of about 1
 % of the range."""
@@ -198,8 +200,11 @@ def log_alpha(
     space, limits = plan.space, plan.additive
     alpha = state.alpha
     log.image(step, "arch/probabilities", probabilities_picture(alpha.probabilities().numpy(), space, derived, limits))
+    named = alpha.named_probabilities()
+    each = {f"probability/{edge}/{name}": p for edge, row in named.items() for name, p in row.items()}
+    log.numbers(step, {tag: round(p, PROBABILITY_DIGITS) for tag, p in each.items()})
     log.histogram(step, "arch/alpha", alpha.values[alpha.mask].numpy())
-    for edge, row in alpha.named_probabilities().items():
+    for edge, row in named.items():
         log.histogram(step, f"probability/{edge}", np.array(list(row.values())), bins=20)
     random = generator(plan.config.run.seed, SAMPLED_COSTS, step)
     sampled = [alpha.sample_paths(random) for _ in range(SAMPLES)]

@@ -76,10 +76,14 @@ class MetricsLog:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one point of each tag. NaN and infinity become null in metrics.jsonl, because JSON lacks them."""
+        self.numbers(step, values)
+        self._write(step, *(self._scalar(tag, value) for tag, value in values.items()))
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes numbers into metrics.jsonl alone: TensorBoard has no curve of them. NaN and infinity become null."""
         finite = {tag: value if math.isfinite(value) else None for tag, value in values.items()}
         with writing(self._path):
             write_all(self._jsonl.fileno(), (json.dumps({"step": step, **finite}) + "\n").encode())
-        self._write(step, *(self._scalar(tag, value) for tag, value in values.items()))
 
     def image(self, step: int, tag: str, pixels: np.ndarray) -> None:
         """Writes a picture with at most 256 colours. pixels: (height, width, 3) uint8."""
