@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         proxyless_mobile14,
         proxyless_mobile_14,
     )
+    from report.page import report
     from report.publication import publish
     from retrain.config import RetrainConfig
     from retrain.weights import pretrained
@@ -72,6 +73,7 @@ __all__ = [
     "proxyless_mobile14",
     "proxyless_mobile_14",
     "publish",
+    "report",
     "retrain",
     "search",
     "show",
@@ -105,6 +107,7 @@ _HOMES = {
     "compare": "proxyless_nas.comparison.compare",
     "pretrained": "retrain.weights",
     "publish": "report.publication",
+    "report": "report.page",
     "show": "proxyless_nas.views",
     "show_data": "proxyless_nas.images",
 } | dict.fromkeys(_NETWORKS, "published.networks")

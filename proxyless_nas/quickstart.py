@@ -77,6 +77,7 @@ def quickstart(out: Path, seed: int = 0, baselines: int = 10) -> dict[str, objec
     holds a quick start already, finished or not.
     """
     from engine.progress import Stages
+    from report.page import report as write_report
     from retrain.config import RetrainConfig
     from retrain.several import retrain_all
     from search.baseline import random_architectures
@@ -129,7 +130,8 @@ def quickstart(out: Path, seed: int = 0, baselines: int = 10) -> dict[str, objec
         "seconds": time.monotonic() - began,
     }
     write_atomically(out / "result.json", json.dumps(record, indent=2) + "\n")
-    _print(ending, result)
+    page = write_report(out, out=out / "report.html")
+    _print(ending, result, page)
     return record
 
 
@@ -265,7 +267,8 @@ def _record_of(one: Try) -> dict[str, object]:
     return {"derivation": asdict(one.derivation), "asked": [timed.asked for timed in one.timed], "readings": readings}
 
 
-def _print(ending: Ending, result: SearchResult) -> None:
+def _print(ending: Ending, result: SearchResult, page: Path) -> None:
+    """Prints the table of networks, the closing words and, last of all, the path of the report's page."""
     from rich.console import Console
     from rich.table import Table
 
@@ -285,3 +288,5 @@ def _print(ending: Ending, result: SearchResult) -> None:
     for paragraph in closing_words(ending):
         console.print()
         console.print(paragraph, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+    console.print()
+    console.print(f"All of it on one page, for a browser: {page}", highlight=False, markup=False, soft_wrap=True)

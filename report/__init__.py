@@ -1,6 +1,8 @@
-"""Shows what runs have found to people: a folder that others load a network from.
+"""Shows what runs have found to people: a page about them, and a folder that others load a network from.
 
 - `runs.py`: reads the folders of a search and of a retraining
+- `facts.py`: collects what a page shows; `page.py`: writes it, with page.html.j2 and page.css; `drawing.py`: its
+  charts; `colours.py`: its colours
 - `publication.py`: writes the folder of a published network; `portable.py`: its network as plain code;
   `entry.py`: its hubconf.py; `card.py`: its model card
 """

@@ -112,7 +112,10 @@ def test_a_wheel_alone_checks_searches_and_retrains(run, checkout, tmp_path):
     shorter = ["data.name=digits", "retrain.epochs=1"]
     run("retrain", "quickstart", "--architecture", "run/architecture.json", "--out", "retrained", *shorter)
     assert (tmp_path / "retrained" / "result.json").exists()
-    assert {path.name for path in tmp_path.iterdir()} == {"run", "retrained"}
+    assert run("report", "retrained") == "report.html\n"
+    assert "The network meets what was asked" in (tmp_path / "report.html").read_text()  # found by source.json
+    run("publish", "retrained", "--out", "published")
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "retrained", "report.html", "published"}
 
 
 def test_a_wheel_has_the_module_that_a_shipped_configuration_names(run):

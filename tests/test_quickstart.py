@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,6 +113,12 @@ def test_the_accuracies_are_compared_with_those_of_random_networks(derived, word
 def test_without_random_networks_an_accuracy_says_nothing(top1, ending):
     text = quickstart.closing_words(ending(True, (0.95, 1.0), (0.95, 1.0), top1=top1))[2]
     assert text.startswith("Its accuracy is 61.00 %; what it is worth, --baselines 10 or so show")
+
+
+def test_the_last_line_is_the_path_of_the_page(ending, capsys):
+    result = SimpleNamespace(architecture=SimpleNamespace(names=("conv_k3", "skip")))
+    quickstart._print(ending(True, (0.95, 1.0), (0.95, 1.0)), result, Path("runs/quick start/report.html"))
+    assert capsys.readouterr().out.splitlines()[-1].endswith("for a browser: runs/quick start/report.html")
 
 
 def test_it_ends_with_where_the_result_lies_how_to_see_the_curves_and_what_to_do_next(ending):

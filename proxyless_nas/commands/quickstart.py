@@ -4,7 +4,8 @@
 
 Measures a latency table on this CPU (again where other work disturbs it), searches at 40 % of the reachable range,
 derives, retrains from scratch, and prints the derived network beside random networks of the same predicted latency that
-were retrained alike, all timed in turn. It ends with what these results show, and what they do not show.
+were retrained alike, all timed in turn. It ends with what these results show, and what they do not show, and writes
+report.html, one page with all of it.
 Everything is written below --out; one that holds a quick start, finished or not, is refused: delete it first. Exit
 status 3 if the derived network misses its target; 0 if it meets it or the machine is too busy to decide.
 """

@@ -26,7 +26,7 @@ HEAVY = ("torch", "numpy", "scipy", "matplotlib", "pydantic", "rich", "yaml", "s
 
 def test_the_exported_names_are_complete_and_sorted():
     assert pn.__all__ == sorted(pn.__all__)
-    assert set(pn.__all__) == VERBS | NOUNS | NETWORKS | {"pretrained", "publish", "show", "show_data"}
+    assert set(pn.__all__) == VERBS | NOUNS | NETWORKS | {"pretrained", "publish", "report", "show", "show_data"}
     assert set(pn.__all__) <= set(dir(pn))
 
 
@@ -60,7 +60,7 @@ def test_importing_the_package_imports_nothing_else(shell):
     assert json.loads(ended.stdout) == []
 
 
-@pytest.mark.parametrize("name", sorted(VERBS | NETWORKS | {"show", "show_data", "pretrained", "publish"}))
+@pytest.mark.parametrize("name", sorted(VERBS | NETWORKS | {"show", "show_data", "pretrained", "publish", "report"}))
 def test_every_function_names_its_types(name):
     hints = getattr(pn, name).__annotations__
     parameters = inspect.signature(getattr(pn, name)).parameters

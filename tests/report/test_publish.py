@@ -46,31 +46,6 @@ torch.save([net(images).detach(), net.class_names], out)
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, tiny_search, formula_table, space_of) -> Path:
-    """A search in `search`, whose table is of another device, and in `retrain` the retraining of its network."""
-    home = tmp_path_factory.mktemp("runs")
-    table = home / "table.yaml"
-    formula_table(space_of(tiny_search["space"])).save(table)
-    limits = [{"metric": "latency", "table": str(table), "at": "50%"}]
-    pn.search({**tiny_search, "limits": limits}, home / "search")
-    settings = {
-        "data": {"name": "fake", "fake_images": 32, "fake_classes": 2, "workers": 0},
-        "retrain": {"epochs": 1, "batch_size": 8},
-        "run": {"threads": 1},
-    }
-    pn.retrain(settings, home / "search" / "architecture.json", home / "retrain")
-    return home
-
-
 @pytest.fixture(scope="module")
 def published(runs) -> Path:
     pn.publish(runs / "retrain", runs / "published", name="tiny", licence="apache-2.0")
