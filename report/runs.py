@@ -17,6 +17,7 @@ from engine.runs.inputs import Inputs, recorded
 from latency.table import LatencyTable
 from retrain.source import Source, source_of
 from retrain.weights import layers_of, load_chosen
+from search.opening import kept_place
 from search.result import ResultFile, load_result
 from supernet.architecture import Architecture
 from supernet.design import Design
@@ -192,9 +193,10 @@ def _tables(folder: Path, limit: Mapping[str, Any]) -> list[UsedTable]:
 
 
 def _table(folder: Path, path: str, sha256: str | None) -> UsedTable:
-    """Returns a table by its recorded path, or where it lies if the run's folder was moved with it."""
+    """Returns a table: the run's own copy, or the file at its recorded path or where a moved folder has it."""
     name = Path(path).name
-    for place in (Path(path), folder / path, folder.parent / name, folder / TABLES / name):
+    copies = [kept_place(folder, Path(path), sha256)] if sha256 else []
+    for place in (*copies, Path(path), folder / TABLES / name, folder.parent / name):
         if not place.is_file():
             continue
         try:

@@ -43,7 +43,7 @@ def keep_tables(limits: Sequence[AdditiveLimit], run: Path) -> None:
     folder. A table that is in the run's folder already is left alone."""
     for source in (source for limit in limits for source in limit.sources):
         if source.path.exists() and run.absolute() not in source.path.absolute().parents:
-            place = _kept(run, source.path, source.sha256)
+            place = kept_place(run, source.path, source.sha256)
             make_folder(place.parent)
             write_atomically(place, source.path.read_bytes())
 
@@ -55,12 +55,12 @@ def _with_own_tables(config: SearchConfig, run: Path) -> SearchConfig:
     for limit in config.limits:
         hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
         for path, sha256 in itertools.zip_longest(limit.files, hashes[: len(limit.files)]):
-            copies = ([_kept(run, path, sha256)] if sha256 else []) + [run / TABLES / path.name]
+            copies = ([kept_place(run, path, sha256)] if sha256 else []) + [run / TABLES / path.name]
             if not path.exists() and (found := [copy for copy in copies if copy.exists()]):
                 places[path] = found[0]
     return with_paths(config, places)
 
 
-def _kept(run: Path, path: Path, sha256: str) -> Path:
+def kept_place(run: Path, path: Path, sha256: str) -> Path:
     """Returns the place in a run's folder of the copy of a table's file, whose content has this hash."""
     return run / TABLES / f"{path.stem}-{sha256[:8]}.yaml"
