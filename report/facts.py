@@ -13,7 +13,7 @@ from typing import Any
 from engine.errors import ConfigError
 from engine.files import TEMPORARY, as_path, as_texts, opened, read_json, read_text
 from engine.runs.checkpoints import Checkpoints
-from latency.table import LatencyTable
+from latency.table import Entry, LatencyTable
 from report.runs import A_RUN, Runs, Searched, UsedTable, open_runs
 from search.many.family import FORMAT as FAMILY
 from search.many.pareto import Point, on_front
@@ -41,10 +41,9 @@ class LayerFacts:
     macs: int
     memory_bytes: int | None
     """The feature maps that it needs at once, for one image in float32; None if that cannot be computed."""
-    predicted_ms: float | None
-    """By the table's corrected entry; None without a table."""
-    measured_ms: float | None
-    """The table's entry as it was measured inside other networks."""
+    ms: tuple[tuple[float | None, float | None], ...]
+    """By each of the facts' tables that is found: the corrected entry, and the entry as it was measured inside other
+    networks. None if the table has no entry."""
     skip: bool
 
 
@@ -149,7 +148,6 @@ def collect(folders: Sequence[Path | str], out: Path | None = None, allow_module
     search, retraining = runs.search, runs.retraining
     design: Design | None = retraining.design if retraining else search.architecture if search else None
     tables = tuple(search.tables.values()) if search else ()
-    table = next((used.table for used in tables if used.table), None)
     home = runs.quickstart
     record = _quickstart(home) if home else {}
     shown = [run for run in (search, retraining) if run is not None]
@@ -162,7 +160,7 @@ def collect(folders: Sequence[Path | str], out: Path | None = None, allow_module
         title=_title(runs, design, root),
         runs=runs,
         design=design,
-        layers=_layers(design, table) if design else (),
+        layers=_layers(design, [used.table for used in tables if used.table]) if design else (),
         tables=tables,
         snapshots=_snapshots(search) if search else (),
         search_curves=_curves(search.folder) if search else {},
@@ -184,12 +182,11 @@ def _title(runs: Runs, design: Design | None, root: Path) -> str:
     return root.resolve().name
 
 
-def _layers(design: Design, table: LatencyTable | None) -> tuple[LayerFacts, ...]:
+def _layers(design: Design, tables: Sequence[LatencyTable]) -> tuple[LayerFacts, ...]:
     found = []
     for place, layer in design.places:
         c = layer.complexity
-        entry = None if table is None or layer.is_skip else table.entry(layer, place)
-        zero = 0.0 if layer.is_skip and table is not None else None
+        ms = tuple((0.0, 0.0) if layer.is_skip else _ms_of(table.entry(layer, place)) for table in tables)
         try:
             memory = 0 if layer.is_skip else FLOAT_BYTES * working_set(layer, design.op_settings)
         except ValueError:  # an op of the user's own that does not run on the meta device
@@ -198,13 +195,12 @@ def _layers(design: Design, table: LatencyTable | None) -> tuple[LayerFacts, ...
         size, size_out = f"{layer.size}x{layer.size}", f"{layer.size_out}x{layer.size_out}"
         shape = f"{layer.c_in}x{size} → {layer.c_out}"
         shape += "" if place == "classifier" else f"x{size_out}"
-        found.append(
-            LayerFacts(
-                place, op, shape, c.params, c.macs, memory,
-                zero if entry is None else entry.ms, zero if entry is None else entry.median_ms, layer.is_skip,
-            )
-        )  # fmt: skip
+        found.append(LayerFacts(place, op, shape, c.params, c.macs, memory, ms, layer.is_skip))
     return tuple(found)
+
+
+def _ms_of(entry: Entry | None) -> tuple[float | None, float | None]:
+    return (None, None) if entry is None else (entry.ms, entry.median_ms)
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
@@ -277,7 +273,7 @@ def _families(folder: Path) -> list[Front]:
                 cost, what = float(first["value"]), f"predicted {first['metric']} [{first['unit']}]"
             except (KeyError, TypeError, IndexError, ValueError):
                 continue
-            if isinstance(top1, int | float):
+            if isinstance(top1, int | float) and math.isfinite(cost):
                 shown.append(Member(str(member.get("asked")), cost, top1, bool(member.get("on_front"))))
         refused = record.get("refused")
         texts = tuple(map(str, refused)) if isinstance(refused, list) else ()
@@ -294,22 +290,40 @@ def _quickstart(home: Path) -> dict[str, Any]:
 
 
 def _beside(record: Mapping[str, Any]) -> list[Beside]:
-    keys = Beside.__dataclass_fields__
-    rows = [row for row in record.get("networks", ()) if isinstance(row, dict) and keys.keys() <= row.keys()]
-    return [Beside(**{key: row[key] for key in keys}) for row in rows]
+    found = []
+    for row in _list(record, "networks"):
+        try:
+            ms = _number(row["predicted_ms"]), _number(row["measured_ms"]), _number(row["noise_ms"])
+            sizes = int(_number(row["params"])), int(_number(row["macs"]))
+            found.append(Beside(str(row["name"]), *ms, _number(row["top1"]), *sizes))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return found
+
+
+def _list(record: Mapping[str, Any], key: str) -> list[Any]:
+    value = record.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _number(value: Any) -> float:
+    """Returns a finite number. Raises TypeError or ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def _attempts(record: Mapping[str, Any]) -> list[Attempt]:
     """Returns the tries of a quick start's derivation, the first reading of each."""
     found = []
-    for one in record.get("tries", ()):
+    for one in _list(record, "tries"):
         try:
-            reading, asked = one["readings"][0], one["asked"][0]
-            timing = reading["timing"]
-            found.append(
-                Attempt(asked, reading["predicted"], timing["median_ms"], timing["noise_ms"], reading["drift"])
-            )
-        except (KeyError, TypeError, IndexError):
+            reading, timing = one["readings"][0], one["readings"][0]["timing"]
+            ms = one["asked"][0], reading["predicted"], timing["median_ms"], timing["noise_ms"], reading["drift"]
+            found.append(Attempt(*map(_number, ms)))
+        except (KeyError, TypeError, ValueError, IndexError):
             continue
     return found
 

@@ -27,7 +27,7 @@ from supernet.summary import with_unit
 
 MOST_FRAMES = 24
 """The most pictures of path probabilities; of more, evenly spaced ones are shown."""
-MOST_CELLS = 12_000
+MOST_CELLS = 6_000
 """The most cells of all these pictures together, so that the page stays small."""
 MOST_ROWS = 500
 """The most rows of a table."""
@@ -272,58 +272,57 @@ def _network(facts: Facts) -> Iterator[Block]:
     from markupsafe import Markup
 
     found = facts.layers
-    with_ms = any(layer.predicted_ms is not None for layer in found)
-    with_all = all(layer.predicted_ms is not None for layer in found)
+    tables = [used for used in facts.tables if used.table]
     kinds = list(dict.fromkeys(_kind(layer) for layer in found if not layer.skip))
     bars = [
         Bar(
             layer.place.replace("_", " "), layer.op, kinds.index(_kind(layer)) if not layer.skip else 0,
-            layer.predicted_ms if with_ms else float(layer.macs),
-            _bar_text(layer, with_ms),
-            layer.skip,
+            layer.ms[0][0] if tables else float(layer.macs), _bar_text(layer), layer.skip,
         )
         for layer in found
     ]  # fmt: skip
-    unit = "milliseconds by the table" if with_ms else "multiply-accumulates"
+    first = f" by {Path(tables[0].path).name}" if len(tables) > 1 else " by the table"
+    unit = f"milliseconds{first}" if tables else "multiply-accumulates"
     yield Figures([Markup(layers("From the image down to the classes", bars, unit))])
     head = ["layer", "op", "input → output", "parameters", "MACs", "feature maps"]
-    head += ["predicted ms", "measured ms"] if with_ms else []
-    rows = [_layer_row(layer, with_ms) for layer in found]
+    rows = [_layer_row(layer) for layer in found]
     c = facts.design.complexity
     total = ["sum", "", "", with_unit(c.params), with_unit(c.macs), _largest(found)]
-    if with_ms:
-        constant = next((used.table.constant_ms for used in facts.tables if used.table), 0.0)
-        if constant:
-            rows.append(["once per network", "", "", "", "", "", f"{constant:.4g}", ""])
-        sums = sum(layer.predicted_ms or 0.0 for layer in found) + constant
-        total += [f"{sums:.4g}" if with_all else "", ""]
+    once = ["once per network", "", "", "", "", ""]
+    for t, used in enumerate(tables):
+        of = f", {Path(used.path).stem}" if len(tables) > 1 else ""
+        head += [f"predicted ms{of}", f"measured ms{of}"]
+        constant = used.table.constant_ms if used.table else 0.0
+        known = [layer.ms[t][0] for layer in found]
+        sums = sum(ms for ms in known if ms is not None) + constant
+        total += ["" if None in known else f"{sums:.4g}", ""]
+        once += [f"{constant:.4g}" if constant else "", ""]
+    if any(once[6:]):
+        rows.append(once)
     yield Table("Each layer", head, [*rows, total], words=3, total=True)
-    yield Text(
-        "Feature maps: what a layer needs at once for one image in float32; the last row has the largest."
-        + (
-            " Measured ms: the layer inside other networks, as it was timed for the table. Predicted ms: corrected, so "
-            "that sums predict whole networks."
-            if with_ms
-            else ""
+    words = "Feature maps: what a layer needs at once for one image in float32; the last row has the largest."
+    if tables:
+        words += (
+            " Measured ms: the layer inside other networks, as it was timed for the table. Predicted ms: corrected, "
         )
-    )
+        words += "so that sums predict whole networks."
+    yield Text(words)
 
 
-def _bar_text(layer: LayerFacts, with_ms: bool) -> str:
-    if not with_ms:
+def _bar_text(layer: LayerFacts) -> str:
+    if not layer.ms:
         return with_unit(layer.macs)
-    return "" if layer.predicted_ms is None else f"{layer.predicted_ms:.3g}"
+    return "" if layer.ms[0][0] is None else f"{layer.ms[0][0]:.3g}"
 
 
 def _kind(layer: LayerFacts) -> str:
     return layer.op.partition("+")[0]
 
 
-def _layer_row(layer: LayerFacts, with_ms: bool) -> list[str]:
+def _layer_row(layer: LayerFacts) -> list[str]:
     memory = "" if layer.memory_bytes is None else quantity(layer.memory_bytes, "bytes")
     row = [layer.place, layer.op, layer.shape, with_unit(layer.params), with_unit(layer.macs), memory]
-    ms = (layer.predicted_ms, layer.measured_ms)
-    return row + (["" if value is None else f"{value:.4g}" for value in ms] if with_ms else [])
+    return row + ["" if ms is None else f"{ms:.4g}" for pair in layer.ms for ms in pair]
 
 
 def _largest(found: Sequence[LayerFacts]) -> str:

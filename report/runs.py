@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from engine.evaluation import Evaluation
 from engine.files import read_json
 from engine.runs.folder import TABLES
 from engine.runs.inputs import Inputs, recorded
+from engine.wording import shown
 from latency.table import LatencyTable
 from retrain.source import Source, source_of
 from retrain.weights import layers_of, load_chosen
@@ -24,6 +26,7 @@ from supernet.design import Design
 from supernet.design_file import read_design
 
 A_RUN = "the folder of a search, of a retraining or of a quick start"
+_SECTIONS = {"data", "retrain", "run", "search", "space"}
 _CONFIG, _RESULT = "config.yaml", "result.json"
 
 
@@ -141,6 +144,12 @@ def _config_of(folder: Path) -> dict[str, Any]:
     config = load_config(path)
     if "search" not in config and "architecture" not in config:
         raise ConfigError(str(path), "is of neither a search nor a retraining", A_RUN)
+    for key in _SECTIONS & config.keys():
+        if not isinstance(config[key], dict):
+            raise ConfigError(f"{path}: {key}", f"got {shown(config[key])}", "a section, as the run has written it")
+    limits = config.get("limits", [])
+    if not isinstance(limits, list) or not all(isinstance(limit, dict) for limit in limits):
+        raise ConfigError(f"{path}: limits", f"got {shown(limits)}", "a list, as the run has written it")
     return config
 
 
@@ -185,16 +194,14 @@ def _tables(folder: Path, limit: Mapping[str, Any]) -> list[UsedTable]:
     """Returns the tables of one entry of `limits` in a search's config.yaml."""
     if limit.get("table"):
         return [_table(folder, str(limit["table"]), limit.get("table_sha256"))]
-    hashes = limit.get("tables_sha256") or []
-    return [
-        _table(folder, str(path), hashes[i] if i < len(hashes) else None)
-        for i, path in enumerate(limit.get("tables") or ())
-    ]
+    paths, hashes = (value if isinstance(value := limit.get(k), list) else [] for k in ("tables", "tables_sha256"))
+    pairs = zip_longest(paths, hashes[: len(paths)])
+    return [_table(folder, str(path), sha256) for path, sha256 in pairs]
 
 
 def _table(folder: Path, path: str, sha256: str | None) -> UsedTable:
     """Returns a table: the run's own copy, or the file at its recorded path or where a moved folder has it."""
-    name = Path(path).name
+    sha256, name = None if sha256 is None else str(sha256), Path(path).name
     copies = [kept_place(folder, Path(path), sha256)] if sha256 else []
     for place in (*copies, Path(path), folder / TABLES / name, folder.parent / name):
         if not place.is_file():

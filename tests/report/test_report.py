@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import proxyless_nas as pn
-from engine.errors import ConfigError
+from engine.errors import ConfigError, UserError
 from proxyless_nas.commands import main
 from report.colours import DARK, GRAPHICS, LIGHT, TEXTS, contrast, shades
 from report.drawing import Line, Marks, chart, thinned, ticks
@@ -158,6 +159,26 @@ def test_the_probabilities_have_a_picture_for_each_time_they_were_recorded(runs,
     assert (steps[0], steps[-1]) == ("0", "999")
 
 
+def test_a_large_search_stays_a_small_page(facts):
+    """30 layers with 10 candidates each, a thousand times, and curves of 100,000 points."""
+    row = {f"mbconv_k{k}_e6": 0.1 for k in range(10)}
+    shots = tuple(replace(facts.snapshots[0], step=i, probabilities={f"stage{e}.0": row for e in range(30)})
+                  for i in range(1000))  # fmt: skip
+    points = [(i, i**0.5) for i in range(100_000)]
+    curves = dict.fromkeys(facts.search_curves, points)
+    assert len(page_of(replace(facts, snapshots=shots, search_curves=curves)).encode()) < 1_500_000
+
+
+def test_a_layer_has_the_milliseconds_of_each_table(facts):
+    (used,) = facts.tables
+    layers = tuple(replace(layer, ms=(*layer.ms, (2.0, None))) for layer in facts.layers)
+    page = page_of(replace(facts, tables=(used, replace(used, path="other/phone.yaml")), layers=layers))
+    head, *rows = Page(page).rows(page, "Each layer")
+    assert head[-4:] == ["predicted ms, table", "measured ms, table", "predicted ms, phone", "measured ms, phone"]
+    assert [row[-2:] for row in rows[:-1]] == [["2", ""]] * len(layers)
+    assert rows[-1][-2] == f"{2 * len(layers)}"
+
+
 def test_a_run_of_an_earlier_version_shows_the_probabilities_of_its_checkpoint(runs, tmp_path):
     shutil.copytree(runs / "search", tmp_path / "search")
     path = tmp_path / "search" / "metrics.jsonl"
@@ -225,6 +246,35 @@ def test_a_table_that_has_changed_is_not_shown(runs, tmp_path):
     page = page_of(collect([tmp_path / "search"]))
     assert "No file with this hash was found: device, method and error are not known." in page
     assert "multiply-accumulates" in page
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("search/config.yaml", lambda text: text.replace("limits:", "limits: 5\nothers:")),
+        ("search/config.yaml", lambda text: "search: 5\n"),
+        ("search/config.yaml", lambda text: "search: [\n"),
+        ("search/config.yaml", lambda text: re.sub(r"table_sha256: \w+", "table_sha256: [1]", text)),
+        ("search/result.json", lambda text: text.replace('"top1"', '"top"')),
+        ("search/architecture.json", lambda text: text[:100]),
+        ("search/pareto.json", lambda text: '{"format": "proxylessnas/pareto@1", "members": [5, {"predicted": []}]}'),
+        ("search/metrics.jsonl", lambda text: text + '{"step": 3, "train/loss": NaN}\n[5]\n{"step": "x"}\n'),
+        ("retrain/config.yaml", lambda text: text.replace("retrain:", "retrain: 5\nothers:")),
+        ("retrain/result.json", lambda text: "{}"),
+        ("retrain/inputs.json", lambda text: "{}"),
+        ("retrain/source.json", lambda text: '{"format": 5}'),
+        ("result.json", lambda text: '{"networks": [5, {"name": "a", "top1": "x"}], "tries": 5}'),
+        ("result.json", lambda text: "[]"),
+    ],
+)
+def test_a_damaged_file_is_one_line_or_left_out(file, damage, runs, tmp_path):
+    """As a quick start's folder, whose parts a user has edited or a full disk has cut."""
+    for name in ("search", "retrain", "table.yaml"):
+        (shutil.copytree if (runs / name).is_dir() else shutil.copy)(runs / name, tmp_path / name)
+    path = tmp_path / file
+    path.write_text(damage(path.read_text() if path.exists() else ""))
+    with contextlib.suppress(UserError):
+        Page(page_of(collect([tmp_path])))
 
 
 def test_names_are_text(facts):
