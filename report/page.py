@@ -408,12 +408,12 @@ def _search(facts: Facts) -> Iterator[Block]:
     figures.append(_lines("Probability of skip, by stage", curves, skips, "mean"))
     drawn = [Markup(figure) for figure in figures if figure]
     if search.result is not None:
-        yield from _verdict(search.result)
+        yield from _judged(search.result)
     if drawn:
         yield Figures(drawn)
 
 
-def _verdict(result: ResultFile) -> Iterator[Block]:
+def _judged(result: ResultFile) -> Iterator[Block]:
     """Returns the signs of a search that went wrong, or that there are none."""
     for note in result.notes:
         yield Text(f"Warning: {note}", "bad")

@@ -4,7 +4,8 @@
     proxyless-nas retrain finetune --out runs/f retrain.start=proxyless_cpu data.root=/photos
     proxyless-nas retrain finetune --out runs/f retrain.start=runs/r data.root=/photos
 
-Writes config.yaml, curves (metrics.jsonl and, for TensorBoard, an event file), checkpoints/ and result.json into --out.
+Writes config.yaml, curves (metrics.jsonl and, for TensorBoard, an event file), checkpoints/, result.json and
+source.json, which names the architecture's file, into --out.
 Several processes or machines: torchrun --nproc-per-node 8 -m proxyless_nas retrain ... (docs/cluster.md)
 """
 
