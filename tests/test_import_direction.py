@@ -16,8 +16,15 @@ ALLOWED = {
     "proxyless_nas_tensorflow": {"supernet", "engine", "published"},
     "report": {"supernet", "engine", "latency", "search", "retrain", "published"},
     "proxyless_nas": {
-        "supernet", "engine", "latency", "search", "retrain", "published", "proxyless_nas_tensorflow", "report",
-    },  # fmt: skip
+        "supernet",
+        "engine",
+        "latency",
+        "search",
+        "retrain",
+        "published",
+        "proxyless_nas_tensorflow",
+        "report",
+    },
 }
 OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup"}
 
