@@ -45,13 +45,14 @@ def model_card(
         f"An image classifier of {quantity(c.params, 'parameters')} and {quantity(c.macs, 'MACs')} at "
         f"{design.input_size} x {design.input_size} pixels, for {design.classes} classes: {test.top1:.2f} % top-1 on "
         f"{test.images} test images. A search for a network within a limit chose its layers (ProxylessNAS, "
-        "[arXiv 1812.00332](https://arxiv.org/abs/1812.00332)); it was then trained from scratch."
+        "[arXiv 1812.00332](https://arxiv.org/abs/1812.00332)); it was then trained"
+        + (" from scratch." if retraining.from_scratch else ", beginning with the weights of another network.")
     )
     if runs.search is None and (retraining.source is None or not retraining.source.predicted):
         first = first.partition(" A search")[0]
     sections = {
         "How to load it": _loading(name, preprocessing, hashes, why_no_plain_code),
-        "Accuracy": _accuracy(test, design.classes),
+        "Accuracy": _accuracy(test, design.classes, retraining.selection),
         "Limits and latency": _limits(runs.search, retraining),
         "Latency table": _provenance(runs.search, retraining),
         "Data": _data(retraining, classes),
@@ -101,17 +102,14 @@ def _loading(name: str, preprocessing: Preprocessing | None, hashes: Mapping[str
     return "\n".join([*lines, text.replace(", and so do", "; so do")])
 
 
-def _accuracy(test: Evaluation, classes: int) -> str:
+def _accuracy(test: Evaluation, classes: int, selection: str) -> str:
     rows = [("top-1", test.top1)] + ([("top-5", test.top5)] if classes >= TOP5_CLASSES else [])
     lines = ["| | % | 95 % interval |", "|---|--:|--:|"]
     for what, percent in rows:
         low, high = wilson(percent, test.images)
         lines.append(f"| {what} | {percent:.2f} | {low:.2f} to {high:.2f} |")
-    lines += [
-        "",
-        f"Loss {test.loss:.4f} nats. Counted on {test.images} test images after the last epoch; the run ",
-    ]
-    lines[-1] += "selected no epoch and no setting on them. The intervals are Wilson's."
+    text = f"Loss {test.loss:.4f} nats. Counted on {test.images} test images, {selection}. The intervals are Wilson's."
+    lines += ["", text]
     return "\n".join(lines)
 
 

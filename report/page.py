@@ -209,7 +209,13 @@ def _tiles(facts: Facts) -> list[Tile]:
         test = retraining.test
         low, high = wilson(test.top1, test.images)
         more = f"95 % interval {low:.2f} to {high:.2f}, {test.images} test images"
-        tiles.append(Tile("top-1, trained from scratch", f"{test.top1:.2f} %", more))
+        tiles.append(
+            Tile(
+                "top-1, trained from scratch" if retraining.from_scratch else "top-1, retrained",
+                f"{test.top1:.2f} %",
+                more,
+            )
+        )
     elif result is not None:
         more = f"with the supernet's weights, {result.images} validation images"
         tiles.append(Tile("top-1", f"{result.top1:.2f} %", more))
@@ -511,8 +517,8 @@ def _retraining(facts: Facts) -> Iterator[Block]:
             (what, f"{p:.2f}", "{:.2f} to {:.2f}".format(*wilson(p, test.images)), str(test.images))
             for what, p in shares
         ]
-        yield Table("On the test set, after the last epoch", ("", "%", "95 % interval", "images"), cells)
-        yield Text(f"Loss {test.loss:.4f} nats. Nothing was selected on the test set; the intervals are Wilson's.")
+        yield Table("On the test set", ("", "%", "95 % interval", "images"), cells)
+        yield Text(f"Loss {test.loss:.4f} nats, on the test images {retraining.selection}. The intervals are Wilson's.")
     curves = facts.retraining_curves
     figures = [
         _lines("Loss", curves, {"train/loss": "training batches", "test/loss": "test images"}, "nats"),

@@ -167,9 +167,10 @@ def _published_files(out: Path) -> set[str] | None:
 
 
 def _refuse_another_step(content: dict[str, Any], where: str, retraining: Retrained, test: Evaluation) -> None:
-    """Raises CheckpointError unless a checkpoint is the one whose weights were tested after the last epoch."""
-    tested = content.get("test")
-    if not isinstance(tested, dict) or (tested.get("top1"), tested.get("images")) != (test.top1, test.images):
+    """Raises CheckpointError unless a checkpoint is that of the last epoch, whose weights were tested."""
+    tested = content.get("test")  # None if images held out choose the epoch: the test comes after the last checkpoint
+    other = isinstance(tested, dict) and (tested.get("top1"), tested.get("images")) != (test.top1, test.images)
+    if other or content.get("epoch") != retraining.epochs:
         found = f"is not the checkpoint of the last epoch, to which the {test.top1:.2f} % of result.json belong"
         remedy = f"put the last checkpoint of {retraining.folder} back, or continue the run with --resume"
         raise CheckpointError(where, found, remedy=remedy)

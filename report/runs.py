@@ -74,6 +74,23 @@ class Retrained:
     inputs: Inputs | None
     source: Source | None
     """The file that the architecture came from; None if it is not recorded."""
+    epochs: Any = None
+    """The number of epochs, as result.json has it."""
+    chosen: Mapping[str, Any] | None = None
+    """The epoch that images held out have chosen; None if the last one is the result."""
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the training began with fresh weights."""
+        settings = self.config.get("retrain", {})
+        return not settings.get("start") and not settings.get("inherit")
+
+    @property
+    def selection(self) -> str:
+        """Which epoch the result is of, in words."""
+        if self.chosen is None:
+            return "after the last epoch; nothing was selected on them"
+        return f"of epoch {self.chosen.get('epoch')}, which images held out of the training images have chosen"
 
 
 @dataclass(frozen=True)
@@ -91,12 +108,6 @@ class _TestFigures(Section):
     top1: float
     top5: float
     images: int
-
-
-class _RetrainResult(Section):
-    architecture: str
-    epochs: int
-    test: _TestFigures
 
 
 def open_runs(folders: Sequence[Path], allow_modules: Collection[str] = ()) -> Runs:
@@ -162,13 +173,17 @@ def _searched(folder: Path, config: dict[str, Any], allow_modules: Collection[st
 def _retrained(folder: Path, config: dict[str, Any], allow_modules: Collection[str]) -> Retrained:
     with explain(f"{folder / _CONFIG}: architecture"):
         design = read_design(json.dumps(config.pop("architecture")), allow_modules=allow_modules)
-    test = None
+    test, record = None, {}
     if (path := folder / _RESULT).exists():
         remedy = "delete it and resume the retraining, which writes it again"
         expected = "the result of a retraining"
-        figures = validate(_RetrainResult, read_json(path, expected, remedy=remedy), str(path)).test
-        test = Evaluation(**figures.model_dump())
-    return Retrained(folder, config, design, test, recorded(folder), source_of(folder))
+        record = read_json(path, expected, remedy=remedy)
+        figures = record.get("test") if isinstance(record, dict) else None
+        if not isinstance(figures, dict):
+            raise ConfigError(str(path), "has no figures of the test", expected, remedy)
+        test = Evaluation(**validate(_TestFigures, figures, f"{path}: test").model_dump())
+    chosen = record.get("chosen") if isinstance(record.get("chosen"), dict) else None
+    return Retrained(folder, config, design, test, recorded(folder), source_of(folder), record.get("epochs"), chosen)
 
 
 def _same(one: Design, other: Design) -> bool:

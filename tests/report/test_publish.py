@@ -129,6 +129,22 @@ def test_the_card_says_what_the_runs_say(runs, published):
         assert f"| {file} | `{value}` |" in card
 
 
+def test_a_chosen_epoch_with_averaged_weights_is_published_and_named(runs, tmp_path):
+    """The weights are those that an evaluation takes, not those of the last step."""
+    settings = {
+        "data": {"name": "fake", "fake_images": 64, "fake_classes": 2, "workers": 0},
+        "retrain": {"epochs": 2, "batch_size": 8, "ema": 0.5, "validation": 0.25},
+        "run": {"threads": 1},
+    }
+    pn.retrain(settings, runs / "search" / "architecture.json", tmp_path / "run")
+    pn.publish(tmp_path / "run", tmp_path / "out")
+    newest = max((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
+    best = torch.load(newest, weights_only=True)["retrain"]["best"]
+    state = torch.load(tmp_path / "out" / "weights.pth", weights_only=True)["state_dict"]
+    assert all(torch.equal(state[name], best[name]) for name in best)
+    assert "which images held out of the training images have chosen" in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_what_is_not_known_is_not_invented(copied, tmp_path):
     (copied / "source.json").unlink()
     pn.publish(copied, tmp_path / "out")
