@@ -205,6 +205,11 @@ class OnnxModel(Model):
             return self._profile()[-passes:]
         return [_milliseconds(self.session.run, None, self.feed) for _ in range(passes)]
 
+    def output(self, image: np.ndarray) -> np.ndarray:
+        """Returns the output of the model for an input."""
+        out: np.ndarray = self.session.run(None, {self.session.get_inputs()[0].name: image})[0]
+        return out
+
     def _profile(self) -> list[list[float]]:
         """Ends the profile and returns the milliseconds of each layer in each pass."""
         try:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from proxyless_nas.comparison.compare import compare
     from proxyless_nas.comparison.table import Comparison
     from proxyless_nas.images import show_data
-    from proxyless_nas.verbs import check, derive, evaluate, measure, predict, retrain, search, sweep, verify
+    from proxyless_nas.verbs import check, derive, evaluate, export, measure, predict, retrain, search, sweep, verify
     from proxyless_nas.views import show
     from published.networks import (
         efficientnet_lite0,
@@ -62,6 +62,7 @@ __all__ = [
     "derive",
     "efficientnet_lite0",
     "evaluate",
+    "export",
     "measure",
     "mobilenet_v2",
     "predict",

@@ -18,10 +18,12 @@ from engine.files import as_list, as_path, as_texts
 from engine.progress import Report, silent
 from engine.shipped import located
 from engine.wording import in_a_row, shown
+from export.job import Exported, export_network
 from latency.config import LatencyConfig
 from latency.measure import measure_table, measure_to_file, verify_table
 from latency.table import LatencyTable
 from latency.verification import check_count
+from proxyless_nas.sources import sized, trained_network
 from retrain.evaluation import evaluate_checkpoint
 from retrain.loop import RetrainResult, run_retrain
 from retrain.predict import predict as predict
@@ -223,6 +225,51 @@ def evaluate(
     """
     _, evaluation = evaluate_checkpoint(_given(config), architecture, checkpoint, allow_modules, overrides=overrides)
     return evaluation
+
+
+def export(
+    source: AnyPath,
+    out: AnyPath,
+    to: Sequence[str] = ("onnx",),
+    *,
+    checkpoint: AnyPath | None = None,
+    size: int | None = None,
+    batch: int | Literal["any"] | None = None,
+    layout: Literal["nchw", "nhwc"] | None = None,
+    normalise: bool = False,
+    images: AnyPath | None = None,
+    allow_modules: Collection[str] = (),
+    report: Report = silent,
+) -> list[Exported]:
+    """Exports a trained network to the files of runtimes, compares each with PyTorch, and returns what was written.
+
+    source: the folder of a retraining or a .pt file of its checkpoints, the name of a published network, or, with
+    `checkpoint`, an architecture.json or a net.config. out: the folder for the files. to: the formats, see
+    export.formats.FORMATS. size: height and width of the input in pixels. batch, layout, normalise, images: see
+    export.job.export_network. Raises ParityError if a file computes something else than PyTorch, and a UserError for
+    anything else that the user can mend.
+    """
+    for name, value, known in (("layout", layout, ("nchw", "nhwc")),):
+        if value not in (None, *known):
+            raise ConfigError(name, f"got {shown(value)}", f"{in_a_row(known)}, or None")
+    for name, number in (("size", size), ("batch", batch)):
+        if number not in (None, "any") and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+            raise ConfigError(name, f"got {shown(number)}", "a whole number from 1 on")
+    place = None if checkpoint is None else as_path(checkpoint, "checkpoint")
+    found = trained_network(as_path(source, "source"), place, as_texts(allow_modules, "allow_modules"), report=report)
+    return export_network(
+        found.network,
+        sized(found.network, found.preprocessing, size),
+        found.classes,
+        as_texts(to, "to"),
+        as_path(out, "out"),
+        batch=batch,
+        layout=layout,
+        normalise=normalise,
+        images=None if images is None else as_path(images, "images"),
+        folder_names=found.folder_names,
+        report=report,
+    )
 
 
 def _given(config: ConfigLike) -> Any:

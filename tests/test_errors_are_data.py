@@ -21,6 +21,7 @@ PACKAGES = (
     "published",
     "proxyless_nas_tensorflow",
     "report",
+    "export",
     "proxyless_nas",
 )
 

@@ -15,6 +15,7 @@ ALLOWED = {
     "published": {"supernet", "engine"},
     "proxyless_nas_tensorflow": {"supernet", "engine", "published"},
     "report": {"supernet", "engine", "latency", "search", "retrain", "published"},
+    "export": {"supernet", "engine", "latency", "retrain"},
     "proxyless_nas": {
         "supernet",
         "engine",
@@ -24,6 +25,7 @@ ALLOWED = {
         "published",
         "proxyless_nas_tensorflow",
         "report",
+        "export",
     },
 }
 OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup"}

@@ -23,6 +23,7 @@ PACKAGES = (
     "published",
     "proxyless_nas_tensorflow",
     "report",
+    "export",
     "proxyless_nas",
 )
 BUILD = """

@@ -111,19 +111,8 @@ def _check_numerics(module: nn.Module, images: torch.Tensor, file: Path, what: s
 def _convert(module: nn.Module, images: torch.Tensor, what: str) -> bytes:
     """Returns a module as a LiteRT model. images (N, C, H, W): its input. what: the module, for errors. Raises
     UserError if an op cannot be converted."""
-    images = images.permute(0, 2, 3, 1)
-    logging.getLogger("torch").setLevel(logging.ERROR)
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            tempfile.TemporaryDirectory() as folder,
-        ):
-            warnings.simplefilter("ignore")
-            file = Path(folder) / "model.tflite"
-            litert_torch.convert(_ChannelsLast(module).eval(), (images,)).export(str(file))
-            return file.read_bytes()
+        return converted(_ChannelsLast(module).eval(), images.permute(0, 2, 3, 1))
     except (RuntimeError, NotImplementedError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -131,3 +120,21 @@ def _convert(module: nn.Module, images: torch.Tensor, what: str) -> bytes:
             f"{what} cannot be converted to LiteRT: {reason}",
             remedy="use ops that litert_torch knows, or set measure.runtime=onnxruntime",
         ) from None
+
+
+def converted(module: nn.Module, images: torch.Tensor) -> bytes:
+    """Returns a module in eval mode, or the module of a graph of torch.export, as a LiteRT model. Nothing is printed.
+
+    images: an input of the module. Raises RuntimeError, NotImplementedError or ValueError if an op cannot be converted.
+    """
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        warnings.simplefilter("ignore")
+        file = Path(folder) / "model.tflite"
+        litert_torch.convert(module, (images,)).export(str(file))
+        return file.read_bytes()

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 from torch import nn
+from torch.export import ExportedProgram
 
 from engine.errors import UserError
 from latency.plan import TimingJob
@@ -83,7 +85,23 @@ def _no_export(what: Layer | str, error: Exception) -> UserError:
 
 
 def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProto:
-    """Returns a module as one ONNX model with inputs x0, x1, ... and outputs y0, y1, ... Nothing is printed."""
+    """Returns a module as one ONNX model with inputs x0, x1, ... and outputs y0, y1, ..."""
+    inputs, outputs = ([f"{letter}{i}" for i in range(len(images))] for letter in "xy")
+    return exported_model(module.eval(), images, inputs, outputs)
+
+
+def exported_model(
+    program: nn.Module | ExportedProgram,
+    images: Sequence[torch.Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic_shapes: tuple[dict[int, Any], ...] | None = None,
+) -> onnx.ModelProto:
+    """Returns a module in eval mode, or a graph of torch.export, as one ONNX model. Nothing is printed.
+
+    images: an input for each of `inputs`, the names of the model's. dynamic_shapes: the dimensions that may change, as
+    torch.export takes them. Raises torch.onnx.errors.OnnxExporterError if an op cannot be exported.
+    """
     talkers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [talker.level for talker in talkers]
     try:
@@ -91,20 +109,21 @@ def _export(module: nn.Module, images: Sequence[torch.Tensor]) -> onnx.ModelProt
             warnings.simplefilter("ignore")
             for talker in talkers:
                 talker.setLevel(logging.ERROR)
-            program = torch.onnx.export(
-                module.eval(),
+            exported = torch.onnx.export(
+                program,
                 tuple(images),
                 dynamo=True,
                 opset_version=OPSET,
                 verbose=False,
-                input_names=[f"x{i}" for i in range(len(images))],
-                output_names=[f"y{i}" for i in range(len(images))],
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=dynamic_shapes,
             )
     finally:
         for talker, level in zip(talkers, levels, strict=True):
             talker.setLevel(level)
-    assert program is not None  # with dynamo=True
-    model: onnx.ModelProto = program.model_proto
+    assert exported is not None  # with dynamo=True
+    model: onnx.ModelProto = exported.model_proto
     model.ir_version = IR_VERSION
     return model
 

@@ -26,6 +26,7 @@ FOLDERS = (
     "configs",
     "docs",
     "engine",
+    "export",
     "latency",
     "proxyless_nas",
     "retrain",

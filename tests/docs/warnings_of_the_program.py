@@ -17,6 +17,7 @@ PACKAGES = (
     "published",
     "proxyless_nas_tensorflow",
     "report",
+    "export",
     "proxyless_nas",
     "scripts",
 )

@@ -23,7 +23,7 @@ ALL = {
 SCRIPTS = {
     "quickstart": "quickstart", "measure_latency": "measure", "fit_latency": "fit", "import_latency": "import",
     "device_kit": "kit", "check_search": "check", "run_search": "search", "derive": "derive", "run_sweep": "sweep",
-    "run_retrain": "retrain", "evaluate": "evaluate", "compare": "compare",
+    "run_retrain": "retrain", "evaluate": "evaluate", "compare": "compare", "export_model": "export",
 }  # fmt: skip
 
 

@@ -12,7 +12,9 @@ import pytest
 
 import proxyless_nas as pn
 
-VERBS = {"measure", "verify", "check", "search", "derive", "sweep", "retrain", "evaluate", "predict", "compare"}
+VERBS = {
+    "measure", "verify", "check", "search", "derive", "sweep", "retrain", "evaluate", "export", "predict", "compare",
+}  # fmt: skip
 NOUNS = {
     "Space", "Architecture", "Chain", "Comparison", "Network", "Supernet", "LatencyTable", "SearchConfig",
     "RetrainConfig", "UserError",

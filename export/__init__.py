@@ -1,0 +1,9 @@
+"""Writes trained networks as the files of runtimes, and checks that the files compute what PyTorch computes.
+
+- `job.py`: exports one network to several formats, and writes export.json beside the files
+- `program.py`: the network as one graph of tensor operations: BN folded into convolutions, dropout gone
+- `formats/`: a module for each format, which writes its file and opens it again
+- `parity.py`: the check of a written file against PyTorch, without which no file is kept
+- `fresh_process.py`: opens a file in a process of its own; `run_file.py`: the program of that process
+- `photographs.py`: real photographs for the check, made of the two that come with scikit-learn
+"""

@@ -1,0 +1,169 @@
+"""Defines what a format is: how its file is written, and how it is opened again.
+
+The modules of this folder import nothing slow: the process that opens a file imports that file's runtime alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from engine.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from export.program import Program
+
+METADATA_ENDING = ".json"
+"""The end of the name of the file beside a file whose format has no place for metadata."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file that its runtime has loaded."""
+
+    runtime: str
+    """The runtime's name and version."""
+    metadata: Mapping[str, Any] | None
+    """What the file says about itself; None if it says nothing."""
+    ops: Mapping[str, int]
+    """How often each operation occurs in the file's graph."""
+    run: Callable[[np.ndarray], np.ndarray]
+    """Returns the logits (N, classes) of images, in the file's own layout."""
+    precision: str = "float32"
+    """The precision in which the runtime was asked to compute."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of files, and the runtime that reads them."""
+
+    name: str
+    title: str
+    """The name of the runtime for a reader."""
+    suffix: str
+    """The end of a file's name."""
+    modules: tuple[str, ...]
+    """The modules that writing and checking need."""
+    write: Callable[[Program, Path], None]
+    """Writes a file, and what belongs to it, into an empty folder. Raises UserError if an operation cannot be
+    written."""
+    open: Callable[[Path], Opened]
+    """Opens a file in its runtime, on one thread. It is called in a process of its own."""
+    extra: str = ""
+    """The extra of this package that installs `modules`; empty if they come with it."""
+    packages: tuple[str, ...] = ()
+    """The packages, as pip names them, whose versions are recorded."""
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    """The layout in which the runtime computes."""
+    any_batch: bool = True
+    """Whether a file may take any number of images."""
+    pools_keep_dims: bool = False
+    """Whether its converter knows a mean over all pixels only as (N, C, H, W) -> (N, C, 1, 1)."""
+    litter: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of operations that a good file does not contain, by what they are: `bn`, `transpose`, `identity`,
+    `quantise`."""
+    below: tuple[tuple[str, str], ...] = ()
+    """Packages with the version below which they must be."""
+
+    def refuse_if_missing(self) -> None:
+        """Raises UserError if a module is not installed, or a package is too new."""
+        missing = [module for module in self.modules if importlib.util.find_spec(module) is None]
+        install = f'pip install "proxylessnas[{self.extra}]"'
+        if missing:
+            found = f"{self.name} needs the Python package {missing[0]}, which is not installed"
+            raise UserError("--to", found, remedy=install)
+        versions = versions_of([package for package, _ in self.below])
+        for package, most in self.below:
+            if _release(versions[package]) >= _release(most):
+                found = f"{self.name} does not work with {package} {versions[package]}"
+                raise UserError("--to", found, f"{package} below {most}", remedy=f"{install} in another environment")
+
+
+def versions_of(packages: list[str]) -> dict[str, str]:
+    """Returns the version of each installed package."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Returns the numbers of a version, such as (2, 14) for 2.14.1+cpu."""
+    return tuple(int(part) for part in version.partition("+")[0].split(".")[:2] if part.isdigit())
+
+
+def beside(path: Path) -> Path:
+    """Returns the place of the metadata of a file whose format has none."""
+    return path.with_name(path.name + METADATA_ENDING)
+
+
+def write_beside(path: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes the metadata of a file whose format has no place for them."""
+    beside(path).write_text(json.dumps(metadata, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_beside(path: Path) -> dict[str, Any] | None:
+    """Returns the metadata beside a file; None if there are none."""
+    if not beside(path).exists():
+        return None
+    metadata: dict[str, Any] = json.loads(beside(path).read_text(encoding="utf-8"))
+    return metadata
+
+
+@contextlib.contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Keeps converters from printing, logging and warning. Errors are raised as ever."""
+    talkers = [logging.getLogger(name) for name in loggers]
+    levels = [talker.level for talker in talkers]
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            _descriptor_2_closed(),
+        ):
+            warnings.simplefilter("ignore")
+            for talker in talkers:
+                talker.setLevel(logging.ERROR)
+            yield
+    finally:
+        for talker, level in zip(talkers, levels, strict=True):
+            talker.setLevel(level)
+
+
+@contextlib.contextmanager
+def _descriptor_2_closed() -> Iterator[None]:
+    """Sends what native code prints on standard error to nowhere."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.flush()
+    saved = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def cannot_write(format: str, network: str, error: BaseException) -> UserError:
+    """Returns the error for a converter that has refused a network."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    reason = lines[0].strip() if lines else type(error).__name__
+    return UserError(network, f"cannot be exported to {format}: {reason}", remedy="choose other ops, or another format")

@@ -1,0 +1,79 @@
+"""ONNX: one file, opset 18, which ONNX Runtime runs from 1.14 on. Metadata are its metadata_props, as JSON texts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.formats.base import Format, Opened, cannot_write
+
+if TYPE_CHECKING:
+    import onnx
+
+    from export.program import Program
+
+
+def model_of(program: Program) -> onnx.ModelProto:
+    """Returns a program as an ONNX model with its metadata. Raises UserError if torch.onnx cannot write it."""
+    import torch
+
+    from export.program import INPUT, OUTPUT
+    from latency.runtimes.onnx_models import exported_model
+
+    try:
+        model = exported_model(program.graph, [program.example], [INPUT], [OUTPUT], program.dynamic_shapes)
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise cannot_write("onnx", program.metadata["network"], error) from None
+    _remove_origins(model)
+    for key, value in program.metadata.items():
+        model.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
+    return model
+
+
+def _remove_origins(model: onnx.ModelProto) -> None:
+    """Deletes what the exporter notes at each node: stack traces, with the paths of this machine."""
+    graph = model.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph, model):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+def write(program: Program, path: Path) -> None:
+    """Writes a program as an ONNX file."""
+    import onnx
+
+    onnx.save(model_of(program), path)
+
+
+def open_file(path: Path) -> Opened:
+    """Opens an ONNX file in ONNX Runtime."""
+    import onnx
+
+    from latency import bench
+
+    model = onnx.load(path)
+    shape = [dim.dim_value or 1 for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    opened = bench.OnnxModel(str(path), shape, threads=1)
+    metadata: dict[str, Any] = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+    ops = Counter(node.op_type for node in model.graph.node)
+    return Opened(f"ONNX Runtime {opened.version()}", metadata or None, ops, opened.output)
+
+
+FORMAT = Format(
+    name="onnx",
+    title="ONNX Runtime",
+    suffix=".onnx",
+    modules=("onnx", "onnxscript", "onnxruntime"),
+    write=write,
+    open=open_file,
+    extra="onnx",
+    packages=("onnx", "onnxscript", "onnxruntime"),
+    litter={
+        "bn": ("BatchNormalization",),
+        "transpose": ("Transpose",),
+        "identity": ("Identity", "Dropout", "Cast", "Reshape"),
+        "quantise": ("QuantizeLinear", "DequantizeLinear"),
+    },
+)

@@ -1,0 +1,77 @@
+"""OpenVINO: an .xml file of the graph and a .bin file of its weights, in float32. Metadata are its rt_info."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.formats.base import Format, Opened, cannot_write, quiet
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from export.program import Program
+
+PLACE = "proxylessnas"
+"""The key of rt_info below which the metadata are."""
+
+
+def write(program: Program, path: Path) -> None:
+    """Writes a program as OpenVINO's intermediate representation. The weights stay float32: save_model would store
+    them as float16 by default."""
+    import openvino as ov
+
+    from export.program import INPUT, OUTPUT
+
+    try:
+        with quiet("openvino"):
+            model = ov.convert_model(program.graph)
+            model.inputs[0].get_tensor().set_names({INPUT})
+            model.outputs[0].get_tensor().set_names({OUTPUT})
+            model.get_parameters()[0].set_friendly_name(INPUT)
+            for key, value in program.metadata.items():
+                model.set_rt_info(json.dumps(value, ensure_ascii=False), [PLACE, key])
+            ov.save_model(model, path, compress_to_fp16=False)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise cannot_write("openvino", program.metadata["network"], error) from None
+
+
+def open_file(path: Path) -> Opened:
+    """Opens a file in OpenVINO on the CPU, in float32: on some CPUs it would compute in bfloat16 by default."""
+    import openvino as ov
+
+    core = ov.Core()
+    model = core.read_model(path)
+    keys = model.get_rt_info([PLACE]).astype(dict) if model.has_rt_info([PLACE]) else {}
+    metadata = {key: json.loads(model.get_rt_info([PLACE, key]).astype(str)) for key in keys}
+    compiled = core.compile_model(
+        model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    )
+    precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
+    ops = Counter(op.get_type_name() for op in model.get_ops())
+
+    def run(images: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = compiled(images)[0]
+        return logits
+
+    return Opened(f"OpenVINO {ov.get_version()}", metadata or None, ops, run, precision)
+
+
+FORMAT = Format(
+    name="openvino",
+    title="OpenVINO",
+    suffix=".xml",
+    modules=("openvino",),
+    write=write,
+    open=open_file,
+    extra="openvino",
+    packages=("openvino",),
+    litter={
+        "bn": ("BatchNormInference",),
+        "transpose": ("Transpose",),
+        "identity": ("Reshape", "Convert"),
+        "quantise": ("FakeQuantize",),
+    },
+)

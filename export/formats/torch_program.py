@@ -1,0 +1,59 @@
+"""torch.export: a .pt2 file of the graph, which PyTorch loads without the network's Python code."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from export.formats.base import Format, Opened
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from export.program import Program
+
+METADATA = "metadata.json"
+"""The name of the metadata inside the file."""
+
+
+def write(program: Program, path: Path) -> None:
+    """Writes a program as a .pt2 file."""
+    import torch
+
+    torch.export.save(program.graph, path, extra_files={METADATA: json.dumps(program.metadata, ensure_ascii=False)})
+
+
+def open_file(path: Path) -> Opened:
+    """Opens a .pt2 file in PyTorch."""
+    import torch
+
+    torch.set_num_threads(1)
+    inside = {METADATA: ""}
+    graph = torch.export.load(path, extra_files=inside)
+    module = graph.module()
+    ops = Counter(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            logits: np.ndarray = module(torch.from_numpy(images)).numpy()
+        return logits
+
+    return Opened(f"PyTorch {torch.__version__}", json.loads(inside[METADATA] or "null"), ops, run)
+
+
+FORMAT = Format(
+    name="torch_export",
+    title="PyTorch (torch.export)",
+    suffix=".pt2",
+    modules=("torch",),
+    write=write,
+    open=open_file,
+    litter={
+        "bn": ("aten.batch_norm.default", "aten._native_batch_norm_legit_no_training.default"),
+        "transpose": ("aten.permute.default", "aten.transpose.int"),
+        "identity": ("aten.dropout.default", "aten.alias.default", "aten.clone.default"),
+        "quantise": (),
+    },
+)

@@ -1,0 +1,72 @@
+"""Exports a trained network to the files of runtimes, and checks each against PyTorch:
+
+    proxyless-nas export runs/r --to onnx --out exported
+    proxyless-nas export runs/cpu/architecture.json --checkpoint runs/r/checkpoints/X.pt --to onnx,litert --out exported
+    proxyless-nas export efficientnet_lite0 --to onnx,torch_export --normalise --path /imagenet --out exported
+
+Formats: onnx, openvino, litert, executorch, torch_export, torchscript. Each file is loaded in its runtime in a fresh
+process and compared with PyTorch, on random inputs and on photographs, one image at a time and several; a file that
+computes something else is not kept. The folder gets export.json too: the differences, versions and hashes.
+"""
+
+import argparse
+
+from engine.arguments import add_allow_modules, path_argument
+from proxyless_nas.commands.base import Command, at_least
+
+
+def _formats(text: str) -> list[str]:
+    """Returns the names in a text such as `onnx,litert`."""
+    return list(dict.fromkeys(filter(None, (part.strip() for part in text.split(",")))))
+
+
+def _batch(text: str) -> "int | str":
+    """Returns a number of images, or `any`."""
+    return text if text == "any" else at_least(1)(text)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        help="folder of a retraining or a .pt file of its checkpoints/, the name of a published network, or, with "
+        "--checkpoint, an architecture.json or a net.config",
+    )
+    parser.add_argument("--checkpoint", type=path_argument, help="the weights: of a retraining, or official ones")
+    parser.add_argument("--to", type=_formats, default=["onnx"], metavar="F,F", help="formats; default: onnx")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder for the files")
+    parser.add_argument("--size", type=at_least(1), help="height and width of the input; default: the network's")
+    parser.add_argument(
+        "--batch", type=_batch, metavar="N", help="images at once, or `any`; default: any where the format can, else 1"
+    )
+    parser.add_argument("--layout", choices=("nchw", "nhwc"), help="of the images; default: the format's own")
+    parser.add_argument(
+        "--normalise", action="store_true", help="the file takes pixels from 0 to 255 and normalises them itself"
+    )
+    parser.add_argument("--path", type=path_argument, help="labelled images, on which accuracies are compared too")
+    add_allow_modules(parser, "the architecture's file or the checkpoint")
+
+
+def _run(args: argparse.Namespace) -> None:
+    from engine.progress import Stages, set_up_logging
+    from proxyless_nas.verbs import export
+
+    set_up_logging()
+    with Stages() as report:
+        exported = export(
+            args.source,
+            args.out,
+            args.to,
+            checkpoint=args.checkpoint,
+            size=args.size,
+            batch=args.batch,
+            layout=args.layout,
+            normalise=args.normalise,
+            images=args.path,
+            allow_modules=args.allow_modules,
+            report=report,
+        )
+    for file in exported:
+        print(file)
+
+
+COMMAND = Command(__doc__, _arguments, _run)

@@ -1,0 +1,111 @@
+"""Finds the trained network that a user names, with all that a file of it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.data import Preprocessing
+from engine.errors import CheckpointError, UserError
+from engine.progress import Report, silent
+from engine.runs.checkpoints import STATES
+from published.designs import design_of
+from published.networks import build, class_names, imagenet_classes, is_named, load_published
+from published.preprocessing import preprocessing_of
+from retrain.preprocessing import preprocessing_in
+from retrain.weights import load_network_of, read_checkpoint
+from supernet.network import Network
+
+IMAGENET = (1000, 3)
+"""Classes and channels of the networks whose classes are taken for ImageNet's if a checkpoint has no names."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network with its weights."""
+
+    network: Network
+    preprocessing: Preprocessing
+    """How its images are prepared."""
+    classes: tuple[str, ...]
+    """The names of its classes; their numbers as text if nobody has named them."""
+    folder_names: tuple[str, ...] | None
+    """The names that folders of labelled images must have; None if they are not known."""
+
+
+def trained_network(
+    source: str | Path,
+    checkpoint: Path | None = None,
+    allow_modules: Collection[str] = (),
+    *,
+    report: Report | None = None,
+) -> Source:
+    """Returns a network with its weights.
+
+    source: the name of a published network, the folder of a retraining or a .pt file of its checkpoints, or, with a
+    checkpoint, an architecture.json, a net.config or a name. checkpoint: of a retraining, or an official one. report:
+    shows a download. Raises ConfigError, CheckpointError and DownloadError.
+    """
+    path = Path(source)
+    if checkpoint is None and (path.is_dir() or path.suffix == ".pt"):
+        content, where = read_checkpoint(path)
+        return _of_run(content, where, None, allow_modules)
+    if checkpoint is None and not path.exists() and is_named(str(source)):
+        network = build(str(source), report=report or silent)
+        design = network.architecture
+        names = class_names(design.name)
+        return Source(network, preprocessing_of(design.name, design.input_size), names, _as_folders(names))
+    design = design_of(source, allow_modules=allow_modules)
+    if checkpoint is None:
+        raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/, or an official checkpoint")
+    content, where = read_checkpoint(checkpoint)
+    if any(key in content for key in STATES):
+        return _of_run(content, where, design, allow_modules)
+    network = Network(design)
+    load_published(network, checkpoint)
+    names = _named_classes(network)
+    return Source(network, preprocessing_of(design.name, design.input_size), names, None)
+
+
+def _of_run(content: dict[str, object], where: str, design: object, allow_modules: Collection[str]) -> Source:
+    """Returns the network in a checkpoint of a retraining. Raises CheckpointError if it is one of a search, or does not
+    say how images are prepared and is not one of ImageNet."""
+    loaded = load_network_of(content, where, design, allow_modules)  # type: ignore[arg-type]
+    if loaded.needs_statistics:
+        found, expected = "is of a search, whose supernet has no BN statistics", "a checkpoint of a retraining"
+        raise CheckpointError(where, found, expected, "retrain the search's architecture.json first")
+    network, own = loaded.network, loaded.network.architecture
+    preprocessing = preprocessing_in(content, where) or preprocessing_of(own.name, own.input_size)
+    return Source(network, preprocessing, _named_classes(network), _as_folders(network.class_names))
+
+
+def _named_classes(network: Network) -> tuple[str, ...]:
+    """Returns the names of a network's classes, or their numbers as text."""
+    design = network.architecture
+    if network.class_names is not None:
+        return network.class_names
+    if (design.classes, design.input_channels) == IMAGENET:
+        return imagenet_classes()
+    return tuple(map(str, range(design.classes)))
+
+
+def _as_folders(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Returns the names that class folders must have: ImageNet's folders have ids in place of names."""
+    return None if names == imagenet_classes() else names
+
+
+def sized(network: Network, preprocessing: Preprocessing, size: int | None) -> Preprocessing:
+    """Returns the preprocessing at another input size. Raises UserError if the network cannot take it."""
+    import torch
+
+    if size is None:
+        return preprocessing
+    preprocessing = preprocessing.at(size)
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, preprocessing.channels, size, size))
+    except RuntimeError:
+        remedy = "choose a larger size or the network's own"
+        raise UserError("--size", f"got {size}, which this network cannot take", remedy=remedy) from None
+    return preprocessing
