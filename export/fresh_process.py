@@ -67,6 +67,15 @@ class FreshProcess:
             run_file.send(self._process.stdin, b"a", run_file.packed(images))  # type: ignore[arg-type]
         return run_file.unpacked(self._answer("a", f"cannot be run on a batch of {len(images)}"))
 
+    def times(self, passes: int) -> list[float]:
+        """Returns the milliseconds of each of so many passes over the images of the last call, without the time of
+        sending them."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            run_file.send(self._process.stdin, b"t", str(passes).encode())  # type: ignore[arg-type]
+        times: list[float] = json.loads(self._answer("t", "cannot be timed"))
+        return times
+
     def _answer(self, expected: str, what: str) -> bytes:
         """Returns the content of the process's next message. Raises UserError that begins with `what` if it is an
         error, or if the process has ended."""

@@ -106,7 +106,7 @@ def make_program(
     some converters know the former alone. Raises UserError if torch.export cannot trace the network, or not for any
     batch.
     """
-    network = copy.deepcopy(network).cpu().eval()
+    network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
     module = Deployed(network, layout, preprocessing if normalise else None).eval()
     size, channels = preprocessing.input_size, preprocessing.channels
     shape = (channels, size, size) if layout == "nchw" else (size, size, channels)

@@ -4,7 +4,8 @@
 
 MODULE:FUNCTION opens the file, see `Format.open`. Messages are written to standard output and read from standard input;
 each is a letter, a length of 8 bytes and so many bytes: `h`, a JSON text, once the file is open; `a`, an array as
-numpy writes it, images in and logits out; `e`, a text that says what has failed. The process ends with its input.
+numpy writes it, images in and logits out; `t`, a number of passes in, over the images that came last, and the
+milliseconds of each out, as a JSON text; `e`, a text that says what has failed. The process ends with its input.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import json
 import os
 import struct
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,11 +73,26 @@ def main(function: str, file: str) -> None:
     except Exception as error:  # noqa: BLE001  # whatever a runtime raises is the answer
         send(replies, b"e", _reason(error))
         return
+    images = np.empty(0)
     while (message := receive(sys.stdin.buffer)) is not None:
         try:
-            send(replies, b"a", packed(np.ascontiguousarray(opened.run(unpacked(message[1])))))
+            if message[0] == b"t":
+                send(replies, b"t", json.dumps(_times(opened.run, images, int(message[1]))).encode())
+                continue
+            images = unpacked(message[1])
+            send(replies, b"a", packed(np.ascontiguousarray(opened.run(images))))
         except Exception as error:  # noqa: BLE001
             send(replies, b"e", _reason(error))
+
+
+def _times(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, passes: int) -> list[float]:
+    """Returns the milliseconds of each pass over the same images."""
+    times = []
+    for _ in range(passes):
+        start = time.perf_counter_ns()
+        run(images)
+        times.append((time.perf_counter_ns() - start) / 1e6)
+    return times
 
 
 def _reason(error: Exception) -> bytes:
