@@ -29,10 +29,9 @@ from export.photographs import photographs
 from export.program import Layout
 from retrain.evaluation import score_files
 
-TOLERANCE = 5e-5
-"""The largest accepted difference of a logit from PyTorch's, if the largest logit of the image is at most
-ORDINARY_LOGIT. Beyond, it grows in proportion: it is float32 in another order of adding."""
-ORDINARY_LOGIT = 10.0
+TOLERANCE = 5e-6
+"""The largest accepted difference of a logit from PyTorch's, relative to the largest logit of the 16 images: float32 in
+another order of adding. It is 5e-5 where that is 10, which is what trained networks of ImageNet reach."""
 SEVERAL = 5
 """The images of a batch of several. Graphs for any batch are traced with another number."""
 RANDOM = 16
@@ -58,7 +57,7 @@ class Compared:
     max_abs_diff: float
     """The largest difference of a logit."""
     allowed: float
-    """The largest accepted one, of the image where it is smallest."""
+    """The largest accepted one."""
     largest_logit: float
     argmax_agreement: float
     """The share of images whose likeliest class is the same."""
@@ -188,8 +187,8 @@ def _compare(
 ) -> Compared:
     """Runs a file on images (N, C, S, S) in batches of each size, and compares the logits with the expected ones.
     Raises ParityError."""
-    largest = np.abs(expected).max(axis=1)  # (N,)
-    allowed = TOLERANCE * np.maximum(1, largest / ORDINARY_LOGIT)  # (N,)
+    largest = float(np.abs(expected).max())
+    allowed = TOLERANCE * largest
     difference, agreement = 0.0, 1.0
     for batch in batches:
         logits = run_in_batches(file, images, layout, batch)
@@ -200,12 +199,11 @@ def _compare(
         apart = np.abs(logits.astype(np.float64) - expected).max(axis=1)  # (N,)
         same = float((logits.argmax(axis=1) == expected.argmax(axis=1)).mean())
         if not (apart <= allowed).all():  # not a number is not accepted either
-            worst = int(np.nan_to_num(apart / allowed, nan=np.inf).argmax())
-            found = f"{where}: a logit differs from PyTorch's by {apart[worst]:.2g}"
+            found = f"{where}: a logit differs from PyTorch's by {apart.max():.2g}"
             found += f", and {100 * same:.3g} % of the likeliest classes agree"
-            raise ParityError(file.path.name, found, f"at most {allowed[worst]:.2g}")
+            raise ParityError(file.path.name, found, f"at most {allowed:.2g}")
         difference, agreement = max(difference, float(apart.max())), min(agreement, same)
-    return Compared(len(images), tuple(batches), difference, float(allowed.min()), float(largest.max()), agreement)
+    return Compared(len(images), tuple(batches), difference, allowed, largest, agreement)
 
 
 def run_in_batches(file: FreshProcess, images: Tensor, layout: Layout, batch: int) -> np.ndarray:
