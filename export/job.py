@@ -27,6 +27,8 @@ from supernet.network import Network
 RECORD = "export.json"
 """The file beside the exported ones that records what they are and what their check showed."""
 RECORD_FORMAT = "proxylessnas/export@1"
+UNNAMED = "unnamed"
+"""The name of an architecture that nobody has named."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def export_network(
             raise ConfigError("batch", found, "a number, such as 1")
         format.refuse_if_missing()
     make_folder(out, "out")
-    name = re.sub(r"[^\w.-]+", "_", network.architecture.name).strip("._") or "network"
+    name = re.sub(r"[^\w.-]+", "_", network.architecture.name).strip("._")
+    name = "network" if name in ("", UNNAMED) else name
     record = _read_record(out)
     reference = Reference(network, preprocessing, normalise)
     programs: dict[tuple[object, ...], Program] = {}

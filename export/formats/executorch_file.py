@@ -49,8 +49,10 @@ def undelegated(graph: ExportedProgram) -> dict[str, int]:
 def open_file(path: Path) -> Opened:
     """Opens a .pte file in ExecuTorch's runtime."""
     import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 
+    _unsafe_reset_threadpool(1)  # by default XNNPACK takes every core
     program = Runtime.get().load_program(path)
     method = program.load_method("forward")
     if method is None:
