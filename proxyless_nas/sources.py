@@ -11,6 +11,7 @@ from engine.errors import CheckpointError, UserError
 from engine.progress import Report, silent
 from engine.runs.checkpoints import STATES
 from published.designs import design_of
+from published.int8 import is_int8, read_int8
 from published.networks import build, class_names, imagenet_classes, is_named, load_published
 from published.preprocessing import preprocessing_of
 from retrain.preprocessing import preprocessing_in
@@ -43,14 +44,19 @@ def trained_network(
 ) -> Source:
     """Returns a network with its weights.
 
-    source: the name of a published network, the folder of a retraining or a .pt file of its checkpoints, or, with a
-    checkpoint, an architecture.json, a net.config or a name. checkpoint: of a retraining, or an official one. report:
+    source: the name of a published network, the folder of a retraining or a .pt file of its checkpoints, a trained int8
+    network (.pkl), of which the float network is taken, or, with a checkpoint, an architecture.json, a net.config or a
+    name. checkpoint: of a retraining, or an official one. report:
     shows a download. Raises ConfigError, CheckpointError and DownloadError.
     """
     path = Path(source)
     if checkpoint is None and (path.is_dir() or path.suffix == ".pt"):
         content, where = read_checkpoint(path)
         return _of_run(content, where, None, allow_modules)
+    if checkpoint is None and is_int8(path):
+        model = read_int8(path)
+        network = model.float_network()
+        return Source(network, model.preprocessing, _named_classes(network), None)
     if checkpoint is None and not path.exists() and is_named(str(source)):
         network = build(str(source), report=report or silent)
         design = network.architecture

@@ -28,7 +28,8 @@ def _batch(text: str) -> "int | str":
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
-        help="folder of a retraining or a .pt file of its checkpoints/, the name of a published network, or, with "
+        help="folder of a retraining or a .pt file of its checkpoints/, the name of a published network, a trained "
+        "int8 network (.pkl, as float), or, with "
         "--checkpoint, an architecture.json or a net.config",
     )
     parser.add_argument("--checkpoint", type=path_argument, help="the weights: of a retraining, or official ones")
