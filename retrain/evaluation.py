@@ -118,7 +118,7 @@ def _scored(
     network.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
     batch_size, workers = config.retrain.batch_size, config.data.workers
     if loaded.needs_statistics:  # every process collects all of them, so that their number changes no figure
-        batches = statistics_batches(images.train, batch_size, BN_BATCHES, workers)
+        batches = statistics_batches(images.train, batch_size, BN_BATCHES, workers, device=device)
         recalibrate_bn(network, (on_device(batch, device, config.run).images for batch in batches))
     scores = _pass(
         network, images.test, images.class_names, batch_size, workers, device, config.run, by_class, group, report
@@ -185,7 +185,7 @@ def _pass(
 ) -> Scores:
     """Evaluates a network, which is on its device, on all images of a set."""
     began = time.perf_counter()
-    batches = evaluation_batches(images, batch_size, workers, **group.slice)
+    batches = evaluation_batches(images, batch_size, workers, device=device, **group.slice)
     shown = reported(batches, "evaluate", -(-len(images) // batch_size), report)
     if by_class:
         test, counts = evaluate_by_class(network, shown, device, run, len(class_names), group)

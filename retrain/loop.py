@@ -318,7 +318,7 @@ class _Retrain:
             workers=config.data.workers,
             start=self.step,
             balanced=config.data.balance == "sampling",
-            pin_memory=device.type == "cuda",
+            device=device,
             **group.slice,
             key="retrain.batch_size",
         )
@@ -599,7 +599,7 @@ class _Retrain:
         """Evaluates a network. Each process runs its slices, all with the same BN statistics."""
         self.group.average_statistics(network)
         settings, workers = self.config.retrain, self.config.data.workers
-        batches = evaluation_batches(images, settings.batch_size, workers, **self.group.slice)
+        batches = evaluation_batches(images, settings.batch_size, workers, device=self.device, **self.group.slice)
         return evaluate_by_class(network, batches, self.device, self.config.run, self.classes, self.group)
 
 

@@ -191,7 +191,8 @@ def supernet_losses(
     s = config.search
     count = max(2, math.ceil(min(images, len(validation)) / s.batch_size))
     whole = max(1, min(count, len(validation) // s.batch_size))
-    batches = statistics_batches(validation, s.batch_size, count, config.data.workers, **group.slice)
+    workers = config.data.workers
+    batches = statistics_batches(validation, s.batch_size, count, workers, device=device, **group.slice)
     own = [
         (
             len(batch.labels),

@@ -194,7 +194,7 @@ class Search:
         self.reduction = reduce_gradients(list(self.state.net.parameters()), group)
         stream = partial(
             BatchStream, batch_size=config.search.batch_size, workers=config.data.workers,
-            pin_memory=plan.device.type == "cuda", key="search.batch_size", **group.slice,
+            device=plan.device, key="search.batch_size", **group.slice,
         )  # fmt: skip
         seed = config.run.seed
         # Only the training images are augmented: alpha learns on images as an evaluation uses them.

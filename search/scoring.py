@@ -68,10 +68,11 @@ def score(
             report(what, done, for_statistics + to_score)
             yield batch
 
-    batches = statistics_batches(training, s.batch_size, s.bn_batches, workers, **group.slice)
+    batches = statistics_batches(training, s.batch_size, s.bn_batches, workers, device=device, **group.slice)
     images = (batch.images.to(device, memory_format=layout, non_blocking=True) for batch in counted(batches, 0))
     recalibrate_bn(network, images, group)
-    scored = evaluation_batches(validation, s.batch_size, workers, limit=s.evaluation_images, **group.slice)
+    limit = s.evaluation_images
+    scored = evaluation_batches(validation, s.batch_size, workers, limit, device=device, **group.slice)
     evaluation = evaluate(network, counted(scored, for_statistics), device, config.run, group)
     report(what, for_statistics + to_score, for_statistics + to_score)
     return evaluation

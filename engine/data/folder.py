@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional
 
-from engine.data.augmentation import Augmentation, filling, seeded
+from engine.data.augmentation import Augmentation, filling
 from engine.data.config import DataConfig
-from engine.data.images import AUGMENTATION, Batch, CorruptFiles, FileList, Item, Splits
+from engine.data.images import AUGMENTATION, Batch, CorruptFiles, FileList, Item, RawBatch, Splits
 from engine.data.layout import Layout, evaluation_layout, folder_layout
 from engine.data.listed import listed_layout
 from engine.data.memory import Recipe
 from engine.data.parts import Part
-from engine.data.pictures import UnreadableError, read_picture
+from engine.data.pictures import Box, UnreadableError, content_of, part_of_picture, whole_picture
 from engine.data.preprocessing import MEAN_OF_PHOTOGRAPHS, STD_OF_PHOTOGRAPHS, Preprocessing
 from engine.data.readers import Readers
 from engine.data.sources import check_classes
@@ -36,6 +36,15 @@ LAYOUTS: dict[str, Callable[[DataConfig], Layout]] = {
     "csv": listed_layout,
 }
 """The function that finds the files of each set of image files."""
+
+
+AUGMENTATION_VERSION = "2"
+"""Changes with the pixels of augmented images: a run that began with other ones is not resumed. 1 (not recorded): whole
+pictures were decoded, Pillow resized the crops, and colours were rounded."""
+
+_FACTORS = torch.tensor([[64 / 255, 1.0], [1 - 32 / 255, 0.5]])
+"""The width and the lower end of the uniform draws of brightness and saturation, by which a training image is
+multiplied."""
 
 
 def recipe_of_photographs(channels: int, *, flip: bool = True) -> Recipe:
@@ -53,8 +62,9 @@ class FolderImages:
     its class in this very set. engine/data/pictures.py decodes the files.
 
     Training: random resized crop of 8 to 100 % of the area, horizontal flip if `flip` is set, then what `augmentation`
-    adds, by default brightness by 32/255 and saturation by 0.5. Evaluation: what `preprocessing`
-    does, by default the shorter side to round(S / 0.875), then the central S x S.
+    adds, by default brightness by 32/255 and saturation by 0.5, clipped once. A process reads the crop;
+    `Preprocessing.finished` changes the colours of a batch. Evaluation: what `preprocessing` does, by default the
+    shorter side to round(S / 0.875), then the central S x S.
     """
 
     def __init__(self, root: Path, files: np.ndarray, labels: np.ndarray, preprocessing: Preprocessing, *, flip: bool):
@@ -77,18 +87,27 @@ class FolderImages:
 
     def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
         """Returns images (n, channels, S, S) float32. Raises ConfigError if a class has no readable image."""
+        return self.preprocessing.finished(self.read(items, augment=augment))
+
+    def read(self, items: Sequence[Item], *, augment: bool) -> RawBatch:
+        """Returns pixels (n, channels, S, S) uint8, and what is to be done with them if `augment` is set. Raises
+        ConfigError if a class has no readable image."""
         corrupt: dict[int, str] = {}
         colours, size = self.preprocessing.colours, self.preprocessing.input_size
         if augment and items:
             size = self.augmentation.size_at(items[0].epoch, size)
         pixels = torch.empty((len(items), colours, size, size), dtype=torch.uint8)
-        for out, item in zip(pixels, items, strict=True):
-            picture, unreadable = self._picture(item.index)
-            corrupt.update(unreadable)
-            # seeded by the item even if another file stands in, so that a repaired file changes no other image
-            out.copy_(self._augmented(picture, item) if augment else self.preprocessing.pixels_of(picture))
+        draws = torch.empty((len(items), 2))
+        with torch.random.fork_rng(devices=[]):
+            for out, drawn, item in zip(pixels, draws, items, strict=True):
+                convert = partial(self._augmented, item, drawn) if augment else self._evaluated
+                shown, unreadable = self._readable(item.index, convert)
+                out.copy_(shown)
+                corrupt.update(unreadable)
         labels = torch.from_numpy(self.labels[[item.index for item in items]])
-        return Batch(self.preprocessing.normalised(pixels), labels, dict(sorted(corrupt.items())))
+        coloured = augment and self.augmentation.policy == "published"
+        factors = draws * _FACTORS[0] + _FACTORS[1] if coloured else None
+        return RawBatch(pixels, labels, dict(sorted(corrupt.items())), factors)
 
     def restrict(self, indices: np.ndarray) -> FolderImages:
         """Returns the set of these images alone, numbered from 0."""
@@ -96,7 +115,7 @@ class FolderImages:
 
     def content(self) -> dict[str, Any]:
         """Returns a checksum of the names and sizes of the files, since reading a million files would take too long,
-        and their list."""
+        their list, and the version of the augmentation."""
         digest = hashlib.sha256()
         sizes = [_size(self.path(i)) for i in range(len(self))]
         names = self.files.tolist()
@@ -106,29 +125,59 @@ class FolderImages:
         above = os.fsencode(os.path.basename(os.path.abspath(self.root)))
         listed = np.array([os.path.join(above, name) for name in names], dtype=bytes)
         files = FileList(listed, np.array(sizes, dtype=np.int64), self.labels)
-        return {"file names and sizes": digest.hexdigest(), "files": files}
+        version = {"version of the augmentation": AUGMENTATION_VERSION}
+        return {"file names and sizes": digest.hexdigest(), "files": files} | version
 
-    def _augmented(self, picture: Image.Image, item: Item) -> Tensor:
-        """Returns (channels, S, S) uint8, a function of the picture and the item alone."""
-        size = self.augmentation.size_at(item.epoch, self.preprocessing.input_size)
-        fill = filling(self.preprocessing.mean[: self.preprocessing.colours])
-        with seeded(mix(item.seed, item.turn, item.index, AUGMENTATION)):
-            pixels: Tensor = _cropping(self.augmentation, size, self.flip, fill)(picture)
-            return pixels
+    def _evaluated(self, content: bytes | np.ndarray) -> Tensor:
+        """Returns the pixels (channels, S, S) uint8 that an evaluation sees of a file with this content."""
+        return self.preprocessing.pixels_of(whole_picture(content, self.preprocessing.colours))
 
-    def _picture(self, index: int) -> tuple[Image.Image, dict[int, str]]:
-        """Returns the image at `index`, or the next readable one of its class, wrapping around; and the unreadable
-        ones, each with the reason."""
+    def _augmented(self, item: Item, drawn: Tensor, content: bytes | np.ndarray) -> Tensor:
+        """Returns a part of the picture in a file with this content, mirrored or not, (channels, S, S) uint8, and fills
+        `drawn`, (2,) float32, with numbers in [0, 1): functions of the picture and the item alone.
+
+        Seeded by the item even if another file stands in, so that a repaired file changes no other image.
+        """
+        # not torch.manual_seed: that reseeds the GPUs too, and fork_rng would not put them back
+        torch.default_generator.manual_seed(mix(item.seed, item.turn, item.index, AUGMENTATION))
+        way, size = self.preprocessing, self.augmentation.size_at(item.epoch, self.preprocessing.input_size)
+        part = torch.from_numpy(part_of_picture(content, way.colours, self._part, size)).permute(2, 0, 1)
+        mirrored = bool(torch.rand(()) < 0.5) and self.flip
+        drawn.uniform_()
+        shown: Tensor = functional.resize(part, [size, size], antialias=True)
+        changed: Tensor = _changing(self.augmentation, filling(way.mean[: way.colours]))(
+            shown.flip(-1) if mirrored else shown
+        )
+        return changed
+
+    def _part(self, height: int, width: int) -> Box:
+        """Draws the part of a picture of this size that is shown."""
+        drawn = _crop(self.augmentation.least_area).make_params([torch.empty((1, height, width), device="meta")])
+        return Box(*(drawn[key] for key in ("top", "left", "height", "width")))
+
+    def _bytes(self, index: int) -> bytes:
+        """Returns the bytes of the file at `index`. Raises UnreadableError, or UserError if the system is at a
+        limit."""
+        return content_of(self.path(index))
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        """Yields `index`, then the others of its class, from the next one on, wrapping around."""
+        yield index
         begin, end = np.searchsorted(self.labels, [self.labels[index], self.labels[index] + 1]).tolist()
+        yield from (*range(index + 1, end), *range(begin, index))
+
+    def _readable(self, index: int, convert: Callable[[bytes | np.ndarray], Tensor]) -> tuple[Tensor, dict[int, str]]:
+        """Converts the file at `index`, or the next readable one of its class, wrapping around. Returns the pixels, and
+        the unreadable ones, each with the reason."""
         unreadable: dict[int, str] = {}
-        for candidate in (*range(index, end), *range(begin, index)):
+        for candidate in self._candidates(index):
             try:
-                return read_picture(self.path(candidate), self.preprocessing.colours), unreadable
+                return convert(self._bytes(candidate)), unreadable
             except UnreadableError as error:
                 unreadable[candidate] = str(error)
         raise ConfigError(
             "data.root",
-            f"none of the {end - begin} files of the class of {self.path(index)} can be read as an image "
+            f"none of the {len(unreadable)} files of the class of {self.path(index)} can be read as an image "
             f"(it {unreadable[index]})",
             "at least one",
             "repair or replace them",
@@ -136,18 +185,14 @@ class FolderImages:
 
 
 @lru_cache(maxsize=8)
-def _cropping(augmentation: Augmentation, size: int, flip: bool, fill: tuple[int, ...]) -> v2.Transform:
-    """Returns the transform of a picture to (C, size, size) uint8."""
-    jitter = [v2.ColorJitter(brightness=32 / 255, saturation=0.5)] if augmentation.policy == "published" else []
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(size, scale=(augmentation.least_area, 1.0)),
-            v2.RandomHorizontalFlip(0.5 if flip else 0.0),
-            *jitter,
-            v2.PILToTensor(),
-            augmentation.changing(fill),
-        ]
-    )
+def _crop(least_area: float) -> v2.RandomResizedCrop:
+    """Returns the transform that draws a part of a picture; it resizes nothing here, so its size does not matter."""
+    return v2.RandomResizedCrop(1, scale=(least_area, 1.0))
+
+
+@lru_cache(maxsize=8)
+def _changing(augmentation: Augmentation, fill: tuple[int, ...]) -> v2.Transform:
+    return augmentation.changing(fill)
 
 
 def _size(path: str) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from engine.errors import ConfigError, InvalidError, one_line
@@ -54,10 +53,23 @@ class Batch(NamedTuple):
     corrupt: Mapping[int, str] = {}
 
 
-def normalised(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Returns (x / 255 - mean) / std, float32, of pixels x (N, C, H, W) uint8, with one mean and std per channel."""
-    shift, scale = (255 * torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
-    return (pixels.float() - shift) / scale
+class RawBatch(NamedTuple):
+    """A batch as it travels from the process that reads it: a quarter of the bytes of a Batch.
+
+    pixels (N, C, S, S) uint8, C being 1 or the channels; labels, corrupt: as in Batch. factors: (N, 2) float32, by
+    which the brightness and the saturation of each image are multiplied in `Preprocessing.finished`, on the network's
+    device; None: they stay.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    corrupt: Mapping[int, str] = {}
+    factors: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> RawBatch:
+        """Returns the batch with each of its tensors changed, such as moved to another place."""
+        factors = None if self.factors is None else change(self.factors)
+        return RawBatch(change(self.pixels), change(self.labels), self.corrupt, factors)
 
 
 class CorruptFiles:
@@ -111,13 +123,17 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
-    def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
-        """Returns the images of `items` in that order.
+    def read(self, items: Sequence[Item], *, augment: bool) -> RawBatch:
+        """Returns the images of `items` in that order, before `preprocessing.finished`.
 
-        The pixels of an image depend on its item and on `augment` only, never on the rest of the batch, the process or
-        any global random state. The items to augment are of one epoch, which may decide on the images' size. Raises
-        ConfigError if a class has no readable image.
+        An image depends on its item and on `augment` only, never on the rest of the batch, the process or any global
+        random state. The items to augment are of one epoch, which may decide on the images' size. Raises ConfigError
+        if a class has no readable image.
         """
+        ...
+
+    def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
+        """Returns the batch that `read` and `preprocessing.finished` give, on the CPU."""
         ...
 
     def restrict(self, indices: np.ndarray) -> Self:

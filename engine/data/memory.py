@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine.data.augmentation import Augmentation
-from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item
+from engine.data.images import AUGMENTATION, Batch, CorruptFiles, Item, RawBatch
 from engine.data.order import random_numbers
 from engine.data.preprocessing import Preprocessing, resized
 from engine.data.readers import Readers
@@ -56,6 +56,10 @@ class MemoryImages:
 
     def load(self, items: Sequence[Item], *, augment: bool) -> Batch:
         """Returns images (n, channels, S, S) float32."""
+        return self.preprocessing.finished(self.read(items, augment=augment))
+
+    def read(self, items: Sequence[Item], *, augment: bool) -> RawBatch:
+        """Returns pixels (n, C, S, S) uint8, cropped and mirrored if `augment` is set."""
         keys = np.array([(item.seed, item.turn, item.index) for item in items], dtype=np.int64).reshape(-1, 3)
         index = torch.from_numpy(keys[:, 2])
         x = self.pixels[index]  # (n, C, S, S)
@@ -64,7 +68,7 @@ class MemoryImages:
             if items:
                 x = resized(x, self.augmentation.size_at(items[0].epoch, x.shape[-1]))
             x = self.augmentation.applied(x, items, self.recipe.mean)
-        return Batch(self.preprocessing.normalised(x), torch.from_numpy(self.labels[keys[:, 2]]))
+        return RawBatch(x, torch.from_numpy(self.labels[keys[:, 2]]))
 
     def restrict(self, indices: np.ndarray) -> MemoryImages:
         """Returns the set of these images alone, numbered from 0."""

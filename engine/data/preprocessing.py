@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,7 +16,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from engine.config import Section
-from engine.data.images import normalised
+from engine.data.images import Batch, RawBatch
 from engine.data.pictures import UnreadableError, read_picture
 from engine.errors import ConfigError, InvalidError
 
@@ -26,6 +27,9 @@ used."""
 # Mean and std of ImageNet's training images, as in every torchvision reference; for grey, their average over RGB.
 MEAN_OF_PHOTOGRAPHS = {3: (0.485, 0.456, 0.406), 1: (0.449,)}
 STD_OF_PHOTOGRAPHS = {3: (0.229, 0.224, 0.225), 1: (0.226,)}
+CPU = torch.device("cpu")
+_LUMA = (0.299, 0.587, 0.114)  # red, green, blue (ITU-R BT.601), as in Pillow and torchvision
+_FINISHED_AT_ONCE = 1 << 18  # numbers at a time on a CPU: they stay in its cache from one operation to the next
 _RESIZED_AT_ONCE = 2048  # images in float32 at a time: resizing needs 4 times the memory of the result otherwise
 
 
@@ -134,8 +138,28 @@ class Preprocessing(Section):
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """Returns the input (N, channels, S, S) float32 that pixels (N, colours, S, S) uint8 give."""
-        images = normalised(pixels, self.mean[: self.colours], self.std[: self.colours])
-        return images if self.colours == self.channels else images.expand(-1, self.channels, -1, -1).contiguous()
+        return self.finished(RawBatch(pixels, torch.empty(0))).images
+
+    def finished(self, raw: RawBatch, device: torch.device = CPU) -> Batch:
+        """Returns the network's input on `device`: images coloured, clipped and normalised, (N, channels, S, S).
+
+        Brightness b and saturation s make b (s x + (1 - s) grey(x)) of a colour x, and b x of grey; the result is
+        clipped to 0..255 once, and x becomes (x / 255 - mean) / std. Copies from pinned memory go on while the caller
+        does other work. The result of an image does not depend on the rest of the batch.
+        """
+        raw = raw.each(lambda tensor: tensor.to(device, non_blocking=True))
+        shift, scale = (_per_channel(values[: self.colours], device) for values in (self.mean, self.std))
+        images = torch.empty(raw.pixels.shape, dtype=torch.float32, device=device)
+        at_once = max(1, _FINISHED_AT_ONCE // max(1, raw.pixels[:1].numel())) if device.type == "cpu" else len(images)
+        for begin in range(0, len(images), max(1, at_once)):
+            part = slice(begin, begin + at_once)
+            x = images[part].copy_(raw.pixels[part])
+            if raw.factors is not None:
+                _colour(x, *raw.factors[part].view(-1, 2, 1, 1).unbind(1))
+            x.sub_(shift).div_(scale)
+        if self.colours != self.channels:
+            images = images.expand(-1, self.channels, -1, -1).contiguous()
+        return Batch(images, raw.labels, raw.corrupt)
 
     def input_of(self, path: Path) -> Tensor:
         """Reads an image file: (1, channels, S, S) float32, S being `input_size`. Raises ConfigError, which begins with
@@ -148,6 +172,28 @@ class Preprocessing(Section):
         except UnreadableError as error:
             raise ConfigError.of(error, str(path)) from None
         return self.normalised(self.pixels_of(picture)[None])
+
+
+@cache  # made once: a copy to a GPU waits for it
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Returns 255 times the values, (C, 1, 1), on the device."""
+    return (255 * torch.tensor(values)).view(-1, 1, 1).to(device)
+
+
+def _colour(x: Tensor, brightness: Tensor, saturation: Tensor) -> None:
+    """Changes images x (n, C, S, S) float32 in place; brightness, saturation: (n, 1, 1). See `Preprocessing.finished`.
+
+    Each operation rounds by itself: a fused one (alpha=, addcmul) rounds otherwise at the end of a vector register, and
+    an image would depend on its place in the batch.
+    """
+    if x.shape[1] == 3:
+        share = brightness * (1 - saturation)  # of grey
+        grey = x[:, 0] * (share * _LUMA[0])  # (n, S, S)
+        grey.add_(x[:, 1] * (share * _LUMA[1])).add_(x[:, 2] * (share * _LUMA[2]))
+        x.mul_((brightness * saturation).unsqueeze(1)).add_(grey.unsqueeze(1))
+    else:
+        x.mul_(brightness.unsqueeze(1))
+    x.clamp_(0, 255)
 
 
 def resized(pixels: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:

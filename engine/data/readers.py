@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from engine.data.images import Batch, Item
+from engine.data.images import Item, RawBatch
 from engine.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,10 +71,10 @@ class Readers:
 
     def read(
         self, images: ImageSet, lists: Iterable[list[Item]], *, augment: bool, workers: int, pin_memory: bool
-    ) -> Generator[Batch]:
+    ) -> Generator[RawBatch]:
         """Yields a batch for each list of items, in order, read ahead by `workers` processes.
 
-        While iterating, raises the UserError that `images.load` raises, and one if a process was killed or the system
+        While iterating, raises the UserError that `images.read` raises, and one if a process was killed or the system
         refuses processes, memory or files. The processes have ended then.
         """
         lists = iter(lists)
@@ -148,7 +148,7 @@ class _Pool:
         self.closed = False
         self._workers: list[_Worker] = []
         self._backlog: deque[tuple[int, list[Item], bool]] = deque()
-        self._arrived: dict[int, Batch | UserError | _Failure | Future[Batch]] = {}
+        self._arrived: dict[int, RawBatch | UserError | _Failure | Future[RawBatch]] = {}
         self._pinned: set[int] = set()
         self._cancelled: set[int] = set()
         self._next = 0
@@ -174,7 +174,7 @@ class _Pool:
         self._hand_out()
         return ticket
 
-    def batch_of(self, ticket: int) -> Batch:
+    def batch_of(self, ticket: int) -> RawBatch:
         """Waits for a batch and returns it, once for each ticket. Raises UserError if it could not be read."""
         while ticket not in self._arrived:
             self._receive()
@@ -237,7 +237,7 @@ class _Pool:
             worker.tickets.remove(ticket)
             if ticket in self._cancelled:
                 self._cancelled.remove(ticket)
-            elif ticket in self._pinned and isinstance(reply, Batch):
+            elif ticket in self._pinned and isinstance(reply, RawBatch):
                 self._arrived[ticket] = self._pinning.submit(pinned, reply)
             else:
                 self._arrived[ticket] = reply
@@ -260,9 +260,9 @@ def _kill(processes: list[BaseProcess]) -> None:
             process.kill()
 
 
-def pinned(batch: Batch) -> Batch:
+def pinned(batch: RawBatch) -> RawBatch:
     """Returns the batch in pinned memory, which a GPU can fetch by itself."""
-    return batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
+    return batch.each(torch.Tensor.pin_memory)
 
 
 def _shortage(what: str, workers: int) -> UserError:
@@ -324,17 +324,15 @@ def _serve(images: ImageSet, connection: Connection) -> None:
             connection.send((ticket, _Failure(error.strerror or str(error), shortage=True)))
 
 
-def _batch(images: ImageSet, items: list[Item], augment: bool) -> Batch | UserError | _Failure:
+def _batch(images: ImageSet, items: list[Item], augment: bool) -> RawBatch | UserError | _Failure:
     """Returns the batch of `items` in shared memory, or the reason why there is none."""
     try:
-        batch = images.load(items, augment=augment)
+        batch = images.read(items, augment=augment)
     except UserError as error:
         return error
     except Exception:  # noqa: BLE001  raised again, with this text, where the batch is awaited
         return _Failure(traceback.format_exc(), shortage=False)
     try:
-        batch.images.share_memory_()
-        batch.labels.share_memory_()
+        return batch.each(torch.Tensor.share_memory_)
     except (OSError, RuntimeError) as error:  # torch has no type of its own for it
         return _Failure(f"no shared memory for a batch ({str(error).splitlines()[0]})", shortage=True)
-    return batch

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 
 import numpy as np
+import torch
 
-from engine.data.images import Batch, ImageSet, Item
+from engine.data.images import Batch, ImageSet, Item, RawBatch
 from engine.data.order import mixed_choice, stratified_choice, training_batches
+from engine.data.preprocessing import CPU
 from engine.data.readers import pinned, worker_count
 from engine.errors import ConfigError
 
@@ -26,9 +28,9 @@ class BatchStream(Iterator[Batch]):
 
     batch_size: images of all ranks together. workers: the processes that read ahead if the set is one of files (None:
     see worker_count); they belong to the set, start with its first batch and end with `close`. balanced: whether all
-    classes have the same number of images in an epoch (engine/data/order.py: balanced_order). pin_memory: whether
-    batches lie in pinned memory, which a GPU can fetch by itself while the program goes on. key: where the batch size
-    is set, for errors.
+    classes have the same number of images in an epoch (engine/data/order.py: balanced_order). device: where
+    batches are finished and lie; a GPU fetches their bytes from pinned memory while the program goes on. key: where the
+    batch size is set, for errors.
 
     Raises ConfigError if there are fewer images than `batch_size`, or if it is not a multiple of `world_size`; while
     iterating, if more than 1 % of the set's files, or all files of a class, are unreadable (the stream is closed then).
@@ -46,7 +48,7 @@ class BatchStream(Iterator[Batch]):
         world_size: int = 1,
         augment: bool = True,
         balanced: bool = False,
-        pin_memory: bool = False,
+        device: torch.device = CPU,
         key: str = "batch_size",
     ):
         if batch_size < 1 or batch_size % world_size:
@@ -65,7 +67,7 @@ class BatchStream(Iterator[Batch]):
         items = training_batches(
             len(images), batch_size, seed, start=start, rank=rank, world_size=world_size, balanced=labels
         )
-        self._batches = _loaded(images, items, augment=augment, workers=workers, pin_memory=pin_memory)
+        self._batches = _loaded(images, items, augment=augment, workers=workers, device=device)
 
     def __next__(self) -> Batch:
         batch = next(self._batches)
@@ -104,12 +106,14 @@ def evaluation_batches(
     *,
     rank: int = 0,
     world_size: int = 1,
+    device: torch.device = CPU,
 ) -> Iterator[Batch]:
     """Yields every image once, in the order of the set, not augmented; the last batch may be smaller.
 
     limit: the most images; they are the same ones every time, each class with its share. batch_size: images of all
-    ranks together, of which each gets its slice; a rank may get none of a small last batch. While iterating, raises
-    ConfigError if more than 1 % of the set's files, or all files of a class, are unreadable.
+    ranks together, of which each gets its slice; a rank may get none of a small last batch. device: where the batches
+    lie. While iterating, raises ConfigError if more than 1 % of the set's files, or all files of a class, are
+    unreadable.
     """
     if batch_size < 1 or (limit is not None and limit < 1):
         raise ValueError(f"expected batch_size >= 1 and limit >= 1, got {batch_size} and {limit}")
@@ -120,11 +124,18 @@ def evaluation_batches(
     items = _unseeded(indices)
     whole = (items[i : i + batch_size] for i in range(0, len(items), batch_size))
     shares = (batch[len(batch) * rank // world_size : len(batch) * (rank + 1) // world_size] for batch in whole)
-    return _loaded(images, (share for share in shares if share), augment=False, workers=workers)
+    return _loaded(images, (share for share in shares if share), augment=False, workers=workers, device=device)
 
 
 def statistics_batches(
-    images: ImageSet, batch_size: int, count: int, workers: int | None, *, rank: int = 0, world_size: int = 1
+    images: ImageSet,
+    batch_size: int,
+    count: int,
+    workers: int | None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    device: torch.device = CPU,
 ) -> Iterator[Batch]:
     """Yields whole batches, not augmented, for BN statistics: at most `count` times `batch_size` images.
 
@@ -140,7 +151,7 @@ def statistics_batches(
     amount = min(count * batch_size, len(images)) // size * size
     indices = mixed_choice(images.labels, amount, _LIMIT_SEED).reshape(-1, size)
     batches = (_unseeded(indices[b]) for b in range(rank, len(indices), world_size))
-    return _loaded(images, batches, augment=False, workers=workers)
+    return _loaded(images, batches, augment=False, workers=workers, device=device)
 
 
 def _unseeded(indices: np.ndarray) -> list[Item]:
@@ -149,13 +160,13 @@ def _unseeded(indices: np.ndarray) -> list[Item]:
 
 
 def _loaded(
-    images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int | None, pin_memory: bool = False
+    images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int | None, device: torch.device
 ) -> Generator[Batch]:
     """Loads each list of items, in order. Raises ConfigError if too many files are unreadable."""
-    count = worker_count(workers)
+    count, pin_memory = worker_count(workers), device.type == "cuda"
     if images.readers is None or count == 0:
-        loaded: Iterator[Batch] = (images.load(items, augment=augment) for items in batches)
-        ready = map(pinned, loaded) if pin_memory else loaded
+        read: Iterator[RawBatch] = (images.read(items, augment=augment) for items in batches)
+        ready = map(pinned, read) if pin_memory else read
     else:
         ready = images.readers.read(images, batches, augment=augment, workers=count, pin_memory=pin_memory)
     for batch in ready:
@@ -164,7 +175,7 @@ def _loaded(
         except ConfigError:
             _end_processes(images)
             raise
-        yield batch
+        yield images.preprocessing.finished(batch, device)
 
 
 def _end_processes(images: ImageSet) -> None:

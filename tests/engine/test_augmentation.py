@@ -66,8 +66,10 @@ def test_a_policy_of_a_file_is_torchvisions_transform_under_the_items_seed(tmp_p
     (found,) = images.load([Item(4, 2, 1)], augment=True).images
     mean = [round(255 * m) for m in images.preprocessing.mean]
     torch.manual_seed(mix(4, 2, 1, AUGMENTATION))
-    picture = v2.RandomResizedCrop(16, scale=(0.08, 1.0))(read_picture(images.path(1), 3))
-    picture = v2.RandomHorizontalFlip()(picture)
+    pixels = v2.PILToTensor()(read_picture(images.path(1), 3))
+    pixels = v2.RandomHorizontalFlip()(v2.RandomResizedCrop(16, scale=(0.08, 1.0))(pixels))
+    torch.rand(2)  # brightness and saturation, of which this policy makes no use
+    picture = v2.ToPILImage()(pixels)
     picture = v2.RandAugment(2, 20, interpolation=v2.InterpolationMode.BILINEAR, fill=mean)(picture)
     pixels = v2.RandomErasing(0.5, value=mean)(v2.PILToTensor()(picture))
     assert torch.equal(found, images.preprocessing.normalised(pixels[None])[0])

@@ -138,10 +138,10 @@ def test_a_resumed_run_neither_warns_again_nor_counts_twice(root, caplog):
 def test_a_bug_in_a_transform_is_no_corrupt_file(root, monkeypatch):
     images = train_part(root)
 
-    def broken(picture):
+    def broken(height, width):
         raise ValueError("bug")
 
-    monkeypatch.setattr(images, "_train", broken)
+    monkeypatch.setattr(images, "_part", broken)
     with pytest.raises(ValueError, match="bug"):
         images.load([Item(0, 0, 0)], augment=True)
     assert np.array_equal(images.labels, np.repeat([0, 1], PER_CLASS))

@@ -205,12 +205,14 @@ def test_a_batch_size_rank_or_limit_that_does_not_fit_is_refused(in_memory):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_pinned_batches_are_the_same_batches(images, workers):
-    pinned = take(images, 7, workers=workers, pin_memory=True)
-    assert same(pinned, take(images, 7))
-    assert all(batch.images.is_pinned() and batch.labels.is_pinned() for batch in pinned)
+def test_batches_on_a_gpu_are_those_on_the_cpu(images, workers):
+    there = take(images, 7, workers=workers, device=torch.device("cuda"))
+    assert all(batch.images.is_cuda and batch.labels.is_cuda for batch in there)
+    for one, other in zip(there, take(images, 7), strict=True):
+        torch.testing.assert_close(one.images.cpu(), other.images, rtol=0, atol=1e-6)
+        assert one.labels.cpu().equal(other.labels)
 
 
 def test_a_stream_is_an_iterator(in_memory):

@@ -21,6 +21,7 @@ from torch import nn
 
 from engine.config import validate
 from engine.data import Batch, Item, open_images
+from engine.data.images import RawBatch
 from engine.data.memory import MemoryImages
 from engine.errors import CheckpointError, ConfigError, Interrupted, UserError
 from engine.evaluation import ClassCounts
@@ -547,14 +548,14 @@ def test_all_training_images_are_used(architecture, tmp_path, prepared, monkeypa
 
 def test_an_epoch_shows_every_image_once(architecture, tmp_path, prepared, monkeypatch):
     seen = []
-    plain = MemoryImages.load
+    plain = MemoryImages.read
 
-    def recorded(self: MemoryImages, items: Sequence[Item], *, augment: bool) -> Batch:
+    def recorded(self: MemoryImages, items: Sequence[Item], *, augment: bool) -> RawBatch:
         seen.extend(item.index for item in items)
         assert augment
         return plain(self, items, augment=augment)
 
-    monkeypatch.setattr(MemoryImages, "load", recorded)
+    monkeypatch.setattr(MemoryImages, "read", recorded)
     job = prepared(config_of(), architecture, tmp_path / "run")
     for _ in range(4):
         next(job.stream)
