@@ -11,6 +11,8 @@ the steps between two points of the curves, without start, evaluation and checkp
                           has both
     loader_plain          images per second of torchvision's ImageFolder and DataLoader, with the same transforms,
                           workers and batch size (float32 batches, normalised)
+    loader_shards         as loader, from shards that `proxyless-nas data pack` makes of the same folder
+    loader_cached         as loader, with data.cache=ram
     two_process_slowdown  seconds of a step of two processes of 16 images, over gloo, over one process of 16 images; one
                           thread each
     side_by_side_slowdown the same for two retrainings that know nothing of each other: what two busy processes cost
@@ -48,6 +50,7 @@ from engine.data import DataConfig, ImageSet, open_images
 from engine.data.order import training_batches
 from engine.data.preprocessing import CPU, MEAN_OF_PHOTOGRAPHS, STD_OF_PHOTOGRAPHS
 from engine.data.readers import worker_count
+from engine.data.shards import pack
 from engine.data.stream import _loaded
 from engine.device import autocast, memory_format, prepare_device
 from engine.run_config import RunConfig
@@ -195,8 +198,12 @@ def plain(folder: Path, batch: int, workers: int) -> Callable[[], None]:
 
 def of_loaders(folder: Path, batch: int, workers: int, rounds: int, work: Path) -> dict[str, object]:
     """The keys loader and loader_plain."""
+    of_folder = DataConfig(name="folder", root=folder)
+    pack(open_images(of_folder, input_size=SIZE, channels=3, classes=CLASSES), work / "shards")
     sets: dict[str, dict[str, object]] = {
         "loader": {"name": "folder", "root": folder},
+        "loader_shards": {"name": "shards", "root": work / "shards"},
+        "loader_cached": {"name": "folder", "root": folder, "cache": "ram"},
     }
     opened = {
         name: open_images(DataConfig.model_validate(data), input_size=SIZE, channels=3, classes=CLASSES).train

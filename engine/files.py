@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import fcntl
+import glob
 import json
 import math
 import os
@@ -329,18 +331,23 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     a folder there.
 
     A reader gets the old folder or the new one, never a part of either. The temporary folder lies beside `path`; it is
-    deleted if the block raises. Folders above are made. Raises WriteError if the system refuses.
+    deleted if the block raises, and that of a process that was killed by the next one. Folders above are made. Raises
+    WriteError if the system refuses.
     """
     path = path.resolve()  # a link keeps pointing to the folder
     make_folder(path.parent)
+    for stale in path.parent.glob(f".{glob.escape(path.name[:200])}.{'[0-9a-f]' * 16}{TEMPORARY}"):
+        with contextlib.suppress(OSError), _locked(stale):
+            shutil.rmtree(stale, ignore_errors=True)
     end = secrets.token_hex(8)
     new, old = (path.parent / f".{path.name[:200]}.{kind}{end}{TEMPORARY}" for kind in ("", "old"))
     try:
         with writing(path):
             new.mkdir()
-        yield new
+        with _locked(new):
+            yield new
         with writing(path):
-            for file in new.iterdir():
+            for file in filter(Path.is_file, new.rglob("*")):
                 with file.open("rb") as content:
                     os.fsync(content.fileno())
             fsync_folder(new)
@@ -357,6 +364,17 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             fsync_folder(path.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Locks a folder for the block. Raises BlockingIOError if a running process has locked it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def remove_stale(folder: Path) -> None:

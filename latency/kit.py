@@ -11,11 +11,9 @@ kit, make the table.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import secrets
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +23,7 @@ from pydantic import AfterValidator, Field
 
 from engine.config import Section, validate
 from engine.errors import InvalidError, UserError
-from engine.files import TEMPORARY, make_folder, read_json, write_atomically, writing
+from engine.files import read_json, replacing_folder, write_atomically, writing
 from engine.progress import Report, silent
 from engine.wording import shown
 from latency import bench
@@ -148,7 +146,7 @@ def export_kit(
     alone = isolated or not bench.RUNTIMES[measure.runtime].times_layers
     counts = Counts(0 if alone else measure.coverings, measure.calibration_networks, verify, alone)
     jobs = draw_plan(space, counts, seed)
-    with writing(f"--out {folder}"), _replacing_folder(folder) as new:
+    with writing(f"--out {folder}"), replacing_folder(folder) as new:
         (new / MODELS).mkdir()
         records = write_models(space, measure, jobs, new / MODELS, partial(report, "export"))
         shutil.copyfile(bench.__file__, new / "bench.py")
@@ -173,20 +171,6 @@ def export_kit(
         }
         write_atomically(new / bench.MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return ExportedKit(folder, measure.runtime, sum(len(names) for names in rounds))
-
-
-@contextlib.contextmanager
-def _replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yields a new folder that takes the name of `folder`, an empty or absent one, once the block has ended well. The
-    new folder is deleted if the block raises."""
-    make_folder(folder.parent, "--out")
-    new = folder.parent / f".{folder.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
-    new.mkdir()
-    try:
-        yield new
-        new.replace(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)  # it does not exist any more once it has been renamed
 
 
 def _readme(measure: MeasureConfig) -> str:

@@ -25,6 +25,7 @@ from engine.data.layout import undivided_layout
 from engine.data.parts import Part, Parts
 from engine.data.pictures import UnreadableError, read_picture
 from engine.data.scan import class_folders, in_words
+from engine.data.shards import ShardImages
 from engine.data.survey import Place, Survey, survey
 from engine.errors import ConfigError, one_line
 from engine.files import as_path, nearest_path
@@ -85,13 +86,14 @@ def show_data(
     damage further in and copies are not found. The picture has some images of each class. Raises ConfigError if a
     training could not use the data, except that a test part may be missing.
     """
-    config, undivided = _config_of(source, overrides)
+    config, undivided = data_config(source, overrides)
     if config.module is None and config.name in LAYOUTS:
         parts = (LAYOUTS[config.name](config) if undivided is None else undivided_layout(undivided)).parts()
         return _of_files(config, parts, quick, report)
     splits = _opened(config)
     named = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    if isinstance(splits.train, FolderImages):
+    packed = isinstance(splits.train, ShardImages)
+    if isinstance(splits.train, FolderImages) and not packed:
         found = {
             use: Part(f"{use} images of {config.name}()", images.root, images.files, images.labels)
             for use, images in named.items()
@@ -101,13 +103,14 @@ def show_data(
         return _of_files(config, parts, quick, report)
     sets = {use: images for use, images in named.items() if images is not None}
     counts = {use: np.bincount(i.labels, minlength=len(splits.class_names)).tolist() for use, i in sets.items()}
-    lines = [f"{config.name}: {_total(counts)} images in memory, {len(splits.class_names)} classes", ""]
+    where = "shards" if packed else "memory"
+    lines = [f"{config.name}: {_total(counts)} images in {where}, {len(splits.class_names)} classes", ""]
     lines += [*_table(splits.class_names, counts), "", *_balance(splits.class_names, counts["train"], config)]
     png = _picture(splits.class_names, splits.train.labels, lambda i: _of_memory(splits.train, i))
     return ShownImages("\n".join(lines).rstrip(), png, splits.class_names, counts)
 
 
-def _config_of(source: object, overrides: Sequence[str]) -> tuple[DataConfig, Path | None]:
+def data_config(source: object, overrides: Sequence[str]) -> tuple[DataConfig, Path | None]:
     """Returns the section `data` that a source stands for; and the folder of class folders if it is one without a test
     part."""
     if not isinstance(source, Path | str):

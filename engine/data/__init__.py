@@ -7,23 +7,27 @@
 - `parts.py`: what is found of them: in folders (`layout.py`, `scan.py`) or by a CSV list (`listed.py`);
   `label_files.py`: the labels of images that lie in one folder; `survey.py`: what the files hold
 - `augmentation.py`: how training images are changed beside cropping and mirroring
+- `shards.py`: image files packed into a few large ones; `cache.py`: pictures that are decoded once
 - `preprocessing.py`: the way from a picture to a network's input
 - `own.py`: sets of the user's own
 - `order.py`: splits, and which images come when
 - `stream.py`: batches for training and evaluation; `readers.py`: the processes that read files for them
 """
 
+from pathlib import Path
 from typing import Protocol
 
 from engine.data.augmentation import Augmentation
 from engine.data.config import DataConfig
-from engine.data.folder import LAYOUTS, open_files
+from engine.data.folder import LAYOUTS, FolderImages, open_files
 from engine.data.images import Batch, FileList, ImageSet, Item, Splits, subset
 from engine.data.order import class_weights, stratified_split
 from engine.data.own import Arrays, CallModule, Files, OwnSet, open_own
 from engine.data.preprocessing import Preprocessing
+from engine.data.shards import open_shards
 from engine.data.sources import open_in_memory
 from engine.data.stream import BatchStream, evaluation_batches, statistics_batches
+from engine.errors import ConfigError
 
 __all__ = [
     "Arrays",
@@ -78,6 +82,19 @@ def open_images(
     """
     if config.module is not None:
         assert call is not None, "a set of the user's own is opened with supernet.user_modules.call"
-        return open_own(config, call, input_size=input_size, channels=channels, classes=classes)
-    opened = open_files if config.name in LAYOUTS else open_in_memory
-    return opened(config, input_size=input_size, channels=channels, classes=classes)
+        splits = open_own(config, call, input_size=input_size, channels=channels, classes=classes)
+    else:
+        opened = open_files if config.name in LAYOUTS else open_in_memory
+        if config.name == "shards":
+            opened = open_shards
+        splits = opened(config, input_size=input_size, channels=channels, classes=classes)
+    return splits if config.cache is None else _kept_decoded(splits, config.cache)
+
+
+def _kept_decoded(splits: Splits, place: Path) -> Splits:
+    """Lets image files be decoded once; see `data.cache`. Raises ConfigError for a set in memory."""
+    for images in filter(None, (splits.train, splits.validation, splits.test)):
+        if not isinstance(images, FolderImages):
+            raise ConfigError("data.cache", f"got '{place}', but the set is in memory anyway", remedy="remove it")
+        images.keep_decoded(place)
+    return splits

@@ -12,7 +12,7 @@ from engine.errors import InvalidError
 from engine.wording import in_a_row, nearest
 
 DOWNLOADABLE = ("fashion_mnist", "cifar10")
-ON_DISK = (*DOWNLOADABLE, "imagenet", "folder")
+ON_DISK = (*DOWNLOADABLE, "imagenet", "folder", "shards")
 NAMES = ("digits", "cluttered_digits", *ON_DISK, "csv", "fake")
 DIVIDED = ("folder", "csv")
 """The sets that `data.test` divides."""
@@ -33,14 +33,14 @@ class DataConfig(Section):
     own (docs/examples/...). Its function `name(root)` gives the images (docs/extending/dataset.md)."""
     name: str = Field(min_length=1)
     """digits comes with scikit-learn, cluttered_digits is made of it (engine/data/cluttered.py), fake is noise made on
-    the spot; fashion_mnist, cifar10, imagenet and folder are read from `root`, csv is a list of files. With `module`,
-    the name of a function there."""
+    the spot; fashion_mnist, cifar10, imagenet, folder and shards are read from `root`, csv is a list of files. With
+    `module`, the name of a function there."""
     root: UserPath | None = Field(None, validate_default=True)
     """Folder of the images. fashion_mnist and cifar10: where torchvision keeps them; imagenet and folder: it holds
     train/ and val/ (or valid/, validation/) or test/, each with one folder per class. If a folder has all three, val/
-    selects the best epoch of a retraining and test/ reports; a search uses train/ alone. csv: where relative paths
-    begin; null: the folder of the list. The others read nothing from it. The function of a `module` is called with
-    it."""
+    selects the best epoch of a retraining and test/ reports; a search uses train/ alone. shards: what
+    `proxyless-nas data pack` has written. csv: where relative paths begin; null: the folder of the list. The others
+    read nothing from it. The function of a `module` is called with it."""
     csv: UserPath | None = Field(None, validate_default=True)
     """csv only: the list, a file with a header and the columns path, label and perhaps split (train, val or test), in
     any order; further columns are ignored."""
@@ -61,9 +61,15 @@ class DataConfig(Section):
     multiplied by N / (classes * images of its class). sampling: every class has the same number of images in an epoch;
     those of small classes come several times, each time augmented anew. null: every image counts alike."""
     workers: int | None = Field(None, ge=0, le=1024, exclude=True)
-    """Processes that read image files (imagenet, folder, csv), for each part in use of each process of a run. null: as
-    many as this process may use cores, at most 16. 0: the program reads the files itself. Sets that fit in memory use
-    none. No result depends on it, so a run's config.yaml does not record it and a resume may change it."""
+    """Processes that read image files (imagenet, folder, csv, shards), for each part in use of each process of a run.
+    null: as many as this process may use cores, at most 16. 0: the program reads the files itself. Sets that fit in
+    memory use none. No result depends on it, so a run's config.yaml does not record it and a resume may change it."""
+    cache: UserPath | None = Field(None, exclude=True)
+    """Image files (imagenet, folder, csv, shards) of small pictures: where they are kept decoded, so that each is
+    decoded once. ram: in memory, as long as the program runs; anything else: a folder for files that later runs use
+    too, 3 bytes per pixel. Pictures whose shorter side has twice as many pixels as the network takes, or more, are
+    read anew each time. No result depends on it, so a run's config.yaml does not record it and a resume may change
+    it."""
     fake_images: int = Field(512, ge=1, le=MOST_FAKE_IMAGES)
     """fake only: training images. The test part has a quarter as many, at least one per class."""
     fake_classes: int = Field(10, ge=2, le=MOST_FAKE_IMAGES, validate_default=True)

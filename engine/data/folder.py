@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from engine.data.augmentation import Augmentation, filling
+from engine.data.cache import DecodedPictures
 from engine.data.config import DataConfig
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, FileList, Item, RawBatch, Splits
 from engine.data.layout import Layout, evaluation_layout, folder_layout
@@ -41,6 +43,7 @@ LAYOUTS: dict[str, Callable[[DataConfig], Layout]] = {
 AUGMENTATION_VERSION = "2"
 """Changes with the pixels of augmented images: a run that began with other ones is not resumed. 1 (not recorded): whole
 pictures were decoded, Pillow resized the crops, and colours were rounded."""
+Chosen = TypeVar("Chosen", bound="FolderImages")
 
 _FACTORS = torch.tensor([[64 / 255, 1.0], [1 - 32 / 255, 0.5]])
 """The width and the lower end of the uniform draws of brightness and saturation, by which a training image is
@@ -77,6 +80,8 @@ class FolderImages:
         self.readers: Readers | None = Readers()
         self.corrupt = CorruptFiles(len(files), self.path)
         self.augmentation = Augmentation()
+        self.cache: tuple[DecodedPictures, np.ndarray] | None = None
+        """The decoded pictures of a set that has these images, and their numbers there (N,); see `keep_decoded`."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -101,7 +106,7 @@ class FolderImages:
         with torch.random.fork_rng(devices=[]):
             for out, drawn, item in zip(pixels, draws, items, strict=True):
                 convert = partial(self._augmented, item, drawn) if augment else self._evaluated
-                shown, unreadable = self._readable(item.index, convert)
+                shown, unreadable = self._readable(item.index, size, convert)
                 out.copy_(shown)
                 corrupt.update(unreadable)
         labels = torch.from_numpy(self.labels[[item.index for item in items]])
@@ -111,7 +116,21 @@ class FolderImages:
 
     def restrict(self, indices: np.ndarray) -> FolderImages:
         """Returns the set of these images alone, numbered from 0."""
-        return FolderImages(self.root, self.files[indices], self.labels[indices], self.preprocessing, flip=self.flip)
+        files, labels = self.files[indices], self.labels[indices]
+        return self._share_cache(FolderImages(self.root, files, labels, self.preprocessing, flip=self.flip), indices)
+
+    def keep_decoded(self, place: Path) -> None:
+        """Lets the set, and all sets made of it, decode each picture once; see DecodedPictures. place: `data.cache`."""
+        way = self.preprocessing
+        pictures = DecodedPictures(
+            place, self._bytes, len(self), channels=way.colours, most=way.input_size, identity=self._identity()
+        )
+        self.cache = (pictures, np.arange(len(self)))
+
+    def prepare(self) -> None:
+        """Decodes the pictures if they are to be kept and have not been decoded yet."""
+        if self.cache is not None:
+            self.cache[0].prepare()
 
     def content(self) -> dict[str, Any]:
         """Returns a checksum of the names and sizes of the files, since reading a million files would take too long,
@@ -155,10 +174,35 @@ class FolderImages:
         drawn = _crop(self.augmentation.least_area).make_params([torch.empty((1, height, width), device="meta")])
         return Box(*(drawn[key] for key in ("top", "left", "height", "width")))
 
+    def _content(self, index: int, least: int) -> bytes | np.ndarray:
+        """Returns the decoded picture at `index` if it is kept, and if a training at `least` pixels would decode its
+        whole file; else the bytes of the file."""
+        if self.cache is not None:
+            pictures, numbers = self.cache
+            pixels = pictures.get(int(numbers[index]))
+            if pixels is not None and min(pixels.shape[:2]) // 2 < least:
+                return pixels
+        return self._bytes(index)
+
     def _bytes(self, index: int) -> bytes:
         """Returns the bytes of the file at `index`. Raises UnreadableError, or UserError if the system is at a
         limit."""
         return content_of(self.path(index))
+
+    def _identity(self) -> str:
+        """Returns a text that changes with the files."""
+        digest = hashlib.sha256()
+        for i, name in enumerate(self.files.tolist()):
+            with suppress(OSError):  # reading it will report that
+                status = os.stat(self.path(i))
+                digest.update(b"%d %d %d " % (len(name), status.st_size, status.st_mtime_ns) + name)
+        return f"{os.path.abspath(self.root)} {digest.hexdigest()}"
+
+    def _share_cache(self, part: Chosen, indices: np.ndarray) -> Chosen:
+        """Lets a set of the images at `indices` use the same decoded pictures, and returns it."""
+        if self.cache is not None:
+            part.cache = (self.cache[0], self.cache[1][indices])
+        return part
 
     def _candidates(self, index: int) -> Iterator[int]:
         """Yields `index`, then the others of its class, from the next one on, wrapping around."""
@@ -166,13 +210,15 @@ class FolderImages:
         begin, end = np.searchsorted(self.labels, [self.labels[index], self.labels[index] + 1]).tolist()
         yield from (*range(index + 1, end), *range(begin, index))
 
-    def _readable(self, index: int, convert: Callable[[bytes | np.ndarray], Tensor]) -> tuple[Tensor, dict[int, str]]:
+    def _readable(
+        self, index: int, size: int, convert: Callable[[bytes | np.ndarray], Tensor]
+    ) -> tuple[Tensor, dict[int, str]]:
         """Converts the file at `index`, or the next readable one of its class, wrapping around. Returns the pixels, and
         the unreadable ones, each with the reason."""
         unreadable: dict[int, str] = {}
         for candidate in self._candidates(index):
             try:
-                return convert(self._bytes(candidate)), unreadable
+                return convert(self._content(candidate, size)), unreadable
             except UnreadableError as error:
                 unreadable[candidate] = str(error)
         raise ConfigError(

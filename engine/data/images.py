@@ -123,6 +123,10 @@ class ImageSet(Protocol):
 
     def __len__(self) -> int: ...
 
+    def prepare(self) -> None:
+        """Does what is to be done once, before the first batch is read."""
+        ...
+
     def read(self, items: Sequence[Item], *, augment: bool) -> RawBatch:
         """Returns the images of `items` in that order, before `preprocessing.finished`.
 

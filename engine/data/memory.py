@@ -58,6 +58,9 @@ class MemoryImages:
         """Returns images (n, channels, S, S) float32."""
         return self.preprocessing.finished(self.read(items, augment=augment))
 
+    def prepare(self) -> None:
+        """Does nothing: the images are in memory."""
+
     def read(self, items: Sequence[Item], *, augment: bool) -> RawBatch:
         """Returns pixels (n, C, S, S) uint8, cropped and mirrored if `augment` is set."""
         keys = np.array([(item.seed, item.turn, item.index) for item in items], dtype=np.int64).reshape(-1, 3)

@@ -163,6 +163,7 @@ def _loaded(
     images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int | None, device: torch.device
 ) -> Generator[Batch]:
     """Loads each list of items, in order. Raises ConfigError if too many files are unreadable."""
+    images.prepare()
     count, pin_memory = worker_count(workers), device.type == "cuda"
     if images.readers is None or count == 0:
         read: Iterator[RawBatch] = (images.read(items, augment=augment) for items in batches)

@@ -1,11 +1,13 @@
-"""Shows a set of images before it is used:
+"""Shows a set of images before it is used, and packs it into few files:
 
     proxyless-nas data show /images/flowers --picture samples.png
+    proxyless-nas data pack /images/flowers --out /images/flowers_packed
 
 A folder with or without a split, a CSV list, or the section `data` of a configuration.
 """
 
 import argparse
+import re
 
 from engine.arguments import path_argument
 from proxyless_nas.commands.base import Command, add_overrides
@@ -49,4 +51,50 @@ def _show(args: argparse.Namespace) -> None:
         print(f"picture: {args.picture}")
 
 
-COMMANDS = {"show": Command(SHOW, _show_arguments, _show)}
+PACK = """Packs image files into a few large files, which give the same batches as the folder:
+
+    proxyless-nas data pack /images/flowers --out /images/flowers_packed
+    proxyless-nas data pack /images/flowers --out /images/flowers_packed data.test=0.2
+
+Writes tar files with an index into --out, which must not exist yet. The files are packed as they are. A search or a
+retraining reads the shards with `data: {name: shards, root: /images/flowers_packed}`; WebDataset reads them too
+(000017.jpg, 000017.cls).
+"""
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def _size(text: str) -> int:
+    """Returns the bytes that a text such as 256M means."""
+    match = re.fullmatch(r"(\d{1,9})([KMG]?)", text.upper())
+    if not match or not int(match[1]):
+        raise argparse.ArgumentTypeError(f"got '{text[:80]}', expected a size such as 256M or 1G")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _pack_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=path_argument, help="a folder of images, a CSV list, or a configuration, by file or name"
+    )
+    parser.add_argument("--out", type=path_argument, required=True, help="folder for the shards; must not exist yet")
+    parser.add_argument("--size", type=_size, default="256M", help="the most bytes of a shard, e.g. 1G (default: 256M)")
+    add_overrides(parser, "data.test=0.2")
+
+
+def _pack(args: argparse.Namespace) -> None:
+    from engine.data import open_images
+    from engine.data.shards import pack
+    from engine.progress import Stages, set_up_logging
+    from engine.quantities import quantity
+    from proxyless_nas.images import data_config
+    from supernet import user_modules
+
+    set_up_logging()
+    config, _ = data_config(args.source, args.overrides)
+    images = open_images(config, input_size=1, channels=3, classes=None, call=user_modules.call)
+    with Stages() as report:
+        packed = pack(images, args.out, size=args.size, report=report)
+    print(f"{packed.images} images in {packed.shards} shards, {quantity(packed.bytes, 'bytes', 3)}: {packed.folder}")
+    print(f"to read them: data.name=shards data.root={packed.folder}")
+
+
+COMMANDS = {"show": Command(SHOW, _show_arguments, _show), "pack": Command(PACK, _pack_arguments, _pack)}
