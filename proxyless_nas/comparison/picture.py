@@ -23,6 +23,8 @@ DARK = 2.0
 """How many times as long as the fastest one a network takes whose cell has white letters."""
 PANELS_IN_A_ROW = 3
 DPI = 120
+LONGEST_LABEL = 32
+"""Characters of a network's name in the picture."""
 
 
 def drawn(comparison: Comparison) -> bytes:
@@ -53,11 +55,17 @@ def drawn(comparison: Comparison) -> bytes:
     return content.getvalue()
 
 
+def _label(name: str) -> str:
+    """Returns a network's name as it fits beside a picture: of a long path the end."""
+    return name if len(name) <= LONGEST_LABEL else "…" + name[1 - LONGEST_LABEL :]
+
+
 def _draw_matrix(figure: Any, comparison: Comparison) -> None:
     axes = figure.subplots()
-    names = [row.name for row in comparison.rows]
+    names = [_label(row.name) for row in comparison.rows]
     if not comparison.columns:  # sizes alone
-        axes.barh(names, [row.macs / 1e6 for row in comparison.rows])
+        axes.barh(range(len(names)), [row.macs / 1e6 for row in comparison.rows])
+        axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlabel("MACs [M]")
         return
@@ -96,7 +104,7 @@ def _panels(comparison: Comparison) -> list[tuple[Panel, str]]:
         bases = dict.fromkeys(a.basis for row in comparison.rows for a in row.accuracies)
         for basis in bases:
             points = [
-                Point(row.name, latency.ms, accuracy.top1, row.name)
+                Point(_label(row.name), latency.ms, accuracy.top1, row.name)
                 for row in comparison.rows
                 for accuracy in row.accuracies
                 if accuracy.basis == basis and (latency := comparison.latency(row, column)).ms is not None

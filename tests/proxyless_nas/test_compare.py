@@ -456,6 +456,9 @@ def no_timing(monkeypatch) -> None:
 
 def test_the_command_writes_all_files(door, file, tmp_path, formula_table, small, monkeypatch):
     monkeypatch.setattr(devices, "MOST_TIMINGS", 1)
+    deep = tmp_path / ("a-long-name-" * 10) / file.name  # its picture has to have room for it
+    deep.parent.mkdir()
+    file = file.rename(deep)
     table = tmp_path / "phone.yaml"
     formula_table(small.space).save(table)
     outputs = {"csv": "out/a.csv", "markdown": "a.md", "picture": "a.png", "json": "a.json"}
