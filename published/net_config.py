@@ -11,20 +11,22 @@ ResidualBlock, MBConvLayer). Writing keeps it; a network that the first one cann
 The normal form (`normal_form`) of a net.config is what is written after reading it. It differs from the file only so:
 
 - keys that a file leaves out are there, with the published classes' defaults; the order of keys is fixed
-- a number of channels in a list ([24], as once-for-all writes an identity's) is the number
+- a whole number in a list ([24], as once-for-all writes an identity's channels) is the number
 - an inverted residual without expansion has expand_ratio 1 and mid_channels null; another one has mid_channels as a
   number and expand_ratio = mid_channels / in_channels, null if that is 1
 - a zero block has an identity shortcut and stride 1, and a ZeroLayer as a shortcut is null: they compute the same
-- `bn` has momentum and eps; a MobileNetV3 without it gets once-for-all's 0.1 and 1e-5
+- `bn` has momentum and eps; without it, as in the published readers, 0.1 and 1e-3, of a MobileNetV3 0.1 and 1e-5
 - a tree network's tree_node_config, cell_drop_rate and cell_drop_scheme are left out; they must be neutral
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from published.records import Record, shown
 from supernet.catalogue import make_divisible
@@ -141,11 +143,8 @@ def _mobile_network(record: Record, family: str, size: int) -> ChainConfig:
 def _bn(record: Record, family: str) -> BNConfig:
     """Reads `bn`."""
     value = record.take("bn", None)
-    if value is None and family == MOBILENET_V3:
-        return BNConfig(eps=1e-5, momentum=0.1)
     if value is None:
-        found = "is missing, and the published readers differ in what they take then"
-        raise InvalidError("bn", found, 'such as {"momentum": 0.1, "eps": 0.001}')
+        return BNConfig(eps=1e-5 if family == MOBILENET_V3 else 1e-3, momentum=0.1)
     bn = Record(value, "bn")
     numbers = {}
     for key in ("momentum", "eps"):
@@ -157,6 +156,27 @@ def _bn(record: Record, family: str) -> BNConfig:
     bn.only("gn_channel_per_group", None, default=None)
     bn.end()
     return BNConfig(**numbers)
+
+
+Layer = TypeVar("Layer", bound=BaseModel)
+_KEYS = {"width": "out_channels", "kernel": "kernel_size", "classes": "out_features"}
+"""The published key of each field of a layer that has another name here."""
+
+
+def _made(kind: type[Layer], record: Record, keys: Mapping[str, str] = MappingProxyType({}), /, **fields: Any) -> Layer:
+    """Returns the layer with these fields. Raises InvalidError, which names the key of the record, for a value outside
+    what a chain can have. keys: that of each field, if it is not in _KEYS."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        place = record.at(keys.get(field) or _KEYS.get(field, field))
+        bounds = ("less than or equal to ", "greater than or equal to ")
+        limit = next((first["msg"].partition(words)[1:] for words in bounds if words in first["msg"]), None)
+        if limit is None:
+            raise InvalidError.of(of_validation(error, ""), place) from None
+        raise InvalidError(place, f"got {shown(fields[field])}", "".join(limit)) from None
 
 
 _CONV_DEFAULTS: dict[str, Any] = {"kernel_size": 3, "stride": 1, "use_bn": True, "bias": False}
@@ -177,12 +197,14 @@ def _conv(record: Record, c_in: int | None, *, taken: bool = False) -> ConvConfi
     record.only("ops_order", "weight_bn_act", default="weight_bn_act")
     if taken:
         record.end()
-        return ConvConfig(op="conv", width=width)
+        return _made(ConvConfig, record, op="conv", width=width)
     kernel, stride = record.odd("kernel_size", 3), record.number("stride", 1, 1)
     bn, bias = record.flag("use_bn", True), record.flag("bias", False)
     act: Any = ACTIVATIONS[record.word("act_func", tuple(ACTIVATIONS), "relu")]
     record.end()
-    return ConvConfig(op="conv", width=width, kernel=kernel, stride=stride, activation=act, bn=bn, bias=bias)
+    return _made(
+        ConvConfig, record, op="conv", width=width, kernel=kernel, stride=stride, activation=act, bn=bn, bias=bias
+    )
 
 
 def _linear(record: Record, c_in: int, hidden: int | None, activation: Any) -> ClassifierConfig:
@@ -195,7 +217,9 @@ def _linear(record: Record, c_in: int, hidden: int | None, activation: Any) -> C
     record.only("act_func", None, default=None)
     record.word("ops_order", _ORDERS, "weight_bn_act")
     record.end()
-    return ClassifierConfig(classes=classes, dropout=dropout, bias=bias, hidden=hidden, activation=activation)
+    return _made(
+        ClassifierConfig, record, classes=classes, dropout=dropout, bias=bias, hidden=hidden, activation=activation
+    )
 
 
 def _block(record: Record, c_in: int) -> tuple[MBConvConfig | ZeroConfig, Dialect]:
@@ -226,6 +250,7 @@ def _block(record: Record, c_in: int) -> tuple[MBConvConfig | ZeroConfig, Dialec
     conv.equal("in_channels", c_in)
     width = conv.number("out_channels", 1)
     kernel, stride = conv.odd("kernel_size", 3), conv.number("stride", 1, 1)
+    expanded_by = "expand_ratio" if value.get("mid_channels") is None else "mid_channels"
     hidden = _hidden(conv, c_in)
     act: Any = ACTIVATIONS[conv.word("act_func", tuple(key for key in ACTIVATIONS if key), "relu6")]
     squeezed = make_divisible((hidden or c_in) // 4) if conv.flag("use_se", False) else None
@@ -234,9 +259,9 @@ def _block(record: Record, c_in: int) -> tuple[MBConvConfig | ZeroConfig, Dialec
     residual = _shortcut(shortcut, place, c_in)
     if residual and (stride != 1 or width != c_in):
         raise InvalidError(place, f"got an identity at stride {stride} and {c_in} -> {width} channels", "null")
-    block = MBConvConfig(
-        op="mbconv", width=width, kernel=kernel, stride=stride, hidden=hidden, squeezed=squeezed, activation=act,
-        residual=residual,
+    block = _made(
+        MBConvConfig, conv, {"hidden": expanded_by, "squeezed": "use_se"}, op="mbconv", width=width, kernel=kernel,
+        stride=stride, hidden=hidden, squeezed=squeezed, activation=act, residual=residual,
     )  # fmt: skip
     return block, dialect
 
@@ -248,7 +273,7 @@ def _hidden(conv: Record, c_in: int) -> int | None:
         raise InvalidError(conv.at("mid_channels"), f"got {shown(mid)}", "a whole number from 1 on, or null")
     if ratio is None and mid is not None:
         return mid
-    if type(ratio) not in (int, float) or ratio <= 0:
+    if type(ratio) not in (int, float) or not 0 < ratio < math.inf:
         expected = "a number above 0" if mid is None else "a number above 0, or null"
         raise InvalidError(conv.at("expand_ratio"), f"got {shown(ratio)}", expected)
     if ratio == 1:
@@ -401,7 +426,7 @@ def _unit(value: Any, place: str, c_in: int, size: int) -> tuple[UnitConfig, int
         fields |= {"width": width, "dilation": record.number("dilation", 1, 1), "groups": record.number("groups", 1, 1)}
         fields |= {"bias": record.flag("bias", False), "shuffle": record.flag("has_shuffle", False)}
     record.end()
-    unit = UnitConfig.model_validate(fields)
+    unit = _made(UnitConfig, record, **fields)
     try:
         c_out, size_out = unit.shape(c_in, size)
     except InvalidError as error:

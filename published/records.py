@@ -43,7 +43,7 @@ class Record:
         return value
 
     def number(self, key: str, least: int, default: Any = _ABSENT) -> int:
-        """Returns a whole number."""
+        """Returns a whole number, which may be in a list of its own."""
         value = self.take(key, default)
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
@@ -69,7 +69,7 @@ class Record:
         """Takes a key whose value must be one of those that a chain can represent."""
         value = self.take(key, default)
         if not any(type(value) is type(one) and value == one for one in accepted):
-            words = " or ".join(map(shown, accepted))
+            words = " or ".join(shown(one) for i, one in enumerate(accepted) if one not in accepted[:i])
             raise InvalidError(self.at(key), f"got {shown(value)}", f"{words}: nothing else can be represented")
 
     def equal(self, key: str, flowing: int) -> None:
@@ -95,4 +95,6 @@ def shown(value: Any) -> str:
     words = {None: "null", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return words[value]
+    if isinstance(value, list) and len(value) <= 4 and all(type(one) in (int, float) for one in value):
+        return f"[{', '.join(map(shown, value))}]"
     return f"{value!r:.60}" if isinstance(value, str | int | float) else f"a value of type {type(value).__name__}"

@@ -41,6 +41,6 @@ def parsed(text: str) -> Any:
 def of_validation(error: ValidationError, place: str) -> InvalidError:
     """Returns the first error of a validation with its parts, found at `place`."""
     first = error.errors()[0]
-    where = ".".join([place, *map(str, first["loc"])])
+    where = ".".join(filter(None, [place, *map(str, first["loc"])]))
     cause = first.get("ctx", {}).get("error")  # of our own validators; pydantic's errors have a text alone
     return InvalidError.of(cause if isinstance(cause, ValueError) else ValueError(first["msg"]), where)

@@ -256,7 +256,7 @@ EXPAND = "blocks.1.pointwise1"
         ("blocks.0.se", {}, "blocks.0.se: got a value of type dict, expected null"),
         (f"{EXPAND}.params", ..., f"{EXPAND}.params: is missing"),
         (f"{EXPAND}.params.w_zero", 0, f"{EXPAND}.params.w_zero: is an unknown field"),
-        (f"{EXPAND}.params.weight", [1], f"{EXPAND}.params.weight: got a value of type list, expected an array (12, 6"),
+        (f"{EXPAND}.params.weight", [1], f"{EXPAND}.params.weight: got [1], expected an array (12, 6"),
         (
             f"{EXPAND}.params.weight",
             np.zeros((12, 5, 1, 1), np.int8),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -155,13 +156,16 @@ MBCONV = "blocks.1.mobile_inverted_conv"
 REFUSED = [  # in proxyless_mobile: block 1 has stride 2, block 2 is residual, block 3 is zero
     ("name", "ResNets", r"name: got 'ResNets', expected 'ProxylessNASNets', 'MobileNetV3', 'PyramidTreeNet'"),
     ("name", ..., "name: is missing"),
-    ("bn", ..., "bn: is missing, and the published readers differ"),
+    ("bn", [0.1, 1e-3], r"bn: got \[0.1, 0.001\], expected an object"),
     ("bn.eps", 0, "bn.eps: got 0, expected a number above 0"),
     ("bn.ws_eps", 1e-5, "bn.ws_eps: got 1e-05, expected null"),
     ("depth", 3, "depth: is an unknown field"),
     ("first_conv.name", "DepthConvLayer", "first_conv.name: got 'DepthConvLayer', expected 'ConvLayer'"),
     ("first_conv.kernel_size", 4, "first_conv.kernel_size: got 4, expected an odd number"),
-    ("first_conv.kernel_size", [3, 5], "first_conv.kernel_size: got a value of type list"),
+    ("first_conv.kernel_size", [3, 5], r"first_conv.kernel_size: got \[3, 5\], expected a whole number"),
+    ("first_conv.kernel_size", 33, "first_conv.kernel_size: got 33, expected less than or equal to 31"),
+    ("first_conv.out_channels", 10**12, "first_conv.out_channels: got 1000000000000, expected less than or equal to"),
+    ("first_conv.dropout_rate", 0.1, "first_conv.dropout_rate: got 0.1, expected 0: nothing else"),
     ("first_conv.stride", 0, "first_conv.stride: got 0, expected a whole number from 1 on"),
     ("first_conv.dilation", 2, "first_conv.dilation: got 2, expected 1"),
     ("first_conv.groups", 3, "first_conv.groups: got 3, expected 1"),
@@ -203,6 +207,25 @@ def test_what_cannot_be_represented_is_refused_by_its_field(place: str, value: A
     with pytest.raises(InvalidError, match=f"^{line}") as caught:
         chain_of(config)
     assert "\n" not in str(caught.value)
+
+
+def test_limits_of_a_chain_are_refused_by_the_key_that_exceeds_them() -> None:
+    config = net_config_of(named("proxyless_mobile"))
+    huge = "got 16000000, expected less than or equal to 65536$"
+    with pytest.raises(InvalidError, match=rf"^{MBCONV}\.expand_ratio: {huge}"):
+        chain_of(changed(config, f"{MBCONV}.expand_ratio", 1e6))
+    with pytest.raises(InvalidError, match=rf"^{MBCONV}\.mid_channels: {huge}"):
+        chain_of(changed(config, f"{MBCONV}.mid_channels", 16_000_000))
+    for ratio in (math.nan, math.inf):
+        with pytest.raises(InvalidError, match=rf"^{MBCONV}\.expand_ratio: got (nan|inf), expected a number above 0"):
+            chain_of(changed(config, f"{MBCONV}.expand_ratio", ratio))
+    with pytest.raises(InvalidError, match=r"^input_size: Input should be less than or equal to 8192"):
+        chain_of(config, input_size=10**8)
+
+
+def test_bn_that_a_file_leaves_out_is_that_of_the_published_readers() -> None:
+    config = changed(net_config_of(named("proxyless_mobile")), "bn", ...)
+    assert normal_form(config)["bn"] == {"momentum": 0.1, "eps": 1e-3}
 
 
 CELL = "blocks.1.cell.child_nodes.0"
