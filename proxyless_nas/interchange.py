@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,13 @@ def convert(
     under official names or of a retraining, or an int8 network, whose weights are dequantised, and the file to write: a
     checkpoint beside an architecture.json, an official state dict beside a net.config. input_size: of a net.config's
     images in pixels, see `published.net_config.chain_of`. Raises ConfigError and CheckpointError, before anything is
-    written.
+    written; a file that is read is never written over.
     """
     source, target = str(source), Path(target)
+    written = [("target", target), *([("--weights", Path(weights[1]))] if weights else [])]
+    for (place, path), read in product(written, [Path(source), *([Path(weights[0])] if weights else [])]):
+        if path.exists() and read.exists() and path.samefile(read):
+            raise ConfigError(place, f"got {path}, which is read", "another file")
     design = design_of(source, allow_modules=allow_modules, input_size=input_size)
     ours = target.suffix == ".json"
     with explain(source):

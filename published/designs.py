@@ -23,24 +23,38 @@ def design_of(source: Path | str, *, allow_modules: Collection[str] = (), input_
 
     source: an architecture.json, a net.config (published/net_config.py), a trained int8 network (.pkl,
     published/int8.py), or a name. allow_modules: as for `Architecture.from_json`. input_size: of a net.config's images
-    in pixels, see `chain_of`. Raises ConfigError, and CheckpointError for a .pkl.
+    in pixels, see `chain_of`; a network of another kind has its own and may not be given another one. Raises
+    ConfigError, and CheckpointError for a .pkl.
     """
     text = str(source)
     if not Path(source).exists():
         near = difflib.get_close_matches(text[:80], [*NAMED, *ALIASES], n=1)
         if is_named(text):
-            return named(text)
+            design = named(text)
+            _refuse_size(input_size, text, design)
+            return design
         if near and not Path(text).suffix:
             found = f"is neither a file nor the name of a published network ({', '.join(NAMED)})"
             raise ConfigError(text, found, suggestion=near[0])
+    own: Design
     if is_int8(Path(source)):
-        return read_int8(Path(source)).chain
-    missing = "a search writes architecture.json into its run folder"
-    content = read_text(Path(source), "an architecture.json", missing=missing)
-    with explain(text):
-        if is_net_config(parsed(content)):
-            return read_net_config(content, name=Path(source).stem, input_size=input_size)
-        return read_design(content, allow_modules=allow_modules)
+        own = read_int8(Path(source)).chain
+    else:
+        missing = "a search writes architecture.json into its run folder"
+        content = read_text(Path(source), "an architecture.json or a net.config", missing=missing)
+        with explain(text):
+            if is_net_config(parsed(content)):
+                return read_net_config(content, name=Path(source).stem, input_size=input_size)
+            own = read_design(content, allow_modules=allow_modules)
+    _refuse_size(input_size, text, own)
+    return own
+
+
+def _refuse_size(input_size: int | None, source: str, design: Design) -> None:
+    """Raises ConfigError if another input size is given than that of a network that has one of its own."""
+    if input_size not in (None, design.input_size):
+        found = f"got {input_size}, but {source} has an input size of its own"
+        raise ConfigError("input_size", found, f"{design.input_size}, or a net.config, which has none")
 
 
 def renamed(design: Design, name: str) -> Chain:

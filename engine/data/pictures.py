@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,14 +30,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from engine.errors import UserError, one_line
-from engine.files import read_bytes
+from engine.errors import ConfigError, UserError, one_line
+from engine.files import nearest_path, read_bytes
 
 MOST_FILE_BYTES = 1 << 30
 
 # Formats that Pillow can only identify, or passes to another program (Ghostscript, which runs code in the file).
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
+_NO_IMAGE = "is no image, or of a format that is not read"
 _WHITE = 255
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -68,6 +70,12 @@ def formats() -> tuple[str, ...]:
     """Returns Pillow's names of the formats that are read, the usual ones first."""
     Image.init()
     return tuple(name for name in Image.OPEN if name not in _NOT_DECODED)
+
+
+USUAL = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""The formats that an error names."""
+ACCEPTED = f"a picture: {', '.join(USUAL)}, or another format that Pillow decodes"
+"""What a program that reads one picture accepts, in words."""
 
 
 @cache
@@ -209,11 +217,28 @@ def _faults() -> Iterator[None]:
     except UnreadableError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableError(found="is no image, or of a format that is not read") from None
+        raise UnreadableError(found=_NO_IMAGE) from None
     except MemoryError:
         raise UnreadableError(found="needs more memory than there is") from None
     except Exception as error:  # a damaged file can make Pillow's decoders raise any exception
         raise UnreadableError(found=one_line(str(error), 200) or type(error).__name__) from error
+
+
+def check_pictures(paths: Iterable[Path]) -> None:
+    """Raises ConfigError, which begins with the path, for the first file that is no picture by its head. The pixels are
+    not decoded. Call it before a network for them is loaded or downloaded."""
+    for path in paths:
+        try:
+            with _faults():
+                _opened(content_of(str(path))).close()
+        except UnreadableError as error:
+            raise refused_picture(path, error) from None
+
+
+def refused_picture(path: Path, error: UnreadableError) -> ConfigError:
+    """Returns the error for a file that a user has named as a picture and that cannot be read as one."""
+    suggestion = "" if os.path.lexists(path) else nearest_path(path)
+    return ConfigError(str(path), error.found, ACCEPTED, suggestion=suggestion)
 
 
 def _eight_bits(image: Image.Image, channels: int) -> Image.Image:

@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional
 
 from engine.config import Section
 from engine.data.images import Batch, RawBatch
-from engine.data.pictures import UnreadableError, read_picture
+from engine.data.pictures import UnreadableError, read_picture, refused_picture
 from engine.errors import ConfigError, InvalidError
 
 MOST_ELONGATED = 16
@@ -170,7 +170,7 @@ class Preprocessing(Section):
         try:
             picture = read_picture(str(path), self.colours)
         except UnreadableError as error:
-            raise ConfigError.of(error, str(path)) from None
+            raise refused_picture(path, error) from None
         return self.normalised(self.pixels_of(picture)[None])
 
 

@@ -163,9 +163,10 @@ def _network_of(
 ) -> tuple[nn.Module, Design, Preprocessing, tuple[str, ...] | None]:
     """Returns the network that --arch and --checkpoint name, with its weights, its design, how its images are prepared,
     and the names that their folders must have, if they are known."""
+    from engine.data.folder import check_test_images
     from engine.errors import UserError
     from engine.runs.checkpoints import STATES
-    from published.networks import load_published
+    from published.networks import is_named, load_published, named
     from published.preprocessing import preprocessing_of
     from published.trained import comes_with_weights, trained
     from retrain.preprocessing import preprocessing_in
@@ -176,6 +177,8 @@ def _network_of(
         if args.arch is None or not comes_with_weights(args.arch):
             _design_of(args)  # a mistyped name is answered first
             raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
+        if is_named(args.arch):
+            check_test_images(args.path, named(args.arch).classes)  # before weights are downloaded
         return *trained(args.arch, report)[:3], None
     design = _design_of(args)
     content, where = read_checkpoint(args.checkpoint)

@@ -48,9 +48,22 @@ def _run(args: argparse.Namespace) -> None:
 
 def _published(name: str, images: "list[Path]") -> "list[Prediction]":
     """Classifies images with a network that comes with its weights."""
-    from published.trained import trained
+    from engine.data.pictures import check_pictures
+    from engine.errors import ConfigError, UserError
+    from published.networks import named
+    from published.trained import comes_with_weights, trained
     from retrain.predict import classify
 
+    if not comes_with_weights(name):
+        if path_argument(name).exists():
+            expected = "the name of a published network, or a trained int8 network (.pkl)"
+            remedy = "give a checkpoint in place of a run, as in: proxyless-nas predict checkpoint.pt photo.jpg"
+            raise UserError("--arch", f"got {name}, which has no weights", expected, remedy)
+        try:
+            named(name)
+        except ConfigError as error:
+            raise error.at("--arch") from None
+    check_pictures(images)  # before weights are downloaded
     network, _, preprocessing, classes = trained(name)
     return classify(network, preprocessing, classes, images)
 
