@@ -62,7 +62,7 @@ def convert(
         if path.exists() and read.exists() and path.samefile(read):
             raise ConfigError(place, f"got {path}, which is read", "another file")
     design = design_of(source, allow_modules=allow_modules, input_size=input_size)
-    ours = target.suffix == ".json"
+    ours = target.suffix.lower() == ".json"
     with explain(source):
         text = design.to_json() if ours else json.dumps(net_config_of(design), indent=4) + "\n"
     contents: dict[Path, str | bytes] = {target: text}

@@ -215,7 +215,7 @@ class QuantisedNetwork(nn.Module):
 
 def is_int8(path: Path) -> bool:
     """Returns whether a file is taken for an int8 network: whether its name ends with .pkl."""
-    return path.suffix == ".pkl"
+    return path.suffix.lower() == ".pkl"
 
 
 def read_int8(path: Path) -> Int8Model:

@@ -18,6 +18,7 @@ from torch import Tensor
 from engine.errors import CheckpointError, ConfigError
 from proxyless_nas.commands import main
 from proxyless_nas.interchange import convert
+from published.designs import design_of
 from published.int8 import Int8Model, read_int8
 from retrain.evaluation import score_files
 from retrain.predict import predict
@@ -216,6 +217,12 @@ def test_predict_and_evaluate_run_the_codes_of_a_file(saved, door, tmp_path, cap
         main(["predict", "--arch", str(path), str(photo), "--top", "1"])
     assert not end.value.code
     assert capsys.readouterr().out == f"{photo}: {int(best)} {100 * float(probability):.1f} %\n"
+
+
+def test_the_ending_of_an_int8_network_may_have_capitals(saved, tmp_path) -> None:
+    path = saved(small()).rename(tmp_path / "SMALL.PKL")
+    convert(path, tmp_path / "SMALL.JSON")
+    assert design_of(tmp_path / "SMALL.JSON").layers == read_int8(path).chain.layers
 
 
 def test_what_net_config_cannot_say_is_refused_by_its_field(saved, tmp_path) -> None:
