@@ -141,7 +141,7 @@ def _refuse_other_files(out: Path, overwrite: bool) -> None:
     """Raises ConfigError if the folder holds anything but, with `overwrite`, an earlier publication."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}", "is a file", "a folder")
-    there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    there = sorted(path.name for path in out.iterdir() if not _is_compiled(path)) if out.is_dir() else []
     if not there:
         return
     published = _published_files(out)
@@ -153,6 +153,11 @@ def _refuse_other_files(out: Path, overwrite: bool) -> None:
     if not overwrite:
         remedy = "choose another folder, or replace it with --overwrite"
         raise ConfigError(f"--out {out}", "holds a publication already", remedy=remedy)
+
+
+def _is_compiled(path: Path) -> bool:
+    """Returns whether a folder holds nothing but what Python has compiled: loading a hubconf.py makes one."""
+    return path.name == "__pycache__" and path.is_dir() and all(file.suffix == ".pyc" for file in path.iterdir())
 
 
 def _published_files(out: Path) -> set[str] | None:

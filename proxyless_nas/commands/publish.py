@@ -1,11 +1,11 @@
 """Publishes a retrained network: a folder that torch.hub loads it from, with a model card:
 
-    proxyless-nas publish runs/retrained --out published/my_net --licence apache-2.0
-    proxyless-nas publish runs/retrained runs/cpu --out published/my_net --name my_net --safetensors
+    proxyless-nas publish runs/retrained --out hub/my_net --licence apache-2.0
+    proxyless-nas publish runs/retrained runs/cpu --out hub/my_net --name my_net --safetensors
 
 The folder has hubconf.py, config.json, architecture.json, weights.pth and README.md, the model card: data, limits and
 how they are met, the latency table, accuracy with its interval. It has net.config where that format can express the
-network. Then, in any program: net = torch.hub.load("published/my_net", "my_net", source="local"). The search is found
+network. Then, in any program: net = torch.hub.load("hub/my_net", "my_net", source="local"). The search is found
 by itself if the retraining took its architecture.json from there.
 """
 

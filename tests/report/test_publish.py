@@ -372,6 +372,11 @@ def test_nothing_of_others_is_lost(copied, tmp_path):
     with pytest.raises(ConfigError, match="holds a publication and mine, which is not of it"):
         pn.publish(copied, out, overwrite=True)
     (out / "mine").unlink()
+    (out / "__pycache__").mkdir()
+    (out / "__pycache__" / "mine").write_text("x")
+    with pytest.raises(ConfigError, match="holds a publication and __pycache__, which is not of it"):
+        pn.publish(copied, out, overwrite=True)
+    (out / "__pycache__" / "mine").rename(out / "__pycache__" / "hubconf.cpython-311.pyc")  # as loading it leaves one
     pn.publish(copied, out, name="second", overwrite=True)
     assert "def second(" in (out / "hubconf.py").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copied", "out"]
