@@ -122,7 +122,7 @@ def check_installed(runtime: str) -> None:
         raise ConfigError(
             "measure.runtime",
             f"{runtime} needs the Python package {missing[0]}, which is not installed",
-            remedy=f'pip install -e ".[{needs.extra}]"',
+            remedy=f'pip install "proxylessnas[{needs.extra}]"',
         )
 
 

@@ -513,7 +513,7 @@ def test_a_runtime_that_is_not_installed_is_said_with_its_extra(door, monkeypatc
     assert ended.status == 2
     assert ended.err == (
         "error: --devices: onnxruntime needs the Python package onnx, which is not installed; "
-        'pip install -e ".[onnx]"\n'
+        'pip install "proxylessnas[onnx]"\n'
     )
 
 
