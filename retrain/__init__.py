@@ -4,7 +4,7 @@
 - `loop.py`: the training loop; `recipe.py`: what a step needs; `state.py`: what a checkpoint holds beside tensors
 - `start.py`: weights to begin with; `teacher.py`: networks to learn from
 - `data.py`: the images in the shape of a network; `preprocessing.py`: how a checkpoint records their way into it
-- `report.py`: curves, pictures and result.json
+- `report.py`: curves, pictures and result.json; `source.py`: which search the architecture came from
 - `weights.py`: networks with the weights of a checkpoint; `evaluation.py`: their accuracy; `predict.py`: their classes
 - `several.py`: many retrainings side by side
 """

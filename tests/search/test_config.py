@@ -85,7 +85,7 @@ def test_the_quick_start_is_accepted(monkeypatch):
         ("limits.0.table=null", "limits.0.table: is missing; a latency limit reads its milliseconds from a latency table"),
         ("limits.0.below=3", "limits.0: expected exactly one of `at` (use the budget) and `below` (an upper bound); set the other to null"),
         ("measure.dtype=float16", "measure.dtype: got 'float16' with device cpu, expected float32 or bfloat16 there"),
-        ("data.name=CIFAR10", "data.name: got 'CIFAR10', expected 'digits', 'cluttered_digits', 'fashion_mnist', 'cifar10', 'imagenet', 'folder', 'csv' or 'fake'. Did you mean 'cifar10'?"),
+        ("data.name=CIFAR10", "data.name: got 'CIFAR10', expected 'digits', 'cluttered_digits', 'fashion_mnist', 'cifar10', 'imagenet', 'folder', 'shards', 'csv' or 'fake'. Did you mean 'cifar10'?"),
         ("sarch.epochs=3", "sarch: unknown key; accepted here: data, limits, measure, run, search, space. Did you mean 'search'?"),
         ("epochs=3", "epochs: unknown key; accepted here: data, limits, measure, run, search, space. Did you mean 'search.epochs'?"),
     ],

@@ -534,7 +534,9 @@ def test_curves_begin_with_the_first_step(config_file, tmp_path):
     assert not any("top5" in tag for tag in curves)  # of four classes
     assert list(curves_in(tmp_path / "run").of("images")) == ["arch/probabilities"]
     logged = {tag for record in metrics(tmp_path / "run") for tag in record} - {"step"}
-    assert logged == {tag for tag in curves if not tag.startswith(("speed/", "final/"))}
+    probabilities = {tag for tag in logged if tag.startswith("probability/")}  # TensorBoard has pictures of these
+    assert {tag.split("/")[1] for tag in probabilities} == {"stage0.0", "stage0.1", "stage1.0", "stage1.1"}
+    assert logged - probabilities == {tag for tag in curves if not tag.startswith(("speed/", "final/"))}
 
 
 def test_alpha_stays_in_the_warm_up_and_moves_after_it(config_file, tmp_path):
