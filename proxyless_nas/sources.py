@@ -6,6 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from engine.data import Preprocessing
 from engine.errors import CheckpointError, UserError
 from engine.progress import Report, silent
@@ -46,8 +48,8 @@ def trained_network(
 
     source: the name of a published network, the folder of a retraining or a .pt file of its checkpoints, a trained int8
     network (.pkl), of which the float network is taken, or, with a checkpoint, an architecture.json, a net.config or a
-    name. checkpoint: of a retraining, or an official one. report:
-    shows a download. Raises ConfigError, CheckpointError and DownloadError.
+    name. checkpoint: one of a retraining, or an official one. report: shows a download. Raises ConfigError,
+    CheckpointError and DownloadError.
     """
     path = Path(source)
     if checkpoint is None and (path.is_dir() or path.suffix == ".pt"):
@@ -101,7 +103,7 @@ def _as_folders(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return None if names == imagenet_classes() else names
 
 
-def sized(network: Network, preprocessing: Preprocessing, size: int | None) -> Preprocessing:
+def sized(network: nn.Module, preprocessing: Preprocessing, size: int | None) -> Preprocessing:
     """Returns the preprocessing at another input size. Raises UserError if the network cannot take it."""
     import torch
 

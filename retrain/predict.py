@@ -68,11 +68,12 @@ def predict(
     `Architecture.from_json`. Raises CheckpointError if the checkpoint cannot be read, is a search's or has no
     preprocessing, and ConfigError if an image cannot be read; a file that is no image is refused first.
     """
+    source = as_path(source, "run")
     several = not isinstance(images, str | Path)
     given = as_list(images, "images") if several else [images]
     paths = [as_path(path, "images") for path in given]
     check_pictures(paths)
-    checkpoint, where = read_checkpoint(as_path(source, "run"))
+    checkpoint, where = read_checkpoint(source)
     if is_from_search(checkpoint):
         found, expected = "is of a search, whose supernet has no BN statistics", "a checkpoint of a retraining"
         raise CheckpointError(where, found, expected, "retrain the search's architecture.json first")

@@ -127,20 +127,13 @@ def _on_config(args: argparse.Namespace, group: Group, report: Report) -> Scores
 def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores:
     import torch
 
-    from engine.errors import UserError
     from engine.run_config import RunConfig
+    from proxyless_nas.sources import sized
     from published.networks import imagenet_classes
     from retrain.evaluation import score_files
 
     network, design, preprocessing, names = _network_of(args, report)
-    if args.size is not None:
-        preprocessing = preprocessing.at(args.size)
-        try:
-            with torch.no_grad():
-                network.eval()(torch.zeros(1, preprocessing.channels, args.size, args.size))
-        except RuntimeError:
-            remedy = "choose a larger size or the network's own"
-            raise UserError("--size", f"got {args.size}, which this network cannot take", remedy=remedy) from None
+    preprocessing = sized(network, preprocessing, args.size)
     converted: Callable[[nn.Module], nn.Module] | None = getattr(args, "converted", None)
     run = {"device": args.device or ("cuda" if torch.cuda.is_available() else "cpu")}
     return score_files(
