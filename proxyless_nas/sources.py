@@ -16,12 +16,10 @@ from published.designs import design_of
 from published.int8 import is_int8, read_int8
 from published.networks import build, class_names, imagenet_classes, is_named, load_published
 from published.preprocessing import preprocessing_of
+from published.trained import likely_class_names
 from retrain.preprocessing import preprocessing_in
 from retrain.weights import load_network_of, read_checkpoint
 from supernet.network import Network
-
-IMAGENET = (1000, 3)
-"""Classes and channels of the networks whose classes are taken for ImageNet's if a checkpoint has no names."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +87,8 @@ def _of_run(content: dict[str, object], where: str, design: object, allow_module
 
 
 def _named_classes(network: Network) -> tuple[str, ...]:
-    """Returns the names of a network's classes, or their numbers as text."""
-    design = network.architecture
-    if network.class_names is not None:
-        return network.class_names
-    if (design.classes, design.input_channels) == IMAGENET:
-        return imagenet_classes()
-    return tuple(map(str, range(design.classes)))
+    """Returns the names of a network's classes, or what they are likely to be."""
+    return likely_class_names(network.architecture) if network.class_names is None else network.class_names
 
 
 def _as_folders(names: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -28,9 +28,15 @@ def trained(source: str, report: Report | None = None) -> tuple[nn.Module, Desig
     """
     if is_int8(Path(source)):
         model = read_int8(Path(source))
-        of_imagenet = (model.chain.classes, model.chain.input_channels) == (1000, 3)
-        names = imagenet_classes() if of_imagenet else tuple(map(str, range(model.chain.classes)))
-        return model.quantised_network(), model.chain, model.preprocessing, names
+        return model.quantised_network(), model.chain, model.preprocessing, likely_class_names(model.chain)
     network = build(source, report=report)
     design = network.architecture
     return network, design, preprocessing_of(design.name, design.input_size), class_names(source)
+
+
+def likely_class_names(design: Design) -> tuple[str, ...]:
+    """Returns names for the classes of a network whose weights come without any: ImageNet's for 1000 classes of colour
+    images, otherwise their numbers."""
+    if (design.classes, design.input_channels) == (1000, 3):
+        return imagenet_classes()
+    return tuple(map(str, range(design.classes)))

@@ -22,9 +22,12 @@ from engine.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from export.program import Program
 
+METADATA = "metadata.json"
+"""The name of the metadata inside a file of PyTorch."""
 METADATA_ENDING = ".json"
 """The end of the name of the file beside a file whose format has no place for metadata."""
 
@@ -167,3 +170,15 @@ def cannot_write(format: str, network: str, error: BaseException) -> UserError:
     lines = [line for line in str(error).splitlines() if line.strip()]
     reason = lines[0].strip() if lines else type(error).__name__
     return UserError(network, f"cannot be exported to {format}: {reason}", remedy="choose other ops, or another format")
+
+
+def opened_in_pytorch(module: Callable[[Tensor], Tensor], ops: Mapping[str, int], metadata: str) -> Opened:
+    """Returns what PyTorch has loaded from a file. metadata: the content of METADATA in it, "" if it has none."""
+    import torch
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            logits: np.ndarray = module(torch.from_numpy(images)).numpy()
+        return logits
+
+    return Opened(f"PyTorch {torch.__version__}", json.loads(metadata or "null"), ops, run)

@@ -7,15 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.formats.base import Format, Opened
+from export.formats.base import METADATA, Format, Opened, opened_in_pytorch
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from export.program import Program
-
-METADATA = "metadata.json"
-"""The name of the metadata inside the file."""
 
 
 def write(program: Program, path: Path) -> None:
@@ -34,13 +29,7 @@ def open_file(path: Path) -> Opened:
     graph = torch.export.load(path, extra_files=inside)
     module = graph.module()
     ops = Counter(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            logits: np.ndarray = module(torch.from_numpy(images)).numpy()
-        return logits
-
-    return Opened(f"PyTorch {torch.__version__}", json.loads(inside[METADATA] or "null"), ops, run)
+    return opened_in_pytorch(module, ops, inside[METADATA])
 
 
 FORMAT = Format(

@@ -7,15 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.formats.base import Format, Opened, quiet
+from export.formats.base import METADATA, Format, Opened, opened_in_pytorch, quiet
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from export.program import Program
-
-METADATA = "metadata.json"
-"""The name of the metadata inside the file."""
 
 
 def write(program: Program, path: Path) -> None:
@@ -38,13 +33,7 @@ def open_file(path: Path) -> Opened:
     with quiet():
         module = torch.jit.load(str(path), _extra_files=inside)
     ops = Counter(node.kind() for node in module.graph.nodes() if not node.kind().startswith("prim::"))
-
-    def run(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            logits: np.ndarray = module(torch.from_numpy(images)).numpy()
-        return logits
-
-    return Opened(f"PyTorch {torch.__version__}", json.loads(inside[METADATA] or "null"), ops, run)
+    return opened_in_pytorch(module, ops, inside[METADATA])
 
 
 FORMAT = Format(
