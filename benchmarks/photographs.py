@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from engine.data.preprocessing import Preprocessing
 from engine.errors import UserError, run_command
-from published.int8 import read_int8
-from published.trained import trained
+from proxyless_nas.sources import trained_network
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,11 @@ class Classifier:
 
 def classifiers(file: Path) -> list[Classifier]:
     """Returns EfficientNet-Lite0, and the int8 network in float32 and in codes."""
-    lite, _, how, classes = trained("efficientnet_lite0")
-    model = read_int8(file)
+    lite, small = trained_network("efficientnet_lite0"), trained_network(file)
     return [
-        Classifier("EfficientNet-Lite0", lite.eval(), how, classes),
-        Classifier(f"{file.stem}, float32", model.float_network().eval(), model.preprocessing, classes),
-        Classifier(f"{file.stem}, codes", model.quantised_network().eval(), model.preprocessing, classes),
+        Classifier("EfficientNet-Lite0", lite.network.eval(), lite.preprocessing, lite.classes),
+        Classifier(f"{file.stem}, float32", small.network.eval(), small.preprocessing, small.classes),
+        Classifier(f"{file.stem}, codes", small.as_stored.eval(), small.preprocessing, small.classes),
     ]
 
 

@@ -13,12 +13,13 @@ from engine.errors import CheckpointError, UserError
 from engine.progress import Report, silent
 from engine.runs.checkpoints import STATES
 from published.designs import design_of
-from published.int8 import is_int8, read_int8
+from published.int8 import Int8Model, is_int8, read_int8
 from published.networks import build, class_names, imagenet_classes, is_named, load_published
 from published.preprocessing import preprocessing_of
 from published.trained import likely_class_names
 from retrain.preprocessing import preprocessing_in
 from retrain.weights import load_network_of, read_checkpoint
+from supernet.design import Design
 from supernet.network import Network
 
 
@@ -33,57 +34,68 @@ class Source:
     """The names of its classes; their numbers as text if nobody has named them."""
     folder_names: tuple[str, ...] | None
     """The names that folders of labelled images must have; None if they are not known."""
+    int8: Int8Model | None = None
+    """The trained int8 network whose float network this is; None if there is none."""
+
+    @property
+    def as_stored(self) -> nn.Module:
+        """The network that computes as its file says: in codes if it is an int8 network, in floats otherwise."""
+        return self.network if self.int8 is None else self.int8.quantised_network()
 
 
 def trained_network(
-    source: str | Path,
+    source: Design | str | Path | None,
     checkpoint: Path | None = None,
     allow_modules: Collection[str] = (),
     *,
     report: Report | None = None,
+    of_search: str = "retrain the search's architecture.json first",
 ) -> Source:
     """Returns a network with its weights.
 
     source: the name of a published network, the folder of a retraining or a .pt file of its checkpoints, a trained int8
-    network (.pkl), of which the float network is taken, or, with a checkpoint, an architecture.json, a net.config or a
-    name. checkpoint: one of a retraining, or an official one. report: shows a download. Raises ConfigError,
-    CheckpointError and DownloadError.
+    network (.pkl), or, with a checkpoint, an architecture.json, a net.config, a name, a design, or None for that of the
+    checkpoint. checkpoint: one of a retraining, or an official one. report: shows a download. of_search: what an error
+    advises if the checkpoint is a search's. Raises ConfigError, CheckpointError and DownloadError.
     """
-    path = Path(source)
-    if checkpoint is None and (path.is_dir() or path.suffix == ".pt"):
-        content, where = read_checkpoint(path)
-        return _of_run(content, where, None, allow_modules)
-    if checkpoint is None and is_int8(path):
-        model = read_int8(path)
-        network = model.float_network()
-        return Source(network, model.preprocessing, _named_classes(network), None)
-    if checkpoint is None and not path.exists() and is_named(str(source)):
-        network = build(str(source), report=report or silent)
-        design = network.architecture
-        names = class_names(design.name)
-        return Source(network, preprocessing_of(design.name, design.input_size), names, _as_folders(names))
-    design = design_of(source, allow_modules=allow_modules)
+    if checkpoint is None and isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_dir() or path.suffix == ".pt":
+            content, where = read_checkpoint(path)
+            return _of_run(content, where, None, allow_modules, of_search)
+        if is_int8(path):
+            model = read_int8(path)
+            network = model.float_network()
+            return Source(network, model.preprocessing, _named_classes(network), None, model)
+        if not path.exists() and is_named(str(source)):
+            network = build(str(source), report=report or silent)
+            design = network.architecture
+            names = class_names(design.name)
+            return Source(network, preprocessing_of(design.name, design.input_size), names, as_folders(names))
+    own = source if source is None or isinstance(source, Design) else design_of(source, allow_modules=allow_modules)
     if checkpoint is None:
         raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/, or an official checkpoint")
     content, where = read_checkpoint(checkpoint)
-    if any(key in content for key in STATES):
-        return _of_run(content, where, design, allow_modules)
-    network = Network(design)
+    if own is None or any(key in content for key in STATES):
+        return _of_run(content, where, own, allow_modules, of_search)
+    network = Network(own)
     load_published(network, checkpoint)
     names = _named_classes(network)
-    return Source(network, preprocessing_of(design.name, design.input_size), names, None)
+    return Source(network, preprocessing_of(own.name, own.input_size), names, None)
 
 
-def _of_run(content: dict[str, object], where: str, design: object, allow_modules: Collection[str]) -> Source:
+def _of_run(
+    content: dict[str, object], where: str, design: Design | None, allow_modules: Collection[str], of_search: str
+) -> Source:
     """Returns the network in a checkpoint of a retraining. Raises CheckpointError if it is one of a search, or does not
     say how images are prepared and is not one of ImageNet."""
-    loaded = load_network_of(content, where, design, allow_modules)  # type: ignore[arg-type]
+    loaded = load_network_of(content, where, design, allow_modules)
     if loaded.needs_statistics:
         found, expected = "is of a search, whose supernet has no BN statistics", "a checkpoint of a retraining"
-        raise CheckpointError(where, found, expected, "retrain the search's architecture.json first")
+        raise CheckpointError(where, found, expected, of_search)
     network, own = loaded.network, loaded.network.architecture
     preprocessing = preprocessing_in(content, where) or preprocessing_of(own.name, own.input_size)
-    return Source(network, preprocessing, _named_classes(network), _as_folders(network.class_names))
+    return Source(network, preprocessing, _named_classes(network), as_folders(network.class_names))
 
 
 def _named_classes(network: Network) -> tuple[str, ...]:
@@ -91,8 +103,8 @@ def _named_classes(network: Network) -> tuple[str, ...]:
     return likely_class_names(network.architecture) if network.class_names is None else network.class_names
 
 
-def _as_folders(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Returns the names that class folders must have: ImageNet's folders have ids in place of names."""
+def as_folders(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Returns the names that the folders of classes must have; None for ImageNet's, whose folders have ids as names."""
     return None if names == imagenet_classes() else names
 
 

@@ -3,6 +3,7 @@
     proxyless-nas evaluate imagenet --checkpoint runs/r/checkpoints/X.pt data.root=/images
     proxyless-nas evaluate imagenet --checkpoint runs/cpu/checkpoints/X.pt --architecture runs/cpu/architecture.json
     proxyless-nas evaluate --arch proxyless_cpu --path /imagenet --per-class --confusions 10
+    proxyless-nas evaluate --arch runs/r --path /imagenet
     proxyless-nas evaluate --arch runs/cpu/architecture.json --checkpoint runs/r/checkpoints/X.pt --path /imagenet
 
 Prints top-1, top-5 and the loss, their 95 % intervals and the images per second. The network is a published one, which
@@ -23,7 +24,6 @@ from proxyless_nas.commands.base import Command, add_overrides, at_least, config
 if TYPE_CHECKING:
     from torch import nn
 
-    from engine.data import Preprocessing
     from engine.distributed import Group
     from engine.progress import Report
     from retrain.evaluation import Scores
@@ -45,8 +45,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arch",
         "--architecture",
-        help="name of a published network, a trained int8 network (.pkl), architecture.json or net.config; default: "
-        "the checkpoint's own",
+        help="name of a published network, the folder of a retraining, a trained int8 network (.pkl), "
+        "architecture.json or net.config; default: the checkpoint's own",
     )
     parser.add_argument("--checkpoint", type=path_argument, help="a .pt file of a run's checkpoints/")
     parser.add_argument("--batch-size", type=at_least(1), help="images of all processes together")
@@ -127,91 +127,40 @@ def _on_config(args: argparse.Namespace, group: Group, report: Report) -> Scores
 def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores:
     import torch
 
+    from engine.data.folder import check_test_images
     from engine.run_config import RunConfig
-    from proxyless_nas.sources import sized
-    from published.networks import imagenet_classes
+    from proxyless_nas.sources import sized, trained_network
+    from published.networks import is_named, named
     from retrain.evaluation import score_files
 
-    network, design, preprocessing, names = _network_of(args, report)
-    preprocessing = sized(network, preprocessing, args.size)
+    arch = None if args.arch is None or is_named(args.arch) else path_argument(args.arch)
+    if arch is None and args.arch is not None and args.checkpoint is None:
+        check_test_images(args.path, named(args.arch).classes)  # before weights are downloaded
+    remedy = "give a configuration in place of --path, so that they can be collected"
+    found = trained_network(arch or args.arch, args.checkpoint, args.allow_modules, report=report, of_search=remedy)
     converted: Callable[[nn.Module], nn.Module] | None = getattr(args, "converted", None)
+    network = found.as_stored if converted is None else converted(found.network)
     run = {"device": args.device or ("cuda" if torch.cuda.is_available() else "cpu")}
     return score_files(
-        network if converted is None else converted(network),
+        network,
         args.path,
-        preprocessing,
-        design.classes,
+        sized(found.network, found.preprocessing, args.size),
+        found.network.architecture.classes,
         batch_size=args.batch_size or BATCH_SIZE,
         workers=args.workers,
         run=RunConfig.model_validate(run),
-        class_names=None if names == imagenet_classes() else names,  # folders have ids
+        class_names=found.folder_names,
         by_class=args.per_class or args.confusions is not None,
         group=group,
         report=report,
     )
 
 
-def _network_of(
-    args: argparse.Namespace, report: Report
-) -> tuple[nn.Module, Design, Preprocessing, tuple[str, ...] | None]:
-    """Returns the network that --arch and --checkpoint name, with its weights, its design, how its images are prepared,
-    and the names that their folders must have, if they are known."""
-    from engine.data.folder import check_test_images
-    from engine.errors import UserError
-    from engine.runs.checkpoints import STATES
-    from published.networks import is_named, load_published, named
-    from published.preprocessing import preprocessing_of
-    from published.trained import comes_with_weights, trained
-    from retrain.preprocessing import preprocessing_in
-    from retrain.weights import load_network_of, read_checkpoint
-    from supernet.network import Network
-
-    if args.checkpoint is None:
-        if args.arch is None or not comes_with_weights(args.arch):
-            _design_of(args)  # a mistyped name is answered first
-            raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
-        if is_named(args.arch):
-            check_test_images(args.path, named(args.arch).classes)  # before weights are downloaded
-        return *trained(args.arch, report)[:3], None
-    design = _design_of(args)
-    content, where = read_checkpoint(args.checkpoint)
-    if design is not None and not any(key in content for key in STATES):
-        network = Network(design)
-        load_published(network, args.checkpoint)
-        return network, design, preprocessing_of(design.name, design.input_size), None
-    loaded = load_network_of(content, where, design, args.allow_modules)
-    if loaded.needs_statistics:
-        found = "is of a search, whose supernet has no BN statistics"
-        raise UserError(where, found, remedy="give a configuration in place of --path, so that they can be collected")
-    network, design = loaded.network, loaded.network.architecture
-    preprocessing = preprocessing_in(content, where) or preprocessing_of(design.name, design.input_size)
-    return network, design, preprocessing, network.class_names
-
-
 def _design_of(args: argparse.Namespace) -> Design | None:
-    """Returns the network that --arch describes: a published name, an architecture.json, a net.config or an int8
-    network; None if it is not given."""
-    from engine.errors import ConfigError, explain
-    from engine.files import read_json, read_text
-    from published.int8 import is_int8, read_int8
-    from published.net_config import is_net_config, read_net_config
-    from published.networks import is_named, named
-    from retrain.weights import load_architecture
+    """Returns the network that --arch describes; None if it is not given."""
+    from published.designs import design_of
 
-    if args.arch is None:
-        return None
-    path = path_argument(args.arch)
-    if is_named(args.arch) or not (path.exists() or path.suffix or len(path.parts) > 1):
-        try:
-            return named(args.arch)
-        except ConfigError as error:
-            raise error.at("--arch") from None
-    if is_int8(path):
-        return read_int8(path).chain
-    if path.exists() and is_net_config(read_json(path, "an architecture.json, or a net.config")):
-        with explain(str(path)):
-            return read_net_config(read_text(path, "a net.config"), name=path.stem)
-    return load_architecture(path, args.allow_modules)
+    return None if args.arch is None else design_of(path_argument(args.arch), allow_modules=args.allow_modules)
 
 
 def _print(scores: Scores, args: argparse.Namespace) -> None:

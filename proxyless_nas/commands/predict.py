@@ -50,8 +50,9 @@ def _published(name: str, images: "list[Path]") -> "list[Prediction]":
     """Classifies images with a network that comes with its weights."""
     from engine.data.pictures import check_pictures
     from engine.errors import ConfigError, UserError
+    from proxyless_nas.sources import trained_network
     from published.networks import named
-    from published.trained import comes_with_weights, trained
+    from published.trained import comes_with_weights
     from retrain.predict import classify
 
     if not comes_with_weights(name):
@@ -64,8 +65,8 @@ def _published(name: str, images: "list[Path]") -> "list[Prediction]":
         except ConfigError as error:
             raise error.at("--arch") from None
     check_pictures(images)  # before weights are downloaded
-    network, _, preprocessing, classes = trained(name)
-    return classify(network, preprocessing, classes, images)
+    found = trained_network(name)
+    return classify(found.as_stored, found.preprocessing, found.classes, images)
 
 
 COMMAND = Command(__doc__, _arguments, _run)

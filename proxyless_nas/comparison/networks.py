@@ -22,12 +22,12 @@ from engine.errors import ConfigError, UserError
 from engine.files import as_path, read_json
 from engine.progress import Report
 from proxyless_nas.comparison.result import Accuracy
+from proxyless_nas.sources import Source, as_folders, trained_network
 from proxyless_nas.views import retrained_design
 from published.designs import design_of
-from published.networks import ALIASES, NAMED, build, imagenet_classes, is_named, named
+from published.networks import ALIASES, NAMED, is_named, named
 from published.preprocessing import preprocessing_of
-from retrain.preprocessing import preprocessing_in
-from retrain.weights import load_chosen, load_network_of, read_checkpoint
+from retrain.weights import load_chosen
 from supernet.complexity import Complexity
 from supernet.design import Design
 from supernet.network import Network
@@ -51,6 +51,11 @@ class Trained:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
     """The names that a folder of images must have for its classes; None if they are not known."""
+
+    @classmethod
+    def of(cls, source: Source) -> Trained:
+        """Returns what a comparison needs of a network with its weights."""
+        return cls(source.network, source.preprocessing, source.folder_names)
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def _name_of(source: Any) -> str:
 def _network_of(source: Any, name: str, allow_modules: Collection[str], input_size: int) -> Compared:
     if isinstance(source, Network):
         size = source.architecture.input_size
-        own = Trained(source, preprocessing_of(source.architecture.name, size), _ids_unknown(source.class_names))
+        own = Trained(source, preprocessing_of(source.architecture.name, size), as_folders(source.class_names))
         return _of_design(source.architecture, name, trained=lambda _: own)
     if isinstance(source, Design):
         return _of_design(source, name)
@@ -166,16 +171,9 @@ def _of_name(own: str, name: str) -> Compared:
     accuracies = tuple(Accuracy(top1=t, data=IMAGENET_VALIDATION, published=True, source=source) for t in figures)
 
     def trained(report: Report) -> Trained:
-        network = build(own, report=report)
-        size = network.architecture.input_size
-        return Trained(network, preprocessing_of(own, size), _ids_unknown(network.class_names))
+        return Trained.of(trained_network(own, report=report))
 
     return _of_design(named(own), name, accuracies=accuracies, published_ms=what.latency_ms, trained=trained)
-
-
-def _ids_unknown(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """Returns the names of classes that folders have; None for ImageNet's, whose folders have other names."""
-    return None if names is None or names == imagenet_classes() else names
 
 
 def _of_run(run: Path, name: str, allow_modules: Collection[str]) -> Compared:
@@ -190,10 +188,7 @@ def _of_run(run: Path, name: str, allow_modules: Collection[str]) -> Compared:
     design = retrained_design(stored, str(run / "config.yaml"), allow_modules)
 
     def trained(report: Report) -> Trained:
-        content, where = read_checkpoint(run)
-        network = load_network_of(content, where, design).network
-        own = preprocessing_in(content, where) or preprocessing_of(design.name, design.input_size)
-        return Trained(network, own, _ids_unknown(network.class_names))
+        return Trained.of(trained_network(design, run))
 
     return _of_design(design, name, accuracies=_test_accuracy(run, stored), trained=trained)
 

@@ -118,7 +118,7 @@ def test_another_checkpoint_of_a_name_has_to_fit(checkpoint, pictures, door, tmp
 @pytest.mark.parametrize(
     ("arch", "says"),
     [
-        ("proxyles_cpu", "error: --arch: got 'proxyles_cpu', expected proxyless_cpu, "),
+        ("proxyles_cpu", "error: proxyles_cpu: is neither a file nor the name of a published network (proxyless_cpu, "),
         ("none.json", "error: none.json: no such file"),
         ("folder/none", "error: folder/none: no such file"),
     ],
