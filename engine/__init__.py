@@ -33,5 +33,6 @@ Several processes:
 - `distributed.py`: the processes that share a run, and what they exchange
 - `job.py`: how the processes that torchrun has started begin and end together
 - `interrupts.py`: Ctrl-C and SIGTERM between steps
-- `processes.py`: independent jobs side by side
+- `processes.py`: a function on several arguments, each in a process
+- `queue.py`: a queue of programs on the CPU and the GPUs; `children.py`: the runs of a sweep in it
 """

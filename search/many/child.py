@@ -7,12 +7,9 @@ It prints what a search prints. If the search fails, FILE gets the error as data
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from engine.arguments import parsed, parser_of, path_argument
-from engine.errors import UserError, one_line, run_command
-from engine.files import write_atomically
+from engine.children import write_error
+from engine.errors import run_command
 
 
 def main() -> int:
@@ -37,15 +34,6 @@ def main() -> int:
         raise
     print_result(result)
     return 0 if result.measured.met else 3
-
-
-def write_error(path: Path, error: Exception) -> None:
-    """Writes an error as JSON: its text in one line, and for a UserError its parts."""
-    record: dict[str, object] = {"text": one_line(f"{type(error).__name__}: {error}")}
-    if isinstance(error, UserError):
-        record = {"text": error.with_command, "where": error.where, "found": error.found}
-        record |= {"expected": error.expected, "remedy": error.remedy}
-    write_atomically(path, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,31 +6,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import torch
 
+from engine.children import Child, Ending, at_once, earlier_seconds, run_children
 from engine.config import config_text, load_config
 from engine.errors import ConfigError
-from engine.files import read_json, remove_stale, write_atomically
-from engine.progress import Progress
+from engine.files import remove_stale, write_atomically
 from engine.quantities import quantity
+from engine.queue import Kind, cpu_slots, gpu_slots
 from engine.runs.folder import refuse_changes, run_begun
 from engine.runs.lock import locked
-from latency.bench import usable_cores
 from search.config import SearchConfig
 from search.given import ConfigLike, as_content, given_search
 from search.limits.resolve import resolve
 from search.many.pareto import Panel, Point, draw_fronts
-from search.many.queue import Kind, Slot, cpu_slots, gpu_slots, run_queue
 from search.result import ResultFile, load_result
 
 log = logging.getLogger("search")
@@ -45,39 +39,17 @@ ENDED = {"finished", "missed", "unsettled"}
 
 
 @dataclass(frozen=True)
-class SweptSearch:
+class SweptSearch(Child):
     """One search of a sweep."""
 
     name: str
-    """The name of its folder, and of the log beside the folder."""
     config: Path
     overrides: tuple[str, ...]
     out: Path
-    """The folder of the sweep."""
     kind: Kind = "cpu"
 
-    @property
-    def folder(self) -> Path:
-        """The run folder of the search."""
-        return self.out / self.name
-
-    @property
-    def log(self) -> Path:
-        """The file that holds all that the search prints. It lies beside the run folder, since a search begins in an
-        empty folder."""
-        return self.out / f"{self.name}.log"
-
-    @property
-    def error_file(self) -> Path:
-        """The file with the error of the search as data, if it has failed (search/many/child.py)."""
-        return self.out / f"{self.name}.error.json"
-
-    @property
-    def error(self) -> str | None:
-        """The error that the search has left, in one line; None if there is none."""
-        if not self.error_file.exists():
-            return None
-        return str(read_json(self.error_file, "the error of a search").get("text"))
+    def command(self) -> Sequence[str]:
+        return "search.many.child", str(self.config)
 
 
 @dataclass(frozen=True)
@@ -146,14 +118,25 @@ def run_sweep(
     with locked(out):  # the searches lock their own folders
         remove_stale(out)
         done = _done(searches, resume=resume)
-        runner = _Runner(searches, slots, done, _earlier_seconds(out) if resume else {})
-        _warn_of_disturbed_timings(searches, runner.at_once)
-        with Progress(len(searches), len(done), "sweep") as progress:
-            runner.progress = progress
-            signalled = run_queue([s for s in searches if s.name not in done], slots, runner.start, runner.ended)
-        sweep = Sweep(runner.outcomes, signalled)
-        write_sweep(out, sweep.outcomes)
-        return sweep
+        seconds = earlier_seconds(out / "sweep.json", "searches") if resume else {}
+        found = {
+            s.name: _ended_outcome(s, done[s.name], seconds.get(s.name, done[s.name].seconds))
+            if s.name in done
+            else Outcome(s, "waiting", seconds.get(s.name, 0.0))
+            for s in searches
+        }
+        left = [search for search in searches if search.name not in done]
+        _warn_of_disturbed_timings(searches, at_once(left, slots))
+
+        def ended(search: SweptSearch, ending: Ending) -> None:
+            found[search.name] = _outcome(search, ending)
+            write_sweep(out, [*found.values()])
+
+        signalled = run_children(
+            left, slots, ended, lambda s: load_result(s.folder) is not None, seconds=seconds, done=len(done)
+        )
+        write_sweep(out, [*found.values()])
+        return Sweep(tuple(found.values()), signalled)
 
 
 def as_files(configs: Sequence[ConfigLike], out: Path) -> list[Path]:
@@ -231,19 +214,6 @@ def _done(searches: Sequence[SweptSearch], *, resume: bool) -> dict[str, ResultF
     return done
 
 
-def _earlier_seconds(out: Path) -> dict[str, float]:
-    """Returns the seconds that earlier commands of this sweep spent on each search, by its name."""
-    path = out / "sweep.json"
-    if not path.exists():
-        return {}
-    try:
-        return {row["name"]: float(row["seconds"]) for row in read_json(path, "the record of a sweep")["searches"]}
-    except (ConfigError, ValueError, KeyError, TypeError):
-        raise ConfigError(
-            str(path), "is no record of a sweep", remedy="delete it, the searches are in their own folders"
-        ) from None
-
-
 def _timed_on_cpu(config: Mapping[str, object]) -> bool:
     """Returns whether a limit's networks may be timed on this CPU. The config has not been checked yet."""
     limits = config.get("limits")
@@ -256,83 +226,18 @@ def _timed_on_cpu(config: Mapping[str, object]) -> bool:
     return False
 
 
-def _warn_of_disturbed_timings(searches: Sequence[SweptSearch], at_once: int) -> None:
+def _warn_of_disturbed_timings(searches: Sequence[SweptSearch], together: int) -> None:
     for search in searches:
         try:
             config = load_config(search.config, search.overrides)
         except ConfigError:
             continue
-        if at_once > 1 and _timed_on_cpu(config):
+        if together > 1 and _timed_on_cpu(config):
             log.warning(
                 "%d searches at once share this CPU: where %s times its network here, the others disturb it; "
-                "--jobs 1, or a table of another device, where measured latency counts", at_once, search.name,
+                "--jobs 1, or a table of another device, where measured latency counts", together, search.name,
             )  # fmt: skip
             return
-
-
-@dataclass
-class _Child:
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
-    began: float
-
-
-class _Runner:
-    """Starts the searches of a sweep, and keeps the record of their outcomes."""
-
-    progress: Progress
-
-    def __init__(
-        self,
-        searches: Sequence[SweptSearch],
-        slots: Sequence[Slot],
-        done: dict[str, ResultFile],
-        seconds: dict[str, float],
-    ):
-        self.searches, self.seconds, self.children = searches, seconds, dict[str, _Child]()
-        kinds = Counter(search.kind for search in searches if search.name not in done)
-        self.at_once = sum(min(kinds[kind], sum(slot.kind == kind for slot in slots)) for kind in kinds)
-        self._found = {
-            s.name: _ended_outcome(s, done[s.name], seconds.get(s.name, done[s.name].seconds))
-            if s.name in done
-            else Outcome(s, "waiting", seconds.get(s.name, 0.0))
-            for s in searches
-        }
-
-    @property
-    def outcomes(self) -> tuple[Outcome, ...]:
-        return tuple(self._found[search.name] for search in self.searches)
-
-    def start(self, search: SweptSearch, slot: Slot) -> subprocess.Popen[bytes]:
-        # -P: no module of the folder in which the sweep was started takes the place of another one
-        command = [sys.executable, "-P", "-m", "search.many.child", str(search.config), "--out", str(search.folder)]
-        command += ["--error", str(search.error_file), *(["--resume"] if run_begun(search.folder) else [])]
-        command += search.overrides
-        search.error_file.unlink(missing_ok=True)  # of an earlier attempt
-        environment = dict(os.environ)
-        if slot.kind == "cuda":
-            environment["CUDA_VISIBLE_DEVICES"] = slot.name
-        if self.at_once > 1:  # each its share of the cores; see run.threads
-            environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // self.at_once))
-        output = search.log.open("ab")
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
-            start_new_session=True,  # a Ctrl-C of the terminal comes once, from here
-        )  # fmt: skip
-        self.children[search.name] = _Child(process, output, time.monotonic())
-        log.info("%s starts on %s %s, log in %s", search.name, slot.kind, slot.name, search.log)
-        return process
-
-    def ended(self, search: SweptSearch, status: int, interrupted: bool) -> None:
-        child = self.children.pop(search.name)
-        child.log.close()
-        seconds = self.seconds.get(search.name, 0.0) + time.monotonic() - child.began
-        outcome = _outcome(search, status, interrupted, seconds)
-        self._found[search.name] = outcome
-        done = sum(o.status != "waiting" for o in self.outcomes)
-        log.info("%s: %s%s", search.name, outcome.status, f": {outcome.error}" if outcome.error else "")
-        self.progress.update(done, running=", ".join(self.children) or "none")
-        write_sweep(search.out, self.outcomes)
 
 
 def _ended_outcome(search: SweptSearch, result: ResultFile, seconds: float) -> Outcome:
@@ -340,19 +245,13 @@ def _ended_outcome(search: SweptSearch, result: ResultFile, seconds: float) -> O
     return Outcome(search, ended[result.met], seconds, None, result)
 
 
-def _outcome(search: SweptSearch, status: int, interrupted: bool, seconds: float) -> Outcome:
-    """Returns the outcome of a process that has ended. It exits with 0 or 3 after a search that ended, with
-    130 after Ctrl-C and with 143 after SIGTERM."""
-    if status in (0, 3):
+def _outcome(search: SweptSearch, ending: Ending) -> Outcome:
+    """Returns the outcome of a search whose process has ended."""
+    if ending.status == "ended":
         result = load_result(search.folder)
         assert result is not None  # written before the process ends so
-        return _ended_outcome(search, result, seconds)
-    if status in (130, 143) or (interrupted and status < 0):
-        result = load_result(search.folder)  # the signal may come between the end of a search and that of its process
-        return _ended_outcome(search, result, seconds) if result else Outcome(search, "interrupted", seconds)
-    if status < 0:
-        return Outcome(search, "failed", seconds, f"killed by signal {-status} ({signal.Signals(-status).name})")
-    return Outcome(search, "failed", seconds, search.error or f"exit status {status}, no message: see {search.log}")
+        return _ended_outcome(search, result, ending.seconds)
+    return Outcome(search, ending.status, ending.seconds, ending.error)
 
 
 def write_sweep(out: Path, outcomes: Sequence[Outcome]) -> None:

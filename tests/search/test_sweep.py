@@ -13,16 +13,17 @@ import time
 import pytest
 import yaml
 
+import engine.children
 import search.many.sweep
+from engine.children import ending_of, write_error
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
+from engine.queue import Slot
 from engine.runs.lock import locked
 from search.config import SearchConfig
 from search.derive.derivation import Derivation
 from search.derive.outcome import MeasuredDerivation
 from search.loop import run_search
-from search.many.child import write_error
-from search.many.queue import Slot
 from search.many.sweep import (
     Outcome,
     Sweep,
@@ -240,9 +241,9 @@ def test_a_search_on_a_gpu_can_use_that_gpu_alone_and_the_cores_are_shared(confi
         seen.append((command, env["CUDA_VISIBLE_DEVICES"], env["OMP_NUM_THREADS"]))
         return Ended()
 
-    monkeypatch.setattr(search.many.sweep.subprocess, "Popen", popen)
+    monkeypatch.setattr(engine.children.subprocess, "Popen", popen)
     monkeypatch.setattr(search.many.sweep, "gpu_slots", lambda *_: [Slot("cuda", "GPU-a"), Slot("cuda", "GPU-b")])
-    monkeypatch.setattr(search.many.sweep, "usable_cores", lambda: 9)
+    monkeypatch.setattr(engine.children, "worker_count", lambda _: 9)
     sweep = run_sweep([configs / "gpu.yaml"], configs / "out", seeds=[0, 1, 2, 3])
     assert {gpu for _, gpu, _ in seen} == {"GPU-a", "GPU-b"}
     assert {threads for _, _, threads in seen} == {"4"}
@@ -331,7 +332,7 @@ def test_the_status_of_a_process_gives_its_outcome(tmp_path, error, status, inte
     one.log.write_text("error: of an earlier attempt\n")
     if error:
         write_error(one.error_file, error)
-    outcome = search.many.sweep._outcome(one, status, interrupted, 1.0)
+    outcome = ending_of(one, status, interrupted, 1.0, lambda _: False)
     assert (outcome.status, outcome.error) == expected
 
 
@@ -345,7 +346,7 @@ def test_the_result_of_a_search_gives_its_outcome(space, tmp_path, met, status, 
     text = made_up.result.model_copy(update={"met": met}).model_dump_json()
     (made_up.search.folder / "result.json").write_text(text)
     made_up.search.log.write_text("")
-    outcome = search.many.sweep._outcome(made_up.search, code, False, 1.0)
+    outcome = search.many.sweep._outcome(made_up.search, ending_of(made_up.search, code, False, 1.0, lambda _: True))
     assert (outcome.status, outcome.error) == (status, None)
     assert Sweep((outcome,)).exit_status == code
 

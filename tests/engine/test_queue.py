@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from search.many.queue import Slot, cpu_slots, gpu_slots, run_queue
+from engine.queue import Slot, cpu_slots, gpu_slots, run_queue
 
 
 @dataclass(frozen=True)

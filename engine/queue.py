@@ -1,4 +1,4 @@
-"""Runs a queue of jobs, each in a process of its own: one at a time on each GPU, on the CPU as many as it has slots."""
+"""Runs a queue of jobs, each in a process of its own: on the CPU and on each GPU as many at a time as it has slots."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Slot:
     kind: Kind
     name: str
     """The name of a GPU, as in CUDA_VISIBLE_DEVICES, or the number of a CPU slot."""
+    place: int = 0
+    """Which of several slots of one GPU it is."""
 
 
 class Job(Protocol):
@@ -49,9 +51,9 @@ def cpu_slots(count: int) -> list[Slot]:
     return [Slot("cpu", str(i)) for i in range(count)]
 
 
-def gpu_slots(visible: str | None, count: int) -> list[Slot]:
-    """Returns a slot for each GPU. visible: the environment's CUDA_VISIBLE_DEVICES, None if it is not set. count: the
-    number of GPUs that torch can use.
+def gpu_slots(visible: str | None, count: int, each: int = 1) -> list[Slot]:
+    """Returns `each` slots for each GPU, the first of every GPU first. visible: the environment's CUDA_VISIBLE_DEVICES,
+    None if it is not set. count: the number of GPUs that torch can use.
 
     CUDA ignores what follows the first unknown name, so torch's count is the number of valid names. If the names are
     parts of a GPU (MIG), a process can use only the first, but each name is a slot for another process.
@@ -59,8 +61,8 @@ def gpu_slots(visible: str | None, count: int) -> list[Slot]:
     names = [str(i) for i in range(count)] if visible is None else [name.strip() for name in visible.split(",")]
     if count and names[0].startswith("MIG-"):
         parts = takewhile(lambda name: name.startswith("MIG-"), names)
-        return [Slot("cuda", name) for name in dict.fromkeys(parts)]
-    return [Slot("cuda", name) for name in names[:count]]
+        names, count = list(dict.fromkeys(parts)), len(names)
+    return [Slot("cuda", name, place) for place in range(each) for name in names[:count]]
 
 
 def run_queue(
