@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from proxyless_nas.comparison.compare import compare
     from proxyless_nas.comparison.table import Comparison
     from proxyless_nas.images import show_data
+    from proxyless_nas.retrainings.run import retrain_sweep
     from proxyless_nas.verbs import check, derive, evaluate, export, measure, predict, retrain, search, sweep, verify
     from proxyless_nas.views import show
     from published.networks import (
@@ -76,6 +77,7 @@ __all__ = [
     "publish",
     "report",
     "retrain",
+    "retrain_sweep",
     "search",
     "show",
     "show_data",
@@ -109,6 +111,7 @@ _HOMES = {
     "pretrained": "retrain.weights",
     "publish": "report.publication",
     "report": "report.page",
+    "retrain_sweep": "proxyless_nas.retrainings.run",
     "show": "proxyless_nas.views",
     "show_data": "proxyless_nas.images",
 } | dict.fromkeys(_NETWORKS, "published.networks")

@@ -66,3 +66,11 @@ def at_least(least: int) -> Callable[[str], int]:
         return number
 
     return count
+
+
+def seed_argument(text: str) -> int:
+    """Converts one of `--seeds` (`type=` of argparse)."""
+    if not text.isdecimal():
+        where = "; write key=value before --seeds" if "=" in text else ""
+        raise argparse.ArgumentTypeError(f"got '{text[:80]}', expected a whole number{where}")
+    return int(text)

@@ -13,14 +13,7 @@ import argparse
 
 from engine.arguments import path_argument
 from engine.errors import UserError
-from proxyless_nas.commands.base import Command, at_least
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        where = "; write key=value before --seeds" if "=" in text else ""
-        raise argparse.ArgumentTypeError(f"got '{text[:80]}', expected a whole number{where}")
-    return int(text)
+from proxyless_nas.commands.base import Command, at_least, seed_argument
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +21,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "configs", nargs="+", help="YAML files or shipped names, and key=value overrides for all of them"
     )
     parser.add_argument("--out", type=path_argument, required=True, help="folder for the searches and the summary")
-    parser.add_argument("--seeds", type=_seed, nargs="+", default=[], help="default: each config's own run.seed")
+    parser.add_argument(
+        "--seeds", type=seed_argument, nargs="+", default=[], help="default: each config's own run.seed"
+    )
     parser.add_argument("--jobs", type=at_least(1), default=1, help="searches at a time on the CPU; GPUs have one each")
     parser.add_argument("--resume", action="store_true", help="continue the sweep in --out")
 
