@@ -3,10 +3,10 @@
     python benchmarks/retrain_kills.py
 
 For each pair of options (averaged weights, mixup, cutmix, a teacher, bf16, accumulation, a bounded gradient, training
-images that grow, two processes), with each of three optimizers and augmentation policies in turn, a short retraining on
-a CPU runs through. A second one gets SIGKILL at random moments, of two processes first in a random one, and is resumed
-each time; at the end, all tensors of its last checkpoint, its curves and its result.json are compared with those of the
-first. Prints one line of JSON, and ends with status 1 if any pair differs.
+images that grow, two processes, shards of image files), with each of three optimizers and augmentation policies in
+turn, a short retraining on a CPU runs through. A second one gets SIGKILL at random moments, of two processes first in a
+random one, and is resumed each time; at the end, all tensors of its last checkpoint, its curves and its result.json are
+compared with those of the first. Prints one line of JSON, and ends with status 1 if any pair differs.
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from PIL import Image
 
 from engine.config import validate
+from engine.data import open_images
+from engine.data.config import DataConfig
+from engine.data.shards import pack
 from engine.distributed import ALONE, WAIT, Group
 from engine.runs.checkpoints import Checkpoints
 from retrain.config import RetrainConfig
@@ -45,7 +50,7 @@ SETTINGS: dict[str, Any] = {
     "run": {"seed": 0, "threads": 1, "log_every": 1, "checkpoint_every": 3},
 }
 STEPS = 32
-PROCESSES = "processes"
+PROCESSES, SHARDS = "processes", "shards"
 OPTIONS: dict[str, dict[str, Any]] = {
     "ema": {"retrain": {"ema": 0.99}},
     "mixup": {"retrain": {"augment": {"mixup": 0.4}}},
@@ -56,9 +61,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "clip": {"retrain": {"clip": 0.5}},
     "sizes": {"retrain": {"augment": {"sizes": [6, 8]}}},
     PROCESSES: {},
+    SHARDS: {},
 }
 OPTIMIZERS = ("sgd", "adamw", "rmsprop")
 POLICIES = ("published", "randaugment", "trivialaugment")
+
+
+def packed(folder: Path) -> Path:
+    """Writes image files of noise, as many and of as many classes as the fake images, and packs them into shards, of
+    which the training part has several. Returns the folder of the shards."""
+    numbers = np.random.default_rng(0)
+    for part, images in (("train", 64), ("test", 16)):
+        for i in range(images):
+            place = folder / "images" / part / f"class{i % 4}"
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = numbers.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(place / f"{i:03}.png")
+    data = DataConfig(name="folder", root=folder / "images")
+    pack(open_images(data, input_size=8, channels=3, classes=4), folder / "shards", size=8 << 10)
+    return folder / "shards"
 
 
 def merged(*parts: dict[str, Any]) -> dict[str, Any]:
@@ -183,19 +204,25 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=2, help="of each pair")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pairs", type=int, help="the number of pairs; default: all")
+    parser.add_argument("--only", choices=OPTIONS, help="the pairs with this option")
     args = parser.parse_args()
     draw = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        if not ended(start(SETTINGS, folder / "teacher", 1, resume=False), 300):
-            parser.exit(1, (folder / "teacher-0.log").read_text())
+        shards = {"name": "shards", "root": str(packed(folder)), "workers": 0}
+        for teacher, settings in (("teacher", SETTINGS), ("teacher-shards", SETTINGS | {"data": shards})):
+            if not ended(start(settings, folder / teacher, 1, resume=False), 300):
+                parser.exit(1, (folder / f"{teacher}-0.log").read_text())
         kills, early, different = 0, 0, dict[str, list[str]]()
-        pairs = list(itertools.combinations(OPTIONS, 2))[: args.pairs]
-        for i, pair in enumerate(pairs):
+        pairs = [*enumerate(itertools.combinations(OPTIONS, 2))]
+        pairs = [(i, pair) for i, pair in pairs if args.only in (None, *pair)][: args.pairs]
+        for i, pair in pairs:
             recipe = {"retrain": {"optimizer": OPTIMIZERS[i % 3], "augment": {"policy": POLICIES[i // 3 % 3]}}}
             config = merged(SETTINGS, recipe, *(OPTIONS[name] for name in pair))
-            if teacher := config["retrain"].get("teacher"):
-                teacher["network"] = str(folder / "teacher")
+            if SHARDS in pair:
+                config["data"] = shards
+            if learned := config["retrain"].get("teacher"):  # from the images that it has seen
+                learned["network"] = str(folder / ("teacher-shards" if SHARDS in pair else "teacher"))
             if config["retrain"]["optimizer"] != "sgd":
                 config["retrain"]["lr"] = None
             processes, name = 2 if PROCESSES in pair else 1, " + ".join(pair)

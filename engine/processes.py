@@ -1,8 +1,12 @@
-"""Runs the same function on several jobs, each in a process of its own."""
+"""Runs the same function on several jobs, each in a process of its own; ends a process with the one that started it."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -34,3 +38,18 @@ def side_by_side(
         raise UserError(found=found, remedy="free some, or let fewer run at once") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def stop_with_parent(pause: float = 0.5) -> None:
+    """Lets this process stop as at Ctrl-C once the process that started it is gone, which may have been killed.
+
+    Otherwise it would go on unseen and keep its folder locked. pause: seconds between two looks.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(pause)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True, name="stop_with_parent").start()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from engine.arguments import add_allow_modules, parsed, parser_of, path_argument
 from engine.children import write_error
 from engine.errors import run_command
+from engine.processes import stop_with_parent
 
 
 def main() -> int:
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("overrides", nargs="*")
     args = parsed(parser)
+    stop_with_parent()
 
     from engine.progress import set_up_logging
     from proxyless_nas.starting import architecture_or_file, published_network

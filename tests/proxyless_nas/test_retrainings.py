@@ -1,0 +1,266 @@
+"""Sweeps of retrainings: which networks, what the figures show, and what becomes of a killed and a failing one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from engine.config import config_text, validate
+from engine.errors import ConfigError
+from engine.evaluation import Evaluation
+from proxyless_nas.retrainings.figures import Spread, against_random, difference_of, spread_of
+from proxyless_nas.retrainings.networks import TOLERANCE, Entries, Entry, entries_of, saved
+from proxyless_nas.retrainings.results import Outcome, RetrainSweep, write_results
+from proxyless_nas.retrainings.run import retrain_sweep
+from retrain.loop import run_retrain
+from search.config import SearchConfig
+from supernet.architecture import Architecture
+from supernet.design_file import read_design
+from supernet.space import Space, SpaceConfig
+
+OWN = [91.0, 92.5, 91.8]
+OTHERS = [90.1, 91.2, 90.7, 91.9, 89.8]
+RECIPE = {
+    "data": {"name": "fake", "fake_images": 16, "fake_classes": 2, "workers": 0},
+    "retrain": {"epochs": 2, "batch_size": 4},
+    "run": {"threads": 1, "log_every": 1, "checkpoint_every": 5, "evaluate_every": 10},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_search) -> Path:
+    """The folder of a search that has ended, with a limit on MACs: its settings and its architecture."""
+    folder = tmp_path_factory.mktemp("runs") / "macs"
+    folder.mkdir()
+    names = ["mbconv_k3_e1", "mbconv_k3_e2", "mbconv_k5_e1", "mbconv_k5_e2", "conv_k1", "skip"]
+    space = tiny_search["space"] | {
+        "stages": [{"width": 8, "candidates": names[:5]}, {"width": 16, "depth": 3, "candidates": names}]
+    }
+    config = SearchConfig.read(tiny_search | {"space": space, "limits": [{"metric": "macs", "at": "60%"}]})
+    (folder / "config.yaml").write_text(config_text(config))
+    architecture = Architecture(Space(config.space), (1, 2, 1, 5), "macs")
+    record = {"metric": "macs", "value": float(architecture.complexity.macs), "unit": "MACs"}
+    (folder / "architecture.json").write_text(architecture.to_json([record]))
+    return folder
+
+
+# --- statistics ------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_against_random_networks_is_welchs():
+    """With the network's own spread alone, the formula is that of Welch's t-test."""
+    spread = Spread(statistics.stdev(OWN), len(OWN) - 1)
+    found = against_random(OWN, [[x] for x in OTHERS], spread)
+    assert found is not None
+    welch = stats.ttest_ind(OWN, OTHERS, equal_var=False).confidence_interval(0.95)
+    assert found.difference.points == pytest.approx(statistics.fmean(OWN) - statistics.fmean(OTHERS))
+    assert (found.difference.low, found.difference.high) == pytest.approx((welch.low, welch.high))
+
+
+def test_with_one_seed_the_interval_is_students_for_one_more_network():
+    found = against_random([91.0], [[x] for x in OTHERS], spread_of([[91.0], *([x] for x in OTHERS)]))
+    assert found is not None
+    half = stats.t.ppf(0.975, 4) * statistics.stdev(OTHERS) * math.sqrt(1 + 1 / 5)
+    points = 91.0 - statistics.fmean(OTHERS)
+    assert (found.difference.low, found.difference.high) == pytest.approx((points - half, points + half))
+
+
+def test_the_chance_of_a_rank_is_that_of_a_network_drawn_at_random():
+    """If each of n + 1 networks takes its turn, a chance of at most p is found p of the time."""
+    everyone = [90.0, 91.0, 92.0, 93.0]
+    chances = [
+        against_random([own], [[x] for x in everyone if x != own], None).chance  # type: ignore[union-attr]
+        for own in everyone
+    ]
+    assert sorted(chances) == [0.25, 0.5, 0.75, 1.0]
+    tied = against_random([93.0], [[93.0], [90.0]], None)
+    assert tied is not None
+    assert tied.chance == pytest.approx(2 / 3)  # an equal one is not beaten
+    assert against_random([93.0], [[90.0]], None) is None
+
+
+def test_the_spread_is_pooled_and_gives_the_intervals_of_means_and_differences():
+    groups = [[90.0, 91.0], [80.0, 82.0, 81.0], [70.0]]
+    spread = spread_of(groups)
+    assert spread == Spread(math.sqrt((0.5 + 2.0) / 3), 3)
+    quantile = stats.t.ppf(0.975, 3)
+    low, high = spread.interval(groups[0])
+    assert (low + high, high - low) == pytest.approx((181.0, 2 * quantile * spread.points / math.sqrt(2)))
+    between = difference_of(groups[1], groups[0], spread)
+    assert between.points == pytest.approx(-9.5)
+    assert between.high - between.low == pytest.approx(2 * quantile * spread.points * math.sqrt(1 / 3 + 1 / 2))
+    assert spread_of([[90.0], [80.0]]) is None
+    assert difference_of([80.0], [90.0], None).low is None
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def test_random_networks_meet_the_limit_and_cost_what_the_first_network_costs(run, tmp_path):
+    entries = entries_of([run], 4)
+    first, *others = entries.all
+    assert (entries.metric, first.name, first.random) == ("macs", "macs", False)
+    assert [entry.name for entry in others] == [f"random{i}" for i in range(1, 5)]
+    assert first.cost == first.design.complexity.macs
+    for entry in others:
+        assert entry.cost == entry.design.complexity.macs
+        assert (1 - TOLERANCE) * first.cost <= entry.cost <= first.cost
+    assert len({entry.design.paths for entry in entries.all}) == 5
+    assert entries_of([run / "architecture.json"], 2).all == entries.all[:3]  # more of them keep the first ones
+    for entry in saved(entries, tmp_path).all[1:]:
+        text = (tmp_path / "networks" / f"{entry.name}.json").read_text()
+        assert read_design(text).paths == entry.design.paths
+        assert json.loads(text)["predicted"][0]["value"] == entry.cost
+
+
+def test_costs_without_random_networks_are_those_in_the_files(run, tmp_path):
+    shutil.copy(run / "architecture.json", tmp_path / "other.json")
+    entries = entries_of({"a": run, "b": tmp_path / "other.json", "c": "proxyless_cpu"})
+    assert [entry.cost == entries.first.design.complexity.macs for entry in entries.all] == [True, True, False]
+    assert entries.all[2].source == "proxyless_cpu"
+
+
+@pytest.mark.parametrize(
+    ("architectures", "settings", "says"),
+    [
+        (["macs", "macs/architecture.json"], {}, "architectures: two networks would have the name macs and share "),
+        (["proxyless_cpu"], {"random": 2}, "--random: proxyless_cpu is not in the folder of a search"),
+        ([None], {}, "architecture: is missing"),
+        ([], {}, "architectures: got none"),
+        ({"a/b": "macs"}, {}, "architectures: got the name 'a/b', expected letters"),
+        (["macs"], {"seeds": [1, 2, 1]}, "seeds: 1 is given twice"),
+        (["macs"], {"seeds": [-1]}, "seeds: got -1, expected whole numbers from 0 on"),
+        (["macs"], {"seeds": [1], "overrides": ["run.seed=2"]}, "seeds: the override run.seed sets a seed too"),
+        (["macs"], {"jobs": 0}, "jobs: got 0, expected a whole number from 1 on"),
+        (["none.json"], {}, "none.json: no such file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_retrained_is_refused_before_anything_starts(
+    architectures, settings, says, run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(run.parent)
+    with pytest.raises(ConfigError) as error:
+        retrain_sweep(RECIPE, architectures, tmp_path / "out", **settings)
+    assert str(error.value).startswith(says)
+    assert not (tmp_path / "out").exists()
+
+
+# --- results ---------------------------------------------------------------------------------------------------------
+
+
+def sweep_of(tmp_path, accuracies, seeds=(0,)):
+    """Made-up results: the first network, then random ones."""
+    names = ["own", *map(str, range(1, len(accuracies)))]
+    networks = [Entry(name, None, None, 20.0 - i / 10, random=i > 0) for i, name in enumerate(names)]
+    outcomes = tuple(
+        Outcome(entry.name, seed, tmp_path, tmp_path, "ended", test=Evaluation(1.0, values[seed], 99.0, 1000))
+        for entry, values in zip(networks, accuracies, strict=True)
+        for seed in seeds
+    )
+    return RetrainSweep(Entries(tuple(networks), "latency", "ms"), outcomes, tuple(seeds), tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "says"),
+    [
+        (99.0, [90.0 + i / 10 for i in range(19)], "So it is better than chance."),
+        (99.0, [90.0, 90.1, 90.2], "on average; to rank above chance takes 19 random networks."),
+        (90.1, [90.0, 90.1, 90.2], "So this does not show that it is better than chance."),
+        (70.0, [90.0, 90.1, 90.2], "So it is worse than what chance gives: that search has failed."),
+    ],
+)
+def test_the_verdict(own, others, says, tmp_path):
+    sweep = sweep_of(tmp_path, [[own], *([x] for x in others)])
+    (sentence,) = sweep.verdict
+    assert sentence.startswith(f"own has {own:.2f} % of the test images right, {len(others)} random networks of equal ")
+    assert "predicted latency (20 ms)" in sentence
+    assert sentence.endswith(says)
+
+
+def test_the_files_have_each_network_and_run(tmp_path):
+    sweep = sweep_of(tmp_path, [[91.0, 92.0], [90.0, 90.5], [89.0, 88.0]], seeds=(0, 1))
+    failed = Outcome("2", 7, tmp_path, tmp_path, "failed", error="boom")
+    sweep = RetrainSweep(sweep.entries, (*sweep.outcomes, failed), (0, 1, 7), sweep.config)
+    write_results(tmp_path, sweep)
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["format"] == "proxylessnas/retrainings@1"
+    assert [n["mean"] for n in record["networks"]] == [91.5, 90.25, 88.5]
+    assert record["networks"][0]["interval"] == list(sweep.spread.interval([91.0, 92.0]))
+    assert (record["runs"][-1]["status"], record["runs"][-1]["error"]) == ("failed", "boom")
+    assert record["against_random"]["better_than"] == 2
+    assert record["verdict"][-1] == "1 of 7 retrainings have no result and are left out."
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    assert lines[2].startswith("| own | 20 |  |  | 91.00 | 92.00 |  | 91.50 | ")
+    assert len({line.count(" | ") for line in lines[:5]}) == 1
+    assert (tmp_path / "results.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert sweep.exit_status == 1
+    given = [Entry(e.name, None, None) for e in sweep.entries.all]
+    texts = RetrainSweep(Entries(tuple(given)), sweep.outcomes, sweep.seeds, sweep.config).verdict
+    assert texts[0].startswith("1 has 1.25 points less than own (95 % interval of the difference -")
+
+
+# --- real processes --------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_and_a_failing_retraining_leave_the_others_and_a_resume_completes_them(
+    run, tmp_path, shell, monkeypatch
+):
+    """SIGKILL in the middle of a retraining; the result after a resume is that of one which nobody killed."""
+    for name, value in shell.items():
+        monkeypatch.setenv(name, value)
+    other = {"input_size": 8, "input_channels": 1, "classes": 3, "stem": {"width": 8}, "feature_mix": 8}
+    stages = [{"width": 8, "candidates": ["conv_k1", "mbconv_k3_e1"]}]
+    wrong = Architecture(Space(validate(SpaceConfig, other | {"stages": stages}, "space")), (0,), "wrong")
+    recipe = RECIPE | {"retrain": {"epochs": 25, "batch_size": 4}}
+    log = tmp_path / "out" / "macs-seed3" / "metrics.jsonl"
+
+    def kill() -> None:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and (not log.exists() or log.read_bytes().count(b"\n") < 9):
+            time.sleep(0.01)
+        process = int(next(p for p in Path("/proc").iterdir() if p.name.isdigit() and works_on(p, log.parent)).name)
+        os.kill(process, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    given = {"macs": run, "wrong": wrong}
+    first = retrain_sweep(recipe, given, tmp_path / "out", seeds=[3], jobs=2)
+    killer.join()
+    killed, failed = first.outcomes
+    assert (killed.status, killed.error) == ("failed", "killed by signal 9 (SIGKILL)")
+    assert failed.status == "failed"
+    assert "classes" in failed.error
+    assert first.exit_status == 1
+    with pytest.raises(ConfigError, match=r"macs-seed3 holds a run already; continue the sweep with --resume"):
+        retrain_sweep(recipe, given, tmp_path / "out", seeds=[3])
+    sweep = retrain_sweep(recipe, {"macs": run}, tmp_path / "out", seeds=[3], resume=True)
+    (outcome,) = sweep.outcomes
+    assert (outcome.status, sweep.exit_status) == ("ended", 0)
+    assert outcome.seconds > killed.seconds
+    alone = run_retrain(recipe, run / "architecture.json", tmp_path / "alone", overrides=["run.seed=3"])
+    assert outcome.test == alone.test
+    assert sweep.top1 == {"macs": {3: alone.test.top1}}
+    before = log.stat().st_mtime_ns
+    again = retrain_sweep(recipe, {"macs": run}, tmp_path / "out", seeds=[3], resume=True)
+    assert again.outcomes == sweep.outcomes
+    assert log.stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match=r"retrain\.lr: .* -> 0\.7"):
+        retrain_sweep(recipe, {"macs": run}, tmp_path / "out", seeds=[3], resume=True, overrides=["retrain.lr=0.7"])
+
+
+def works_on(process: Path, folder: Path) -> bool:
+    """Returns whether a process of /proc was started to work in a folder."""
+    try:
+        return str(folder).encode() in (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
