@@ -11,7 +11,8 @@
 - `preprocessing.py`: the way from a picture to a network's input
 - `own.py`: sets of the user's own
 - `order.py`: splits, and which images come when
-- `stream.py`: batches for training and evaluation; `readers.py`: the processes that read files for them
+- `stream.py`: batches for training and evaluation; `readers.py`: the processes that read files for them; `ahead.py`:
+  what is prepared while the caller computes; `on_gpu.py`: JPEG files that a GPU decodes
 """
 
 from pathlib import Path
@@ -88,7 +89,18 @@ def open_images(
         if config.name == "shards":
             opened = open_shards
         splits = opened(config, input_size=input_size, channels=channels, classes=classes)
+    if config.decode is not None:
+        _let_a_gpu_decode(splits.train)
     return splits if config.cache is None else _kept_decoded(splits, config.cache)
+
+
+def _let_a_gpu_decode(images: ImageSet) -> None:
+    """Lets a GPU decode the training images of a set; see `data.decode`. Raises ConfigError if it cannot."""
+    if not isinstance(images, FolderImages):
+        raise ConfigError("data.decode", "got 'cuda', but the set is in memory anyway", remedy="remove it")
+    if images.preprocessing.colours != 3:
+        raise ConfigError("data.decode", "got 'cuda' for grey images", "images of 3 channels", "remove it")
+    images.on_gpu = True
 
 
 def _kept_decoded(splits: Splits, place: Path) -> Splits:

@@ -119,6 +119,10 @@ def augmented(images: Images, augmentation: Augmentation) -> Images:
     if augmentation.policy not in ("published", "none") and colours not in (1, 3):
         found = f"got {augmentation.policy} for images of {colours} colours"
         raise InvalidError("policy", found, "'published' or 'none'; the others change grey and RGB images")
+    if augmentation.costly and getattr(images, "on_gpu", False):
+        changes = augmentation.policy if augmentation.policy not in ("published", "none") else "erasing"
+        found = f"got {changes} beside data.decode: cuda, which leaves no single images to the CPU"
+        raise InvalidError("", found, remedy="remove one of the two")
     other.augmentation = augmentation
     if images.readers is not None or augmentation.costly:
         other.readers = Readers()

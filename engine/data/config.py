@@ -70,6 +70,11 @@ class DataConfig(Section):
     too, 3 bytes per pixel. Pictures whose shorter side has twice as many pixels as the network takes, or more, are
     read anew each time. No result depends on it, so a run's config.yaml does not record it and a resume may change
     it."""
+    decode: Literal["cuda"] | None = None
+    """Image files (imagenet, folder, csv, shards) of a training on a GPU: cuda lets the GPU decode JPEG files, cut out
+    what is shown and resize it, for machines with few cores for their GPU; it needs TorchCodec (the extra torchcodec).
+    Pixels differ slightly from those of a CPU. Evaluations decode on the CPU, and so do trainings that change images
+    one by one (other policies than published or none, erasing). null: the CPU decodes."""
     fake_images: int = Field(512, ge=1, le=MOST_FAKE_IMAGES)
     """fake only: training images. The test part has a quarter as many, at least one per class."""
     fake_classes: int = Field(10, ge=2, le=MOST_FAKE_IMAGES, validate_default=True)
@@ -104,6 +109,14 @@ class DataConfig(Section):
             raise InvalidError("", "is missing", "the file with the columns path and label", "add it")
         found = f"got '{csv}', but data.name is '{info.data['name']}'"
         raise InvalidError("", found, remedy="set data.name: csv, or remove it")
+
+    @field_validator("decode")
+    @classmethod
+    def decoded_once_or_on_a_gpu(cls, decode: str | None, info: ValidationInfo) -> str | None:
+        if decode is not None and info.data.get("cache") is not None:
+            found = "got 'cuda' beside data.cache, which keeps what the CPU decodes"
+            raise InvalidError("", found, remedy="remove one of the two")
+        return decode
 
     @field_validator("labels", "test")
     @classmethod

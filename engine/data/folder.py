@@ -23,8 +23,9 @@ from engine.data.images import AUGMENTATION, Batch, CorruptFiles, FileList, Item
 from engine.data.layout import Layout, evaluation_layout, folder_layout
 from engine.data.listed import listed_layout
 from engine.data.memory import Recipe
+from engine.data.on_gpu import encoded
 from engine.data.parts import Part
-from engine.data.pictures import Box, UnreadableError, content_of, part_of_picture, whole_picture
+from engine.data.pictures import Box, UnreadableError, content_of, for_a_gpu, part_of_picture, whole_picture
 from engine.data.preprocessing import MEAN_OF_PHOTOGRAPHS, STD_OF_PHOTOGRAPHS, Preprocessing
 from engine.data.readers import Readers
 from engine.data.sources import check_classes
@@ -82,6 +83,8 @@ class FolderImages:
         self.augmentation = Augmentation()
         self.cache: tuple[DecodedPictures, np.ndarray] | None = None
         """The decoded pictures of a set that has these images, and their numbers there (N,); see `keep_decoded`."""
+        self.on_gpu = False
+        """Whether a GPU decodes the JPEG files of training batches; see engine/data/on_gpu.py."""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -97,27 +100,44 @@ class FolderImages:
     def read(self, items: Sequence[Item], *, augment: bool) -> RawBatch:
         """Returns pixels (n, channels, S, S) uint8, and what is to be done with them if `augment` is set. Raises
         ConfigError if a class has no readable image."""
+        return self._read(items, augment, on_gpu=self.on_gpu and augment)
+
+    def read_here(self, items: Sequence[Item]) -> RawBatch:
+        """Returns what `read` returns of items to augment if no GPU decodes files."""
+        return self._read(items, True, on_gpu=False)
+
+    def _read(self, items: Sequence[Item], augment: bool, *, on_gpu: bool) -> RawBatch:
         corrupt: dict[int, str] = {}
         colours, size = self.preprocessing.colours, self.preprocessing.input_size
         if augment and items:
             size = self.augmentation.size_at(items[0].epoch, size)
         pixels = torch.empty((len(items), colours, size, size), dtype=torch.uint8)
         draws = torch.empty((len(items), 2))
+        files, places = [], []
+        rest = iter(pixels)
         with torch.random.fork_rng(devices=[]):
-            for out, drawn, item in zip(pixels, draws, items, strict=True):
+            for i, (drawn, item) in enumerate(zip(draws, items, strict=True)):
+                if on_gpu and (file := self._encoded(item, drawn)) is not None:
+                    files.append((item, *file))
+                    places.append(i)
+                    continue
                 convert = partial(self._augmented, item, drawn) if augment else self._evaluated
                 shown, unreadable = self._readable(item.index, size, convert)
-                out.copy_(shown)
+                next(rest).copy_(shown)
                 corrupt.update(unreadable)
         labels = torch.from_numpy(self.labels[[item.index for item in items]])
         coloured = augment and self.augmentation.policy == "published"
         factors = draws * _FACTORS[0] + _FACTORS[1] if coloured else None
-        return RawBatch(pixels, labels, dict(sorted(corrupt.items())), factors)
+        read = RawBatch(pixels, labels, dict(sorted(corrupt.items())), factors)
+        if not files:
+            return read
+        mine = pixels[: len(items) - len(files)].clone()
+        return read._replace(pixels=mine, encoded=encoded(files), encoded_at=torch.tensor(places))
 
     def restrict(self, indices: np.ndarray) -> FolderImages:
         """Returns the set of these images alone, numbered from 0."""
         files, labels = self.files[indices], self.labels[indices]
-        return self._share_cache(FolderImages(self.root, files, labels, self.preprocessing, flip=self.flip), indices)
+        return self._share(FolderImages(self.root, files, labels, self.preprocessing, flip=self.flip), indices)
 
     def keep_decoded(self, place: Path) -> None:
         """Lets the set, and all sets made of it, decode each picture once; see DecodedPictures. place: `data.cache`."""
@@ -150,6 +170,21 @@ class FolderImages:
     def _evaluated(self, content: bytes | np.ndarray) -> Tensor:
         """Returns the pixels (channels, S, S) uint8 that an evaluation sees of a file with this content."""
         return self.preprocessing.pixels_of(whole_picture(content, self.preprocessing.colours))
+
+    def _encoded(self, item: Item, drawn: Tensor) -> tuple[bytes, Box, bool] | None:
+        """Returns the content of an item's file, the part of the picture that is shown and whether it is mirrored, and
+        fills `drawn` as `_augmented` does, which draws the same; None if no GPU can decode it."""
+        torch.default_generator.manual_seed(mix(item.seed, item.turn, item.index, AUGMENTATION))
+        try:
+            content = self._bytes(item.index)
+        except UnreadableError:
+            return None
+        box = for_a_gpu(content, self._part)
+        if box is None:
+            return None
+        mirrored = bool(torch.rand(()) < 0.5) and self.flip
+        drawn.uniform_()
+        return content, box, mirrored
 
     def _augmented(self, item: Item, drawn: Tensor, content: bytes | np.ndarray) -> Tensor:
         """Returns a part of the picture in a file with this content, mirrored or not, (channels, S, S) uint8, and fills
@@ -198,8 +233,9 @@ class FolderImages:
                 digest.update(b"%d %d %d " % (len(name), status.st_size, status.st_mtime_ns) + name)
         return f"{os.path.abspath(self.root)} {digest.hexdigest()}"
 
-    def _share_cache(self, part: Chosen, indices: np.ndarray) -> Chosen:
-        """Lets a set of the images at `indices` use the same decoded pictures, and returns it."""
+    def _share(self, part: Chosen, indices: np.ndarray) -> Chosen:
+        """Lets a set of the images at `indices` use the same decoder and decoded pictures, and returns it."""
+        part.on_gpu = self.on_gpu
         if self.cache is not None:
             part.cache = (self.cache[0], self.cache[1][indices])
         return part

@@ -53,23 +53,51 @@ class Batch(NamedTuple):
     corrupt: Mapping[int, str] = {}
 
 
+class Encoded(NamedTuple):
+    """The n files of a batch that a GPU decodes (engine/data/on_gpu.py)."""
+
+    content: Tensor
+    """Their bytes, one file after the other, uint8."""
+    ends: Tensor
+    """Where each ends in `content`, (n,) int64."""
+    boxes: Tensor
+    """The part of each picture that is shown: top, left, height and width, (n, 4) int64."""
+    mirrored: Tensor
+    """(n,) bool."""
+    items: tuple[Item, ...]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Encoded:
+        """Returns the files with each of the tensors changed."""
+        content, ends, boxes, mirrored, items = self
+        return Encoded(change(content), change(ends), change(boxes), change(mirrored), items)
+
+
 class RawBatch(NamedTuple):
     """A batch as it travels from the process that reads it: a quarter of the bytes of a Batch.
 
     pixels (N, C, S, S) uint8, C being 1 or the channels; labels, corrupt: as in Batch. factors: (N, 2) float32, by
     which the brightness and the saturation of each image are multiplied in `Preprocessing.finished`, on the network's
-    device; None: they stay.
+    device; None: they stay. encoded: n files that are not decoded yet, and encoded_at (n,) their places in the batch;
+    `pixels` has the N - n other images then.
     """
 
     pixels: Tensor
     labels: Tensor
     corrupt: Mapping[int, str] = {}
     factors: Tensor | None = None
+    encoded: Encoded | None = None
+    encoded_at: Tensor | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> RawBatch:
-        """Returns the batch with each of its tensors changed, such as moved to another place."""
-        factors = None if self.factors is None else change(self.factors)
-        return RawBatch(change(self.pixels), change(self.labels), self.corrupt, factors)
+        """Returns the batch with each of its tensors changed, such as moved to another place; an empty one stays."""
+
+        def changed(tensor: Tensor | None) -> Tensor | None:
+            return tensor if tensor is None or tensor.numel() == 0 else change(tensor)
+
+        encoded = None if self.encoded is None else self.encoded.each(change)
+        at, pixels = changed(self.encoded_at), changed(self.pixels)
+        assert pixels is not None
+        return RawBatch(pixels, change(self.labels), self.corrupt, changed(self.factors), encoded, at)
 
 
 class CorruptFiles:

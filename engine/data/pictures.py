@@ -156,6 +156,19 @@ def part_of_picture(
         return np.array(Image.fromarray(part).transpose(_TO_UPRIGHT[orientation]))
 
 
+def for_a_gpu(content: bytes, choose: Callable[[int, int], Box]) -> Box | None:
+    """Returns the part of a picture that `choose` returns for its height and width, if a GPU can decode the file to the
+    very picture that `part_of_picture` takes parts of; else None, and nothing is chosen."""
+    with contextlib.suppress(UnreadableError), _faults():
+        image = _opened(content)
+        if image.format == "JPEG" and image.mode == "RGB" and _orientation(image) in (None, 1):
+            whole = content[-2:] == b"\xff\xd9"  # a GPU would decode the rest to grey
+            size = image.size[::-1] if whole else None
+            if size is not None:
+                return choose(*size)
+    return None
+
+
 def _stored(box: Box, orientation: int | None, height: int, width: int) -> Box:
     """Returns where a part of the upright picture lies in the stored one, which has this height and width."""
     top, left, rows, columns = (box.left, box.top, box.width, box.height) if orientation in _LYING else box

@@ -205,7 +205,7 @@ class ShardImages(FolderImages):
         """Returns the set of these images alone, numbered from 0."""
         table = Table(*(column[indices] for column in self.table))
         part = ShardImages(self.root, self.shards, table, self.preprocessing, flip=self.flip)
-        return self._share_cache(part, indices)
+        return self._share(part, indices)
 
     def content(self) -> dict[str, Any]:
         """Returns a checksum of the names and contents of the files, as the index has them, their list, and the

@@ -7,7 +7,10 @@ from collections.abc import Generator, Iterable, Iterator
 import numpy as np
 import torch
 
+from engine.data.ahead import beside_the_training, in_thread
+from engine.data.folder import FolderImages
 from engine.data.images import Batch, ImageSet, Item, RawBatch
+from engine.data.on_gpu import check_decoder, decoded
 from engine.data.order import mixed_choice, stratified_choice, training_batches
 from engine.data.preprocessing import CPU
 from engine.data.readers import pinned, worker_count
@@ -29,8 +32,8 @@ class BatchStream(Iterator[Batch]):
     batch_size: images of all ranks together. workers: the processes that read ahead if the set is one of files (None:
     see worker_count); they belong to the set, start with its first batch and end with `close`. balanced: whether all
     classes have the same number of images in an epoch (engine/data/order.py: balanced_order). device: where
-    batches are finished and lie; a GPU fetches their bytes from pinned memory while the program goes on. key: where the
-    batch size is set, for errors.
+    batches are finished and lie; a GPU fetches their bytes from pinned memory while the program goes on. layout: the
+    memory format of their images. key: where the batch size is set, for errors.
 
     Raises ConfigError if there are fewer images than `batch_size`, or if it is not a multiple of `world_size`; while
     iterating, if more than 1 % of the set's files, or all files of a class, are unreadable (the stream is closed then).
@@ -49,6 +52,7 @@ class BatchStream(Iterator[Batch]):
         augment: bool = True,
         balanced: bool = False,
         device: torch.device = CPU,
+        layout: torch.memory_format = torch.contiguous_format,
         key: str = "batch_size",
     ):
         if batch_size < 1 or batch_size % world_size:
@@ -58,6 +62,8 @@ class BatchStream(Iterator[Batch]):
             found = f"got {batch_size}, but this part of the data has {len(images)} images"
             remedy = "choose a smaller batch (in a search, data.validation shares the images out)"
             raise ConfigError(key, found, remedy=remedy)
+        if augment and isinstance(images, FolderImages) and images.on_gpu:
+            check_decoder(device)
         if start < 0 or not 0 <= rank < world_size:
             raise ValueError(f"start {start} or rank {rank} of {world_size} is out of range")
         self.batches_per_epoch = len(images) // batch_size
@@ -67,7 +73,7 @@ class BatchStream(Iterator[Batch]):
         items = training_batches(
             len(images), batch_size, seed, start=start, rank=rank, world_size=world_size, balanced=labels
         )
-        self._batches = _loaded(images, items, augment=augment, workers=workers, device=device)
+        self._batches = _loaded(images, items, augment=augment, workers=workers, device=device, layout=layout)
 
     def __next__(self) -> Batch:
         batch = next(self._batches)
@@ -160,23 +166,54 @@ def _unseeded(indices: np.ndarray) -> list[Item]:
 
 
 def _loaded(
-    images: ImageSet, batches: Iterable[list[Item]], *, augment: bool, workers: int | None, device: torch.device
+    images: ImageSet,
+    batches: Iterable[list[Item]],
+    *,
+    augment: bool,
+    workers: int | None,
+    device: torch.device,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> Generator[Batch]:
-    """Loads each list of items, in order. Raises ConfigError if too many files are unreadable."""
+    """Loads each list of items, in order. Raises ConfigError if too many files are unreadable.
+
+    Processes read files; a thread reads what is in memory, which is a matter of copies. Without workers the program
+    itself reads, between two steps.
+    """
     images.prepare()
-    count, pin_memory = worker_count(workers), device.type == "cuda"
-    if images.readers is None or count == 0:
-        read: Iterator[RawBatch] = (images.read(items, augment=augment) for items in batches)
-        ready = map(pinned, read) if pin_memory else read
+    count, gpu = worker_count(workers), device.type == "cuda"
+
+    def read(items: list[Item]) -> RawBatch:
+        raw = images.read(items, augment=augment)
+        return pinned(raw) if gpu else raw
+
+    def finished(raw: RawBatch) -> Batch:
+        if raw.encoded is not None:
+            assert isinstance(images, FolderImages)
+            size = images.augmentation.size_at(raw.encoded.items[0].epoch, images.preprocessing.input_size)
+            raw = decoded(raw, size, device, images.read_here)
+        batch = images.preprocessing.finished(raw, device)
+        return batch._replace(images=batch.images.contiguous(memory_format=layout))
+
+    in_memory = images.readers is None and count > 0
+    if images.readers is not None and count > 0:
+        raws: Iterable[RawBatch] = images.readers.read(images, batches, augment=augment, workers=count, pin_memory=gpu)
+    elif gpu and in_memory:
+        raws = in_thread(read, batches, ahead=2)
     else:
-        ready = images.readers.read(images, batches, augment=augment, workers=count, pin_memory=pin_memory)
+        raws = map(read, batches)
+    if gpu:
+        ready: Iterable[Batch] = beside_the_training(finished, raws, device)
+    elif in_memory:
+        ready = in_thread(lambda items: finished(read(items)), batches)
+    else:
+        ready = map(finished, raws)
     for batch in ready:
         try:
             images.corrupt.add(batch.corrupt)
         except ConfigError:
             _end_processes(images)
             raise
-        yield images.preprocessing.finished(batch, device)
+        yield batch
 
 
 def _end_processes(images: ImageSet) -> None:
