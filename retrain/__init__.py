@@ -1,7 +1,8 @@
 """Trains networks, from scratch or further, and evaluates them.
 
 - `config.py`: the YAML sections `retrain`, `retrain.augment`, `retrain.teacher`
-- `loop.py`: the training loop; `recipe.py`: what a step needs; `state.py`: what a checkpoint holds beside tensors
+- `loop.py`: the training loop; `recipe.py`: what a step needs; `passes.py`: the gradients of a batch, compiled or not
+- `state.py`: what a checkpoint holds beside tensors
 - `start.py`: weights to begin with; `teacher.py`: networks to learn from
 - `data.py`: the images in the shape of a network; `preprocessing.py`: how a checkpoint records their way into it
 - `report.py`: curves, pictures and result.json; `source.py`: which search the architecture came from

@@ -118,6 +118,14 @@ class RetrainSettings(Section):
     """How training images are changed."""
     teacher: TeacherSettings | None = None
     """A trained network to learn from. null: none."""
+    compile: bool = False
+    """Run each layer but the classifier through torch.compile: fewer passes over memory between convolutions. It costs
+    minutes at the start, at each size of images, and needs Triton for a GPU, a C++ compiler (g++) for a CPU. Results
+    equal those without it up to rounding; a resumed training still equals an uninterrupted one bit for bit on a
+    CPU."""
+    cuda_graphs: bool = False
+    """GPU alone, one process: record the forward and backward pass as a CUDA graph, so that the GPU does not wait for
+    the program to send each op. For small networks and images, whose ops take less time than sending them."""
     start: str | None = Field(None, min_length=1)
     """The weights that the training begins with: a published network's name, a checkpoint's .pt file or the folder of a
     retraining. If the data have other classes, the classifier is replaced. null: fresh weights."""

@@ -30,7 +30,7 @@ from engine.data import (
     subset,
 )
 from engine.data.augmentation import augmented
-from engine.device import autocast, memory_format, on_device, prepare_device
+from engine.device import autocast, memory_format, on_device, prepare_device, seed_draws
 from engine.distributed import ALONE, Group, reduce_gradients
 from engine.errors import CheckpointError, ConfigError, Interrupted, InvalidError, UserError
 from engine.evaluation import ClassCounts, Evaluation, accuracy, evaluate_by_class
@@ -43,10 +43,11 @@ from engine.runs.inputs import Inputs, of_file, of_images, recorded
 from engine.runs.lock import locked
 from engine.runs.states import check_module, check_optimizer, check_tensor
 from engine.seeding import mix
-from engine.training import Throughput, backward_pass, check_finite
+from engine.training import Throughput, check_finite
 from retrain.config import RetrainConfig, RetrainSettings
 from retrain.data import images_for, images_of_any_classes, own_files
 from retrain.evaluation import BN_BATCHES
+from retrain.passes import Passes, check_passes
 from retrain.recipe import (
     Averaged,
     Loss,
@@ -152,6 +153,7 @@ def retrain(
     """
     settings = config.retrain
     _check_parts(settings, group)
+    check_passes(settings, config.run, group)
     device = prepare_device(config.run, group)
     group = group.on(device)
     begun = group.from_first(lambda: bool(resume and Checkpoints(out / "checkpoints").steps()))
@@ -298,7 +300,7 @@ class _Retrain:
         self.optimizer = optimizer_of(self.network, settings, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=run.amp == "fp16")
         self.averaged = None if settings.ema is None else Averaged(self.network, settings.ema, settings.batch_size)
-        self.mixing, self.loss = Mixing(self.augment, self.classes), Loss(settings, teacher, weights)
+        self.mixing = Mixing(self.augment, self.classes)
         self.step = 0
         self.saved: int | None = None
         """The step of the last checkpoint of this process."""
@@ -319,6 +321,7 @@ class _Retrain:
             start=self.step,
             balanced=config.data.balance == "sampling",
             device=device,
+            layout=memory_format(run),
             **group.slice,
             key="retrain.batch_size",
         )
@@ -329,11 +332,18 @@ class _Retrain:
         elif resume:
             log.info("%s: no checkpoint yet, so training begins again at its first step", out)
         group.broadcast(self.parameters)
-        self.reduction = reduce_gradients(self.parameters, group)
+        self.passes = Passes(
+            network,
+            Loss(settings, teacher, weights),
+            settings,
+            partial(autocast, run, device),
+            reduce_gradients(self.parameters, group),
+            self.scaler.scale,
+            group,
+        )
         self.steps = settings.epochs * self.stream.batches_per_epoch
         if self.step > self.steps:
             raise CheckpointError(self._place(self.step), f"this training has {self.steps} steps")
-        self.autocast = partial(autocast, run, device)
         if not newest:
             log.info("%s", self._in_words())
         if not newest and (settings.inherit is not None or trained is not None):
@@ -359,12 +369,12 @@ class _Retrain:
                     for parameters in self.optimizer.param_groups:
                         parameters["lr"] = lr
                     # dropout draws from the global generator; each process has other images
-                    torch.manual_seed(mix(run.seed, DROPOUT, self.step, group.rank))
+                    seed_draws(mix(run.seed, DROPOUT, self.step, group.rank), self.device)
                     loss, logits, batch, norm = self._train(next(self.stream))
                     throughput.add(len(batch.labels) * group.world_size)
                     self.step += 1
                     if self.averaged:
-                        self.averaged.update(self.network, self.step)
+                        self.averaged.update(self.step)
                     if self.step == 1 or self.step % run.log_every == 0 or self.step == self.steps:
                         figures = torch.stack([loss, *accuracy(logits, likeliest(batch.labels))])
                         scalars = accuracy_curves("train", group.mean_of(figures).tolist(), self.classes)
@@ -394,10 +404,7 @@ class _Retrain:
         settings = self.config.retrain
         batch = on_device(batch, self.device, self.config.run)
         batch = self.mixing(batch, mix(self.config.run.seed, MIXING, self.step))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss, logits = backward_pass(
-            self.network, batch, self.loss, self.autocast, self.reduction, settings.accumulate, self.scaler.scale
-        )
+        loss, logits = self.passes(batch)
         self.scaler.unscale_(self.optimizer)
         norm = bounded(self.parameters, settings.clip)
         self.scaler.step(self.optimizer)  # a step whose gradients are not finite is left out, and the scale is halved
@@ -584,7 +591,6 @@ class _Retrain:
                 self.scaler.load_state_dict(scaler.model_dump(by_alias=True))
             if self.averaged:
                 self.averaged.network.load_state_dict(state["ema"])
-                self.averaged.resume(step)
             if plain.best is not None:
                 self.best = Best(plain.best.step, plain.best.top1, state["best"])
             if len(each) == self.group.world_size > 1:

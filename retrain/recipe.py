@@ -3,13 +3,15 @@ weights."""
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torchvision.transforms import v2
 
 from engine.data import Batch
@@ -106,24 +108,27 @@ class Averaged:
 
     def __init__(self, network: nn.Module, decay: float, batch_size: int):
         self.decay: float = decay ** (batch_size / BATCH)
-        self._average = AveragedModel(network, use_buffers=True)
-        self._average.requires_grad_(requires_grad=False)
-
-    @property
-    def network(self) -> nn.Module:
+        self.network = copy.deepcopy(network).requires_grad_(requires_grad=False)
         """The network with the averaged weights."""
-        average: nn.Module = self._average.module
-        return average
+        pairs = [
+            (mine.detach(), theirs.detach())
+            for mine, theirs in zip(_tensors(self.network), _tensors(network), strict=True)
+        ]
+        self._averages, self._values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
 
-    def update(self, network: nn.Module, step: int) -> None:
-        """Adds the weights after `step`, counted from 1, to the average. The first ones are copied."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        self._average.multi_avg_fn = get_ema_multi_avg_fn(decay)
-        self._average.update_parameters(network)
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Adds the network's weights after `step`, counted from 1, to the average. The first ones are copied, and so
+        are whole numbers, such as BN's count of batches."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if step > 1 else 0.0
+        get_ema_multi_avg_fn(decay)(self._averages, self._values, step)
+        for mine, theirs in self._counts:
+            mine.copy_(theirs)
 
-    def resume(self, step: int) -> None:
-        """Continues after `step`, once the state of that step has been loaded into `network`."""
-        self._average.n_averaged.fill_(step)
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    return chain(network.parameters(), network.buffers())
 
 
 class Loss:

@@ -1,4 +1,5 @@
-"""Compiles candidates with torch.compile: one program for each distinct layer, which is kept if it is faster."""
+"""Compiles layers with torch.compile, one program for each distinct layer: a supernet's candidates, whose programs are
+kept if they are faster, and all layers of a network but its classifier."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from types import FunctionType
 import torch
 from torch import Tensor, nn
 
-from supernet.blocks import Call, MixedEdge
+from supernet.blocks import Block, Call, MixedEdge
+from supernet.network import Network
 from supernet.ops import Zero
 from supernet.space import Layer
 from supernet.supernet import Supernet
@@ -25,7 +27,7 @@ WARM_UP, PAIRS = 3, 15
 
 
 class CompileError(RuntimeError):
-    """torch.compile works for none of the candidates here."""
+    """torch.compile works for none of the layers here."""
 
 
 @dataclass(frozen=True)
@@ -151,3 +153,74 @@ def compared(
     except torch._dynamo.exc.TorchDynamoException as error:
         return reason_of(error)
     return statistics.median(seconds(program) / seconds(run_op) for _ in range(PAIRS))
+
+
+class CompiledNetwork:
+    """Runs a network's training with compiled layers: images (N, C, H, W) -> logits (N, classes).
+
+    Each distinct layer has one program, as in Megatron's and diffusers' regional compilation, so that repeated blocks
+    are compiled once; images of another size get programs of their own. The classifier runs as it is, so that dropout
+    draws the same numbers, and so does a layer that torch cannot compile. Weights, statistics and gradients are those
+    of the network, which itself stays as it is.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        agree: Callable[[list[str | None]], list[str | None]] = lambda reasons: reasons,
+        compiled: Callable[[dict[Layer, str | None]], None] = lambda _: None,
+    ):
+        """agree: makes the layers that fail the same in several processes, since gradients come in another order from a
+        program. compiled: is called after the compilation for a size of images, with the distinct layers and the
+        reasons why torch cannot compile them, None for those that run compiled."""
+        self.network, self._agree, self._compiled = network, agree, compiled
+        self._programs: dict[torch.Size, list[Call]] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Computes the logits. With images of a new size it compiles first, which takes minutes. Raises CompileError if
+        torch can compile no layer."""
+        if images.shape not in self._programs:
+            self._programs[images.shape] = self._compile(images)
+        x = images
+        for program, part in zip(self._programs[images.shape], self._parts(self.network), strict=True):
+            x = program(part, x)
+        logits: Tensor = self.network.classifier(x)
+        return logits
+
+    @staticmethod
+    def _parts(network: Network) -> list[nn.Module]:
+        """Returns the modules before the classifier, in order."""
+        return [network.stem, *network.edges, network.feature_mix]
+
+    def _compile(self, images: Tensor) -> list[Call]:
+        """Returns the program of each part for images of this size, in the precision that is set at the moment."""
+        programs: dict[Layer, Call] = {}
+        reasons: dict[Layer, str | None] = {}
+        layers, x = self.network.architecture.layers[:-1], images.detach()
+        with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):  # own ops may draw numbers
+            for i, (layer, part) in enumerate(zip(layers, self._parts(copy.deepcopy(self.network)), strict=True)):
+                if layer not in programs:
+                    programs[layer] = run_op
+                    if not (isinstance(part, Block) and isinstance(part.op, Zero)):
+                        program = torch.compile(own_code(f"layer{i}"), fullgraph=True, dynamic=False)
+                        reasons[layer] = failure(program, part, x)
+                        programs[layer] = program
+                with torch.no_grad():
+                    x = part(x)
+                x.requires_grad_()
+        agreed = dict(zip(reasons, self._agree(list(reasons.values())), strict=True))
+        if agreed and None not in agreed.values():
+            raise CompileError(next(iter(agreed.values())))
+        self._compiled(agreed)
+        return [run_op if agreed.get(layer) is not None else programs[layer] for layer in layers]
+
+
+def failure(program: Call, op: nn.Module, x: Tensor) -> str | None:
+    """Runs a forward and a backward pass of a program. Returns the reason if torch.compile cannot translate the op."""
+    inputs = [*([x] if x.requires_grad else []), *(p for p in op.parameters() if p.requires_grad)]
+    try:
+        out = program(op, x)
+        torch.autograd.grad(out, inputs, torch.ones_like(out))
+    except torch._dynamo.exc.TorchDynamoException as error:
+        return reason_of(error)
+    return None

@@ -14,7 +14,7 @@ from PIL import Image
 
 from engine.config import validate
 from engine.errors import ConfigError
-from retrain import loop
+from retrain import passes
 from retrain.config import RetrainConfig
 from retrain.loop import retrain
 from supernet.architecture import Architecture
@@ -48,7 +48,7 @@ def config_of(listed: Path, balance: str | None) -> RetrainConfig:
 def test_a_balanced_retraining_is_interrupted_and_resumed_exactly(balance, listed, architecture, tmp_path, monkeypatch):
     seen: list[int] = []
     weights: list[Any] = []
-    real = loop.backward_pass
+    real = passes.backward_pass
 
     def step(network: Any, batch: Any, loss: Any, *rest: Any) -> Any:
         if len(seen) == fatal:
@@ -57,7 +57,7 @@ def test_a_balanced_retraining_is_interrupted_and_resumed_exactly(balance, liste
         weights.append(loss.class_weights)
         return real(network, batch, loss, *rest)
 
-    monkeypatch.setattr(loop, "backward_pass", step)
+    monkeypatch.setattr(passes, "backward_pass", step)
     config, fatal = config_of(listed, balance), -1
     whole = retrain(config, architecture, tmp_path / "whole")
     assert whole.test.images == 8

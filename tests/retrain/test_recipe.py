@@ -144,7 +144,7 @@ def test_averaged_weights_are_the_sum_of_all_with_shares_that_decay(architecture
             for value in network.state_dict().values():
                 if value.is_floating_point():
                     value.add_(torch.randn_like(value))
-        averaged.update(network, step)
+        averaged.update(step)
         decay = min(0.25, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             expected[name] = value.double() if step == 1 else decay * expected[name] + (1 - decay) * value.double()
