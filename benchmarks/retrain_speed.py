@@ -17,9 +17,15 @@ the steps between two points of the curves, without start, evaluation and checkp
                           thread each
     side_by_side_slowdown the same for two retrainings that know nothing of each other: what two busy processes cost
                           on this machine, whatever they are
-    gpu_*                 the same on a GPU with batches of 256 in bfloat16, where there is one
+    gpu_*                 the same on a GPU with batches of 256 in bfloat16, where there is one; gpu_loop_jpeg_decoded:
+                          with data.decode=cuda, where TorchCodec is installed
+    gpu_passes_*          images per second of forward, backward and optimizer on a GPU: op by op (ops), with cuDNN's
+                          trial of kernels (cudnn), as a CUDA graph (graph), compiled (compiled), both
+                          (compiled_graph); of the network below (imagenet) with batches of 256, and of one of
+                          NAS-Bench-Macro's space at 32 px with batches of 128 (small)
 
 The files are photographs of 500 x 375 pixels, 110 kB on average (benchmarks/jpeg_files.py); `jpeg_bytes` has the mean.
+For a GPU, 22 of a class are distinct.
 The network has mbconv_k3_e3 on every edge of the ImageNet space (20 classes), and 224 px. noise_*: half the range of
 the middle half of the rounds' ratios. Blocks of the loaders: a pass over all files, which both read in processes that
 run already; each starts with empty queues. Prints a table, then one line of JSON.
@@ -28,6 +34,8 @@ run already; each starts with empty queues. Prints a table, then one line of JSO
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib.util
 import json
 import os
 import statistics
@@ -35,7 +43,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -46,18 +55,20 @@ import torchvision
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from engine.data import DataConfig, ImageSet, open_images
+from engine.data import Batch, DataConfig, ImageSet, open_images
 from engine.data.order import training_batches
 from engine.data.preprocessing import CPU, MEAN_OF_PHOTOGRAPHS, STD_OF_PHOTOGRAPHS
 from engine.data.readers import worker_count
 from engine.data.shards import pack
 from engine.data.stream import _loaded
 from engine.device import autocast, memory_format, prepare_device
+from engine.distributed import ALONE
 from engine.run_config import RunConfig
 from jpeg_files import write_photographs
-from retrain.config import RetrainConfig
+from retrain.config import RetrainConfig, RetrainSettings
 from retrain.loop import retrain
-from retrain.recipe import optimizer_of
+from retrain.passes import Passes
+from retrain.recipe import Loss, optimizer_of
 from search.config import SearchConfig
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -67,7 +78,12 @@ from timed_loop import ROOT, seconds, synchronise
 CLASSES, SIZE = 20, 224
 STEPS = 20
 """Steps of a block. The first step of a loop is not timed."""
-BARS = {"loop_fake": 0.98, "loader": 1.5}
+LARGE = 256
+"""The batch size on a GPU."""
+PASSES = {"small": 128, "imagenet": LARGE}
+KINDS = ("ops", "cudnn", "graph", "compiled", "compiled_graph")
+SMALL = "mbconv_k5_e6"
+BARS = {"loop_fake": 0.98, "loader": 1.5, "gpu_loop_fake": 0.98, "gpu_loop_jpeg": 0.95}
 
 
 def architecture() -> Architecture:
@@ -142,6 +158,8 @@ def of_loops(
     """The keys model_alone, loop_fake and loop_jpeg."""
     jpeg: dict[str, object] = {"name": "folder", "root": str(folder)}
     cases = {"loop_fake": settings(fake(batch), batch, run), "loop_jpeg": settings(jpeg, batch, run)}
+    if run["device"] == "cuda" and importlib.util.find_spec("torchcodec") is not None:
+        cases["loop_jpeg_decoded"] = settings(jpeg | {"decode": "cuda"}, batch, run)
     alone = Alone(cases["loop_fake"])
     alone_speeds = [alone.speed()]
     ratios: dict[str, list[float]] = {name: [] for name in cases}
@@ -236,6 +254,57 @@ def of_loaders(folder: Path, batch: int, workers: int, rounds: int, work: Path) 
     return found
 
 
+def small_architecture() -> Architecture:
+    space = Space(SearchConfig.read(ROOT / "configs/search/cifar10_macro.yaml").space)
+    return Architecture(space, tuple(edge.candidates.index(SMALL) for edge in space.edges if edge.searchable))
+
+
+@contextmanager
+def trying_kernels(tried: bool) -> Iterator[None]:
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = tried
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def of_passes(device: str, rounds: int, batches: dict[str, int], kinds: Sequence[str]) -> Iterator[dict[str, object]]:
+    """The keys gpu_passes_*, one after the other, so that those that are measured are printed."""
+    run = RunConfig.model_validate({"device": device, "amp": "bf16"})
+    place = prepare_device(run)
+    for name, batch in batches.items():
+        design = architecture() if name == "imagenet" else small_architecture()
+        size = design.input_size
+        images = torch.randn(batch, 3, size, size).to(place, memory_format=memory_format(run))
+        given = Batch(images, (torch.arange(batch) % design.classes).to(place))
+        for kind in kinds:
+            began = time.perf_counter()
+            wanted = {"compile": "compiled" in kind, "cuda_graphs": "graph" in kind, "batch_size": batch}
+            s = RetrainSettings.model_validate(wanted)
+            network = Network(design, seed=0).to(device=place, memory_format=memory_format(run))  # type: ignore[call-overload]
+            optimizer = optimizer_of(network, s, place)
+            passes = Passes(network, Loss(s), s, partial(autocast, run, place), nullcontext(), lambda x: x, ALONE)
+            network.train()
+
+            def steps(
+                count: int, passes: Passes = passes, given: Batch = given, optimizer: torch.optim.Optimizer = optimizer
+            ) -> None:
+                for _ in range(count):
+                    passes(given)
+                    optimizer.step()
+                synchronise(place)
+
+            with trying_kernels(kind == "cudnn"):
+                steps(3)
+                ready = time.perf_counter() - began
+                speeds = [STEPS * batch / seconds(partial(steps, STEPS)) for _ in range(rounds)]
+            key = f"passes_{name}_{kind}"
+            yield {f"gpu_{key}": round(statistics.median(speeds), 1), f"gpu_seconds_to_begin_{key}": round(ready, 1)}
+            del passes, network, optimizer, steps
+            gc.collect()
+
+
 def of_two_processes(rounds: int, work: Path) -> dict[str, object]:
     """The keys two_process_slowdown and side_by_side_slowdown; each reading is of programs of their own."""
 
@@ -298,9 +367,10 @@ def verdicts(record: dict[str, object]) -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = ("loops", "loader", "two_processes", "gpu")
+    names = ("loops", "loader", "two_processes", "gpu", "passes")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", nargs="+", choices=names, default=names)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="of gpu_passes_*")
     parser.add_argument("--workers", type=int, default=worker_count(None), help="processes that read images")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON line here too")
     parser.add_argument("--process", type=Path, help=argparse.SUPPRESS)
@@ -319,10 +389,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         gpu = "gpu" in args.only and torch.cuda.is_available()
-        folder, large = work / "images", 256 if gpu else 16
-        record["jpeg_bytes"] = round(
-            write_photographs(folder, parts={"train": -(-large * (STEPS + 2) // CLASSES), "val": 4}, classes=CLASSES)
-        )
+        folder, large = work / "images", LARGE if gpu else 16
+        parts = {"train": -(-large * (STEPS + 2) // CLASSES), "val": 4}
+        if set(args.only) & {"loops", "loader", "gpu"}:
+            record["jpeg_bytes"] = round(write_photographs(folder, parts=parts, classes=CLASSES, distinct=22))
 
         def add(found: dict[str, object]) -> None:
             print("\n".join(f"{key:40} {value}" for key, value in found.items()), flush=True)
@@ -336,9 +406,12 @@ def main() -> None:
             add(of_two_processes(args.rounds, work))
         if gpu:
             add({"gpu": torch.cuda.get_device_name()})
-            add(of_loops("gpu_", folder, 256, {"device": "cuda", "amp": "bf16"}, args.rounds, work))
+            add(of_loops("gpu_", folder, LARGE, {"device": "cuda", "amp": "bf16"}, args.rounds, work))
         elif "gpu" in args.only:
             add({"gpu": "skipped: torch finds no CUDA device"})
+        if "passes" in args.only and torch.cuda.is_available():
+            for found in of_passes("cuda", args.rounds, PASSES, args.kinds):
+                add(found)
     record["verdicts"] = verdicts(record)
     record["date"] = time.strftime("%Y-%m-%d")
     line = json.dumps(record)
