@@ -1,0 +1,139 @@
+"""Quantised models: they compute what float32 ones do to within their steps, in integers, without conversions."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from latency.runtimes.base import random_images, timing_module
+from supernet.catalogue import CANDIDATES
+from supernet.space import Layer, Space
+
+pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+
+import onnx
+
+from latency.runtimes import onnx_models
+from latency.runtimes.int8_models import quantised_litert, quantised_onnx
+from tests.latency.onnx_graphs import optimised_ops, output_of
+
+CONVERSIONS = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def layers() -> list[Layer]:
+    """Returns one op of each kind."""
+    names = ["mbconv_k3_e1", "mbconv_k7_e3_se", "proj", "conv_k3", "sepconv_k5", "avgpool_k3", "maxpool_k3"]
+    every = [Layer(CANDIDATES[name], 8, 8, 9, stride=2) for name in names]
+    return [*every, Layer(CANDIDATES["mbconv_k5_e3"], 8, 8, 9, residual=True)]
+
+
+@pytest.fixture(scope="module")
+def exported() -> dict[Layer, tuple[torch.nn.Module, onnx.ModelProto]]:
+    """The modules and their float32 models."""
+    from supernet.ops import OpSettings
+
+    modules = {layer: timing_module(layer, OpSettings(running_stats=True)) for layer in layers()}
+    models = onnx_models.export_layers(modules, batch=1)
+    return {layer: (modules[layer], models[layer]) for layer in modules}
+
+
+def quantised(layer: Layer, model: onnx.ModelProto, **options: object) -> onnx.ModelProto:
+    """Returns the int8 model of a layer."""
+    name = model.graph.input[0].name
+    return quantised_onnx(model, [{name: random_images(layer, 1).numpy()} for _ in range(4)], **options)
+
+
+@pytest.mark.parametrize("layer", layers(), ids=str)
+def test_an_int8_layer_computes_the_float_one_in_integers(layer, exported):
+    """A range has 255 steps. The nodes that are left after fusing are those of the float model, in their int8 form."""
+    module, model = exported[layer]
+    images = random_images(layer, 1)
+    model = quantised_onnx(model, [{model.graph.input[0].name: images.numpy()}])
+    here, there = module(images).detach().numpy(), output_of(model, images.numpy())
+    assert np.abs(there - here).max() <= 0.05 * np.abs(here).max()
+    ops = optimised_ops(model)
+    assert "Conv" not in ops
+    assert "Add" not in ops
+    sigmoids = ops["HardSigmoid"]  # ONNX Runtime has none in int8
+    assert (ops["QuantizeLinear"], ops["DequantizeLinear"]) == (1 + sigmoids, 1 + sigmoids)
+
+
+def test_each_output_channel_has_a_scale_of_its_own(exported):
+    layer = next(layer for layer in exported if str(layer.spec) == "conv_k3")
+    for per_channel, scales in ((True, layer.c_out), (False, 1)):
+        model = quantised(layer, exported[layer][1], per_channel=per_channel)
+        (weight,) = [t.name for t in model.graph.initializer if t.name.endswith("weight_quantized")]
+        (reader,) = [node for node in model.graph.node if node.input[0] == weight]
+        (scale,) = [t for t in model.graph.initializer if t.name == reader.input[1]]
+        assert onnx.numpy_helper.to_array(scale).size == scales
+
+
+def test_a_node_that_is_kept_stays_in_float32(exported):
+    layer = next(layer for layer in exported if str(layer.spec) == "mbconv_k3_e1")
+    _, model = exported[layer]
+    first = next(node.name for node in model.graph.node if node.op_type == "Conv")
+    before = model.SerializeToString()
+    ops = optimised_ops(quantised(layer, model, keep=[first]))
+    assert ops["QLinearConv"] == 1
+    assert sum(count for op, count in ops.items() if op in ("Conv", "FusedConv")) == 1
+    assert model.SerializeToString() == before
+
+
+def test_what_a_file_says_about_itself_is_kept(exported):
+    layer, (_, model) = next(iter(exported.items()))
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    named.metadata_props.add(key="classes", value="[]")
+    assert {p.key: p.value for p in quantised(layer, named).metadata_props} == {"classes": "[]"}
+
+
+def test_the_outermost_values_of_a_percentile_are_cut_off(exported):
+    """One pixel of 1000 among numbers around 0 widens the range of the smallest and the largest value alone."""
+    layer = next(layer for layer in exported if str(layer.spec) == "proj")
+    _, model = exported[layer]
+    name = model.graph.input[0].name
+    images = random_images(layer, 1).numpy()
+    images[0, 0, 0, 0] = 1000.0
+    scales = []
+    for ranges in ("minmax", "percentile"):
+        found = quantised_onnx(model, [{name: images}], ranges=ranges, percentile=99.0)
+        (scale,) = [t for t in found.graph.initializer if t.name == f"{name}_scale"]
+        scales.append(float(onnx.numpy_helper.to_array(scale)))
+    assert scales[0] > 3.9
+    assert scales[1] < 0.1
+
+
+def test_quantising_prints_nothing(exported, capfd, caplog):
+    layer, (_, model) = next(iter(exported.items()))
+    quantised(layer, model)
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err, caplog.text) == ("", "", "")
+
+
+def test_litert_models_are_quantised(small_space: Space):
+    pytest.importorskip("litert_torch", reason="needs the extra [litert], which needs torch below 2.15")
+    pytest.importorskip("ai_edge_quantizer", reason="needs the extra [litert]")
+    from latency import bench
+    from latency.runtimes import litert_models
+
+    layer = Layer(CANDIDATES["mbconv_k5_e3"], 8, 8, 9, residual=True)
+    module = timing_module(layer, small_space.op_settings(running_stats=True))
+    inputs = [random_images(layer, 1).permute(0, 2, 3, 1).contiguous().numpy() for _ in range(4)]
+    content = quantised_litert(litert_models._convert(module, random_images(layer, 1), "layer"), inputs)
+    interpreter = bench.litert().Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    given, out = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    assert given["dtype"] == out["dtype"] == np.int8
+    ops = Counter(op["op_name"] for op in interpreter._get_ops_details())
+    assert not set(ops) & {"QUANTIZE", "DEQUANTIZE"}
+    scale, zero = given["quantization"]
+    interpreter.set_tensor(given["index"], np.clip(np.round(inputs[0] / scale) + zero, -128, 127).astype(np.int8))
+    interpreter.invoke()
+    scale, zero = out["quantization"]
+    there = (interpreter.get_tensor(out["index"]).astype(np.float32) - zero) * scale
+    here = module(torch.from_numpy(inputs[0]).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach().numpy()
+    assert np.abs(there - here).max() <= 0.1 * np.abs(here).max()
