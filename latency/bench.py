@@ -256,7 +256,10 @@ def layer_times(nodes: Sequence[tuple[int, str]], start: int, lasted: int, layer
 
 
 class LiteRTModel(Model):
-    """A model that LiteRT (TensorFlow Lite) runs on the CPU with XNNPACK. The file may be gzipped."""
+    """A model that LiteRT (TensorFlow Lite) runs on the CPU with XNNPACK. The file may be gzipped.
+
+    The input and the output of an int8 model are codes; `output` takes and returns the numbers that they stand for.
+    """
 
     @staticmethod
     def version() -> str:
@@ -274,8 +277,7 @@ class LiteRTModel(Model):
         content = unpacked(name)
         self.interpreter = litert().Interpreter(model_content=content, num_threads=threads)
         self.interpreter.allocate_tensors()
-        image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-        self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], image)
+        self._give(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
 
     def run(self, passes: int) -> None:
         """Runs forward passes without timing them."""
@@ -288,10 +290,22 @@ class LiteRTModel(Model):
 
     def output(self, image: np.ndarray) -> np.ndarray:
         """Returns the output of the model for an input."""
-        self.interpreter.set_tensor(self.interpreter.get_input_details()[0]["index"], image)
+        self._give(image)
         self.interpreter.invoke()
-        out: np.ndarray = self.interpreter.get_tensor(self.interpreter.get_output_details()[0]["index"])
-        return out
+        details = self.interpreter.get_output_details()[0]
+        out: np.ndarray = self.interpreter.get_tensor(details["index"])
+        if out.dtype != np.int8:
+            return out
+        scale, zero = details["quantization"]
+        return (out.astype(np.float32) - np.float32(zero)) * np.float32(scale)
+
+    def _give(self, image: np.ndarray) -> None:
+        """Sets the input of the next pass."""
+        details = self.interpreter.get_input_details()[0]
+        if details["dtype"] == np.int8:
+            scale, zero = details["quantization"]
+            image = np.clip(np.round(image / scale) + zero, -128, 127).astype(np.int8)
+        self.interpreter.set_tensor(details["index"], image)
 
     def close(self) -> None:
         """Frees the model."""

@@ -36,6 +36,8 @@ class Origin:
     runtime: UsedRuntime
     how: str
     date: str = ""
+    quantiser: str | None = None
+    """The program that made the int8 models, with its version; None for another precision."""
 
 
 def build_table(
@@ -47,12 +49,10 @@ def build_table(
     samples: see `Samples`, for every job. energy: maps the id of a job to its mJ per pass in each round, if this was
     measured. seed: the seed of the plan; it is recorded so that a later verification draws other networks.
     """
-    context = [job for job in jobs if job.purpose == "context"]
-    alone = [job for job in jobs if job.purpose == "layer"]
-    entries = entries_in_context(context, samples) if context else entries_alone(alone, samples)
-    method: Method = "in_context" if context else "isolated"
+    own = [job for job in jobs if not job.in_float32]
+    entries, method = _entries(own, samples)
     timed = {
-        "in_context": f"layers timed inside {len(context)} random networks",
+        "in_context": f"layers timed inside {sum(job.inside for job in own)} random networks",
         "isolated": "layers timed alone, since this runtime does not tell a running network's layers apart",
     }[method]
     table = LatencyTable(
@@ -61,6 +61,7 @@ def build_table(
         threads=measure.threads if origin.device.kind != "gpu" else None,
         batch=measure.batch,
         dtype=measure.dtype,
+        quantiser=origin.quantiser,
         memory_format=memory_format_name(measure),
         activation=space.config.activation,
         input_size=space.config.input_size,
@@ -71,15 +72,24 @@ def build_table(
         columns=columns_of(space, measure),
         entries={str(layer): entries[str(layer)] for layer in space.all_layers if str(layer) in entries},
     )
-    calibration = [job for job in jobs if job.purpose == "calibration"]
+    calibration = [job for job in own if job.purpose == "calibration"]
     if calibration:
         table = calibrated(table, space, calibration, network_ms(calibration, samples), seed=seed)
         if energy and all(job.id in energy for job in calibration):
             used = np.array([np.median(energy[job.id]) for job in calibration])
             if (used > 0).all():  # a counter may be too coarse for so small a network
                 table = with_energy(table, space, calibration, used, seed=seed)
+    if compared := [job for job in jobs if job.in_float32]:
+        table = with_float32(table, space, compared, samples, seed=seed)
     checked = [job for job in jobs if job.purpose == "verification"]
     return verified(table, checked, samples, used=[job.paths for job in calibration]) if checked else table
+
+
+def _entries(jobs: Sequence[TimingJob], samples: Samples) -> tuple[dict[str, Entry], Method]:
+    """Returns an entry for each layer that was timed, and how."""
+    if context := [job for job in jobs if job.purpose == "context"]:
+        return entries_in_context(context, samples), "in_context"
+    return entries_alone([job for job in jobs if job.purpose == "layer"], samples), "isolated"
 
 
 def today() -> str:
@@ -186,14 +196,54 @@ def with_energy(
     measured_mj: (jobs,) mJ > 0. The fit is that of the latencies and starts from them.
     """
     keys = list(table.entries)
-    counts = occurrences(jobs, keys)
     start = np.array([entry.ms for entry in table.entries.values()])
-    start *= measured_mj.mean() / (counts @ start).mean()  # mJ, so that factors are near 1, as strengths expect
-    fit = fit_correction(counts, start, measured_mj, smallest=smallest_sum(space, keys), seed=seed)
-    how = f"RAPL counters of {len(jobs)} whole networks, fitted; left-out error {fit.cross_validation_percent:.2g} %"
-    values = dict(zip(keys, (fit.factors * start).tolist(), strict=True))
-    column = Column(unit="mJ", how=how, constant=fit.constant, values=values)
-    return table.model_copy(update={"columns": table.columns | {"energy_mj": column}})
+    start *= measured_mj.mean() / (occurrences(jobs, keys) @ start).mean()  # mJ, so that factors are near 1
+    how = f"RAPL counters of {len(jobs)} whole networks, fitted"
+    return _with_fitted(table, space, jobs, measured_mj, dict(zip(keys, start.tolist(), strict=True)),
+                        "energy_mj", "mJ", how, seed)  # fmt: skip
+
+
+FLOAT32_MS = "float32_ms"
+"""The column of an int8 table that has the milliseconds of the same layers in float32."""
+
+
+def with_float32(
+    table: LatencyTable, space: Space, jobs: Sequence[TimingJob], samples: Samples, *, seed: int
+) -> LatencyTable:
+    """Returns an int8 table with a column `float32_ms`: what each layer takes in float32 in the same runtime.
+
+    jobs: those that ran in float32. The milliseconds are made like the table's own, of fewer timings.
+    """
+    entries, _ = _entries(jobs, samples)
+    start = {key: entries[key].median_ms for key in table.entries}
+    whole = [job for job in jobs if job.purpose == "calibration"]
+    how = "the same layers in float32, timed in the same rounds"
+    if not whole:
+        column = Column(unit="ms", how=how, values=start)
+        return table.model_copy(update={"columns": table.columns | {FLOAT32_MS: column}})
+    how += f", fitted to {len(whole)} whole networks in float32"
+    return _with_fitted(table, space, whole, network_ms(whole, samples), start, FLOAT32_MS, "ms", how, seed)
+
+
+def _with_fitted(
+    table: LatencyTable, space: Space, jobs: Sequence[TimingJob], measured: np.ndarray, start: Mapping[str, float],
+    name: str, unit: str, how: str, seed: int,
+) -> LatencyTable:  # fmt: skip
+    """Returns the table with a column that starts from `start` and is corrected like the entries, by whole networks.
+
+    measured: (jobs,) > 0. start: of the same size as the corrected values, so that factors are near 1, as strengths
+    expect.
+    """
+    keys = list(start)
+    values = np.array([start[key] for key in keys])
+    fit = fit_correction(occurrences(jobs, keys), values, measured, smallest=smallest_sum(space, keys), seed=seed)
+    column = Column(
+        unit=unit,
+        how=f"{how}; left-out error {fit.cross_validation_percent:.2g} %",
+        constant=fit.constant,
+        values=dict(zip(keys, (fit.factors * values).tolist(), strict=True)),
+    )
+    return table.model_copy(update={"columns": table.columns | {name: column}})
 
 
 def verified(

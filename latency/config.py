@@ -15,6 +15,8 @@ from supernet.space import SpaceConfig
 
 EXPORTED = tuple(bench.RUNTIMES)
 """The runtimes that read model files written by this package, here or on another device."""
+FILE_DTYPES = ("float32", "int8")
+"""The precisions of model files."""
 FEWEST_CALIBRATION_NETWORKS = 10
 MOST_REPEATS = 10_000
 """The most repetitions of anything that is timed; more would take days."""
@@ -35,8 +37,10 @@ class MeasureConfig(Section):
     """The number of CPU threads inside an op."""
     batch: int = Field(1, ge=1, le=1 << 16)
     """Images of one forward pass."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The precision of weights and images."""
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    """The precision of weights and activations. int8: as `proxyless-nas export --int8` writes networks for onnxruntime
+    and litert, a scale for each output channel of a weight, 8-bit activations. Its table also says what the layers take
+    in float32, and a search warns where int8 is not faster."""
     channels_last: bool = True
     """PyTorch's memory format; the other runtimes choose their own."""
     rounds: int = Field(4, ge=2, le=MOST_REPEATS)
@@ -56,6 +60,9 @@ class MeasureConfig(Section):
         """Raises ValueError if the runtime does not run on the device or in the precision."""
         if self.dtype == "float16" and self.device == "cpu":
             raise InvalidError("measure.dtype", "got 'float16' with device cpu", "float32 or bfloat16 there")
+        if self.dtype == "int8" and self.runtime not in EXPORTED and self.device != "external":
+            accepted = f"measure.runtime {' or '.join(EXPORTED)} with it"
+            raise InvalidError("measure.dtype", f"got 'int8' with runtime {self.runtime}", accepted)
         if self.runtime in EXPORTED and self.device != "external":
             if self.device == "cuda":
                 remedy = (
@@ -63,8 +70,10 @@ class MeasureConfig(Section):
                 )
                 found = f"got 'cuda' with runtime {self.runtime}, which is timed on the CPU here"
                 raise InvalidError("measure.device", found, remedy=remedy)
-            if self.dtype != "float32":
-                raise InvalidError("measure.dtype", f"got '{self.dtype}' with runtime {self.runtime}", "float32")
+            if self.dtype not in FILE_DTYPES:
+                raise InvalidError(
+                    "measure.dtype", f"got '{self.dtype}' with runtime {self.runtime}", " or ".join(FILE_DTYPES)
+                )
         if 0 < self.calibration_networks < FEWEST_CALIBRATION_NETWORKS:
             accepted = f"0 (none) or at least {FEWEST_CALIBRATION_NETWORKS}"
             raise InvalidError("measure.calibration_networks", f"got {self.calibration_networks}", accepted)
@@ -73,7 +82,9 @@ class MeasureConfig(Section):
     @property
     def torch_dtype(self) -> torch.dtype:
         """The torch dtype that `dtype` names."""
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[self.dtype]
+        return {
+            "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8
+        }[self.dtype]  # fmt: skip
 
     @property
     def memory_format(self) -> torch.memory_format:

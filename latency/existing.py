@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import UserError
-from latency.build import columns_of
+from latency.build import FLOAT32_MS, columns_of
 from latency.config import MeasureConfig
 from latency.device import Device, this_device
 from latency.plan import timed_layers
 from latency.table import LatencyTable, TableError, memory_format_name, prepare_table_file
 from supernet.space import Space
 
-MEASURED_COLUMNS = frozenset({"macs", "params", "weight_bytes", "energy_mj"})
+MEASURED_COLUMNS = frozenset({"macs", "params", "weight_bytes", "energy_mj", FLOAT32_MS})
 """Columns that a measurement computes anew."""
 
 

@@ -28,11 +28,12 @@ from engine.progress import Report, silent
 from engine.wording import shown
 from latency import bench
 from latency.build import Origin, build_table
-from latency.config import EXPORTED, LatencyConfig, MeasureConfig
+from latency.config import EXPORTED, FILE_DTYPES, LatencyConfig, MeasureConfig
 from latency.device import Kind, named_device
 from latency.existing import save_table
 from latency.plan import Counts, TimingJob, draw_plan, schedule
 from latency.runtimes.exported import FILE_RUNTIMES, write_models
+from latency.runtimes.int8_models import quantiser_of
 from latency.table import LatencyTable, UsedRuntime, prepare_table_file
 from latency.verification import check_count
 from supernet.space import Space
@@ -141,10 +142,16 @@ def export_kit(
             f"got '{measure.runtime}', a kit holds model files",
             f"{' or '.join(EXPORTED)}, e.g. measure.runtime=onnxruntime",
         )
+    if measure.dtype not in FILE_DTYPES:
+        raise KitFileError(
+            "measure.dtype", f"got '{measure.dtype}', the models of a kit are in another", " or ".join(FILE_DTYPES)
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise KitFileError(f"--out {folder}", "exists and is not empty", remedy="choose another folder for the kit")
     alone = isolated or not bench.RUNTIMES[measure.runtime].times_layers
-    counts = Counts(0 if alone else measure.coverings, measure.calibration_networks, verify, alone)
+    counts = Counts(
+        0 if alone else measure.coverings, measure.calibration_networks, verify, alone, float32=measure.dtype == "int8"
+    )
     jobs = draw_plan(space, counts, seed)
     with writing(f"--out {folder}"), replacing_folder(folder) as new:
         (new / MODELS).mkdir()
@@ -163,6 +170,7 @@ def export_kit(
             "passes": measure.passes,
             "warmup": measure.warmup_passes,
             "seed": seed,
+            "quantiser": quantiser_of(measure),
             "counts": asdict(counts),
             "config": config.model_dump(mode="json"),
             "files": {str(path.relative_to(new)): bench.sha256(path) for path in files},
@@ -233,7 +241,14 @@ def _counts(manifest: Mapping[str, Any], where: str) -> Counts:
         "calibration": there["calibration"],
         "verification": sum(name.startswith("verification") for name in names),
     }
-    if not isinstance(counts, dict) or counts.keys() != {*most, "alone"} or not isinstance(counts["alone"], bool):
+    if isinstance(counts, dict):
+        counts = {"float32": False, **counts}  # earlier kits lack it
+    whether = ("alone", "float32")
+    if (
+        not isinstance(counts, dict)
+        or counts.keys() != {*most, *whether}
+        or not all(isinstance(counts[key], bool) for key in whether)
+    ):
         raise KitFileError(where, "lacks or misstates 'counts'", remedy="export the kit again")
     for key, largest in most.items():
         value = counts[key]
@@ -271,11 +286,21 @@ def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()
         UsedRuntime(name=results.runtime.name, version=results.runtime.version),
         f"device kit, {FILE_RUNTIMES[measure.runtime].title}{provider}",
         results.date,
+        _quantiser(kit.manifest, str(folder / bench.MANIFEST)),
     )
     table = build_table(
         kit.space, measure, kit.jobs, results.samples_ms, origin, seed=kit.manifest["seed"], energy=results.energy_mj
     )
     return table.model_copy(update={"source": f"{path.name} sha256 {bench.sha256(path)}"})
+
+
+def _quantiser(manifest: Mapping[str, Any], where: str) -> str | None:
+    """Returns the program that made a kit's int8 models; None for another precision. Raises KitFileError if the
+    manifest names none in words."""
+    name = manifest.get("quantiser")
+    if name is None or (isinstance(name, str) and len(name) <= 200 and name.isprintable()):
+        return name
+    raise KitFileError(f"{where}: quantiser", f"got {shown(name)}", "the name of a program", "export the kit again")
 
 
 def import_to_file(folder: Path, results: Path, out: Path, allow_modules: Collection[str] = ()) -> LatencyTable:

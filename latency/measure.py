@@ -35,6 +35,7 @@ from latency.plan import (
 )
 from latency.runtimes import Opened, Runtime, open_runtime
 from latency.runtimes.base import ready_to_time
+from latency.runtimes.int8_models import quantiser_of
 from latency.table import LatencyTable, TableError, UsedRuntime, prepare_table_file
 from latency.verification import check_count
 from supernet.architecture import Architecture
@@ -146,6 +147,7 @@ def measure_table(
             calibration=measure.calibration_networks,
             verification=verify,
             alone=not runner.sees_inside,
+            float32=measure.dtype == "int8",
         )
         jobs = draw_plan(space, counts, seed)
         samples, energy = timed_jobs(runner, measure, jobs, seed, report)
@@ -337,4 +339,5 @@ def timed_jobs(
 def _origin(runner: Runtime, measure: MeasureConfig) -> Origin:
     """Returns the part of a table's header that names this machine and the runtime."""
     device = this_device("cuda" if measure.device == "cuda" else "cpu")
-    return Origin(device, UsedRuntime(name=runner.name, version=runner.version), runner.how)
+    used = UsedRuntime(name=runner.name, version=runner.version)
+    return Origin(device, used, runner.how, quantiser=quantiser_of(measure))

@@ -4,19 +4,27 @@
 - `layer`: each op alone, for runtimes that cannot time the layers of a running network.
 - `calibration`: whole networks that the table's corrections are fitted to, spread over the reachable range.
 - `verification`: fresh whole networks, spread alike, each measured twice, for the table's error.
+
+For an int8 table, some of these run in float32 once more, in the same rounds: it then says where int8 is not faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from scipy.optimize import brentq
 
+from latency.config import MeasureConfig
 from supernet.cost import Cost, macs_cost
 from supernet.space import Layer, Space
+
+FLOAT32_COVERINGS = 6
+"""How often each candidate of each edge is timed in float32 for an int8 table, at most."""
+FLOAT32_NETWORKS = 20
+"""The whole networks that are timed in float32 for an int8 table, at most."""
 
 Purpose = Literal["context", "layer", "calibration", "verification"]
 Paths = tuple[int, ...]
@@ -32,6 +40,12 @@ class TimingJob:
     layers: tuple[Layer, ...]
     paths: Paths | None = None
     """The paths of a whole network; None for a layer alone."""
+    in_float32: bool = False
+    """Whether it runs in float32, to be compared with an int8 table; else it runs in the table's own precision."""
+
+    def dtype(self, measure: MeasureConfig) -> str:
+        """Returns the precision in which it runs for a table that is measured so."""
+        return "float32" if self.in_float32 else measure.dtype
 
     @property
     def inside(self) -> bool:
@@ -49,6 +63,8 @@ class Counts:
     verification: int
     alone: bool
     """Whether each op is also timed alone."""
+    float32: bool = False
+    """Whether some of them run in float32, too."""
 
 
 def draw_plan(space: Space, counts: Counts, seed: int) -> tuple[TimingJob, ...]:
@@ -61,8 +77,25 @@ def draw_plan(space: Space, counts: Counts, seed: int) -> tuple[TimingJob, ...]:
     if counts.alone:
         jobs += [TimingJob(f"layer{i:03}", "layer", (layer,)) for i, layer in enumerate(timed_layers(space))]
     jobs += [network_job(space, f"calibration{i:03}", "calibration", p) for i, p in enumerate(calibration)]
+    if counts.float32:
+        jobs += _in_float32(jobs, counts)
     jobs += verification_jobs(space, verification)
     return tuple(jobs)
+
+
+def _in_float32(jobs: Sequence[TimingJob], counts: Counts) -> list[TimingJob]:
+    """Returns the jobs that run in float32 once more: the first context networks, each op alone, and whole networks
+    that are spread over the range like those of the calibration."""
+    context = [job for job in jobs if job.purpose == "context"]
+    calibration = [job for job in jobs if job.purpose == "calibration"]
+    kept = -(-len(context) * min(counts.coverings, FLOAT32_COVERINGS) // max(counts.coverings, 1))
+    step = max(1, len(calibration) // FLOAT32_NETWORKS)
+    again = [
+        *context[:kept],
+        *(job for job in jobs if job.purpose == "layer"),
+        *calibration[::step][:FLOAT32_NETWORKS],
+    ]
+    return [replace(job, id=f"float32_{job.id}", in_float32=True) for job in again]
 
 
 def verification_jobs(space: Space, networks: Sequence[Paths]) -> list[TimingJob]:

@@ -171,6 +171,8 @@ class LatencyTable(Section):
     threads: int | None = Field(None, ge=1)
     batch: int = Field(ge=1)
     dtype: str
+    quantiser: str | None = None
+    """The program that made the int8 models, with its version; null for another precision."""
     memory_format: str | None = None
     activation: Literal["relu6", "relu", "hswish"]
     input_size: int = Field(ge=1)
@@ -394,8 +396,10 @@ def prepare_table_file(path: Path) -> None:
 
 
 def _without_later_keys(content: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content without an empty history and prior, so that tables without them keep the hash that they had
-    before tables could have them."""
+    """Returns the content without an empty history, prior and quantiser, so that tables without them keep the hash that
+    they had before tables could have them."""
+    if not content.get("quantiser"):
+        content.pop("quantiser", None)
     calibration = content.get("calibration")
     if calibration:
         for key in ("history", "prior"):

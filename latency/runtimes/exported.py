@@ -63,14 +63,16 @@ names are those of bench.RUNTIMES."""
 class ModelWriter(Protocol):
     """Writes jobs as model files."""
 
-    def __init__(self, space: Space, batch: int, jobs: Sequence[TimingJob], folder: Path) -> None:
-        """jobs: all jobs that will be written, into `folder`. batch: the images of a forward pass."""
+    def __init__(self, space: Space, measure: MeasureConfig, jobs: Sequence[TimingJob], folder: Path) -> None:
+        """jobs: all jobs that will be written, into `folder`. measure: has the images of a forward pass (`batch`) and
+        the precision; see TimingJob.dtype."""
 
     def input_shape(self, job: TimingJob) -> list[int]:
         """Returns the shape of a job's input."""
 
     def write(self, job: TimingJob) -> str:
-        """Writes a job's model and returns the file's name. Raises UserError if an op cannot be exported."""
+        """Writes a job's model and returns the file's name. Raises UserError if an op cannot be exported, or not be
+        quantised."""
 
     def finish(self) -> None:
         """Writes what all models share, if anything."""
@@ -79,9 +81,12 @@ class ModelWriter(Protocol):
 class NetworkWriter(Protocol):
     """Writes a whole network, given as a module, as a model file."""
 
-    def __call__(self, name: str, network: nn.Module, images: Tensor, folder: Path) -> tuple[str, list[int]]:
+    def __call__(
+        self, name: str, network: nn.Module, images: Tensor, folder: Path, dtype: str
+    ) -> tuple[str, list[int]]:
         """Writes `name` into the folder. Returns the file's name and the shape of its input; images (N, C, H, W) is the
-        network's. Raises UserError if an op cannot be exported, or computes something else in the runtime."""
+        network's. dtype: float32 or int8. Raises UserError if an op cannot be exported or quantised, or computes
+        something else in the runtime."""
 
 
 def write_models(
@@ -89,21 +94,22 @@ def write_models(
 ) -> list[dict[str, object]]:
     """Writes every job's model into `folder`, and returns the jobs as a kit's manifest has them.
 
-    Jobs with equal layers share a file. progress: called with (done, total), in jobs. Raises ConfigError if the extra
-    is not installed, and UserError if an op cannot be exported.
+    Jobs with equal layers, in the same precision, share a file. progress: called with (done, total), in jobs. Raises
+    ConfigError if the extra is not installed, and UserError if an op cannot be exported.
     """
     check_installed(measure.runtime)
     writer_class: type[ModelWriter] = _imported(FILE_RUNTIMES[measure.runtime].writer)
     with isolated_rng(0):
-        writer = writer_class(space, measure.batch, jobs, folder)
+        writer = writer_class(space, measure, jobs, folder)
         records, files = [], {}
         for done, job in enumerate(jobs):
-            if job.layers not in files:
-                files[job.layers] = writer.write(job)
+            kind = (job.layers, job.dtype(measure))
+            if kind not in files:
+                files[kind] = writer.write(job)
             records.append(
                 {
                     "id": job.id,
-                    "file": files[job.layers],
+                    "file": files[kind],
                     "shape": writer.input_shape(job),
                     "inside": job.inside,
                     "layers": len(job.layers),
@@ -169,7 +175,7 @@ class Exported(Runtime):
         check_installed(self.name)
         write: NetworkWriter = _imported(FILE_RUNTIMES[self.name].network_writer)
         with writing(self._folder):
-            file, shape = write(name, network, images, Path(self._folder))
+            file, shape = write(name, network, images, Path(self._folder), self._measure.dtype)
         self.version = bench.runtime_version(self.name)
         return partial(self._opened, {"file": file, "shape": shape, "inside": False, "layers": 1})
 

@@ -22,6 +22,8 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
+    from latency.config import MeasureConfig
+
 Ranges = Literal["minmax", "percentile"]
 """How the range of an activation follows from its values during calibration: all of them, or all but the outermost."""
 Feed = Mapping[str, np.ndarray]
@@ -152,9 +154,14 @@ def _signatures(model: bytes) -> dict[str, dict[str, list[str]]]:
 
 
 def quantiser(runtime: str) -> str:
-    """Returns the program that quantises for a runtime of this package, onnxruntime or litert, with its version."""
+    """Returns the program that quantises for a runtime, onnxruntime or litert, with its version."""
     package = {"onnxruntime": "onnxruntime", "litert": "ai-edge-quantizer"}[runtime]
     return f"{package} {version(package)}"
+
+
+def quantiser_of(measure: MeasureConfig) -> str | None:
+    """Returns the program that makes the models of a table, with its version; None if they are not int8."""
+    return quantiser(measure.runtime) if measure.dtype == "int8" else None
 
 
 @contextlib.contextmanager

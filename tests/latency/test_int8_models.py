@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from latency.runtimes.base import random_images, timing_module
+from engine.errors import UserError
+from latency.config import MeasureConfig
+from latency.plan import TimingJob, network_job
+from latency.runtimes.base import random_images, ready_to_time, timing_module
+from latency.runtimes.exported import write_models
+from supernet.architecture import Architecture
 from supernet.catalogue import CANDIDATES
-from supernet.space import Layer, Space
+from supernet.network import Network
+from supernet.space import Layer, Space, SpaceConfig
 
 pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
 
 import onnx
+from onnx import helper
 
 from latency.runtimes import onnx_models
 from latency.runtimes.int8_models import quantised_litert, quantised_onnx
 from tests.latency.onnx_graphs import optimised_ops, output_of
-
-CONVERSIONS = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def layers() -> list[Layer]:
@@ -112,6 +120,92 @@ def test_quantising_prints_nothing(exported, capfd, caplog):
     quantised(layer, model)
     printed = capfd.readouterr()
     assert (printed.out, printed.err, caplog.text) == ("", "", "")
+
+
+@pytest.fixture
+def int8_files(small_space: Space, quick: MeasureConfig, tmp_path: Path) -> Callable[..., dict[str, Path]]:
+    """Writes the models of jobs of an int8 table; returns them by the jobs' ids."""
+
+    def write(jobs: Sequence[TimingJob], space: Space = small_space) -> dict[str, Path]:
+        measure = quick.model_copy(update={"runtime": "onnxruntime", "dtype": "int8"})
+        records = write_models(space, measure, jobs, tmp_path)
+        return {str(record["id"]): tmp_path / str(record["file"]) for record in records}
+
+    return write
+
+
+def test_a_chain_of_int8_layers_has_the_operations_of_the_quantised_network(small_space, int8_files, tmp_path):
+    """Each layer was quantised alone; in a network, ONNX Runtime fuses them as it fuses a network's own."""
+    paths = (1, 1, 0)
+    (file,) = int8_files([network_job(small_space, "n", "verification", paths)]).values()
+    network = ready_to_time(Network(Architecture(small_space, paths)))
+    whole, shape = onnx_models.write_network("whole", network, torch.randn(1, 1, 8, 8), tmp_path, "int8")
+    assert shape == [1, 1, 8, 8]
+    ops = optimised_ops(file)
+    assert ops == optimised_ops(tmp_path / whole)
+    assert ops["QLinearConv"] > 2
+    assert "Conv" not in ops
+
+
+def test_a_float_layer_between_int8_layers_gets_and_gives_numbers(exported):
+    """An operation that the quantiser does not know stays as it is; the codes end before it and begin again after."""
+    layer = next(layer for layer in exported if str(layer.spec) == "mbconv_k5_e3")
+    int8 = quantised(layer, exported[layer][1])
+    given, out = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 8, 9, 9]) for n in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Erf", ["x"], ["y"], name="erf")], "erf", [given], [out])
+    erf = helper.make_model(graph, opset_imports=int8.opset_import, ir_version=int8.ir_version)
+    values = onnx_models.SharedValues(iter([int8]))
+    model, _ = onnx_models.chain([int8, erf, int8], ["a", "erf", "b"], values)
+    ops = Counter(node.op_type for node in model.graph.node)
+    alone = Counter(node.op_type for node in int8.graph.node)
+    assert ops["QuantizeLinear"] == 2 * alone["QuantizeLinear"]
+    assert ops["DequantizeLinear"] == 2 * alone["DequantizeLinear"]
+
+
+def test_layers_share_what_their_quantiser_computed_and_no_weights(small_space, int8_files, tmp_path):
+    """Two networks that hold the same layer read the same scales, of their true size, and each weight has its own
+    place after them."""
+    wide = small_space.config.model_dump(mode="json")
+    wide["stages"][1]["width"] = 128  # above LARGEST_INLINE
+    space = Space(SpaceConfig.model_validate(wide))
+    jobs = [network_job(space, f"n{i}", "verification", paths) for i, paths in enumerate([(0, 0, 0), (0, 1, 0)])]
+    jobs.append(replace(jobs[0], id="f", in_float32=True))
+    files = int8_files(jobs, space)
+    outside = {name: _outside(path) for name, path in files.items()}
+    size = (tmp_path / onnx_models.WEIGHTS_FILE).stat().st_size
+    shared = {place for place, kind in outside["n0"].items() if not kind.endswith("weight_quantized")}
+    assert shared
+    assert shared & {place for place, kind in outside["n1"].items()} >= {
+        place
+        for place in shared
+        if outside["n0"][place].startswith("L04")  # the feature mix, in both networks
+    }
+    first = min(place[0] for place, kind in outside["n0"].items() if kind.endswith("weight_quantized"))
+    assert max(start + length for start, length in shared) <= first
+    for places in outside.values():
+        assert all(start + length <= size for start, length in places)
+    assert min(start for start, _ in outside["f"]) >= first  # a float network reads none of the codes
+
+
+def _outside(file: Path) -> dict[tuple[int, int], str]:
+    """Returns the place of each tensor in WEIGHTS_FILE, with its name without the layer's number in the space."""
+    model = onnx.load(file, load_external_data=False)
+    found = {}
+    for tensor in model.graph.initializer:
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        if where:
+            found[int(where["offset"]), int(where["length"])] = tensor.name
+    return found
+
+
+def test_an_int8_layer_that_computes_something_else_is_named(exported, monkeypatch):
+    def wrong(model, feeds, **options):
+        return quantised_onnx(model, [{name: 0.01 * array for name, array in feed.items()} for feed in feeds])
+
+    monkeypatch.setattr(onnx_models, "quantised_onnx", wrong)
+    layer, (module, model) = next(iter(exported.items()))
+    with pytest.raises(UserError, match=r"'mbconv_k3_e1 9x9x8->8 s2' computes something else .* in int8 than in PyT"):
+        onnx_models.quantised_layers({layer: model}, {layer: module}, batch=1)
 
 
 def test_litert_models_are_quantised(small_space: Space):
