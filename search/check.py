@@ -36,6 +36,7 @@ from search.learn.terms import build_terms, terms_gradient
 from search.limits.combine import members
 from search.limits.limit import AdditiveLimit, TableSource
 from search.limits.peak import PeakLimit, restrict
+from search.limits.precision import compared
 from search.limits.resolve import Resolved, resolve_limit, resolved_from
 from search.limits.trust import Note, elsewhere
 from search.limits.units import implied_speed, unlikely_numbers
@@ -265,9 +266,31 @@ def _tables(resolved: Resolved, report: Report) -> list[Check]:
         if not notes:
             speed = rate(implied_speed(resolved.space, source.table, source.cost))
             checks.append(Check("ok", "units", f"{source.path}: the largest network runs at {speed}"))
+        checks += _caught("int8", partial(_int8, resolved.space, source, measured))
     if measured:
         checks += _caught("timing", lambda: _timing(resolved, measured, report))
     return checks
+
+
+MOST_SLOWER = 3
+"""The most layers that are listed as not faster in int8."""
+
+
+def _int8(space: Space, source: TableSource, measured: Sequence[TableSource]) -> list[Check]:
+    """Checks whether int8 is faster than float32 on the device of an int8 table, and on which layers it is not."""
+    found = compared(space, source, measured)
+    if found is None:
+        return []
+    text = f"{source.path}: a network of the middle of the range takes {found.ratio:.2f} times as long as in float32"
+    if not found.slower:
+        return [Check("ok", "int8", f"{text}; each of {found.layers} ops is faster in int8")]
+    listed = ", ".join(map(str, found.slower[:MOST_SLOWER]))
+    more = f" and {len(found.slower) - MOST_SLOWER} more" if len(found.slower) > MOST_SLOWER else ""
+    text += f"; int8 is not faster for {len(found.slower)} of {found.layers} ops: {listed}{more}"
+    if found.ratio >= 1:
+        return [Check("warn", "int8", text, "search and deploy in float32 (measure.dtype=float32)")]
+    remedy = "the search avoids them as far as their ms tell; a network without them gains more from int8"
+    return [Check("warn", "int8", text, remedy)]
 
 
 DECISIVE = 2.0

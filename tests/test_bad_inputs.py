@@ -174,6 +174,9 @@ case("betas-out-of-range", SEARCH, "search.arch_betas=[0, 1]", says=("search.arc
 case("betas-too-few", SEARCH, "search.arch_betas=[0.5]", says=("search.arch_betas: got", "2 entries"))
 case("validation-share-above-1", SEARCH, "data.validation=1.5", says=("data.validation: got 1.5", "between 0 and 1"))
 case("threads-zero", SEARCH, "measure.threads=0", says=("measure.threads: got 0", "at least 1"))
+case(
+    "int8-in-pytorch", MEASURE, "measure.dtype=int8", says=("measure.dtype: got 'int8' with runtime pytorch", "litert")
+)
 case("float16-on-the-cpu", MEASURE, "measure.dtype=float16", says=("measure.dtype: got 'float16'", "bfloat16"))
 
 # --- limits and losses -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -294,3 +295,38 @@ def test_a_layer_without_an_entry_is_an_error(space):
     (job,) = (network_job(space, "n", "calibration", paths) for paths in calibration_networks(space, 1, 0))
     with pytest.raises(ValueError, match="no entry"):
         occurrences([job], ["conv_k1 8x8x8->8 s1"])
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_an_int8_table_has_the_milliseconds_of_float32_too(alone, space):
+    """In float32 a network takes 1.5 times as long if it has no kernel of 5 pixels, which alone are slow in int8."""
+
+    def float32(layer: Layer) -> float:
+        return seen(layer) * (0.5 if "k5" in str(layer) else 1.5)
+
+    def whole(job: TimingJob) -> float:
+        return 1.2 * sum(float32(layer) for layer in job.layers)
+
+    counts = Counts(0 if alone else 8, 60, 9, alone, float32=True)
+    jobs = draw_plan(space, counts, 0)
+    samples = world([job for job in jobs if not job.in_float32]) | {
+        name: taken if job.purpose != "calibration" else [[whole(job)] * 3] * 2
+        for name, taken in world([job for job in jobs if job.in_float32], inside=float32).items()
+        for job in jobs
+        if job.id == name
+    }
+    measure = MeasureConfig(runtime="onnxruntime", dtype="int8")
+    table = build_table(space, measure, jobs, samples, replace(ORIGIN, quantiser="a quantiser 1.0"), seed=0)
+    assert (table.dtype, table.quantiser) == ("int8", "a quantiser 1.0")
+    plain = built(space, alone=alone)
+    assert {key: entry.median_ms for key, entry in table.entries.items()} == pytest.approx(
+        {key: entry.median_ms for key, entry in plain.entries.items()}
+    )  # none of float32 is among them
+    assert table.calibration is not None
+    assert table.calibration.networks == 60
+    column = table.columns["float32_ms"]
+    assert column.unit == "ms"
+    cost = table.column_cost(space, "float32_ms", "t.yaml")
+    for paths in verification_networks(space, 9, 3, avoid=()):
+        assert cost.of(paths) == pytest.approx(whole(network_job(space, "n", "verification", paths)), rel=0.02)
+    assert table.columns["weight_bytes"].values == table.columns["params"].values

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from engine.errors import UserError
-from latency.config import MeasureConfig
-from latency.plan import TimingJob, network_job
+from latency.plan import network_job
 from latency.runtimes.base import random_images, ready_to_time, timing_module
 from latency.runtimes.exported import write_models
 from supernet.architecture import Architecture
 from supernet.catalogue import CANDIDATES
 from supernet.network import Network
-from supernet.space import Layer, Space, SpaceConfig
+from supernet.space import Layer, Space
 
 pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
 pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
@@ -36,7 +32,8 @@ def layers() -> list[Layer]:
     """Returns one op of each kind."""
     names = ["mbconv_k3_e1", "mbconv_k7_e3_se", "proj", "conv_k3", "sepconv_k5", "avgpool_k3", "maxpool_k3"]
     every = [Layer(CANDIDATES[name], 8, 8, 9, stride=2) for name in names]
-    return [*every, Layer(CANDIDATES["mbconv_k5_e3"], 8, 8, 9, residual=True)]
+    residual = Layer(CANDIDATES["mbconv_k5_e3"], 8, 8, 9, residual=True)
+    return [*every, residual, Layer(CANDIDATES["proj"], 8, 80, 9)]
 
 
 @pytest.fixture(scope="module")
@@ -122,26 +119,15 @@ def test_quantising_prints_nothing(exported, capfd, caplog):
     assert (printed.out, printed.err, caplog.text) == ("", "", "")
 
 
-@pytest.fixture
-def int8_files(small_space: Space, quick: MeasureConfig, tmp_path: Path) -> Callable[..., dict[str, Path]]:
-    """Writes the models of jobs of an int8 table; returns them by the jobs' ids."""
-
-    def write(jobs: Sequence[TimingJob], space: Space = small_space) -> dict[str, Path]:
-        measure = quick.model_copy(update={"runtime": "onnxruntime", "dtype": "int8"})
-        records = write_models(space, measure, jobs, tmp_path)
-        return {str(record["id"]): tmp_path / str(record["file"]) for record in records}
-
-    return write
-
-
-def test_a_chain_of_int8_layers_has_the_operations_of_the_quantised_network(small_space, int8_files, tmp_path):
+def test_a_chain_of_int8_layers_has_the_operations_of_the_quantised_network(small_space, quick, tmp_path):
     """Each layer was quantised alone; in a network, ONNX Runtime fuses them as it fuses a network's own."""
     paths = (1, 1, 0)
-    (file,) = int8_files([network_job(small_space, "n", "verification", paths)]).values()
+    measure = quick.model_copy(update={"runtime": "onnxruntime", "dtype": "int8"})
+    (record,) = write_models(small_space, measure, [network_job(small_space, "n", "verification", paths)], tmp_path)
     network = ready_to_time(Network(Architecture(small_space, paths)))
     whole, shape = onnx_models.write_network("whole", network, torch.randn(1, 1, 8, 8), tmp_path, "int8")
     assert shape == [1, 1, 8, 8]
-    ops = optimised_ops(file)
+    ops = optimised_ops(tmp_path / str(record["file"]))
     assert ops == optimised_ops(tmp_path / whole)
     assert ops["QLinearConv"] > 2
     assert "Conv" not in ops
@@ -162,40 +148,34 @@ def test_a_float_layer_between_int8_layers_gets_and_gives_numbers(exported):
     assert ops["DequantizeLinear"] == 2 * alone["DequantizeLinear"]
 
 
-def test_layers_share_what_their_quantiser_computed_and_no_weights(small_space, int8_files, tmp_path):
-    """Two networks that hold the same layer read the same scales, of their true size, and each weight has its own
-    place after them."""
-    wide = small_space.config.model_dump(mode="json")
-    wide["stages"][1]["width"] = 128  # above LARGEST_INLINE
-    space = Space(SpaceConfig.model_validate(wide))
-    jobs = [network_job(space, f"n{i}", "verification", paths) for i, paths in enumerate([(0, 0, 0), (0, 1, 0)])]
-    jobs.append(replace(jobs[0], id="f", in_float32=True))
-    files = int8_files(jobs, space)
-    outside = {name: _outside(path) for name, path in files.items()}
-    size = (tmp_path / onnx_models.WEIGHTS_FILE).stat().st_size
-    shared = {place for place, kind in outside["n0"].items() if not kind.endswith("weight_quantized")}
-    assert shared
-    assert shared & {place for place, kind in outside["n1"].items()} >= {
-        place
-        for place in shared
-        if outside["n0"][place].startswith("L04")  # the feature mix, in both networks
-    }
-    first = min(place[0] for place, kind in outside["n0"].items() if kind.endswith("weight_quantized"))
-    assert max(start + length for start, length in shared) <= first
-    for places in outside.values():
-        assert all(start + length <= size for start, length in places)
-    assert min(start for start, _ in outside["f"]) >= first  # a float network reads none of the codes
-
-
-def _outside(file: Path) -> dict[tuple[int, int], str]:
-    """Returns the place of each tensor in WEIGHTS_FILE, with its name without the layer's number in the space."""
-    model = onnx.load(file, load_external_data=False)
-    found = {}
+def test_int8_layers_share_their_values_and_each_weight_has_its_own_place(exported, tmp_path):
+    """A network that holds a layer twice reads its scales twice and has two weights; what is read first in the file are
+    the values that the quantiser computed."""
+    layer = next(layer for layer in exported if layer.c_out > onnx_models.LARGEST_INLINE)
+    int8 = quantised(layer, exported[layer][1])
+    values = onnx_models.SharedValues(iter([int8, int8]))
+    model, size = onnx_models.chain([int8, int8], ["a", "b"], values, values.size)
+    places = {}
     for tensor in model.graph.initializer:
         where = {entry.key: entry.value for entry in tensor.external_data}
         if where:
-            found[int(where["offset"]), int(where["length"])] = tensor.name
-    return found
+            places[tensor.name] = int(where["offset"]), int(where["length"])
+    weights = [place for name, place in places.items() if name.endswith("weight_quantized")]
+    others = {name: place for name, place in places.items() if place not in weights}
+    assert weights == sorted(set(weights))
+    assert weights[0][0] == values.size
+    assert weights[-1][0] + weights[-1][1] <= size
+    assert {name[4:]: place for name, place in others.items() if name.startswith("L00")} == {
+        name[4:]: place for name, place in others.items() if name.startswith("L01")
+    }
+    with open(tmp_path / "values", "wb") as file:
+        values.write(file)
+    content = (tmp_path / "values").read_bytes()
+    assert len(content) == values.size
+    for tensor in int8.graph.initializer:
+        if f"L00.{tensor.name}" in others:
+            start, length = others[f"L00.{tensor.name}"]
+            assert content[start : start + length] == onnx.numpy_helper.to_array(tensor).tobytes()
 
 
 def test_an_int8_layer_that_computes_something_else_is_named(exported, monkeypatch):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
+from latency.config import MeasureConfig
 from latency.plan import (
+    FLOAT32_COVERINGS,
+    FLOAT32_NETWORKS,
     Counts,
     _boltzmann,
     _tau_for,
@@ -151,6 +155,31 @@ def test_jobs_hold_the_layers_of_their_networks_without_skip(wide_space):
     assert [job.layers for job in jobs if job.purpose == "layer"] == [(layer,) for layer in timed_layers(wide_space)]
     first = [job.paths for job in jobs if job.id.endswith("a")]
     assert first == [job.paths for job in jobs if job.id.endswith("b")]
+
+
+def test_the_plan_of_an_int8_table_has_some_of_its_jobs_in_float32_too(wide_space):
+    counts = Counts(8, 60, 6, alone=True)
+    plain = draw_plan(wide_space, counts, 0)
+    jobs = draw_plan(wide_space, replace(counts, float32=True), 0)
+    twice = [job for job in jobs if job.in_float32]
+    assert [job for job in jobs if not job.in_float32] == list(plain)
+    assert len({job.id for job in jobs}) == len(jobs)
+    of_id = {job.id: job for job in plain}
+    for job in twice:
+        assert replace(job, id=job.id.removeprefix("float32_"), in_float32=False) == of_id[job.id[8:]]
+    context = [job for job in twice if job.purpose == "context"]
+    assert len(context) == FLOAT32_COVERINGS * sum(job.purpose == "context" for job in plain) / 8
+    covered = {layer for job in context for layer in job.layers}
+    assert covered == set(timed_layers(wide_space)) == {job.layers[0] for job in twice if job.purpose == "layer"}
+    whole = [job.paths for job in twice if job.purpose == "calibration"]
+    assert len(whole) == FLOAT32_NETWORKS
+    macs = [macs_cost(wide_space).of(paths) for paths in whole]
+    low, high = macs_cost(wide_space).reachable
+    assert min(macs) < low + 0.2 * (high - low)
+    assert max(macs) > low + 0.8 * (high - low)
+    int8 = MeasureConfig(runtime="onnxruntime", dtype="int8")
+    assert {job.dtype(int8) for job in twice} == {"float32"}
+    assert {job.dtype(int8) for job in plain} == {"int8"}
 
 
 def test_context_networks_are_in_one_round_and_all_others_in_each(wide_space):
