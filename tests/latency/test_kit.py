@@ -79,6 +79,47 @@ def test_results_make_a_calibrated_and_verified_table(kit, results, config):
     assert bench.sha256(kit / "results.json") in (table.source or "")
 
 
+def test_an_int8_kit_carries_int8_models_and_makes_an_int8_table(config, tmp_path):
+    """It times some of its models in float32, too. The table says who quantised them."""
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    folder = tmp_path / "kit"
+    export_kit(config(dtype="int8"), folder, verify=6)
+    bench.write_results(str(tmp_path / "results.json"), bench.run_kit(str(folder)))
+    table = import_results(folder, tmp_path / "results.json")
+    space = Space(config().space)
+    table.check(space, config(device="cpu", dtype="int8").measure, "t.yaml", "command")
+    assert (table.dtype, table.quantiser) == ("int8", f"onnxruntime {onnxruntime.__version__}")
+    assert table.columns["float32_ms"].values.keys() == table.entries.keys()
+    assert table.verification is not None
+    sizes = {
+        int8: sum(len(_codes(path)) for path in folder.rglob("*.onnx") if ("float32" in path.name) != int8)
+        for int8 in (True, False)
+    }
+    assert sizes[True] > 0
+    assert sizes[False] == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["quantiser"] = "x\ny"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    digest = bench.sha256(folder / "manifest.json")
+    change(tmp_path, lambda results: results.update(manifest_sha256=digest))
+    with pytest.raises(KitFileError, match=r"quantiser: got .* the name of a program"):
+        import_results(folder, tmp_path / "results.json")
+
+
+def _codes(model: Path) -> list[str]:
+    """Returns the nodes of a model that make codes."""
+    import onnx
+
+    nodes = onnx.load(model, load_external_data=False).graph.node
+    return [node.name for node in nodes if node.op_type == "QuantizeLinear"]
+
+
+def test_a_kit_has_no_models_in_half_precision(config, tmp_path):
+    with pytest.raises(KitFileError, match=r"measure.dtype: got 'bfloat16'.*expected float32 or int8"):
+        export_kit(config(dtype="bfloat16"), tmp_path / "kit")
+
+
 def test_entries_are_the_medians_of_the_results(kit, results, config):
     import numpy as np
 

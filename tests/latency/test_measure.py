@@ -48,6 +48,15 @@ def test_the_header_names_the_device_and_the_settings(small_space, quick):
     assert table.verification.networks == 6
 
 
+def test_an_int8_table_names_its_quantiser_and_has_the_milliseconds_of_float32(small_space, quick):
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    measure = quick.model_copy(update={"runtime": "onnxruntime", "dtype": "int8", "calibration_networks": 0})
+    table = measure_table(small_space, measure)
+    assert (table.dtype, table.quantiser) == ("int8", f"onnxruntime {onnxruntime.__version__}")
+    assert table.columns["float32_ms"].values.keys() == table.entries.keys()
+
+
 def test_the_longest_column_is_timed_passes_times_coverings(small_space, quick):
     """A shorter column repeats its candidates; the stem, alone in its column, runs in every network."""
     entries = measure_table(small_space, quick).entries
