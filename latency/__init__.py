@@ -6,5 +6,6 @@
 - `measure.py` does all of this on this machine; `kit.py` and `adb.py` do it on another device or a phone
 - `fit.py` makes a table of timings of whole networks (`timings.py`), with `shrinkage.py` and a prior (`prior.py`)
 - `importers/` reads tables of other projects; `interpolation.py` predicts entries that a table lacks
+- `prediction.py`: what a table predicts for a network; `noise.py`: how certain a timing is
 - `existing.py` protects the file of another table, and `summary.py` prints reports
 """

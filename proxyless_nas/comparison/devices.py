@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from engine.errors import ConfigError, UserError
 from engine.progress import Report
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import NetworkTimer, Timing
+from latency.prediction import predicted_ms
 from latency.runtimes import RUNTIMES, version_here
 from latency.runtimes.exported import FILE_RUNTIMES, check_installed
-from latency.table import LatencyTable
+from latency.table import LatencyTable, TableError
 from proxyless_nas.comparison.networks import Compared
 from proxyless_nas.comparison.result import Column, Latency
 from published.networks import PUBLISHED_DEVICES
@@ -107,20 +107,10 @@ def predicted(design: Design | None, table: LatencyTable) -> Latency:
     """Returns the latency of a network by a table, or the reason why the table does not cover it."""
     if design is None:
         return Latency(reason="the network's layers are not known, so that no table covers it")
-    own: dict[str, tuple[Any, Any]] = {
-        "activation": (design.op_settings.activation, table.activation),
-        "input size": (design.input_size, table.input_size),
-    }
-    for what, (its, of_table) in own.items():
-        if its != of_table:
-            return Latency(reason=f"its {what} is {its}, the table's is {of_table}")
-    lacking = [str(layer) for place, layer in design.places if not layer.is_skip and table.entry(layer, place) is None]
-    if lacking:
-        more = f" and {len(lacking) - 1} more of its layers" if len(lacking) > 1 else ""
-        return Latency(reason=f"the table has no entry '{lacking[0]}'{more}")
-    ms = sum(table.price(layer, place) for place, layer in design.places) + table.constant_ms
-    if ms <= 0:
-        return Latency(reason=f"the table's sum is {ms:.4g} ms")
+    try:
+        ms = predicted_ms(design, table)
+    except TableError as reason:
+        return Latency(reason=str(reason))
     error = table.verification.table.mape_percent / 100 if table.verification else 0.0
     return Latency(ms=ms, error=error)
 

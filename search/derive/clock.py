@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from scipy.special import stdtrit
-
 from engine.progress import Report, silent
 from latency.config import MeasureConfig
 from latency.measure import Timing, time_architectures
+from latency.noise import LARGEST_DISTURBANCE
+from latency.noise import acceptable_error as acceptable_error
+from latency.noise import steady as steady
+from latency.noise import twice_noise as twice_noise
 from latency.plan import middle_network
 from supernet.architecture import Architecture
 from supernet.cost import Cost
@@ -22,17 +24,6 @@ from supernet.space import Space
 
 MOST_TIMINGS = 5
 """The most timings of one network, until one is reliable (see Reading)."""
-LARGEST_DISTURBANCE = 0.10
-"""A timing is reliable only if twice the noise between its rounds, and its reference's distance from the prediction,
-are at most this share."""
-CONFIDENCE = 0.975
-"""Probability that a timing of a network exactly at the bound is called met, as far as its standard error shows."""
-SMALLEST_ERROR = 0.02
-"""The difference between two timings of one network on an idle machine (docs/latency.md). The rounds within each are
-alike, so the standard error does not include it."""
-LARGEST_ERROR = 0.05
-"""The largest acceptable error. A steady timing of TIMING_ROUNDS rounds has at most 3.5 %; with fewer rounds, more than
-this is not accepted."""
 Timer = Callable[[Sequence[Architecture], MeasureConfig, Callable[[int, int], None]], Sequence[Timing]]
 """A function that times networks in turn; its last argument is called with (done, total) during the timing."""
 
@@ -129,28 +120,6 @@ class Clock:
 
 def _worst(readings: Sequence[Reading]) -> Reading:
     return max(readings, key=lambda reading: reading.disturbance)
-
-
-def twice_noise(timing: Timing) -> float:
-    """Returns twice the noise between rounds, as a share of the measurement."""
-    return 2 * timing.noise_ms / timing.median_ms
-
-
-def steady(timing: Timing) -> bool:
-    """Returns whether the rounds are undisturbed by other work. This compares single rounds: work that disturbs some of
-    them may shift all of them, and then no average over rounds helps."""
-    return twice_noise(timing) <= LARGEST_DISTURBANCE
-
-
-def acceptable_error(timing: Timing) -> float:
-    """Returns how far above a bound a measurement may lie and still meet it, as a share of the bound.
-
-    It is the measurement's standard error times the t-quantile for its rounds: a network exactly at the bound exceeds
-    it once in 40 timings. It is at least SMALLEST_ERROR and at most LARGEST_ERROR.
-    """
-    quantile = stdtrit(max(1, timing.rounds - 1), CONFIDENCE)
-    error = float(quantile) * timing.standard_error_ms / timing.median_ms
-    return min(LARGEST_ERROR, max(SMALLEST_ERROR, error))
 
 
 def meets_bound(timing: Timing, bound: float) -> bool:
