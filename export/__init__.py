@@ -2,6 +2,7 @@
 
 - `job.py`: exports one network to several formats, and writes export.json beside the files
 - `program.py`: the network as one graph of tensor operations: BN folded into convolutions, dropout gone
+- `layers.py`: which layer each operation belongs to, as the names in the files tell
 - `formats/`: a module for each format, which writes its file and opens it again
 - `parity.py`: the check of a written file against PyTorch, without which no file is kept
 - `fresh_process.py`: opens a file in a process of its own; `run_file.py`: the program of that process

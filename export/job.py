@@ -22,6 +22,7 @@ from export.formats import FORMATS
 from export.formats.base import Format, versions_of
 from export.parity import Parity, Reference, check
 from export.program import Layout, Program, make_program, metadata_of
+from supernet.design import Design
 from supernet.network import Network
 
 RECORD = "export.json"
@@ -117,7 +118,7 @@ def export_network(
             )
             files = _move(Path(staging), out, path.name)
         size = sum(int(file["bytes"]) for file in files)
-        record = _with_entry(record, format, program, files, parity)
+        record = _with_entry(record, format, program, files, parity, network.architecture)
         write_atomically(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         exported.append(Exported(format.name, out / path.name, size, parity))
     report("export", len(chosen), len(chosen))
@@ -172,7 +173,12 @@ def _move(staging: Path, out: Path, main: str) -> list[dict[str, Any]]:
 
 
 def _with_entry(
-    record: dict[str, Any], format: Format, program: Program, files: list[dict[str, Any]], parity: Parity
+    record: dict[str, Any],
+    format: Format,
+    program: Program,
+    files: list[dict[str, Any]],
+    parity: Parity,
+    architecture: Design,
 ) -> dict[str, Any]:
     """Returns the record with a further file."""
     about = program.metadata
@@ -185,4 +191,5 @@ def _with_entry(
         "parity": parity.record(),
     }
     shared = {key: about[key] for key in ("network", "weights_sha256", "preprocessing", "output", "classes")}
+    shared |= {"architecture": json.loads(architecture.to_json()), "layers": list(program.layers.places)}
     return {"format": RECORD_FORMAT, **shared, "files": record["files"] | {format.name: entry}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,8 @@ from torch.export import Dim, ExportedProgram
 
 from engine.data import Preprocessing
 from engine.errors import UserError
+from export.layers import GraphLayers, layers_of
+from supernet.network import Network
 
 Layout = Literal["nchw", "nhwc"]
 """The order of an input's dimensions: N batch, C channels, H height, W width."""
@@ -52,6 +54,8 @@ class Program:
     layout: Layout
     metadata: dict[str, Any]
     """What a file has to say about itself; see `metadata_of`."""
+    layers: GraphLayers = field(default_factory=GraphLayers)
+    """The layers of the network that its operations belong to."""
 
     @property
     def module(self) -> nn.Module:
@@ -117,7 +121,8 @@ def make_program(
         reason = str(error).strip().partition("\n")[0]
         remedy = "use ops that torch.export can trace" + ("" if batch else ", or try --batch 1")
         raise UserError(name, f"cannot be exported: {reason}", remedy=remedy) from None
-    return Program(graph, example, batch, layout, metadata)
+    layers = layers_of(graph, network.architecture) if isinstance(network, Network) else GraphLayers()
+    return Program(graph, example, batch, layout, metadata, layers)
 
 
 def folded(module: nn.Module, example: Tensor, batch: int, pools_keep_dims: bool = False) -> ExportedProgram:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.formats.base import Format, Opened, cannot_write
+from export.layers import GraphLayers, layer_name
 
 if TYPE_CHECKING:
     import onnx
@@ -27,6 +28,7 @@ def model_of(program: Program) -> onnx.ModelProto:
     except torch.onnx.errors.OnnxExporterError as error:
         raise cannot_write("onnx", program.metadata["network"], error) from None
     _remove_origins(model)
+    _name_layers(model, program.layers)
     for key, value in program.metadata.items():
         model.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
     return model
@@ -38,6 +40,20 @@ def _remove_origins(model: onnx.ModelProto) -> None:
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph, model):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+
+
+def _name_layers(model: onnx.ModelProto, layers: GraphLayers) -> None:
+    """Makes the names of all operations, and of what they compute, begin with their layer's position."""
+    ends = {value.name for value in (*model.graph.input, *model.graph.output)}
+    renamed: dict[str, str] = {}
+    for node, position in zip(model.graph.node, layers.positions(n.op_type for n in model.graph.node), strict=False):
+        node.name = layer_name(position, node.name)
+        for i, name in enumerate(node.output):
+            if name and name not in ends:
+                renamed[name] = node.output[i] = layer_name(position, name)
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+    for value in model.graph.value_info:
+        value.name = renamed.get(value.name, value.name)
 
 
 def write(program: Program, path: Path) -> None:

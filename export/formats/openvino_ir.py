@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.formats.base import Format, Opened, cannot_write, quiet
+from export.layers import GraphLayers, layer_name
 
 if TYPE_CHECKING:
     import numpy as np
+    import openvino as ov
 
     from export.program import Program
 
@@ -31,11 +33,20 @@ def write(program: Program, path: Path) -> None:
             model.inputs[0].get_tensor().set_names({INPUT})
             model.outputs[0].get_tensor().set_names({OUTPUT})
             model.get_parameters()[0].set_friendly_name(INPUT)
+            _name_layers(model, program.layers)
             for key, value in program.metadata.items():
                 model.set_rt_info(json.dumps(value, ensure_ascii=False), [PLACE, key])
             ov.save_model(model, path, compress_to_fp16=False)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise cannot_write("openvino", program.metadata["network"], error) from None
+
+
+def _name_layers(model: ov.Model, layers: GraphLayers) -> None:
+    """Makes the names of all operations begin with their layer's position."""
+    ordered = model.get_ordered_ops()
+    for op, position in zip(ordered, layers.positions(op.get_type_name() for op in ordered), strict=False):
+        if op.get_type_name() not in ("Parameter", "Constant", "Result"):
+            op.set_friendly_name(layer_name(position, op.get_friendly_name()))
 
 
 def open_file(path: Path) -> Opened:
