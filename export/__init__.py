@@ -5,6 +5,7 @@
 - `layers.py`: which layer each operation belongs to, as the names in the files tell
 - `formats/`: a module for each format, which writes its file and opens it again
 - `parity.py`: the check of a written file against PyTorch, without which no file is kept
+- `timing.py`: how long files take, beside a latency table's prediction; `timing_kit.py`: the same on another device
 - `fresh_process.py`: opens a file in a process of its own; `run_file.py`: the program of that process
 - `photographs.py`: real photographs for the check, made of the two that come with scikit-learn
 """

@@ -23,11 +23,12 @@ from export.formats.base import Format
 class FreshProcess:
     """A file that a process of its own has loaded, to be used with `with`: calling it runs the file on images.
 
-    Raises UserError if the file cannot be loaded, or cannot be run on the images.
+    threads: the CPU threads of the runtime. Raises UserError if the file cannot be loaded, or cannot be run on the
+    images.
     """
 
-    def __init__(self, format: Format, path: Path):
-        self.path, self._format = path, format
+    def __init__(self, format: Format, path: Path, threads: int = 1):
+        self.path, self._format, self._threads = path, format, threads
         self.runtime = ""
         """The runtime's name and version."""
         self.precision = ""
@@ -36,14 +37,17 @@ class FreshProcess:
         """What the file says about itself."""
         self.ops: Mapping[str, int] = {}
         """How often each operation occurs in it."""
+        self.tells_layers = False
+        """Whether its runtime tells how long each layer takes."""
 
     def __enter__(self) -> Self:
         opener = self._format.open
         function = f"{opener.__module__}:{opener.__qualname__}"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        path, threads = os.pathsep.join(filter(None, sys.path)), str(self._threads)
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads}
         self._said = tempfile.TemporaryFile()  # closed in __exit__
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "export.run_file", function, str(self.path.absolute())],
+            [sys.executable, "-P", "-m", "export.run_file", function, str(self.path.absolute()), threads],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, env=environment,
         )  # fmt: skip
         try:
@@ -52,7 +56,7 @@ class FreshProcess:
             self._end()
             raise
         self.runtime, self.precision = about["runtime"], about["precision"]
-        self.metadata, self.ops = about["metadata"], about["ops"]
+        self.metadata, self.ops, self.tells_layers = about["metadata"], about["ops"], about["tells_layers"]
         return self
 
     def __exit__(
@@ -74,6 +78,15 @@ class FreshProcess:
         with suppress(BrokenPipeError):
             run_file.send(self._process.stdin, b"t", str(passes).encode())  # type: ignore[arg-type]
         times: list[float] = json.loads(self._answer("t", "cannot be timed"))
+        return times
+
+    def layer_times(self, passes: int, layers: int) -> list[list[float]]:
+        """Returns the milliseconds of each layer in each of so many passes over the images of the last call. layers:
+        their number, as the names in the file count them."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            run_file.send(self._process.stdin, b"l", json.dumps([passes, layers]).encode())  # type: ignore[arg-type]
+        times: list[list[float]] = json.loads(self._answer("l", "cannot be profiled"))
         return times
 
     def _answer(self, expected: str, what: str) -> bytes:

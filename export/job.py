@@ -92,7 +92,7 @@ def export_network(
     make_folder(out, "out")
     name = re.sub(r"[^\w.-]+", "_", network.architecture.name).strip("._")
     name = "network" if name in ("", UNNAMED) else name
-    record = _read_record(out)
+    record = read_record(out)
     reference = Reference(network, preprocessing, normalise)
     programs: dict[tuple[object, ...], Program] = {}
     exported = []
@@ -135,7 +135,7 @@ def _format(name: str, formats: Mapping[str, Format]) -> Format:
     return formats[name]
 
 
-def _read_record(out: Path) -> dict[str, Any]:
+def read_record(out: Path) -> dict[str, Any]:
     """Returns the content of the folder's export.json, to which another call may have added files. Raises ConfigError
     if it is damaged."""
     path = out / RECORD
@@ -183,7 +183,7 @@ def _with_entry(
     """Returns the record with a further file."""
     about = program.metadata
     entry = {
-        "file": files[-1]["file"],
+        "file": files[-1]["file"].partition("/")[0],  # of a folder, its name
         "files": files,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": about["input"],

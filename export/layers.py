@@ -18,10 +18,14 @@ if TYPE_CHECKING:
     from supernet.design import Design
 
 _PART = re.compile(r"network\.(stem|edges\.\d+|feature_mix|classifier)")
-_LANDMARKS = ("conv2d", "linear", "mean")
-"""Operations of torch that every converter writes as one operation, in the same order."""
-LANDMARKS = ("Conv", "Gemm", "MatMul", "ReduceMean", "Convolution", "GroupConvolution")
-"""Their types in ONNX and OpenVINO."""
+_WEIGHTED = ("conv2d", "linear")
+"""Operations of torch that every converter writes as one operation with weights, in the same order."""
+_POOLS = ("mean", "adaptive_avg_pool2d")
+WEIGHTED = ("Conv", "Gemm", "MatMul", "Convolution", "GroupConvolution")
+"""The types of the former in ONNX and OpenVINO."""
+POOLS = ("ReduceMean", "GlobalAveragePool")
+WARMUP = 10
+"""The passes before those whose layers are timed."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,26 @@ class GraphLayers:
 
     places: tuple[str, ...] = ()
     """The name of each layer's place, as `Design.places` has it, in the order in which they run."""
-    landmarks: tuple[int, ...] = ()
-    """The position of each convolution, matrix product and mean, in the order in which they run."""
+    weighted: tuple[int, ...] = ()
+    """The position of each convolution and matrix product, in the order in which they run."""
+    pools: tuple[int, ...] = ()
+    """The position of each mean over pixels."""
 
     def positions(self, types: Iterable[str]) -> Iterator[int]:
         """Yields the position of the layer of each operation of a file, whose types are given in the order in which
-        they run. An operation that is no landmark belongs to the layer of the one before it. Yields nothing if the file
-        has another number of landmarks than torch's graph, since then nothing is known of its layers."""
+        they run. Convolutions, matrix products and means are landmarks; another operation belongs to the layer of the
+        one before it. Means are no landmarks if the file has another number of them than torch's graph; if it has
+        another number of the others, nothing is known of its layers, and nothing is yielded."""
         types = list(types)
-        if sum(kind in LANDMARKS for kind in types) != len(self.landmarks):
+        if sum(kind in WEIGHTED for kind in types) != len(self.weighted):
             return
-        coming, position = iter(self.landmarks), 0
+        pools_too = sum(kind in POOLS for kind in types) == len(self.pools)
+        weighted, pools, position = iter(self.weighted), iter(self.pools), 0
         for kind in types:
-            position = next(coming) if kind in LANDMARKS else position
+            if kind in WEIGHTED:
+                position = next(weighted)
+            elif kind in POOLS and pools_too:
+                position = next(pools)
             yield position
 
 
@@ -51,14 +62,17 @@ def layers_of(graph: ExportedProgram, design: Design) -> GraphLayers:
     edges = {f"edges.{i}": place for i, (place, _) in enumerate(design.places[1:-2])}
     names: dict[str, str] = {"stem": "stem", **edges, "feature_mix": "feature_mix", "classifier": "classifier"}
     positions: dict[str, int] = {}
-    landmarks = []
+    weighted, pools = [], []
     for node in graph.graph.nodes:
         part = _part(node)
         if part is not None:
             position = positions.setdefault(part, len(positions))
-            if str(node.target).removeprefix("aten.").partition(".")[0] in _LANDMARKS:
-                landmarks.append(position)
-    return GraphLayers(tuple(names[part] for part in positions), tuple(landmarks))
+            kind = str(node.target).removeprefix("aten.").partition(".")[0]
+            if kind in _WEIGHTED:
+                weighted.append(position)
+            elif kind in _POOLS:
+                pools.append(position)
+    return GraphLayers(tuple(names[part] for part in positions), tuple(weighted), tuple(pools))
 
 
 def _part(node: fx.Node) -> str | None:

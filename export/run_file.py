@@ -1,11 +1,17 @@
 """Runs an exported file in its runtime; the program of the process that checks a file:
 
-    python -m export.run_file MODULE:FUNCTION FILE
+    python -m export.run_file MODULE:FUNCTION FILE THREADS
 
-MODULE:FUNCTION opens the file, see `Format.open`. Messages are written to standard output and read from standard input;
-each is a letter, a length of 8 bytes and so many bytes: `h`, a JSON text, once the file is open; `a`, an array as
-numpy writes it, images in and logits out; `t`, a number of passes in, over the images that came last, and the
-milliseconds of each out, as a JSON text; `e`, a text that says what has failed. The process ends with its input.
+MODULE:FUNCTION opens the file on so many threads, see `Format.open`. Messages are written to standard output and read
+from standard input; each is a letter, a length of 8 bytes and so many bytes:
+
+- `h`, a JSON text, once the file is open
+- `a`, an array as numpy writes it, images in and logits out
+- `t`, a number of passes in, over the images that came last, and the milliseconds of each out, as a JSON text
+- `l`, a JSON text of a number of passes and of layers in, and the milliseconds of each layer in each pass out
+- `e`, a text that says what has failed
+
+The process ends with its input.
 """
 
 from __future__ import annotations
@@ -56,18 +62,19 @@ def unpacked(content: bytes) -> np.ndarray:
     return array
 
 
-def main(function: str, file: str) -> None:
+def main(function: str, file: str, threads: str = "1") -> None:
     """Opens the file and answers each array of images with the logits."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a runtime prints must not be taken for a reply
     module, _, name = function.partition(":")
     try:
-        opened = getattr(importlib.import_module(module), name)(Path(file))
+        opened = getattr(importlib.import_module(module), name)(Path(file), int(threads))
         about = {
             "runtime": opened.runtime,
             "precision": opened.precision,
             "metadata": opened.metadata,
             "ops": dict(sorted(opened.ops.items())),
+            "tells_layers": opened.layer_times is not None,
         }
         send(replies, b"h", json.dumps(about).encode())
     except Exception as error:  # noqa: BLE001  # whatever a runtime raises is the answer
@@ -78,6 +85,10 @@ def main(function: str, file: str) -> None:
         try:
             if message[0] == b"t":
                 send(replies, b"t", json.dumps(_times(opened.run, images, int(message[1]))).encode())
+                continue
+            if message[0] == b"l":
+                passes, layers = json.loads(message[1])
+                send(replies, b"l", json.dumps(opened.layer_times(images, passes, layers)).encode())
                 continue
             images = unpacked(message[1])
             send(replies, b"a", packed(np.ascontiguousarray(opened.run(images))))

@@ -28,8 +28,8 @@ from engine.progress import Report, silent
 from engine.wording import shown
 from latency import bench
 from latency.build import Origin, build_table
-from latency.config import EXPORTED, FILE_DTYPES, LatencyConfig, MeasureConfig
-from latency.device import Kind, named_device
+from latency.config import EXPORTED, FILE_DTYPES, LatencyConfig
+from latency.device import Device, Kind, named_device
 from latency.existing import save_table
 from latency.plan import Counts, TimingJob, draw_plan, schedule
 from latency.runtimes.exported import FILE_RUNTIMES, write_models
@@ -85,6 +85,13 @@ class Results(Section):
     """Whether there is one number per round, the median or mean of its passes, instead of one per pass."""
     samples_ms: dict[str, tuple[Any, ...]]
     energy_mj: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+
+    @property
+    def named_device(self) -> Device:
+        """The device, as a table's header has it: a GPU if a provider of one ran the models."""
+        gpu = "CUDA" in self.provider or "Tensorrt" in self.provider
+        own = self.device
+        return named_device("gpu" if gpu else own.kind, own.name, own.cores, own.machine)
 
 
 @dataclass(frozen=True)
@@ -146,8 +153,7 @@ def export_kit(
         raise KitFileError(
             "measure.dtype", f"got '{measure.dtype}', the models of a kit are in another", " or ".join(FILE_DTYPES)
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise KitFileError(f"--out {folder}", "exists and is not empty", remedy="choose another folder for the kit")
+    refuse_if_used(f"--out {folder}", folder)
     alone = isolated or not bench.RUNTIMES[measure.runtime].times_layers
     counts = Counts(
         0 if alone else measure.coverings, measure.calibration_networks, verify, alone, float32=measure.dtype == "int8"
@@ -157,7 +163,7 @@ def export_kit(
         (new / MODELS).mkdir()
         records = write_models(space, measure, jobs, new / MODELS, partial(report, "export"))
         shutil.copyfile(bench.__file__, new / "bench.py")
-        (new / "README.txt").write_text(_readme(measure), encoding="utf-8")
+        (new / "README.txt").write_text(readme(measure.runtime, IMPORT), encoding="utf-8")
         for record, job in zip(records, jobs, strict=True):
             record["file"] = f"{MODELS}/{record['file']}"
             record["keys"] = [str(layer) for layer in job.layers]
@@ -181,14 +187,24 @@ def export_kit(
     return ExportedKit(folder, measure.runtime, sum(len(names) for names in rounds))
 
 
-def _readme(measure: MeasureConfig) -> str:
-    """Returns the text of README.txt."""
-    package = FILE_RUNTIMES[measure.runtime].device_package
+def refuse_if_used(where: str, folder: Path) -> None:
+    """Raises KitFileError if something is in the folder of a new kit. where: what the error is about."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise KitFileError(where, "exists and is not empty", remedy="choose another folder for the kit")
+
+
+IMPORT = "proxyless-nas kit import KIT results.json --out tables/device.yaml"
+"""The command that reads the results of a kit that measures a table."""
+
+
+def readme(runtime: str, command: str) -> str:
+    """Returns the text of README.txt. command: what reads the results."""
+    package = FILE_RUNTIMES[runtime].device_package
     return (
         "On the device, with nothing else running:\n"
         f"  python3 -m venv env && env/bin/pip install numpy {package} && env/bin/python bench.py\n"
         "It writes results.json beside this file. Copy that back to where the kit was exported, and there:\n"
-        "  proxyless-nas kit import KIT results.json --out tables/device.yaml\n"
+        f"  {command}\n"
     )
 
 
@@ -218,6 +234,8 @@ def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) 
     manifest, digest = files.manifest, files.digest
     where = str(folder / bench.MANIFEST)
     seed, records = manifest["seed"], {job["id"]: job for job in manifest["jobs"]}
+    if "exported" in manifest:
+        raise KitFileError(where, "is of a kit of exported files", remedy="read its results with proxyless-nas time")
     counts, data = _counts(manifest, where), manifest.get("config")
     if not isinstance(data, dict):
         raise KitFileError(where, "lacks or misstates 'config'", remedy="export the kit again")
@@ -270,7 +288,7 @@ def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()
     files = open_kit(folder)
     results = read_results(path, files)
     kit = plan_of(files, folder, allow_modules)
-    _check_samples(path, kit, results)
+    check_samples(path, files, results)
     measure = kit.config.measure
     if results.runtime.name != measure.runtime:
         raise KitFileError(
@@ -278,11 +296,9 @@ def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()
             f"runtime.name is '{results.runtime.name}', the kit is for {measure.runtime}",
             remedy="run its own bench.py",
         )
-    own = results.device
     provider = "" if results.provider == "CPUExecutionProvider" else f", {results.provider}"
-    kind: Kind = "gpu" if "CUDA" in results.provider or "Tensorrt" in results.provider else own.kind
     origin = Origin(
-        named_device(kind, own.name, own.cores, own.machine),
+        results.named_device,
         UsedRuntime(name=results.runtime.name, version=results.runtime.version),
         f"device kit, {FILE_RUNTIMES[measure.runtime].title}{provider}",
         results.date,
@@ -337,7 +353,7 @@ def read_results(path: Path, kit: KitFiles) -> Results:
     return results
 
 
-def _check_samples(path: Path, kit: Kit, results: Results) -> None:
+def check_samples(path: Path, kit: KitFiles, results: Results) -> None:
     """Raises KitFileError unless the results have as many numbers as the kit's schedule asks for, all in range."""
     expected: dict[str, int] = {}
     for names in kit.manifest["schedule"]:
@@ -347,7 +363,7 @@ def _check_samples(path: Path, kit: Kit, results: Results) -> None:
         word = "is missing" if odd[0] in expected else "is not in the kit"
         raise KitFileError(str(path), f"samples_ms.{odd[0]} {word} ({len(odd)} such jobs)", remedy="run bench.py again")
     passes = 1 if results.summarised else kit.manifest["passes"]
-    jobs = {job.id: job for job in kit.jobs}
+    jobs = {job["id"]: job for job in kit.manifest["jobs"]}
     for name, rounds in results.samples_ms.items():
         where = f"{path}: samples_ms.{name}"
         if len(rounds) != expected[name]:
@@ -356,14 +372,15 @@ def _check_samples(path: Path, kit: Kit, results: Results) -> None:
             if not isinstance(taken, list) or len(taken) != passes:
                 raise KitFileError(where, expected=f"{passes} passes in every round", remedy="run bench.py again")
             for value in taken:
-                numbers = value if jobs[name].inside else [value]
-                if not isinstance(numbers, list) or (jobs[name].inside and len(numbers) != len(jobs[name].layers)):
+                inside, layers = jobs[name]["inside"], jobs[name]["layers"]
+                numbers = value if inside else [value]
+                if not isinstance(numbers, list) or (inside and len(numbers) != layers):
                     raise KitFileError(
                         where,
-                        expected=f"{len(jobs[name].layers)} layers in every pass",
+                        expected=f"{layers} layers in every pass",
                         remedy="run bench.py again",
                     )
-                _check_numbers(where, numbers, whole=not jobs[name].inside)
+                _check_numbers(where, numbers, whole=not inside)
     for name, energies in results.energy_mj.items():
         where = f"{path}: energy_mj.{name}"
         if name not in expected or len(energies) != expected[name]:

@@ -234,18 +234,19 @@ def time_architectures(
         progress(0, rounds * len(jobs))  # preparing may take longer than timing
     with open_runtime(space, measure) as runner:
         runner.prepare(jobs)
-        timings = _timed_in_turn(list(of_id), lambda name: runner.open(of_id[name]), measure, rounds, progress)
+        timings = timed_in_turn(list(of_id), lambda name: runner.open(of_id[name]), measure, rounds, progress)
     return list(timings.values())
 
 
-def _timed_in_turn(
+def timed_in_turn(
     names: Sequence[str],
     open_one: Callable[[str], Opened],
     measure: MeasureConfig,
     rounds: int,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Timing]:
-    """Returns the timing of each network. open_one(name): returns one ready to run."""
+    """Returns the timing of each of `names`, timed in each round in random order. open_one(name): returns one ready to
+    run. progress: called with (done, total), in names times rounds."""
     schedule = [list(names)] * rounds
     samples, _ = timed_rounds(schedule, open_one, passes=3 * measure.passes, warmup=10, seed=0, progress=progress)
     return {name: Timing.of(samples[name]) for name in names}
@@ -289,7 +290,7 @@ class NetworkTimer:
     ) -> dict[str, Timing]:
         """Returns the timing of each network that is loaded, all timed in turn. progress: called with (done, total), in
         networks times rounds."""
-        return _timed_in_turn(list(self._openers), lambda name: self._openers[name](), self.measure, rounds, progress)
+        return timed_in_turn(list(self._openers), lambda name: self._openers[name](), self.measure, rounds, progress)
 
 
 def refuse_foreign(table: LatencyTable, measure: MeasureConfig) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from scipy.special import stdtrit
 
 from latency.measure import Timing
@@ -17,6 +20,21 @@ alike, so the standard error does not include it."""
 LARGEST_ERROR = 0.05
 """The largest acceptable error. A steady timing of TIMING_ROUNDS rounds has at most 3.5 %; with fewer rounds, more than
 this is not accepted."""
+
+T = TypeVar("T")
+
+
+def least_disturbed(attempt: Callable[[int], T], disturbance: Callable[[T], float], most: int) -> T:
+    """Times something until other work does not disturb it, at most `most` times, and returns the attempt that was
+    disturbed least.
+
+    attempt(i): returns the i-th attempt, from 0. disturbance: how far other work may have moved it, as a share; up to
+    LARGEST_DISTURBANCE it is accepted.
+    """
+    attempts: list[T] = []
+    while len(attempts) < most and not (attempts and disturbance(attempts[-1]) <= LARGEST_DISTURBANCE):
+        attempts.append(attempt(len(attempts)))
+    return min(attempts, key=disturbance)
 
 
 def twice_noise(timing: Timing) -> float:

@@ -24,7 +24,19 @@ if TYPE_CHECKING:
     from proxyless_nas.comparison.table import Comparison
     from proxyless_nas.images import show_data
     from proxyless_nas.retrainings.run import retrain_sweep
-    from proxyless_nas.verbs import check, derive, evaluate, export, measure, predict, retrain, search, sweep, verify
+    from proxyless_nas.verbs import (
+        check,
+        derive,
+        evaluate,
+        export,
+        measure,
+        predict,
+        retrain,
+        search,
+        sweep,
+        time_files,
+        verify,
+    )
     from proxyless_nas.views import show
     from published.networks import (
         efficientnet_lite0,
@@ -82,6 +94,7 @@ __all__ = [
     "show",
     "show_data",
     "sweep",
+    "time_files",
     "verify",
 ]
 

@@ -19,8 +19,12 @@ from engine.progress import Report, silent
 from engine.shipped import located
 from engine.wording import in_a_row, shown
 from export.job import Exported, export_network
-from latency.config import LatencyConfig
-from latency.measure import measure_table, measure_to_file, verify_table
+from export.timing import TimedFile
+from export.timing import time_files as measured_files
+from export.timing_kit import export_timing_kit, import_timings
+from latency.config import MOST_REPEATS, LatencyConfig
+from latency.kit import ExportedKit
+from latency.measure import TIMING_ROUNDS, measure_table, measure_to_file, verify_table
 from latency.table import LatencyTable
 from latency.verification import check_count
 from proxyless_nas.sources import sized, trained_network
@@ -270,6 +274,48 @@ def export(
         folder_names=found.folder_names,
         report=report,
     )
+
+
+def time_files(
+    files: Sequence[AnyPath],
+    table: AnyPath | None = None,
+    *,
+    threads: int | None = None,
+    batch: int | None = None,
+    rounds: int = TIMING_ROUNDS,
+    kit: AnyPath | None = None,
+    results: AnyPath | None = None,
+    allow_modules: Collection[str] = (),
+    report: Report = silent,
+) -> list[TimedFile] | ExportedKit:
+    """Times exported files in their runtimes, puts a latency table's prediction beside each, and writes timings.json.
+
+    files: files that `export` has written. table: a latency table's file. threads: CPU threads of the runtimes; None is
+    the table's, or 1. batch: images at once for files that take any number; None is the table's, or 1. rounds: each
+    file is timed in each. kit: a folder; without `results` a kit is written there, which times the files on another
+    device, and is returned; with `results`, its results.json, the figures of that device are returned. Raises
+    ConfigError or KitFileError if an argument or a file is wrong, and UserError if a runtime is missing or cannot run
+    its file.
+    """
+    for name, number, least in (("threads", threads, 1), ("batch", batch, 1), ("rounds", rounds, 2)):
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if not (number is None and name != "rounds") and not (whole and least <= number <= MOST_REPEATS):  # type: ignore[operator]
+            raise ConfigError(name, f"got {shown(number)}", f"a whole number from {least} to {MOST_REPEATS}")
+    paths = [as_path(file, "files") for file in as_list(files, "files")]
+    if not paths:
+        raise ConfigError("files", "got none", "at least one exported file")
+    promise = None if table is None else as_path(table, "table")
+    modules = as_texts(allow_modules, "allow_modules")
+    if kit is None:
+        if results is not None:
+            raise ConfigError("results", "got a file without its kit", "the kit's folder, too")
+        return measured_files(
+            paths, promise, threads=threads, batch=batch, rounds=rounds, allow_modules=modules, report=report
+        )
+    folder = as_path(kit, "kit")
+    if results is not None:
+        return import_timings(paths, folder, as_path(results, "results"), promise, allow_modules=modules)
+    return export_timing_kit(paths, folder, promise, threads=threads, batch=batch, rounds=rounds, allow_modules=modules)
 
 
 def _given(config: ConfigLike) -> Any:

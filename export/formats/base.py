@@ -46,6 +46,9 @@ class Opened:
     """Returns the logits (N, classes) of images, in the file's own layout."""
     precision: str = "float32"
     """The precision in which the runtime was asked to compute."""
+    layer_times: Callable[[np.ndarray, int, int], list[list[float]]] | None = None
+    """Returns the milliseconds of each layer in each of so many passes over images: (images, passes, layers) ->
+    [pass][layer]. None if the runtime does not tell them."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ class Format:
     write: Callable[[Program, Path], None]
     """Writes a file, and what belongs to it, into an empty folder. Raises UserError if an operation cannot be
     written."""
-    open: Callable[[Path], Opened]
-    """Opens a file in its runtime, on one thread. It is called in a process of its own."""
+    open: Callable[[Path, int], Opened]
+    """Opens a file in its runtime, on so many threads. It is called in a process of its own."""
     extra: str = ""
     """The extra of this package that installs `modules`; empty if they come with it."""
     packages: tuple[str, ...] = ()
@@ -79,6 +82,8 @@ class Format:
     `quantise`."""
     below: tuple[tuple[str, str], ...] = ()
     """Packages with the version below which they must be."""
+    measured_as: str = ""
+    """The runtime of latency tables, as `measure.runtime` names it, in which its files run; empty if there is none."""
 
     def refuse_if_missing(self) -> None:
         """Raises UserError if a module is not installed, or a package is too new."""

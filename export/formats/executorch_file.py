@@ -46,13 +46,13 @@ def undelegated(graph: ExportedProgram) -> dict[str, int]:
     return dict(Counter(name for name in names if name not in OUTSIDE))
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, threads: int = 1) -> Opened:
     """Opens a .pte file in ExecuTorch's runtime."""
     import torch
     from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime
 
-    _unsafe_reset_threadpool(1)  # by default XNNPACK takes every core
+    _unsafe_reset_threadpool(threads)  # by default XNNPACK takes every core
     program = Runtime.get().load_program(path)
     method = program.load_method("forward")
     if method is None:

@@ -23,14 +23,14 @@ def write(program: Program, path: Path) -> None:
     write_beside(path, program.metadata)
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, threads: int = 1) -> Opened:
     """Opens a .tflite file in LiteRT's interpreter, with XNNPACK."""
     from latency import bench
 
     metadata = read_beside(path)
     if metadata is None:
         raise ValueError("there is no file of metadata beside it")
-    model = bench.LiteRTModel(str(path), metadata["input"]["shape"], threads=1)
+    model = bench.LiteRTModel(str(path), metadata["input"]["shape"], threads=threads)
     ops = Counter(op["op_name"] for op in model.interpreter._get_ops_details())
     return Opened(f"LiteRT {model.version()}", metadata, ops, model.output)
 
@@ -43,6 +43,7 @@ FORMAT = Format(
     write=write,
     open=open_file,
     extra="litert",
+    measured_as="litert",
     packages=("litert-torch", "ai-edge-litert"),
     layout="nhwc",
     any_batch=False,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.formats.base import Format, Opened, cannot_write
-from export.layers import GraphLayers, layer_name
+from export.layers import WARMUP, GraphLayers, layer_name
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
 
     from export.program import Program
@@ -63,7 +64,7 @@ def write(program: Program, path: Path) -> None:
     onnx.save(model_of(program), path)
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, threads: int = 1) -> Opened:
     """Opens an ONNX file in ONNX Runtime."""
     import onnx
 
@@ -71,10 +72,21 @@ def open_file(path: Path) -> Opened:
 
     model = onnx.load(path)
     shape = [dim.dim_value or 1 for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    opened = bench.OnnxModel(str(path), shape, threads=1)
+    opened = bench.OnnxModel(str(path), shape, threads=threads)
     metadata: dict[str, Any] = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
     ops = Counter(node.op_type for node in model.graph.node)
-    return Opened(f"ONNX Runtime {opened.version()}", metadata or None, ops, opened.output)
+
+    def layer_times(images: np.ndarray, passes: int, layers: int) -> list[list[float]]:
+        inside = bench.OnnxModel(str(path), images.shape, threads=threads, inside=True, layers=layers)
+        inside.feed = dict.fromkeys(inside.feed, images)
+        inside.run(WARMUP)
+        try:
+            return inside.times(passes)
+        finally:
+            inside.close()
+
+    version = f"ONNX Runtime {opened.version()}"
+    return Opened(version, metadata or None, ops, opened.output, layer_times=layer_times)
 
 
 FORMAT = Format(
@@ -85,6 +97,7 @@ FORMAT = Format(
     write=write,
     open=open_file,
     extra="onnx",
+    measured_as="onnxruntime",
     packages=("onnx", "onnxscript", "onnxruntime"),
     litter={
         "bn": ("BatchNormalization",),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.formats.base import Format, Opened, cannot_write, quiet
-from export.layers import GraphLayers, layer_name
+from export.layers import WARMUP, GraphLayers, layer_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,7 @@ def _name_layers(model: ov.Model, layers: GraphLayers) -> None:
             op.set_friendly_name(layer_name(position, op.get_friendly_name()))
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, threads: int = 1) -> Opened:
     """Opens a file in OpenVINO on the CPU, in float32: on some CPUs it would compute in bfloat16 by default."""
     import openvino as ov
 
@@ -57,9 +58,8 @@ def open_file(path: Path) -> Opened:
     model = core.read_model(path)
     keys = model.get_rt_info([PLACE]).astype(dict) if model.has_rt_info([PLACE]) else {}
     metadata = {key: json.loads(model.get_rt_info([PLACE, key]).astype(str)) for key in keys}
-    compiled = core.compile_model(
-        model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
-    )
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = core.compile_model(model, "CPU", settings)
     precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
     ops = Counter(op.get_type_name() for op in model.get_ops())
 
@@ -67,7 +67,22 @@ def open_file(path: Path) -> Opened:
         logits: np.ndarray = compiled(images)[0]
         return logits
 
-    return Opened(f"OpenVINO {ov.get_version()}", metadata or None, ops, run, precision)
+    def layer_times(images: np.ndarray, passes: int, layers: int) -> list[list[float]]:
+        request = core.compile_model(model, "CPU", settings | {"PERF_COUNT": True}).create_infer_request()
+        times = []
+        for _ in range(WARMUP + passes):
+            request.infer([images])
+            ms = [0.0] * layers
+            for node in request.get_profiling_info():  # a reordering of an input is named after the node that reads it
+                match = re.search(r"L(\d+)\.", node.node_name)
+                if match and int(match[1]) < layers:
+                    ms[int(match[1])] += node.real_time.total_seconds() * 1e3
+            times.append(ms)
+        if not any(times[-1]):
+            raise ValueError("the names of its operations do not tell their layers")
+        return times[WARMUP:]
+
+    return Opened(f"OpenVINO {ov.get_version()}", metadata or None, ops, run, precision, layer_times)
 
 
 FORMAT = Format(

@@ -20,11 +20,11 @@ def write(program: Program, path: Path) -> None:
     torch.export.save(program.graph, path, extra_files={METADATA: json.dumps(program.metadata, ensure_ascii=False)})
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, threads: int = 1) -> Opened:
     """Opens a .pt2 file in PyTorch."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     inside = {METADATA: ""}
     graph = torch.export.load(path, extra_files=inside)
     module = graph.module()

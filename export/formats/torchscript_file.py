@@ -24,11 +24,11 @@ def write(program: Program, path: Path) -> None:
         frozen.save(str(path), _extra_files={METADATA: json.dumps(program.metadata, ensure_ascii=False)})
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, threads: int = 1) -> Opened:
     """Opens a TorchScript file in PyTorch."""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     inside = {METADATA: ""}
     with quiet():
         module = torch.jit.load(str(path), _extra_files=inside)

@@ -36,6 +36,7 @@ from proxyless_nas.commands import (
     search,
     show,
     sweep,
+    time,
 )
 from proxyless_nas.commands.base import Command
 
@@ -56,6 +57,7 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "evaluate": evaluate.COMMAND,
     "predict": predict.COMMAND,
     "export": export.COMMAND,
+    "time": time.COMMAND,
     "show": show.COMMAND,
     "compare": compare.COMMAND,
     "convert": convert.COMMAND,

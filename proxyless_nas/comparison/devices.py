@@ -14,6 +14,7 @@ from engine.progress import Report
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import NetworkTimer, Timing
+from latency.noise import LARGEST_DISTURBANCE, acceptable_error, least_disturbed, steady, twice_noise
 from latency.prediction import predicted_ms
 from latency.runtimes import RUNTIMES, version_here
 from latency.runtimes.exported import FILE_RUNTIMES, check_installed
@@ -21,7 +22,6 @@ from latency.table import LatencyTable, TableError
 from proxyless_nas.comparison.networks import Compared
 from proxyless_nas.comparison.result import Column, Latency
 from published.networks import PUBLISHED_DEVICES
-from search.derive.clock import acceptable_error, steady, twice_noise
 from supernet.design import Design
 
 log = logging.getLogger("proxyless_nas")
@@ -170,25 +170,24 @@ def _measured(
 
 def _timings(clock: NetworkTimer, device: str, rounds: int, report: Report) -> dict[str, Timing]:
     """Returns the timing of each network, from the first timing in which all are steady or the best of MOST_TIMINGS."""
-    attempts: list[dict[str, Timing]] = []
-    while len(attempts) < MOST_TIMINGS and not (attempts and _worst(attempts[-1]) is None):
-        again = f", {len(attempts) + 1} of at most {MOST_TIMINGS}: the machine is busy" if attempts else ""
-        attempts.append(clock.timings(rounds, partial(report, f"time on {device}{again}")))
-    best = min(attempts, key=lambda timings: max(map(twice_noise, timings.values())))
-    if _worst(attempts[-1]) is None:
-        return attempts[-1]
-    log.warning(
-        "%s: other work disturbed the timings, the noise between rounds is up to %.0f %% of a latency; measure again "
-        "on an idle machine",
-        device, 50 * max(map(twice_noise, best.values())),
-    )  # fmt: skip
+
+    def attempt(number: int) -> dict[str, Timing]:
+        again = f", {number + 1} of at most {MOST_TIMINGS}: the machine is busy" if number else ""
+        return clock.timings(rounds, partial(report, f"time on {device}{again}"))
+
+    best = least_disturbed(attempt, _disturbance, MOST_TIMINGS)
+    if _disturbance(best) > LARGEST_DISTURBANCE:
+        log.warning(
+            "%s: other work disturbed the timings, the noise between rounds is up to %.0f %% of a latency; measure "
+            "again on an idle machine",
+            device, 50 * _disturbance(best),
+        )  # fmt: skip
     return best
 
 
-def _worst(timings: Mapping[str, Timing]) -> Timing | None:
-    """Returns the timing with the most noise if it is not steady; None if all are."""
-    worst = max(timings.values(), key=twice_noise)
-    return None if steady(worst) else worst
+def _disturbance(timings: Mapping[str, Timing]) -> float:
+    """Returns twice the noise of the timing that has the most, as a share."""
+    return max(map(twice_noise, timings.values()))
 
 
 def _figure(timing: Timing) -> Latency:

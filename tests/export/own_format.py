@@ -11,13 +11,13 @@ from export.formats import FORMATS
 from export.formats.base import Opened
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path, threads: int) -> Opened:
     forward = path.with_suffix(".forward")
     forward.write_bytes(path.read_bytes()[::-1])
-    return FORMATS["onnx"].open(forward)
+    return FORMATS["onnx"].open(forward, threads)
 
 
-def open_and_die(path: Path) -> Opened:
+def open_and_die(path: Path, threads: int) -> Opened:
     """Ends the process as a runtime does that the processor cannot run."""
     sys.stderr.write("Illegal instruction\n")
     sys.stderr.flush()
