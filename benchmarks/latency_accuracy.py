@@ -4,8 +4,9 @@ The ImageNet space, for each runtime that is here. A table is built as `proxyles
 and then once more with 40 held-out networks, spread over the reachable range, timed twice in the same rounds. Their
 latencies are compared with the sums of ops timed alone, of ops timed in context, of calibrated entries, of the
 calibrated entries of the table built minutes earlier, and with a constant and a line in MACs fitted to these very
-networks. On a machine with a GPU the same at batch 8 and 32 in float16 and bfloat16. Ends with one line of JSON;
---picture draws predicted against measured.
+networks. ONNX Runtime and LiteRT are measured in float32 and in int8; for int8, the ops that are not faster than in
+float32 are named. On a machine with a GPU the same at batch 8 and 32 in float16 and bfloat16. Ends with one line of
+JSON; --picture draws predicted against measured. --config takes another file with a `space`.
 """
 
 import argparse
@@ -21,13 +22,15 @@ import torch
 from engine.config import validate
 from engine.errors import run_command
 from engine.progress import Stages, set_up_logging
-from latency.build import Origin, build_table, entries_alone, network_ms, predicted_ms
+from latency.build import FLOAT32_MS, Origin, build_table, entries_alone, network_ms, predicted_ms
 from latency.config import LatencyConfig, MeasureConfig
 from latency.measure import measure_table, timed_jobs
-from latency.plan import Counts, TimingJob, draw_plan
+from latency.plan import Counts, TimingJob, draw_plan, timed_layers
 from latency.runtimes import open_runtime
-from latency.table import Entry, Scores
+from latency.table import Entry, LatencyTable, Scores
 from latency.verification import draw_picture, fitted_line, scores
+from search.limits.limit import TableSource
+from search.limits.precision import compared
 from supernet.space import Space
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "latency" / "imagenet_cpu.yaml"
@@ -40,8 +43,10 @@ def targets() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {"torch_cpu": {}}
     if importlib.util.find_spec("onnxruntime"):
         found["onnxruntime_cpu"] = {"runtime": "onnxruntime"}
+        found["onnxruntime_cpu_int8"] = {"runtime": "onnxruntime", "dtype": "int8"}
     if importlib.util.find_spec("litert_torch"):
         found["litert_cpu"] = {"runtime": "litert"}
+        found["litert_cpu_int8"] = {"runtime": "litert", "dtype": "int8"}
     if torch.cuda.is_available():
         for batch in (8, 32):
             for dtype in ("float16", "bfloat16"):
@@ -51,7 +56,8 @@ def targets() -> dict[str, dict[str, Any]]:
 
 def accuracy(space: Space, measure: MeasureConfig, networks: int, seed: int) -> tuple[dict[str, Any], Series]:
     """Build a table, and again with everything that it is compared with in the same rounds; score all predictions."""
-    counts = Counts(measure.coverings, measure.calibration_networks, networks, alone=True)
+    int8 = measure.dtype == "int8"
+    counts = Counts(measure.coverings, measure.calibration_networks, networks, alone=True, float32=int8)
     jobs = draw_plan(space, counts, seed)
     with Stages() as progress:
         began = time.monotonic()
@@ -63,6 +69,7 @@ def accuracy(space: Space, measure: MeasureConfig, networks: int, seed: int) -> 
             samples, _ = timed_jobs(runner, measure, jobs, seed, progress)
             origin = Origin(earlier.device, earlier.runtime, runner.how)
     table = build_table(space, measure, jobs, samples, origin, seed=seed)
+    jobs = tuple(job for job in jobs if not job.in_float32)
     verification = [job for job in jobs if job.purpose == "verification"]
     first, again = verification[::2], verification[1::2]
     measured, repeated = network_ms(first, samples), network_ms(again, samples)
@@ -86,8 +93,29 @@ def accuracy(space: Space, measure: MeasureConfig, networks: int, seed: int) -> 
         "range_ms": [float(measured.min()), float(measured.max())],
         "build_seconds": build_seconds,
     }
+    if int8:
+        record["float32"] = against_float32(space, table, measure)
     series = [(name, predictions[name], measured) for name in ("isolated", "in_context", "calibrated")]
     return record, series
+
+
+def against_float32(space: Space, table: LatencyTable, measure: MeasureConfig) -> dict[str, Any]:
+    """Returns how an int8 table compares with float32: the ratio of a network's latencies, of its ops, by their name,
+    the range of the ratios over all shapes, and the ops that are not faster."""
+    source = TableSource(Path("table.yaml"), table, table.cost(space), measure)
+    found = compared(space, source, [])
+    assert found is not None
+    ratios: dict[str, list[float]] = {}
+    float32 = table.columns[FLOAT32_MS].values
+    for layer in timed_layers(space):
+        if float32[str(layer)] > 0:
+            ratios.setdefault(str(layer.spec), []).append(table.price(layer) / float32[str(layer)])
+    return {
+        "int8_over_float32": found.ratio,
+        "by_op": {name: [min(each), max(each)] for name, each in ratios.items()},
+        "compared": found.layers,
+        "not_faster": [str(one) for one in found.slower],
+    }
 
 
 def _sums(entries: dict[str, Entry], jobs: list[TimingJob]) -> np.ndarray:
@@ -101,13 +129,14 @@ def _record(found: Scores) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="default: the ImageNet space")
     parser.add_argument("--networks", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=list(targets()), help="default: all that can be measured here")
     parser.add_argument("--picture", type=Path, help="PNG file to draw")
     args = parser.parse_args()
     set_up_logging()
-    config = LatencyConfig.read(CONFIG)
+    config = LatencyConfig.read(args.config)
     results: dict[str, Any] = {}
     panels: dict[str, Series] = {}
     for name, settings in targets().items():

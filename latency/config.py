@@ -38,9 +38,9 @@ class MeasureConfig(Section):
     batch: int = Field(1, ge=1, le=1 << 16)
     """Images of one forward pass."""
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
-    """The precision of weights and activations. int8: as `proxyless-nas export --int8` writes networks for onnxruntime
-    and litert, a scale for each output channel of a weight, 8-bit activations. Its table also says what the layers take
-    in float32, and a search warns where int8 is not faster."""
+    """The precision of weights and activations. int8: for onnxruntime and litert, as exported int8 files have it: a
+    scale for each output channel of a weight, 8-bit activations. Its table also has the milliseconds of float32, and a
+    search warns where int8 is not faster."""
     channels_last: bool = True
     """PyTorch's memory format; the other runtimes choose their own."""
     rounds: int = Field(4, ge=2, le=MOST_REPEATS)
