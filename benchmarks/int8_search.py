@@ -1,19 +1,19 @@
-"""What a search for int8 gains over one for float32:  python benchmarks/int8_search.py --out runs/int8_search
+"""What deriving for int8 gains over deriving for float32:  python benchmarks/int8_search.py RUN... --out runs/int8
 
-Measures one int8 table of ONNX Runtime, which has the milliseconds of float32 beside. Searches a network under a limit
-in float32, and one under the limit that the first one's int8 latency is: so both take equally long in int8 by the
-table. Retrains both with each seed, and times both in int8 and in float32, in turn. Every finished part is kept below
---out and used by the next call; `--stage table`, `train` and `time` run one part (the table and the timing need an idle
-machine, the training does not).
+RUN: folders of searches of one space, such as `runs/quickstart/search`, which are only read. Measures an int8 table of
+ONNX Runtime, which has the milliseconds of float32 beside. Derives two networks from each search: one under a limit on
+the float32 milliseconds, and one under the limit that the first one's int8 latency is, so that both take equally long
+in int8 by the table. Trains both from scratch, and times all in int8 and in float32, in turn. What is finished is kept
+below --out and used by the next call; `--stage` stops after a part (the training needs no idle machine).
 
-Prints one line of JSON: table (its error in percent, noise, Spearman), at_ms (the float32 limit), int8_ms (that of the
-first network, the limit of the second), networks: name -> names (its ops), predicted (int8, float32), measured (int8,
-float32; median and noise in ms), top1 of each seed, macs, params; gain: float32 latency of the first over int8 latency
-of the second, as measured.
+Prints one line of JSON: table (its error in percent, noise, Spearman), pairs: for each search `float32` and `int8`,
+the networks that were derived so, each with its ops, predicted and measured milliseconds and their noise in both
+precisions, top1, macs, params.
 """
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,36 +21,56 @@ from engine.errors import run_command
 from engine.progress import Stages, set_up_logging
 from engine.runs.folder import run_begun
 from latency.build import FLOAT32_MS
-from latency.config import MeasureConfig
+from latency.config import LatencyConfig, MeasureConfig
 from latency.device import made_on
 from latency.measure import Timing, measure_to_file, time_architectures
-from latency.table import LatencyTable
+from latency.table import Entry, LatencyTable
 from retrain.config import RetrainConfig
 from retrain.loop import retrain
-from search.loop import finish_search
+from search.many.family import derive_family
 from supernet.architecture import Architecture
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-INT8 = ["measure.runtime=onnxruntime", "measure.dtype=int8"]
-STAGES = ("table", "train", "time")
+STAGES = ("table", "derive", "train", "time")
 
 
-def limit_of(metric: str, table: Path, at: str) -> str:
-    """Returns the override of a search for one limit, by the table's predictions alone."""
-    return f"limits=[{{metric: {metric}, table: {table}, at: {at}, measure: {{device: external}}}}]"
+def in_float32(table: LatencyTable) -> LatencyTable:
+    """Returns the table of float32 that an int8 table has as a column."""
+    column = table.columns[FLOAT32_MS]
+    entries = {key: Entry(median_ms=ms) for key, ms in column.values.items()}
+    plain: dict[str, object] = {
+        "calibration": None,
+        "verification": None,
+        "columns": {},
+        "quantiser": None,
+        "dtype": "float32",
+    }
+    return table.model_copy(update=plain | {"entries": entries, "constant_ms": column.constant})
 
 
-def searched(args: argparse.Namespace, name: str, metric: str, at: str) -> Architecture:
-    """Returns the network that a search derives under a limit; of an earlier call if there is one."""
-    out = args.out / f"search-{name}"
-    finish_search(args.search, out, overrides=[*INT8, limit_of(metric, args.out / "table.yaml", at)])
-    return Architecture.from_json((out / "architecture.json").read_text())
+def derived(args: argparse.Namespace, run: Path, k: int, table: LatencyTable) -> dict[str, Architecture]:
+    """Returns the two networks of search number k, by the precision for which they were derived."""
+    copy = args.out / f"search{k}"
+    if not copy.exists():
+        shutil.copytree(run, copy)
+    float32 = in_float32(table)
+    float32.save(copy / "float32.yaml")
+    table.save(copy / "int8.yaml")
+    first = _derived(copy, "float32", args.at)
+    second = _derived(copy, "int8", f"{table.cost(first.space).of(first.paths):.6g}")
+    return {"float32": first, "int8": second}
 
 
-def trained(args: argparse.Namespace, name: str, architecture: Architecture, seed: int) -> float:
+def _derived(run: Path, name: str, at: str) -> Architecture:
+    """Returns the network that a search derives by the table `name` in its folder."""
+    (member,) = derive_family(run, [at], table=run / f"{name}.yaml", scored=False).members
+    return member.architecture
+
+
+def trained(args: argparse.Namespace, name: str, architecture: Architecture) -> float:
     """Returns the top-1 on the test images of a network trained from scratch."""
-    out = args.out / f"{name}-seed{seed}"
-    config = RetrainConfig.read(args.retrain, [f"run.seed={seed}", f"retrain.epochs={args.epochs}"])
+    config = RetrainConfig.read(args.retrain, [f"retrain.epochs={args.epochs}"])
+    out = args.out / name
     return retrain(config, architecture, out, resume=run_begun(out), shown=False).test.top1
 
 
@@ -65,27 +85,30 @@ def timed(networks: dict[str, Architecture]) -> dict[str, dict[str, Timing]]:
 
 
 def run(args: argparse.Namespace) -> None:
-    file = args.out / "table.yaml"
+    file, stage = args.out / "table.yaml", STAGES.index(args.stage)
     if not file.exists():
+        space = LatencyConfig.read(args.runs[0] / "config.yaml").space
+        measure = MeasureConfig(runtime="onnxruntime", dtype="int8")
         with Stages() as report:
-            measure_to_file(args.search, file, overrides=INT8, verify=40, report=report)
-    if args.stage == "table":
+            measure_to_file(LatencyConfig(space=space, measure=measure), file, verify=40, report=report)
+    if stage < STAGES.index("derive"):
         return
     table = LatencyTable.load(file)
-    first = searched(args, "float32", FLOAT32_MS, args.at)
-    int8, float32 = table.cost(first.space), table.column_cost(first.space, FLOAT32_MS, str(file))
-    at = int8.of(first.paths)
-    networks = {"float32": first, "int8": searched(args, "int8", "latency", f"{at:.6g}")}
-    top1 = {
-        name: [trained(args, name, network, seed) for seed in range(args.seeds)] for name, network in networks.items()
-    }
-    if args.stage == "train":
+    pairs = [derived(args, folder, k, table) for k, folder in enumerate(args.runs)]
+    networks = {f"{name}{k}": network for k, pair in enumerate(pairs) for name, network in pair.items()}
+    if stage < STAGES.index("train"):
         return
-    timings = timed(networks)
+    top1 = {name: trained(args, name, network) for name, network in networks.items()}
+    if stage < STAGES.index("time"):
+        return
+    timings, float32 = timed(networks), in_float32(table)
     rows: dict[str, Any] = {
         name: {
-            "names": list(network.names),
-            "predicted": {"int8": int8.of(network.paths), "float32": float32.of(network.paths)},
+            "ops": list(network.names),
+            "predicted": {
+                "int8": table.cost(network.space).of(network.paths),
+                "float32": float32.cost(network.space).of(network.paths),
+            },
             "measured": {dtype: [t.median_ms, t.noise_ms] for dtype, t in timings[name].items()},
             "top1": top1[name],
             "macs": network.complexity.macs,
@@ -93,26 +116,20 @@ def run(args: argparse.Namespace) -> None:
         }
         for name, network in networks.items()
     }
-    verified = table.verification
-    assert verified is not None
-    record = {
-        "table": [verified.table.mape_percent, verified.noise_mape_percent, verified.table.spearman],
-        "at_ms": float32.of(first.paths), "int8_ms": at, "networks": rows,
-        "gain": timings["float32"]["float32"].median_ms / timings["int8"]["int8"].median_ms,
-        **made_on(),
-    }  # fmt: skip
-    print(json.dumps(record))
+    record: dict[str, Any] = {"pairs": [{name: rows[f"{name}{k}"] for name in pair} for k, pair in enumerate(pairs)]}
+    if verified := table.verification:
+        record["table"] = [verified.table.mape_percent, verified.noise_mape_percent, verified.table.spearman]
+    print(json.dumps(record | made_on()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--search", type=Path, default=CONFIGS / "search" / "quickstart_cpu.yaml")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of searches of one space")
     parser.add_argument("--retrain", type=Path, default=CONFIGS / "retrain" / "quickstart.yaml")
-    parser.add_argument("--at", default="40%", help="the limit of the first search, in float32")
+    parser.add_argument("--at", default="40%", help="the limit in float32")
     parser.add_argument("--epochs", type=int, default=6, help="of every retraining")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--stage", choices=STAGES, default="time", help="stop after this part; default: the last one")
-    parser.add_argument("--out", type=Path, default=Path("runs/int8_search"))
+    parser.add_argument("--out", type=Path, default=Path("runs/int8"))
     args = parser.parse_args()
     set_up_logging()
     run(args)
