@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from engine.errors import UserError
-from latency.plan import network_job
+from latency.plan import TimingJob, network_job
 from latency.runtimes.base import random_images, ready_to_time, timing_module
 from latency.runtimes.exported import write_models
 from supernet.architecture import Architecture
@@ -211,3 +213,28 @@ def test_litert_models_are_quantised(small_space: Space):
     there = (interpreter.get_tensor(out["index"]).astype(np.float32) - zero) * scale
     here = module(torch.from_numpy(inputs[0]).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach().numpy()
     assert np.abs(there - here).max() <= 0.1 * np.abs(here).max()
+
+
+def test_litert_writes_a_job_in_the_precision_that_it_asks_for(small_space, quick, tmp_path):
+    """A chain that runs in both precisions is converted once; a whole network is checked against PyTorch in int8."""
+    pytest.importorskip("litert_torch", reason="needs the extra [litert], which needs torch below 2.15")
+    pytest.importorskip("ai_edge_quantizer", reason="needs the extra [litert]")
+    from latency import bench
+    from latency.runtimes import litert_models
+
+    layer = Layer(CANDIDATES["conv_k3"], 8, 8, 9)
+    job = TimingJob("a", "layer", (layer,))
+    jobs = [job, replace(job, id="b", in_float32=True)]
+    records = write_models(small_space, quick.model_copy(update={"runtime": "litert", "dtype": "int8"}), jobs, tmp_path)
+    opened = [bench.LiteRTModel(tmp_path / str(r["file"]), (1, 9, 9, 8), threads=1) for r in records]
+    given = random_images(layer, 1).permute(0, 2, 3, 1).contiguous().numpy()
+    kinds = [model.interpreter.get_input_details()[0]["dtype"] for model in opened]
+    assert kinds == [np.int8, np.float32]
+    int8, float32 = (model.output(given) for model in opened)
+    assert 0 < np.abs(int8 - float32).max() <= 0.1 * np.abs(float32).max()
+    assert all(len(model.times(2)) == 2 for model in opened)
+    network = nn.Sequential(timing_module(layer, small_space.op_settings(running_stats=True)))
+    file, shape = litert_models.write_network("whole", network, random_images(layer, 1), tmp_path, "int8")
+    assert shape == [1, 9, 9, 8]
+    whole = bench.LiteRTModel(tmp_path / file, shape, threads=1)
+    assert whole.interpreter.get_output_details()[0]["dtype"] == np.int8
