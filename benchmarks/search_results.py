@@ -5,32 +5,28 @@ predicted latency, and the widest uniform network (one op wherever it is legal, 
 the most MACs) that is predicted to be no slower than the derived one. Every finished part is kept below --out and used
 by the next call, so a stopped run continues; what was made with other settings is refused.
 
-Prints a table in Markdown and one line of JSON: for each of `networks` name, predicted_ms; measured_ms, noise_ms, drift
-and believed, of a timing in turn with a reference when all are trained (search/derive/clock.py); top1 (one for each
-seed), params, macs, seconds; rank, the derived network's place by mean top-1 among the random ones and itself;
-search_seconds, retrain_seconds.
+The retrainings are a sweep (proxyless_nas/retrainings), whose results.json is below --out.
+
+Prints its table in Markdown and one line of JSON: for each of `networks` name, predicted_ms; measured_ms, noise_ms,
+drift and believed, of a timing in turn with a reference when all are trained (search/derive/clock.py); top1 (one for
+each seed), params, macs; rank, the derived network's place by mean top-1 among the random ones and itself; difference,
+its mean top-1 minus the random ones', with the 95 % interval; search_seconds, retrain_seconds.
 """
 
 import argparse
 import json
-import logging
 import statistics
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from engine.errors import ConfigError, run_command
-from engine.files import write_atomically
-from engine.processes import side_by_side
+from engine.errors import ConfigError, UserError, run_command
 from engine.progress import set_up_logging
-from engine.runs.folder import refuse_changes, run_begun
 from latency.device import made_on
-from retrain.config import RetrainConfig
-from retrain.loop import resolved_training, retrain
-from search.baseline import random_architectures
+from proxyless_nas.retrainings.results import RetrainSweep
+from proxyless_nas.retrainings.run import retrain_sweep
 from search.config import SearchConfig
 from search.derive.clock import Clock
 from search.derive.measured import local_latency_limits
@@ -41,19 +37,6 @@ from supernet.architecture import Architecture
 from supernet.space import Space
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-TOLERANCE = 0.02
-"""Random networks cost between (1 - TOLERANCE) of what the derived one is predicted to cost, and as much."""
-
-log = logging.getLogger("benchmark")
-
-
-@dataclass(frozen=True)
-class Training:
-    """One training from scratch."""
-
-    architecture: Architecture
-    seed: int
-    out: Path
 
 
 def uniform_architectures(space: Space) -> list[tuple[int, ...]]:
@@ -81,96 +64,83 @@ def widest_uniform(space: Space, limit: AdditiveLimit) -> Architecture:
     return Architecture(space, max(feasible, key=lambda paths: space.complexity(paths).macs), "uniform")
 
 
-def trained(path: Path, overrides: Sequence[str], job: Training) -> tuple[float, float]:
-    """(top-1 on the test images, seconds); of an earlier call where it has finished. A resumed training's seconds are
-    of its last piece. ConfigError where the folder holds another training."""
-    record = job.out / "training.json"
-    config = RetrainConfig.read(path, [f"run.seed={job.seed}", *overrides])
-    if not record.exists():
-        began = time.monotonic()
-        result = retrain(config, job.architecture, job.out, resume=run_begun(job.out), shown=False)
-        values = {"top1": result.test.top1, "seconds": time.monotonic() - began}
-        write_atomically(record, json.dumps(values) + "\n")
-    refuse_changes(job.out, resolved_training(config, job.architecture))
-    values = json.loads(record.read_text())
-    return values["top1"], values["seconds"]
-
-
 def run(args: argparse.Namespace) -> int:
     result = finish_search(args.search, args.out / "search", overrides=args.override)
     derived = Architecture.from_json((args.out / "search" / "architecture.json").read_text())
-    space = derived.space
     config = SearchConfig.read(args.search, args.override)
     limit = resolve(config, args.search, args.override).additive[0]
     same = replace(limit.of_cost(derived.paths), kind="at")
-    drawn = random_architectures(space, [same], args.random, seed=0, tolerance=TOLERANCE)
-    networks = {
-        "derived": derived,
-        "uniform": widest_uniform(space, same),
-        **{f"random{i + 1:02d}": Architecture(space, paths) for i, paths in enumerate(drawn)},
-    }
     overrides = [f"retrain.epochs={args.epochs}", "run.threads=1", *(o for o in args.override if o.startswith("data."))]
-    jobs = [
-        Training(architecture, seed, args.out / f"{name}-seed{seed}")
-        for seed in range(args.seeds)
-        for name, architecture in networks.items()
-    ]
-    done: dict[Path, tuple[float, float]] = {}
-
-    def finished(place: int, found: tuple[float, float]) -> None:
-        done[jobs[place].out] = found
-        log.info("%d of %d: %s %.2f %%, %.0f s", len(done), len(jobs), jobs[place].out.name, *found)
-
-    side_by_side(trained, [(args.retrain, overrides, job) for job in jobs], args.jobs, finished)
+    out = args.out / "retrained"
+    sweep = retrain_sweep(
+        args.retrain,
+        {"derived": args.out / "search", "uniform": widest_uniform(derived.space, same)},
+        out,
+        random=args.random,
+        seeds=range(args.seeds),
+        jobs=args.jobs,
+        resume=out.exists(),
+        overrides=overrides,
+    )
+    if sweep.exit_status:
+        failed = [
+            f"{outcome.folder.name}: {outcome.error or outcome.status}"
+            for outcome in sweep.outcomes
+            if not outcome.test
+        ]
+        raise UserError(str(out), "; ".join(failed), remedy="mend it, and call again")
     source = limit.source if local_latency_limits([limit]) else None
-    clock = Clock.of(space, source.cost, source.measure) if source else None
-    rows = []
-    for name, architecture in networks.items():
-        found = [done[args.out / f"{name}-seed{seed}"] for seed in range(args.seeds)]
-        c = architecture.complexity
-        rows.append(
-            {
-                "name": name, "predicted_ms": limit.cost.of(architecture.paths),
-                **(clock.timed(architecture.paths).figures() if clock else {}),
-                "top1": [top1 for top1, _ in found], "seconds": statistics.fmean(s for _, s in found),
-                "params": c.params, "macs": c.macs, "names": list(architecture.names),
-            }
-        )  # fmt: skip
-    report(args, rows, limit, result.seconds, sum(seconds for _, seconds in done.values()))
+    clock = Clock.of(derived.space, source.cost, source.measure) if source else None
+    timings = {}
+    for entry in sweep.entries.all:
+        assert isinstance(entry.design, Architecture)  # all are of the search's space
+        timings[entry.name] = clock.timed(entry.design.paths).figures() if clock else {}
+    report(sweep, limit, timings, args.epochs, result.seconds)
     return 0
 
 
 def report(
-    args: argparse.Namespace,
-    rows: list[dict[str, Any]],
+    sweep: RetrainSweep,
     limit: AdditiveLimit,
+    timings: Mapping[str, Mapping[str, Any]],
+    epochs: int,
     search_seconds: float,
-    retrain_seconds: float,
 ) -> None:
-    mean = {row["name"]: statistics.fmean(row["top1"]) for row in rows}
-    others = sorted((mean[name] for name in mean if name.startswith("random")), reverse=True)
-    seeds = " | ".join(f"seed {seed}" for seed in range(args.seeds))
-    print(f"| network | predicted ms | measured ms | {seeds} | mean top-1 | MACs | params |")
-    print("|---" * (6 + args.seeds) + "|")
-    for row in sorted(rows, key=lambda r: -mean[r["name"]]):
-        measured = f"{row['measured_ms']:.3f} ± {row['noise_ms']:.3f}" if "measured_ms" in row else ""
-        top1 = " | ".join(f"{t:.2f}" for t in row["top1"])
-        print(
-            f"| {row['name']} | {row['predicted_ms']:.3f} | {measured} | {top1} | {mean[row['name']]:.2f} "
-            f"| {row['macs'] / 1e6:.2f} M | {row['params'] / 1e3:.0f} k |"
-        )
+    """Prints the table with the timings, the verdict and one line of JSON."""
+    measured = {
+        name: f"{timing['measured_ms']:.3f} ± {timing['noise_ms']:.3f}" if timing else ""
+        for name, timing in timings.items()
+    }
+    print(f"| {' | '.join(sweep.columns)} | measured ms |")
+    print("|---" * (len(sweep.columns) + 1) + "|")
+    for row in sweep.rows:
+        print(f"| {' | '.join(row)} | {measured[row[0]]} |")
+    print("\n".join(sweep.verdict))
+    rows = [
+        {
+            "name": entry.name, "predicted_ms": entry.cost, **timings[entry.name],
+            "top1": [*sweep.top1[entry.name].values()],
+            "params": entry.design.complexity.params, "macs": entry.design.complexity.macs,
+            "names": list(entry.design.names),
+        }
+        for entry in sweep.entries.all if entry.design
+    ]  # fmt: skip
+    against = sweep.against_random
+    assert against is not None  # every retraining has ended, of two random networks or more
+    means = [sweep.mean(entry.name) or 0.0 for entry in sweep.entries.all if entry.random]
     record = {
         "target_ms": limit.bound,
         "networks": rows,
-        "rank": 1 + sum(other > mean["derived"] for other in others),
-        "random_mean": statistics.fmean(others),
-        "random_std": statistics.stdev(others),
-        "random_best": others[0],
-        "derived": mean["derived"],
-        "uniform": mean["uniform"],
-        "epochs": args.epochs,
+        "rank": 1 + sum(mean > against.top1 for mean in means),
+        "random_mean": against.others_top1,
+        "random_std": statistics.stdev(means),
+        "random_best": max(means),
+        "derived": against.top1,
+        "difference": asdict(against.difference),
+        "uniform": sweep.mean("uniform"),
+        "epochs": epochs,
         "search_seconds": search_seconds,
-        "retrain_seconds": retrain_seconds,
+        "retrain_seconds": sum(outcome.seconds for outcome in sweep.outcomes),
         **made_on(),
     }
     print(json.dumps(record))

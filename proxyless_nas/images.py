@@ -25,7 +25,7 @@ from engine.data.layout import undivided_layout
 from engine.data.parts import Part, Parts
 from engine.data.pictures import UnreadableError, read_picture
 from engine.data.scan import class_folders, in_words
-from engine.data.shards import ShardImages
+from engine.data.shards import ShardImages, holds_shards
 from engine.data.survey import Place, Survey, survey
 from engine.errors import ConfigError, one_line
 from engine.files import as_path, nearest_path
@@ -81,10 +81,10 @@ def show_data(
 ) -> ShownImages:
     """Shows a set of images: counts for each class and part, sizes, kinds of pixels, unreadable files, copies.
 
-    source: a folder, a CSV list, or a configuration with a section `data` (its file, its name or its content).
-    overrides: changes of that section, such as `data.test=0.2`. quick: reads the headers of the files alone, so that
-    damage further in and copies are not found. The picture has some images of each class. Raises ConfigError if a
-    training could not use the data, except that a test part may be missing.
+    source: a folder of images or shards, a CSV list, or a configuration with a section `data` (its file, its name or
+    its content). overrides: changes of that section, such as `data.test=0.2`. quick: reads the headers of the files
+    alone, so that damage further in and copies are not found. The picture has some images of each class. Raises
+    ConfigError if a training could not use the data, except that a test part may be missing.
     """
     config, undivided = data_config(source, overrides)
     if config.module is None and config.name in LAYOUTS:
@@ -119,6 +119,8 @@ def data_config(source: object, overrides: Sequence[str]) -> tuple[DataConfig, P
         content = dict(source) if isinstance(source, ConfigFile) else source
         return _DataFile.read(content, overrides).data, None
     path = as_path(source, "source")
+    if holds_shards(path):
+        return _DataFile.read({"data": {"name": "shards", "root": str(path)}}, overrides).data, None
     if path.is_dir():
         config = _DataFile.read({"data": {"name": "folder", "root": str(path)}}, overrides).data
         return config, _without_test(path) if config.name == "folder" and config.test is None else None

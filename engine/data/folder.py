@@ -306,12 +306,17 @@ def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> 
     """Returns the image files to evaluate a network on, and the names of their classes, sorted.
 
     root: a folder that holds val/ or test/ with one folder per class, or with all images and a file of their labels
-    (engine/data/label_files.py); or one that holds the class folders itself. classes: how many there must be.
-    Raises ConfigError, whose place is the root's path, if there are others, or a class has no image.
+    (engine/data/label_files.py); one that holds the class folders itself; or one of shards with a part test
+    (engine/data/shards.py). classes: how many there must be. Raises ConfigError, whose place is the root's path, if
+    there are others, or a class has no image.
     """
+    from engine.data.shards import holds_shards, open_test_shards  # which imports this module
+
     if preprocessing.colours not in (1, 3):
         found = f"image files give 1 or 3 channels, but the network's images have {preprocessing.colours}"
         raise ConfigError(str(root), found)
+    if holds_shards(root):
+        return open_test_shards(root, preprocessing, classes)
     folder, layout = _evaluation_layout(root, classes)
     try:
         parts = layout.parts()
@@ -325,7 +330,12 @@ def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> 
 def check_test_images(root: Path, classes: int) -> None:
     """Raises what open_test_images raises if there is no such folder, or it has other numbers of classes. Image files
     are not listed. Call it before a network for them is loaded or downloaded."""
-    _evaluation_layout(root, classes)
+    from engine.data.shards import check_test_shards, holds_shards
+
+    if holds_shards(root):
+        check_test_shards(root, classes)
+    else:
+        _evaluation_layout(root, classes)
 
 
 def _evaluation_layout(root: Path, classes: int) -> tuple[Path, Layout]:

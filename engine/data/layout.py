@@ -36,6 +36,8 @@ def folder_layout(config: DataConfig) -> Layout:
     that is absent. If a folder has both, val/ is the validation part. With `data.test` the folder that has no test part
     is divided. Raises ConfigError, and so does `parts`, as `engine.data.open_images` does.
     """
+    from engine.data.shards import holds_shards  # which imports this module
+
     assert config.root is not None  # DataConfig requires it
     root = in_home(config.root)
     if not os.path.isdir(root):
@@ -47,6 +49,10 @@ def folder_layout(config: DataConfig) -> Layout:
     if not train.is_dir():
         found, near = f"no train/ in '{root}'", nearest_path(train)
         remedy = "add it or correct the path"
+        if holds_shards(root):
+            raise ConfigError(
+                "data.name", f"got '{config.name}', but '{root}' holds shards", "shards", "set it to shards"
+            )
         if config.name == "folder" and not near and len(class_folders(root)) > 1:
             remedy += "; if its folders are the classes, set data.test: 0.2, a fifth of each for the test"
         raise ConfigError("data.root", found, "train/<class>/<image>", remedy, suggestion=near)

@@ -12,6 +12,7 @@ images and on the size of a shard alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -246,16 +247,7 @@ def open_shards(config: DataConfig, *, input_size: int, channels: int, classes: 
     `engine.data.open_images` does."""
     assert config.root is not None  # DataConfig requires it
     root = in_home(config.root)
-    if not (root / INDEX).is_file():
-        near = "" if root.is_dir() else nearest_path(root)
-        found = f"no {INDEX} in '{root}'" if root.is_dir() else f"no folder '{root}'"
-        remedy = "correct it, or pack a folder of images"
-        raise ConfigError("data.root", found, "a folder of shards", remedy, suggestion=near, action=_AGAIN)
-    record = read_json(root / INDEX, "the index of a folder of shards")
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        found = f"'{root / INDEX}' is no index of shards of the format {FORMAT}"
-        raise ConfigError("data.root", found, remedy="pack the images again", action=_AGAIN)
-    index = validate(_Index, record, str(root / INDEX))
+    index = _index(root)
     if missing := sorted({"train", "test"} - index.parts.keys()):
         raise ConfigError("data.root", f"'{root / INDEX}' has no part {missing[0]}", "train and test")
     check_classes(config, len(index.classes), classes)
@@ -270,6 +262,57 @@ def open_shards(config: DataConfig, *, input_size: int, channels: int, classes: 
 
     selecting = images("validation") if "validation" in index.parts else None
     return Splits(images("train"), images("test"), index.classes, selecting)
+
+
+def holds_shards(root: Path) -> bool:
+    """Returns whether a folder is one that `pack` has written."""
+    return (root / INDEX).is_file()
+
+
+def open_test_shards(root: Path, preprocessing: Preprocessing, classes: int) -> tuple[ShardImages, tuple[str, ...]]:
+    """Returns the test images in a folder of shards and the names of their classes; see
+    `engine.data.folder.open_test_images`. Raises ConfigError, whose place is the root's path."""
+    with _placed_at(root):
+        index = check_test_shards(root, classes)
+        part = index.parts["test"]
+        names = tuple(shard.file for shard in part.shards)
+        return ShardImages(root, names, _table(root, part, classes), preprocessing, flip=False), index.classes
+
+
+def check_test_shards(root: Path, classes: int) -> _Index:
+    """Returns the index of a folder of shards with test images of so many classes. Raises ConfigError, whose place is
+    the root's path, if there is none."""
+    with _placed_at(root):
+        index = _index(root)
+        if len(index.classes) != classes:
+            accepted = f"{classes}, one for each class of the network"
+            raise ConfigError("data.root", f"has {len(index.classes)} classes", accepted)
+        if "test" not in index.parts:
+            raise ConfigError("data.root", "has no test images", "shards with a part test")
+        return index
+
+
+@contextlib.contextmanager
+def _placed_at(root: Path) -> Iterator[None]:
+    """Puts the folder's path in the place of `data.root` in a ConfigError, where no configuration names it."""
+    try:
+        yield
+    except ConfigError as error:
+        raise error if error.where != "data.root" else error.at(str(root)) from None
+
+
+def _index(root: Path) -> _Index:
+    """Reads the index of a folder of shards. Raises ConfigError."""
+    if not (root / INDEX).is_file():
+        near = "" if root.is_dir() else nearest_path(root)
+        found = f"no {INDEX} in '{root}'" if root.is_dir() else f"no folder '{root}'"
+        remedy = "correct it, or pack a folder of images"
+        raise ConfigError("data.root", found, "a folder of shards", remedy, suggestion=near, action=_AGAIN)
+    record = read_json(root / INDEX, "the index of a folder of shards")
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        found = f"'{root / INDEX}' is no index of shards of the format {FORMAT}"
+        raise ConfigError("data.root", found, remedy="pack the images again", action=_AGAIN)
+    return validate(_Index, record, str(root / INDEX))
 
 
 def _table(root: Path, part: _Part, classes: int) -> Table:

@@ -28,7 +28,7 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         type=path_argument,
-        help="a folder of images, a CSV list, or a configuration of a search or a retraining, by file or name",
+        help="a folder of images or shards, a CSV list, or a configuration of a search or retraining, by file or name",
     )
     parser.add_argument("--picture", type=path_argument, help="a PNG file to write, with some images of each class")
     parser.add_argument("--quick", action="store_true", help="read the headers alone; damage and copies are not found")

@@ -14,6 +14,8 @@ import torch
 
 from engine.data import BatchStream, DataConfig, evaluation_batches, open_images, stratified_split, subset
 from engine.data import shards as module
+from engine.data.folder import check_test_images, open_test_images
+from engine.data.preprocessing import Preprocessing
 from engine.data.shards import INDEX, pack
 from engine.errors import ConfigError, UserError
 from tests.engine.image_folder import cut_off, write_images
@@ -56,6 +58,29 @@ def equal(first, second):
         a.images.equal(b.images) and a.labels.equal(b.labels) and a.corrupt == b.corrupt
         for a, b in zip(first, second, strict=True)
     )
+
+
+def test_a_network_without_a_configuration_is_evaluated_on_shards_as_on_their_folder(folder, packed, copied):
+    """As `evaluate --path`, `compare --path` and `export --images` open them."""
+    preprocessing = Preprocessing.of_files(8, (0.4,) * 3, (0.2,) * 3)
+    (ours, names), (theirs, same) = (open_test_images(root, preprocessing, 2) for root in (packed, folder))
+    assert names == same == ("class0", "class1")
+    assert equal(evaluation_batches(ours, 7, 0), evaluation_batches(theirs, 7, 0))
+    with pytest.raises(ConfigError, match=r"shards: has 2 classes, expected 3, one for each class of the network"):
+        check_test_images(packed, 3)
+    index = json.loads((copied / INDEX).read_text())
+    del index["parts"]["test"]
+    (copied / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match=r"shards: has no test images"):
+        check_test_images(copied, 2)
+    (copied / INDEX).write_text("{}")
+    with pytest.raises(ConfigError, match=r"index.json' is no index of shards"):
+        open_test_images(copied, preprocessing, 2)
+
+
+def test_shards_in_the_place_of_a_folder_are_named(packed):
+    with pytest.raises(ConfigError, match=r"data.name: got 'folder', but '.*' holds shards, expected shards"):
+        opened("folder", packed)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -31,6 +31,9 @@ def test_a_folder_becomes_shards_and_the_command_says_how_to_read_them(call, tmp
     assert printed.splitlines()[1] == f"to read them: data.name=shards data.root={out}"
     images = open_images(DataConfig(name="shards", root=out), input_size=8, channels=3, classes=2)
     assert len(images.train) == len(images.test) == 10
+    status, printed, _ = call("data", "show", out)
+    assert status == 0
+    assert printed.startswith("shards: 20 images in shards, 2 classes\n")
     status, _, error = call("data", "pack", folder, "--out", out)
     assert status == 2
     line = f"--out {out}: exists and is not empty, expected a folder that does not exist yet; choose another"
