@@ -1,4 +1,8 @@
-"""Retrains several networks with the same settings, as many at a time as there are cores."""
+"""Retrains several networks with the same settings, as many at a time as there are cores.
+
+It is for programs that begin and end in one call, such as the quick start: an error ends it, and nothing is resumed. A
+sweep with logs, several seeds and a resume is proxyless_nas/retrainings.
+"""
 
 from __future__ import annotations
 

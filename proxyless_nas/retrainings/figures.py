@@ -100,7 +100,8 @@ def against_random(
         half = _half(math.sqrt(variance), variance**2 / divisor if divisor else 1)
     better = sum(top1 > other for other in means)
     points = top1 - mean
-    difference = Difference(points, points - half, points + half)
+    # equal accuracies of all, as of few test images, are no estimate of an error
+    difference = Difference(points, points - half, points + half) if half else Difference(points)
     return AgainstRandom(top1, n, better, (n - better + 1) / (n + 1), mean, difference)
 
 

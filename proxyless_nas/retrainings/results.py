@@ -173,25 +173,26 @@ def _points(points: float) -> str:
 def _verdict(entries: Entries, a: AgainstRandom, seeds: Sequence[int]) -> str:
     """Returns what the comparison with random networks shows: the difference, the rank, and what follows."""
     first, d = entries.first, a.difference
-    assert d.low is not None
-    assert d.high is not None
+    known = d.low is not None and d.high is not None
+    interval = (
+        f"95 % interval of the difference {d.low:+.2f} to {d.high:+.2f}" if known else "no interval: all are equal"
+    )
     cost = "" if first.cost is None else f" ({quantity(first.cost, entries.unit)})"
     over = f" in the mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
     text = (
         f"{first.name} has {a.top1:.2f} % of the test images right{over}, {a.others} random networks of equal "
-        f"predicted {entries.metric}{cost} {a.others_top1:.2f} %: {_points(d.points)} (95 % interval of the difference "
-        f"{d.low:+.2f} to {d.high:+.2f}). It is better than {a.better_than} of the {a.others}; a random network ranks "
-        f"so high with probability {a.chance:.2g}. "
+        f"predicted {entries.metric}{cost} {a.others_top1:.2f} %: {_points(d.points)} ({interval}). It is better than "
+        f"{a.better_than} of the {a.others}; a random network ranks so high with probability {a.chance:.2g}. "
     )
+    if d.low is None or d.high is None or d.low <= 0 <= d.high:
+        return f"{text}So this does not show that it is better than chance."
     if d.high < 0:
         return f"{text}So it is worse than what chance gives: that search has failed."
-    if d.low > 0 and a.chance <= SELDOM:
+    if a.chance <= SELDOM:
         return f"{text}So it is better than chance."
-    if d.low > 0:
-        needed = math.ceil(1 / SELDOM) - 1
-        short = f"; to rank above chance takes {needed} random networks" if a.others < needed else ""
-        return f"{text}So it is better than random networks are on average{short}."
-    return f"{text}So this does not show that it is better than chance."
+    needed = math.ceil(1 / SELDOM) - 1
+    short = f"; to rank above chance takes {needed} random networks" if a.others < needed else ""
+    return f"{text}So it is better than random networks are on average{short}."
 
 
 def write_results(out: Path, sweep: RetrainSweep) -> None:

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+import proxyless_nas.retrainings.run
 from engine.config import config_text, validate
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
+from proxyless_nas.commands import main
 from proxyless_nas.retrainings.figures import Spread, against_random, difference_of, spread_of
 from proxyless_nas.retrainings.networks import TOLERANCE, Entries, Entry, entries_of, saved
 from proxyless_nas.retrainings.results import Outcome, RetrainSweep, write_results
@@ -176,6 +178,7 @@ def sweep_of(tmp_path, accuracies, seeds=(0,)):
         (99.0, [90.0 + i / 10 for i in range(19)], "So it is better than chance."),
         (99.0, [90.0, 90.1, 90.2], "on average; to rank above chance takes 19 random networks."),
         (90.1, [90.0, 90.1, 90.2], "So this does not show that it is better than chance."),
+        (70.0, [90.0, 90.0, 90.0], "So this does not show that it is better than chance."),  # no error can be estimated
         (70.0, [90.0, 90.1, 90.2], "So it is worse than what chance gives: that search has failed."),
     ],
 )
@@ -207,6 +210,34 @@ def test_the_files_have_each_network_and_run(tmp_path):
     given = [Entry(e.name, None, None) for e in sweep.entries.all]
     texts = RetrainSweep(Entries(tuple(given)), sweep.outcomes, sweep.seeds, sweep.config).verdict
     assert texts[0].startswith("1 has 1.25 points less than own (95 % interval of the difference -")
+
+
+def test_the_command_passes_all_on_and_prints_the_table_and_the_verdict(tmp_path, monkeypatch, capsys):
+    """key=value among the architectures is an override, as it was when there was one architecture."""
+    seen: list[object] = []
+
+    def sweep(*given: object, **settings: object) -> RetrainSweep:
+        seen.extend([*given, settings])
+        return sweep_of(tmp_path, [[91.0, 92.0], [90.0, 90.5], [89.0, 88.0]], seeds=(0, 1))
+
+    monkeypatch.setattr(proxyless_nas.retrainings.run, "retrain_sweep", sweep)
+    words = ["retrain", "recipe", "--arch", "a.json", "runs/b", "retrain.epochs=1", "--seeds", "0", "1", "--out", "o"]
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--random", "2", "data.workers=0"])
+    assert not end.value.code
+    config, architectures, out, settings = seen
+    assert (config, architectures, out) == (Path("recipe"), [Path("a.json"), Path("runs/b")], Path("o"))
+    assert settings == {
+        "random": 2, "seeds": [0, 1], "jobs": 1, "resume": False, "allow_modules": [],
+        "overrides": ["data.workers=0", "retrain.epochs=1"],
+    }  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "[ms]" in printed
+    assert printed.index("91.50") < printed.index("90.25") < printed.index("88.50") < printed.index("own has 91.50 %")
+    with pytest.raises(SystemExit) as end:
+        main(["retrain", "recipe", "--arch", "a.json", "--jobs", "2", "--out", "o"])
+    assert end.value.code == 2
+    assert "--jobs: got one retraining; give several architectures, --random or --seeds" in capsys.readouterr().err
 
 
 # --- real processes --------------------------------------------------------------------------------------------------
