@@ -21,11 +21,11 @@ from engine.config import ConfigFile
 from engine.data import DataConfig, ImageSet, Item, Splits, open_images
 from engine.data.folder import LAYOUTS, FolderImages
 from engine.data.images import MAX_CORRUPT_SHARE
-from engine.data.layout import undivided_layout
+from engine.data.layout import holds_shards, undivided_layout
 from engine.data.parts import Part, Parts
 from engine.data.pictures import UnreadableError, read_picture
 from engine.data.scan import class_folders, in_words
-from engine.data.shards import ShardImages, holds_shards
+from engine.data.shards import ShardImages
 from engine.data.survey import Place, Survey, survey
 from engine.errors import ConfigError, one_line
 from engine.files import as_path, nearest_path

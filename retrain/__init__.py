@@ -8,4 +8,5 @@
 - `report.py`: curves, pictures and result.json; `source.py`: which search the architecture came from
 - `weights.py`: networks with the weights of a checkpoint; `evaluation.py`: their accuracy; `predict.py`: their classes
 - `several.py`: many retrainings side by side
+`result.py` reads the result of a retraining that has ended.
 """

@@ -14,7 +14,7 @@ from torch import nn
 
 from engine.config import differences, keys_of, naming
 from engine.data import ImageSet, Preprocessing, Splits, evaluation_batches, open_images, statistics_batches
-from engine.data.folder import open_test_images
+from engine.data.evaluated import open_test_images
 from engine.device import memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group
 from engine.errors import ConfigError

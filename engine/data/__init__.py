@@ -3,7 +3,7 @@
 - `config.py`: the YAML section `data`
 - `images.py`: an image set, an item, a batch
 - `sources.py`, `cluttered.py`: sets that fit in memory, which `memory.py` augments
-- `folder.py`: sets of image files, which `pictures.py` decodes
+- `folder.py`: sets of image files, which `pictures.py` decodes; `evaluated.py`: those that a network is evaluated on
 - `parts.py`: what is found of them: in folders (`layout.py`, `scan.py`) or by a CSV list (`listed.py`);
   `label_files.py`: the labels of images that lie in one folder; `survey.py`: what the files hold
 - `augmentation.py`: how training images are changed beside cropping and mirroring

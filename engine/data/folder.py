@@ -20,7 +20,7 @@ from engine.data.augmentation import Augmentation, filling
 from engine.data.cache import DecodedPictures
 from engine.data.config import DataConfig
 from engine.data.images import AUGMENTATION, Batch, CorruptFiles, FileList, Item, RawBatch, Splits
-from engine.data.layout import Layout, evaluation_layout, folder_layout
+from engine.data.layout import Layout, folder_layout
 from engine.data.listed import listed_layout
 from engine.data.memory import Recipe
 from engine.data.on_gpu import encoded
@@ -30,7 +30,6 @@ from engine.data.preprocessing import MEAN_OF_PHOTOGRAPHS, STD_OF_PHOTOGRAPHS, P
 from engine.data.readers import Readers
 from engine.data.sources import check_classes
 from engine.errors import ConfigError
-from engine.files import nearest_path
 from engine.seeding import mix
 
 LAYOUTS: dict[str, Callable[[DataConfig], Layout]] = {
@@ -300,55 +299,3 @@ def open_files(config: DataConfig, *, input_size: int, channels: int, classes: i
     assert parts.test is not None  # these layouts have one
     selecting = images(parts.validation) if parts.validation is not None else None
     return Splits(images(parts.train), images(parts.test), layout.class_names, selecting)
-
-
-def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> tuple[FolderImages, tuple[str, ...]]:
-    """Returns the image files to evaluate a network on, and the names of their classes, sorted.
-
-    root: a folder that holds val/ or test/ with one folder per class, or with all images and a file of their labels
-    (engine/data/label_files.py); one that holds the class folders itself; or one of shards with a part test
-    (engine/data/shards.py). classes: how many there must be. Raises ConfigError, whose place is the root's path, if
-    there are others, or a class has no image.
-    """
-    from engine.data.shards import holds_shards, open_test_shards  # which imports this module
-
-    if preprocessing.colours not in (1, 3):
-        found = f"image files give 1 or 3 channels, but the network's images have {preprocessing.colours}"
-        raise ConfigError(str(root), found)
-    if holds_shards(root):
-        return open_test_shards(root, preprocessing, classes)
-    folder, layout = _evaluation_layout(root, classes)
-    try:
-        parts = layout.parts()
-    except ConfigError as error:
-        raise error if error.where != "data.root" else error.at(str(folder)) from None
-    parts.log_left_out()
-    part = parts.train
-    return FolderImages(part.root, part.files, part.labels, preprocessing, flip=False), layout.class_names
-
-
-def check_test_images(root: Path, classes: int) -> None:
-    """Raises what open_test_images raises if there is no such folder, or it has other numbers of classes. Image files
-    are not listed. Call it before a network for them is loaded or downloaded."""
-    from engine.data.shards import check_test_shards, holds_shards
-
-    if holds_shards(root):
-        check_test_shards(root, classes)
-    else:
-        _evaluation_layout(root, classes)
-
-
-def _evaluation_layout(root: Path, classes: int) -> tuple[Path, Layout]:
-    """Returns the folder of the images to evaluate a network on, and its layout. Raises ConfigError."""
-    if not os.path.isdir(root):
-        accepted = "a folder that holds val/ (or test/) with one folder per class"
-        raise ConfigError(str(root), "no such folder", accepted, suggestion=nearest_path(root))
-    folder = root
-    try:
-        folder, layout = evaluation_layout(root)
-        if len(layout.class_names) != classes:
-            found = f"has {len(layout.class_names)} class folders"
-            raise ConfigError(str(folder), found, f"{classes}, one for each class of the network")
-    except ConfigError as error:
-        raise error if error.where != "data.root" else error.at(str(folder)) from None
-    return folder, layout

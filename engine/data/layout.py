@@ -21,12 +21,21 @@ VALIDATION_FOLDERS = ("val", "valid", "validation")
 """The names of the folder between train/ and test/, of which a set has one at most."""
 
 
+SHARD_INDEX = "index.json"
+"""The file by which a folder of shards is recognised."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The classes of a set of files, which cost little to find, and the function that finds the files."""
 
     class_names: tuple[str, ...]
     parts: Callable[[], Parts]
+
+
+def holds_shards(root: Path) -> bool:
+    """Returns whether a folder is one of shards (engine/data/shards.py)."""
+    return (root / SHARD_INDEX).is_file()
 
 
 def folder_layout(config: DataConfig) -> Layout:
@@ -36,8 +45,6 @@ def folder_layout(config: DataConfig) -> Layout:
     that is absent. If a folder has both, val/ is the validation part. With `data.test` the folder that has no test part
     is divided. Raises ConfigError, and so does `parts`, as `engine.data.open_images` does.
     """
-    from engine.data.shards import holds_shards  # which imports this module
-
     assert config.root is not None  # DataConfig requires it
     root = in_home(config.root)
     if not os.path.isdir(root):

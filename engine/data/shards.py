@@ -31,6 +31,7 @@ from engine.config import Section, validate
 from engine.data.config import DataConfig
 from engine.data.folder import AUGMENTATION_VERSION, FolderImages, recipe_of_photographs
 from engine.data.images import FileList, Splits
+from engine.data.layout import SHARD_INDEX
 from engine.data.order import random_numbers
 from engine.data.pictures import UnreadableError, content_of
 from engine.data.preprocessing import Preprocessing
@@ -39,7 +40,7 @@ from engine.errors import Action, ConfigError, UserError
 from engine.files import in_home, nearest_path, read_bytes, read_json, reason_of, replacing_folder, writing
 from engine.progress import Report, reported, silent
 
-INDEX = "index.json"
+INDEX = SHARD_INDEX
 FORMAT = "proxylessnas/shards@1"
 SHARD_BYTES = 256 << 20
 """The size of a shard if none is asked for."""
@@ -264,14 +265,9 @@ def open_shards(config: DataConfig, *, input_size: int, channels: int, classes: 
     return Splits(images("train"), images("test"), index.classes, selecting)
 
 
-def holds_shards(root: Path) -> bool:
-    """Returns whether a folder is one that `pack` has written."""
-    return (root / INDEX).is_file()
-
-
 def open_test_shards(root: Path, preprocessing: Preprocessing, classes: int) -> tuple[ShardImages, tuple[str, ...]]:
     """Returns the test images in a folder of shards and the names of their classes; see
-    `engine.data.folder.open_test_images`. Raises ConfigError, whose place is the root's path."""
+    `engine.data.evaluated.open_test_images`. Raises ConfigError, whose place is the root's path."""
     with _placed_at(root):
         index = check_test_shards(root, classes)
         part = index.parts["test"]

@@ -127,7 +127,7 @@ def _on_config(args: argparse.Namespace, group: Group, report: Report) -> Scores
 def _on_folder(args: argparse.Namespace, group: Group, report: Report) -> Scores:
     import torch
 
-    from engine.data.folder import check_test_images
+    from engine.data.evaluated import check_test_images
     from engine.run_config import RunConfig
     from proxyless_nas.sources import sized, trained_network
     from published.networks import is_named, named

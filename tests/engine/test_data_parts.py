@@ -12,7 +12,7 @@ import scipy.io
 
 from engine.config import Section, validate
 from engine.data import DataConfig, Item, Splits, open_images
-from engine.data.folder import open_test_images
+from engine.data.evaluated import open_test_images
 from engine.data.parts import Part, Parts, held_out
 from engine.data.preprocessing import Preprocessing
 from engine.errors import ConfigError

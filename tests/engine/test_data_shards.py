@@ -14,7 +14,7 @@ import torch
 
 from engine.data import BatchStream, DataConfig, evaluation_batches, open_images, stratified_split, subset
 from engine.data import shards as module
-from engine.data.folder import check_test_images, open_test_images
+from engine.data.evaluated import check_test_images, open_test_images
 from engine.data.preprocessing import Preprocessing
 from engine.data.shards import INDEX, pack
 from engine.errors import ConfigError, UserError

@@ -11,12 +11,14 @@ import statistics
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy import stats
 
+import engine.children
 import proxyless_nas.retrainings.run
-from engine.config import config_text, validate
+from engine.config import config_text
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
 from proxyless_nas.commands import main
@@ -28,7 +30,7 @@ from retrain.loop import run_retrain
 from search.config import SearchConfig
 from supernet.architecture import Architecture
 from supernet.design_file import read_design
-from supernet.space import Space, SpaceConfig
+from supernet.space import Space
 
 OWN = [91.0, 92.5, 91.8]
 OTHERS = [90.1, 91.2, 90.7, 91.9, 89.8]
@@ -243,35 +245,39 @@ def test_the_command_passes_all_on_and_prints_the_table_and_the_verdict(tmp_path
 # --- real processes --------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_and_a_failing_retraining_leave_the_others_and_a_resume_completes_them(
-    run, tmp_path, shell, monkeypatch
-):
+def test_a_killed_retraining_fails_and_a_resume_completes_it(run, tmp_path, shell, monkeypatch):
     """SIGKILL in the middle of a retraining; the result after a resume is that of one which nobody killed."""
     for name, value in shell.items():
         monkeypatch.setenv(name, value)
-    other = {"input_size": 8, "input_channels": 1, "classes": 3, "stem": {"width": 8}, "feature_mix": 8}
-    stages = [{"width": 8, "candidates": ["conv_k1", "mbconv_k3_e1"]}]
-    wrong = Architecture(Space(validate(SpaceConfig, other | {"stages": stages}, "space")), (0,), "wrong")
-    recipe = RECIPE | {"retrain": {"epochs": 25, "batch_size": 4}}
-    log = tmp_path / "out" / "macs-seed3" / "metrics.jsonl"
+    recipe = RECIPE | {"retrain": {"epochs": 60, "batch_size": 4}}
+    given, log = {"macs": run}, tmp_path / "out" / "macs-seed3" / "metrics.jsonl"
+    started: list[int] = []
+    begin = engine.children.subprocess.Popen
+
+    def popen(*words: Any, **settings: Any) -> Any:
+        process = begin(*words, **settings)
+        started.append(process.pid)
+        return process
 
     def kill() -> None:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 200
         while time.monotonic() < until and (not log.exists() or log.read_bytes().count(b"\n") < 9):
-            time.sleep(0.01)
-        process = int(next(p for p in Path("/proc").iterdir() if p.name.isdigit() and works_on(p, log.parent)).name)
-        os.kill(process, signal.SIGKILL)
+            time.sleep(0.005)
+        os.kill(started[-1], signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    given = {"macs": run, "wrong": wrong}
-    first = retrain_sweep(recipe, given, tmp_path / "out", seeds=[3], jobs=2)
-    killer.join()
-    killed, failed = first.outcomes
+    monkeypatch.setattr(engine.children.subprocess, "Popen", popen)
+    for _ in range(3):  # a busy machine may come too late to kill it
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        killer = threading.Thread(target=kill)
+        killer.start()
+        first = retrain_sweep(recipe, given, tmp_path / "out", seeds=[3])
+        killer.join()
+        (killed,) = first.outcomes
+        if killed.status != "ended":
+            break
     assert (killed.status, killed.error) == ("failed", "killed by signal 9 (SIGKILL)")
-    assert failed.status == "failed"
-    assert "classes" in failed.error
     assert first.exit_status == 1
+    assert first.verdict == ()
     with pytest.raises(ConfigError, match=r"macs-seed3 holds a run already; continue the sweep with --resume"):
         retrain_sweep(recipe, given, tmp_path / "out", seeds=[3])
     sweep = retrain_sweep(recipe, {"macs": run}, tmp_path / "out", seeds=[3], resume=True)
@@ -287,11 +293,3 @@ def test_a_killed_and_a_failing_retraining_leave_the_others_and_a_resume_complet
     assert log.stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match=r"retrain\.lr: .* -> 0\.7"):
         retrain_sweep(recipe, {"macs": run}, tmp_path / "out", seeds=[3], resume=True, overrides=["retrain.lr=0.7"])
-
-
-def works_on(process: Path, folder: Path) -> bool:
-    """Returns whether a process of /proc was started to work in a folder."""
-    try:
-        return str(folder).encode() in (process / "cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
