@@ -5,8 +5,8 @@
 - `state.py`: what a checkpoint holds beside tensors
 - `start.py`: weights to begin with; `teacher.py`: networks to learn from
 - `data.py`: the images in the shape of a network; `preprocessing.py`: how a checkpoint records their way into it
-- `report.py`: curves, pictures and result.json; `source.py`: which search the architecture came from
+- `report.py`: curves, pictures and result.json, which `result.py` reads; `source.py`: which search the architecture
+  came from
 - `weights.py`: networks with the weights of a checkpoint; `evaluation.py`: their accuracy; `predict.py`: their classes
 - `several.py`: many retrainings side by side
-`result.py` reads the result of a retraining that has ended.
 """
