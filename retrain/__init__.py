@@ -2,7 +2,7 @@
 
 - `config.py`: the YAML sections `retrain`, `retrain.augment`, `retrain.teacher`
 - `loop.py`: the training loop; `recipe.py`: what a step needs; `passes.py`: the gradients of a batch, compiled or not
-- `state.py`: what a checkpoint holds beside tensors
+- `standing.py`: evaluations and the best epoch; `state.py`: what a checkpoint holds beside tensors
 - `start.py`: weights to begin with; `teacher.py`: networks to learn from
 - `data.py`: the images in the shape of a network; `preprocessing.py`: how a checkpoint records their way into it
 - `report.py`: curves, pictures and result.json, which `result.py` reads; `source.py`: which search the architecture

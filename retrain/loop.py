@@ -26,8 +26,6 @@ from engine.data import (
     class_weights,
     evaluation_batches,
     statistics_batches,
-    stratified_split,
-    subset,
 )
 from engine.data.augmentation import augmented
 from engine.device import autocast, memory_format, on_device, prepare_device, seed_draws
@@ -62,8 +60,9 @@ from retrain.recipe import (
 )
 from retrain.report import CURVES, log_begin, log_end, log_evaluation, log_images, predicted_latency, result_of
 from retrain.source import record_source
+from retrain.standing import Standing, parts_of
 from retrain.start import FindPublished, Trained, begin_with, checksum, design_of_start, find_trained, none_published
-from retrain.state import Best, Evaluated, PlainContent, ScalerRecord, set_statistics, statistics_of
+from retrain.state import Best, PlainContent, ScalerRecord, set_statistics, statistics_of
 from retrain.teacher import Teacher, open_teacher
 from retrain.weights import (
     SPACE_KEYS,
@@ -279,7 +278,8 @@ class _Retrain:
         self.classes = architecture.classes
         settings, run = config.retrain, config.run
         self.augment = augmentation_for(architecture.complexity.macs, settings.augment)
-        train, self.held_out = _parts(images, settings, run.seed)
+        train, self.held_out = parts_of(images, settings, mix(run.seed, HELD_OUT))
+        self.standing = Standing(images.test, self.held_out)
         try:
             train = augmented(train, self.augment.of(settings.epochs))
         except InvalidError as error:
@@ -304,14 +304,6 @@ class _Retrain:
         self.step = 0
         self.saved: int | None = None
         """The step of the last checkpoint of this process."""
-        self.evaluated: Evaluated | None = None
-        """The last evaluation; None before the first one."""
-        self.counts: ClassCounts | None = None
-        """How the images of each class were classified in it; None if this process has made none."""
-        self.best: Best | None = None
-        """The best epoch so far, if images are held out to choose it by."""
-        self.highest = 0.0
-        """The highest accuracy of all evaluations, in percent."""
         corrupt = self._restored(*newest) if newest else ()
         self.stream = BatchStream(
             train,
@@ -385,7 +377,7 @@ class _Retrain:
                         if self.metrics:
                             self.metrics.scalars(self.step, scalars)
                         shown = {"loss": scalars["train/loss"], "top1": scalars["train/top1"], "images/s": speed}
-                        progress.update(self.step, **shown, **self._standing())
+                        progress.update(self.step, **shown, **self.standing.in_words())
                     if self.metrics and self._new_size():
                         log_images(self.metrics, self.step, batch.images, self.images.train.preprocessing)
                     self._epoch_end(loss)
@@ -421,14 +413,6 @@ class _Retrain:
             words.append(f"{len(self.held_out)} images held out to choose an epoch by")
         return "; ".join(words)
 
-    def _standing(self) -> dict[str, float | str]:
-        """Returns the last and the highest accuracy so far, for the progress bar."""
-        if self.evaluated is None:
-            return {}
-        part, found = "test" if self.held_out is None else "validation", self.evaluated
-        words = f"{found.scores.top1:.2f} % (highest {self.highest:.2f} %)"
-        return {part: words if found.raw is None else f"{words}, not averaged {found.raw.top1:.2f} %"}
-
     def _new_size(self) -> bool:
         """Returns whether the step just done is the first one, or the first with training images of its size."""
         if self.step == 1:
@@ -450,21 +434,13 @@ class _Retrain:
     def _evaluate(self) -> None:
         """Evaluates the network on the images held out, or on the test images if there are none, and the averaged
         network beside it; keeps the weights of the best epoch if it is chosen by the images held out."""
-        images, name = (self.images.test, "test") if self.held_out is None else (self.held_out, "validation")
-        final = self._final_network()
-        scores, self.counts = self._scores(final, images)
+        final, images = self._final_network(), self.standing.images
+        scores, counts = self._scores(final, images)
         raw = None if final is self.network else self._scores(self.network, images)[0]
-        self.evaluated = Evaluated(self.step, scores, raw)
-        self.highest = max(self.highest, scores.top1)
-        if self.held_out is not None and (self.best is None or scores.top1 > self.best.top1):
-            weights = {key: value.detach().clone() for key, value in final.state_dict().items()}
-            self.best = Best(self.step, scores.top1, weights)
+        self.standing.add(self.step, final, scores, counts, raw)
         if self.metrics:
-            figures = accuracy_curves(name, (scores.loss, scores.top1, scores.top5), self.classes)
-            if raw is not None:
-                figures |= accuracy_curves(f"{name}_not_averaged", (raw.loss, raw.top1, raw.top5), self.classes)
-            self.metrics.scalars(self.step, figures)
-            log_evaluation(self.metrics, self.step, self.counts, self.images.class_names)
+            self.metrics.scalars(self.step, self.standing.curves(self.classes))
+            log_evaluation(self.metrics, self.step, counts, self.images.class_names)
 
     def _final_network(self) -> nn.Module:
         """Returns the network that is the result if the training ends now: the averaged one, if there is one."""
@@ -472,18 +448,18 @@ class _Retrain:
 
     def _result(self) -> RetrainResult:
         """Writes and returns the result, after the last step."""
-        network, found = self._final_network(), self.evaluated
-        if self.best is not None:
-            network.load_state_dict(self.best.weights)
-            log.info("the result is the network of step %d, the best on the images held out", self.best.step)
-        at_end = found if found is not None and found.step == self.steps and self.best is None else None
-        if at_end is not None and self.counts is not None:
-            test, counts = at_end.scores, self.counts
+        network, found, best = self._final_network(), self.standing.evaluated, self.standing.best
+        if best is not None:
+            network.load_state_dict(best.weights)
+            log.info("the result is the network of step %d, the best on the images held out", best.step)
+        at_end = self.standing.at_end(self.steps)
+        if at_end is not None and self.standing.counts is not None:
+            test, counts = at_end, self.standing.counts
         else:  # also in a finished run that is resumed, in which no step is left
             test, counts = self._scores(network, self.images.test)
-            test = at_end.scores if at_end is not None else test
+            test = at_end if at_end is not None else test
         if self.metrics:
-            if self.best is not None:
+            if best is not None:
                 log_evaluation(self.metrics, self.step, counts, self.images.class_names)
             log_end(self.metrics, self.step, self.architecture, test, self.predicted_ms)
             self.metrics.flush()
@@ -491,10 +467,10 @@ class _Retrain:
             record = {"architecture": self.architecture.name, "epochs": self.config.retrain.epochs}
             record |= result_of(test, counts, self.images.class_names)
             if found is not None and found.raw is not None:
-                record["test_not_averaged" if self.best is None else "validation_not_averaged"] = asdict(found.raw)
-            if self.best is not None:
-                epoch = self.best.step / self.stream.batches_per_epoch
-                record["chosen"] = {"step": self.best.step, "epoch": epoch, "validation_top1": self.best.top1}
+                record[f"{self.standing.part}_not_averaged"] = asdict(found.raw)
+            if best is not None:
+                epoch = best.step / self.stream.batches_per_epoch
+                record["chosen"] = {"step": best.step, "epoch": epoch, "validation_top1": best.top1}
             write_atomically(self.out / "result.json", json.dumps(record, indent=2) + "\n")
         return RetrainResult(self.architecture, network, test)
 
@@ -527,9 +503,8 @@ class _Retrain:
             state["scaler"] = self.scaler.state_dict()
         if self.averaged:
             state["ema"] = self.averaged.network.state_dict()
-        if self.best is not None:
-            state["best"] = self.best.weights
-        evaluated, best = self.evaluated, self.best
+        if self.standing.best is not None:
+            state["best"] = self.standing.best.weights
         kept = {
             "format": FORMAT,
             "network": in_words(self.architecture),
@@ -538,13 +513,10 @@ class _Retrain:
             "classes": list(self.images.class_names),
             "preprocessing": self.images.train.preprocessing.record(),
             "epoch": self.step / self.stream.batches_per_epoch,
-            "test" if self.held_out is None else "validation": evaluated.record() if evaluated else None,
+            **self.standing.record(),
             "retrain": state | ({"statistics": own} if own else {}),
             "corrupt": sorted(self.stream.corrupt),
-            "highest": self.highest if evaluated else None,
         }
-        if best is not None:
-            kept["best"] = {"step": best.step, "top1": best.top1}
         self.checkpoints.save(self.step, kept)
 
     def _place(self, step: int) -> str:
@@ -568,7 +540,7 @@ class _Retrain:
         with self._fitting(step):
             state = checkpoint["retrain"]
             net, optimizer, each = state["net"], state["optimizer"], state.get("statistics", [])
-            evaluated = checkpoint.get("test" if self.held_out is None else "validation")
+            evaluated = checkpoint.get(self.standing.part)
             rest = {"step": state["step"], "corrupt": checkpoint["corrupt"], "test": evaluated}
             rest |= {key: checkpoint.get(key) for key in ("best", "highest")}
             plain = validate(PlainContent, rest, "the checkpoint")
@@ -592,13 +564,11 @@ class _Retrain:
             if self.averaged:
                 self.averaged.network.load_state_dict(state["ema"])
             if plain.best is not None:
-                self.best = Best(plain.best.step, plain.best.top1, state["best"])
+                self.standing.best = Best(plain.best.step, plain.best.top1, state["best"])
             if len(each) == self.group.world_size > 1:
                 set_statistics(networks, each[self.group.rank])
         self.step = step
-        if plain.test is not None:
-            self.evaluated = Evaluated.of_record(plain.test)
-            self.highest = plain.highest or plain.test.top1
+        self.standing.restore(plain)
         return plain.corrupt
 
     def _scores(self, network: nn.Module, images: ImageSet) -> tuple[Evaluation, ClassCounts]:
@@ -607,19 +577,3 @@ class _Retrain:
         settings, workers = self.config.retrain, self.config.data.workers
         batches = evaluation_batches(images, settings.batch_size, workers, device=self.device, **self.group.slice)
         return evaluate_by_class(network, batches, self.device, self.config.run, self.classes, self.group)
-
-
-def _parts(images: Splits, settings: RetrainSettings, seed: int) -> tuple[ImageSet, ImageSet | None]:
-    """Returns the images to train on, and those to choose an epoch by: the data's own, or a part of the training ones;
-    None if there are none."""
-    train = images.train
-    if settings.validation is None:
-        return train, images.validation
-    if images.validation is not None:
-        found = f"got {settings.validation}, but the data have {len(images.validation)} images to choose an epoch by"
-        raise ConfigError("retrain.validation", found, remedy="remove it")
-    try:
-        kept, held_out = stratified_split(train.labels, settings.validation, mix(seed, HELD_OUT))
-    except ConfigError as error:
-        raise error.at("retrain.validation") from None
-    return subset(train, kept), subset(train, held_out)
