@@ -10,8 +10,9 @@ import torchvision
 from PIL import Image
 
 from engine.config import Section, validate
-from engine.data import DataConfig, Item, evaluation_batches, open_images
+from engine.data import DataConfig, Item, evaluation_batches, memory, open_images
 from engine.data.cluttered import cluttered
+from engine.data.memory import MemoryImages, Recipe
 from engine.data.preprocessing import resized
 from engine.errors import ConfigError
 from tests.engine.image_folder import write_images
@@ -251,3 +252,18 @@ def test_a_folder_that_lacks_a_part_or_a_class_is_refused_in_one_line(tmp_path):
     fails(r"space\.classes: got 10, but data\.name 'folder' has 3 classes", name="folder", root=tmp_path)
     fails(r"space\.input_channels: got 4", name="folder", root=tmp_path, classes=3, channels=4)
     fails(r"data\.root: class folder '.*class2' has no image", name="folder", root=tmp_path, classes=3)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_a_training_image_in_memory_is_the_drawn_window_of_the_padded_picture(flip):
+    """Zero padding of S // 8 pixels, a window of S x S, then mirrored (He et al. 2015), for every place of a window."""
+    pixels = torch.randint(1, 256, (60, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    recipe = Recipe((0.5,) * 3, (0.25,) * 3, flip)
+    images = MemoryImages(pixels, np.zeros(60), recipe, channels=3)
+    shown = images.read([Item(4, epoch, i) for epoch in (0, 1) for i in range(60)], augment=True).pixels
+    padded = torch.nn.functional.pad(pixels, [2] * 4)
+    places = [memory._draws(4, epoch, 60, 2) for epoch in (0, 1)]
+    for k, (top, left, mirrored) in enumerate(np.concatenate(places).tolist()):
+        window = padded[k % 60, :, top : top + 16, left : left + 16]
+        assert torch.equal(shown[k], window.flip(-1) if flip and mirrored else window)
+    assert len({tuple(place) for place in np.concatenate(places).tolist()}) > 40  # of 50

@@ -131,9 +131,11 @@ def test_layers_of_equal_shape_share_a_program_and_one_that_cannot_be_compiled_r
     assert told == ["a loop over data", None, None]
     assert calls == ["layer1", "layer4", "layer1", "layer1", "layer4"]  # each once as a trial, then all in turn
     other = Network(network.architecture)
-    other.load_state_dict(before)  # the trial has changed no statistics
+    other.load_state_dict(before)
     with torch.random.fork_rng():
         assert torch.equal(logits, other(images))
+    after = other.state_dict()  # of one pass: the trial has changed no statistics
+    assert all(torch.equal(value, after[name]) for name, value in network.state_dict().items())
 
 
 def test_without_a_compiler_one_line_says_what_to_do(architecture, tmp_path, monkeypatch):
