@@ -19,10 +19,11 @@ the steps between two points of the curves, without start, evaluation and checkp
                           on this machine, whatever they are
     gpu_*                 the same on a GPU with batches of 256 in bfloat16, where there is one; gpu_loop_jpeg_decoded:
                           with data.decode=cuda, where TorchCodec is installed
-    gpu_passes_*          images per second of forward, backward and optimizer on a GPU: op by op (ops), with cuDNN's
-                          trial of kernels (cudnn), as a CUDA graph (graph), compiled (compiled), both
-                          (compiled_graph); of the network below (imagenet) with batches of 256, and of one of
-                          NAS-Bench-Macro's space at 32 px with batches of 128 (small)
+    passes_*              images per second of forward, backward and optimizer: op by op (ops) and compiled (compiled),
+                          of the network below (imagenet) with batches of 16, and of one of NAS-Bench-Macro's space at
+                          32 px with batches of 32 (small); seconds_to_begin_*: of the first three steps
+    gpu_passes_*          the same on a GPU with batches of 256 and 128 in bfloat16, and with cuDNN's trial of kernels
+                          (cudnn), as a CUDA graph (graph), compiled and as a graph (compiled_graph)
 
 The files are photographs of 500 x 375 pixels, 110 kB on average (benchmarks/jpeg_files.py); `jpeg_bytes` has the mean.
 For a GPU, 22 of a class are distinct.
@@ -81,6 +82,8 @@ STEPS = 20
 LARGE = 256
 """The batch size on a GPU."""
 PASSES = {"small": 128, "imagenet": LARGE}
+PASSES_ON_CPU = {"small": 32, "imagenet": 16}
+KINDS_ON_CPU = ("ops", "compiled")
 KINDS = ("ops", "cudnn", "graph", "compiled", "compiled_graph")
 SMALL = "mbconv_k5_e6"
 BARS = {"loop_fake": 0.98, "loader": 1.5, "gpu_loop_fake": 0.98, "gpu_loop_jpeg": 0.95}
@@ -269,9 +272,10 @@ def trying_kernels(tried: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def of_passes(device: str, rounds: int, batches: dict[str, int], kinds: Sequence[str]) -> Iterator[dict[str, object]]:
-    """The keys gpu_passes_*, one after the other, so that those that are measured are printed."""
-    run = RunConfig.model_validate({"device": device, "amp": "bf16"})
+def of_passes(
+    prefix: str, run: RunConfig, rounds: int, batches: dict[str, int], kinds: Sequence[str]
+) -> Iterator[dict[str, object]]:
+    """The keys passes_*, one after the other, so that those that are measured are printed."""
     place = prepare_device(run)
     for name, batch in batches.items():
         design = architecture() if name == "imagenet" else small_architecture()
@@ -300,7 +304,8 @@ def of_passes(device: str, rounds: int, batches: dict[str, int], kinds: Sequence
                 ready = time.perf_counter() - began
                 speeds = [STEPS * batch / seconds(partial(steps, STEPS)) for _ in range(rounds)]
             key = f"passes_{name}_{kind}"
-            yield {f"gpu_{key}": round(statistics.median(speeds), 1), f"gpu_seconds_to_begin_{key}": round(ready, 1)}
+            yield {f"{prefix}{key}": round(statistics.median(speeds), 1)}
+            yield {f"{prefix}seconds_to_begin_{key.removeprefix('passes_')}": round(ready, 1)}
             del passes, network, optimizer, steps
             gc.collect()
 
@@ -409,8 +414,10 @@ def main() -> None:
             add(of_loops("gpu_", folder, LARGE, {"device": "cuda", "amp": "bf16"}, args.rounds, work))
         elif "gpu" in args.only:
             add({"gpu": "skipped: torch finds no CUDA device"})
-        if "passes" in args.only and torch.cuda.is_available():
-            for found in of_passes("cuda", args.rounds, PASSES, args.kinds):
+        if "passes" in args.only:
+            on_cpu = RunConfig(device="cpu"), args.rounds, PASSES_ON_CPU, [k for k in args.kinds if k in KINDS_ON_CPU]
+            on_gpu = RunConfig(device="cuda", amp="bf16"), args.rounds, PASSES, args.kinds
+            for found in of_passes("gpu_", *on_gpu) if torch.cuda.is_available() else of_passes("", *on_cpu):
                 add(found)
     record["verdicts"] = verdicts(record)
     record["date"] = time.strftime("%Y-%m-%d")
