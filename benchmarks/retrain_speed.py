@@ -173,6 +173,7 @@ def of_loops(
             alone_speeds.append(alone.speed())
             ratios[name].append(2 * speed / (alone_speeds[-2] + alone_speeds[-1]))
             speeds[name].append(speed)
+            print(f"round {r}: {prefix}{name} {ratios[name][-1]:.4f}, {speed:.1f} images per second", flush=True)
     found: dict[str, object] = {f"{prefix}model_alone": round(statistics.median(alone_speeds), 1)}
     for name in cases:
         found[f"{prefix}{name}"] = round(statistics.median(ratios[name]), 4)

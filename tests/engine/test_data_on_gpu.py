@@ -167,8 +167,10 @@ def test_torchcodec_decodes_what_pillow_decodes(root, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_gpu_decodes_the_batches_of_a_cpu_up_to_a_few_levels(root, workers):
+    """A GPU repeats the colour samples that libjpeg interpolates. These small, steeply coloured pictures differ by 1.6
+    levels of 255 on average on an H100; by 2.1, at most 28, if libjpeg repeats them too."""
     mine = first(root, workers=workers, device=torch.device("cuda"))
     for one, other in zip(mine, first(root, on_gpu=False), strict=True):
         difference = (one.images.cpu() - other.images).abs() * 255 * 0.224
-        assert difference.mean() < 1
-        assert difference.max() < 16
+        assert difference.mean() < 2.5
+        assert difference.max() < 40
