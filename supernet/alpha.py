@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from supernet.space import Edge, Space
+from supernet.space import Edge, Layer, Space
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,12 @@ class Alpha:
     def with_values(self, values: Tensor) -> Alpha:
         """Returns other values (E, N) of the same candidates."""
         return replace(self, values=values)
+
+    @property
+    def alike(self) -> tuple[int, ...]:
+        """A number for each row, the same for edges with the same layers; empty if the edges are not known."""
+        numbers: dict[tuple[Layer, ...], int] = {}
+        return tuple(numbers.setdefault(edge.layers, len(numbers)) for edge in self.edges)
 
     def log_probabilities(self) -> Tensor:
         """log softmax over each row's candidates: (E, N) float64, -inf where padded."""

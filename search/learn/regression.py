@@ -3,12 +3,15 @@
 An evaluation is the loss of one network with the supernet's weights on one validation batch. With h the one-hot choices
 of network m on batch b,
 
-    L_bm = beta_b + sum_e c_e,i(e) + noise,        c ~ N(0, a^2), noise ~ N(0, d^2),
+    L_bm = beta_b + sum_e c_e,i(e) + noise,        c ~ N(0, a^2 K), noise ~ N(0, d^2),
 
-where beta_b is what the batch does to every network alike, and the noise is what images and pairs of edges add. The
-posterior of c is that of a ridge regression of the centred losses on the centred choices, with ridge d^2 / a^2; both
-variances maximise the marginal likelihood of the centred losses (MacKay, Neural Computation 4(3), 1992). Only sums are
-kept: nothing grows with the number of evaluations, and old ones fade by a factor a step, since the weights go on
+where beta_b is what the batch does to every network alike, and the noise is what images and pairs of edges add. K
+correlates the effects of one candidate on alike edges, those with the same layers; it is 1 on the diagonal and 0
+elsewhere. Where the choices of two alike edges are exchanged, the network stays nearly the same, and exactly the same
+if one of the choices is `skip`, while their weights in the supernet differ. The posterior of c is that of a ridge
+regression of the centred losses on the centred choices, with the penalty d^2 / a^2 c^T K^-1 c; both variances and the
+correlation maximise the marginal likelihood of the centred losses (MacKay, Neural Computation 4(3), 1992). Only sums
+are kept: nothing grows with the number of evaluations, and old ones fade by a factor a step, since the weights go on
 learning.
 
 REINFORCE's gradient is the covariance of choices and losses under p (`reinforce.policy_gradient`), so both have the
@@ -39,6 +42,8 @@ Paths = tuple[int, ...]
 
 RATIOS = (1e-3, 1e9)
 """The bounds of d^2 / a^2 while the likelihood is maximised; at the upper one every effect is 0."""
+CORRELATIONS = (0.0, 0.5, 0.9, 0.99)
+"""The correlations between alike edges of which the likeliest is taken."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +131,66 @@ class Effects:
         return -self.mean / self.error if self.error > 0 else torch.zeros_like(self.mean)
 
 
-def fit(evidence: Evidence, mask: Tensor) -> Effects:
-    """Returns the posterior of c, with the variances that maximise the likelihood. mask (E, N): False for padding."""
-    values, vectors = np.linalg.eigh(evidence.squares.numpy())
+@dataclass(frozen=True)
+class _Ridge:
+    """A fit of the effects with one correlation between alike edges."""
+
+    cost: float
+    """Minus the log likelihood, up to a constant that all fits have in common."""
+    mean: np.ndarray
+    """(EN,): the posterior mean of c."""
+    covariance: np.ndarray
+    """(EN, EN): the posterior covariance of c."""
+    effect: float
+    """a."""
+    noise: float
+    """d."""
+
+
+def fit(evidence: Evidence, mask: Tensor, alike: Sequence[int] = ()) -> Effects:
+    """Returns the posterior of c, with the variances and the correlation that maximise the likelihood.
+
+    mask (E, N): False for padding. alike: a number for each edge, the same for edges with the same layers
+    (`Alpha.alike`); empty if no two edges have.
+    """
+    edges, candidates = mask.shape
+    correlations = CORRELATIONS if len(set(alike)) < len(alike) else CORRELATIONS[:1]
+    fits = [_ridge(evidence, _root(alike, correlation, edges, candidates)) for correlation in correlations]
+    found = [one for one in fits if one is not None]
+    if not found:
+        return Effects(torch.zeros(mask.shape, dtype=torch.float64), 0.0, 0.0, 0.0)
+    best = min(found, key=lambda one: one.cost)
+    c = torch.from_numpy(best.mean).reshape(edges, candidates)
+    counts = mask.sum(dim=1, keepdim=True)
+    c = torch.where(mask, c - (c * mask).sum(dim=1, keepdim=True) / counts, 0.0)
+    return Effects(c, _error(best.covariance, mask), best.effect, best.noise)
+
+
+def _root(alike: Sequence[int], correlation: float, edges: int, candidates: int) -> np.ndarray | None:
+    """Returns the symmetric root of K, (EN, EN); None if K is the identity."""
+    if correlation == 0.0:
+        return None
+    groups = np.asarray(alike)
+    K = np.where(groups[:, None] == groups[None, :], correlation, 0.0) + (1 - correlation) * np.eye(edges)
+    values, vectors = np.linalg.eigh(K)
+    root: np.ndarray = np.kron((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T, np.eye(candidates))
+    return root
+
+
+def _ridge(evidence: Evidence, root: np.ndarray | None) -> _Ridge | None:
+    """Returns the fit with the variances that maximise the likelihood; None if there is nothing to fit.
+
+    root: the symmetric root R of K, None for the identity. With c = R z, z has independent entries.
+    """
+    squares, products = evidence.squares.numpy(), evidence.products.numpy()
+    if root is not None:
+        squares, products = root @ squares @ root, root @ products
+    values, vectors = np.linalg.eigh(squares)
     values = np.maximum(values, 0.0)
-    along = vectors.T @ evidence.products.numpy()  # X^T y along each eigenvector
+    along = vectors.T @ products  # X^T y along each eigenvector
     seen = values > 1e-9 * max(float(values.max(initial=0.0)), 1e-300)
     if evidence.freedom <= 0 or evidence.energy <= 0 or not seen.any():
-        return Effects(torch.zeros(mask.shape, dtype=torch.float64), 0.0, 0.0, 0.0)
+        return None
     values, vectors, along = values[seen], vectors[:, seen], along[seen]
     explained = along**2 / values  # the part of y^T y along each direction of the choices
     rest = max(evidence.energy - float(explained.sum()), 0.0)
@@ -153,11 +210,9 @@ def fit(evidence: Evidence, mask: Tensor) -> Effects:
     shrink = values / (values + ratio)
     mean = vectors @ (along / (values + ratio))
     covariance = (noise**2 / ratio) * (np.eye(len(mean)) - (vectors * shrink) @ vectors.T)
-    edges, candidates = mask.shape
-    c = torch.from_numpy(mean).reshape(edges, candidates)
-    counts = mask.sum(dim=1, keepdim=True)
-    c = torch.where(mask, c - (c * mask).sum(dim=1, keepdim=True) / counts, 0.0)
-    return Effects(c, _error(covariance, mask), noise / float(np.sqrt(ratio)), noise)
+    if root is not None:
+        mean, covariance = root @ mean, root @ covariance @ root
+    return _Ridge(cost(log_ratio), mean, covariance, noise / float(np.sqrt(ratio)), noise)
 
 
 def preferences(alpha: Alpha, evidence: Evidence | None, method: str) -> Alpha:
@@ -169,7 +224,7 @@ def preferences(alpha: Alpha, evidence: Evidence | None, method: str) -> Alpha:
     """
     if evidence is None or method == "argmax":
         return alpha
-    return alpha.with_values(fit(evidence, alpha.mask).alpha())
+    return alpha.with_values(fit(evidence, alpha.mask, alpha.alike).alpha())
 
 
 def _error(covariance: np.ndarray, mask: Tensor) -> float:
@@ -214,9 +269,9 @@ def regression_step(
     networks = [drawn_from.sample_paths(generator) for _ in range(samples)]
     losses = group.mean_of(network_losses(net, batch, networks, autocast)).double().cpu()  # one copy to the host
     if not bool(losses.isfinite().all()):
-        return RegressionStep(math.nan, evidence, fit(evidence, mask))
+        return RegressionStep(math.nan, evidence, fit(evidence, mask, drawn_from.alike))
     evidence = evidence.with_batch(networks, losses, mask.shape[1])
-    return RegressionStep(float(losses.mean()), evidence, fit(evidence, mask))
+    return RegressionStep(float(losses.mean()), evidence, fit(evidence, mask, drawn_from.alike))
 
 
 @torch.no_grad()

@@ -96,8 +96,8 @@ def test_a_regression_is_derived_from_before_its_projection(run, finished, monke
     monkeypatch.setattr(search.many.family, "derive", lambda alpha, *more: wanted.append(alpha) or real(alpha, *more))
     derive_family(run, scored=False)
     state = Checkpoints(run / "checkpoints").newest()[1]["search"]
-    mask = torch.from_numpy(finished[1].architecture.space.mask)
-    assert torch.equal(wanted[0].values, fit(Evidence(**state["evidence"]), mask).alpha())
+    like = Alpha.of_space(finished[1].architecture.space)
+    assert torch.equal(wanted[0].values, fit(Evidence(**state["evidence"]), like.mask, like.alike).alpha())
     assert not torch.equal(wanted[0].values.float(), state["alpha"])
     derive_family(run, method="argmax", scored=False)  # which looks at no limit, so the tilt has to
     assert torch.equal(wanted[1].values, state["alpha"])
@@ -183,8 +183,8 @@ def test_each_member_is_the_likeliest_below_its_bound(run):
 def log_wanted(run, space):
     """Returns the log probabilities (E, N) that a derivation from the newest checkpoint maximises."""
     evidence = Checkpoints(run / "checkpoints").newest()[1]["search"]["evidence"]
-    mask = torch.from_numpy(space.mask)
-    return Alpha(fit(Evidence(**evidence), mask).alpha(), mask).log_probabilities().numpy()
+    like = Alpha.of_space(space)
+    return like.with_values(fit(Evidence(**evidence), like.mask, like.alike).alpha()).log_probabilities().numpy()
 
 
 def test_the_files_of_a_family(run):

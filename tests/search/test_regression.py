@@ -12,7 +12,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from engine.data import Batch
-from search.learn.regression import Evidence, choices, fit, network_losses, regression_step, restored
+from search.learn.regression import CORRELATIONS, Evidence, choices, fit, network_losses, regression_step, restored
 from search.learn.reinforce import policy_gradient
 from supernet.alpha import Alpha
 from supernet.supernet import Supernet
@@ -99,6 +99,70 @@ def test_the_mean_is_the_ridge_regression_of_its_own_ratio(effects):
     plain = plain.reshape(MASK.shape)
     plain = torch.where(MASK, plain - (plain * MASK).sum(1, keepdim=True) / MASK.sum(1, keepdim=True), 0.0)
     torch.testing.assert_close(estimated.mean, plain, rtol=1e-6, atol=1e-9)
+
+
+ALIKE = (0, 1, 0)
+"""The first and the last edge have the same layers."""
+
+
+def prior(correlation):
+    """K (EN, EN): `correlation` between the same candidate of the first and the last edge."""
+    K = np.eye(EDGES * CANDIDATES)
+    for i in range(CANDIDATES):
+        K[i, 2 * CANDIDATES + i] = K[2 * CANDIDATES + i, i] = correlation
+    return K
+
+
+@pytest.mark.parametrize("deviation", [0.0, 1.0])
+def test_the_correlation_of_alike_edges_is_the_likeliest(effects, deviation):
+    """By the density of a normal distribution, and the mean is the posterior's, by solving its equations."""
+    effects[2] = effects[0] + deviation * (effects[2] - effects[0])  # the same effects, or independent ones
+    rng = np.random.default_rng(4)
+    designs, losses = [], []
+    evidence = Evidence.none(EDGES, CANDIDATES)
+    for _ in range(8):
+        networks = drawn(4, rng)
+        y = 0.3 * additive(effects, networks) + 0.1 * torch.from_numpy(rng.normal(size=4))
+        evidence = evidence.with_batch(networks, y, CANDIDATES)
+        contrasts = np.linalg.svd(np.eye(4) - 0.25)[0][:, :3].T  # orthonormal, each sums to 0
+        designs.append(contrasts @ choices(networks, CANDIDATES).numpy())
+        losses.append(contrasts @ y.numpy())
+    X, y = np.concatenate(designs), np.concatenate(losses)
+    estimated = fit(evidence, MASK, ALIKE)
+    ratio = estimated.noise**2 / estimated.effect**2
+
+    def log_likelihood(a, d, correlation):
+        return multivariate_normal.logpdf(y, cov=a**2 * X @ prior(correlation) @ X.T + d**2 * np.eye(len(y)))
+
+    def mean(correlation):
+        inverse = torch.from_numpy(np.linalg.inv(prior(correlation)))
+        c = torch.linalg.solve(evidence.squares + ratio * inverse, evidence.products).reshape(MASK.shape)
+        return torch.where(MASK, c - (c * MASK).sum(1, keepdim=True) / MASK.sum(1, keepdim=True), 0.0)
+
+    (chosen,) = [k for k in CORRELATIONS if torch.allclose(mean(k), estimated.mean, rtol=1e-6, atol=1e-9)]
+    assert (chosen >= 0.9) == (deviation == 0)
+    best = log_likelihood(estimated.effect, estimated.noise, chosen)
+    for a, d, k in product((0.8, 1.0, 1.25), (0.8, 1.0, 1.25), CORRELATIONS):
+        assert log_likelihood(a * estimated.effect, d * estimated.noise, k) <= best + 1e-6
+
+
+def test_alike_edges_with_equal_effects_are_estimated_with_smaller_errors(effects):
+    effects[2] = effects[0]
+    misses = {(): 0.0, ALIKE: 0.0}
+    for seed in range(20):
+        evidence = evidence_of(effects, 4, 0.5, seed)
+        for alike in misses:
+            misses[alike] += float((fit(evidence, MASK, alike).mean - effects).square().sum())
+    assert misses[ALIKE] < 0.9 * misses[()]
+
+
+def test_edges_that_differ_in_their_layers_are_not_alike(space):
+    alpha = Alpha.of_space(space)
+    alike = alpha.alike
+    assert len(alike) == len(space.searchable)
+    for e, one in enumerate(space.searchable):
+        for f, other in enumerate(space.searchable):
+            assert (alike[e] == alike[f]) == (one.layers == other.layers)
 
 
 def test_noise_alone_gives_no_effects():

@@ -129,7 +129,7 @@ def test_the_pressure_of_a_regression_is_that_of_its_last_projection(plan_of):
     state, update = begun(plan)
     for i in range(4):
         update.step(state, batch(plan.space, i))
-    effects = fit(state.evidence, state.alpha.mask).alpha().float()
+    effects = fit(state.evidence, state.alpha.mask, state.alpha.alike).alpha().float()
     projected = Projector(plan.limits)(state.alpha.with_values(effects))
     assert torch.equal(state.alpha.values, projected.alpha.values.float())
     assert state.pressures == projected.pressures
