@@ -56,6 +56,8 @@ class Program:
     """What a file has to say about itself; see `metadata_of`."""
     layers: GraphLayers = field(default_factory=GraphLayers)
     """The layers of the network that its operations belong to."""
+    network: nn.Module | None = None
+    """The network, for a format that is written layer by layer. It must not be changed."""
 
     @property
     def module(self) -> nn.Module:
@@ -122,7 +124,7 @@ def make_program(
         remedy = "use ops that torch.export can trace" + ("" if batch else ", or try --batch 1")
         raise UserError(name, f"cannot be exported: {reason}", remedy=remedy) from None
     layers = layers_of(graph, network.architecture) if isinstance(network, Network) else GraphLayers()
-    return Program(graph, example, batch, layout, metadata, layers)
+    return Program(graph, example, batch, layout, metadata, layers, network)
 
 
 def folded(module: nn.Module, example: Tensor, batch: int, pools_keep_dims: bool = False) -> ExportedProgram:

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +75,29 @@ def export_saved_model(
         "preprocessing": None if preprocessing is None else preprocessing.record(),
         "classes": None if classes is None else list(classes),
     }
+    save(module, signatures, folder, {EXTRA_FILE: json.dumps(record, indent=2) + "\n"})
+    return folder
+
+
+def save(module: Any, signatures: Mapping[str, Any], folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes a tf.Module as a SavedModel, with further files, whose texts are given by their paths in the folder. The
+    folder, which may be an empty one, is there only once it is complete. Raises WriteError if it cannot be written."""
+    tf = libraries.tensorflow()
     temporary = folder.parent / f".{folder.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
     try:
         with writing(folder):
             temporary.mkdir()
             try:
-                tf.saved_model.save(module, str(temporary), signatures=signatures)
+                tf.saved_model.save(module, str(temporary), signatures=dict(signatures))
             except tf.errors.OpError as error:  # TensorFlow's own errors of its file system
                 raise WriteError(str(folder), f"cannot be written ({error.message})", remedy="make room") from None
-            extra = temporary / EXTRA_FILE
-            extra.parent.mkdir()
-            extra.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            for name, text in texts.items():
+                extra = temporary / name
+                extra.parent.mkdir(exist_ok=True)
+                extra.write_text(text, encoding="utf-8")
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def _check(net: Any, preprocessing: Preprocessing | None, classes: Sequence[str] | None) -> None:

@@ -15,7 +15,7 @@ ALLOWED = {
     "published": {"supernet", "engine"},
     "proxyless_nas_tensorflow": {"supernet", "engine", "published"},
     "report": {"supernet", "engine", "latency", "search", "retrain", "published"},
-    "export": {"supernet", "engine", "latency", "retrain"},
+    "export": {"supernet", "engine", "latency", "retrain", "proxyless_nas_tensorflow"},
     "proxyless_nas": {
         "supernet",
         "engine",

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from export.formats import executorch_file, litert_file, onnx_file, openvino_ir, torch_program, torchscript_file
+from export.formats import (
+    executorch_file,
+    litert_file,
+    onnx_file,
+    openvino_ir,
+    saved_model_folder,
+    torch_program,
+    torchscript_file,
+)
 from export.formats.base import Format
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -16,6 +24,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "executorch": executorch_file.FORMAT,
         "torch_export": torch_program.FORMAT,
         "torchscript": torchscript_file.FORMAT,
+        "saved_model": saved_model_folder.FORMAT,
     }
 )
 """Maps the name of each format, as `--to` has it, to what is known of it."""

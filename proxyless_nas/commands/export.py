@@ -4,9 +4,9 @@
     proxyless-nas export runs/cpu/architecture.json --checkpoint runs/r/checkpoints/X.pt --to onnx,litert --out exported
     proxyless-nas export efficientnet_lite0 --to onnx,torch_export --normalise --path /imagenet --out exported
 
-Formats: onnx, openvino, litert, executorch, torch_export, torchscript. Each file is loaded in its runtime in a fresh
-process and compared with PyTorch, on random inputs and on photographs, one image at a time and several; a file that
-computes something else is not kept. The folder gets export.json too: the differences, versions and hashes.
+Formats: onnx, openvino, litert, executorch, torch_export, torchscript, saved_model. Each file is loaded in its runtime
+in a fresh process and compared with PyTorch, on random inputs and on photographs, one image at a time and several; a
+file that computes something else is not kept. The folder gets export.json too: the differences, versions and hashes.
 """
 
 import argparse

@@ -34,7 +34,7 @@ from retrain.predict import classify
 from supernet.network import Network
 from tests.export import own_format
 
-OTHERS = {"openvino": (1, 5), "litert": (1,), "executorch": (1,)}
+OTHERS = {"openvino": (1, 5), "litert": (1,), "executorch": (1,), "saved_model": (1, 5)}
 """The formats that need an extra which `make install` does not bring, with the batch sizes of their check."""
 HERE = ("onnx", "torch_export", "torchscript")
 """The formats whose runtimes come with `make install`."""
