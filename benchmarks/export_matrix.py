@@ -6,40 +6,40 @@
 
 EfficientNet-Lite0 has its published weights, proxyless-w0.3 (a trained int8 network) is taken as float; networks whose
 weights are not to be had here are left out, with the reason. --run adds the network of a retraining. --table adds
-what a latency table predicts for it. Files of all runtimes are timed in turn, one image at a time on one thread. The
-last line is JSON: runtimes -> networks -> max_abs_diff, argmax_agreement, ms, predicted_ms, bytes; planted; caught.
+what a latency table predicts for it; --measure measures one where none covers the network, of a small space around it.
+Files of all runtimes are timed in turn, one image at a time on one thread. The last line is JSON: runtimes -> networks
+-> max_abs_diff, argmax_agreement, ms, predicted_ms, bytes; planted; caught.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from engine.data import Preprocessing
+from engine.config import validate
 from engine.errors import UserError
 from export.formats import FORMATS, onnx_file
-from export.fresh_process import FreshProcess
-from export.job import export_network
-from export.parity import Reference, check, prepared
-from export.photographs import photographs
+from export.job import RECORD, export_network
+from export.parity import Reference, check
 from export.program import make_program, metadata_of
+from export.timing import time_files
 from exporter_faults import FAULTS, Good
+from latency.config import MeasureConfig
+from latency.measure import measure_table
+from latency.prediction import predicted_ms
+from latency.summary import summary
 from latency.table import LatencyTable
 from proxyless_nas.sources import Source, trained_network
+from supernet.design import Design
+from supernet.space import Space, SpaceConfig
 
 NETWORKS = "efficientnet_lite0,../shared/data/tiny_training/proxyless-w0.3.pkl,mobilenet_v2"
-ROUNDS, PASSES = 15, 5
-"""Each file is timed in so many rounds, in each so many passes."""
-PHOTO = 8
-"""The photograph that is timed: a flower."""
 
 
 def main() -> None:
@@ -47,7 +47,8 @@ def main() -> None:
     parser.add_argument("--networks", default=NETWORKS, help="published names, or files; default: %(default)s")
     parser.add_argument("--run", type=Path, action="append", default=[], help="folder of a retraining")
     parser.add_argument("--path", type=Path, help="labelled images of the networks' classes, for the accuracies")
-    parser.add_argument("--table", type=Path, help="latency table, for predicted_ms")
+    parser.add_argument("--table", type=Path, action="append", default=[], help="latency table, for predicted_ms")
+    parser.add_argument("--measure", action="store_true", help="measure a table of ONNX Runtime where none is given")
     parser.add_argument("--faults-only", action="store_true")
     args = parser.parse_args()
     sources: dict[str, Source] = {}
@@ -61,12 +62,11 @@ def main() -> None:
     first = next(iter(sources.values()))
     result |= planted(first)
     if not args.faults_only:
-        table = LatencyTable.load(args.table) if args.table else None
-        result |= matrix(sources, args.path, table)
+        result |= matrix(sources, args.path, args.table, args.measure)
     print(json.dumps(result))
 
 
-def matrix(sources: dict[str, Source], images: Path | None, table: LatencyTable | None) -> dict[str, Any]:
+def matrix(sources: dict[str, Source], images: Path | None, tables: Sequence[Path], measure: bool) -> dict[str, Any]:
     """Returns the figures of every runtime and network."""
     runtimes: dict[str, dict[str, Any]] = {}
     left_out: dict[str, str] = {}
@@ -95,43 +95,79 @@ def matrix(sources: dict[str, Source], images: Path | None, table: LatencyTable 
                     "argmax_agreement": photos.argmax_agreement if photos else file.parity.random.argmax_agreement,
                     "top1": [accuracy.top1_pytorch, accuracy.top1_file] if accuracy else None,
                     "bytes": file.bytes,
-                    "predicted_ms": predicted_ms(source, table),
                 }
                 print(file, flush=True)
-            for name, ms in timed(Path(folder), source.preprocessing).items():
-                runtimes[name][network]["ms"] = ms
+            table = table_of(source, tables, measure, Path(folder))
+            files = json.loads((Path(folder) / RECORD).read_text())["files"]
+            paths = [Path(folder) / entry["file"] for entry in files.values()]
+            for name, timing in zip(files, time_files(paths, table), strict=True):
+                print(timing, flush=True)
+                predicted = timing.prediction
+                runtimes[name][network] |= {
+                    "ms": round(timing.median_ms, 3),
+                    "noise_ms": round(timing.noise_ms, 3),
+                    "predicted_ms": None if predicted is None else round(predicted.ms, 3),
+                    "verdict": timing.no_prediction if predicted is None else predicted.reason or predicted.verdict,
+                    "drift": predicted.reference.drift if predicted and predicted.reference else None,
+                }
     return {"runtimes": runtimes, "left_out": left_out}
 
 
-def timed(folder: Path, preprocessing: Preprocessing) -> dict[str, float]:
-    """Returns the median milliseconds of one image for each file in a folder of exported ones, timed in turn."""
-    files = json.loads((folder / "export.json").read_text())["files"]
-    image = prepared(photographs()[PHOTO : PHOTO + 1], preprocessing)
-    times: dict[str, list[float]] = {name: [] for name in files}
-    with ExitStack() as stack:
-        opened = {}
-        for name, entry in files.items():
-            file = stack.enter_context(FreshProcess(FORMATS[name], folder / entry["file"]))
-            own = image if entry["input"]["layout"] == "nchw" else image.permute(0, 2, 3, 1)
-            file(np.ascontiguousarray(own.numpy()))
-            file.times(PASSES)
-            opened[name] = file
-        for _ in range(ROUNDS):
-            for name, file in opened.items():
-                times[name].append(statistics.median(file.times(PASSES)))
-    return {name: round(statistics.median(values), 3) for name, values in times.items()}
-
-
-def predicted_ms(source: Source, table: LatencyTable | None) -> float | None:
-    """Returns what a table predicts for a network; None if it lacks an entry."""
-    if table is None:
+def table_of(source: Source, tables: Sequence[Path], measure: bool, folder: Path) -> Path | None:
+    """Returns the first table that covers a network; else, if `measure`, one that is measured now with ONNX Runtime, of
+    a small space around it. None if there is neither."""
+    design = source.network.architecture
+    for path in tables:
+        try:
+            predicted_ms(design, LatencyTable.load(path))
+        except UserError:
+            continue
+        return path
+    if not measure:
         return None
     try:
-        places = source.network.architecture.places
-        return round(table.constant_ms + sum(table.price(layer, place) for place, layer in places), 3)
+        space = space_around(design)
     except UserError as error:
-        print(error, flush=True)
+        print(f"{design.name}: no table is measured: {error}", flush=True)
         return None
+    settings = MeasureConfig(runtime="onnxruntime", rounds=3, coverings=8, calibration_networks=20)
+    table = measure_table(space, settings, verify=12)
+    print(f"{design.name}: table measured: {summary(table.verification) if table.verification else ''}", flush=True)
+    table.save(folder / "table.yaml")
+    return folder / "table.yaml"
+
+
+def space_around(design: Design) -> Space:
+    """Returns a space that holds all layers of a network: a stage for each width, whose candidates are the ops that the
+    network has there, and one more. Raises UserError if its ops have no names, or its blocks no such stages."""
+    (_, stem), *edges, (_, mix), _ = design.places
+    stages: list[dict[str, Any]] = []
+    for _, layer in edges:
+        if layer.is_skip:
+            continue
+        if not stages or layer.c_out != stages[-1]["width"]["exact"] or layer.stride == 2:
+            stages.append({"width": {"exact": layer.c_out}, "stride": layer.stride, "first": [], "candidates": []})
+            ops = stages[-1]["first"]
+        else:
+            ops = stages[-1]["candidates"]
+        stages[-1]["depth"] = stages[-1].get("depth", 0) + 1
+        ops += [str(layer.spec)] if str(layer.spec) not in ops else []
+    for stage in stages:
+        stage["candidates"] = stage["candidates"] or list(stage["first"])
+        for ops in (stage["first"], stage["candidates"]):
+            ops += [op for op in ("mbconv_k3_e6", "mbconv_k5_e3") if op not in ops][: 1 if len(ops) == 1 else 0]
+    settings = design.op_settings
+    config = {
+        "input_size": design.input_size, "input_channels": design.input_channels, "classes": design.classes,
+        "stem": {"kernel": stem.spec.kernel_size, "stride": stem.stride, "width": {"exact": stem.c_out}},  # type: ignore[attr-defined]
+        "stages": stages, "feature_mix": {"exact": mix.c_out}, "activation": settings.activation,
+    }  # fmt: skip
+    space = Space(validate(SpaceConfig, config, design.name))
+    every = {str(layer) for layer in space.all_layers}
+    lacking = [str(layer) for layer in design.layers if not layer.is_skip and str(layer) not in every]
+    if lacking:
+        raise UserError(design.name, f"'{lacking[0]}' is in no space of stages", remedy="give a --table")
+    return space
 
 
 def planted(source: Source) -> dict[str, Any]:
