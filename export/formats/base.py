@@ -46,6 +46,9 @@ class Opened:
     """Returns the logits (N, classes) of images, in the file's own layout."""
     precision: str = "float32"
     """The precision in which the runtime was asked to compute."""
+    prepared: Callable[[np.ndarray], Callable[[], object]] | None = None
+    """Gives images to the runtime and returns what runs it on them: what is timed. None if `run` is timed, where giving
+    the images takes no time."""
     layer_times: Callable[[np.ndarray, int, int], list[list[float]]] | None = None
     """Returns the milliseconds of each layer in each of so many passes over images: (images, passes, layers) ->
     [pass][layer]. None if the runtime does not tell them."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.formats.base import Format, Opened, cannot_write, read_beside, write_beside
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from export.program import Program
 
 
@@ -32,7 +35,13 @@ def open_file(path: Path, threads: int = 1) -> Opened:
         raise ValueError("there is no file of metadata beside it")
     model = bench.LiteRTModel(str(path), metadata["input"]["shape"], threads=threads)
     ops = Counter(op["op_name"] for op in model.interpreter._get_ops_details())
-    return Opened(f"LiteRT {model.version()}", metadata, ops, model.output)
+
+    def prepared(images: np.ndarray) -> Callable[[], object]:
+        model.output(images)  # the interpreter keeps its input
+        invoke: Callable[[], object] = model.interpreter.invoke
+        return invoke
+
+    return Opened(f"LiteRT {model.version()}", metadata, ops, model.output, prepared=prepared)
 
 
 FORMAT = Format(

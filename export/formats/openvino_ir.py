@@ -82,7 +82,7 @@ def open_file(path: Path, threads: int = 1) -> Opened:
             raise ValueError("the names of its operations do not tell their layers")
         return times[WARMUP:]
 
-    return Opened(f"OpenVINO {ov.get_version()}", metadata or None, ops, run, precision, layer_times)
+    return Opened(f"OpenVINO {ov.get_version()}", metadata or None, ops, run, precision, layer_times=layer_times)
 
 
 FORMAT = Format(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,12 +86,15 @@ def open_file(path: Path, threads: int = 1) -> Opened:
     graph = infer.graph.as_graph_def()
     ops = Counter(node.op for part in (graph, *(graph.library.function)) for node in _nodes(part))
 
+    def prepared(images: np.ndarray) -> Callable[[], np.ndarray]:
+        given, output = {name: tf.constant(images)}, metadata["output"]["name"]
+        return lambda: infer(**given)[output].numpy()
+
     def run(images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = infer(**{name: tf.constant(images)})[metadata["output"]["name"]].numpy()
-        return logits
+        return prepared(images)()
 
     versions = versions_of(["tensorflow", "tensorflow-cpu"])
-    return Opened(f"TensorFlow {next(iter(versions.values()), tf.__version__)}", metadata, ops, run)
+    return Opened(f"TensorFlow {next(iter(versions.values()), tf.__version__)}", metadata, ops, run, prepared=prepared)
 
 
 def _nodes(part: Any) -> Any:
