@@ -20,7 +20,8 @@ from proxyless_nas.commands import main
 from report.colours import DARK, GRAPHICS, LIGHT, TEXTS, contrast, shades
 from report.drawing import Line, Marks, chart, thinned, ticks
 from report.facts import Beside, Facts, collect
-from report.page import MOST_FRAMES, page_of
+from report.page import page_of
+from report.search_sections import MOST_FRAMES
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EMPTY = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "path", "circle", "rect"}
