@@ -67,6 +67,9 @@ class LimitFigures(Section):
     """Over the networks that the last alpha draws; none for peak_activation_bytes, which is no sum."""
     measured: MeasuredFigures | None = None
     """null where its table is not of this machine."""
+    derived_at: float | None = None
+    """The bound that the derivation of this network was given, which the timings may have moved; null where the network
+    was not timed, or in a file that an earlier version wrote."""
     table: str | None = None
     tables: tuple[str, ...] = ()
     """The tables of a limit on several devices, which `combine` combines."""
@@ -80,6 +83,7 @@ class LimitFigures(Section):
             name=limit.name, metric=limit.metric, unit=limit.unit, predicted=float(outcome.predicted),
             expected=expected,
             measured=MeasuredFigures.of(*outcome.readings) if outcome.readings else None,
+            derived_at=next((one.asked for one in outcome.tries if one.reading is outcome.readings[0]), None),
             table=str(limit.source.path) if limit.source else None,
             tables=() if limit.source else tuple(str(source.path) for source in limit.sources),
             combine=limit.combined,

@@ -139,9 +139,9 @@ def derive_family(
             "--at", "the run's only limit has been applied to its space", remedy="search again with another bound"
         )
     texts: list[str | None] = [*_bounds_of(resolved.additive[0], bounds)] if bounds else [None]
-    scoring = _Scoring.prepare(_on_device(resolved.config, device)) if scored else None
-    step, state, wanted = _newest(run, resolved.space, method or resolved.config.search.derive)
-    scorer = _Scorer.of(resolved.space, state, scoring) if scoring else None
+    scoring = Scoring.prepare(_on_device(resolved.config, device)) if scored else None
+    step, state, wanted = newest_state(run, resolved.space, method or resolved.config.search.derive)
+    scorer = Scorer.of(resolved.space, state, scoring) if scoring else None
     members: list[FamilyMember] = []
     refused: list[str] = []
     for i, text in enumerate(texts, 1):
@@ -222,7 +222,7 @@ def _is_bound(text: str) -> bool:
     return Percent.matches(text) or (_NUMBER.fullmatch(text) is not None and math.isfinite(float(text)))
 
 
-def _newest(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], Alpha]:
+def newest_state(run: Path, space: Space, method: str) -> tuple[int, dict[str, Any], Alpha]:
     """Returns (step, the search's part of the newest checkpoint, the alpha whose probability a derivation by `method`
     maximises). All are of one step, even if the run saves a later one meanwhile."""
     newest = Checkpoints(run / "checkpoints").newest()
@@ -276,7 +276,7 @@ def _member(
     wanted: Alpha,
     step: int,
     method: str | None,
-    scorer: _Scorer | None,
+    scorer: Scorer | None,
     report: Report,
     what: str,
 ) -> FamilyMember:
@@ -327,7 +327,7 @@ def _on_device(config: SearchConfig, device: str | None) -> SearchConfig:
 
 
 @dataclass(frozen=True)
-class _Scoring:
+class Scoring:
     """The config, device and images with which the derived networks are scored."""
 
     config: SearchConfig
@@ -336,7 +336,7 @@ class _Scoring:
     validation: ImageSet
 
     @classmethod
-    def prepare(cls, config: SearchConfig) -> _Scoring:
+    def prepare(cls, config: SearchConfig) -> Scoring:
         """Opens the images and prepares the device. Raises ConfigError if one of them is absent."""
         try:
             return cls(config, prepare_device(config.run), *open_parts(config))
@@ -347,15 +347,15 @@ class _Scoring:
 
 
 @dataclass(frozen=True)
-class _Scorer:
+class Scorer:
     """Scores networks with the weights of the checkpoint's supernet, each network once, however many bounds give it."""
 
     net: Supernet
-    scoring: _Scoring
+    scoring: Scoring
     scores: dict[tuple[int, ...], Evaluation] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, space: Space, state: dict[str, Any], scoring: _Scoring) -> _Scorer:
+    def of(cls, space: Space, state: dict[str, Any], scoring: Scoring) -> Scorer:
         """Loads the supernet from the search's part of a checkpoint. Raises CheckpointError if it does not fit."""
         net = Supernet(space)
         try:
@@ -373,7 +373,7 @@ class _Scorer:
         return self.scores[paths]
 
 
-def _with_scores(members: Sequence[FamilyMember], scorer: _Scorer, report: Report) -> list[FamilyMember]:
+def _with_scores(members: Sequence[FamilyMember], scorer: Scorer, report: Report) -> list[FamilyMember]:
     distinct = dict.fromkeys(member.architecture.paths for member in members)
     for paths in reported(distinct, "scoring the derived networks", len(distinct), report):
         scorer.score(paths)
