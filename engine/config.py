@@ -157,10 +157,13 @@ def apply_overrides(config: dict[str, Any], overrides: Sequence[str], source: st
         _override(config, override, source)
 
 
-def extended(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a file of this content would hold after its `extends:` bases have been merged in, files relative to
-    the current folder. Values may be objects. Raises ConfigError."""
-    return _with_bases(dict(content), Path(IN_PYTHON), (), _Loaded())
+def extended(content: Mapping[str, Any], source: Path = Path(IN_PYTHON)) -> dict[str, Any]:
+    """Returns what a file of this content would hold after its `extends:` bases have been merged in.
+
+    source: the file that the content is a part of, to which the paths of bases are relative; by default they are
+    relative to the current folder. Values may be objects. Raises ConfigError.
+    """
+    return _with_bases(dict(content), source, (), _Loaded())
 
 
 def read_mapping(path: Path, expected: str = "a YAML file", *, missing: str = "") -> dict[str, Any]:

@@ -15,9 +15,9 @@ from pathlib import Path
 from engine.errors import ConfigError, one_line
 
 FOLDER = Path(__file__).resolve().parents[1] / "proxyless_nas" / "configs"
-KINDS = ("search", "retrain", "latency")
-"""The folders in FOLDER. A file of the first two is found by its name alone, one of the last as `latency/NAME`: most of
-its names are those of a search, whose file makes the same table."""
+KINDS = ("search", "retrain", "latency", "ship")
+"""The folders in FOLDER. A file of the first two is found by its name alone, one of the last two as `latency/NAME` and
+`ship/NAME`: most of their names are those of a search, whose file makes the same table."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -25,7 +25,7 @@ def shipped_configs() -> dict[str, Path]:
     names: dict[str, Path] = {}
     for kind in KINDS:
         for path in sorted(FOLDER.glob(f"{kind}/*.yaml")):
-            names.setdefault(f"{kind}/{path.stem}" if kind == "latency" else path.stem, _near(path.resolve()))
+            names.setdefault(path.stem if kind in KINDS[:2] else f"{kind}/{path.stem}", _near(path.resolve()))
     return names
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from proxyless_nas.comparison.table import Comparison
     from proxyless_nas.images import show_data
     from proxyless_nas.retrainings.run import retrain_sweep
+    from proxyless_nas.shipping.job import ship, verify_ship
     from proxyless_nas.verbs import (
         check,
         derive,
@@ -91,11 +92,13 @@ __all__ = [
     "retrain",
     "retrain_sweep",
     "search",
+    "ship",
     "show",
     "show_data",
     "sweep",
     "time_files",
     "verify",
+    "verify_ship",
 ]
 
 _NETWORKS = (
@@ -125,8 +128,10 @@ _HOMES = {
     "publish": "report.publication",
     "report": "report.page",
     "retrain_sweep": "proxyless_nas.retrainings.run",
+    "ship": "proxyless_nas.shipping.job",
     "show": "proxyless_nas.views",
     "show_data": "proxyless_nas.images",
+    "verify_ship": "proxyless_nas.shipping.job",
 } | dict.fromkeys(_NETWORKS, "published.networks")
 """The module of each name; the others are in proxyless_nas.verbs."""
 

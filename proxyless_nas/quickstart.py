@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # the functions import slow modules themselves, after the arg
 
 log = logging.getLogger("quickstart")
 VERIFIED = 20  # fresh networks that the table's error is computed from
-MOST_TABLES = 3  # measured, until one is undisturbed
 LAST_TIMINGS = 2  # timings of all networks at most, until one is undisturbed: they decide nothing
 
 SEARCH, RETRAIN = "quickstart_cpu", "quickstart"  # names of shipped configurations
@@ -220,31 +219,17 @@ def _accuracies(e: Ending) -> str:
 
 
 def measured(path: Path, seed: int) -> float:
-    """Measures up to MOST_TABLES latency tables and writes the one that other work on this machine has disturbed least.
+    """Measures a latency table, again if other work on this machine disturbs it, and writes it.
 
     Returns the error in percent with which a search shall accept it: that of any search, or the table's own if the
     machine is never calm enough.
     """
-    from engine.progress import Stages
     from latency.config import LARGEST_ERROR, LatencyConfig
-    from latency.measure import measure_table
-    from latency.summary import summary
-    from latency.verification import NOISY_PERCENT
-    from supernet.space import Space
+    from proxyless_nas.calm import calmest_table
 
-    config = LatencyConfig.read(shipped_config(SEARCH))
-    tables = []
-    for attempt in range(MOST_TABLES):
-        with Stages() as progress:
-            table = measure_table(Space(config.space), config.measure, seed=seed, verify=VERIFIED, report=progress)
-        verification = table.verification
-        assert verification is not None  # asked for
-        log.info("latency table: %s", summary(verification))
-        tables.append((verification, table))
-        if verification.noise_mape_percent <= NOISY_PERCENT:
-            break
-        log.info("other work on this machine disturbs the measuring (table %d of %d)", attempt + 1, MOST_TABLES)
-    verification, table = min(tables, key=lambda pair: pair[0].noise_mape_percent)
+    table = calmest_table(LatencyConfig.read(shipped_config(SEARCH)), seed=seed, verify=VERIFIED)
+    verification = table.verification
+    assert verification is not None  # asked for
     table.save(path)
     error = verification.table.mape_percent
     if error > LARGEST_ERROR:

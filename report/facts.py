@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from engine.errors import ConfigError
 from engine.files import TEMPORARY, as_path, as_texts, opened, read_json, read_text
 from engine.runs.checkpoints import Checkpoints
 from latency.table import Entry, LatencyTable
+from report.deployed import Deployed, deployed_of
 from report.runs import A_RUN, Runs, Searched, UsedTable, open_runs
 from search.many.family import FORMAT as FAMILY
 from search.many.pareto import Point, on_front
@@ -25,6 +26,8 @@ from supernet.design import Design
 FLOAT_BYTES = 4
 _PROBABILITY = "probability/"
 """The beginning of the tags `probability/<edge>/<candidate>` in a search's metrics.jsonl."""
+OF_A_JOB = ("tables", "derive", "evaluate", "export")
+"""The folders that a job of several stages has beside those of its search and its retraining."""
 REPORTS = ".html"
 """Files that end so are not listed among those of a run: a report may lie there."""
 
@@ -132,13 +135,21 @@ class Facts:
     files: tuple[HashedFile, ...]
     sweep: tuple[Mapping[str, Any], ...] = ()
     """The rows of a sweep's sweep.json."""
+    deployed: Deployed = field(default_factory=Deployed)
+    """The exported files, their timings, and the stages of a job."""
 
 
-def collect(folders: Sequence[Path | str], out: Path | None = None, allow_modules: Collection[str] = ()) -> Facts:
+def collect(
+    folders: Sequence[Path | str],
+    out: Path | None = None,
+    allow_modules: Collection[str] = (),
+    exported: Path | None = None,
+) -> Facts:
     """Returns the facts of one or two runs, of a quick start or of a sweep.
 
     folders: see `report.runs.open_runs`; a sweep's is given alone. out: the report's own file, which is not listed
-    among the files of a run. allow_modules: as for `Architecture.from_json`. Raises ConfigError.
+    among the files of a run. allow_modules: as for `Architecture.from_json`. exported: a folder of exported files; None
+    takes that of a job. Raises ConfigError.
     """
     paths = [as_path(folder, "run") for folder in folders]
     allow_modules = as_texts(allow_modules, "allow_modules")
@@ -156,6 +167,10 @@ def collect(folders: Sequence[Path | str], out: Path | None = None, allow_module
     files = [file for run in shown for file in _hashed(run.folder, names[run.folder], out)]
     if home:
         files += [_hash(home / name, name) for name in ("result.json", "table.yaml") if (home / name).is_file()]
+    parts = [home / name for name in OF_A_JOB if (home / name).is_dir()] if home else []
+    if exported is not None:
+        parts = [part for part in parts if part.name != "export"] + [exported]
+    files += [file for part in parts for file in _hashed(part, part.name, out)]
     return Facts(
         title=_title(runs, design, root),
         runs=runs,
@@ -173,6 +188,7 @@ def collect(folders: Sequence[Path | str], out: Path | None = None, allow_module
             for run in shown
         },
         files=tuple(files),
+        deployed=deployed_of(home, exported),
     )
 
 

@@ -15,6 +15,14 @@ from engine.files import as_path, write_atomically
 from engine.quantities import amount, quantity
 from report.blocks import MOST_ROWS, Block, Listing, Mood, Section, Slider, Table, Text, Tile
 from report.colours import variables
+from report.deployment_sections import (
+    class_blocks,
+    export_blocks,
+    int8_blocks,
+    stage_blocks,
+    timing_blocks,
+    unfinished,
+)
 from report.facts import Facts, collect
 from report.network_section import network_blocks, table_blocks
 from report.retraining_section import retraining_blocks
@@ -32,20 +40,24 @@ def report(
     run: Path | str,
     other: Path | str | None = None,
     *,
+    exported: Path | str | None = None,
     out: Path | str = "report.html",
     allow_modules: Collection[str] = (),
 ) -> Path:
     """Writes the report of a run as one HTML file, and returns its path.
 
-    run: the folder of a search, of a retraining, of a quick start or of a sweep. other: a retraining beside its search,
-    or the reverse; a retraining's search is found by itself if its architecture.json came from there. out: the file,
-    which ends in .html. allow_modules: the user's modules that the runs' architecture may import. Raises ConfigError
+    run: the folder of a search, of a retraining, of a whole job, of a quick start or of a sweep. other: a retraining
+    beside its search,
+    or the reverse; a retraining's search is found by itself if its architecture.json came from there. exported: the
+    folder of `export`'s files of this network; None takes that of a job of several stages. out: the file, which ends in
+    .html. allow_modules: the user's modules that the runs' architecture may import. Raises ConfigError
     and WriteError.
     """
     path = as_path(out, "out")
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"--out {path}", f"ends in {path.suffix or 'nothing'!r}", "a file that ends in .html")
-    facts = collect([run, *([] if other is None else [other])], path, allow_modules)
+    files = None if exported is None else as_path(exported, "exported")
+    facts = collect([run, *([] if other is None else [other])], path, allow_modules, files)
     write_atomically(path, page_of(facts))
     return path
 
@@ -85,8 +97,12 @@ def _sections(facts: Facts) -> Iterator[Section]:
     yield Section("search", "The search", tuple(search_blocks(facts)))
     yield Section("front", "Accuracy over cost", tuple(fronts_blocks(facts.fronts)))
     yield Section("sweep", "Searches", tuple(sweep_blocks(facts.sweep)))
-    yield Section("retraining", "The retraining", tuple(retraining_blocks(facts)))
+    yield Section("retraining", "The retraining", (*retraining_blocks(facts), *class_blocks(facts.deployed.classes)))
     yield Section("table", "The latency table", tuple(block for used in facts.tables for block in table_blocks(used)))
+    yield Section("exports", "Files for runtimes", tuple(export_blocks(facts.deployed.exported)))
+    yield Section("int8", "Quantised to int8", tuple(int8_blocks(facts.deployed.exported)))
+    yield Section("timings", "Timings of the files", tuple(timing_blocks(facts.deployed.timed)))
+    yield Section("stages", "The stages of the job", tuple(stage_blocks(facts.deployed.stages)))
     yield Section("settings", "Every setting", tuple(Listing(*pair) for pair in facts.settings.items()))
     yield Section("files", "Files", tuple(_files(facts)))
 
@@ -110,6 +126,8 @@ def _lead(facts: Facts) -> list[Text]:
             lines.append(Text(f"{text}: {limits}." if limits else f"{text}.", mood))
     if runs.retraining is not None and runs.retraining.test is None:
         lines.append(Text("The retraining has not ended: the accuracy on the test set is not known yet.", "unsure"))
+    if stage := unfinished(facts.deployed):
+        lines.append(Text(f"The job has not ended: its stage {stage} is not done.", "unsure"))
     return lines
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from engine.config import load_config
 from engine.shipped import shipped_name
 from latency.config import LatencyConfig
+from proxyless_nas.shipping.config import ShipConfig
 from retrain.config import RetrainConfig
 from search import judge
 from search.config import SearchConfig
@@ -21,13 +22,15 @@ from supernet.architecture import Architecture
 from supernet.space import Space
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-LATENCY, SEARCH, RETRAIN = (sorted((CONFIGS / kind).glob("*.yaml")) for kind in ("latency", "search", "retrain"))
+KINDS = ("latency", "search", "retrain", "ship")
+LATENCY, SEARCH, RETRAIN, SHIP = (sorted((CONFIGS / kind).glob("*.yaml")) for kind in KINDS)
 WITH_TABLE = [path for path in SEARCH if any("table" in limit for limit in load_config(path)["limits"])]
 PUBLISHED = [path for path in SEARCH if path.name.startswith("imagenet_")]
 COMMANDS = {
     "latency": ("measure", "import"),
     "search": ("search",),
     "retrain": ("retrain",),
+    "ship": ("ship",),
 }
 
 
@@ -40,7 +43,8 @@ def test_there_is_a_config_of_each_kind():
     assert SEARCH
     assert RETRAIN
     assert PUBLISHED
-    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == {"latency", "search", "retrain"}
+    assert SHIP
+    assert {path.parent.name for path in CONFIGS.rglob("*.yaml")} == set(KINDS)
 
 
 @pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH]))
@@ -60,7 +64,12 @@ def test_a_retraining_config_is_valid(path):
     RetrainConfig.read(path)
 
 
-@pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH, *RETRAIN]))
+@pytest.mark.parametrize("path", **named(SHIP))
+def test_the_config_of_a_job_is_valid(path):
+    ShipConfig.read(path)
+
+
+@pytest.mark.parametrize("path", **named([*LATENCY, *SEARCH, *RETRAIN, *SHIP]))
 def test_a_config_opens_with_its_purpose_its_cost_and_its_command(path):
     """The comment says what the file is and costs, and has a command of its kind, which names it unless it imports."""
     comment = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))

@@ -50,10 +50,11 @@ class Section:
 def files() -> dict[str, type[BaseModel]]:
     """Returns the model of each kind of file. (Importing them takes seconds, so this is done when it is needed.)"""
     from latency.config import LatencyConfig
+    from proxyless_nas.shipping.config import ShipConfig
     from retrain.config import RetrainConfig
     from search.config import SearchConfig
 
-    return {"search": SearchConfig, "latency": LatencyConfig, "retrain": RetrainConfig}
+    return {"search": SearchConfig, "latency": LatencyConfig, "retrain": RetrainConfig, "ship": ShipConfig}
 
 
 def sections(models: Mapping[str, type[BaseModel]]) -> list[Section]:
@@ -68,6 +69,8 @@ def sections(models: Mapping[str, type[BaseModel]]) -> list[Section]:
 
 def _below(key: str, annotation: Any) -> Iterator[Section]:
     """Yields the sections that a key with this type holds, and those within them."""
+    if _is_file(annotation):  # it has a place of its own in the reference
+        return
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield Section(key, annotation)
         for name, field in annotation.model_fields.items():
@@ -76,6 +79,13 @@ def _below(key: str, annotation: Any) -> Iterator[Section]:
     several = get_origin(annotation) in (tuple, list)
     for part in get_args(annotation):
         yield from _below(f"{key}[]" if several else key, part)
+
+
+def _is_file(annotation: Any) -> bool:
+    """Returns whether a type is the model of a whole file, which a key of another file may hold."""
+    from engine.config import ConfigFile
+
+    return isinstance(annotation, type) and issubclass(annotation, ConfigFile)
 
 
 def accepted(field: FieldInfo) -> str:
@@ -94,6 +104,8 @@ def _type(annotation: Any) -> str:
     if origin in (tuple, list):
         inner = [_type(part) for part in parts if part is not Ellipsis]
         return f"list: {inner[0]}" if len(set(inner)) == 1 else f"[{', '.join(inner)}]"
+    if _is_file(annotation):
+        return "a whole file, by its name or with changes"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         form = annotation.model_fields.get("form")
         name = f"form {_type(form.annotation)}" if form else "section"

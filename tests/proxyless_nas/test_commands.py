@@ -24,7 +24,7 @@ SCRIPTS = {
     "quickstart": "quickstart", "measure_latency": "measure", "fit_latency": "fit", "import_latency": "import",
     "device_kit": "kit", "check_search": "check", "run_search": "search", "derive": "derive", "run_sweep": "sweep",
     "run_retrain": "retrain", "evaluate": "evaluate", "compare": "compare", "export_model": "export",
-    "time_files": "time",
+    "time_files": "time", "ship": "ship",
 }  # fmt: skip
 
 

@@ -1,0 +1,199 @@
+"""Reads what is known of a network beyond its retraining: its exported files, their timings, and the stages of a job.
+
+These files are written by packages that are not imported here, and by other versions: a part that is not as expected is
+left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.errors import ConfigError
+from engine.files import read_json
+from engine.runs.stages import StageRecord, read_stages
+
+EXPORT, TIMINGS, ACCURACY = "export.json", "timings.json", "accuracy.json"
+EVALUATION = "evaluate/evaluation.json"
+ITSELF = "report"
+"""The stage that writes the report, which cannot show itself."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A comparison of a file's logits with PyTorch's."""
+
+    images: int
+    largest: float
+    allowed: float
+    agreement: float
+    """The share of images whose likeliest class is the same."""
+
+
+@dataclass(frozen=True)
+class ExportedFacts:
+    """An exported file."""
+
+    format: str
+    file: str
+    size: int
+    """Of all files that belong to it, in bytes."""
+    runtime: str
+    dtype: str
+    differences: Mapping[str, Difference]
+    """By the kind of images: random inputs, photographs."""
+    images: int | None
+    """The labelled images on which it was run; None if it was run on none. The next ones are None then, too."""
+    top1: float | None
+    """In percent."""
+    agreement: float | None
+    """In percent of these images."""
+    quantised: Mapping[str, Any] | None
+    """What is recorded of the quantisation of an int8 file."""
+
+
+@dataclass(frozen=True)
+class TimedFacts:
+    """A timing of an exported file."""
+
+    file: str
+    runtime: str
+    device: str
+    threads: int
+    batch: int
+    median_ms: float
+    noise_ms: float
+    steady: bool
+    predicted_ms: float | None
+    error_percent: float | None
+    verdict: str
+    """In words, with the reason if there is none; empty without a prediction."""
+    layers: tuple[tuple[str, str, float, float | None], ...]
+    """The place, op, measured and predicted ms of each layer; empty if they are not known."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What is known beyond the retraining; every part may be empty."""
+
+    exported: tuple[ExportedFacts, ...] = ()
+    timed: tuple[TimedFacts, ...] = ()
+    stages: Mapping[str, StageRecord] | None = None
+    """The stages of the job but the one that writes the report."""
+    classes: Mapping[str, tuple[int, float | None]] | None = None
+    """The number of test images of each class, and its top-1 accuracy in percent."""
+
+
+def deployed_of(home: Path | None, exported: Path | None) -> Deployed:
+    """Returns what is known of a job in the folder `home` and of the exported files in a folder.
+
+    exported: None takes `export` in the job's folder, if it is there. Raises ConfigError if the folder that is given
+    has no export.json, or if a file is damaged.
+    """
+    if exported is not None and not (exported / EXPORT).is_file():
+        raise ConfigError(f"--exported {exported}", f"has no {EXPORT}", "a folder of proxyless-nas export --out")
+    folder = exported or (home / "export" if home else None)
+    stages, classes = None, None
+    if home is not None:
+        record = read_stages(home)
+        stages = None if record is None else {k: v for k, v in record.stages.items() if k != ITSELF}
+        classes = _classes(_content(home / EVALUATION))
+    if folder is None:
+        return Deployed(stages=stages, classes=classes)
+    files = _mapping(_content(folder / EXPORT), "files")
+    accuracy = _content(folder / ACCURACY)
+    found = [_exported(name, entry, _mapping(accuracy, name)) for name, entry in files.items()]
+    timings = _content(folder / TIMINGS).get("timings")
+    timed = [_timed(entry) for entry in timings] if isinstance(timings, list) else []
+    return Deployed(tuple(filter(None, found)), tuple(filter(None, timed)), stages, classes)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """Returns the content of a JSON file; nothing if there is none. Raises ConfigError if it is no JSON."""
+    content = read_json(path, "a record of an exported network") if path.is_file() else {}
+    return content if isinstance(content, dict) else {}
+
+
+def _mapping(value: Any, key: str) -> dict[str, Any]:
+    """Returns the mapping below a key; an empty one if there is none."""
+    inner = value.get(key) if isinstance(value, dict) else None
+    return inner if isinstance(inner, dict) else {}
+
+
+def number(value: Any) -> float | None:
+    """Returns a finite number; None if the value is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _exported(name: str, entry: Any, accuracy: Mapping[str, Any]) -> ExportedFacts | None:
+    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+        return None
+    parity, parts = _mapping(entry, "parity"), entry.get("files")
+    sizes = (
+        [number(part.get("bytes")) or 0 for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    )
+    differences = {}
+    for key, words in (("random", "random inputs"), ("photographs", "photographs")):
+        part = _mapping(parity, key)
+        numbers = [number(part.get(k)) for k in ("images", "max_abs_diff", "allowed", "argmax_agreement")]
+        images, largest, allowed, agreement = numbers
+        if images is not None and largest is not None and allowed is not None and agreement is not None:
+            differences[words] = Difference(int(images), largest, allowed, agreement)
+    folder = _mapping(parity, "folder")
+    images, top1 = number(accuracy.get("images")), number(accuracy.get("top1"))
+    if top1 is None:
+        images, top1 = number(folder.get("images")), number(folder.get("top1_file"))
+    dtype = entry.get("dtype")
+    return ExportedFacts(
+        name, entry["file"], int(sum(sizes)), str(parity.get("runtime", "")),
+        dtype if isinstance(dtype, str) else str(parity.get("precision", "")), differences,
+        None if images is None else int(images), top1, number(accuracy.get("agreement")),
+        {key: value for key, value in entry.items() if key in QUANTISED} if dtype == "int8" else None,
+    )  # fmt: skip
+
+
+QUANTISED = ("calibration", "drop", "agreement", "sensitivity", "kept", "max_drop")
+"""Keys of an int8 file in export.json."""
+
+
+def _timed(entry: Any) -> TimedFacts | None:
+    """Returns a timing of timings.json; None if it lacks something."""
+    if not isinstance(entry, dict):
+        return None
+    keys = ("threads", "batch", "median_ms", "noise_ms")
+    threads, batch, median_ms, noise_ms = (number(entry.get(key)) for key in keys)
+    if threads is None or batch is None or median_ms is None or noise_ms is None:
+        return None
+    own = _mapping(entry, "prediction")
+    verdict, reason = str(own.get("verdict", "")), str(own.get("reason") or entry.get("no_prediction") or "")
+    if reason:
+        verdict = f"{verdict or 'not predicted'}: {reason}"
+    device = _mapping(entry, "device")
+    return TimedFacts(
+        str(entry.get("file", "")), str(entry.get("runtime", "")), str(device.get("name", "")), int(threads),
+        int(batch), median_ms, noise_ms, entry.get("steady") is not False, number(own.get("ms")),
+        number(own.get("error_percent")), verdict, tuple(_timed_layers(entry.get("layers"))),
+    )  # fmt: skip
+
+
+def _timed_layers(layers: Any) -> list[tuple[str, str, float, float | None]]:
+    found = []
+    for layer in layers if isinstance(layers, list) else []:
+        ms = number(layer.get("measured_ms")) if isinstance(layer, dict) else None
+        if ms is not None:
+            found.append((str(layer.get("place", "")), str(layer.get("op", "")), ms, number(layer.get("predicted_ms"))))
+    return found
+
+
+def _classes(evaluation: Mapping[str, Any]) -> dict[str, tuple[int, float | None]] | None:
+    rows = {}
+    for name, row in _mapping(evaluation, "classes").items():
+        images = number(row.get("images")) if isinstance(row, dict) else None
+        if images is not None:
+            rows[str(name)] = (int(images), number(row.get("top1")))
+    return rows or None

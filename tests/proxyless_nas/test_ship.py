@@ -1,0 +1,317 @@
+"""`proxyless-nas ship` runs a whole job, does nothing twice, and computes its numbers again."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import proxyless_nas as pn
+from engine.errors import ConfigError
+from engine.runs.stages import read_stages, sha256_of, write_stages
+from proxyless_nas.commands import main
+from proxyless_nas.commands.ship import NAMES
+from proxyless_nas.shipping.config import ShipConfig
+from proxyless_nas.shipping.job import CONFIG
+from proxyless_nas.shipping.stages import STAGES, Job
+from proxyless_nas.shipping.verification import compared
+from supernet.space import Space, SpaceConfig
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_search, formula_table, tmp_path_factory) -> dict[str, Any]:
+    """A job whose table is of another device, so that nothing is timed."""
+    table = tmp_path_factory.mktemp("tables") / "table.yaml"
+    formula_table(Space(SpaceConfig.model_validate(tiny_search["space"]))).save(table)
+    return {
+        "data": {"name": "fake", "fake_images": 32, "fake_classes": 2, "workers": 0},
+        "search": {
+            **tiny_search,
+            "data": {"validation": 0.5},
+            "search": tiny_search["search"] | {"arch_update": "two_path"},
+            "limits": [{"metric": "latency", "table": str(table), "at": "50%"}],
+        },
+        "retrain": {"retrain": {"epochs": 1, "batch_size": 8}, "run": {"threads": 1}},
+        "derive": {"at": ["80%"]},
+        "export": {"to": ["onnx"], "normalise": True},
+    }
+
+
+@pytest.fixture(scope="module")
+def shipped(settings, one_thread, tmp_path_factory) -> tuple[Path, list[str]]:
+    """The folder of a job, and the lines that it said."""
+    out, said = tmp_path_factory.mktemp("jobs") / "my job", []
+    assert pn.ship(settings, out, say=said.append).report == out / "report.html"
+    return out, said
+
+
+def job_of(out: Path) -> Job:
+    return Job(out.absolute(), ShipConfig.read(out / CONFIG))
+
+
+def differing(out: Path, *stages: str) -> list[str]:
+    """Returns the stage and the name of each number that differs."""
+    found = compared(job_of(out), read_stages(out), stages=stages)
+    return [f"{one.stage}: {one.what}" for one in found if not one.same]
+
+
+def test_each_stage_says_its_result(shipped):
+    out, said = shipped
+    assert [line.partition(":")[0] for line in said] == [stage.name for stage in STAGES] == list(NAMES)
+    results = {stage: line.partition(": ")[2] for stage, line in zip(NAMES, said, strict=True)}
+    search = json.loads((out / "search" / "result.json").read_text())
+    test = json.loads((out / "retrain" / "result.json").read_text())["test"]
+    assert f"latency {search['limits'][0]['predicted']:.4g} ms predicted" in results["search"]
+    assert results["retrain"] == f"top-1 {test['top1']:.2f} % on {test['images']} test images"
+    assert results["export"] == f"top-1 onnx {test['top1']:.2f} %"
+    assert (out / "export" / "my_job.onnx").exists()  # the network has the name of the job
+    assert (out / "search" / "architecture-80percent.json").exists()
+
+
+def test_the_page_shows_the_files_and_the_stages(shipped):
+    out, _ = shipped
+    page = (out / "report.html").read_text()
+    for heading in ("Files for runtimes", "The stages of the job", "Each class of the test set"):
+        assert heading in page
+    assert "Quantised to int8" not in page
+    digest = json.loads((out / "export" / "export.json").read_text())["files"]["onnx"]["files"][0]["sha256"]
+    assert re.search(rf"export/my_job\.onnx</th>.*?{digest}", page)
+    assert len(page.encode()) < 1_500_000
+
+
+def test_the_same_command_again_does_nothing_and_prints_the_page_last(shipped, settings, tmp_path, capsys):
+    out, _ = shipped
+    config = tmp_path / "job.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(SystemExit) as end:
+        main(["ship", str(config), "--out", str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    assert end.value.code == 0
+    assert [line.split(": ")[1] for line in lines[:-1]] == ["done before"] * len(STAGES)
+    assert lines[-1] == str(out / "report.html")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_every_number_is_the_same_when_it_is_computed_again(shipped):
+    out, _ = shipped
+    found = []
+    assert pn.verify_ship(out, say=found.append)
+    what = {f"{one.stage}: {one.what}" for one in found}
+    assert len(what) > 40
+    assert {
+        "search: latency predicted [ms]",
+        "derive: log probability",
+        "derive: the network, derived exactly",
+        "retrain: top1 % on the test images",
+        "export: onnx: largest difference on photographs",
+        "export: onnx: top1 on the test images",
+        "report: the page",
+    } <= what
+
+
+def edited(key: str, value: Any):
+    """Returns an edit of a JSON file: the value at `a.b.0` becomes another one."""
+
+    def edit(path: Path) -> None:
+        content = json.loads(path.read_text())
+        here, *names = [content, *key.split(".")]
+        for name in names[:-1]:
+            here = here[int(name)] if isinstance(here, list) else here[name]
+        here[int(names[-1]) if isinstance(here, list) else names[-1]] = value
+        path.write_text(json.dumps(content))
+
+    return edit
+
+
+def replaced(old: str, new: str):
+    def edit(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return edit
+
+
+def flipped(path: Path) -> None:
+    """Changes a byte in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "stage", "named"),
+    [
+        ("search/result.json", edited("limits.0.predicted", 1.0), "search", "search: latency predicted [ms]"),
+        ("search/result.json", edited("params", 7), "search", "search: parameters"),
+        ("search/result.json", edited("met", False), "search", "search: met"),
+        ("search/result.json", edited("top1", 99.0), "derive", "derive: top-1 % with the supernet's weights"),
+        ("search/result.json", edited("log_probability", -0.1), "derive", "derive: log probability"),
+        ("search/architecture.json", edited("complexity.macs", 7), "search", "search: its numbers"),
+        ("derive/derivation.json", edited("log_probability", -0.1), "derive", "derive: log_probability in derivation"),
+        ("derive/architecture.json", edited("predicted.0.value", 1.0), "derive", "derive: derive/architecture.json"),
+        ("search/pareto.json", edited("members.0.complexity.macs", 7), "derive", "derive: architecture-80percent.json"),
+        ("tables/table.yaml", replaced("median_ms: ", "median_ms: 1"), "search", "search: input tables/table.yaml"),
+        ("retrain/result.json", edited("test.top1", 99.0), "retrain", "retrain: top1 % on the test images"),
+        ("retrain/result.json", edited("test.loss", 0.1), "retrain", "retrain: loss on the test images"),
+        ("evaluate/evaluation.json", edited("classes.class 0.top1", 1.0), "evaluate", "evaluate: top-1 % of class"),
+        ("export/export.json", edited("files.onnx.parity.random.max_abs_diff", 1.0), "export", "export: onnx: largest"),
+        ("export/accuracy.json", edited("onnx.agreement", 1.0), "export", "export: onnx: agreement on the test images"),
+        ("export/my_job.onnx", flipped, "export", "export: onnx: SHA-256 of my_job.onnx"),
+        ("report.html", replaced("Parameters", "Parametres"), "report", "report: the page"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("sealed", [False, True], ids=["", "sealed"])
+def test_a_number_that_somebody_has_changed_is_named(file, edit, stage, named, sealed, shipped, tmp_path):
+    """By the file's hash, and, if the record of hashes has been changed as well, by computing the number again."""
+    out = tmp_path / "my job"
+    shutil.copytree(shipped[0], out)
+    if file == "report.html":
+        edit = replaced("<h1>", "<h1>A ")
+    edit(out / file)
+    record = read_stages(out)
+    owner = next(name for name, one in record.stages.items() if file in one.outputs)
+    if not sealed:
+        assert any(line.startswith(f"{owner}: SHA-256 of {file}") for line in differing_hashes(out))
+        return
+    record.stages[owner].outputs[file] = sha256_of(out / file)
+    write_stages(out, record)
+    assert any(line.startswith(named) for line in differing(out, stage)), differing(out, stage)
+
+
+def differing_hashes(out: Path) -> list[str]:
+    from engine.runs.stages import changed_files
+
+    record = read_stages(out)
+    return [f"{name}: SHA-256 of {file}" for name, one in record.stages.items() for file in changed_files(one, out)]
+
+
+def test_another_network_in_place_of_the_derived_one_is_named(shipped, tmp_path):
+    out = tmp_path / "my job"
+    shutil.copytree(shipped[0], out)
+    path = out / "search" / "architecture.json"
+    own = pn.Architecture.from_json(path.read_text())
+    other = pn.Architecture(own.space, (own.paths[0], 1 - own.paths[1], *own.paths[2:]), own.name)
+    path.write_text(other.to_json(json.loads(path.read_text())["predicted"]))
+    found = differing(out, "search", "derive")
+    assert "derive: the network, derived exactly" in found
+    assert "search: MACs" in found
+
+
+def test_the_command_that_verifies_prints_both_numbers_and_exits_with_1(shipped, tmp_path, capsys):
+    out = tmp_path / "my job"
+    shutil.copytree(shipped[0], out)
+    edited("test.top1", 99.0)(out / "retrain" / "result.json")
+    with pytest.raises(SystemExit) as end:
+        main(["ship", "--verify", str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    assert end.value.code == 1
+    assert any(re.match(r"DIFFERS  retrain: top1 % on the test images: recorded 99, again \d", line) for line in lines)
+    assert re.fullmatch(r"\d+ of \d+ are the same; \d+ DIFFER", lines[-1])
+
+
+def test_a_changed_setting_repeats_what_it_concerns(shipped, settings, tmp_path):
+    out = tmp_path / "my job"
+    shutil.copytree(shipped[0], out)
+    said: list[str] = []
+    pn.ship(settings, out, overrides=["retrain.retrain.epochs=2"], until="evaluate", say=said.append)
+    assert [line for line in said if "anew" in line] == [
+        "retrain: settings has changed, so it runs anew",
+        "evaluate: weights has changed, so it runs anew",
+    ]
+    assert json.loads((out / "retrain" / "result.json").read_text())["epochs"] == 2
+    assert "input weights" in " ".join(differing(out, "export"))  # what has not run again yet is out of date
+
+
+def test_a_search_that_was_stopped_goes_on(settings, tmp_path, monkeypatch):
+    """Interrupted after a checkpoint, and once more before the result is written."""
+    from search.loop import Search
+
+    out, said = tmp_path / "job", []
+    step = Search.step
+
+    def stop_after_2(self, progress):
+        step(self, progress)
+        if self.state.step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Search, "step", stop_after_2)
+        with pytest.raises(KeyboardInterrupt):
+            pn.ship(settings, out, until="search", say=said.append)
+    assert read_stages(out).stages["search"].outputs is None
+    pn.ship(settings, out, until="search", say=said.append)
+    assert "search: goes on" in said
+    assert json.loads((out / "search" / "result.json").read_text())["resumed_at"] == 2
+
+
+def test_parts_may_be_names_with_some_keys_replaced(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text("data: {name: digits}\nsearch: {extends: quickstart_cpu, run: {seed: 3}}\nretrain: quickstart\n")
+    config = ShipConfig.read(path, ["search.search.epochs=7", "retrain.retrain.epochs=5", "data.workers=1"])
+    assert (config.search.data.name, config.retrain.data.name) == ("digits", "digits")
+    assert config.search.data.validation == 0.3  # of quickstart_cpu
+    assert (config.search.run.seed, config.search.search.epochs, config.retrain.retrain.epochs) == (3, 7, 5)
+    assert ShipConfig.read(config) is config
+    assert ShipConfig.read(path, ["retrain=imagenet"]).retrain.retrain.epochs == 300
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("search: quickstart_cpu\n", "retrain: is missing, expected the name of a configuration"),
+        (
+            "search: quickstart_cup\nretrain: quickstart\n",
+            "quickstart_cup: no such file.* Did you mean 'quickstart_cpu'",
+        ),
+        ("search: [1]\nretrain: quickstart\n", r"search: got \[1\], expected the name of a configuration"),
+        ("search: {extends: quickstart_cpu, run: {sed: 3}}\nretrain: quickstart\n", "search.run.sed: unknown key"),
+        ("search: quickstart_cpu\nretrain: quickstart\ntabel: {verify: 9}\n", "tabel: unknown key.*'table'"),
+        ("search: quickstart_cpu\nretrain: quickstart\ndata: 5\n", "data: got 5, expected a section of keys"),
+        ("search: quickstart_cpu\nretrain: quickstart\nderive: {at: 5}\n", "derive.at: "),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_the_key(text, line, tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=line) as error:
+        ShipConfig.read(path)
+    assert "\n" not in str(error.value)
+    assert "job.yaml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "CONFIG: is missing"),
+        (["ship/digits_cpu"], "--out: is missing"),
+        (["--verify", "nowhere"], "nowhere: holds no job of several stages"),
+        (["ship/digits_cpu", "--verify", "x"], "--verify: goes with --timings alone"),
+        (["ship/digits_cpu", "--out", "x", "--timings"], "--timings: goes with --verify"),
+    ],
+)
+def test_a_wrong_command_is_one_line(words, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(["ship", *words])
+    assert end.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert line in said
+    assert list(tmp_path.iterdir()) == []
