@@ -17,7 +17,7 @@ Errors and messages:
 Files:
 
 - `files.py`: reads any file, and writes files that stay whole if the process is killed
-- `runs/`: the folder of a run, its lock, its inputs and its checkpoints
+- `runs/`: the folder of a run, its lock, its inputs and its checkpoints; `stages.py` runs a job of several stages
 - `curves/`: metrics.jsonl and what TensorBoard shows
 
 Images: `data/`

@@ -34,6 +34,32 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """What an int8 file has lost. Every figure may be unknown, which is None."""
+
+    types: str
+    """The types of its input and output."""
+    points: float | None
+    """The accuracy of float32 minus that of int8, in percentage points."""
+    interval: tuple[float, float] | None
+    """The 95 % interval of `points`."""
+    top1: float | None
+    top1_float32: float | None
+    images: int | None
+    """The labelled images of the accuracies."""
+    agreement: float | None
+    """The images with the same likeliest class as float32, in percent."""
+    on: str
+    """Which images these are."""
+    kept: tuple[str, ...]
+    """The layers in float32."""
+    calibration: str
+    """What calibrated it, in words."""
+    sensitivity: tuple[tuple[str, float], ...]
+    """Layers, and the root of the mean squared difference of a logit when that layer alone is int8."""
+
+
+@dataclass(frozen=True)
 class ExportedFacts:
     """An exported file."""
 
@@ -51,8 +77,8 @@ class ExportedFacts:
     """In percent."""
     agreement: float | None
     """In percent of these images."""
-    quantised: Mapping[str, Any] | None
-    """What is recorded of the quantisation of an int8 file."""
+    quantised: Quantised | None
+    """What quantising has cost; None for a file that is not int8."""
 
 
 @dataclass(frozen=True)
@@ -90,25 +116,26 @@ class Deployed:
 def deployed_of(home: Path | None, exported: Path | None) -> Deployed:
     """Returns what is known of a job in the folder `home` and of the exported files in a folder.
 
-    exported: None takes `export` in the job's folder, if it is there. Raises ConfigError if the folder that is given
-    has no export.json, or if a file is damaged.
+    exported: None takes those of the job, if there are any. Raises ConfigError if the folder that is given has no
+    export.json, or if a file is damaged.
     """
     if exported is not None and not (exported / EXPORT).is_file():
         raise ConfigError(f"--exported {exported}", f"has no {EXPORT}", "a folder of proxyless-nas export --out")
-    folder = exported or (home / "export" if home else None)
-    stages, classes = None, None
-    if home is not None:
-        record = read_stages(home)
-        stages = None if record is None else {k: v for k, v in record.stages.items() if k != ITSELF}
-        classes = _classes(_content(home / EVALUATION))
-    if folder is None:
-        return Deployed(stages=stages, classes=classes)
-    files = _mapping(_content(folder / EXPORT), "files")
-    accuracy = _content(folder / ACCURACY)
-    found = [_exported(name, entry, _mapping(accuracy, name)) for name, entry in files.items()]
-    timings = _content(folder / TIMINGS).get("timings")
-    timed = [_timed(entry) for entry in timings] if isinstance(timings, list) else []
-    return Deployed(tuple(filter(None, found)), tuple(filter(None, timed)), stages, classes)
+    folders = [exported] if exported is not None else [home / "export", home / "int8"] if home is not None else []
+    found: list[ExportedFacts] = []
+    timed: list[TimedFacts] = []
+    for folder in folders:
+        accuracy = _content(folder / ACCURACY)
+        for name, entry in _mapping(_content(folder / EXPORT), "files").items():
+            if file := _exported(name, entry, _mapping(accuracy, name)):
+                found.append(file)
+        timings = _content(folder / TIMINGS).get("timings")
+        timed += filter(None, map(_timed, timings if isinstance(timings, list) else []))
+    if home is None:
+        return Deployed(tuple(found), tuple(timed))
+    record = read_stages(home)
+    stages = None if record is None else {k: v for k, v in record.stages.items() if k != ITSELF}
+    return Deployed(tuple(found), tuple(timed), stages, _classes(_content(home / EVALUATION)))
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -150,15 +177,38 @@ def _exported(name: str, entry: Any, accuracy: Mapping[str, Any]) -> ExportedFac
         images, top1 = number(folder.get("images")), number(folder.get("top1_file"))
     dtype = entry.get("dtype")
     return ExportedFacts(
-        name, entry["file"], int(sum(sizes)), str(parity.get("runtime", "")),
+        name, entry["file"], int(sum(sizes)), str(parity.get("runtime") or entry.get("runtime") or ""),
         dtype if isinstance(dtype, str) else str(parity.get("precision", "")), differences,
         None if images is None else int(images), top1, number(accuracy.get("agreement")),
-        {key: value for key, value in entry.items() if key in QUANTISED} if dtype == "int8" else None,
+        _quantised(entry) if dtype == "int8" else None,
     )  # fmt: skip
 
 
-QUANTISED = ("calibration", "drop", "agreement", "sensitivity", "kept", "max_drop")
-"""Keys of an int8 file in export.json."""
+def _quantised(entry: Mapping[str, Any]) -> Quantised:
+    drop, same, calibration = (_mapping(entry, key) for key in ("drop", "agreement", "calibration"))
+    ends = drop.get("interval")
+    low, high = (number(end) for end in ends) if isinstance(ends, list) and len(ends) == 2 else (None, None)
+    images, share = number(drop.get("images")), number(same.get("share"))
+    costs = entry.get("sensitivity")
+    pairs = [
+        (str(cost.get("layer")), value)
+        for cost in (costs if isinstance(costs, list) else [])
+        if isinstance(cost, dict) and (value := number(cost.get("rms_diff"))) is not None
+    ]
+    kept, types = entry.get("kept"), _mapping(entry, "types")
+    return Quantised(
+        ", ".join(f"{place} {kind}" for place, kind in types.items()),
+        number(drop.get("points")),
+        None if low is None or high is None else (low, high),
+        number(drop.get("top1_int8")),
+        number(drop.get("top1_float32")),
+        None if images is None else int(images),
+        None if share is None else 100 * share,
+        str(same.get("on", "")),
+        tuple(map(str, kept)) if isinstance(kept, list) else (),
+        f"{calibration['images']} of {calibration.get('source')}" if calibration.get("images") else "",
+        tuple(pairs),
+    )
 
 
 def _timed(entry: Any) -> TimedFacts | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from engine.quantities import quantity
 from engine.runs.stages import StageRecord
 from report.blocks import MOST_ROWS, Block, Figures, Table, Text
-from report.deployed import Deployed, ExportedFacts, TimedFacts, number
+from report.deployed import Deployed, ExportedFacts, TimedFacts
 from report.drawing import Marks, chart
 
 MOST_LAYERS = 20
@@ -21,6 +20,8 @@ def export_blocks(files: Sequence[ExportedFacts]) -> Iterator[Block]:
         return
     rows = []
     for file in files:
+        if file.quantised is not None:
+            continue  # another table has them
         kinds = [file.differences.get(kind) for kind in ("random inputs", "photographs")]
         worst = [f"{one.largest:.1e} of {one.allowed:.1e}" if one else "" for one in kinds]
         known = [one.agreement for one in kinds if one]
@@ -28,6 +29,8 @@ def export_blocks(files: Sequence[ExportedFacts]) -> Iterator[Block]:
         rows.append((file.format, file.file, file.runtime, file.dtype, quantity(file.size, "bytes"), *worst, agreement))
     head = ("format", "file", "runtime", "precision", "size", "difference, random", "difference, photographs",
             "same class %")  # fmt: skip
+    if not rows:
+        return
     yield Table("Files, each loaded in its runtime and compared with PyTorch", head, rows, words=4)
     yield Text(
         "Difference: the largest one of a logit from PyTorch's, and the largest that is accepted. Each file was opened "
@@ -44,69 +47,34 @@ def export_blocks(files: Sequence[ExportedFacts]) -> Iterator[Block]:
 
 def int8_blocks(files: Sequence[ExportedFacts]) -> Iterator[Block]:
     """Yields what quantising the files to int8 has cost."""
-    quantised = [(file, file.quantised) for file in files if file.quantised is not None]
-    rows, sensitive = [], []
-    for file, record in quantised:
-        drop = record.get("drop")
-        rows.append((file.file, *_drop(drop), _percent(_within(record.get("agreement"))), _text(record.get("kept"))))
-        if layers := _sensitivity(record.get("sensitivity")):
-            sensitive.append((file.file, layers))
-    if rows:
-        head = ("file", "drop, points", "95 % interval", "same class as float %", "layers kept in float")
-        yield Table("int8 beside float32", head, rows)
-        calibrations = list(dict.fromkeys(_text(record.get("calibration")) for _, record in quantised))
-        for text in filter(None, calibrations):
-            yield Text(f"Calibration: {text}.")
-    for name, layers in sensitive:
-        caption = f"{name}: the layers that cost most when they alone are int8"
-        yield Table(caption, ("layer", "cost"), layers[:MOST_LAYERS], folded=True)
-
-
-def _drop(value: Any) -> tuple[str, str]:
-    """Returns a drop and its interval, as export.json has them: a number, or a mapping of several."""
-    if isinstance(value, Mapping):
-        named = ("points", "drop", "top1", "value")
-        points = next((found for key in named if (found := number(value.get(key))) is not None), None)
-        interval = value.get("interval") or [value.get("low"), value.get("high")]
-        ends = [number(end) for end in interval] if isinstance(interval, list | tuple) else []
-        span = f"{ends[0]:+.2f} to {ends[1]:+.2f}" if len(ends) == 2 and None not in ends else ""
-        return ("" if points is None else f"{points:+.2f}"), span
-    points = number(value)
-    return ("" if points is None else f"{points:+.2f}"), ""
-
-
-def _within(value: Any) -> float | None:
-    """Returns the number in a record that may be a mapping with one."""
-    if isinstance(value, Mapping):
-        return next((found for part in value.values() if (found := number(part)) is not None), None)
-    return number(value)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share if share <= 1 else share:.2f}"
-
-
-def _text(value: Any) -> str:
-    """Returns plain values in a few words."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key.replace('_', ' ')} {_text(v)}" for key, v in value.items() if v is not None)
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _sensitivity(value: Any) -> list[tuple[str, str]]:
-    """Returns the layers and their costs, as export.json lists them."""
-    pairs = value.items() if isinstance(value, Mapping) else value if isinstance(value, list) else []
-    found = []
-    for pair in pairs:
-        if isinstance(pair, Mapping):
-            texts = [part for part in pair.values() if isinstance(part, str)]
-            costs = [part for part in pair.values() if number(part) is not None]
-            pair = (texts[0], costs[0]) if texts and costs else ()
-        if isinstance(pair, list | tuple) and len(pair) == 2 and (cost := number(pair[1])) is not None:
-            found.append((str(pair[0]), f"{cost:.4g}"))
-    return found
+    quantised = [(file.file, file.quantised) for file in files if file.quantised is not None]
+    if not quantised:
+        return
+    rows = []
+    for name, one in quantised:
+        span = "" if one.interval is None else "{:+.2f} to {:+.2f}".format(*one.interval)
+        pair = (one.top1, one.top1_float32)
+        top1 = "" if None in pair else "{:.2f} of {:.2f}".format(*pair)
+        points = "" if one.points is None else f"{one.points:+.2f}"
+        same = "" if one.agreement is None else f"{one.agreement:.2f}"
+        images = "" if one.images is None else str(one.images)
+        rows.append((name, one.types, top1, points, span, images, same))
+    head = ("file", "types", "top-1 % of float32's", "drop, points", "95 % interval", "images", "same class %")
+    yield Table("int8 beside float32", head, rows, words=2)
+    yield Text(
+        "Drop: the accuracy of float32 minus that of int8 on the same images; the interval is Newcombe's for paired "
+        "data. Same class: the share of images for which both find the same class the likeliest."
+    )
+    for text in dict.fromkeys(one.calibration for _, one in quantised if one.calibration):
+        yield Text(f"The ranges of the activations follow from {text}.")
+    for name, one in quantised:
+        if one.kept:
+            yield Text(f"{name} has these layers in float32: {', '.join(one.kept)}.")
+    for name, one in quantised:
+        if one.sensitivity:
+            caption = f"{name}: the layers that cost most when they alone are int8"
+            costs = [(layer, f"{cost:.3g}") for layer, cost in one.sensitivity[:MOST_LAYERS]]
+            yield Table(caption, ("layer", "difference of a logit, root mean square"), costs, folded=True)
 
 
 def timing_blocks(timed: Sequence[TimedFacts]) -> Iterator[Block]:

@@ -26,7 +26,7 @@ from supernet.design import Design
 FLOAT_BYTES = 4
 _PROBABILITY = "probability/"
 """The beginning of the tags `probability/<edge>/<candidate>` in a search's metrics.jsonl."""
-OF_A_JOB = ("tables", "derive", "evaluate", "export")
+OF_A_JOB = ("tables", "derive", "evaluate", "export", "int8")
 """The folders that a job of several stages has beside those of its search and its retraining."""
 REPORTS = ".html"
 """Files that end so are not listed among those of a run: a report may lie there."""
@@ -169,7 +169,7 @@ def collect(
         files += [_hash(home / name, name) for name in ("result.json", "table.yaml") if (home / name).is_file()]
     parts = [home / name for name in OF_A_JOB if (home / name).is_dir()] if home else []
     if exported is not None:
-        parts = [part for part in parts if part.name != "export"] + [exported]
+        parts = [part for part in parts if part.name not in ("export", "int8")] + [exported]
     files += [file for part in parts for file in _hashed(part, part.name, out)]
     return Facts(
         title=_title(runs, design, root),

@@ -4,10 +4,10 @@
     proxyless-nas ship own.yaml --out runs/own data.root=/images
     proxyless-nas ship --verify runs/shipped
 
-CONFIG is a YAML file that names the configurations of a search and of a retraining (docs/ship.md). The stages are, in
-this order, table, search, derive, retrain, evaluate, export, report; each prints a line, and the path of the report is
-the last one. The same command again goes on where it was stopped, even killed, and repeats the stages that a changed
-setting or file concerns.
+CONFIG is a YAML file that names the configurations of a search and of a retraining (docs/ship.md). The stages are
+table, search, derive, retrain, evaluate, export, int8, time and report, in this order. Each prints a line, and the path
+of the report is the last one. The same command again goes on where it was stopped, even killed, and repeats the stages
+that a changed setting or file concerns.
 
 --verify computes every recorded number again from what the stages have made, and prints both.
 
@@ -20,7 +20,7 @@ from engine.arguments import path_argument
 from proxyless_nas.commands.base import EXIT_MISSED, Command, add_overrides
 
 EXIT_DIFFERS = 1
-NAMES = ("table", "search", "derive", "retrain", "evaluate", "export", "report")
+NAMES = ("table", "search", "derive", "retrain", "evaluate", "export", "int8", "time", "report")
 """The names of the stages: proxyless_nas/shipping/stages.py has them all."""
 
 

@@ -48,6 +48,29 @@ class ExportStage(Section):
     """Whether the files take pixels from 0 to 255 and normalise them themselves."""
 
 
+class Int8Stage(Section):
+    """The int8 files, beside the float32 ones."""
+
+    to: tuple[str, ...] | None = None
+    """The formats; null: every one that has int8 files and is installed."""
+    calibration_images: int = Field(512, ge=1)
+    """The number of training images from which the ranges of the activations follow."""
+    max_drop: float = Field(1.0, ge=0, le=100)
+    """The most that int8 may lose of top-1 accuracy on the test images, in percentage points. A file that loses more is
+    not kept; the job goes on without it."""
+    keep_layers: int | tuple[str, ...] = 0
+    """How many of the layers that cost most in int8 stay in float32, or their names."""
+
+
+class TimeStage(Section):
+    """The timings of the exported files on this machine."""
+
+    rounds: int = Field(15, ge=2, le=1000)
+    """The rounds in which all files are timed in turn."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of the runtimes; null: the latency table's, or 1."""
+
+
 class ShipConfig(ConfigFile):
     """A file of configs/ship/: a whole job."""
 
@@ -56,8 +79,15 @@ class ShipConfig(ConfigFile):
     retrain: RetrainConfig
     """The retraining of the network that the search derives; given as `search` is."""
     table: TableStage = TableStage()
+    """How the latency tables of the search's limits are measured, those that are not there yet."""
     derive: DeriveStage = DeriveStage()
+    """Networks for other bounds."""
     export: ExportStage = ExportStage()
+    """The files for runtimes."""
+    int8: Int8Stage | None = Int8Stage()
+    """null: no int8 files."""
+    time: TimeStage | None = TimeStage()
+    """null: the exported files are not timed."""
 
     @classmethod
     def read(cls, source: str | Path | Mapping[str, Any] | Self, overrides: Sequence[str] = ()) -> Self:

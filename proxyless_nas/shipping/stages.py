@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from engine.quantities import TOP5_CLASSES, amount, quantity
 from engine.runs.folder import run_begun
 from engine.runs.stages import Done, Stage, StageRecord, sha256_of, sha256_of_values
 from export.formats import FORMATS
-from export.formats.base import versions_of
+from export.formats.base import Format, versions_of
+from export.job import RECORD
 from latency.config import LatencyConfig, MeasureConfig
 from latency.summary import summary
 from latency.table import LatencyTable
+from proxyless_nas import verbs
 from proxyless_nas.calm import calmest_table
 from proxyless_nas.shipping.config import ShipConfig
 from proxyless_nas.shipping.files_on_images import OnImages, on_images
@@ -47,7 +50,9 @@ from search.result import ResultFile, load_result, write_architecture
 from supernet.architecture import Architecture
 
 Records = Mapping[str, StageRecord]
-DERIVATION, EVALUATION, ACCURACY = "derive/derivation.json", "evaluate/evaluation.json", "accuracy.json"
+DERIVATION, EVALUATION = "derive/derivation.json", "evaluate/evaluation.json"
+ACCURACY, TIMINGS = "accuracy.json", "timings.json"
+"""Files beside the exported ones."""
 ARCHITECTURE, DERIVED = "search/architecture.json", "derive/architecture.json"
 """The network as the search has named it, and as the job names it: the stages after `derive` use the latter."""
 
@@ -361,6 +366,105 @@ def _test_images(job: Job) -> ImageSet:
     return images_for(load_chosen(job.out / DERIVED, job.modules), job.config.retrain.data).test
 
 
+def _int8_formats(job: Job) -> list[str]:
+    """Returns the formats of the int8 files."""
+    wanted = job.config.int8
+    if wanted is None or "int8" not in Format.__dataclass_fields__:
+        return []
+    if wanted.to is not None:
+        return list(wanted.to)
+    able = [name for name in _formats(job) if name in FORMATS and getattr(FORMATS[name], "int8", None) is not None]
+    return [name for name in able if _quantiser_is_installed(FORMATS[name])]
+
+
+def _quantiser_is_installed(format: Any) -> bool:
+    try:
+        format.refuse_if_missing(int8=True)
+    except UserError:
+        return False
+    return True
+
+
+def _int8_inputs(job: Job, records: Records) -> dict[str, str]:
+    settings = [job.config.export, job.config.retrain.data]
+    if job.config.int8 is not None:
+        settings.append(job.config.int8)
+    return _of_checkpoint(job, records) | {"settings": _settings(*settings), "formats": " ".join(_int8_formats(job))}
+
+
+def _int8(job: Job, records: Records) -> Done:
+    """Writes an int8 file for each runtime that has one. A file that loses too much accuracy is left out."""
+    formats, wanted, folder = _int8_formats(job), job.config.int8, job.out / "int8"
+    if not formats or wanted is None:
+        return Done("none is asked for" if wanted is None else "no installed format has int8 files")
+    too_much = import_module("export.int8").DropError
+    write: Any = export_files
+    lines, refused = [], {}
+    for name in formats:
+        try:
+            with Stages() as report:
+                (made,) = write(
+                    job.out / "retrain", folder, [name], dtype="int8", calibration_images=wanted.calibration_images,
+                    max_drop=wanted.max_drop, keep_layers=wanted.keep_layers, batch=job.config.export.batch,
+                    layout=job.config.export.layout, normalise=job.config.export.normalise, allow_modules=job.modules,
+                    report=report,
+                )  # fmt: skip
+        except too_much as error:
+            refused[name] = str(error)
+            lines.append(f"{name} REFUSED: {error}")
+            continue
+        drop = made.check.drop
+        lines.append(f"{name} drop {drop.points:+.2f} points" if drop is not None else f"{name} without labels")
+    return Done("; ".join(lines), _made(folder) if folder.is_dir() else [], {"refused": refused})
+
+
+def exported_files(job: Job) -> list[Path]:
+    """Returns the files of runtimes that the job has written, int8 ones last."""
+    found = []
+    for name in ("export", "int8"):
+        path = job.out / name / RECORD
+        if path.exists():
+            files = read_json(path, "an export.json")["files"].values()
+            found += [path.parent / str(entry["file"]) for entry in files]
+    return found
+
+
+def _time_inputs(job: Job, records: Records) -> dict[str, str]:
+    made = {**(records["export"].outputs or {}), **(records["int8"].outputs or {})}
+    settings = {} if job.config.time is None else {"settings": _settings(job.config.time)}
+    return settings | made | dict(records["table"].outputs or {}) | {"timer": "there" if _timer() else "missing"}
+
+
+def _timer() -> Any:
+    """Returns the function that times exported files."""
+    return getattr(verbs, "time_files", None)
+
+
+def _time(job: Job, records: Records) -> Done:
+    """Times the files in turn, beside what the first latency table predicts."""
+    files, wanted, timer = exported_files(job), job.config.time, _timer()
+    if wanted is None or not files or timer is None:
+        return Done("not asked for" if wanted is None else "nothing to time")
+    with Stages() as report:
+        timed = timer(
+            files, timed_against(job), threads=wanted.threads, rounds=wanted.rounds, allow_modules=job.modules,
+            report=report,
+        )  # fmt: skip
+    lines = []
+    for one in timed:
+        line = f"{one.file} {one.median_ms:.4g} ms"
+        if one.prediction is not None:
+            line += f" ({one.prediction.ms:.4g} predicted: {one.prediction.verdict})"
+        lines.append(line)
+    places = dict.fromkeys(path.parent / TIMINGS for path in files)
+    return Done("; ".join(lines), list(places))
+
+
+def timed_against(job: Job) -> Path | None:
+    """Returns the latency table that predicts the exported files: the first of the limits, if there is one."""
+    return next((table.copy for table in job.tables), None)
+
+
 def _report_inputs(job: Job, records: Records) -> dict[str, str]:
     versions = versions_of(["proxylessnas", "jinja2"])
     return {
@@ -389,6 +493,8 @@ STAGES: tuple[Stage[Job], ...] = (
     Stage("evaluate", "evaluates its checkpoint on the test images", ("evaluate",), _evaluate_inputs, _evaluate),
     Stage("export", "writes and checks the files of runtimes, and runs them on the test images", ("export",),
           _export_inputs, _export),
+    Stage("int8", "writes and checks int8 files", ("int8",), _int8_inputs, _int8),
+    Stage("time", "times the files in turn", (f"export/{TIMINGS}", f"int8/{TIMINGS}"), _time_inputs, _time),
     Stage("report", "writes report.html", ("report.html",), _report_inputs, _report),
 )  # fmt: skip
 """The stages in their order."""

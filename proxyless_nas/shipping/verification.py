@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from latency.measure import used_networks
 from latency.plan import network_job, verification_networks
 from latency.table import LatencyTable
 from latency.verification import accepted_percent, fitted_line, scores
+from proxyless_nas import verbs
 from proxyless_nas.shipping.stages import (
     ACCURACY,
     ARCHITECTURE,
@@ -33,12 +35,15 @@ from proxyless_nas.shipping.stages import (
     DERIVED,
     EVALUATION,
     STAGES,
+    TIMINGS,
     Job,
     derivation_record,
     evaluated,
     evaluation_record,
+    exported_files,
     file_on_images,
     result_of,
+    timed_against,
 )
 from proxyless_nas.sources import trained_network
 from report.page import report as write_report
@@ -107,6 +112,8 @@ def compared(
         "retrain": lambda: _retrain(job, again()),
         "evaluate": lambda: _evaluate(job, again()),
         "export": lambda: _export(job),
+        "int8": lambda: _int8(job, again()),
+        "time": lambda: _time(job, timings),
         "report": lambda: _report(job),
     }
     for stage in STAGES:
@@ -363,6 +370,77 @@ def _export(job: Job) -> Iterator[Compared]:
             value = getattr(again, key)
             relative = COMPUTED if key == "loss" else 1e-9
             yield from _near("export", f"{name}: {key} on the test images", own.get(key), value, relative)
+
+
+def _int8(job: Job, again: Mapping[str, Any]) -> Iterator[Compared]:
+    """Runs each int8 file on the test images again. again: what evaluating the checkpoint gave."""
+    folder = job.out / "int8"
+    if not (folder / RECORD).exists():
+        return
+    for entry in read_json(folder / RECORD, "an export.json")["files"].values():
+        name = entry["file"]
+        for part in entry["files"]:
+            own_file = folder / part["file"]
+            now = sha256_of(own_file) if own_file.is_file() else None
+            yield Compared("int8", f"SHA-256 of {part['file']}", part["sha256"], now)
+        try:
+            found = file_on_images(job, entry["format"], folder / name)
+        except UserError as error:
+            yield Compared("int8", f"{name}: its numbers", "computable", str(error))
+            continue
+        drop = entry.get("drop")
+        if not isinstance(drop, dict):
+            continue
+        slack = _slack(found.images, job.config.retrain.run.device)
+        yield Compared("int8", f"{name}: top-1 % on the test images", drop.get("top1_int8"), found.top1, 1e-9)
+        yield Compared("int8", f"{name}: top-1 % of float32", drop.get("top1_float32"), again["top1"], slack)
+        yield Compared("int8", f"{name}: drop, points", drop.get("points"), again["top1"] - found.top1, slack)
+        pairs = 100 * (drop.get("lost", 0) - drop.get("gained", 0)) / found.images
+        yield Compared("int8", f"{name}: drop by its images", drop.get("points"), pairs, 1e-9)
+        share = entry.get("agreement", {}).get("share")
+        yield Compared("int8", f"{name}: same class as float32", share, found.agreement / 100, 1e-9)
+
+
+def _time(job: Job, again: bool) -> Iterator[Compared]:
+    """Compares the predictions and errors of the timings with the table. again: whether the files are timed again."""
+    result, recorded = result_of(job), _timings_of(job.out)
+    assert result is not None  # the stage before has ended
+    limit = next((one for one in result.limits if one.metric == "latency" and one.table), None)
+    for one in recorded:
+        promised = one.get("prediction")
+        if not isinstance(promised, dict):
+            continue
+        if limit is not None:
+            yield from _near("time", f"{one['file']}: predicted ms", promised["ms"], limit.predicted, 1e-6)
+        error = 100 * (promised["ms"] - one["median_ms"]) / one["median_ms"]
+        yield from _near("time", f"{one['file']}: error %", promised["error_percent"], error, 1e-6)
+    if not again or not recorded or job.config.time is None:
+        return
+    with tempfile.TemporaryDirectory() as place, Stages() as report:
+        copies = []
+        for path in exported_files(job):
+            folder = Path(place) / path.parent.name
+            if not folder.exists():
+                shutil.copytree(path.parent, folder, ignore=shutil.ignore_patterns(TIMINGS))
+            copies.append(folder / path.name)
+        timed = verbs.time_files(  # type: ignore[attr-defined]
+            copies, timed_against(job), threads=job.config.time.threads, rounds=job.config.time.rounds,
+            allow_modules=job.modules, report=report,
+        )  # fmt: skip
+    before = {one["file"]: one["median_ms"] for one in recorded}
+    for one in timed:
+        yield Compared("time", f"{one.file}, timed again [ms]", before.get(one.file), one.median_ms,
+                       TIMED * one.median_ms)  # fmt: skip
+
+
+def _timings_of(out: Path) -> list[dict[str, Any]]:
+    """Returns the timings of a job's files."""
+    found: list[dict[str, Any]] = []
+    for name in ("export", "int8"):
+        path = out / name / TIMINGS
+        if path.exists():
+            found += read_json(path, "the timings of exported files")["timings"]
+    return found
 
 
 def _report(job: Job) -> Iterator[Compared]:

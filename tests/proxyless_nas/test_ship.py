@@ -50,6 +50,8 @@ def settings(tiny_search, formula_table, tmp_path_factory) -> dict[str, Any]:
         "retrain": {"retrain": {"epochs": 1, "batch_size": 8}, "run": {"threads": 1}},
         "derive": {"at": ["80%"]},
         "export": {"to": ["onnx"], "normalise": True},
+        "int8": None,
+        "time": None,
     }
 
 
