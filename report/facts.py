@@ -28,6 +28,8 @@ _PROBABILITY = "probability/"
 """The beginning of the tags `probability/<edge>/<candidate>` in a search's metrics.jsonl."""
 OF_A_JOB = ("tables", "derive", "evaluate", "export", "int8")
 """The folders that a job of several stages has beside those of its search and its retraining."""
+JOB = "ship.yaml"
+"""The settings of such a job."""
 REPORTS = ".html"
 """Files that end so are not listed among those of a run: a report may lie there."""
 
@@ -186,7 +188,8 @@ def collect(
         settings={
             names[run.folder] or run.folder.name: read_text(run.folder / "config.yaml", "a config.yaml")
             for run in shown
-        },
+        }
+        | ({"job": read_text(home / JOB, "the settings of a job")} if home and (home / JOB).is_file() else {}),
         files=tuple(files),
         deployed=deployed_of(home, exported),
     )

@@ -45,6 +45,7 @@ NAME = "proxyless-nas"
 
 COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "quickstart": quickstart.COMMAND,
+    "ship": ship.COMMAND,
     "measure": measure.COMMAND,
     "fit": fit.COMMAND,
     "import": import_table.COMMAND,

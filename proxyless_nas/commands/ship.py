@@ -15,6 +15,7 @@ Exit status 3 if the derived network misses a limit; 1 if --verify finds a numbe
 """
 
 import argparse
+import sys
 
 from engine.arguments import path_argument
 from proxyless_nas.commands.base import EXIT_MISSED, Command, add_overrides
@@ -58,7 +59,11 @@ def _run(args: argparse.Namespace) -> int:
             raise UserError(name, "is missing", "a configuration and --out DIR, or --verify DIR")
     if args.timings:
         raise UserError("--timings", "goes with --verify DIR")
-    done = ship(args.config, args.out, until=args.until, overrides=args.overrides, say=_say)
+    try:
+        done = ship(args.config, args.out, until=args.until, overrides=args.overrides, say=_say)
+    except KeyboardInterrupt:
+        print("the same command goes on where this one was stopped", file=sys.stderr)
+        raise
     if done.report is not None and args.until in (None, "report"):
         print(done.report)
     return EXIT_MISSED if done.met is False else 0

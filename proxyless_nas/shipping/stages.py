@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from engine.config import keys_of, naming, validate
+from engine.config import config_text, validate
 from engine.data import ImageSet
 from engine.errors import ConfigError, UserError
 from engine.evaluation import wilson
@@ -25,7 +26,8 @@ from export.formats.base import Format, versions_of
 from export.job import RECORD
 from latency.config import LatencyConfig, MeasureConfig
 from latency.summary import summary
-from latency.table import LatencyTable
+from latency.table import LatencyTable, Verification
+from latency.verification import NOISY_PERCENT
 from proxyless_nas import verbs
 from proxyless_nas.calm import calmest_table
 from proxyless_nas.shipping.config import ShipConfig
@@ -34,6 +36,7 @@ from proxyless_nas.sources import trained_network
 from proxyless_nas.starting import published_network
 from proxyless_nas.verbs import export as export_files
 from report.page import report as write_report
+from retrain.config import RetrainConfig
 from retrain.data import images_for
 from retrain.data import own_files as files_of_retraining
 from retrain.evaluation import Scores, score_checkpoint
@@ -50,6 +53,8 @@ from search.result import ResultFile, load_result, write_architecture
 from supernet.architecture import Architecture
 
 Records = Mapping[str, StageRecord]
+CONFIG = "ship.yaml"
+"""The resolved configuration in the job's folder."""
 DERIVATION, EVALUATION = "derive/derivation.json", "evaluate/evaluation.json"
 ACCURACY, TIMINGS = "accuracy.json", "timings.json"
 """Files beside the exported ones."""
@@ -166,7 +171,22 @@ def _table(job: Job, records: Records) -> Done:
         made.save(table.copy)
         assert made.verification is not None  # asked for
         lines.append(f"{table.name}, {summary(made.verification)}")
+        _refuse_wrong(made.verification, table, job.config.search)
     return Done("; ".join(lines), [table.copy for table in job.tables])
+
+
+def _refuse_wrong(verification: Verification, table: UsedFile, search: SearchConfig) -> None:
+    """Raises UserError if the search would refuse a table that was measured here, so that the same command measures it
+    again."""
+    for i, limit in enumerate(search.limits):
+        error = verification.table.mape_percent
+        if table.path in limit.files and error > limit.largest_error:
+            busy = verification.noise_mape_percent > NOISY_PERCENT
+            found = f"predicts whole networks with an error of {error:.1f} %"
+            found += "; other work disturbed its measuring" if busy else ""
+            accept = f"search.limits.{i}.largest_error={math.ceil(error)} accepts it"
+            remedy = f"on an idle machine, the same command measures it again; or {accept}"
+            raise UserError(str(table.copy), found, f"at most {limit.largest_error:g} %", remedy)
 
 
 def _search_inputs(job: Job, records: Records) -> dict[str, str]:
@@ -181,9 +201,17 @@ def _own(files: Mapping[str, str]) -> dict[str, str]:
 
 def _search(job: Job, records: Records) -> Done:
     folder = job.out / "search"
-    with naming("search", keys_of(SearchConfig)):
-        result = finish_search(job.search, folder)
+    result = finish_search(_as_file(job, "search", job.search), folder)
     return Done(search_line(result), _made(folder))
+
+
+def _as_file(job: Job, name: str, config: SearchConfig | RetrainConfig) -> Path:
+    """Writes the configuration of a part as a file of its own, which messages name, and returns its path."""
+    content = config.model_dump(mode="json")
+    content["data"]["workers"] = config.data.workers  # which no record of a run has
+    path = make_folder(job.out / "config") / f"{name}.yaml"
+    write_atomically(path, config_text(content))
+    return path
 
 
 def search_line(result: ResultFile) -> str:
@@ -259,8 +287,8 @@ def _retrain_inputs(job: Job, records: Records) -> dict[str, str]:
 def _retrain(job: Job, records: Records) -> Done:
     folder = job.out / "retrain"
     run_retrain(
-        job.config.retrain, job.out / DERIVED, folder, resume=run_begun(folder), allow_modules=job.modules,
-        published=published_network,
+        _as_file(job, "retrain", job.config.retrain), job.out / DERIVED, folder, resume=run_begun(folder),
+        allow_modules=job.modules, published=published_network,
     )  # fmt: skip
     test = read_json(folder / "result.json", "the result of a retraining")["test"]
     return Done(f"top-1 {test['top1']:.2f} % on {test['images']} test images", _made(folder))
@@ -466,7 +494,7 @@ def timed_against(job: Job) -> Path | None:
 
 
 def _report_inputs(job: Job, records: Records) -> dict[str, str]:
-    versions = versions_of(["proxylessnas", "jinja2"])
+    versions = versions_of(["proxylessnas", "jinja2"]) | {"settings": sha256_of(job.out / CONFIG)}
     return {
         name: sha256_of_values(record.model_dump(mode="json")) for name, record in records.items() if name != "report"
     } | versions

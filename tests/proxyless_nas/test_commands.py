@@ -21,7 +21,8 @@ ALL = {
     )
 }
 SCRIPTS = {
-    "quickstart": "quickstart", "measure_latency": "measure", "fit_latency": "fit", "import_latency": "import",
+    "quickstart": "quickstart", "ship": "ship",
+    "measure_latency": "measure", "fit_latency": "fit", "import_latency": "import",
     "device_kit": "kit", "check_search": "check", "run_search": "search", "derive": "derive", "run_sweep": "sweep",
     "run_retrain": "retrain", "evaluate": "evaluate", "compare": "compare", "export_model": "export",
     "time_files": "time", "ship": "ship",
@@ -65,7 +66,7 @@ def test_the_list_of_commands_has_each_with_its_summary(answer):
 
 def test_a_mistyped_command_is_one_line_with_the_nearest(answer):
     assert answer("serch")[0] == answer("kit exprot")[0] == 2
-    assert "got 'serch', expected quickstart, measure, " in answer("serch")[2]
+    assert "got 'serch', expected quickstart, ship, measure, " in answer("serch")[2]
     assert answer("serch")[2].endswith("Did you mean 'search'?\n")
     assert answer("kit exprot")[2].endswith("expected export, adb, import. Did you mean 'export'?\n")
     assert answer("--version")[2].startswith("proxyless-nas ")

@@ -13,13 +13,13 @@ import torch
 import yaml
 
 import proxyless_nas as pn
-from engine.errors import ConfigError
+from engine.errors import ConfigError, UserError
 from engine.runs.stages import read_stages, sha256_of, write_stages
+from latency.table import LatencyTable, Verification
 from proxyless_nas.commands import main
 from proxyless_nas.commands.ship import NAMES
 from proxyless_nas.shipping.config import ShipConfig
-from proxyless_nas.shipping.job import CONFIG
-from proxyless_nas.shipping.stages import STAGES, Job
+from proxyless_nas.shipping.stages import CONFIG, STAGES, Job
 from proxyless_nas.shipping.verification import compared
 from supernet.space import Space, SpaceConfig
 
@@ -262,6 +262,25 @@ def test_a_search_that_was_stopped_goes_on(settings, tmp_path, monkeypatch):
     pn.ship(settings, out, until="search", say=said.append)
     assert "search: goes on" in said
     assert json.loads((out / "search" / "result.json").read_text())["resumed_at"] == 2
+
+
+def test_a_table_that_the_search_would_refuse_is_measured_again_by_the_same_command(settings, tmp_path, monkeypatch):
+    def busy(config, *, seed, verify):
+        table = LatencyTable.load(settings["search"]["limits"][0]["table"])
+        errors = {"mape_percent": 12.3, "rmse_ms": 1.0, "bias_percent": 0.0, "mape_percent_thirds": [1.0, 1.0, 1.0]}
+        same = dict.fromkeys(("table", "raw", "constant", "macs"), errors)
+        record = {"date": "2026-01-31", "networks": 6, "measured_range_ms": [1.0, 2.0], "noise_mape_percent": 8.0}
+        record |= {"holds": False, "measured_ms": [1.0] * 6, "predicted_ms": [1.0] * 6, **same}
+        return table.model_copy(update={"verification": Verification.model_validate(record)})
+
+    monkeypatch.setattr("proxyless_nas.shipping.stages.calmest_table", busy)
+    elsewhere = [f"search.limits.0.table={tmp_path / 'none.yaml'}"]
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"none\.yaml: .* with an error of 12\.3 %; other work"):
+            pn.ship(settings, tmp_path / "job", overrides=elsewhere, until="table", say=list)
+    accepted = [*elsewhere, "search.limits.0.largest_error=13"]
+    assert pn.ship(settings, tmp_path / "job", overrides=accepted, until="table", say=list).met is None
+    assert (tmp_path / "job" / "tables" / "none.yaml").exists()
 
 
 def test_parts_may_be_names_with_some_keys_replaced(tmp_path):
