@@ -16,8 +16,10 @@ import pytest
 
 import proxyless_nas as pn
 from engine.errors import ConfigError, UserError
+from engine.runs.stages import StageRecord
 from proxyless_nas.commands import main
 from report.colours import DARK, GRAPHICS, LIGHT, TEXTS, contrast, shades
+from report.deployed import deployed_of
 from report.drawing import Line, Marks, chart, thinned, ticks
 from report.facts import Beside, Facts, collect
 from report.page import page_of
@@ -222,6 +224,97 @@ def test_a_quick_starts_random_networks_stand_beside_the_derived_one(runs, tmp_p
     assert f"{tmp_path.name}: report" in page
 
 
+@pytest.fixture
+def exported(tmp_path) -> Path:
+    """A folder of an exported network: a float32 and an int8 file, and their timings, as other packages record them."""
+    compared = {"images": 16, "max_abs_diff": 1.2e-6, "allowed": 4.5e-5, "argmax_agreement": 1.0}
+    one = {
+        "file": "net.onnx",
+        "files": [{"file": "net.onnx", "bytes": 1000, "sha256": "0" * 64}],
+        "parity": {"runtime": "ONNX Runtime 1.32", "precision": "float32", "random": compared, "photographs": compared},
+    }
+    drop = {"images": 500, "top1_float32": 91.2, "top1_int8": 90.8, "points": 0.4, "interval": [-0.3, 1.1]}
+    int8 = {
+        "file": "net.int8.onnx",
+        "files": [{"file": "net.int8.onnx", "bytes": 300, "sha256": "1" * 64}],
+        "dtype": "int8",
+        "runtime": "ONNX Runtime 1.32",
+        "types": {"input": "float32", "output": "float32"},
+        "drop": drop,
+        "agreement": {"images": 500, "on": "test images", "share": 0.986},
+        "calibration": {"images": 128, "source": "the run's training images"},
+        "kept": ["stem.conv"],
+        "sensitivity": [{"layer": "classifier.linear", "rms_diff": 0.25}, {"layer": "stem.conv", "rms_diff": 0.125}],
+    }
+    timing = {
+        "file": "net.onnx", "runtime": "onnxruntime 1.32", "device": {"name": "A board"}, "threads": 2, "batch": 1,
+        "median_ms": 2.5, "noise_ms": 0.01, "steady": True, "no_prediction": "", "no_layers": "",
+        "prediction": {"ms": 2.0, "error_percent": -20.0, "verdict": "slower", "reason": ""},
+        "layers": [{"place": "stem", "op": "conv_k3", "measured_ms": 0.75, "predicted_ms": 0.5}],
+    }  # fmt: skip
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    contents = {
+        "export.json": {"format": "proxylessnas/export@1", "files": {"onnx": one, "onnx_int8": int8}},
+        "accuracy.json": {"onnx": {"images": 500, "top1": 91.2, "loss": 0.3, "agreement": 100.0}},
+        "timings.json": {"format": "proxylessnas/timings@1", "timings": [timing, {**timing, "file": "net.int8.onnx"}]},
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_exported_files_their_loss_in_int8_and_their_timings_have_sections(runs, exported, text):
+    page = pn.report(runs / "retrain", exported=exported, out=exported / "report.html").read_text()
+    parts = Page(page)
+    checked = parts.rows(page, "Files, each loaded in its runtime and compared with PyTorch")
+    assert checked[1:] == [
+        ["onnx", "net.onnx", "ONNX Runtime 1.32", "float32", "1 kB", *["1.2e-06 of 4.5e-05"] * 2, "100"]
+    ]
+    assert parts.rows(page, "On labelled images")[1:] == [["net.onnx", "91.20", "100.00", "500"]]
+    assert parts.rows(page, "int8 beside float32")[1:] == [
+        ["net.int8.onnx", "input float32, output float32", "90.80 of 91.20", "+0.40", "-0.30 to +1.10", "500", "98.60"]
+    ]
+    assert "net.int8.onnx has these layers in float32: stem.conv." in page
+    timed = parts.rows(page, "Measured in the runtime, beside the table&#39;s prediction")
+    assert timed[1] == [
+        "net.onnx", "onnxruntime 1.32", "A board; 2 threads, batch 1", "2.5 ± 0.01", "2", "-20.0", "slower"
+    ]  # fmt: skip
+    assert parts.rows(page, "net.onnx: each layer, by the runtime&#39;s profile")[1] == [
+        "stem",
+        "conv_k3",
+        "0.75",
+        "0.5",
+    ]
+    costs = parts.rows(page, "net.int8.onnx: the layers that cost most when they alone are int8")
+    assert costs[1] == ["classifier.linear", "0.25"]
+    listed = [row[0] for row in re.findall(r"<tr><th scope=\"row\">(exported/[^<]*)()", page)]
+    assert listed == ["exported/accuracy.json", "exported/export.json", "exported/timings.json"]
+    assert "Files for runtimes" not in text
+
+
+@pytest.mark.parametrize("name", ["export.json", "accuracy.json", "timings.json"])
+@pytest.mark.parametrize(
+    "inside",
+    [
+        [],
+        {},
+        5,
+        {"files": [], "timings": {}},
+        {"files": {"onnx": 5}, "timings": [5, {}]},
+        {"files": {"onnx": {"file": "a", "files": 5, "parity": [], "dtype": "int8"}}},
+    ],
+)
+def test_a_record_of_another_version_is_left_out(name, inside, runs, exported, facts):
+    (exported / name).write_text(json.dumps(inside))
+    Page(page_of(replace(facts, deployed=deployed_of(None, exported))))
+
+
+def test_a_folder_without_exported_files_is_one_line(runs, tmp_path):
+    with pytest.raises(ConfigError, match=r"has no export\.json, expected a folder of proxyless-nas export"):
+        pn.report(runs / "retrain", exported=tmp_path, out=tmp_path / "report.html")
+
+
 def test_a_sweep_has_a_row_for_each_search(runs, tmp_path):
     result = json.loads((runs / "search" / "result.json").read_text())
     rows = [
@@ -367,9 +460,12 @@ for (const size of sizes) {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="has no chromium")
-def test_a_browser_shows_it_without_errors_or_overflow_at_any_width(text, tmp_path):
+def test_a_browser_shows_it_without_errors_or_overflow_at_any_width(facts, exported, tmp_path):
     """Headless Chromium: nothing on the console, no request, no horizontal scrolling of the page at three widths, and
     each radio button shows its picture alone."""
+    record = StageRecord(inputs={"settings": "a" * 64}, outputs={}, line="top-1 91.20 % " * 9, seconds=12.0)
+    deployed = replace(deployed_of(None, exported), stages={"retrain": record}, classes={"cat": (10, 90.0)})
+    text = page_of(replace(facts, deployed=deployed))
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
     (tmp_path / "frames.html").write_text(FRAMES, encoding="utf-8")
     options = [
