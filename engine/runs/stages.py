@@ -72,7 +72,9 @@ class Stage(Generic[J]):
     inputs: Callable[[J, Mapping[str, StageRecord]], Mapping[str, str]]
     """Returns what it begins from. It is called when the stages before it have ended, and gets their records."""
     run: Callable[[J, Mapping[str, StageRecord]], Done]
-    """Does the work. If a process before was stopped, it goes on with what it finds in the folder."""
+    """Does the work."""
+    resumes: bool = False
+    """Whether it goes on with what a process has left that was stopped. If not, that is deleted first."""
     needs: tuple[str, ...] = ()
     """Files of its own without which it cannot go on, such as a run's settings."""
 
@@ -151,7 +153,7 @@ def _left_to_do(stage: Stage[J], before: StageRecord | None, inputs: dict[str, s
     if before.inputs != inputs:
         return _Left(f"{_changed_inputs(before.inputs, inputs)}, so it runs anew", anew=True)
     if before.outputs is None:
-        return _Left("goes on")
+        return _Left("goes on") if stage.resumes else _Left("was stopped, so it begins again", anew=True)
     changed = changed_files(before, out)
     if not changed:
         return None

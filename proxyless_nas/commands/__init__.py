@@ -60,7 +60,6 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "predict": predict.COMMAND,
     "export": export.COMMAND,
     "time": time.COMMAND,
-    "ship": ship.COMMAND,
     "show": show.COMMAND,
     "compare": compare.COMMAND,
     "convert": convert.COMMAND,

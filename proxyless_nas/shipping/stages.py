@@ -24,11 +24,11 @@ from engine.runs.stages import Done, Stage, StageRecord, sha256_of, sha256_of_va
 from export.formats import FORMATS
 from export.formats.base import Format, versions_of
 from export.job import RECORD
+from export.timing import TIMINGS, time_files
 from latency.config import LatencyConfig, MeasureConfig
 from latency.summary import summary
 from latency.table import LatencyTable, Verification
 from latency.verification import NOISY_PERCENT
-from proxyless_nas import verbs
 from proxyless_nas.calm import calmest_table
 from proxyless_nas.shipping.config import ShipConfig
 from proxyless_nas.shipping.files_on_images import OnImages, on_images
@@ -56,8 +56,8 @@ Records = Mapping[str, StageRecord]
 CONFIG = "ship.yaml"
 """The resolved configuration in the job's folder."""
 DERIVATION, EVALUATION = "derive/derivation.json", "evaluate/evaluation.json"
-ACCURACY, TIMINGS = "accuracy.json", "timings.json"
-"""Files beside the exported ones."""
+ACCURACY = "accuracy.json"
+"""The file beside the exported ones with their accuracies on the test images."""
 ARCHITECTURE, DERIVED = "search/architecture.json", "derive/architecture.json"
 """The network as the search has named it, and as the job names it: the stages after `derive` use the latter."""
 
@@ -460,21 +460,16 @@ def exported_files(job: Job) -> list[Path]:
 def _time_inputs(job: Job, records: Records) -> dict[str, str]:
     made = {**(records["export"].outputs or {}), **(records["int8"].outputs or {})}
     settings = {} if job.config.time is None else {"settings": _settings(job.config.time)}
-    return settings | made | dict(records["table"].outputs or {}) | {"timer": "there" if _timer() else "missing"}
-
-
-def _timer() -> Any:
-    """Returns the function that times exported files."""
-    return getattr(verbs, "time_files", None)
+    return settings | made | dict(records["table"].outputs or {})
 
 
 def _time(job: Job, records: Records) -> Done:
     """Times the files in turn, beside what the first latency table predicts."""
-    files, wanted, timer = exported_files(job), job.config.time, _timer()
-    if wanted is None or not files or timer is None:
+    files, wanted = exported_files(job), job.config.time
+    if wanted is None or not files:
         return Done("not asked for" if wanted is None else "nothing to time")
     with Stages() as report:
-        timed = timer(
+        timed = time_files(
             files, timed_against(job), threads=wanted.threads, rounds=wanted.rounds, allow_modules=job.modules,
             report=report,
         )  # fmt: skip
@@ -513,11 +508,11 @@ STAGES: tuple[Stage[Job], ...] = (
     Stage("table", "measures the latency tables of the limits that are not there yet", ("tables",),
           _table_inputs, _table),
     Stage("search", "searches, and times the derived network on this device if it is the table's", ("search",),
-          _search_inputs, _search, ("search/config.yaml", "search/inputs.json", "search/images.csv.gz")),
+          _search_inputs, _search, True, ("search/config.yaml", "search/inputs.json", "search/images.csv.gz")),
     Stage("derive", "derives the network once more, exactly, and those for other bounds",
           ("derive", "search/architecture-*.json", "search/pareto*"), _derive_inputs, _derive),
     Stage("retrain", "trains the derived network from scratch", ("retrain",), _retrain_inputs, _retrain,
-          ("retrain/config.yaml", "retrain/inputs.json", "retrain/images.csv.gz")),
+          True, ("retrain/config.yaml", "retrain/inputs.json", "retrain/images.csv.gz")),
     Stage("evaluate", "evaluates its checkpoint on the test images", ("evaluate",), _evaluate_inputs, _evaluate),
     Stage("export", "writes and checks the files of runtimes, and runs them on the test images", ("export",),
           _export_inputs, _export),

@@ -22,12 +22,12 @@ from export.formats import FORMATS
 from export.job import RECORD
 from export.parity import Reference, check
 from export.program import metadata_of
+from export.timing import TIMINGS, TimedFile, read_timings, time_files
 from latency.build import predicted_ms
 from latency.measure import used_networks
 from latency.plan import network_job, verification_networks
 from latency.table import LatencyTable
 from latency.verification import accepted_percent, fitted_line, scores
-from proxyless_nas import verbs
 from proxyless_nas.shipping.stages import (
     ACCURACY,
     ARCHITECTURE,
@@ -35,7 +35,6 @@ from proxyless_nas.shipping.stages import (
     DERIVED,
     EVALUATION,
     STAGES,
-    TIMINGS,
     Job,
     derivation_record,
     evaluated,
@@ -407,13 +406,12 @@ def _time(job: Job, again: bool) -> Iterator[Compared]:
     assert result is not None  # the stage before has ended
     limit = next((one for one in result.limits if one.metric == "latency" and one.table), None)
     for one in recorded:
-        promised = one.get("prediction")
-        if not isinstance(promised, dict):
+        if (promised := one.prediction) is None:
             continue
         if limit is not None:
-            yield from _near("time", f"{one['file']}: predicted ms", promised["ms"], limit.predicted, 1e-6)
-        error = 100 * (promised["ms"] - one["median_ms"]) / one["median_ms"]
-        yield from _near("time", f"{one['file']}: error %", promised["error_percent"], error, 1e-6)
+            yield from _near("time", f"{one.file}: predicted ms", promised.ms, limit.predicted, 1e-6)
+        error = 100 * (promised.ms - one.median_ms) / one.median_ms
+        yield from _near("time", f"{one.file}: error %", promised.error_percent, error, 1e-6)
     if not again or not recorded or job.config.time is None:
         return
     with tempfile.TemporaryDirectory() as place, Stages() as report:
@@ -423,24 +421,19 @@ def _time(job: Job, again: bool) -> Iterator[Compared]:
             if not folder.exists():
                 shutil.copytree(path.parent, folder, ignore=shutil.ignore_patterns(TIMINGS))
             copies.append(folder / path.name)
-        timed = verbs.time_files(  # type: ignore[attr-defined]
+        timed = time_files(
             copies, timed_against(job), threads=job.config.time.threads, rounds=job.config.time.rounds,
             allow_modules=job.modules, report=report,
         )  # fmt: skip
-    before = {one["file"]: one["median_ms"] for one in recorded}
+    before = {one.file: one.median_ms for one in recorded}
     for one in timed:
-        yield Compared("time", f"{one.file}, timed again [ms]", before.get(one.file), one.median_ms,
-                       TIMED * one.median_ms)  # fmt: skip
+        slack = TIMED * one.median_ms
+        yield Compared("time", f"{one.file}, timed again [ms]", before.get(one.file), one.median_ms, slack)
 
 
-def _timings_of(out: Path) -> list[dict[str, Any]]:
+def _timings_of(out: Path) -> list[TimedFile]:
     """Returns the timings of a job's files."""
-    found: list[dict[str, Any]] = []
-    for name in ("export", "int8"):
-        path = out / name / TIMINGS
-        if path.exists():
-            found += read_json(path, "the timings of exported files")["timings"]
-    return found
+    return [one for name in ("export", "int8") for one in read_timings(out / name).timings]
 
 
 def _report(job: Job) -> Iterator[Compared]:

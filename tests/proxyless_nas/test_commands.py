@@ -25,7 +25,7 @@ SCRIPTS = {
     "measure_latency": "measure", "fit_latency": "fit", "import_latency": "import",
     "device_kit": "kit", "check_search": "check", "run_search": "search", "derive": "derive", "run_sweep": "sweep",
     "run_retrain": "retrain", "evaluate": "evaluate", "compare": "compare", "export_model": "export",
-    "time_files": "time", "ship": "ship",
+    "time_files": "time",
 }  # fmt: skip
 
 
