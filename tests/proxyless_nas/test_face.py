@@ -20,7 +20,7 @@ NOUNS = {
     "Space", "Architecture", "Chain", "Comparison", "Network", "Supernet", "LatencyTable", "SearchConfig",
     "RetrainConfig", "UserError",
 }  # fmt: skip
-OTHERS = {"pretrained", "publish", "report", "ship", "show", "show_data", "verify_ship"}
+OTHERS = {"pretrained", "publish", "report", "retrain_sweep", "ship", "show", "show_data", "verify_ship"}
 NETWORKS = {
     "proxyless_cpu", "proxyless_gpu", "proxyless_mobile", "proxyless_mobile_14", "proxyless_mobile14",
     "proxyless_cifar", "mobilenet_v2", "efficientnet_lite0",
