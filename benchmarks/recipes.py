@@ -219,16 +219,17 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
-def summary(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, Any]]:
-    """Returns the figures of each recipe. found: those of its trainings, in the same order of seeds for each recipe."""
+def summary(found: dict[str, list[dict[str, float]]], reference: str = "published") -> dict[str, dict[str, Any]]:
+    """Returns the figures of each recipe. found: those of its trainings, in the same order of seeds for each recipe.
+    reference: the recipe to which the others have a paired difference."""
     rows = {}
     for name, runs in found.items():
         top1 = [run["top1"] for run in runs]
         row: dict[str, Any] = {"top1": top1}
         row["mean"], row["error"] = mean_and_error(top1)
         row |= {key: statistics.median(run[key] for run in runs) for key in ("seconds", "speed")}
-        if name != "published" and "published" in found:
-            differences = [a - b["top1"] for a, b in zip(top1, found["published"], strict=True)]
+        if name != reference and reference in found:
+            differences = [a - b["top1"] for a, b in zip(top1, found[reference], strict=True)]
             row["difference"], row["difference_error"] = mean_and_error(differences)
         rows[name] = row
     return rows
