@@ -20,21 +20,18 @@ over blocks of 10 steps in the second half), memory and the estimate. The last l
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
-import signal
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 
-import retrain.loop
 from engine.data import evaluation_batches, open_images
 from engine.device import memory_format, prepare_device
 from engine.errors import Interrupted, run_command
@@ -44,6 +41,8 @@ from jpeg_files import write_classes
 from latency.device import made_on
 from published.designs import design_of
 from retrain.config import RetrainConfig
+from retrain.loop import retrain
+from stopping import stopped_when
 from supernet.design import Design
 from supernet.network import Network
 from timed_loop import ROOT
@@ -72,22 +71,6 @@ def recipe(name: str, folder: Path, args: argparse.Namespace, size: int | None =
     return RetrainConfig.read(path, changes)
 
 
-@contextmanager
-def stopped_after(steps: int) -> Iterator[None]:
-    """Ends a retraining after so many steps, as a signal would."""
-
-    @contextmanager
-    def counted(*_: object) -> Iterator[Callable[[], int | None]]:
-        done = iter(range(1, steps + 1))
-        yield lambda: signal.SIGTERM if next(done) == steps else None
-
-    with patch.object(retrain.loop, "interrupts_between_steps", counted):
-        try:
-            yield
-        except Interrupted:
-            return
-
-
 def first_steps(config: RetrainConfig, design: Design, steps: int, out: Path) -> dict[str, float]:
     """Returns the losses, images per second and memory of the first steps of a training."""
     cuda = config.run.device == "cuda"
@@ -95,8 +78,9 @@ def first_steps(config: RetrainConfig, design: Design, steps: int, out: Path) ->
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
-    with stopped_after(steps):
-        retrain.loop.retrain(config, design, out, shown=False)
+    done = itertools.count(1)
+    with stopped_when(lambda: next(done) == steps), suppress(Interrupted):
+        retrain(config, design, out, shown=False)
     seconds = time.monotonic() - began
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]

@@ -7,8 +7,8 @@ number of steps, and with several seeds:
     modern            imagenet_modern.yaml as it is: networks of fewer than 100 M multiply-accumulates, as both of
                       these, get the published augmentation
     modern_strong     the same with its strong augmentation, whatever the size of the network
-    modern_distilled  modern, with a teacher: the largest network of the space, trained with the published recipe (rate
-                      TEACHER_RATE, another seed) for three times as many epochs as a learning rate is tried
+    modern_distilled  modern, with a teacher: the largest network of the space, trained with the published recipe for
+                      TEACHER_EPOCHS times as many epochs and with another seed
     averaged          published, with the averaged weights of the modern recipe
     published_strong  published, with the strong augmentation
 
@@ -19,7 +19,8 @@ epoch or more. The learning rate of each optimizer is the one of RATES that is b
 in one training with another seed (100), of half the epochs (--choosing-epochs); the test images choose nothing. The
 recipes differ in nothing else.
 
-Whatever is finished is used again, and unfinished trainings go on: the same command resumes. Prints for each set the
+Whatever is finished is used again, and unfinished trainings go on: the same command resumes, also after --seconds, at
+which the trainings stop; the tables have the recipes of which all seeds are finished. Prints for each set the
 mean top-1 on the test images with its standard error over seeds; the paired differences to the published recipe, seed
 by seed, with the standard error of their mean; seconds and images per second of a training. The last line is JSON with
 these figures (keys: sets, made_on).
@@ -39,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.arguments import path_argument
-from engine.errors import run_command
+from engine.errors import Interrupted, run_command
 from engine.files import write_atomically
 from engine.processes import side_by_side
 from engine.progress import set_up_logging
@@ -49,6 +50,7 @@ from retrain.config import RetrainConfig
 from retrain.loop import resolved_training, retrain
 from search.config import SearchConfig
 from small_sets import write_pictures
+from stopping import stopped_when
 from supernet.architecture import Architecture
 from supernet.space import Space
 from timed_loop import ROOT
@@ -58,9 +60,7 @@ log = logging.getLogger("benchmark")
 CONFIGS = ROOT / "configs"
 BATCH = 256
 CHOOSING_SEED, TEACHER_SEED = 100, 101
-TEACHER_EPOCHS, TEACHER_RATE = 3, 0.2
-"""Epochs of a teacher, over those by which a learning rate is tried; its learning rate, that of fashion.yaml and of
-cifar10.yaml."""
+TEACHER_EPOCHS = 2
 HELD_OUT = 0.1
 """The share of the training images by which a learning rate is chosen."""
 WARMUP = 0.5
@@ -157,6 +157,8 @@ class Job:
     threads: int | None
     teacher: Path | None = None
     choosing: bool = False
+    until: float = math.inf
+    """The time (time.time()) at which it stops."""
 
     @property
     def config(self) -> RetrainConfig:
@@ -179,13 +181,27 @@ class Job:
         return RetrainConfig.read(path, changes)
 
 
-def trained(job: Job) -> dict[str, float]:
+Figures = dict[str, float]
+
+
+def trained(job: Job) -> Figures | None:
     """Returns top1 (by which to choose: of the images held out), seconds and images per second of a training: of an
-    earlier call if it is finished. Raises ConfigError if the folder holds another training."""
+    earlier call if it is finished. None if the time is over before its end. The teacher must have begun. Raises
+    ConfigError if the folder holds another training."""
     record, config = job.out / "training.json", job.config
     if not record.exists():
+        while job.teacher is not None and not (job.teacher / "training.json").exists() and time.time() < job.until:
+            time.sleep(0.2)
+        if time.time() >= job.until:
+            return None
         began = time.monotonic()
-        result = retrain(config, job.network, job.out, resume=run_begun(job.out), shown=False)
+        try:
+            with stopped_when(lambda: time.time() >= job.until):
+                result = retrain(config, job.network, job.out, resume=run_begun(job.out), shown=False)
+        except Interrupted:
+            if math.isfinite(job.until):
+                return None
+            raise
         seconds = time.monotonic() - began
         found = json.loads((job.out / "result.json").read_text())
         top1 = found["chosen"]["validation_top1"] if job.choosing else result.test.top1
@@ -198,16 +214,16 @@ def trained(job: Job) -> dict[str, float]:
     return {key: float(value) for key, value in values.items()}
 
 
-def all_trained(jobs: Sequence[Job], workers: int) -> list[dict[str, float]]:
+def all_trained(jobs: Sequence[Job], workers: int) -> list[Figures | None]:
     """Returns the figures of each job, as many at a time as there are workers."""
     began, done = time.monotonic(), []
 
-    def finished(place: int, found: dict[str, float]) -> None:
+    def finished(place: int, found: Figures | None) -> None:
         done.append(place)
-        log.info(
-            "%d of %d after %.0f s: %s %.2f %%, %.0f s, %.0f images/s", len(done), len(jobs),
-            time.monotonic() - began, jobs[place].out, found["top1"], found["seconds"], found["speed"],
-        )  # fmt: skip
+        words = "the time is over"
+        if found:
+            words = f"{found['top1']:.2f} %, {found['seconds']:.0f} s, {found['speed']:.0f} images/s"
+        log.info("%d of %d, %.0f s: %s %s", len(done), len(jobs), time.monotonic() - began, jobs[place].out, words)
 
     return side_by_side(trained, [(job,) for job in jobs], workers, finished)
 
@@ -219,7 +235,7 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
-def summary(found: dict[str, list[dict[str, float]]], reference: str = "published") -> dict[str, dict[str, Any]]:
+def summary(found: dict[str, list[Figures]], reference: str = "published") -> dict[str, dict[str, Any]]:
     """Returns the figures of each recipe. found: those of its trainings, in the same order of seeds for each recipe.
     reference: the recipe to which the others have a paired difference."""
     rows = {}
@@ -253,22 +269,29 @@ def show(data: Data, rates: dict[str, float], rows: dict[str, dict[str, Any]]) -
         )
 
 
-def choices(data: Data, args: argparse.Namespace) -> list[Job]:
-    """Returns the trainings by which the learning rate of each file of recipes is chosen."""
-    return [
+def chosen_rates(sets: Sequence[Data], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Returns the learning rate of each file of recipes for each set: those of --rates, or the best of RATES."""
+    if args.rates is not None:
+        rates: dict[str, dict[str, float]] = json.loads(args.rates.read_text())
+        return rates
+    jobs = [
         Job(
             data, data.network, Recipe(file), CHOOSING_SEED, data.choosing_epochs, rate,
             args.out / data.name / f"choose_{file}_{rate:g}", args.device, args.threads, choosing=True,
         )
-        for file in dict.fromkeys(RECIPES[name].file for name in args.recipes) for rate in RATES[file]
+        for data in sets for file in dict.fromkeys(RECIPES[name].file for name in args.recipes) for rate in RATES[file]
     ]  # fmt: skip
-
-
-def teacher_of(data: Data, args: argparse.Namespace) -> Job:
-    """Returns the training of the teacher."""
-    epochs, out = TEACHER_EPOCHS * data.choosing_epochs, args.out / data.name / "teacher"
-    published = RECIPES["published"]
-    return Job(data, data.largest, published, TEACHER_SEED, epochs, TEACHER_RATE, out, args.device, args.threads)
+    scores: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for job, found in zip(jobs, all_trained(jobs, args.jobs), strict=True):
+        assert found is not None  # there is no time at which a choice stops
+        scores.setdefault((job.data.name, job.recipe.file), []).append((found["top1"], job.rate))
+    rates = {data.name: {} for data in sets}
+    for (name, file), pairs in scores.items():
+        rates[name][file] = max(pairs)[1]
+        tried = ", ".join(f"{rate:g}: {top1:.2f} %" for top1, rate in pairs)
+        print(f"{name}, {file}.yaml, learning rate on {HELD_OUT:.0%} held out: {tried}", flush=True)
+    write_atomically(args.out / "rates.json", json.dumps(rates) + "\n")
+    return rates
 
 
 def opened(name: str, source: Path, epochs: int, choosing_epochs: int, args: argparse.Namespace) -> Data:
@@ -281,9 +304,33 @@ def opened(name: str, source: Path, epochs: int, choosing_epochs: int, args: arg
     return replace(macro, names=macro_names(macro.space, CIFAR10))
 
 
+def trainings(data: Data, rates: dict[str, float], args: argparse.Namespace) -> dict[tuple[str, int], Job]:
+    """Returns the trainings of a set, by recipe and seed: the teacher if there is one (seed TEACHER_SEED), then those
+    without a teacher, seed by seed, then those with it."""
+    where, until = args.out / data.name, args.until
+    names = sorted(args.recipes, key=lambda name: RECIPES[name].distilled)
+    jobs = {}
+    if any(RECIPES[name].distilled for name in names):
+        jobs["teacher", TEACHER_SEED] = Job(
+            data, data.largest, RECIPES["published"], TEACHER_SEED, TEACHER_EPOCHS * data.epochs, rates["imagenet"],
+            where / "teacher", args.device, args.threads, until=until,
+        )  # fmt: skip
+    for distilled in (False, True):
+        for seed in range(args.seeds):
+            for name in names:
+                if RECIPES[name].distilled == distilled:
+                    jobs[name, seed] = Job(
+                        data, data.network, RECIPES[name], seed, data.epochs, rates[RECIPES[name].file],
+                        where / f"{name}-seed{seed}", args.device, args.threads,
+                        where / "teacher" if distilled else None, until=until,
+                    )  # fmt: skip
+    return jobs
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains everything and prints the tables."""
-    sources = {"fashion_mnist": (args.fashion, 0), "cifar10": (args.cifar10, -1)}
+    args.until = math.inf if args.seconds is None else time.time() + args.seconds
+    sources = {"cifar10": (args.cifar10, -1), "fashion_mnist": (args.fashion, 0)}
     for source, _ in sources.values():
         if source is not None and not source.exists():
             print(f"skipped: {source}: is not there; see --help")
@@ -293,39 +340,25 @@ def run(args: argparse.Namespace) -> int:
         opened(name, source, args.epochs[place], choosing[place], args)
         for name, (source, place) in sources.items() if source is not None
     ]  # fmt: skip
-    distilled = any(RECIPES[name].distilled for name in args.recipes)
-    # the longest trainings begin first
-    first = [
-        *([teacher_of(data, args) for data in sets] if distilled else []),
-        *(j for d in sets for j in choices(d, args)),
-    ]
-    figures = dict(zip((job.out for job in first), all_trained(first, args.jobs), strict=True))
-    rates: dict[str, dict[str, float]] = {}
-    for data in sets:
-        scores: dict[str, list[tuple[float, float]]] = {}
-        for job in choices(data, args):
-            scores.setdefault(job.recipe.file, []).append((figures[job.out]["top1"], job.rate))
-        rates[data.name] = {file: max(pairs)[1] for file, pairs in scores.items()}
-        for file, pairs in scores.items():
-            tried = ", ".join(f"{rate:g}: {top1:.2f} %" for top1, rate in pairs)
-            print(f"{data.name}, {file}.yaml, learning rate on {HELD_OUT:.0%} held out: {tried}", flush=True)
+    rates = chosen_rates(sets, args)
     if args.choose:
         return 0
-    jobs = {
-        (data.name, name, seed): Job(
-            data, data.network, RECIPES[name], seed, data.epochs, rates[data.name][RECIPES[name].file],
-            args.out / data.name / f"{name}-seed{seed}", args.device, args.threads,
-            teacher_of(data, args).out if RECIPES[name].distilled else None,
-        )
-        for seed in range(args.seeds) for data in sets for name in args.recipes
-    }  # fmt: skip
+    jobs = {(data.name, *key): job for data in sets for key, job in trainings(data, rates[data.name], args).items()}
+    jobs = dict(sorted(jobs.items(), key=lambda item: item[0][1] != "teacher"))  # the longest first
     done = dict(zip(jobs, all_trained(list(jobs.values()), args.jobs), strict=True))
     record: dict[str, Any] = {}
     for data in sets:
-        rows = summary({name: [done[data.name, name, seed] for seed in range(args.seeds)] for name in args.recipes})
+        found: dict[str, list[Figures]] = {}
+        for name in args.recipes:
+            seeds = [done[data.name, name, seed] for seed in range(args.seeds)]
+            if all(seeds):
+                found[name] = [figures for figures in seeds if figures]
+        if not found:
+            continue
+        rows = summary(found)
         show(data, rates[data.name], rows)
-        teacher = figures.get(teacher_of(data, args).out)
-        if teacher is not None:
+        teacher = done.get((data.name, "teacher", TEACHER_SEED))
+        if teacher:
             print(f"\nteacher: {teacher['top1']:.2f} %, {teacher['seconds']:.0f} s")
         c = data.network.complexity
         record[data.name] = {
@@ -346,7 +379,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=DEFAULT)
     parser.add_argument("--choosing-epochs", type=int, nargs="+", help="of the choice of learning rates, as --epochs")
-    parser.add_argument("--choose", action="store_true", help="choose the learning rates and train the teachers alone")
+    parser.add_argument("--choose", action="store_true", help="choose the learning rates alone")
+    parser.add_argument("--rates", type=path_argument, help="rates.json of an earlier choice; none is made then")
+    parser.add_argument("--seconds", type=float, help="the time after which trainings (not choices) stop")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each training")
