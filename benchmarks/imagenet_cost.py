@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import resource
 import statistics
 import tempfile
@@ -71,15 +72,16 @@ def recipe(name: str, folder: Path, args: argparse.Namespace, size: int | None =
     return RetrainConfig.read(path, changes)
 
 
-def first_steps(config: RetrainConfig, design: Design, steps: int, out: Path) -> dict[str, float]:
-    """Returns the losses, images per second and memory of the first steps of a training."""
+def first_steps(config: RetrainConfig, design: Design, steps: int, out: Path, limit: float) -> dict[str, float]:
+    """Returns the losses, images per second and memory of the first steps of a training: fewer than `steps` if they
+    take more than `limit` seconds."""
     cuda = config.run.device == "cuda"
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
     done = itertools.count(1)
-    with stopped_when(lambda: next(done) == steps), suppress(Interrupted):
+    with stopped_when(lambda: next(done) == steps or time.monotonic() > began + limit), suppress(Interrupted):
         retrain(config, design, out, shown=False)
     seconds = time.monotonic() - began
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -90,6 +92,7 @@ def first_steps(config: RetrainConfig, design: Design, steps: int, out: Path) ->
     return {
         "loss_first": statistics.fmean(losses[:quarter]), "loss_last": statistics.fmean(losses[-quarter:]),
         "images_per_second": statistics.median(speeds[len(speeds) // 2 :]), "memory_gb": peak / 1e9, "seconds": seconds,
+        "steps": next(done) - 1,
     }  # fmt: skip
 
 
@@ -111,11 +114,11 @@ def evaluation_speed(config: RetrainConfig, design: Design) -> float:
 def of_recipe(name: str, design: Design, folder: Path, work: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Returns the figures of the first steps of a recipe, and the speed at each of its sizes."""
     config = recipe(name, folder, args)
-    found: dict[str, Any] = first_steps(config, design, args.steps, work / name)
+    found: dict[str, Any] = first_steps(config, design, args.steps, work / name, args.seconds)
     sizes = config.retrain.augment.sizes or (design.input_size,)
     speeds = {sizes[0]: found["images_per_second"]}
     for size in sizes[1:]:
-        more = first_steps(recipe(name, folder, args, size), design, args.more, work / f"{name}{size}")
+        more = first_steps(recipe(name, folder, args, size), design, args.more, work / f"{name}{size}", args.seconds)
         speeds[size] = more["images_per_second"]
     return found | {"images_per_second": speeds}
 
@@ -157,16 +160,16 @@ def run(args: argparse.Namespace) -> int:
             record[recipe_name] = found
             print(f"{recipe_name}: {json.dumps(found)}", flush=True)
     c = design.complexity
+    print(f"\n{args.network}, {c.macs / 1e6:.0f} M MACs, batches of {args.batch}, estimated hours\n")
     print(
-        f"\n{args.network}, {c.macs / 1e6:.0f} M MACs, batches of {args.batch}, {args.steps} steps; estimated hours\n"
+        "| recipe | steps | loss, first and last quarter | images/s | memory | hours of training | of evaluations | price |"
     )
-    print("| recipe | loss, first and last quarter | images/s | memory | hours of training | of evaluations | price |")
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for recipe_name in args.recipes:
         found = record[recipe_name]
         speed = ", ".join(f"{value:.0f} ({size} px)" for size, value in found["images_per_second"].items())
         print(
-            f"| {recipe_name} | {found['loss_first']:.2f}, {found['loss_last']:.2f} | {speed} "
+            f"| {recipe_name} | {found['steps']} | {found['loss_first']:.2f}, {found['loss_last']:.2f} | {speed} "
             f"| {found['memory_gb']:.1f} GB | {found['hours']['training']:.0f} | {found['hours']['evaluations']:.0f} "
             f"| {found.get('price', '')} |"
         )
@@ -184,6 +187,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=256, help="images of a step; learning rate and decay follow it")
     parser.add_argument("--per-class", type=int, default=2, help="training files of each of the 1,000 classes")
     parser.add_argument("--workers", type=int, help="processes that read files (data.workers)")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="the most for the steps of one recipe and size")
     parser.add_argument("--price", type=float, help="what an hour of the device costs, in your currency")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
