@@ -162,7 +162,7 @@ def run(args: argparse.Namespace) -> int:
     c = design.complexity
     print(f"\n{args.network}, {c.macs / 1e6:.0f} M MACs, batches of {args.batch}, estimated hours\n")
     print(
-        "| recipe | steps | loss, first and last quarter | images/s | memory | hours of training | of evaluations | price |"
+        "| recipe | steps | loss, first and last quarter | images/s | memory | training, h | evaluations, h | price |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for recipe_name in args.recipes:
