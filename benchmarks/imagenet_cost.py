@@ -20,7 +20,6 @@ over blocks of 10 steps in the second half), memory and the estimate. The last l
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 import resource
@@ -74,26 +73,35 @@ def recipe(name: str, folder: Path, args: argparse.Namespace, size: int | None =
 
 def first_steps(config: RetrainConfig, design: Design, steps: int, out: Path, limit: float) -> dict[str, float]:
     """Returns the losses, images per second and memory of the first steps of a training: fewer than `steps` if they
-    take more than `limit` seconds."""
+    take more than `limit` seconds, of which the start is no part. images_per_second is nan for fewer than BLOCK."""
     cuda = config.run.device == "cuda"
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     began = time.monotonic()
-    done = itertools.count(1)
-    with stopped_when(lambda: next(done) == steps or time.monotonic() > began + limit), suppress(Interrupted):
+    ends: list[float] = []  # of the steps
+
+    def over() -> bool:
+        ends.append(time.monotonic())
+        return len(ends) == steps or ends[-1] > ends[0] + limit
+
+    with stopped_when(over), suppress(Interrupted):
         retrain(config, design, out, shown=False)
     seconds = time.monotonic() - began
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     speeds = [line["speed/images_per_second"] for line in lines if "speed/images_per_second" in line]
     quarter = max(1, len(losses) // 4)
+    later = speeds[max(1, len(speeds) // 2) :]  # the first one is of the start
     peak = torch.cuda.max_memory_allocated() if cuda else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "loss_first": statistics.fmean(losses[:quarter]), "loss_last": statistics.fmean(losses[-quarter:]),
-        "images_per_second": statistics.median(speeds[len(speeds) // 2 :]), "memory_gb": peak / 1e9, "seconds": seconds,
-        "steps": next(done) - 1,
-    }  # fmt: skip
+        "steps": len(ends),
+        "loss_first": statistics.fmean(losses[:quarter]),
+        "loss_last": statistics.fmean(losses[-quarter:]),
+        "images_per_second": statistics.median(later) if later else math.nan,
+        "memory_gb": peak / 1e9,
+        "seconds": seconds,
+    }
 
 
 def evaluation_speed(config: RetrainConfig, design: Design) -> float:
