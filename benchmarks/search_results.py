@@ -115,7 +115,7 @@ def report(
     print("|---" * (len(sweep.columns) + 1) + "|")
     for row in sweep.rows:
         print(f"| {' | '.join(row)} | {measured[row[0]]} |")
-    print("\n".join(sweep.verdict))
+    print("\n".join(sweep.conclusions))
     rows = [
         {
             "name": entry.name, "predicted_ms": entry.cost, **timings[entry.name],

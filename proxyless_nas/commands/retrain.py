@@ -133,7 +133,7 @@ def _print(sweep: RetrainSweep, out: Path) -> None:
     for outcome in sweep.outcomes:
         if outcome.error:
             console.print(f"{outcome.folder.name}: {outcome.error}", **width)  # type: ignore[arg-type]
-    for sentence in sweep.verdict:
+    for sentence in sweep.conclusions:
         console.print()
         console.print(sentence, **width)  # type: ignore[arg-type]
     if sweep.signalled is not None:

@@ -120,11 +120,11 @@ class RetrainSweep:
         return {name: difference_of([*self.top1[name].values()], first, self.spread) for name in rest if first}
 
     @property
-    def verdict(self) -> tuple[str, ...]:
+    def conclusions(self) -> tuple[str, ...]:
         """What the results show, in sentences; none if there is nothing to compare."""
         sentences = []
         if self.against_random is not None:
-            sentences.append(_verdict(self.entries, self.against_random, self.seeds))
+            sentences.append(_of_random(self.entries, self.against_random, self.seeds))
         first = self.entries.first.name
         for name, d in self.differences.items():
             text = f"{name} has {_points(d.points)} than {first}"
@@ -170,7 +170,7 @@ def _points(points: float) -> str:
     return f"{abs(points):.2f} points {'more' if points >= 0 else 'less'}"
 
 
-def _verdict(entries: Entries, a: AgainstRandom, seeds: Sequence[int]) -> str:
+def _of_random(entries: Entries, a: AgainstRandom, seeds: Sequence[int]) -> str:
     """Returns what the comparison with random networks shows: the difference, the rank, and what follows."""
     first, d = entries.first, a.difference
     known = d.low is not None and d.high is not None
@@ -200,7 +200,7 @@ def write_results(out: Path, sweep: RetrainSweep) -> None:
     write_atomically(out / RECORD, json.dumps(_record(sweep), indent=2) + "\n")
     lines = [sweep.columns, ["---"] * len(sweep.columns), *sweep.rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    write_atomically(out / TABLE, "\n\n".join([table, *sweep.verdict]) + "\n")
+    write_atomically(out / TABLE, "\n\n".join([table, *sweep.conclusions]) + "\n")
     if any(sweep.top1.values()):
         content = io.BytesIO()
         picture(sweep).savefig(content, format="png", dpi=120)
@@ -220,7 +220,7 @@ def _record(sweep: RetrainSweep) -> dict[str, Any]:
         "seed_spread": None if sweep.spread is None else asdict(sweep.spread),
         "against_random": None if against is None else asdict(against),
         "differences": {name: asdict(d) for name, d in sweep.differences.items()},
-        "verdict": list(sweep.verdict),
+        "verdict": list(sweep.conclusions),
         "runs": [_run(outcome) for outcome in sweep.outcomes],
     }
 

@@ -186,7 +186,7 @@ def sweep_of(tmp_path, accuracies, seeds=(0,)):
 )
 def test_the_verdict(own, others, says, tmp_path):
     sweep = sweep_of(tmp_path, [[own], *([x] for x in others)])
-    (sentence,) = sweep.verdict
+    (sentence,) = sweep.conclusions
     assert sentence.startswith(f"own has {own:.2f} % of the test images right, {len(others)} random networks of equal ")
     assert "predicted latency (20 ms)" in sentence
     assert sentence.endswith(says)
@@ -210,7 +210,7 @@ def test_the_files_have_each_network_and_run(tmp_path):
     assert (tmp_path / "results.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert sweep.exit_status == 1
     given = [Entry(e.name, None, None) for e in sweep.entries.all]
-    texts = RetrainSweep(Entries(tuple(given)), sweep.outcomes, sweep.seeds, sweep.config).verdict
+    texts = RetrainSweep(Entries(tuple(given)), sweep.outcomes, sweep.seeds, sweep.config).conclusions
     assert texts[0].startswith("1 has 1.25 points less than own (95 % interval of the difference -")
 
 
@@ -277,7 +277,7 @@ def test_a_killed_retraining_fails_and_a_resume_completes_it(run, tmp_path, shel
             break
     assert (killed.status, killed.error) == ("failed", "killed by signal 9 (SIGKILL)")
     assert first.exit_status == 1
-    assert first.verdict == ()
+    assert first.conclusions == ()
     with pytest.raises(ConfigError, match=r"macs-seed3 holds a run already; continue the sweep with --resume"):
         retrain_sweep(recipe, given, tmp_path / "out", seeds=[3])
     sweep = retrain_sweep(recipe, {"macs": run}, tmp_path / "out", seeds=[3], resume=True)
