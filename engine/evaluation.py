@@ -167,6 +167,30 @@ def wilson(percent: float, images: int, z: float = 1.959964) -> tuple[float, flo
     return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
+def paired_difference(both: int, first: int, second: int, neither: int) -> tuple[float, float]:
+    """Returns the ends of the 95 % interval of the difference of two accuracies on the same images, the first minus the
+    second, in percentage points: R. G. Newcombe's hybrid score interval for paired data (1998, method 10).
+
+    both, first, second, neither: the images that both networks, the first alone, the second alone and none of them
+    classified correctly. Raises ValueError if there is no image.
+    """
+    images = both + first + second + neither
+    if images == 0:
+        raise ValueError("no image to compare accuracies on")
+    one, other = 100 * (both + first) / images, 100 * (both + second) / images
+    (low1, high1), (low2, high2) = wilson(one, images), wilson(other, images)
+    excess: float = both * neither - first * second
+    excess = max(excess - images / 2, 0) if excess > 0 else excess  # the continuity correction of method 10
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    correlation = excess / math.sqrt(margins) if margins else 0.0
+
+    def half(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a * a - 2 * correlation * a * b + b * b))
+
+    difference = one - other
+    return difference - half(one - low1, high2 - other), difference + half(high1 - one, other - low2)
+
+
 @torch.no_grad()
 @memory_explained()
 def evaluate(

@@ -39,6 +39,8 @@ class FreshProcess:
         """How often each operation occurs in it."""
         self.tells_layers = False
         """Whether its runtime tells how long each layer takes."""
+        self.types: Mapping[str, str] = {}
+        """The types of its `input` and `output`, if they are not float32."""
 
     def __enter__(self) -> Self:
         opener = self._format.open
@@ -56,7 +58,8 @@ class FreshProcess:
             self._end()
             raise
         self.runtime, self.precision = about["runtime"], about["precision"]
-        self.metadata, self.ops, self.tells_layers = about["metadata"], about["ops"], about["tells_layers"]
+        self.metadata, self.ops, self.types = about["metadata"], about["ops"], about["types"]
+        self.tells_layers = about["tells_layers"]
         return self
 
     def __exit__(

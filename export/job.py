@@ -8,11 +8,11 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from engine.data import Preprocessing
 from engine.errors import ConfigError, UserError
@@ -20,6 +20,7 @@ from engine.files import fsync_folder, make_folder, read_json, write_atomically,
 from engine.progress import Report, silent
 from export.formats import FORMATS
 from export.formats.base import Format, versions_of
+from export.int8 import Int8, Int8Check, Quantisation, write_and_check
 from export.parity import Parity, Reference, check
 from export.program import Layout, Program, make_program, metadata_of
 from supernet.design import Design
@@ -57,6 +58,21 @@ class Exported:
         return line
 
 
+@dataclass(frozen=True)
+class ExportedInt8:
+    """An int8 file that has passed its check."""
+
+    format: str
+    path: Path
+    bytes: int
+    """The size of the file, and of those that belong to it."""
+    check: Int8Check
+
+    def __str__(self) -> str:
+        """Returns the file, its size and what its check showed, in one line."""
+        return f"{self.path}: {self.bytes / 1e6:.1f} MB; {self.check}"
+
+
 def export_network(
     network: Network,
     preprocessing: Preprocessing,
@@ -83,46 +99,145 @@ def export_network(
     cannot be exported, or if the folder holds another network's files, and ParityError if a file computes something
     else.
     """
+    chosen = _chosen(to, formats, batch)
+    job = _Job(network, preprocessing, tuple(classes), out, batch, layout, normalise)
+    reference = Reference(network, preprocessing, normalise)
+
+    def write(format: Format, program: Program, path: Path) -> Parity:
+        format.write(program, path)
+        return check(path, format, reference, program.metadata, images=images, class_names=folder_names, report=report)
+
+    def entry(parity: Parity) -> dict[str, Any]:
+        return {"dtype": "float32", "parity": parity.record()}
+
+    exported = []
+    for done, format in enumerate(chosen):
+        report("export", done, len(chosen))
+        exported.append(Exported(format.name, *job.write(format, "", {}, write, entry)))
+    report("export", len(chosen), len(chosen))
+    return exported
+
+
+def export_int8(
+    network: Network,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    to: Sequence[str],
+    out: Path,
+    settings: Int8,
+    *,
+    batch: int | Literal["any"] | None = None,
+    layout: Layout | None = None,
+    normalise: bool = False,
+    formats: Mapping[str, Format] = FORMATS,
+    report: Report = silent,
+) -> list[ExportedInt8]:
+    """Writes a trained network as an int8 file of each format into a folder, and returns what was written.
+
+    A file gets its name, such as net.int8.onnx, only after it has passed the check of export/int8.py. settings: the
+    images that calibrate, the labelled ones, and what may be lost. The others are those of `export_network`. Raises
+    what `export_network` raises, ConfigError if a format has no int8 files, and DropError if a file loses more accuracy
+    than `settings.max_drop`.
+    """
+    chosen = _chosen(to, formats, batch, int8=True)
+    job = _Job(network, preprocessing, tuple(classes), out, batch, layout, normalise)
+    reference = Reference(network, preprocessing, normalise)
+    quantisation = Quantisation(network, preprocessing, settings, reference, report)
+    about = {
+        "quantisation": {
+            "dtype": "int8",
+            "calibration_images": len(settings.calibration.pixels),
+            "float32_layers": list(quantisation.kept),
+        }
+    }
+
+    def write(format: Format, program: Program, path: Path) -> Int8Check:
+        return write_and_check(quantisation, format, program, path, report)
+
+    def entry(check: Int8Check) -> dict[str, Any]:
+        return {"dtype": "int8", **check.record()}
+
+    exported = []
+    for done, format in enumerate(chosen):
+        report("export int8", done, len(chosen))
+        exported.append(ExportedInt8(format.name, *job.write(format, ".int8", about, write, entry)))
+    report("export int8", len(chosen), len(chosen))
+    return exported
+
+
+def _chosen(
+    to: Sequence[str], formats: Mapping[str, Format], batch: int | Literal["any"] | None, int8: bool = False
+) -> list[Format]:
+    """Returns the formats of these names. Raises UserError if one is unknown, not installed, or cannot do what is
+    asked."""
     chosen = [_format(name, formats) for name in to]
     for format in chosen:
         if batch == "any" and not format.any_batch:
             found = f"a file of {format.name} takes a fixed number of images"
             raise ConfigError("batch", found, "a number, such as 1")
-        format.refuse_if_missing()
-    make_folder(out, "out")
-    name = re.sub(r"[^\w.-]+", "_", network.architecture.name).strip("._")
-    name = "network" if name in ("", UNNAMED) else name
-    record = read_record(out)
-    reference = Reference(network, preprocessing, normalise)
-    programs: dict[tuple[object, ...], Program] = {}
-    exported = []
-    for done, format in enumerate(chosen):
-        report("export", done, len(chosen))
-        own_layout = layout or format.layout
-        images_at_once = {None: 0 if format.any_batch else 1, "any": 0}.get(batch, batch)  # type: ignore[arg-type]
-        assert isinstance(images_at_once, int)
-        key = (images_at_once, own_layout, format.pools_keep_dims)
-        if key not in programs:
-            metadata = metadata_of(network, name, preprocessing, tuple(classes), images_at_once, own_layout, normalise)
-            programs[key] = make_program(
-                network, name, preprocessing, images_at_once, own_layout, normalise, metadata,
-                pools_keep_dims=format.pools_keep_dims,
-            )  # fmt: skip
-        program = programs[key]
-        _refuse_other_network(record, program.metadata, out)
-        with writing(out), tempfile.TemporaryDirectory(prefix=".export-", suffix=".tmp", dir=out) as staging:
-            path = Path(staging) / f"{name}{format.suffix}"
-            format.write(program, path)
-            parity = check(
-                path, format, reference, program.metadata, images=images, class_names=folder_names, report=report
-            )
-            files = _move(Path(staging), out, path.name)
+        if int8 and format.int8 is None:
+            able = ", ".join(name for name, other in formats.items() if other.int8 is not None)
+            raise ConfigError("to", f"{format.name} has no int8 files", able)
+        format.refuse_if_missing(int8)
+    return chosen
+
+
+Result = TypeVar("Result")
+
+
+class _Job:
+    """Writes the files of one network into a folder, and records them in its export.json."""
+
+    def __init__(
+        self, network: Network, preprocessing: Preprocessing, classes: tuple[str, ...], out: Path,
+        batch: int | Literal["any"] | None, layout: Layout | None, normalise: bool,
+    ):  # fmt: skip
+        make_folder(out, "out")
+        name = re.sub(r"[^\w.-]+", "_", network.architecture.name).strip("._")
+        self._name = "network" if name in ("", UNNAMED) else name
+        self._network, self._preprocessing, self._classes = network, preprocessing, classes
+        self._out, self._batch, self._layout, self._normalise = out, batch, layout, normalise
+        self._record = read_record(out)
+        self._programs: dict[tuple[object, ...], Program] = {}
+
+    def write(
+        self, format: Format, kind: str, about: dict[str, Any],
+        write: Callable[[Format, Program, Path], Result], entry: Callable[[Result], dict[str, Any]],
+    ) -> tuple[Path, int, Result]:  # fmt: skip
+        """Lets `write` write and check a file, moves it to its place and records it. Returns its path, its size in
+        bytes and what `write` returned.
+
+        kind: stands between the network's name and the format's ending. about: what the file says about itself beside
+        `metadata_of`. entry: returns what export.json says of the check.
+        """
+        program = self._program(format, about)
+        _refuse_other_network(self._record, program.metadata, self._out)
+        with writing(self._out), tempfile.TemporaryDirectory(
+            prefix=".export-", suffix=".tmp", dir=self._out
+        ) as staging:  # fmt: skip
+            path = Path(staging) / f"{self._name}{kind}{format.suffix}"
+            result = write(format, program, path)
+            files = _move(Path(staging), self._out, path.name)
         size = sum(int(file["bytes"]) for file in files)
-        record = _with_entry(record, format, program, files, parity, network.architecture)
-        write_atomically(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        exported.append(Exported(format.name, out / path.name, size, parity))
-    report("export", len(chosen), len(chosen))
-    return exported
+        key = format.name + kind.replace(".", "_")
+        design = self._network.architecture
+        self._record = _with_entry(self._record, key, format, bool(kind), program, files, entry(result), design)
+        write_atomically(self._out / RECORD, json.dumps(self._record, indent=1, ensure_ascii=False) + "\n")
+        return self._out / path.name, size, result
+
+    def _program(self, format: Format, about: dict[str, Any]) -> Program:
+        """Returns the network's graph for a format."""
+        layout = self._layout or format.layout
+        batch = {None: 0 if format.any_batch else 1, "any": 0}.get(self._batch, self._batch)  # type: ignore[arg-type]
+        assert isinstance(batch, int)
+        key = (batch, layout, format.pools_keep_dims)
+        if key not in self._programs:
+            shape = (self._network, self._name, self._preprocessing)
+            metadata = metadata_of(*shape, self._classes, batch, layout, self._normalise) | about
+            self._programs[key] = make_program(
+                *shape, batch, layout, self._normalise, metadata, pools_keep_dims=format.pools_keep_dims
+            )
+        return self._programs[key]
 
 
 def _format(name: str, formats: Mapping[str, Format]) -> Format:
@@ -173,23 +288,21 @@ def _move(staging: Path, out: Path, main: str) -> list[dict[str, Any]]:
 
 
 def _with_entry(
-    record: dict[str, Any],
-    format: Format,
-    program: Program,
-    files: list[dict[str, Any]],
-    parity: Parity,
-    architecture: Design,
-) -> dict[str, Any]:
-    """Returns the record with a further file."""
+    record: dict[str, Any], key: str, format: Format, int8: bool, program: Program, files: list[dict[str, Any]],
+    found: dict[str, Any], architecture: Design,
+) -> dict[str, Any]:  # fmt: skip
+    """Returns the record with a further file. found: what its check showed."""
     about = program.metadata
+    quantiser = format.int8.packages if int8 and format.int8 is not None else ()
     entry = {
+        "format": format.name,
         "file": files[-1]["file"].partition("/")[0],  # of a folder, its name
         "files": files,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "input": about["input"],
-        "versions": versions_of(["proxylessnas", "torch", *format.packages]),
-        "parity": parity.record(),
+        "versions": versions_of(list(dict.fromkeys(["proxylessnas", "torch", *format.packages, *quantiser]))),
+        **found,
     }
     shared = {key: about[key] for key in ("network", "weights_sha256", "preprocessing", "output", "classes")}
     shared |= {"architecture": json.loads(architecture.to_json()), "layers": list(program.layers.places)}
-    return {"format": RECORD_FORMAT, **shared, "files": record["files"] | {format.name: entry}}
+    return {"format": RECORD_FORMAT, **shared, "files": record["files"] | {key: entry}}

@@ -114,11 +114,11 @@ class Reference:
             self.random = torch.randn(shape, generator=generator)
             self.random[1::2] *= LARGE
             normalised = self.random
-        self.of_random = self._logits(normalised)
+        self.of_random = self.logits(normalised)
         self.pictures = photographs() if preprocessing.colours in (1, 3) else []
-        self.of_photographs = self._logits(prepared(self.pictures, preprocessing)) if self.pictures else None
+        self.of_photographs = self.logits(prepared(self.pictures, preprocessing)) if self.pictures else None
 
-    def _logits(self, images: Tensor) -> np.ndarray:
+    def logits(self, images: Tensor) -> np.ndarray:
         """Returns the logits (N, classes) of normalised images, each computed alone."""
         with torch.inference_mode():
             logits: np.ndarray = torch.cat([self.network(image[None]) for image in images]).numpy()
@@ -151,7 +151,7 @@ def check(
     one, and UserError if the file cannot be loaded.
     """
     with FreshProcess(format, path) as file:
-        _same_metadata(file, metadata)
+        same_metadata(file, metadata)
         batch = metadata["input"]["shape"][0]
         layout: Layout = metadata["input"]["layout"]
         batches = (batch,) if isinstance(batch, int) else (1, SEVERAL)
@@ -170,7 +170,7 @@ def check(
         return Parity(file.runtime, file.precision, dict(file.ops), random, photos, folder)
 
 
-def _same_metadata(file: FreshProcess, metadata: Mapping[str, Any]) -> None:
+def same_metadata(file: FreshProcess, metadata: Mapping[str, Any]) -> None:
     """Raises ParityError unless a file says about itself what it should."""
     found = differences(dict(metadata), dict(file.metadata or {}))
     if found:

@@ -79,6 +79,7 @@ def main(function: str, file: str, threads: str = "1") -> None:
             "metadata": opened.metadata,
             "ops": dict(sorted(opened.ops.items())),
             "tells_layers": opened.layer_times is not None,
+            "types": dict(opened.types),
         }
         send(replies, b"h", json.dumps(about).encode())
     except Exception as error:  # noqa: BLE001  # whatever a runtime raises is the answer

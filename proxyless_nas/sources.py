@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from engine.data import Preprocessing
+from engine.config import load_config, validate
+from engine.data import DataConfig, Preprocessing, Splits, open_images
 from engine.errors import CheckpointError, UserError
 from engine.progress import Report, silent
 from engine.runs.checkpoints import STATES
@@ -19,6 +20,7 @@ from published.preprocessing import preprocessing_of
 from published.trained import likely_class_names
 from retrain.preprocessing import preprocessing_in
 from retrain.weights import load_network_of, read_checkpoint
+from supernet import user_modules
 from supernet.design import Design
 from supernet.network import Network
 
@@ -106,6 +108,28 @@ def _named_classes(network: Network) -> tuple[str, ...]:
 def as_folders(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Returns the names that the folders of classes must have; None for ImageNet's, whose folders have ids as names."""
     return None if names == imagenet_classes() else names
+
+
+def own_images(source: str | Path, network: Network, preprocessing: Preprocessing) -> Splits | None:
+    """Returns the images on which a retraining was trained and tested, at a network's input size; None if the source
+    is no run. Raises ConfigError if the data are not there any more.
+
+    source: the folder of a retraining or a .pt file of its checkpoints.
+    """
+    path = Path(source)
+    run = path.parent.parent if path.suffix == ".pt" else path
+    file = run / "config.yaml"
+    if not file.is_file():
+        return None
+    data = validate(DataConfig, load_config(file).get("data", {}), f"{file}: data")
+    design = network.architecture
+    return open_images(
+        data,
+        input_size=preprocessing.input_size,
+        channels=design.input_channels,
+        classes=design.classes,
+        call=user_modules.call,
+    )
 
 
 def sized(network: nn.Module, preprocessing: Preprocessing, size: int | None) -> Preprocessing:

@@ -18,7 +18,7 @@ from engine.files import as_list, as_path, as_texts
 from engine.progress import Report, silent
 from engine.shipped import located
 from engine.wording import in_a_row, shown
-from export.job import Exported, export_network
+from export.job import Exported, ExportedInt8, export_int8, export_network
 from export.timing import TimedFile
 from export.timing import time_files as measured_files
 from export.timing_kit import export_timing_kit, import_timings
@@ -27,6 +27,7 @@ from latency.kit import ExportedKit
 from latency.measure import TIMING_ROUNDS, measure_table, measure_to_file, verify_table
 from latency.table import LatencyTable
 from latency.verification import check_count
+from proxyless_nas.quantised import int8_settings
 from proxyless_nas.sources import sized, trained_network
 from retrain.evaluation import evaluate_checkpoint
 from retrain.loop import RetrainResult, run_retrain
@@ -236,6 +237,11 @@ def export(
     out: AnyPath,
     to: Sequence[str] = ("onnx",),
     *,
+    dtype: Literal["float32", "int8"] = "float32",
+    calibration: AnyPath | None = None,
+    calibration_images: int = 512,
+    max_drop: float = 1.0,
+    keep_layers: int | Sequence[str] = 0,
     checkpoint: AnyPath | None = None,
     size: int | None = None,
     batch: int | Literal["any"] | None = None,
@@ -244,36 +250,58 @@ def export(
     images: AnyPath | None = None,
     allow_modules: Collection[str] = (),
     report: Report = silent,
-) -> list[Exported]:
-    """Exports a trained network to the files of runtimes, compares each with PyTorch, and returns what was written.
+) -> Sequence[Exported | ExportedInt8]:
+    """Exports a trained network to the files of runtimes, checks each, and returns what was written.
 
     source: the folder of a retraining or a .pt file of its checkpoints, the name of a published network, or, with
     `checkpoint`, an architecture.json or a net.config. out: the folder for the files. to: the formats, see
     export.formats.FORMATS. size: height and width of the input in pixels. batch, layout, normalise, images: see
-    export.job.export_network. Raises ParityError if a file computes something else than PyTorch, and a UserError for
-    anything else that the user can mend.
+    export.job.export_network.
+
+    dtype: int8 quantises the weights and activations after training. calibration: a folder of training images from
+    which the ranges of the activations follow; None takes a retraining's own. calibration_images: how many.
+    max_drop: the largest accepted loss of top-1 accuracy on `images`, or on a retraining's own test set, in percentage
+    points. keep_layers: how many of the costliest layers stay in float32, or their names.
+
+    Raises ParityError if a file computes something else than PyTorch, DropError if an int8 file loses too much, and a
+    UserError for anything else that the user can mend.
     """
-    for name, value, known in (("layout", layout, ("nchw", "nhwc")),):
+    for name, value, known in (("layout", layout, ("nchw", "nhwc")), ("dtype", dtype, ("float32", "int8"))):
         if value not in (None, *known):
-            raise ConfigError(name, f"got {shown(value)}", f"{in_a_row(known)}, or None")
-    for name, number in (("size", size), ("batch", batch)):
+            raise ConfigError(
+                name, f"got {shown(value)}", f"{in_a_row(known)}{', or None' if name == 'layout' else ''}"
+            )
+    for name, number in (("size", size), ("batch", batch), ("calibration_images", calibration_images)):
         if number not in (None, "any") and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
             raise ConfigError(name, f"got {shown(number)}", "a whole number from 1 on")
     place = None if checkpoint is None else as_path(checkpoint, "checkpoint")
-    found = trained_network(as_path(source, "source"), place, as_texts(allow_modules, "allow_modules"), report=report)
-    return export_network(
-        found.network,
-        sized(found.network, found.preprocessing, size),
-        found.classes,
-        as_texts(to, "to"),
-        as_path(out, "out"),
-        batch=batch,
-        layout=layout,
-        normalise=normalise,
-        images=None if images is None else as_path(images, "images"),
-        folder_names=found.folder_names,
+    path = as_path(source, "source")
+    found = trained_network(path, place, as_texts(allow_modules, "allow_modules"), report=report)
+    preprocessing = sized(found.network, found.preprocessing, size)
+    folder = None if images is None else as_path(images, "images")
+    formats, target = as_texts(to, "to"), as_path(out, "out")
+    if dtype == "float32":
+        if calibration is not None:
+            raise ConfigError("calibration", "is given, but the files are float32", remedy="add dtype int8")
+        return export_network(
+            found.network, preprocessing, found.classes, formats, target, batch=batch, layout=layout,
+            normalise=normalise, images=folder, folder_names=found.folder_names, report=report,
+        )  # fmt: skip
+    settings = int8_settings(
+        path,
+        found,
+        preprocessing,
+        calibration=None if calibration is None else as_path(calibration, "calibration"),
+        count=calibration_images,
+        images=folder,
+        max_drop=max_drop,
+        keep=keep_layers if isinstance(keep_layers, int) else as_texts(keep_layers, "keep_layers"),
         report=report,
     )
+    return export_int8(
+        found.network, preprocessing, found.classes, formats, target, settings, batch=batch, layout=layout,
+        normalise=normalise, report=report,
+    )  # fmt: skip
 
 
 def time_files(

@@ -114,7 +114,7 @@ def _scored(
                 images = _images(given, config, size)
             loaded = load_network(checkpoint, given)
     network = loaded.network
-    _refuse_other_classes(loaded.classes, images.class_names, str(checkpoint), "data.name")
+    refuse_other_classes(loaded.classes, images.class_names, str(checkpoint), "data.name")
     network.to(device=device, memory_format=memory_format(config.run))  # type: ignore[call-overload]
     batch_size, workers = config.retrain.batch_size, config.data.workers
     if loaded.needs_statistics:  # every process collects all of them, so that their number changes no figure
@@ -126,7 +126,7 @@ def _scored(
     return network.architecture, scores
 
 
-def _refuse_other_classes(own: Sequence[str] | None, names: Sequence[str], network: str, place: str) -> None:
+def refuse_other_classes(own: Sequence[str] | None, names: Sequence[str], network: str, place: str) -> None:
     """Raises ConfigError, at `place`, if a network that knows its classes gets others. network: its name."""
     if own is not None and (changes := differences(list(own), list(names))):
         first = "; class ".join(changes[:3])
@@ -166,7 +166,7 @@ def score_files(
     """
     device = prepare_device(run, group)
     images, names = open_test_images(Path(root), preprocessing, classes)
-    _refuse_other_classes(class_names, names, "the network", str(root))
+    refuse_other_classes(class_names, names, "the network", str(root))
     network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
     return _pass(network, images, names, batch_size, workers, device, run, by_class, group, report)
 

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from export.program import Program
+
+    Predict = Callable[[np.ndarray], np.ndarray]
+    """Returns the logits (N, classes) of images, in the file's own layout."""
 
 METADATA = "metadata.json"
 """The name of the metadata inside a file of PyTorch."""
@@ -43,7 +46,8 @@ class Opened:
     ops: Mapping[str, int]
     """How often each operation occurs in the file's graph."""
     run: Callable[[np.ndarray], np.ndarray]
-    """Returns the logits (N, classes) of images, in the file's own layout."""
+    """Returns the logits (N, classes) of images, in the file's own layout. Both are float32: of a file that takes
+    codes, the images are turned into codes here."""
     precision: str = "float32"
     """The precision in which the runtime was asked to compute."""
     prepared: Callable[[np.ndarray], Callable[[], object]] | None = None
@@ -52,6 +56,27 @@ class Opened:
     layer_times: Callable[[np.ndarray, int, int], list[list[float]]] | None = None
     """Returns the milliseconds of each layer in each of so many passes over images: (images, passes, layers) ->
     [pass][layer]. None if the runtime does not tell them."""
+    types: Mapping[str, str] = field(default_factory=dict)
+    """The types of the file's `input` and `output`, if they are not float32."""
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """How a format's int8 file is written, and what it must hold."""
+
+    write: Callable[[Program, Path, Iterable[np.ndarray], Collection[str]], Predict]
+    """Writes an int8 file: program, path, calibration inputs, and the layers that stay in float32, by name. Returns
+    what runs the quantised model in this process, before it was a file. Raises UserError if it cannot be written."""
+    faults: Callable[[Program, Path, Collection[str], Mapping[str, tuple[float, float]]], list[str]]
+    """Returns what an int8 file lacks, in words: layers that the runtime does not compute in integers, weights with one
+    scale, conversions that are not needed. Program and layers as above, and the smallest and the largest output of each
+    layer on the calibration images, by PyTorch."""
+    modules: tuple[str, ...]
+    """The modules that quantising needs."""
+    packages: tuple[str, ...]
+    """The packages, as pip names them, whose versions are recorded."""
+    scheme: Mapping[str, str]
+    """How `weights`, `activations` and `ranges` are quantised, in words."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +112,14 @@ class Format:
     """Packages with the version below which they must be."""
     measured_as: str = ""
     """The runtime of latency tables, as `measure.runtime` names it, in which its files run; empty if there is none."""
+    int8: Quantiser | None = None
+    """How an int8 file is written; None if there is none."""
 
-    def refuse_if_missing(self) -> None:
-        """Raises UserError if a module is not installed, or a package is too new."""
-        missing = [module for module in self.modules if importlib.util.find_spec(module) is None]
+    def refuse_if_missing(self, int8: bool = False) -> None:
+        """Raises UserError if a module is not installed, or a package is too new. int8: whether an int8 file is to be
+        written."""
+        modules = self.modules + (self.int8.modules if int8 and self.int8 is not None else ())
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
         install = f'pip install "proxylessnas[{self.extra}]"'
         if missing:
             found = f"{self.name} needs the Python package {missing[0]}, which is not installed"
@@ -190,3 +219,36 @@ def opened_in_pytorch(module: Callable[[Tensor], Tensor], ops: Mapping[str, int]
         return logits
 
     return Opened(f"PyTorch {torch.__version__}", json.loads(metadata or "null"), ops, run)
+
+
+def range_faults(name: str, found: tuple[float, float], expected: tuple[float, float]) -> list[str]:
+    """Returns what is wrong with the range of a layer's output in codes, in words: an end may be a step and a half from
+    the expected one."""
+    step = (found[1] - found[0]) / 255
+    if max(abs(one - other) for one, other in zip(found, expected, strict=True)) <= 1.5 * step + 1e-6:
+        return []
+    words = "{:.3g} to {:.3g}".format
+    return [f"{name}: its output has codes for {words(*found)}, and is {words(*expected)} on the calibration images"]
+
+
+def int8_weights_faults(
+    name: str, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, weights: np.ndarray, axis: int = 0
+) -> list[str]:
+    """Returns what is wrong with a layer's int8 weights, in words.
+
+    codes, weights: the file's and the network's, of one shape. scales, zeros: the file's. axis: of the output channels.
+    """
+    import numpy as np
+
+    if codes.dtype != np.int8:
+        return [f"{name}: its weights are {codes.dtype}"]
+    channels = weights.shape[axis]
+    if np.size(scales) != channels:
+        return [f"{name}: its weights have {np.size(scales)} scales for {channels} output channels"]
+    if np.any(zeros):
+        return [f"{name}: its weights are not symmetric"]
+    steps = np.reshape(scales, [-1 if i == axis else 1 for i in range(weights.ndim)])
+    apart = np.abs(codes.astype(np.float64) * steps - weights)
+    if not (apart <= 0.51 * steps + 1e-9).all():
+        return [f"{name}: a weight is {float((apart / steps).max()):.2g} steps from the network's"]
+    return []

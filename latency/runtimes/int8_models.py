@@ -132,7 +132,8 @@ def quantised_litert(model: bytes, inputs: Iterable[np.ndarray], *, keep: Collec
     model: with one signature, of one input. inputs: at least one calibration input, in the model's own shape. keep:
     regular expressions for the names of output tensors whose operations stay in float32.
     """
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import calibrator, quantizer, recipe
+    from ai_edge_quantizer.utils import qsv_utils
 
     with _quiet():
         job = quantizer.Quantizer(bytearray(model))
@@ -141,8 +142,10 @@ def quantised_litert(model: bytes, inputs: Iterable[np.ndarray], *, keep: Collec
             job.update_quantization_recipe(regex=expression, operation_name="*", algorithm_key="no_quantize")
         ((signature, names),) = _signatures(model).items()
         (name,) = names["inputs"]
-        ranges = job.calibrate({signature: [{name: given} for given in inputs]})
-        return bytes(job.quantize(ranges, enable_progress_report=False).quantized_model)
+        # job.calibrate takes a moving average of the ends, which cuts what few images reach
+        observer = calibrator.Calibrator(bytearray(model), num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        observer.calibrate({signature: [{name: given} for given in inputs]}, job._recipe_manager)
+        return bytes(job.quantize(observer.get_model_qsvs(), enable_progress_report=False).quantized_model)
 
 
 def _signatures(model: bytes) -> dict[str, dict[str, list[str]]]:
