@@ -333,7 +333,8 @@ def _over(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the logits (N, classes) of a set's images, and their labels (N,)."""
     assert images is not None
-    batches = evaluation_batches(images, _AT_ONCE, None, device=prepare_device(RunConfig(device="cpu")))
+    # read in this process: LiteRT's converter has begun threads here, and a fork of it could wait for ever
+    batches = evaluation_batches(images, _AT_ONCE, 0, device=prepare_device(RunConfig(device="cpu")))
     logits, labels = [], []
     for batch in reported(batches, f"evaluate {what}", -(-len(images) // _AT_ONCE), report):
         logits.append(run(batch.images))
