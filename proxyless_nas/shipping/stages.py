@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from engine.runs.folder import run_begun
 from engine.runs.stages import Done, Stage, StageRecord, sha256_of, sha256_of_values
 from export.formats import FORMATS
 from export.formats.base import Format, versions_of
-from export.job import RECORD
+from export.int8 import DropError
+from export.job import RECORD, ExportedInt8
 from export.timing import TIMINGS, time_files
 from latency.config import LatencyConfig, MeasureConfig
 from latency.summary import summary
@@ -397,15 +397,15 @@ def _test_images(job: Job) -> ImageSet:
 def _int8_formats(job: Job) -> list[str]:
     """Returns the formats of the int8 files."""
     wanted = job.config.int8
-    if wanted is None or "int8" not in Format.__dataclass_fields__:
+    if wanted is None:
         return []
     if wanted.to is not None:
         return list(wanted.to)
-    able = [name for name in _formats(job) if name in FORMATS and getattr(FORMATS[name], "int8", None) is not None]
+    able = [name for name in _formats(job) if name in FORMATS and FORMATS[name].int8 is not None]
     return [name for name in able if _quantiser_is_installed(FORMATS[name])]
 
 
-def _quantiser_is_installed(format: Any) -> bool:
+def _quantiser_is_installed(format: Format) -> bool:
     try:
         format.refuse_if_missing(int8=True)
     except UserError:
@@ -425,22 +425,21 @@ def _int8(job: Job, records: Records) -> Done:
     formats, wanted, folder = _int8_formats(job), job.config.int8, job.out / "int8"
     if not formats or wanted is None:
         return Done("none is asked for" if wanted is None else "no installed format has int8 files")
-    too_much = import_module("export.int8").DropError
-    write: Any = export_files
     lines, refused = [], {}
     for name in formats:
         try:
             with Stages() as report:
-                (made,) = write(
+                (made,) = export_files(
                     job.out / "retrain", folder, [name], dtype="int8", calibration_images=wanted.calibration_images,
                     max_drop=wanted.max_drop, keep_layers=wanted.keep_layers, batch=job.config.export.batch,
                     layout=job.config.export.layout, normalise=job.config.export.normalise, allow_modules=job.modules,
                     report=report,
                 )  # fmt: skip
-        except too_much as error:
+        except DropError as error:
             refused[name] = str(error)
             lines.append(f"{name} REFUSED: {error}")
             continue
+        assert isinstance(made, ExportedInt8)  # what dtype asks for
         drop = made.check.drop
         lines.append(f"{name} drop {drop.points:+.2f} points" if drop is not None else f"{name} without labels")
     return Done("; ".join(lines), _made(folder) if folder.is_dir() else [], {"refused": refused})
