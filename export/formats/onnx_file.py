@@ -130,6 +130,7 @@ def int8_faults(
     network's, and its output must have the range of the calibration images. What ONNX Runtime makes of the file must
     compute every layer and every addition in integers.
     """
+    import numpy as np
     import onnx
 
     model = onnx.load(path)
@@ -148,7 +149,7 @@ def int8_faults(
         own = expected[name] if expected[name].shape == weights.shape else expected[name].T
         faults += int8_weights_faults(name, weights, scales, zeros, own)
         if node.output[0] in stored:
-            scale, zero = (float(constants[end]) for end in stored[node.output[0]].input[1:3])
+            scale, zero = (float(np.ravel(constants[end])[0]) for end in stored[node.output[0]].input[1:3])
             faults += range_faults(name, (-zero * scale, (255 - zero) * scale), ranges[name])
     with tempfile.TemporaryDirectory() as folder:
         inside = Path(folder) / "optimised.onnx"
