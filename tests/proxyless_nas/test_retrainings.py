@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
+import runpy
 import shutil
 import signal
 import statistics
-import threading
-import time
+import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from scipy import stats
@@ -26,6 +27,7 @@ from proxyless_nas.retrainings.figures import Spread, against_random, difference
 from proxyless_nas.retrainings.networks import TOLERANCE, Entries, Entry, entries_of, saved
 from proxyless_nas.retrainings.results import Outcome, RetrainSweep, write_results
 from proxyless_nas.retrainings.run import retrain_sweep
+from retrain import loop
 from retrain.loop import run_retrain
 from search.config import SearchConfig
 from supernet.architecture import Architecture
@@ -245,51 +247,71 @@ def test_the_command_passes_all_on_and_prints_the_table_and_the_verdict(tmp_path
 # --- real processes --------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_retraining_fails_and_a_resume_completes_it(run, tmp_path, shell, monkeypatch):
+class Forked:
+    """Stands in for subprocess.Popen: a server that has imported torch forks the process, which takes no seconds.
+
+    The process runs the module of its command, with the arguments of the command, as Python would.
+    """
+
+    KILLED_AT: int | None = None
+    """The step of a retraining at which its process kills itself with SIGKILL; None: it does not."""
+
+    def __init__(self, command: list[str], stdout: IO[bytes], **_: Any):
+        assert command[:3] == [sys.executable, "-P", "-m"]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["search.loop", "retrain.loop"])  # as in tests/processes.py: there is one server
+        log = str(Path(stdout.name).resolve())
+        self.process = context.Process(target=_run_module, args=(command[3:], log, type(self).KILLED_AT))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+
+def _run_module(words: list[str], log: str, killed_at: int | None) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    plain = loop._Retrain._train
+
+    def train(self: Any, batch: Any) -> Any:
+        if self.step == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, batch)
+
+    loop._Retrain._train = train  # type: ignore[method-assign]
+    sys.argv = words
+    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+
+
+def test_a_killed_retraining_fails_and_a_resume_completes_it(run, tmp_path, monkeypatch):
     """SIGKILL in the middle of a retraining; the result after a resume is that of one which nobody killed."""
-    for name, value in shell.items():
-        monkeypatch.setenv(name, value)
-    recipe = RECIPE | {"retrain": {"epochs": 60, "batch_size": 4}}
-    given, log = {"macs": run}, tmp_path / "out" / "macs-seed3" / "metrics.jsonl"
-    started: list[int] = []
-    begin = engine.children.subprocess.Popen
-
-    def popen(*words: Any, **settings: Any) -> Any:
-        process = begin(*words, **settings)
-        started.append(process.pid)
-        return process
-
-    def kill() -> None:
-        until = time.monotonic() + 200
-        while time.monotonic() < until and (not log.exists() or log.read_bytes().count(b"\n") < 9):
-            time.sleep(0.005)
-        os.kill(started[-1], signal.SIGKILL)
-
-    monkeypatch.setattr(engine.children.subprocess, "Popen", popen)
-    for _ in range(3):  # a busy machine may come too late to kill it
-        shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        killer = threading.Thread(target=kill)
-        killer.start()
-        first = retrain_sweep(recipe, given, tmp_path / "out", seeds=[3])
-        killer.join()
-        (killed,) = first.outcomes
-        if killed.status != "ended":
-            break
+    given, folder = {"macs": run}, tmp_path / "out" / "macs-seed3"
+    monkeypatch.setattr(engine.children.subprocess, "Popen", Forked)
+    monkeypatch.setattr(Forked, "KILLED_AT", 6)
+    first = retrain_sweep(RECIPE, given, tmp_path / "out", seeds=[3])
+    (killed,) = first.outcomes
     assert (killed.status, killed.error) == ("failed", "killed by signal 9 (SIGKILL)")
     assert first.exit_status == 1
     assert first.conclusions == ()
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
+    (checkpoint,) = (folder / "checkpoints").glob("*.pt")
+    assert checkpoint.name.startswith("step-000000005-")
+    monkeypatch.setattr(Forked, "KILLED_AT", None)
     with pytest.raises(ConfigError, match=r"macs-seed3 holds a run already; continue the sweep with --resume"):
-        retrain_sweep(recipe, given, tmp_path / "out", seeds=[3])
-    sweep = retrain_sweep(recipe, {"macs": run}, tmp_path / "out", seeds=[3], resume=True)
+        retrain_sweep(RECIPE, given, tmp_path / "out", seeds=[3])
+    sweep = retrain_sweep(RECIPE, given, tmp_path / "out", seeds=[3], resume=True)
     (outcome,) = sweep.outcomes
     assert (outcome.status, sweep.exit_status) == ("ended", 0)
     assert outcome.seconds > killed.seconds
-    alone = run_retrain(recipe, run / "architecture.json", tmp_path / "alone", overrides=["run.seed=3"])
+    alone = run_retrain(RECIPE, run / "architecture.json", tmp_path / "alone", overrides=["run.seed=3"])
     assert outcome.test == alone.test
     assert sweep.top1 == {"macs": {3: alone.test.top1}}
+    log = folder / "metrics.jsonl"
     before = log.stat().st_mtime_ns
-    again = retrain_sweep(recipe, {"macs": run}, tmp_path / "out", seeds=[3], resume=True)
+    again = retrain_sweep(RECIPE, given, tmp_path / "out", seeds=[3], resume=True)
     assert again.outcomes == sweep.outcomes
     assert log.stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match=r"retrain\.lr: .* -> 0\.7"):
-        retrain_sweep(recipe, {"macs": run}, tmp_path / "out", seeds=[3], resume=True, overrides=["retrain.lr=0.7"])
+        retrain_sweep(RECIPE, given, tmp_path / "out", seeds=[3], resume=True, overrides=["retrain.lr=0.7"])
