@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from latency.build import FLOAT32_MS
 from latency.plan import middle_network
+from latency.table import TableError
 from search.limits.limit import TableSource
 from supernet.cost import Cost
 from supernet.space import Layer, Space
@@ -49,7 +50,8 @@ def compared(space: Space, source: TableSource, others: Sequence[TableSource]) -
     compare it with.
 
     others: all tables of the search. The milliseconds of float32 are the table's own column `float32_ms`, or those of a
-    float32 table of the same device, runtime, threads and batch among `others`.
+    float32 table of the same device, runtime, threads and batch among `others`. Raises TableError if the column lacks
+    a layer of the space, as one that was interpolated, or is in another unit.
     """
     if source.table.dtype != "int8":
         return None
@@ -71,7 +73,9 @@ def _float32(
 ) -> tuple[Callable[[Layer, str], float], Cost] | None:
     """Returns the milliseconds of a layer in float32 on the device of an int8 table, and the networks' cost by them."""
     if FLOAT32_MS in source.table.columns:
-        where = str(source.path)
+        where, unit = str(source.path), source.table.columns[FLOAT32_MS].unit
+        if unit != "ms":
+            raise TableError(where, f"columns.{FLOAT32_MS} has the unit {unit}", "ms", "convert the column")
         price = source.table.column_price(FLOAT32_MS, where)
         return price, source.table.column_cost(space, FLOAT32_MS, where)
     own = _conditions(source)

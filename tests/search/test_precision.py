@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from latency.config import MeasureConfig
 from latency.table import LatencyTable
@@ -106,3 +107,27 @@ def test_an_int8_and_a_float32_limit_stand_beside_each_other(
     assert "FAIL" not in {line.level for line in lines}, lines
     assert [line.level for line in lines if line.what == "limits together"] == ["ok"]
     assert sum(line.what == "int8" for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda column: column["values"].popitem(), "columns.float32_ms has no value for "),
+        (lambda column: column.update(unit="s"), "columns.float32_ms has the unit s, expected ms"),
+        (lambda column: column.update(constant=-99.0), "columns.float32_ms.constant is -99"),
+    ],
+)
+def test_a_search_does_not_need_the_comparison(
+    change, says, space, tmp_path, make_table, make_search_file, monkeypatch
+):
+    """As with entries that were interpolated, whose float32 is not known."""
+    monkeypatch.chdir(tmp_path)
+    int8_table(space, tmp_path / "int8.yaml", make_table)
+    content = yaml.safe_load((tmp_path / "int8.yaml").read_text())
+    change(content["columns"]["float32_ms"])
+    (tmp_path / "int8.yaml").write_text(yaml.safe_dump(content))
+    limits = [{"metric": "latency", "table": "int8.yaml", "below": "60%"}]
+    lines = check_search(make_search_file(limits, measure={"device": "external"}))
+    assert "FAIL" not in {line.level for line in lines}, lines
+    (text,) = (line.text for line in lines if line.what == "int8")
+    assert text.startswith(f"not compared with float32: int8.yaml: {says}")
