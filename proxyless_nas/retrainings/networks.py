@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +25,15 @@ from supernet.architecture import Architecture
 from supernet.design import Design
 from supernet.space import Space
 
+log = logging.getLogger("retrain")
+
 FOLDER = "networks"
 """The folder of a sweep with the architecture.json of each network that is no file of its own."""
 TOLERANCE = 0.02
 """A random network costs at most as much as the first network, and at least (1 - TOLERANCE) of that."""
 DRAW_SEED = 0
 """The seed by which random networks are drawn: a resume, or a call for more of them, draws the same first ones."""
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
+_NAME = re.compile(r"\w[\w.-]{0,99}")
 _OF_START = "start"
 
 
@@ -89,7 +92,8 @@ def entries_of(
             raise ConfigError("architectures", f"got the name {shown(name)}", expected, "give it another one")
         if name in given or (random and re.fullmatch(r"random\d+", name)):
             found = f"two networks would have the name {name} and share folders"
-            raise ConfigError("architectures", found, remedy="rename a file or folder")
+            remedy = "copy one architecture.json to a file of another name, or rename a folder"
+            raise ConfigError("architectures", found, remedy=remedy)
         given[name] = architecture
     entries = [_entry(name, architecture, allow_modules) for name, architecture in given.items()]
     if random:
@@ -98,7 +102,8 @@ def entries_of(
 
 
 def _name_of(architecture: Any) -> str:
-    """Returns a network's name in the sweep: that of the published network, of its file or of its run's folder."""
+    """Returns a network's name in the sweep: that of the published network, of its file or of its run's folder, with _
+    for what cannot stand in the name of a network."""
     if architecture is None:
         return _OF_START
     if isinstance(architecture, Design):
@@ -107,7 +112,8 @@ def _name_of(architecture: Any) -> str:
     if not path.exists() and is_named(str(path)):
         return ALIASES.get(str(path), str(path))
     whole = path.resolve()
-    return whole.parent.name if whole.name == "architecture.json" else whole.name if path.is_dir() else whole.stem
+    name = whole.parent.name if whole.name == "architecture.json" else whole.name if path.is_dir() else whole.stem
+    return re.sub(r"[^\w.-]+|^[.-]+", "_", name)
 
 
 def _entry(name: str, architecture: Any, allow_modules: Collection[str]) -> Entry:
@@ -165,6 +171,9 @@ def _with_random(entries: Sequence[Entry], given: Any, count: int, allow_modules
     except InfeasibleError as error:
         raise ConfigError.of(error, "--random") from None
     others = [other for other in drawn if other != paths][:count]
+    if 0 < len(others) < count:
+        text = "--random: %d networks instead of %d: no more were found that cost what %s costs, to %g %%"
+        log.warning(text, len(others), count, first.name, 100 * TOLERANCE)
     if not others:
         found = f"no other network of the space costs what {first.name} costs, to {100 * TOLERANCE:g} %"
         raise ConfigError("--random", found, remedy="leave it out")

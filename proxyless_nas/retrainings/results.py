@@ -6,7 +6,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,7 +124,7 @@ class RetrainSweep:
         """What the results show, in sentences; none if there is nothing to compare."""
         sentences = []
         if self.against_random is not None:
-            sentences.append(_of_random(self.entries, self.against_random, self.seeds))
+            sentences.append(_of_random(self.entries, self.against_random, len(self.top1[self.entries.first.name])))
         first = self.entries.first.name
         for name, d in self.differences.items():
             text = f"{name} has {_points(d.points)} than {first}"
@@ -157,7 +157,7 @@ class RetrainSweep:
         mean, interval, values = self.mean(entry.name), self.interval(entry.name), self.top1[entry.name]
         return [
             entry.name,
-            "" if entry.cost is None else f"{entry.cost:.4g}",
+            "" if entry.cost is None else f"{entry.cost:.4g}" if entry.cost < 1e4 else amount(entry.cost),
             "" if c is None else amount(c.macs),
             "" if c is None else amount(c.params),
             *(f"{values[seed]:.2f}" if seed in values else "" for seed in self.seeds),
@@ -170,15 +170,16 @@ def _points(points: float) -> str:
     return f"{abs(points):.2f} points {'more' if points >= 0 else 'less'}"
 
 
-def _of_random(entries: Entries, a: AgainstRandom, seeds: Sequence[int]) -> str:
-    """Returns what the comparison with random networks shows: the difference, the rank, and what follows."""
+def _of_random(entries: Entries, a: AgainstRandom, seeds: int) -> str:
+    """Returns what the comparison with random networks shows: the difference, the rank, and what follows. seeds: of the
+    first network."""
     first, d = entries.first, a.difference
     known = d.low is not None and d.high is not None
     interval = (
         f"95 % interval of the difference {d.low:+.2f} to {d.high:+.2f}" if known else "no interval: all are equal"
     )
     cost = "" if first.cost is None else f" ({quantity(first.cost, entries.unit)})"
-    over = f" in the mean of {len(seeds)} seeds" if len(seeds) > 1 else ""
+    over = f" in the mean of {seeds} seeds" if seeds > 1 else ""
     text = (
         f"{first.name} has {a.top1:.2f} % of the test images right{over}, {a.others} random networks of equal "
         f"predicted {entries.metric}{cost} {a.others_top1:.2f} %: {_points(d.points)} ({interval}). It is better than "

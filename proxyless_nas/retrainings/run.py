@@ -97,6 +97,9 @@ def retrain_sweep(
         raise ConfigError("architecture", "is missing", remedy=remedy)
     with locked(out):  # the retrainings lock their own folders
         remove_stale(out)
+        folders = [(out / _run_name(entry, seed), entry, seed) for seed in numbers for entry in entries.all]
+        # nothing is written into the folder of another sweep
+        done = _done(folders, source, overrides, resume=resume, allow_modules=allow_modules)
         file = source
         if not isinstance(source, Path):
             file = out / "retrain.yaml"
@@ -112,13 +115,12 @@ def retrain_sweep(
         entries = saved(entries, out)
         runs = [
             Retraining(
-                f"{entry.name}-seed{seed}", out, kind, (*overrides, f"run.seed={seed}"), file, entry, seed,
+                _run_name(entry, seed), out, kind, (*overrides, f"run.seed={seed}"), file, entry, seed,
                 _modules(entry, allow_modules),
             )
             for seed in numbers
             for entry in entries.all
         ]  # fmt: skip
-        done = _done(runs, resume=resume, allow_modules=allow_modules)
         seconds = earlier_seconds(out / RECORD, "runs") if resume else {}
         found = {
             run.name: Outcome(
@@ -129,10 +131,16 @@ def retrain_sweep(
         }  # fmt: skip
 
         def ended(run: Retraining, ending: Ending) -> None:
-            test = load_test(run.folder) if ending.status == "ended" else None
-            found[run.name] = replace(
-                found[run.name], status=ending.status, seconds=ending.seconds, error=ending.error, test=test
-            )
+            before = [outcome.folder for outcome in found.values() if outcome.test is not None]
+            outcome = replace(found[run.name], status=ending.status, seconds=ending.seconds, error=ending.error)
+            if ending.status == "ended":
+                outcome = replace(outcome, test=load_test(run.folder))
+                try:
+                    _refuse_different_images([*before[:1], run.folder])
+                except ConfigError as error:
+                    log.error("%s: %s", run.name, error)
+                    outcome = replace(outcome, status="failed", error=str(error), test=None)
+            found[run.name] = outcome
             write_results(out, _sweep(entries, found, numbers, file, allow_modules))
 
         left = [run for run in runs if run.name not in done]
@@ -163,28 +171,40 @@ def _modules(entry: Entry, allow_modules: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*allow_modules, *own]))
 
 
-def _done(runs: Sequence[Retraining], *, resume: bool, allow_modules: Collection[str]) -> dict[str, Evaluation]:
-    """Returns the results of the retrainings that have ended. Raises ConfigError if they were others than these, or had
-    other images than each other."""
+def _run_name(entry: Entry, seed: int) -> str:
+    """Returns the name of a retraining and of its folder in the sweep's."""
+    return f"{entry.name}-seed{seed}"
+
+
+def _done(
+    runs: Sequence[tuple[Path, Entry, int]],
+    config: Any,
+    overrides: Sequence[str],
+    *,
+    resume: bool,
+    allow_modules: Collection[str],
+) -> dict[str, Evaluation]:
+    """Returns the results of the retrainings that have ended, by their names. Raises ConfigError if they were others
+    than these, or had other images than each other. runs: the folder, the network and the seed of each."""
     done = {}
-    for run in runs:
-        if run_begun(run.folder) and not resume:
+    for folder, entry, seed in runs:
+        if run_begun(folder) and not resume:
             raise ConfigError(
-                f"--out {run.out}",
-                f"{run.name} holds a run already",
+                f"--out {folder.parent}",
+                f"{folder.name} holds a run already",
                 remedy="continue the sweep with --resume, or choose another folder",
             )
-        test = load_test(run.folder) if run_begun(run.folder) else None
+        test = load_test(folder) if run_begun(folder) else None
         if test is not None:
-            with naming(run.config, keys_of(RetrainConfig)):
-                settings = RetrainConfig.read(run.config, run.overrides)
-            kept = _kept_design(run.folder, allow_modules)
-            design = kept if run.entry.design is None else run.entry.design
+            with naming(config, keys_of(RetrainConfig)):
+                settings = RetrainConfig.read(config, (*overrides, f"run.seed={seed}"))
+            kept = _kept_design(folder, allow_modules)
+            design = kept if entry.design is None else entry.design
             if settings.retrain.start is not None:  # the data decide on the number of classes
                 design = design.with_classes(kept.classes)
-            refuse_changes(run.folder, resolved_training(settings, design))
-            done[run.name] = test
-    _refuse_different_images([run.folder for run in runs if run.name in done])
+            refuse_changes(folder, resolved_training(settings, design))
+            done[folder.name] = test
+    _refuse_different_images([folder for folder, *_ in runs if folder.name in done])
     return done
 
 
@@ -205,7 +225,7 @@ def _refuse_different_images(folders: Sequence[Path]) -> None:
         elif images and first[1] and images != first[1]:
             other = next(key for key in _SAME_IMAGES if images.get(key) != first[1].get(key))
             found = f"has other {other} than {first[0]}, so their accuracies cannot be compared"
-            raise ConfigError(str(folder), found, remedy="remove the folder, and resume the sweep")
+            raise ConfigError(str(folder), found, remedy="remove one of the folders, and resume the sweep")
 
 
 def _sweep(

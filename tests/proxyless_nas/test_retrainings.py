@@ -22,13 +22,15 @@ import proxyless_nas.retrainings.run
 from engine.config import config_text
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
+from engine.runs import inputs
 from proxyless_nas.commands import main
 from proxyless_nas.retrainings.figures import Spread, against_random, difference_of, spread_of
 from proxyless_nas.retrainings.networks import TOLERANCE, Entries, Entry, entries_of, saved
 from proxyless_nas.retrainings.results import Outcome, RetrainSweep, write_results
 from proxyless_nas.retrainings.run import retrain_sweep
 from retrain import loop
-from retrain.loop import run_retrain
+from retrain.config import RetrainConfig
+from retrain.loop import resolved_training, run_retrain
 from search.config import SearchConfig
 from supernet.architecture import Architecture
 from supernet.design_file import read_design
@@ -137,6 +139,22 @@ def test_costs_without_random_networks_are_those_in_the_files(run, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"), [("ä b.json", "ä_b"), (".hidden.json", "_hidden"), ("a;b/architecture.json", "a_b")]
+)
+def test_a_network_whose_path_has_spaces_or_other_letters_has_a_name(name, expected, run, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(run / "architecture.json", path)
+    assert entries_of([path]).first.name == expected
+
+
+def test_fewer_random_networks_than_asked_for_are_reported(run, caplog):
+    count = len(entries_of([run], 100).all) - 1
+    assert count < 100
+    assert f"--random: {count} networks instead of 100" in caplog.text
+
+
+@pytest.mark.parametrize(
     ("architectures", "settings", "says"),
     [
         (["macs", "macs/architecture.json"], {}, "architectures: two networks would have the name macs and share "),
@@ -159,6 +177,41 @@ def test_what_cannot_be_retrained_is_refused_before_anything_starts(
         retrain_sweep(RECIPE, architectures, tmp_path / "out", **settings)
     assert str(error.value).startswith(says)
     assert not (tmp_path / "out").exists()
+
+
+def ended_run(folder: Path, run: Path, seed: int, test_images: str) -> None:
+    """Writes what a retraining leaves, as far as a sweep reads it."""
+    settings = RetrainConfig.read(RECIPE, [f"run.seed={seed}"])
+    design = read_design((run / "architecture.json").read_text())
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.yaml").write_text(config_text(resolved_training(settings, design)))
+    inputs.record(folder, {"test images": {"content": test_images}})
+    figures = {"top1": 50.0, "top5": 100.0, "loss": 1.0, "images": 16}
+    (folder / "result.json").write_text(json.dumps({"test": figures}))
+
+
+def test_a_refused_sweep_leaves_the_files_of_another_one_as_they_are(run, tmp_path):
+    ended_run(tmp_path / "macs-seed0", run, 0, "old")
+    with pytest.raises(ConfigError, match="macs-seed0 holds a run already"):
+        retrain_sweep(RECIPE | {"retrain": {"epochs": 7}}, [run], tmp_path, random=2)
+    assert {path.name for path in tmp_path.iterdir()} <= {"macs-seed0", ".lock"}
+
+
+def test_a_retraining_whose_images_have_changed_since_the_others_is_no_result(run, tmp_path, monkeypatch, caplog):
+    ended_run(tmp_path / "macs-seed0", run, 0, "old")
+
+    def children(runs: Any, slots: Any, ended: Any, *_: Any, **__: Any) -> None:
+        for child in runs:
+            ended_run(child.folder, run, child.seed, "new" if child.seed == 1 else "old")
+            ended(child, engine.children.Ending("ended", 1.0))
+
+    monkeypatch.setattr(proxyless_nas.retrainings.run, "run_children", children)
+    sweep = retrain_sweep(RECIPE, [run], tmp_path, seeds=[0, 1, 2], resume=True)
+    assert [outcome.status for outcome in sweep.outcomes] == ["ended", "failed", "ended"]
+    assert "macs-seed1: has other test images than " in str(sweep.outcomes[1].error)
+    assert (sweep.exit_status, sweep.top1) == (1, {"macs": {0: 50.0, 2: 50.0}})
+    with pytest.raises(ConfigError, match="macs-seed1: has other test images"):
+        retrain_sweep(RECIPE, [run], tmp_path, seeds=[0, 1, 2], resume=True)
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
