@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,16 @@ from engine.errors import Action, explain
 from engine.progress import Report, silent
 from engine.shipped import as_argument
 from latency.bench import energy_counter, timed_rounds
-from latency.build import Origin, Samples, build_table, calibrated, network_ms, verified
+from latency.build import (
+    FLOAT32_MS,
+    Origin,
+    Samples,
+    build_table,
+    calibrated,
+    network_ms,
+    recalibrated_float32,
+    verified,
+)
 from latency.config import LatencyConfig, MeasureConfig
 from latency.device import this_device
 from latency.existing import Identity, free_file, refuse_to_replace
@@ -191,14 +200,19 @@ def recalibrate_table(
     TableError if the table is another device's.
 
     The networks may be among those of earlier calibrations or verifications, since only their time now counts. The
-    table records their count and seed, from which they are drawn again to be kept out of the next verification.
+    table records their count and seed, from which they are drawn again to be kept out of the next verification. For an
+    int8 table they also run in float32, and its column `float32_ms` is refitted.
     """
     refuse_foreign(table, measure)
     paths = calibration_networks(space, RECALIBRATION_NETWORKS, seed)
     jobs = [network_job(space, f"calibration{i:03}", "calibration", p) for i, p in enumerate(paths)]
+    column = table.columns.get(FLOAT32_MS)
+    compared = table.dtype == "int8" and column is not None and column.values.keys() == table.entries.keys()
+    plain = [replace(job, id=f"float32_{job.id}", in_float32=True) for job in jobs] if compared else []
     with open_runtime(space, measure) as runner:
-        samples, _ = timed_jobs(runner, measure, jobs, seed, report)
-    return calibrated(table, space, jobs, network_ms(jobs, samples), seed=seed)
+        samples, _ = timed_jobs(runner, measure, [*jobs, *plain], seed, report)
+    table = calibrated(table, space, jobs, network_ms(jobs, samples), seed=seed)
+    return recalibrated_float32(table, space, plain, samples, seed=seed) if plain else table
 
 
 def time_architecture(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,8 +22,8 @@ from latency.measure import (
     used_networks,
     verify_table,
 )
-from latency.plan import calibration_networks, verification_networks
-from latency.table import LatencyTable, TableError
+from latency.plan import calibration_networks, network_job, verification_networks
+from latency.table import Column, LatencyTable, TableError
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.ops import ConvBNAct
@@ -55,6 +57,29 @@ def test_an_int8_table_names_its_quantiser_and_has_the_milliseconds_of_float32(s
     table = measure_table(small_space, measure)
     assert (table.dtype, table.quantiser) == ("int8", f"onnxruntime {onnxruntime.__version__}")
     assert table.columns["float32_ms"].values.keys() == table.entries.keys()
+
+
+def test_recalibrating_an_int8_table_refits_both_precisions(small_space, quick, formula_table, monkeypatch):
+    """The device takes twice as long as when the table was measured, and three times in float32."""
+    measure = quick.model_copy(update={"runtime": "onnxruntime", "dtype": "int8"})
+    table = formula_table(small_space, measure)
+    values = {key: entry.median_ms for key, entry in table.entries.items()}
+    column = Column(unit="ms", how="then", values={key: 1.5 * ms for key, ms in values.items()})
+    table = table.model_copy(update={"columns": {"float32_ms": column}})
+
+    def timed(runner: object, measure: object, jobs: Any, *_: object) -> tuple[dict[str, list[list[float]]], dict]:
+        whole = {job.id: sum(values[str(layer)] for layer in job.layers) for job in jobs}
+        return {job.id: [[(4.5 if job.in_float32 else 2.0) * whole[job.id]]] for job in jobs}, {}
+
+    monkeypatch.setattr(measuring, "refuse_foreign", lambda *_: None)
+    monkeypatch.setattr(measuring, "open_runtime", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(measuring, "timed_jobs", timed)
+    again = recalibrate_table(table, small_space, measure, seed=1)
+    cost, plain = again.cost(small_space), again.column_cost(small_space, "float32_ms", "t.yaml")
+    for paths in calibration_networks(small_space, 4, 7):
+        ms = sum(values[str(layer)] for layer in network_job(small_space, "n", "verification", paths).layers)
+        assert cost.of(paths) == pytest.approx(2.0 * ms, rel=0.01)
+        assert plain.of(paths) == pytest.approx(4.5 * ms, rel=0.01)
 
 
 def test_the_longest_column_is_timed_passes_times_coverings(small_space, quick):
