@@ -42,6 +42,10 @@ class StageRecord(Section):
     """The time that the process which ended it took."""
 
 
+_CLEARED = StageRecord(inputs={})
+"""The record of a stage while what it had made is deleted."""
+
+
 class StagesFile(Section):
     """The content of stages.json."""
 
@@ -93,7 +97,8 @@ def run_stages(
     A stage is done if it began from the same inputs and its files are as it made them. If an input has changed, or all
     of its files are gone, what it made is deleted and it runs anew; if some of its files have changed, it makes these
     again. until: the name of the last stage to run. say: called with a line for each stage. Raises ConfigError if the
-    folder holds what a stage makes without a record of it, or if a file has changed without which a stage cannot go on.
+    folder holds files at the place of a stage that has never begun, or if a file has changed without which a stage
+    cannot go on.
     """
     record = read_stages(out)
     if record is None:
@@ -102,6 +107,8 @@ def run_stages(
     for stage in stages:
         before, inputs = record.stages.get(stage.name), dict(stage.inputs(job, record.stages))
         left = _left_to_do(stage, before, inputs, out)
+        if before is None:
+            refuse_foreign_files([stage], out)
         if left is None:
             assert before is not None  # it is done
             say(f"{stage.name}: done before: {before.line}")
@@ -109,7 +116,7 @@ def run_stages(
             if left.words:
                 say(f"{stage.name}: {left.words}")
             if left.anew:
-                record = _with(record, stage.name, None, stages)
+                record = _with(record, stage.name, _CLEARED, stages)
                 write_stages(out, record)  # first, since a process may be killed while it deletes
                 _clear(stage, out)
             for name in left.files:
@@ -150,6 +157,8 @@ def _left_to_do(stage: Stage[J], before: StageRecord | None, inputs: dict[str, s
     """Returns what is left to do of a stage; None if it is done. Raises ConfigError, see run_stages."""
     if before is None:
         return _Left(anew=True)
+    if before == _CLEARED:
+        return _Left("was stopped, so it begins again", anew=True)
     if before.inputs != inputs:
         return _Left(f"{_changed_inputs(before.inputs, inputs)}, so it runs anew", anew=True)
     if before.outputs is None:
@@ -183,12 +192,13 @@ def write_stages(out: Path, record: StagesFile) -> None:
 
 
 def refuse_foreign_files(stages: Sequence[Stage[J]], out: Path) -> None:
-    """Raises ConfigError if a folder holds what a stage would delete."""
+    """Raises ConfigError if a folder holds what a stage would delete, and that stage has not made."""
     for stage in stages:
         for pattern in stage.paths:
             for path in sorted(out.glob(pattern)):
                 found = f"holds {path.name}, which no job recorded in {FILE} has made"
-                raise ConfigError(f"--out {out}", found, remedy="choose another folder")
+                remedy = "move it to another place, or choose another folder"
+                raise ConfigError(f"--out {out}", found, remedy=remedy)
 
 
 def changed_files(record: StageRecord, out: Path) -> list[str]:
@@ -217,11 +227,10 @@ def _changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'} changed"
 
 
-def _with(record: StagesFile, name: str, one: StageRecord | None, stages: Sequence[Stage[J]]) -> StagesFile:
-    """Returns the record with another entry of one stage, or without it, in the order of the stages."""
+def _with(record: StagesFile, name: str, one: StageRecord, stages: Sequence[Stage[J]]) -> StagesFile:
+    """Returns the record with another entry of one stage, in the order of the stages."""
     known = {**record.stages, name: one}
-    ordered = {stage.name: known[stage.name] for stage in stages if stage.name in known}
-    return StagesFile(stages={key: value for key, value in ordered.items() if value is not None})
+    return StagesFile(stages={stage.name: known[stage.name] for stage in stages if stage.name in known})
 
 
 def _clear(stage: Stage[J], out: Path) -> None:

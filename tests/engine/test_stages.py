@@ -137,6 +137,28 @@ def test_a_folder_with_other_files_is_left_alone(run, tmp_path):
     assert (tmp_path / "two").read_text() == "mine"
 
 
+def test_files_at_the_place_of_a_stage_that_has_never_begun_are_left_alone(run, tmp_path):
+    """Somebody has put them there after the stages before it."""
+    run(until="one")
+    (tmp_path / "two").write_text("mine")
+    with pytest.raises(ConfigError, match="holds two, which no job .*; move it to another place"):
+        run()
+    assert (tmp_path / "two").read_text() == "mine"
+    (tmp_path / "two").unlink()
+    assert run()[0] == ["two"]
+
+
+def test_a_job_that_is_stopped_while_it_deletes_goes_on_to_delete(run, tmp_path, monkeypatch):
+    run()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("engine.runs.stages.shutil.rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(first="7")
+    (tmp_path / "one" / "left over").touch()
+    ran, said = run(first="7")
+    assert (ran, said[0]) == (["one", "two"], "one: was stopped, so it begins again")
+    assert not (tmp_path / "one" / "left over").exists()
+
+
 def test_a_damaged_record_is_one_line(run, tmp_path):
     run()
     (tmp_path / FILE).write_text(json.dumps({"format": "other"}))
