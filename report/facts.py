@@ -196,8 +196,9 @@ def collect(
 
 
 def _title(runs: Runs, design: Design | None, root: Path) -> str:
-    if runs.quickstart is None and design is not None and design.name != "unnamed":
-        return design.name
+    of_a_job = runs.quickstart is not None and (runs.quickstart / JOB).is_file()
+    if (runs.quickstart is None or of_a_job) and design is not None and design.name != "unnamed":
+        return design.name  # that of a job, too, whose folder may have been renamed since
     return root.resolve().name
 
 

@@ -58,6 +58,8 @@ CONFIG = "ship.yaml"
 DERIVATION, EVALUATION = "derive/derivation.json", "evaluate/evaluation.json"
 ACCURACY = "accuracy.json"
 """The file beside the exported ones with their accuracies on the test images."""
+FAMILY = ("search/architecture-*.json", "search/pareto*")
+"""The networks for other bounds, which the stage `derive` makes."""
 ARCHITECTURE, DERIVED = "search/architecture.json", "derive/architecture.json"
 """The network as the search has named it, and as the job names it: the stages after `derive` use the latter."""
 
@@ -142,10 +144,15 @@ def _made(folder: Path) -> list[Path]:
 
 
 def _table_inputs(job: Job, records: Records) -> dict[str, str]:
-    found = {}
+    """Returns the hash of each table's file, or that of the settings with which it is measured. A file that was copied
+    and is no longer there counts as the copy: the job may have been moved, or be called in another folder."""
+    found, before = {}, records["table"] if "table" in records else None
     for table in job.tables:
+        copied = (before.outputs or {}).get(table.name) if before is not None else None
         if table.path.is_file():
             found[str(table.path)] = sha256_of(table.path)
+        elif before is not None and copied is not None and before.inputs.get(str(table.path)) == copied:
+            found[str(table.path)] = copied
         else:
             found[str(table.path)] = _settings(job.config.search.space, table.measure, job.config.table)
     return found
@@ -202,7 +209,8 @@ def _own(files: Mapping[str, str]) -> dict[str, str]:
 def _search(job: Job, records: Records) -> Done:
     folder = job.out / "search"
     result = finish_search(_as_file(job, "search", job.search), folder)
-    return Done(search_line(result), _made(folder))
+    family = {path for pattern in FAMILY for path in job.out.glob(pattern)}  # which the next stage has made
+    return Done(search_line(result), [path for path in _made(folder) if path not in family])
 
 
 def _as_file(job: Job, name: str, config: SearchConfig | RetrainConfig) -> Path:
@@ -509,7 +517,7 @@ STAGES: tuple[Stage[Job], ...] = (
     Stage("search", "searches, and times the derived network on this device if it is the table's", ("search",),
           _search_inputs, _search, True, ("search/config.yaml", "search/inputs.json", "search/images.csv.gz")),
     Stage("derive", "derives the network once more, exactly, and those for other bounds",
-          ("derive", "search/architecture-*.json", "search/pareto*"), _derive_inputs, _derive),
+          ("derive", *FAMILY), _derive_inputs, _derive),
     Stage("retrain", "trains the derived network from scratch", ("retrain",), _retrain_inputs, _retrain,
           True, ("retrain/config.yaml", "retrain/inputs.json", "retrain/images.csv.gz")),
     Stage("evaluate", "evaluates its checkpoint on the test images", ("evaluate",), _evaluate_inputs, _evaluate),

@@ -245,6 +245,26 @@ def test_a_changed_setting_repeats_what_it_concerns(shipped, settings, tmp_path)
     assert "input weights" in " ".join(differing(out, "export"))  # what has not run again yet is out of date
 
 
+def test_a_job_that_was_renamed_and_whose_table_is_elsewhere_is_the_same(shipped, tmp_path):
+    """A table's file that is gone counts as its copy: nothing is measured or searched again, and the page is the same."""
+    out = tmp_path / "renamed"
+    shutil.copytree(shipped[0], out)
+    source = job_of(out).tables[0].path
+    kept = source.rename(tmp_path / "table.yaml")
+    try:
+        assert differing(out, "table", "report") == []
+    finally:
+        kept.rename(source)
+
+
+def test_the_networks_for_other_bounds_belong_to_the_stage_that_makes_them(shipped):
+    """Not to the search, when result.json has been deleted and the search ends once more beside them."""
+    job, record = job_of(shipped[0]), read_stages(shipped[0])
+    search = next(stage for stage in STAGES if stage.name == "search")
+    again = {str(path.relative_to(job.out)) for path in search.run(job, record.stages).files}
+    assert again == set(record.stages["search"].outputs)
+
+
 def test_a_search_that_was_stopped_goes_on(settings, tmp_path, monkeypatch):
     """Interrupted after a checkpoint, and once more before the result is written."""
     from search.loop import Search
