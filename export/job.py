@@ -18,6 +18,7 @@ from engine.data import Preprocessing
 from engine.errors import ConfigError, UserError
 from engine.files import fsync_folder, make_folder, read_json, write_atomically, writing
 from engine.progress import Report, silent
+from engine.wording import shown
 from export.formats import FORMATS
 from export.formats.base import Format, versions_of
 from export.int8 import Int8, Int8Check, Quantisation, write_and_check
@@ -257,9 +258,30 @@ def read_record(out: Path) -> dict[str, Any]:
     if not path.exists():
         return {"format": RECORD_FORMAT, "files": {}}
     record = read_json(path, "an export.json")
-    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT or not isinstance(record["files"], dict):
+    if not isinstance(record, dict) or record.get("format") != RECORD_FORMAT:
         raise ConfigError(str(path), "is of another format", RECORD_FORMAT, "choose another folder")
+    files = record.get("files")
+    if not isinstance(files, dict):
+        raise ConfigError(f"{path}: files", f"got {shown(files)}", "an entry for each format", "export again")
+    for name, entry in files.items():
+        if not _is_entry(entry):
+            raise ConfigError(f"{path}: files.{name}", "is damaged", "what export has written", "export again")
     return record
+
+
+def _is_entry(entry: object) -> bool:
+    """Returns whether a part of export.json has what its readers use."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("file"), str):
+        return False
+    parts, about = entry.get("files"), entry.get("input")
+    if not isinstance(parts, list) or not isinstance(about, dict):
+        return False
+    shape = about.get("shape")
+    return (
+        all(isinstance(part, dict) and {"file", "sha256"} <= part.keys() for part in parts)
+        and isinstance(shape, list)
+        and len(shape) == 4
+    )
 
 
 def _refuse_other_network(record: Mapping[str, Any], metadata: Mapping[str, Any], out: Path) -> None:

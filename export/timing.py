@@ -222,9 +222,10 @@ class ExportedFile:
             path = max((part for part in path.rglob("*") if part.is_file()), key=lambda part: part.stat().st_size)
         return sha256(path)
 
-    def images_at_once(self, wanted: int | None) -> int:
-        """Returns the batch at which it is timed. Raises ConfigError if it cannot take so many images."""
-        fixed = self.entry["input"]["shape"][0] if self.entry else "batch"
+    def images_at_once(self, wanted: int | None, shape: Sequence[Any] = ()) -> int:
+        """Returns the batch at which it is timed. shape: of its input, as the file itself states it; () is that in
+        export.json. Raises ConfigError if it cannot take so many images."""
+        fixed = (shape or (self.entry["input"]["shape"] if self.entry else ["batch"]))[0]
         if isinstance(fixed, int) and wanted not in (None, fixed):
             raise ConfigError("batch", f"got {wanted}, but {self.path.name} takes {fixed} images at once")
         return fixed if isinstance(fixed, int) else wanted or 1
@@ -424,12 +425,14 @@ def _measured_here(
     reference = ReferenceNetwork.of(alike, table) if same else None
     with ExitStack() as stack:
         openers: dict[str, Any] = {}
-        processes = []
+        processes, at_once = [], []
         for i, file in enumerate(files):
             report("load the files", i, len(files))
             process = stack.enter_context(FreshProcess(file.format, file.path, threads))
-            process(images_for(file, process, batch))
+            images = images_for(file, process, batch)
+            process(images)
             processes.append(process)
+            at_once.append(len(images))
             openers[f"file{i}"] = partial(_Running, process)
         report("load the files", len(files), len(files))
         if reference is not None:
@@ -445,10 +448,9 @@ def _measured_here(
 
         timings = least_disturbed(attempt, partial(_disturbance, reference), MOST_TIMINGS)
         measured = []
-        for i, (file, process) in enumerate(zip(files, processes, strict=True)):
+        for i, (file, process, n) in enumerate(zip(files, processes, at_once, strict=True)):
             layers, no_layers = _layers(file, process)
-            at_once = file.images_at_once(batch)
-            own = Measured(timings[f"file{i}"], layers, no_layers, process.runtime, here, threads, at_once, date)
+            own = Measured(timings[f"file{i}"], layers, no_layers, process.runtime, here, threads, n, date)
             measured.append(own)
     if reference is None:
         return measured, None
@@ -466,7 +468,7 @@ def images_for(file: ExportedFile, process: FreshProcess, batch: int | None) -> 
     if not process.metadata:
         raise ConfigError(str(file.path), "says nothing about its input", "a file of `proxyless-nas export`")
     about = process.metadata["input"]
-    shape = (file.images_at_once(batch), *about["shape"][1:])
+    shape = (file.images_at_once(batch, about["shape"]), *about["shape"][1:])
     rng, dtype = np.random.default_rng(0), np.dtype(about["dtype"])
     if dtype.kind == "f":
         return rng.standard_normal(shape, dtype=np.float32).astype(dtype)

@@ -329,7 +329,7 @@ def time_files(
         whole = isinstance(number, int) and not isinstance(number, bool)
         if not (number is None and name != "rounds") and not (whole and least <= number <= MOST_REPEATS):  # type: ignore[operator]
             raise ConfigError(name, f"got {shown(number)}", f"a whole number from {least} to {MOST_REPEATS}")
-    paths = [as_path(file, "files") for file in as_list(files, "files")]
+    paths = list(dict.fromkeys(as_path(file, "files") for file in as_list(files, "files")))  # each once
     if not paths:
         raise ConfigError("files", "got none", "at least one exported file")
     promise = None if table is None else as_path(table, "table")

@@ -54,7 +54,7 @@ def ship(
     if until is not None and until not in names:
         raise ConfigError("until", f"got {shown(until)}", in_a_row(names))
     settings = ShipConfig.read(config, overrides)
-    job = Job(folder.absolute(), settings)
+    job = Job(_in_full(folder), settings)
     with locked(folder):
         if read_stages(folder) is None:
             refuse_foreign_files(STAGES, folder)
@@ -74,7 +74,7 @@ def verify_ship(out: Path | str, *, timings: bool = False, say: Callable[[Compar
     record = read_stages(folder) if folder.is_dir() else None
     if record is None or not (folder / CONFIG).exists():
         raise ConfigError(str(folder), "holds no job of several stages", "the folder of proxyless-nas ship --out")
-    job = Job(folder.absolute(), ShipConfig.read(folder / CONFIG))
+    job = Job(_in_full(folder), ShipConfig.read(folder / CONFIG))
     good = True
     with locked(folder):
         for one in compared(job, record, timings=timings):
@@ -82,3 +82,8 @@ def verify_ship(out: Path | str, *, timings: bool = False, say: Callable[[Compar
             if say is not None:
                 say(one)
     return good
+
+
+def _in_full(folder: Path) -> Path:
+    """Returns the absolute path of a folder, without `..`: its last part names the network."""
+    return folder.resolve() if ".." in folder.parts else folder.absolute()

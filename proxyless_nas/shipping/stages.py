@@ -146,7 +146,7 @@ def _made(folder: Path) -> list[Path]:
 def _table_inputs(job: Job, records: Records) -> dict[str, str]:
     """Returns the hash of each table's file, or that of the settings with which it is measured. A file that was copied
     and is no longer there counts as the copy: the job may have been moved, or be called in another folder."""
-    found, before = {}, records["table"] if "table" in records else None
+    found, before = {}, records.get("table")
     for table in job.tables:
         copied = (before.outputs or {}).get(table.name) if before is not None else None
         if table.path.is_file():

@@ -141,7 +141,7 @@ def test_files_at_the_place_of_a_stage_that_has_never_begun_are_left_alone(run, 
     """Somebody has put them there after the stages before it."""
     run(until="one")
     (tmp_path / "two").write_text("mine")
-    with pytest.raises(ConfigError, match="holds two, which no job .*; move it to another place"):
+    with pytest.raises(ConfigError, match=r"holds two, which no job .*; move it to another place"):
         run()
     assert (tmp_path / "two").read_text() == "mine"
     (tmp_path / "two").unlink()
@@ -150,9 +150,10 @@ def test_files_at_the_place_of_a_stage_that_has_never_begun_are_left_alone(run, 
 
 def test_a_job_that_is_stopped_while_it_deletes_goes_on_to_delete(run, tmp_path, monkeypatch):
     run()
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr("engine.runs.stages.shutil.rmtree", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
-        run(first="7")
+        with pytest.raises(KeyboardInterrupt):
+            run(first="7")
     (tmp_path / "one" / "left over").touch()
     ran, said = run(first="7")
     assert (ran, said[0]) == (["one", "two"], "one: was stopped, so it begins again")

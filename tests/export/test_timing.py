@@ -82,7 +82,8 @@ def measured(ms: float, noise: float = 0.0, **changes: object) -> Measured:
 def test_a_file_is_timed_and_its_layers_are_those_of_the_architecture(exported, table, tmp_path):
     """The runtime's profile is read by the names of the operations; predictions of layers add up to the network's."""
     table.save(tmp_path / "table.yaml")
-    (timed,) = pn.time_files([exported / "timed.onnx"], tmp_path / "table.yaml", rounds=2)
+    file = exported / "timed.onnx"
+    (timed,) = pn.time_files([file, file], tmp_path / "table.yaml", rounds=2)  # which is timed once
     design = ExportedFile.read(exported / "timed.onnx").design
     assert design is not None
     ops = {place: str(layer.spec) for place, layer in design.places}
@@ -169,6 +170,32 @@ def test_wrong_arguments_are_named(arguments, message, exported):
     with pytest.raises(ConfigError) as error:
         pn.time_files(**({"files": [exported / "timed.onnx"]} | arguments))
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"files": {"onnx": {"file": "timed.onnx"}}}, r"export\.json: files\.onnx: is damaged, .*; export again"),
+        ({"files": []}, r"export\.json: files: got \[\], expected an entry for each format"),
+        ({}, r"export\.json: files: got null"),
+        ({"format": "proxylessnas/export@9"}, r"export\.json: is of another format"),
+    ],
+)
+def test_a_damaged_record_beside_a_file_is_one_line(content, message, exported, tmp_path):
+    path = tmp_path / "timed.onnx"
+    path.write_bytes((exported / "timed.onnx").read_bytes())
+    (tmp_path / "export.json").write_text(json.dumps({"format": "proxylessnas/export@1"} | content))
+    with pytest.raises(ConfigError, match=message):
+        pn.time_files([path])
+
+
+def test_a_file_without_its_record_is_timed_at_the_batch_that_it_states_itself(exported):
+    """And a batch that it cannot take is refused."""
+    alone = replace(ExportedFile.read(exported / "timed.onnx"), entry={})
+    assert alone.images_at_once(None, ["batch", 3, 16, 16]) == 1
+    assert alone.images_at_once(None, [4, 3, 16, 16]) == 4
+    with pytest.raises(ConfigError, match=r"got 2, but timed\.onnx takes 4 images at once"):
+        alone.images_at_once(2, [4, 3, 16, 16])
 
 
 def test_a_file_that_is_not_the_exported_one_is_refused(exported, tmp_path):

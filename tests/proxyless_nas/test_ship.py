@@ -246,7 +246,7 @@ def test_a_changed_setting_repeats_what_it_concerns(shipped, settings, tmp_path)
 
 
 def test_a_job_that_was_renamed_and_whose_table_is_elsewhere_is_the_same(shipped, tmp_path):
-    """A table's file that is gone counts as its copy: nothing is measured or searched again, and the page is the same."""
+    """A table's file that is gone counts as its copy, and the page has the name that the job had."""
     out = tmp_path / "renamed"
     shutil.copytree(shipped[0], out)
     source = job_of(out).tables[0].path
