@@ -179,11 +179,19 @@ def _left_to_do(stage: Stage[J], before: StageRecord | None, inputs: dict[str, s
 
 
 def read_stages(out: Path) -> StagesFile | None:
-    """Returns the record in a folder; None if there is none. Raises ConfigError if it is damaged."""
+    """Returns the record in a folder; None if there is none. Raises ConfigError if it is damaged, or names files
+    outside the folder."""
     path = out / FILE
     if not path.exists():
         return None
-    return validate(StagesFile, read_json(path, "the record of a job's stages"), str(path))
+    record = validate(StagesFile, read_json(path, "the record of a job's stages"), str(path))
+    for stage, one in record.stages.items():
+        for name in one.outputs or {}:
+            if (
+                Path(name).is_absolute() or ".." in Path(name).parts
+            ):  # it may be deleted, and the record come from anywhere
+                raise ConfigError(f"{path}: {stage}", f"names the file {name}", "files in its own folder")
+    return record
 
 
 def write_stages(out: Path, record: StagesFile) -> None:

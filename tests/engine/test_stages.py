@@ -167,6 +167,16 @@ def test_a_damaged_record_is_one_line(run, tmp_path):
         run()
 
 
+def test_a_record_that_names_files_elsewhere_is_refused(run, tmp_path):
+    """Such a file would be deleted: a job's folder may come from somebody else."""
+    run()
+    text = (tmp_path / FILE).read_text()
+    for name in ("../mine", str(tmp_path.parent / "mine")):
+        (tmp_path / FILE).write_text(text.replace('"two": "', f'"{name}": "', 1))
+        with pytest.raises(ConfigError, match=r"stages\.json: two: names the file .*mine, expected files in its own"):
+            run()
+
+
 @pytest.mark.parametrize("moment", ["before one", "one half", "one written", "two begun", "two written"])
 def test_a_stage_that_is_stopped_is_run_again_and_gives_the_same(moment, run, tmp_path):
     def stop(at):
