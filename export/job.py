@@ -100,7 +100,7 @@ def export_network(
     cannot be exported, or if the folder holds another network's files, and ParityError if a file computes something
     else.
     """
-    chosen = _chosen(to, formats, batch)
+    chosen = chosen_formats(to, formats, batch)
     job = _Job(network, preprocessing, tuple(classes), out, batch, layout, normalise)
     reference = Reference(network, preprocessing, normalise)
 
@@ -140,7 +140,7 @@ def export_int8(
     what `export_network` raises, ConfigError if a format has no int8 files, and DropError if a file loses more accuracy
     than `settings.max_drop`.
     """
-    chosen = _chosen(to, formats, batch, int8=True)
+    chosen = chosen_formats(to, formats, batch, int8=True)
     job = _Job(network, preprocessing, tuple(classes), out, batch, layout, normalise)
     reference = Reference(network, preprocessing, normalise)
     quantisation = Quantisation(network, preprocessing, settings, reference, report)
@@ -166,7 +166,7 @@ def export_int8(
     return exported
 
 
-def _chosen(
+def chosen_formats(
     to: Sequence[str], formats: Mapping[str, Format], batch: int | Literal["any"] | None, int8: bool = False
 ) -> list[Format]:
     """Returns the formats of these names. Raises UserError if one is unknown, not installed, or cannot do what is

@@ -13,7 +13,7 @@ from engine.runs.lock import locked
 from engine.runs.stages import StagesFile, read_stages, refuse_foreign_files, run_stages
 from engine.wording import in_a_row, shown
 from proxyless_nas.shipping.config import ShipConfig
-from proxyless_nas.shipping.stages import CONFIG, STAGES, Job, result_of
+from proxyless_nas.shipping.stages import CONFIG, STAGES, Job, refuse_impossible, result_of
 from proxyless_nas.shipping.verification import Compared, compared
 
 
@@ -55,6 +55,7 @@ def ship(
         raise ConfigError("until", f"got {shown(until)}", in_a_row(names))
     settings = ShipConfig.read(config, overrides)
     job = Job(_in_full(folder), settings)
+    refuse_impossible(settings, names[: None if until is None else names.index(until) + 1])
     with locked(folder):
         if read_stages(folder) is None:
             refuse_foreign_files(STAGES, folder)

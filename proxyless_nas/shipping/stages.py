@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from engine.runs.stages import Done, Stage, StageRecord, sha256_of, sha256_of_va
 from export.formats import FORMATS
 from export.formats.base import Format, versions_of
 from export.int8 import DropError
-from export.job import RECORD, ExportedInt8
+from export.job import RECORD, ExportedInt8, chosen_formats
 from export.timing import TIMINGS, time_files
 from latency.config import LatencyConfig, MeasureConfig
 from latency.summary import summary
@@ -42,13 +42,13 @@ from retrain.data import own_files as files_of_retraining
 from retrain.evaluation import Scores, score_checkpoint
 from retrain.loop import run_retrain
 from retrain.weights import load_chosen
-from search.config import SearchConfig
+from search.config import PEAK, SearchConfig
 from search.derive.derivation import Derivation
 from search.given import with_paths
 from search.learn.own import own_files as files_of_search
 from search.loop import finish_search
 from search.many.again import Again, derive_again
-from search.many.family import derive_family
+from search.many.family import derive_family, written_bounds
 from search.result import ResultFile, load_result, write_architecture
 from supernet.architecture import Architecture
 
@@ -130,6 +130,27 @@ class Job:
         if not steps:
             raise ConfigError(str(folder), "has no checkpoint", remedy="run the same command without --verify")
         return steps[-1]
+
+
+def refuse_impossible(config: ShipConfig, stages: Sequence[str]) -> None:
+    """Raises UserError if one of the stages would refuse its settings hours later: a bound that is none, a format that
+    is unknown or not installed."""
+    limits = config.search.limits
+    if "derive" in stages and config.derive.at:
+        first = next((limit for limit in limits if limit.metric != PEAK), None)
+        if first is None:
+            found = "has bounds, but the search has no limit that they could be of"
+            raise ConfigError("derive.at", found, remedy="give the search a limit, or leave derive.at out")
+        try:
+            written_bounds([str(bound) for bound in config.derive.at], first.metric, "the limit's unit")
+        except ConfigError as error:
+            raise error.at("derive.at") from None
+    for name, part in (("export", config.export), ("int8", config.int8)):
+        if name in stages and part is not None and part.to is not None:
+            try:
+                chosen_formats(part.to, FORMATS, config.export.batch, name == "int8")
+            except UserError as error:
+                raise error.at("export.batch" if error.where == "batch" else f"{name}.to") from None
 
 
 def _settings(*models: Any) -> str:

@@ -32,7 +32,7 @@ from search.config import COMPUTED, LimitConfig, SearchConfig, in_full
 from search.derive.derivation import Derivation, InfeasibleError, derive, smallest
 from search.given import as_its_file
 from search.learn.regression import Evidence, preferences, restored
-from search.limits.limit import AdditiveLimit, Limit, additive
+from search.limits.limit import Limit, additive
 from search.limits.resolve import Resolved, resolve, resolve_bound
 from search.many.pareto import Panel, Point, draw_fronts, on_front
 from search.opening import resolved_run
@@ -138,7 +138,10 @@ def derive_family(
         raise ConfigError(
             "--at", "the run's only limit has been applied to its space", remedy="search again with another bound"
         )
-    texts: list[str | None] = [*_bounds_of(resolved.additive[0], bounds)] if bounds else [None]
+    texts: list[str | None] = [None]
+    if bounds:
+        first = resolved.additive[0]
+        texts = [*written_bounds(bounds, first.metric, first.unit)]
     scoring = Scoring.prepare(_on_device(resolved.config, device)) if scored else None
     step, state, wanted = newest_state(run, resolved.space, method or resolved.config.search.derive)
     scorer = Scorer.of(resolved.space, state, scoring) if scoring else None
@@ -170,11 +173,11 @@ def _path_of(table: Path | LatencyTable, run: Path) -> Path:
     return run / TABLES / f"{'-'.join(words) or 'table'}.yaml"
 
 
-def _bounds_of(limit: AdditiveLimit, texts: Sequence[str]) -> list[str]:
-    """Returns each bound of `texts` once, with k, M and G written out if the limit's metric is counted."""
-    if limit.metric in COMPUTED:
+def written_bounds(texts: Sequence[str], metric: str, unit: str) -> list[str]:
+    """Returns each bound of `texts` once, see expand_bounds, with k, M and G written out if the metric is counted."""
+    if metric in COMPUTED:
         texts = [_WITH_LETTER.sub(lambda number: in_full(number.group()), text) for text in texts]
-    return expand_bounds(texts, limit.unit)
+    return expand_bounds(texts, unit)
 
 
 def expand_bounds(texts: Sequence[str], unit: str) -> list[str]:

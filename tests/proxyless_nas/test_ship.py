@@ -306,6 +306,26 @@ def test_a_table_that_the_search_would_refuse_is_measured_again_by_the_same_comm
     assert (tmp_path / "job" / "tables" / "none.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("export.to=[onxx]", r"export\.to: .*onxx.*Did you mean 'onnx'"),
+        ("int8.to=[torchscript]", r"int8\.to: torchscript has no int8 files, expected onnx"),
+        ("derive.at=[300%]", r"derive\.at: got '300%', expected a number .* a percentage from 0% to 100%"),
+        (
+            "search.limits=[{metric: peak_activation_bytes, below: 100k}]",
+            r"derive\.at: has bounds, but the search has no limit",
+        ),
+    ],
+)
+def test_what_a_late_stage_would_refuse_is_refused_before_the_first(override, message, settings, tmp_path):
+    with pytest.raises(UserError, match=message):
+        pn.ship(settings, tmp_path / "job", overrides=[override], say=list)
+    assert not (tmp_path / "job").exists()
+    if not override.startswith("search"):  # stages that do not run now may be impossible here
+        pn.ship(settings, tmp_path / "job", overrides=[override], until="table", say=list)
+
+
 def test_parts_may_be_names_with_some_keys_replaced(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("data: {name: digits}\nsearch: {extends: quickstart_cpu, run: {seed: 3}}\nretrain: quickstart\n")
