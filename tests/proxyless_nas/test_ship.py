@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,8 @@ def test_another_network_in_place_of_the_derived_one_is_named(shipped, tmp_path)
     assert "search: MACs" in found
 
 
-def test_the_command_that_verifies_prints_both_numbers_and_exits_with_1(shipped, tmp_path, capsys):
+def test_the_command_that_verifies_prints_both_numbers_and_exits_with_1(shipped, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("proxyless_nas.shipping.job.compared", partial(compared, stages=("retrain",)))
     out = tmp_path / "my job"
     shutil.copytree(shipped[0], out)
     edited("test.top1", 99.0)(out / "retrain" / "result.json")
