@@ -32,7 +32,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=path_argument, help="folder for results")
     parser.add_argument("--until", choices=NAMES, help="the last stage to run")
     parser.add_argument("--verify", type=path_argument, metavar="DIR", help="compute the numbers of this job again")
-    parser.add_argument("--timings", action="store_true", help="with --verify: time the derived network again, too")
+    parser.add_argument(
+        "--timings", action="store_true", help="with --verify: time the derived network and the files again, too"
+    )
     add_overrides(parser, "search.search.epochs=10 or data.root=/images")
 
 

@@ -505,7 +505,8 @@ def _time(job: Job, records: Records) -> Done:
     for one in timed:
         line = f"{one.file} {one.median_ms:.4g} ms"
         if one.prediction is not None:
-            line += f" ({one.prediction.ms:.4g} predicted: {one.prediction.verdict})"
+            reason = f", since {one.prediction.reason}" if one.prediction.reason else ""
+            line += f" ({one.prediction.ms:.4g} predicted: {one.prediction.verdict}{reason})"
         lines.append(line)
     places = dict.fromkeys(path.parent / TIMINGS for path in files)
     return Done("; ".join(lines), list(places))
