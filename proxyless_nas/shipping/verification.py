@@ -156,7 +156,7 @@ def _table(job: Job) -> Iterator[Compared]:
         own = scores(predicted, measured)
         for name, value in own.model_dump().items():
             yield from _near("table", f"{what}{name}", getattr(v.table, name), value,
-                             absolute=POINTS if "percent" in name else 1e-9)  # fmt: skip
+                             absolute=POINTS if "percent" in name else ROUNDED * float(measured.max()))  # fmt: skip
         constant = scores(fitted_line(None, measured), measured)
         flat = (v.constant.mape_percent, constant.mape_percent)
         yield from _near("table", f"{what}mape_percent of a constant", *flat, absolute=POINTS)
