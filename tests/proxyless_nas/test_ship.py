@@ -20,6 +20,7 @@ from latency.table import LatencyTable, Verification
 from proxyless_nas.commands import main
 from proxyless_nas.commands.ship import NAMES
 from proxyless_nas.shipping.config import ShipConfig
+from proxyless_nas.shipping.files_on_images import _Beside
 from proxyless_nas.shipping.stages import CONFIG, STAGES, Job
 from proxyless_nas.shipping.verification import compared
 from supernet.space import Space, SpaceConfig
@@ -265,6 +266,24 @@ def test_the_networks_for_other_bounds_belong_to_the_stage_that_makes_them(shipp
     search = next(stage for stage in STAGES if stage.name == "search")
     again = {str(path.relative_to(job.out)) for path in search.run(job, record.stages).files}
     assert again == set(record.stages["search"].outputs)
+
+
+def test_the_first_of_equal_logits_is_the_class_that_a_file_chooses():
+    """As where an int8 file's drop is computed; the accuracy counts a label only if no other logit is as large."""
+
+    class Tied:
+        metadata = {  # noqa: RUF012
+            "input": {"layout": "nchw", "shape": ["batch", 1, 2, 2], "values": "normalised pixels"},
+            "preprocessing": {"mean": [0.0], "std": [1.0]},
+        }
+
+        def __call__(self, images):
+            return torch.tensor([[1.0, 3.0, 3.0]]).repeat(len(images), 1).numpy()
+
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    logits = _Beside(Tied(), network)(torch.zeros(2, 1, 2, 2))
+    assert (logits[:, 1] > logits[:, 2]).all()
+    torch.testing.assert_close(logits[0], torch.tensor([1.0, 3.0, 3.0]))
 
 
 def test_a_search_that_was_stopped_goes_on(settings, tmp_path, monkeypatch):
