@@ -430,8 +430,8 @@ case(
     says=("none.json: no such file", "search writes architecture.json"),
 )  # fmt: skip
 case(
-    "architecture-is-a-folder", ("run_retrain", "retrain.yaml", "--architecture", "run", "--out", "new"),
-    says=("run: is a folder", "architecture.json"),
+    "architecture-is-a-folder", ("run_retrain", "retrain.yaml", "--architecture", ".", "--out", "new"),
+    says=(".: is a folder", "architecture.json"),
 )  # fmt: skip
 
 
