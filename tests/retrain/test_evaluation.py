@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +38,6 @@ SPACE: dict[str, Any] = {
     "feature_mix": 16,
 }
 COLOURS = Preprocessing.of_files(8, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def some_network() -> nn.Module:

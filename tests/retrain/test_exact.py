@@ -32,14 +32,6 @@ EVERYTHING = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def architecture() -> Architecture:
     return Architecture(Space(SpaceConfig.model_validate(SPACE, strict=False)), (0, 1))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,6 @@ SPACE: dict[str, Any] = {
     "stages": [{"width": 8, "candidates": ["mbconv_k3_e1", "conv_k1", "skip"]}],
     "feature_mix": 16,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config_of(data: dict[str, Any]) -> RetrainConfig:

@@ -38,14 +38,6 @@ from tests.engine.image_folder import write_images
 STEPS = 8  # 2 epochs of 32 images in batches of 8
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory, door, tiny_search, space_of, formula_table, write_yaml) -> Path:
     """The folder of a finished search; dropout makes each step draw random numbers."""

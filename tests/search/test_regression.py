@@ -68,19 +68,24 @@ def test_the_error_is_that_of_differences_over_repetitions(effects):
     assert np.mean(misses) == pytest.approx(np.mean(predicted), rel=0.15)
 
 
-def test_variances_maximise_the_marginal_likelihood_of_centred_losses(effects):
-    """The likelihood of all contrasts within batches, by the density of a normal distribution."""
-    rng = np.random.default_rng(3)
+def contrasts_of(effects, batches, noise, seed):
+    """Batches of four networks, and all independent contrasts within them: their designs (rows, EN) and losses."""
+    rng = np.random.default_rng(seed)
     designs, losses = [], []
     evidence = Evidence.none(EDGES, CANDIDATES)
-    for _ in range(6):
+    for _ in range(batches):
         networks = drawn(4, rng)
-        y = 0.3 * additive(effects, networks) + 0.2 * torch.from_numpy(rng.normal(size=4))
+        y = 0.3 * additive(effects, networks) + noise * torch.from_numpy(rng.normal(size=4))
         evidence = evidence.with_batch(networks, y, CANDIDATES)
         contrasts = np.linalg.svd(np.eye(4) - 0.25)[0][:, :3].T  # orthonormal, each sums to 0
         designs.append(contrasts @ choices(networks, CANDIDATES).numpy())
         losses.append(contrasts @ y.numpy())
-    X, y = np.concatenate(designs), np.concatenate(losses)
+    return evidence, np.concatenate(designs), np.concatenate(losses)
+
+
+def test_variances_maximise_the_marginal_likelihood_of_centred_losses(effects):
+    """The likelihood of all contrasts within batches, by the density of a normal distribution."""
+    evidence, X, y = contrasts_of(effects, 6, 0.2, seed=3)
 
     def log_likelihood(a, d):
         return multivariate_normal.logpdf(y, cov=a**2 * X @ X.T + d**2 * np.eye(len(y)))
@@ -117,17 +122,7 @@ def prior(correlation):
 def test_the_correlation_of_alike_edges_is_the_likeliest(effects, deviation):
     """By the density of a normal distribution, and the mean is the posterior's, by solving its equations."""
     effects[2] = effects[0] + deviation * (effects[2] - effects[0])  # the same effects, or independent ones
-    rng = np.random.default_rng(4)
-    designs, losses = [], []
-    evidence = Evidence.none(EDGES, CANDIDATES)
-    for _ in range(8):
-        networks = drawn(4, rng)
-        y = 0.3 * additive(effects, networks) + 0.1 * torch.from_numpy(rng.normal(size=4))
-        evidence = evidence.with_batch(networks, y, CANDIDATES)
-        contrasts = np.linalg.svd(np.eye(4) - 0.25)[0][:, :3].T  # orthonormal, each sums to 0
-        designs.append(contrasts @ choices(networks, CANDIDATES).numpy())
-        losses.append(contrasts @ y.numpy())
-    X, y = np.concatenate(designs), np.concatenate(losses)
+    evidence, X, y = contrasts_of(effects, 8, 0.1, seed=4)
     estimated = fit(evidence, MASK, ALIKE)
     ratio = estimated.noise**2 / estimated.effect**2
 
