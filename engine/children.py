@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -11,11 +12,13 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Generic, Literal, TypeVar
 
+from engine.arguments import path_argument
 from engine.data.readers import worker_count
 from engine.errors import ConfigError, UserError, one_line
 from engine.files import read_json, write_atomically
@@ -78,6 +81,24 @@ class Ending:
     """The time of its processes, including those before a resume of the sweep."""
     error: str | None = None
     """The error of a failed one, in one line."""
+
+
+def add_child_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments with which a sweep starts each child, beside those of `Child.command`."""
+    parser.add_argument("--out", type=path_argument, required=True)
+    parser.add_argument("--error", type=path_argument, required=True)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("overrides", nargs="*")
+
+
+@contextmanager
+def error_written(path: Path) -> Iterator[None]:
+    """Writes an error of the block to `path`, for the sweep, and raises it on; see `write_error`."""
+    try:
+        yield
+    except Exception as error:
+        write_error(path, error)
+        raise
 
 
 def write_error(path: Path, error: Exception) -> None:

@@ -8,7 +8,7 @@ It prints what a retraining prints. If the retraining fails, FILE gets the error
 from __future__ import annotations
 
 from engine.arguments import add_allow_modules, parsed, parser_of, path_argument
-from engine.children import write_error
+from engine.children import add_child_arguments, error_written
 from engine.errors import run_command
 from engine.processes import stop_with_parent
 
@@ -19,10 +19,7 @@ def main() -> int:
     parser.add_argument("config", type=path_argument)
     parser.add_argument("--architecture", type=path_argument)
     add_allow_modules(parser, "the architecture's file")
-    parser.add_argument("--out", type=path_argument, required=True)
-    parser.add_argument("--error", type=path_argument, required=True)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("overrides", nargs="*")
+    add_child_arguments(parser)
     args = parsed(parser)
     stop_with_parent()
 
@@ -31,7 +28,7 @@ def main() -> int:
     from retrain.loop import run_retrain
 
     set_up_logging()
-    try:
+    with error_written(args.error):
         run_retrain(
             args.config,
             architecture_or_file(args.architecture, args.allow_modules),
@@ -41,9 +38,6 @@ def main() -> int:
             allow_modules=args.allow_modules,
             published=published_network,
         )
-    except Exception as error:
-        write_error(args.error, error)
-        raise
     return 0
 
 
