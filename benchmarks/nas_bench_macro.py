@@ -163,15 +163,24 @@ def checkpoint_of(run: Path) -> tuple[int, dict[str, Any]]:
     return newest
 
 
+def begun(out: Path) -> int | None:
+    """Returns the step of the newest checkpoint of an earlier call, or None: then `out` is empty."""
+    newest = Checkpoints(out / "checkpoints").newest()
+    if newest is None:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        return None
+    return newest[0]
+
+
 def warm_up(plan: Plan, out: Path) -> None:
-    """Leaves a checkpoint of the end of the warm-up in `out`, unless there is one."""
-    if Checkpoints(out / "checkpoints").newest() is not None:
+    """Trains on to the end of the warm-up, of which a checkpoint is left in `out`."""
+    step = begun(out)
+    if step is not None and step >= plan.warmup_steps:
         return
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    search = Search(plan, out, False, ALONE)
+    search = Search(plan, out, step is not None, ALONE)
     try:
-        with Progress(plan.warmup_steps, 0, "warm-up") as progress:
+        with Progress(plan.warmup_steps, search.state.step, "warm-up") as progress:
             while search.state.step < plan.warmup_steps:
                 search.step(progress)
             search.save()
@@ -186,11 +195,10 @@ def searched(plan: Plan, before: Path, out: Path, change: Callable[[dict[str, An
     if record.exists():
         found: dict[str, Any] = json.loads(record.read_text())
         return found
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    step, state = checkpoint_of(before)
-    change(state["search"])
-    Checkpoints(out / "checkpoints").save(step, state)
+    if begun(out) is None:
+        step, state = checkpoint_of(before)
+        change(state["search"])
+        Checkpoints(out / "checkpoints").save(step, state)
     result = Search(plan, out, True, ALONE).run()
     judged = result.judged
     found = {"paths": list(result.architecture.paths), "cost": cost_of(plan)}
