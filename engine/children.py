@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Generic, Literal, TypeVar
 
+import torch
+
 from engine.arguments import path_argument
 from engine.data.readers import worker_count
+from engine.device import no_gpu
 from engine.errors import ConfigError, UserError, one_line
 from engine.files import read_json, write_atomically
 from engine.progress import Progress
-from engine.queue import Kind, Slot, run_queue
+from engine.queue import Kind, Slot, cpu_slots, gpu_slots, run_queue
 from engine.runs.folder import run_begun
 
 log = logging.getLogger("engine")
@@ -36,8 +39,10 @@ class Child(ABC):
     """The name of its folder, and of the log beside the folder."""
     out: Path
     """The folder of the sweep."""
+    config: Path
+    """The file of its settings."""
     kind: Kind
-    """The kind of slot that it needs."""
+    """The kind of slot that it needs: cuda if `run.device` is cuda."""
     overrides: tuple[str, ...]
     """The last arguments of its process, `key=value`."""
 
@@ -122,6 +127,16 @@ def earlier_seconds(record: Path, key: str) -> dict[str, float]:
     except (ConfigError, ValueError, KeyError, TypeError):
         remedy = "delete it, the runs are in their own folders"
         raise ConfigError(str(record), "is no record of a sweep", remedy=remedy) from None
+
+
+def slots_for(children: Sequence[Child], jobs: int, *, each_gpu: int = 1) -> list[Slot]:
+    """Returns the slots of this machine for the children: `each_gpu` on each GPU that this process sees, and `jobs` on
+    the CPU. Raises ConfigError if a child needs a GPU and there is none."""
+    gpus = gpu_slots(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count(), each_gpu)
+    needs_gpu = next((child for child in children if child.kind == "cuda"), None)
+    if needs_gpu is not None and not gpus:
+        raise no_gpu(f"{needs_gpu.config}: run.device")
+    return [*gpus, *cpu_slots(jobs)]
 
 
 def at_once(children: Sequence[Child], slots: Sequence[Slot]) -> int:

@@ -44,8 +44,7 @@ def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     if run.device == "cuda" and not torch.cuda.is_available():
-        remedy = "set run.device=cpu, and run.amp=none, which is faster there"
-        raise ConfigError("run.device", "got 'cuda', but torch finds no CUDA device", remedy=remedy)
+        raise no_gpu()
     if run.device == "cuda":
         if group.local_rank >= torch.cuda.device_count():
             raise ConfigError(
@@ -64,6 +63,12 @@ def prepare_device(run: RunConfig, group: Group = ALONE) -> torch.device:
             )
         return device
     return torch.device(run.device)
+
+
+def no_gpu(place: str = "run.device") -> ConfigError:
+    """Returns the error for cuda on a machine without a GPU. place: the key, with its file if several are read."""
+    remedy = "set run.device=cpu, and run.amp=none, which is faster there"
+    return ConfigError(place, "got 'cuda', but torch finds no CUDA device", remedy=remedy)
 
 
 def seed_draws(seed: int, device: torch.device) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from engine.children import Child, Ending, earlier_seconds, run_children
+from engine.children import Child, Ending, earlier_seconds, run_children, slots_for
 from engine.config import ConfigFile, config_text, keys_of, load_config, naming
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
 from engine.files import as_list, as_path, as_texts, remove_stale, write_atomically
-from engine.queue import Kind, cpu_slots, gpu_slots
+from engine.queue import Kind
 from engine.runs.folder import refuse_changes, run_begun
 from engine.runs.inputs import recorded
 from engine.runs.lock import locked
@@ -80,7 +77,8 @@ def retrain_sweep(
     before. allow_modules: the modules that the networks' files may import.
 
     If a signal interrupts the sweep, it stops the retrainings and returns what there is. Raises a UserError, before
-    anything is started, if settings are wrong.
+    anything is started, if settings are wrong, or if retrainings that have not ended need a GPU and this machine has
+    none.
     """
     out, overrides = as_path(out, "out"), as_texts(overrides, "overrides")
     allow_modules = as_texts(allow_modules, "allow_modules")
@@ -108,10 +106,6 @@ def retrain_sweep(
             write_atomically(file, config_text(content))
             overrides = ()
         kind: Kind = "cuda" if settings.run.device == "cuda" else "cpu"
-        gpus = gpu_slots(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count(), jobs)
-        slots = [*gpus, *cpu_slots(jobs)]
-        if not gpus:  # without a GPU, a retraining that needs one runs on a CPU slot and reports it
-            kind = "cpu"
         entries = saved(entries, out)
         runs = [
             Retraining(
@@ -121,6 +115,8 @@ def retrain_sweep(
             for seed in numbers
             for entry in entries.all
         ]  # fmt: skip
+        left = [run for run in runs if run.name not in done]
+        slots = slots_for(left, jobs, each_gpu=jobs)
         seconds = earlier_seconds(out / RECORD, "runs") if resume else {}
         found = {
             run.name: Outcome(
@@ -143,7 +139,6 @@ def retrain_sweep(
             found[run.name] = outcome
             write_results(out, _sweep(entries, found, numbers, file, allow_modules))
 
-        left = [run for run in runs if run.name not in done]
         signalled = run_children(
             left, slots, ended, lambda run: load_test(run.folder) is not None, seconds=seconds, done=len(done)
         )

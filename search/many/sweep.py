@@ -5,20 +5,17 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from engine.children import Child, Ending, at_once, earlier_seconds, run_children
+from engine.children import Child, Ending, at_once, earlier_seconds, run_children, slots_for
 from engine.config import config_text, load_config
 from engine.errors import ConfigError
 from engine.files import remove_stale, write_atomically
 from engine.quantities import quantity
-from engine.queue import Kind, cpu_slots, gpu_slots
+from engine.queue import Kind
 from engine.runs.folder import refuse_changes, run_begun
 from engine.runs.lock import locked
 from search.config import SearchConfig
@@ -107,14 +104,11 @@ def run_sweep(
     share the cores. A search that fails does not stop the others. resume: skip the searches that have ended, continue
     those that have begun. If a signal interrupts the sweep, it stops the running searches and returns the outcomes.
 
-    Raises ConfigError, before any search is started, if the settings are wrong.
+    Raises ConfigError, before any search is started, if the settings are wrong, or if a search that has not ended needs
+    a GPU and this machine has none.
     """
     out = Path(out)
     searches = plan_sweep(as_files(configs, out), out, seeds=seeds, overrides=overrides)
-    gpus = gpu_slots(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count())
-    slots = [*gpus, *cpu_slots(jobs)]
-    if not gpus:  # without a GPU, a search that needs one runs on a CPU slot and reports it
-        searches = [SweptSearch(s.name, s.config, s.overrides, s.out) for s in searches]
     with locked(out):  # the searches lock their own folders
         remove_stale(out)
         done = _done(searches, resume=resume)
@@ -126,6 +120,7 @@ def run_sweep(
             for s in searches
         }
         left = [search for search in searches if search.name not in done]
+        slots = slots_for(left, jobs)
         _warn_of_disturbed_timings(searches, at_once(left, slots))
 
         def ended(search: SweptSearch, ending: Ending) -> None:

@@ -179,9 +179,9 @@ def test_what_cannot_be_retrained_is_refused_before_anything_starts(
     assert not (tmp_path / "out").exists()
 
 
-def ended_run(folder: Path, run: Path, seed: int, test_images: str) -> None:
+def ended_run(folder: Path, run: Path, seed: int, test_images: str, *overrides: str) -> None:
     """Writes what a retraining leaves, as far as a sweep reads it."""
-    settings = RetrainConfig.read(RECIPE, [f"run.seed={seed}"])
+    settings = RetrainConfig.read(RECIPE, [f"run.seed={seed}", *overrides])
     design = read_design((run / "architecture.json").read_text())
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text(config_text(resolved_training(settings, design)))
@@ -212,6 +212,16 @@ def test_a_retraining_whose_images_have_changed_since_the_others_is_no_result(ru
     assert (sweep.exit_status, sweep.top1) == (1, {"macs": {0: 50.0, 2: 50.0}})
     with pytest.raises(ConfigError, match="macs-seed1: has other test images"):
         retrain_sweep(RECIPE, [run], tmp_path, seeds=[0, 1, 2], resume=True)
+
+
+def test_without_a_gpu_a_sweep_that_needs_one_is_refused_unless_all_of_it_has_ended(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine.children.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(engine.children.subprocess, "Popen", None)  # nothing can start
+    on_gpu = {"resume": True, "overrides": ["run.device=cuda"]}
+    ended_run(tmp_path / "macs-seed0", run, 0, "same", "run.device=cuda")
+    assert retrain_sweep(RECIPE, [run], tmp_path, seeds=[0], **on_gpu).top1 == {"macs": {0: 50.0}}
+    with pytest.raises(ConfigError, match=r"retrain\.yaml: run\.device: got 'cuda', but torch finds no CUDA device"):
+        retrain_sweep(RECIPE, [run], tmp_path, seeds=[0, 1], **on_gpu)
 
 
 # --- results ---------------------------------------------------------------------------------------------------------

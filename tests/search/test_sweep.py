@@ -242,7 +242,7 @@ def test_a_search_on_a_gpu_can_use_that_gpu_alone_and_the_cores_are_shared(confi
         return Ended()
 
     monkeypatch.setattr(engine.children.subprocess, "Popen", popen)
-    monkeypatch.setattr(search.many.sweep, "gpu_slots", lambda *_: [Slot("cuda", "GPU-a"), Slot("cuda", "GPU-b")])
+    monkeypatch.setattr(engine.children, "gpu_slots", lambda *_: [Slot("cuda", "GPU-a"), Slot("cuda", "GPU-b")])
     monkeypatch.setattr(engine.children, "worker_count", lambda _: 9)
     sweep = run_sweep([configs / "gpu.yaml"], configs / "out", seeds=[0, 1, 2, 3])
     assert {gpu for _, gpu, _ in seen} == {"GPU-a", "GPU-b"}
@@ -255,12 +255,15 @@ def test_a_search_on_a_gpu_can_use_that_gpu_alone_and_the_cores_are_shared(confi
 
 
 @pytest.mark.skipif("torch" in sys.modules and sys.modules["torch"].cuda.is_available(), reason="the GPU would be used")
-def test_without_a_gpu_a_search_that_needs_one_reports_it(tmp_path, tiny_search, environment):
-    config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}], "run": {"device": "cuda"}}
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
-    (outcome,) = run_sweep([tmp_path / "a.yaml"], tmp_path / "out").outcomes
-    assert outcome.status == "failed"
-    assert "a.yaml: run.device: got 'cuda'" in outcome.error
+def test_without_a_gpu_a_sweep_with_a_search_that_needs_one_is_refused_before_any_search_starts(configs, monkeypatch):
+    monkeypatch.setattr(engine.children.subprocess, "Popen", None)  # nothing can start
+    with pytest.raises(ConfigError) as error:
+        run_sweep([configs / "x" / "cpu.yaml", configs / "gpu.yaml"], configs / "out")
+    assert str(error.value) == (
+        f"{configs / 'gpu.yaml'}: run.device: got 'cuda', but torch finds no CUDA device; set run.device=cpu, and "
+        "run.amp=none, which is faster there"
+    )
+    assert not (configs / "out" / "sweep.json").exists()
 
 
 # --- the summary -----------------------------------------------------------------------------------------------------
