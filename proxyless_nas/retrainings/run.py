@@ -80,8 +80,55 @@ def retrain_sweep(
     anything is started, if settings are wrong, or if retrainings that have not ended need a GPU and this machine has
     none.
     """
-    out, overrides = as_path(out, "out"), as_texts(overrides, "overrides")
-    allow_modules = as_texts(allow_modules, "allow_modules")
+    request = _request(config, architectures, as_path(out, "out"), random, seeds, jobs, overrides, allow_modules)
+    with locked(request.out):  # the retrainings lock their own folders
+        remove_stale(request.out)
+        done = _done(request, resume=resume)  # first: nothing is written into the folder of another sweep
+        request = _with_files(request)
+        runs = _runs(request)
+        left = [run for run in runs if run.name not in done]
+        slots = slots_for(left, jobs, each_gpu=jobs)
+        record = _Record(request, runs, done, earlier_seconds(request.out / RECORD, "runs") if resume else {})
+        signalled = run_children(
+            left, slots, record.add, lambda run: load_test(run.folder) is not None, seconds=record.seconds,
+            done=len(done),
+        )  # fmt: skip
+        sweep = replace(record.sweep(), signalled=signalled)
+        write_results(request.out, sweep)
+        return sweep
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What the caller asks for, checked."""
+
+    config: Any
+    """The file of the settings; before `_with_files` also their content as a mapping or a model."""
+    overrides: tuple[str, ...]
+    settings: RetrainConfig
+    entries: Entries
+    seeds: tuple[int, ...]
+    out: Path
+    allow_modules: tuple[str, ...]
+
+    @property
+    def pairs(self) -> list[tuple[Entry, int]]:
+        """Each network with each seed, in the order in which they are retrained."""
+        return [(entry, seed) for seed in self.seeds for entry in self.entries.all]
+
+
+def _request(
+    config: Path | str | Mapping[str, Any] | ConfigFile,
+    architectures: Sequence[Any] | Mapping[str, Any],
+    out: Path,
+    random: int,
+    seeds: Sequence[int],
+    jobs: int,
+    overrides: Sequence[str],
+    allow_modules: Collection[str],
+) -> _Request:
+    """Returns the arguments of `retrain_sweep`, read and checked. Raises UserError if they are wrong."""
+    overrides, allow_modules = as_texts(overrides, "overrides"), as_texts(allow_modules, "allow_modules")
     source: Any = located(as_path(config, "config")) if isinstance(config, Path | str) else config
     settings = RetrainConfig.read(source, overrides)
     for name, value, least in (("random", random, 0), ("jobs", jobs, 1)):
@@ -93,58 +140,7 @@ def retrain_sweep(
     if any(entry.design is None for entry in entries.all) and (settings.retrain.start is None or len(entries.all) > 1):
         remedy = "say which networks to train (--architecture), or name one trained network in retrain.start"
         raise ConfigError("architecture", "is missing", remedy=remedy)
-    with locked(out):  # the retrainings lock their own folders
-        remove_stale(out)
-        folders = [(out / _run_name(entry, seed), entry, seed) for seed in numbers for entry in entries.all]
-        # nothing is written into the folder of another sweep
-        done = _done(folders, source, overrides, resume=resume, allow_modules=allow_modules)
-        file = source
-        if not isinstance(source, Path):
-            file = out / "retrain.yaml"
-            content = settings.model_dump(mode="json", exclude_none=True)
-            content["data"]["workers"] = settings.data.workers  # which a dump leaves out
-            write_atomically(file, config_text(content))
-            overrides = ()
-        kind: Kind = "cuda" if settings.run.device == "cuda" else "cpu"
-        entries = saved(entries, out)
-        runs = [
-            Retraining(
-                _run_name(entry, seed), out, kind, (*overrides, f"run.seed={seed}"), file, entry, seed,
-                _modules(entry, allow_modules),
-            )
-            for seed in numbers
-            for entry in entries.all
-        ]  # fmt: skip
-        left = [run for run in runs if run.name not in done]
-        slots = slots_for(left, jobs, each_gpu=jobs)
-        seconds = earlier_seconds(out / RECORD, "runs") if resume else {}
-        found = {
-            run.name: Outcome(
-                run.entry.name, run.seed, run.folder, run.log, "ended" if run.name in done else "waiting",
-                seconds.get(run.name, 0.0), None, done.get(run.name),
-            )
-            for run in runs
-        }  # fmt: skip
-
-        def ended(run: Retraining, ending: Ending) -> None:
-            before = [outcome.folder for outcome in found.values() if outcome.test is not None]
-            outcome = replace(found[run.name], status=ending.status, seconds=ending.seconds, error=ending.error)
-            if ending.status == "ended":
-                outcome = replace(outcome, test=load_test(run.folder))
-                try:
-                    _refuse_different_images([*before[:1], run.folder])
-                except ConfigError as error:
-                    log.error("%s: %s", run.name, error)
-                    outcome = replace(outcome, status="failed", error=str(error), test=None)
-            found[run.name] = outcome
-            write_results(out, _sweep(entries, found, numbers, file, allow_modules))
-
-        signalled = run_children(
-            left, slots, ended, lambda run: load_test(run.folder) is not None, seconds=seconds, done=len(done)
-        )
-        sweep = replace(_sweep(entries, found, numbers, file, allow_modules), signalled=signalled)
-        write_results(out, sweep)
-        return sweep
+    return _Request(source, overrides, settings, entries, numbers, out, allow_modules)
 
 
 def _seeds(seeds: Sequence[Any], overrides: Sequence[str], settings: RetrainConfig) -> tuple[int, ...]:
@@ -159,6 +155,30 @@ def _seeds(seeds: Sequence[Any], overrides: Sequence[str], settings: RetrainConf
     return tuple(seeds) or (settings.run.seed,)
 
 
+def _with_files(request: _Request) -> _Request:
+    """Writes what the processes read and is no file yet, into the sweep's folder: settings and architectures."""
+    entries = saved(request.entries, request.out)
+    if isinstance(request.config, Path):
+        return replace(request, entries=entries)
+    file = request.out / "retrain.yaml"
+    content = request.settings.model_dump(mode="json", exclude_none=True)
+    content["data"]["workers"] = request.settings.data.workers  # which a dump leaves out
+    write_atomically(file, config_text(content))
+    return replace(request, config=file, overrides=(), entries=entries)
+
+
+def _runs(request: _Request) -> list[Retraining]:
+    """Returns the retrainings in their order."""
+    kind: Kind = "cuda" if request.settings.run.device == "cuda" else "cpu"
+    return [
+        Retraining(
+            _run_name(entry, seed), request.out, kind, (*request.overrides, f"run.seed={seed}"), request.config, entry,
+            seed, _modules(entry, request.allow_modules),
+        )
+        for entry, seed in request.pairs
+    ]  # fmt: skip
+
+
 def _modules(entry: Entry, allow_modules: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the modules that the process of a retraining may import: the allowed ones, and those of an object's own
     candidates, which are imported in this process already."""
@@ -171,35 +191,29 @@ def _run_name(entry: Entry, seed: int) -> str:
     return f"{entry.name}-seed{seed}"
 
 
-def _done(
-    runs: Sequence[tuple[Path, Entry, int]],
-    config: Any,
-    overrides: Sequence[str],
-    *,
-    resume: bool,
-    allow_modules: Collection[str],
-) -> dict[str, Evaluation]:
+def _done(request: _Request, *, resume: bool) -> dict[str, Evaluation]:
     """Returns the results of the retrainings that have ended, by their names. Raises ConfigError if they were others
-    than these, or had other images than each other. runs: the folder, the network and the seed of each."""
+    than those that are asked for, or had other images than each other."""
     done = {}
-    for folder, entry, seed in runs:
+    for entry, seed in request.pairs:
+        folder = request.out / _run_name(entry, seed)
         if run_begun(folder) and not resume:
             raise ConfigError(
-                f"--out {folder.parent}",
+                f"--out {request.out}",
                 f"{folder.name} holds a run already",
                 remedy="continue the sweep with --resume, or choose another folder",
             )
         test = load_test(folder) if run_begun(folder) else None
         if test is not None:
-            with naming(config, keys_of(RetrainConfig)):
-                settings = RetrainConfig.read(config, (*overrides, f"run.seed={seed}"))
-            kept = _kept_design(folder, allow_modules)
+            with naming(request.config, keys_of(RetrainConfig)):
+                settings = RetrainConfig.read(request.config, (*request.overrides, f"run.seed={seed}"))
+            kept = _kept_design(folder, request.allow_modules)
             design = kept if entry.design is None else entry.design
             if settings.retrain.start is not None:  # the data decide on the number of classes
                 design = design.with_classes(kept.classes)
             refuse_changes(folder, resolved_training(settings, design))
             done[folder.name] = test
-    _refuse_different_images([folder for folder, *_ in runs if folder.name in done])
+    _refuse_different_images([request.out / name for name in done])
     return done
 
 
@@ -223,14 +237,50 @@ def _refuse_different_images(folders: Sequence[Path]) -> None:
             raise ConfigError(str(folder), found, remedy="remove one of the folders, and resume the sweep")
 
 
-def _sweep(
-    entries: Entries, found: Mapping[str, Outcome], seeds: Sequence[int], config: Path, allow_modules: Collection[str]
-) -> RetrainSweep:
-    """Returns what there is so far, with the designs that are known only once a retraining has begun."""
-    known = []
-    for entry in entries.all:
-        if entry.design is None:
-            begun = [o.folder for o in found.values() if o.network == entry.name and o.test is not None]
-            entry = replace(entry, design=_kept_design(begun[0], allow_modules)) if begun else entry
-        known.append(entry)
-    return RetrainSweep(replace(entries, all=tuple(known)), tuple(found.values()), tuple(seeds), config)
+class _Record:
+    """The outcomes so far. The sweep's files are written anew after each retraining."""
+
+    def __init__(
+        self,
+        request: _Request,
+        runs: Sequence[Retraining],
+        done: Mapping[str, Evaluation],
+        seconds: Mapping[str, float],
+    ):
+        """Takes the results of the retrainings that have ended, and the seconds that earlier commands spent on each
+        retraining, both by its name."""
+        self.seconds = seconds
+        self._request = request
+        self._outcomes = {
+            run.name: Outcome(
+                run.entry.name, run.seed, run.folder, run.log, "ended" if run.name in done else "waiting",
+                seconds.get(run.name, 0.0), None, done.get(run.name),
+            )
+            for run in runs
+        }  # fmt: skip
+
+    def add(self, run: Retraining, ending: Ending) -> None:
+        """Adds the outcome of a retraining whose process has ended. It has failed, too, if its images were others than
+        those of the retrainings before it."""
+        before = [outcome.folder for outcome in self._outcomes.values() if outcome.test is not None]
+        outcome = replace(self._outcomes[run.name], status=ending.status, seconds=ending.seconds, error=ending.error)
+        if ending.status == "ended":
+            outcome = replace(outcome, test=load_test(run.folder))
+            try:
+                _refuse_different_images([*before[:1], run.folder])
+            except ConfigError as error:
+                log.error("%s: %s", run.name, error)
+                outcome = replace(outcome, status="failed", error=str(error), test=None)
+        self._outcomes[run.name] = outcome
+        write_results(self._request.out, self.sweep())
+
+    def sweep(self) -> RetrainSweep:
+        """Returns what there is so far, with the designs that are known only once a retraining has begun."""
+        request, outcomes = self._request, tuple(self._outcomes.values())
+        known = []
+        for entry in request.entries.all:
+            if entry.design is None:
+                begun = [o.folder for o in outcomes if o.network == entry.name and o.test is not None]
+                entry = replace(entry, design=_kept_design(begun[0], request.allow_modules)) if begun else entry
+            known.append(entry)
+        return RetrainSweep(replace(request.entries, all=tuple(known)), outcomes, request.seeds, request.config)
