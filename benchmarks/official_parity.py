@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from published.net_config import chain_of, net_config_of
+from published.net_config.conversion import chain_of, net_config_of
 from published.state_names import official_state
 from supernet.catalogue import make_divisible
 from supernet.chain import Chain, ChainConfig, ClassifierConfig, ConvConfig, MBConvConfig, ZeroConfig

@@ -18,7 +18,7 @@ from engine.files import write_atomically
 from engine.runs.checkpoints import FORMAT
 from published.designs import design_of
 from published.int8 import is_int8, read_int8
-from published.net_config import net_config_of
+from published.net_config.conversion import net_config_of
 from published.networks import imagenet_classes
 from published.preprocessing import preprocessing_of
 from published.state_names import official_state, spoken_names
@@ -53,8 +53,8 @@ def convert(
     target: the file to write, an architecture.json if it ends with `.json`, else a net.config. weights: a checkpoint,
     under official names or of a retraining, or an int8 network, whose weights are dequantised, and the file to write: a
     checkpoint beside an architecture.json, an official state dict beside a net.config. input_size: of a net.config's
-    images in pixels, see `published.net_config.chain_of`. Raises ConfigError and CheckpointError, before anything is
-    written; a file that is read is never written over.
+    images in pixels, see `published.net_config.conversion.chain_of`. Raises ConfigError and CheckpointError, before
+    anything is written; a file that is read is never written over.
     """
     source, target = str(source), Path(target)
     written = [("target", target), *([("--weights", Path(weights[1]))] if weights else [])]

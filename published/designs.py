@@ -10,7 +10,7 @@ from pathlib import Path
 from engine.errors import ConfigError, explain
 from engine.files import read_text
 from published.int8 import is_int8, read_int8
-from published.net_config import is_net_config, read_net_config
+from published.net_config.conversion import is_net_config, read_net_config
 from published.networks import ALIASES, NAMED, is_named, named
 from supernet.chain import Chain
 from supernet.design import Design
@@ -21,7 +21,7 @@ from supernet.json_text import parsed
 def design_of(source: Path | str, *, allow_modules: Collection[str] = (), input_size: int | None = None) -> Design:
     """Returns the network that a file describes, or a published network of this name if there is no such file.
 
-    source: an architecture.json, a net.config (published/net_config.py), a trained int8 network (.pkl,
+    source: an architecture.json, a net.config (published/net_config/), a trained int8 network (.pkl,
     published/int8.py), or a name. allow_modules: as for `Architecture.from_json`. input_size: of a net.config's images
     in pixels, see `chain_of`; a network of another kind has its own and may not be given another one. Raises
     ConfigError, and CheckpointError for a .pkl.

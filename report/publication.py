@@ -22,7 +22,7 @@ from engine.errors import CheckpointError, ConfigError, UserError
 from engine.evaluation import Evaluation
 from engine.files import as_path, as_texts, replacing_folder, writing
 from engine.runs.checkpoints import FORMAT as CHECKPOINT
-from published.net_config import net_config_of
+from published.net_config.conversion import net_config_of
 from report.card import model_card
 from report.entry import check_name, entry_name, hubconf
 from report.portable import NotPortableError, code_of, portable_state

@@ -119,7 +119,7 @@ class ChainConfig(Section):
     padding: Literal["symmetric", "same"] = "symmetric"
     """The padding of all convolutions; see `supernet.ops.OpSettings`."""
     dialect: Literal["proxyless", "ofa", "ofa2"] = "proxyless"
-    """The dialect of net.config that the chain was read from (published/net_config.py). It changes nothing else."""
+    """The dialect of net.config that the chain was read from (published/net_config/). It changes nothing else."""
     stem: Stem
     """The first layer."""
     blocks: tuple[Block, ...] = Field(max_length=MOST_EDGES)

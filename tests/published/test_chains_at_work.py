@@ -12,7 +12,7 @@ import torch
 
 import proxyless_nas as pn
 from proxyless_nas.commands import main
-from published.net_config import net_config_of
+from published.net_config.conversion import net_config_of
 from published.networks import mobile_chain, named
 from published.state_names import official_state
 from supernet.chain import Chain, ChainConfig, ClassifierConfig

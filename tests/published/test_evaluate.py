@@ -20,7 +20,7 @@ from engine.data import Preprocessing
 from engine.progress import Report
 from published import download, networks
 from published.download import SOURCE
-from published.net_config import net_config_of
+from published.net_config.conversion import net_config_of
 from published.networks import CPU, Named, mobile_chain
 from published.preprocessing import preprocessing_of
 from published.state_names import official_state

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from official_parity import mobilenet_v3_chain, proxyless_chain
-from published.net_config import chain_of, is_net_config, net_config_of, normal_form, read_net_config
+from published.net_config.conversion import chain_of, is_net_config, net_config_of, normal_form, read_net_config
 from published.networks import NAMED, load_published, named
 from published.state_names import official_names, official_state
 from supernet import Architecture, Chain, Network

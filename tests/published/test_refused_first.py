@@ -15,7 +15,7 @@ from engine.errors import CheckpointError, ConfigError, UserError
 from proxyless_nas.commands import main
 from proxyless_nas.interchange import convert
 from published import download, networks
-from published.net_config import net_config_of
+from published.net_config.conversion import net_config_of
 from published.networks import build, lite0_file, named
 
 NAME = "proxyless_mobile"
