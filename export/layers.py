@@ -1,7 +1,7 @@
 """Tells to which layer of the network each operation of a file belongs, so that a runtime's profile can be read.
 
 The names of a file's operations begin with `L<position>.`, as those of a latency table's networks do
-(`bench.layer_times` reads them): position i is the i-th of `GraphLayers.places`.
+(`latency.on_device.models.layer_times` reads them): position i is the i-th of `GraphLayers.places`.
 """
 
 from __future__ import annotations

@@ -27,11 +27,11 @@ from export.formats import FORMATS
 from export.formats.base import Format
 from export.fresh_process import FreshProcess
 from export.job import RECORD, read_record
-from latency.bench import sha256
 from latency.config import LARGEST_ERROR, MeasureConfig
 from latency.device import Device, this_device
 from latency.measure import TIMING_ROUNDS, Timing, timed_in_turn
 from latency.noise import LARGEST_DISTURBANCE, acceptable_error, least_disturbed, steady, twice_noise
+from latency.on_device.manifest import sha256
 from latency.plan import TimingJob, middle_network, network_job
 from latency.prediction import predicted_layers, predicted_ms
 from latency.runtimes import open_runtime
@@ -394,7 +394,7 @@ def measure_of(table: LatencyTable) -> MeasureConfig:
 
 
 class _Running:
-    """A file in its process, as `bench.timed_rounds` runs it."""
+    """A file in its process, as `timed_rounds` runs it."""
 
     def __init__(self, file: FreshProcess):
         self._file = file

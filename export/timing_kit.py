@@ -25,7 +25,6 @@ from export.timing import (
     measure_of,
     write_timings,
 )
-from latency import bench
 from latency.config import EXPORTED
 from latency.kit import (
     MODELS,
@@ -33,12 +32,15 @@ from latency.kit import (
     KitFileError,
     KitFiles,
     check_samples,
+    copy_program,
     open_kit,
     read_results,
     readme,
     refuse_if_used,
 )
 from latency.measure import TIMING_ROUNDS, Timing
+from latency.on_device.manifest import MANIFEST, MANIFEST_FORMAT, sha256
+from latency.on_device.models import RUNTIMES
 from latency.runtimes.exported import write_models
 from latency.table import LatencyTable
 
@@ -87,19 +89,19 @@ def export_timing_kit(
             shape = [file.images_at_once(batch), *_shape(file)[1:]]
             job = {"id": f"file{i}", "file": name, "shape": shape, "inside": False, "layers": 1}
             jobs.append(job)
-            if bench.RUNTIMES[runtime].times_layers and file.places:
+            if RUNTIMES[runtime].times_layers and file.places:
                 jobs.append(job | {"id": f"layers{i}", "inside": True, "layers": len(file.places)})
         if reference is not None:
             assert promise is not None
             (record,) = write_models(reference.space, measure_of(promise), [reference.job], new / MODELS)
             jobs.append(record | {"file": f"{MODELS}/{record['file']}", "inside": False})
-        shutil.copyfile(bench.__file__, new / "bench.py")
+        copy_program(new)
         command = f"proxyless-nas time {' '.join(path.name for path in files)} --kit KIT --results results.json"
         (new / "README.txt").write_text(readme(runtime, command), encoding="utf-8")
         every = sorted(path for path in new.rglob("*") if path.is_file())
         schedule = [[job["id"] for job in jobs]] * rounds
         manifest = {
-            "format": bench.MANIFEST_FORMAT,
+            "format": MANIFEST_FORMAT,
             "runtime": runtime,
             "threads": threads,
             "passes": PASSES,
@@ -108,11 +110,11 @@ def export_timing_kit(
             "exported": {name: {"file": names[name], "sha256": exported[i].digest} for i, name in enumerate(names)},
             "reference_ms": None if reference is None else reference.predicted_ms,
             "table_sha256": None if reference is None or promise is None else promise.sha256,
-            "files": {str(path.relative_to(new)): bench.sha256(path) for path in every},
+            "files": {str(path.relative_to(new)): sha256(path) for path in every},
             "jobs": jobs,
             "schedule": schedule,
         }
-        write_atomically(new / bench.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        write_atomically(new / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return ExportedKit(folder, runtime, len(jobs) * rounds)
 
 

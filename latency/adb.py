@@ -26,8 +26,12 @@ from engine.errors import one_line
 from engine.files import reason_of, write_atomically, writing
 from engine.progress import Report, silent
 from engine.wording import shown
-from latency import bench
 from latency.kit import LONGEST_MS, KitFileError, KitFiles, open_kit, prepare_results_file
+from latency.on_device.errors import KitError
+from latency.on_device.manifest import sha256
+from latency.on_device.models import unpacked
+from latency.on_device.program import RESULTS_FORMAT
+from latency.on_device.rounds import timed_rounds
 
 FOLDER = "/data/local/tmp/latency_kit"
 _COUNTED = re.compile(r"count=(\d{1,9}) .*?avg=([-+.\deE]+)(?:.*?median=([-+.\deE]+))?")
@@ -156,10 +160,10 @@ def run_on_phone(
         adb.shell("mkdir", "-p", FOLDER)
         adb("push", str(benchmark), program)
         adb.shell("chmod", "755", program)
-        with tempfile.TemporaryDirectory() as unpacked:
-            samples, _ = bench.timed_rounds(
+        with tempfile.TemporaryDirectory() as temporary:
+            samples, _ = timed_rounds(
                 manifest["schedule"],
-                lambda job: _Model(adb, folder / jobs[job]["file"], Path(unpacked), program, manifest),
+                lambda job: _Model(adb, folder / jobs[job]["file"], Path(temporary), program, manifest),
                 passes=manifest["passes"],
                 warmup=manifest["warmup"],
                 seed=manifest["seed"],
@@ -169,7 +173,7 @@ def run_on_phone(
         with contextlib.suppress(KitFileError):  # if the phone is gone, that has been reported already
             adb.shell("rm", "-rf", FOLDER)
     return {
-        "format": bench.RESULTS_FORMAT,
+        "format": RESULTS_FORMAT,
         "manifest_sha256": kit.digest,
         "device": {
             "name": name,
@@ -177,7 +181,7 @@ def run_on_phone(
             "machine": machine,
             "kind": "phone",
         },
-        "runtime": {"name": "litert", "version": f"benchmark_model sha256 {bench.sha256(benchmark)[:12]}"},
+        "runtime": {"name": "litert", "version": f"benchmark_model sha256 {sha256(benchmark)[:12]}"},
         "provider": "CPUExecutionProvider",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "summarised": True,
@@ -187,16 +191,16 @@ def run_on_phone(
 
 
 class _Model:
-    """A model on the phone while it is timed: what `bench.timed_rounds` opens."""
+    """A model on the phone while it is timed: what `timed_rounds` opens."""
 
-    def __init__(self, adb: Adb, packed: Path, unpacked: Path, program: str, manifest: Any):
+    def __init__(self, adb: Adb, packed: Path, folder: Path, program: str, manifest: Any):
         self._adb, self._program, self._manifest = adb, program, manifest
         self._there = f"{FOLDER}/model.tflite"
         self._warmup = 0
-        here = unpacked / "model.tflite"
+        here = folder / "model.tflite"
         try:
-            content = bench.unpacked(str(packed))
-        except bench.KitError as error:
+            content = unpacked(str(packed))
+        except KitError as error:
             raise KitFileError.of(error) from None
         with writing(here):
             here.write_bytes(content)

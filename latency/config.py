@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from engine.config import ConfigFile, Section
 from engine.errors import InvalidError
 from engine.run_config import MOST_THREADS
-from latency import bench
+from latency.on_device.models import RUNTIMES
 from supernet.space import SpaceConfig
 
-EXPORTED = tuple(bench.RUNTIMES)
+EXPORTED = tuple(RUNTIMES)
 """The runtimes that read model files written by this package, here or on another device."""
 FILE_DTYPES = ("float32", "int8")
 """The precisions of model files."""

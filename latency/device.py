@@ -10,7 +10,7 @@ import torch
 
 from engine.config import Section
 from engine.errors import ConfigError
-from latency.bench import cpu_name, usable_cores
+from latency.on_device.machine import cpu_name, usable_cores
 
 Kind = Literal["cpu", "gpu", "phone", "other"]
 

@@ -1,7 +1,8 @@
 """Exports a device kit, a folder that measures a table on a device without this package, and imports its results.
 
     manifest.json       what is timed, how often, in which order, and the sha256 of every file
-    bench.py            latency/bench.py: the program that runs on the device
+    bench.py            the program that runs on the device
+    on_device/          what it imports, a copy of latency/on_device/
     models/             networks and ops for the kit's runtime
     README.txt          the commands to type there and here
 
@@ -26,11 +27,15 @@ from engine.errors import InvalidError, UserError
 from engine.files import read_json, replacing_folder, write_atomically, writing
 from engine.progress import Report, silent
 from engine.wording import shown
-from latency import bench
+from latency import on_device
 from latency.build import Origin, build_table
 from latency.config import EXPORTED, FILE_DTYPES, LatencyConfig
 from latency.device import Device, Kind, named_device
 from latency.existing import save_table
+from latency.on_device.errors import KitError
+from latency.on_device.manifest import MANIFEST, MANIFEST_FORMAT, read_manifest, sha256
+from latency.on_device.models import RUNTIMES
+from latency.on_device.program import RESULTS_FORMAT, check_writable
 from latency.plan import Counts, TimingJob, draw_plan, schedule
 from latency.runtimes.exported import FILE_RUNTIMES, write_models
 from latency.runtimes.int8_models import quantiser_of
@@ -154,7 +159,7 @@ def export_kit(
             "measure.dtype", f"got '{measure.dtype}', the models of a kit are in another", " or ".join(FILE_DTYPES)
         )
     refuse_if_used(f"--out {folder}", folder)
-    alone = isolated or not bench.RUNTIMES[measure.runtime].times_layers
+    alone = isolated or not RUNTIMES[measure.runtime].times_layers
     counts = Counts(
         0 if alone else measure.coverings, measure.calibration_networks, verify, alone, float32=measure.dtype == "int8"
     )
@@ -162,7 +167,7 @@ def export_kit(
     with writing(f"--out {folder}"), replacing_folder(folder) as new:
         (new / MODELS).mkdir()
         records = write_models(space, measure, jobs, new / MODELS, partial(report, "export"))
-        shutil.copyfile(bench.__file__, new / "bench.py")
+        copy_program(new)
         (new / "README.txt").write_text(readme(measure.runtime, IMPORT), encoding="utf-8")
         for record, job in zip(records, jobs, strict=True):
             record["file"] = f"{MODELS}/{record['file']}"
@@ -170,7 +175,7 @@ def export_kit(
         rounds = schedule(jobs, measure.rounds)
         files = sorted(path for path in new.rglob("*") if path.is_file())
         manifest = {
-            "format": bench.MANIFEST_FORMAT,
+            "format": MANIFEST_FORMAT,
             "runtime": measure.runtime,
             "threads": measure.threads,
             "passes": measure.passes,
@@ -179,12 +184,20 @@ def export_kit(
             "quantiser": quantiser_of(measure),
             "counts": asdict(counts),
             "config": config.model_dump(mode="json"),
-            "files": {str(path.relative_to(new)): bench.sha256(path) for path in files},
+            "files": {str(path.relative_to(new)): sha256(path) for path in files},
             "jobs": records,
             "schedule": rounds,
         }
-        write_atomically(new / bench.MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        write_atomically(new / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     return ExportedKit(folder, measure.runtime, sum(len(names) for names in rounds))
+
+
+def copy_program(folder: Path) -> None:
+    """Copies the program that runs on the device into the folder of a kit: bench.py and the folder on_device."""
+    source = Path(on_device.__file__).parent
+    (folder / source.name).mkdir()
+    for path in sorted(source.glob("*.py")):
+        shutil.copyfile(path, folder / ("" if path.name == "bench.py" else source.name) / path.name)
 
 
 def refuse_if_used(where: str, folder: Path) -> None:
@@ -211,8 +224,8 @@ def readme(runtime: str, command: str) -> str:
 def prepare_results_file(path: Path) -> None:
     """Raises KitFileError if results cannot be written to `path`. Call it before the minutes of measuring."""
     try:
-        bench.check_writable(str(path))
-    except bench.KitError as error:
+        check_writable(str(path))
+    except KitError as error:
         raise KitFileError.of(error) from None
 
 
@@ -220,8 +233,8 @@ def open_kit(folder: Path) -> KitFiles:
     """Returns the kit's checked manifest. Raises KitFileError if the kit is incomplete or was changed. Nothing that it
     names is imported or run."""
     try:
-        return KitFiles(*bench.read_manifest(str(folder)))
-    except bench.KitError as error:
+        return KitFiles(*read_manifest(str(folder)))
+    except KitError as error:
         raise KitFileError.of(error) from None
 
 
@@ -232,7 +245,7 @@ def plan_of(files: KitFiles, folder: Path, allow_modules: Collection[str] = ()) 
     KitFileError if another version of this package made the kit, ConfigError if its space is wrong.
     """
     manifest, digest = files.manifest, files.digest
-    where = str(folder / bench.MANIFEST)
+    where = str(folder / MANIFEST)
     seed, records = manifest["seed"], {job["id"]: job for job in manifest["jobs"]}
     if "exported" in manifest:
         raise KitFileError(where, "is of a kit of exported files", remedy="read its results with proxyless-nas time")
@@ -302,12 +315,12 @@ def import_results(folder: Path, path: Path, allow_modules: Collection[str] = ()
         UsedRuntime(name=results.runtime.name, version=results.runtime.version),
         f"device kit, {FILE_RUNTIMES[measure.runtime].title}{provider}",
         results.date,
-        _quantiser(kit.manifest, str(folder / bench.MANIFEST)),
+        _quantiser(kit.manifest, str(folder / MANIFEST)),
     )
     table = build_table(
         kit.space, measure, kit.jobs, results.samples_ms, origin, seed=kit.manifest["seed"], energy=results.energy_mj
     )
-    return table.model_copy(update={"source": f"{path.name} sha256 {bench.sha256(path)}"})
+    return table.model_copy(update={"source": f"{path.name} sha256 {sha256(path)}"})
 
 
 def _quantiser(manifest: Mapping[str, Any], where: str) -> str | None:
@@ -337,9 +350,9 @@ def read_results(path: Path, kit: KitFiles) -> Results:
     data = read_json(
         path, "a device's results.json", KitFileError, "perhaps cut off; copy it from the device again", missing
     )
-    if not isinstance(data, dict) or data.get("format") != bench.RESULTS_FORMAT:
+    if not isinstance(data, dict) or data.get("format") != RESULTS_FORMAT:
         found = shown(data.get("format")) if isinstance(data, dict) else type(data).__name__
-        raise KitFileError(f"{path}: format", f"got {found}", f"'{bench.RESULTS_FORMAT}', as bench.py writes it")
+        raise KitFileError(f"{path}: format", f"got {found}", f"'{RESULTS_FORMAT}', as bench.py writes it")
     results = validate(Results, data, str(path))
     if results.manifest_sha256 != kit.digest:
         raise KitFileError(

@@ -18,7 +18,6 @@ from torch import nn
 from engine.errors import Action, explain
 from engine.progress import Report, silent
 from engine.shipped import as_argument
-from latency.bench import energy_counter, timed_rounds
 from latency.build import (
     FLOAT32_MS,
     Origin,
@@ -32,6 +31,8 @@ from latency.build import (
 from latency.config import LatencyConfig, MeasureConfig
 from latency.device import this_device
 from latency.existing import Identity, free_file, refuse_to_replace
+from latency.on_device.machine import energy_counter
+from latency.on_device.rounds import timed_rounds
 from latency.plan import (
     Counts,
     TimingJob,

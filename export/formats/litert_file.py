@@ -51,7 +51,7 @@ def write_int8(
     program: Program, path: Path, inputs: Iterable[np.ndarray], kept: Collection[str]
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Writes a program as an int8 .tflite file, and returns what runs the model; see `Quantiser`."""
-    from latency import bench
+    from latency.on_device.models import LiteRTModel
     from latency.runtimes.int8_models import quantised_litert
 
     model = _model_of(_without_empty_channels(program))
@@ -60,7 +60,7 @@ def write_int8(
     quantised = quantised_litert(model, inputs, keep=[f"^{re.escape(name)}$" for name in names])
     path.write_bytes(quantised)
     write_beside(path, program.metadata)
-    return bench.LiteRTModel(str(path), program.metadata["input"]["shape"], threads=1).output
+    return LiteRTModel(str(path), program.metadata["input"]["shape"], threads=1).output
 
 
 def _without_empty_channels(program: Program) -> Program:
@@ -140,9 +140,9 @@ def _layers(interpreter: Any, program: Program) -> dict[str, dict[str, Any]]:
 
 def _interpreter(model: bytes) -> Any:
     """Returns a model in LiteRT's interpreter, on one thread."""
-    from latency import bench
+    from latency.on_device.models import litert
 
-    interpreter = bench.litert().Interpreter(model_content=model, num_threads=1)
+    interpreter = litert().Interpreter(model_content=model, num_threads=1)
     interpreter.allocate_tensors()
     return interpreter
 
@@ -161,12 +161,12 @@ def _types(interpreter: Any) -> dict[str, str]:
 
 def open_file(path: Path, threads: int = 1) -> Opened:
     """Opens a .tflite file in LiteRT's interpreter, with XNNPACK."""
-    from latency import bench
+    from latency.on_device.models import LiteRTModel
 
     metadata = read_beside(path)
     if metadata is None:
         raise ValueError("there is no file of metadata beside it")
-    model = bench.LiteRTModel(str(path), metadata["input"]["shape"], threads=threads)
+    model = LiteRTModel(str(path), metadata["input"]["shape"], threads=threads)
     ops = Counter(op["op_name"] for op in model.interpreter._get_ops_details())
 
     def prepared(images: np.ndarray) -> Callable[[], object]:

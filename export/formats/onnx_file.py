@@ -70,16 +70,16 @@ def open_file(path: Path, threads: int = 1) -> Opened:
     """Opens an ONNX file in ONNX Runtime."""
     import onnx
 
-    from latency import bench
+    from latency.on_device.models import OnnxModel
 
     model = onnx.load(path)
     shape = [dim.dim_value or 1 for dim in model.graph.input[0].type.tensor_type.shape.dim]
-    opened = bench.OnnxModel(str(path), shape, threads=threads)
+    opened = OnnxModel(str(path), shape, threads=threads)
     metadata: dict[str, Any] = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
     ops = Counter(node.op_type for node in model.graph.node)
 
     def layer_times(images: np.ndarray, passes: int, layers: int) -> list[list[float]]:
-        inside = bench.OnnxModel(str(path), images.shape, threads=threads, inside=True, layers=layers)
+        inside = OnnxModel(str(path), images.shape, threads=threads, inside=True, layers=layers)
         inside.feed = dict.fromkeys(inside.feed, images)
         inside.run(WARMUP)
         try:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from engine.errors import ConfigError, UserError
 from engine.files import writing
-from latency import bench
 from latency.config import MeasureConfig
+from latency.on_device.errors import KitError
+from latency.on_device.models import RUNTIMES, open_model, runtime_version
 from latency.plan import TimingJob
 from latency.runtimes.base import Opened, Runtime
 from supernet.blocks import isolated_rng
@@ -27,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class FileRuntime:
-    """How model files are written for a runtime. latency/bench.py runs them, by its own table RUNTIMES."""
+    """How model files are written for a runtime. latency/on_device/models.py runs them, by its own table RUNTIMES."""
 
     title: str
     """The name of the runtime for a table's reader."""
@@ -57,7 +58,7 @@ FILE_RUNTIMES = {
     ),
 }  # fmt: skip
 """Maps the name of each runtime that reads model files, as in `measure.runtime`, to how its files are written. The
-names are those of bench.RUNTIMES."""
+names are those of `latency.on_device.models.RUNTIMES`."""
 
 
 class ModelWriter(Protocol):
@@ -144,7 +145,7 @@ class Exported(Runtime):
     def __init__(self, space: Space | None, measure: MeasureConfig):
         super().__init__(space, measure)
         runtime = FILE_RUNTIMES[measure.runtime]
-        self.sees_inside = bench.RUNTIMES[measure.runtime].times_layers
+        self.sees_inside = RUNTIMES[measure.runtime].times_layers
         self.how = ", ".join(filter(None, [runtime.title, runtime.how]))
         self._jobs: dict[str, dict[str, Any]] = {}
         self._folder = ""
@@ -152,8 +153,8 @@ class Exported(Runtime):
     @classmethod
     def installed(cls, name: str) -> str | None:
         try:
-            return bench.runtime_version(name)
-        except bench.KitError:
+            return runtime_version(name)
+        except KitError:
             return None
 
     def __enter__(self) -> Self:
@@ -166,7 +167,7 @@ class Exported(Runtime):
         with writing(self._folder):
             records = write_models(self._space, self._measure, jobs, Path(self._folder), progress)
         self._jobs = {str(record["id"]): record for record in records}
-        self.version = bench.runtime_version(self.name)
+        self.version = runtime_version(self.name)
 
     def open(self, job: TimingJob) -> Opened:
         return self._opened(self._jobs[job.id])
@@ -176,12 +177,12 @@ class Exported(Runtime):
         write: NetworkWriter = _imported(FILE_RUNTIMES[self.name].network_writer)
         with writing(self._folder):
             file, shape = write(name, network, images, Path(self._folder), self._measure.dtype)
-        self.version = bench.runtime_version(self.name)
+        self.version = runtime_version(self.name)
         return partial(self._opened, {"file": file, "shape": shape, "inside": False, "layers": 1})
 
     def _opened(self, record: dict[str, Any]) -> Opened:
         """Returns the model of a record of a manifest, ready to run."""
         try:
-            return bench.open_model(self._folder, record, self.name, self._measure.threads, "CPUExecutionProvider")
-        except bench.KitError as error:
+            return open_model(self._folder, record, self.name, self._measure.threads, "CPUExecutionProvider")
+        except KitError as error:
             raise UserError.of(error) from error

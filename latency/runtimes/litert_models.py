@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from engine.errors import UserError
-from latency import bench
 from latency.config import MeasureConfig
+from latency.on_device.models import LiteRTModel
 from latency.plan import TimingJob
 from latency.runtimes.base import CALIBRATION_INPUTS, alike, int8_alike, random_images, timing_module
 from latency.runtimes.int8_models import quantised_litert
@@ -142,7 +142,7 @@ def _check_numerics(
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".tflite.gz") as file:
         file.write(content)
         file.flush()
-        there = bench.LiteRTModel(file.name, given.shape, threads=1).output(given)
+        there = LiteRTModel(file.name, given.shape, threads=1).output(given)
     with torch.inference_mode():
         here = _ChannelsLast(module)(images.permute(0, 2, 3, 1)).numpy()
     if there.shape != here.shape or not (int8_alike if int8 else alike)(there, here):

@@ -15,10 +15,10 @@ from engine.data import Preprocessing
 from engine.errors import ConfigError, UserError
 from export.job import export_network
 from export.timing import ExportedFile, Measured, Timings, judged, layer_table, write_timings
-from latency import bench
 from latency.device import this_device
 from latency.kit import KitFileError, import_results, open_kit
 from latency.measure import Timing
+from latency.on_device.program import run_kit, write_results
 from latency.plan import middle_network
 from latency.table import Entry, LatencyTable, UsedRuntime
 from supernet.architecture import Architecture
@@ -137,7 +137,7 @@ def test_a_kit_times_the_file_on_a_device_and_its_results_are_judged_here(export
     path, kit, results = exported / "timed.onnx", tmp_path / "kit", tmp_path / "results.json"
     written = pn.time_files([path], tmp_path / "table.yaml", rounds=2, kit=kit)
     assert written.timings == 3 * 2  # the file, its layers and the reference
-    bench.write_results(str(results), bench.run_kit(str(kit)))
+    write_results(str(results), run_kit(str(kit)))
     (timed,) = pn.time_files([path], tmp_path / "table.yaml", kit=kit, results=results)
     samples = json.loads(results.read_text())["samples_ms"]
     assert timed.median_ms == np.median(samples["file0"])

@@ -193,14 +193,14 @@ def test_an_int8_layer_that_computes_something_else_is_named(exported, monkeypat
 def test_litert_models_are_quantised(small_space: Space):
     pytest.importorskip("litert_torch", reason="needs the extra [litert], which needs torch below 2.15")
     pytest.importorskip("ai_edge_quantizer", reason="needs the extra [litert]")
-    from latency import bench
+    from latency.on_device.models import litert
     from latency.runtimes import litert_models
 
     layer = Layer(CANDIDATES["mbconv_k5_e3"], 8, 8, 9, residual=True)
     module = timing_module(layer, small_space.op_settings(running_stats=True))
     inputs = [random_images(layer, 1).permute(0, 2, 3, 1).contiguous().numpy() for _ in range(4)]
     content = quantised_litert(litert_models._convert(module, random_images(layer, 1), "layer"), inputs)
-    interpreter = bench.litert().Interpreter(model_content=content)
+    interpreter = litert().Interpreter(model_content=content)
     interpreter.allocate_tensors()
     given, out = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
     assert given["dtype"] == out["dtype"] == np.int8
@@ -219,14 +219,14 @@ def test_litert_writes_a_job_in_the_precision_that_it_asks_for(small_space, quic
     """A chain that runs in both precisions is converted once; a whole network is checked against PyTorch in int8."""
     pytest.importorskip("litert_torch", reason="needs the extra [litert], which needs torch below 2.15")
     pytest.importorskip("ai_edge_quantizer", reason="needs the extra [litert]")
-    from latency import bench
+    from latency.on_device.models import LiteRTModel
     from latency.runtimes import litert_models
 
     layer = Layer(CANDIDATES["conv_k3"], 8, 8, 9)
     job = TimingJob("a", "layer", (layer,))
     jobs = [job, replace(job, id="b", in_float32=True)]
     records = write_models(small_space, quick.model_copy(update={"runtime": "litert", "dtype": "int8"}), jobs, tmp_path)
-    opened = [bench.LiteRTModel(tmp_path / str(r["file"]), (1, 9, 9, 8), threads=1) for r in records]
+    opened = [LiteRTModel(tmp_path / str(r["file"]), (1, 9, 9, 8), threads=1) for r in records]
     given = random_images(layer, 1).permute(0, 2, 3, 1).contiguous().numpy()
     kinds = [model.interpreter.get_input_details()[0]["dtype"] for model in opened]
     assert kinds == [np.int8, np.float32]
@@ -236,5 +236,5 @@ def test_litert_writes_a_job_in_the_precision_that_it_asks_for(small_space, quic
     network = nn.Sequential(timing_module(layer, small_space.op_settings(running_stats=True)))
     file, shape = litert_models.write_network("whole", network, random_images(layer, 1), tmp_path, "int8")
     assert shape == [1, 9, 9, 8]
-    whole = bench.LiteRTModel(tmp_path / file, shape, threads=1)
+    whole = LiteRTModel(tmp_path / file, shape, threads=1)
     assert whole.interpreter.get_output_details()[0]["dtype"] == np.int8

@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from latency import bench
+from latency import on_device
 from latency.config import LatencyConfig, MeasureConfig
 from latency.kit import KitFileError, export_kit, import_results, open_kit, plan_of
+from latency.on_device.errors import KitError
+from latency.on_device.machine import cpu_name
+from latency.on_device.manifest import read_manifest, sha256
+from latency.on_device.program import RESULTS_FORMAT, run_kit, write_results
 from latency.plan import Counts, draw_plan
 from latency.summary import WRONG_TABLE
 from latency.table import LatencyTable
@@ -53,7 +57,7 @@ def config(small_section) -> Callable[..., LatencyConfig]:
 @pytest.fixture(scope="module")
 def results(exported) -> dict[str, Any]:
     """Runs the kit's program on this machine and returns its results."""
-    return bench.run_kit(str(exported))
+    return run_kit(str(exported))
 
 
 @pytest.fixture
@@ -61,7 +65,7 @@ def kit(exported, results, tmp_path) -> Path:
     """Returns a copy of the kit with its results.json."""
     folder = tmp_path / "kit"
     shutil.copytree(exported, folder)
-    bench.write_results(str(folder / "results.json"), results)
+    write_results(str(folder / "results.json"), results)
     return folder
 
 
@@ -74,9 +78,9 @@ def test_results_make_a_calibrated_and_verified_table(kit, results, config):
     assert table.verification is not None
     assert (table.calibration.networks, table.verification.networks) == (10, 6)
     assert (table.runtime.name, table.runtime.version) == ("onnxruntime", results["runtime"]["version"])
-    assert table.device.name == bench.cpu_name()
+    assert table.device.name == cpu_name()
     table.check(space, config().measure, "t.yaml", "command")
-    assert bench.sha256(kit / "results.json") in (table.source or "")
+    assert sha256(kit / "results.json") in (table.source or "")
 
 
 def test_an_int8_kit_carries_int8_models_and_makes_an_int8_table(config, tmp_path):
@@ -85,7 +89,7 @@ def test_an_int8_kit_carries_int8_models_and_makes_an_int8_table(config, tmp_pat
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
     folder = tmp_path / "kit"
     export_kit(config(dtype="int8"), folder, verify=6)
-    bench.write_results(str(tmp_path / "results.json"), bench.run_kit(str(folder)))
+    write_results(str(tmp_path / "results.json"), run_kit(str(folder)))
     table = import_results(folder, tmp_path / "results.json")
     space = Space(config().space)
     table.check(space, config(device="cpu", dtype="int8").measure, "t.yaml", "command")
@@ -101,7 +105,7 @@ def test_an_int8_kit_carries_int8_models_and_makes_an_int8_table(config, tmp_pat
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["quantiser"] = "x\ny"
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    digest = bench.sha256(folder / "manifest.json")
+    digest = sha256(folder / "manifest.json")
     change(tmp_path, lambda results: results.update(manifest_sha256=digest))
     with pytest.raises(KitFileError, match=r"quantiser: got .* the name of a program"):
         import_results(folder, tmp_path / "results.json")
@@ -132,13 +136,16 @@ def test_entries_are_the_medians_of_the_results(kit, results, config):
 
 
 def test_the_kit_holds_the_files_of_its_manifest(exported):
-    manifest, digest = bench.read_manifest(str(exported))
+    manifest, digest = read_manifest(str(exported))
     assert set(manifest["files"]) == {
         str(path.relative_to(exported))
         for path in exported.rglob("*")
         if path.is_file() and path.name != "manifest.json"
     }
-    assert (exported / "bench.py").read_text() == Path(bench.__file__).read_text()
+    copied = [exported / "bench.py", *(exported / "on_device").iterdir()]
+    assert {path.name: path.read_text() for path in copied} == {
+        path.name: path.read_text() for path in Path(on_device.__file__).parent.glob("*.py")
+    }
     assert plan_of(open_kit(exported), exported).digest == digest
     assert {job["id"] for job in manifest["jobs"]} == {name for names in manifest["schedule"] for name in names}
 
@@ -191,7 +198,7 @@ def test_the_script_exports_and_imports(door, tmp_path, write_yaml, small_sectio
     settings = ("measure.rounds=2", "measure.coverings=1")
     ended = door("device_kit", "export", written, "--out", tmp_path / "kit", "--verify", 6, *settings)
     assert ended.status == 0, ended.err
-    bench.write_results(str(tmp_path / "r.json"), bench.run_kit(str(tmp_path / "kit")))
+    write_results(str(tmp_path / "r.json"), run_kit(str(tmp_path / "kit")))
     ended = door("device_kit", "import", tmp_path / "kit", tmp_path / "r.json", "--out", tmp_path / "t.yaml")
     assert ended.status in (0, WRONG_TABLE), ended.err  # so few timings may miss by more than 10 %
     assert LatencyTable.load(tmp_path / "t.yaml").calibration is not None
@@ -200,7 +207,7 @@ def test_the_script_exports_and_imports(door, tmp_path, write_yaml, small_sectio
 def test_an_isolated_kit_times_ops_alone(tmp_path, config):
     pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
     export_kit(config(), tmp_path / "kit", verify=6, isolated=True)
-    bench.write_results(str(tmp_path / "r.json"), bench.run_kit(str(tmp_path / "kit")))
+    write_results(str(tmp_path / "r.json"), run_kit(str(tmp_path / "kit")))
     table = import_results(tmp_path / "kit", tmp_path / "r.json")
     assert table.method == "isolated"
     assert "alone" in table.how
@@ -232,7 +239,7 @@ def set_first_pass(value: object) -> Callable[[dict[str, Any]], None]:
     ("edit", "words"),
     [
         (lambda d: d.update(manifest_sha256="0" * 64), ("manifest_sha256 is 000000000000", "another kit")),
-        (lambda d: d.update(format="other"), ("format: got 'other'", bench.RESULTS_FORMAT)),
+        (lambda d: d.update(format="other"), ("format: got 'other'", RESULTS_FORMAT)),
         (lambda d: d["samples_ms"].pop("calibration003"), ("samples_ms.calibration003 is missing",)),
         (lambda d: d["samples_ms"].update(more=[]), ("samples_ms.more is not in the kit",)),
         (lambda d: d["samples_ms"]["calibration000"].pop(), ("calibration000: has 1 rounds, expected 2",)),
@@ -284,8 +291,8 @@ def test_a_changed_kit_is_refused_on_both_sides(kit):
     for spoil, word in ((lambda: model.write_bytes(content[:-10]), "sha256 differs"), (model.unlink, "is missing")):
         spoil()
         assert word in refused(kit)
-        with pytest.raises(bench.KitError, match=word):
-            bench.run_kit(str(kit))
+        with pytest.raises(KitError, match=word):
+            run_kit(str(kit))
         model.write_bytes(content)
     import_results(kit, kit / "results.json")  # whole again
 
@@ -350,15 +357,17 @@ def test_a_fault_on_the_device_is_one_line(kit):
 def test_a_model_that_the_runtime_cannot_load_is_named(kit, monkeypatch):
     """An old runtime on a board may not load it."""
     (kit / "models" / "calibration000.onnx").write_bytes(b"not a model")
-    monkeypatch.setattr(bench, "sha256", lambda path: manifest["files"].get(str(Path(path).relative_to(kit))))
+    monkeypatch.setattr(
+        "latency.on_device.manifest.sha256", lambda path: manifest["files"].get(str(Path(path).relative_to(kit)))
+    )
     manifest = json.loads((kit / "manifest.json").read_text())
-    with pytest.raises(bench.KitError, match=r"calibration000\.onnx: onnxruntime cannot load it: .*newer"):
-        bench.run_kit(str(kit))
+    with pytest.raises(KitError, match=r"calibration000\.onnx: onnxruntime cannot load it: .*newer"):
+        run_kit(str(kit))
 
 
 def test_a_provider_that_the_device_lacks_is_refused(kit):
-    with pytest.raises(bench.KitError, match=r"--provider CUDAExecutionProvider.*--isolated"):
-        bench.run_kit(str(kit), "CUDAExecutionProvider")
+    with pytest.raises(KitError, match=r"--provider CUDAExecutionProvider.*--isolated"):
+        run_kit(str(kit), "CUDAExecutionProvider")
 
 
 def test_a_network_that_something_disturbed_is_named(kit, caplog):
@@ -463,7 +472,7 @@ def test_a_manifest_imports_no_module_that_is_not_allowed(kit, tmp_path, monkeyp
     manifest = json.loads((kit / "manifest.json").read_text())
     manifest["config"]["space"]["candidate_modules"] = ["sent.py"]
     (kit / "manifest.json").write_text(json.dumps(manifest))
-    digest = bench.sha256(kit / "manifest.json")
+    digest = sha256(kit / "manifest.json")
     change(kit, lambda results: results.update(manifest_sha256=digest))
     ended = door("device_kit", "import", kit, kit / "results.json", "--out", "t.yaml")
     assert ended.status == 2

@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import itertools
 import shutil
+import tempfile
 import typing
 import warnings
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from torch import nn
 
 from engine.errors import ConfigError, UserError
 from engine.files import WriteError
-from latency import bench
 from latency.config import MeasureConfig
 from latency.device import this_device
 from latency.measure import NetworkTimer
+from latency.on_device import models
+from latency.on_device.models import OnnxModel
 from latency.plan import Counts, draw_plan, network_job, timed_layers
 from latency.runtimes import RUNTIMES, open_runtime, pytorch, version_here
 from latency.runtimes.base import random_images, timing_module
@@ -223,7 +225,7 @@ def test_a_glued_network_computes_the_chain(onnx_models, small_space, tmp_path):
     assert taken[-1][1] <= size
     (tmp_path / "weights.bin").write_bytes(weights)
     onnx.save(model, tmp_path / "chain.onnx")
-    opened = bench.OnnxModel(tmp_path / "chain.onnx", (1, 3, 9, 9), threads=1)
+    opened = OnnxModel(tmp_path / "chain.onnx", (1, 3, 9, 9), threads=1)
     (image,) = opened.feed.values()
     (there,) = opened.session.run(None, opened.feed)
     x = torch.from_numpy(image)
@@ -250,7 +252,7 @@ def test_the_profile_attributes_a_pass_to_its_layers(onnx_models, small_space, q
 def test_an_opened_model_that_was_never_timed_leaves_no_profile_behind(
     onnx_models, small_space, quick, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(bench.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     measure = quick.model_copy(update={"runtime": "onnxruntime"})
     jobs = draw_plan(small_space, Counts(1, 0, 0, alone=False), 0)[:1]
     with open_runtime(small_space, measure) as runner:
@@ -347,7 +349,7 @@ def test_every_runtime_that_a_config_may_name_is_there():
 
 
 def test_every_runtime_that_reads_files_has_a_writer_here_and_a_model_on_the_device():
-    assert set(FILE_RUNTIMES) == set(bench.RUNTIMES)
+    assert set(FILE_RUNTIMES) == set(models.RUNTIMES)
     assert all(RUNTIMES[name] is Exported for name in FILE_RUNTIMES)
     for runtime in FILE_RUNTIMES.values():
         module, _, name = runtime.writer.partition(":")

@@ -12,9 +12,10 @@ import torch
 
 from engine.config import config_text
 from engine.errors import ConfigError, UserError
-from latency import bench
 from latency.config import MeasureConfig
 from latency.device import this_device
+from latency.on_device import models
+from latency.on_device.errors import KitError
 from latency.table import Calibration, TableError, memory_format_name
 from search.curves import architecture_scalars
 from search.derive.measured import local_latency_limits
@@ -217,7 +218,7 @@ def test_a_verified_table_needs_no_words(table_file, make_search_file):
 def test_a_table_of_this_machine_and_another_runtime_version_is_noted(
     runtime, version, said, space, tmp_path, make_table, make_search_file, make_verification, monkeypatch
 ):
-    monkeypatch.setattr(bench, "litert", mock.Mock(side_effect=bench.KitError("litert is not installed")))
+    monkeypatch.setattr(models, "litert", mock.Mock(side_effect=KitError("litert is not installed")))
     path = tmp_path / "t.yaml"
     measure = {"device": "cpu", "runtime": runtime}
     for device, words in ((this_device("cpu").model_dump(), said), (CPU, None)):

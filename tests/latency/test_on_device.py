@@ -1,4 +1,4 @@
-"""latency/bench.py: the order of timing, profiles, energy, manifests, and that it needs nothing else of this
+"""latency/on_device/: the order of timing, profiles, energy, manifests, and that it needs nothing else of this
 package."""
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from latency import bench
+from latency import on_device
+from latency.on_device import models
+from latency.on_device.errors import KitError
+from latency.on_device.machine import cpu_name, energy_counter, usable_cores
+from latency.on_device.manifest import MANIFEST_FORMAT, read_manifest
+from latency.on_device.models import layer_times, unpacked
+from latency.on_device.program import check_writable, write_results
+from latency.on_device.rounds import timed_rounds
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +59,7 @@ ROUNDS = [["a", "b", "c", "d", "e"]] * 4
 
 
 def timed(recorder: Recorder, seed: int = 0, **more: object):
-    return bench.timed_rounds(ROUNDS, recorder.open, passes=3, warmup=2, seed=seed, **more)
+    return timed_rounds(ROUNDS, recorder.open, passes=3, warmup=2, seed=seed, **more)
 
 
 def test_every_job_is_warmed_up_timed_and_closed_once_a_round():
@@ -82,7 +89,7 @@ def test_every_round_has_its_own_order_fixed_by_the_seed():
 
 def test_a_round_times_its_own_jobs_only():
     recorder = Recorder()
-    samples, _ = bench.timed_rounds([["a"], ["a", "b"]], recorder.open, passes=1, warmup=1, seed=0)
+    samples, _ = timed_rounds([["a"], ["a", "b"]], recorder.open, passes=1, warmup=1, seed=0)
     assert {name: len(taken) for name, taken in samples.items()} == {"a": 2, "b": 1}
 
 
@@ -124,7 +131,7 @@ def test_a_job_that_fails_is_closed_and_garbage_collection_is_on_again():
 
     opened.times = fail
     with pytest.raises(RuntimeError, match="broken"):
-        bench.timed_rounds([["a"]], lambda name: opened, passes=1, warmup=1, seed=0)
+        timed_rounds([["a"]], lambda name: opened, passes=1, warmup=1, seed=0)
     assert recorder.log[-1] == ("a", "close", 0)
     assert gc.isenabled()
 
@@ -144,7 +151,7 @@ def test_garbage_collection_is_restored_after_an_error(what, collecting):
     (gc.enable if collecting else gc.disable)()
     try:
         with pytest.raises(RuntimeError, match="broken"):
-            bench.timed_rounds([["a"]], fail if what == "open" else lambda _: opened, passes=1, warmup=1, seed=0)
+            timed_rounds([["a"]], fail if what == "open" else lambda _: opened, passes=1, warmup=1, seed=0)
         assert gc.isenabled() is collecting
     finally:
         (gc.enable if before else gc.disable)()
@@ -155,7 +162,7 @@ def test_layers_of_a_pass_add_up_to_the_pass():
     """Nodes without a layer's name (reorders) count for the layer before them, and the time before all nodes for the
     first."""
     nodes = [(105, "L00.conv"), (120, "ReorderInput"), (130, "L01.conv_nchwc"), (140, "L01.add"), (170, "L02.gemm")]
-    times = bench.layer_times(nodes, 100, 90, 3)
+    times = layer_times(nodes, 100, 90, 3)
     assert times == pytest.approx([0.030, 0.040, 0.020])
     assert sum(times) == pytest.approx(0.090)
 
@@ -163,7 +170,7 @@ def test_layers_of_a_pass_add_up_to_the_pass():
 @pytest.mark.parametrize("nodes", [[(1, "L01.a"), (2, "L00.b")], [(1, "L00.a")], []])
 def test_a_profile_that_does_not_show_the_layers_in_order_is_an_error(nodes):
     with pytest.raises(RuntimeError, match="in order"):
-        bench.layer_times(nodes, 0, 10, 2)
+        layer_times(nodes, 0, 10, 2)
 
 
 def counter(root: Path, zone: str, name: str, microjoules: int, span: int = 1_000_000) -> Path:
@@ -180,7 +187,7 @@ def test_energy_is_the_sum_of_all_packages_even_if_a_counter_wraps_around(tmp_pa
     second = counter(tmp_path, "intel-rapl:1", "package-1", 5)
     inside = counter(tmp_path, "intel-rapl:0:0", "core", 77)  # counted in its package already
     around = counter(tmp_path, "intel-rapl:2", "psys", 77)
-    joules = bench.energy_counter(str(tmp_path))
+    joules = energy_counter(str(tmp_path))
     assert joules is not None
     assert joules() == 0
     first.write_text("950000")
@@ -193,36 +200,39 @@ def test_energy_is_the_sum_of_all_packages_even_if_a_counter_wraps_around(tmp_pa
 
 
 def test_without_a_counter_there_is_no_energy(tmp_path):
-    assert bench.energy_counter(str(tmp_path)) is None
+    assert energy_counter(str(tmp_path)) is None
     counter(tmp_path, "intel-rapl:0", "package-0", 1).unlink()
-    assert bench.energy_counter(str(tmp_path)) is None
+    assert energy_counter(str(tmp_path)) is None
 
 
-def test_the_file_needs_only_python_3_8_numpy_and_a_runtime():
-    source = Path(bench.__file__).read_text(encoding="utf-8")
-    tree = ast.parse(source, feature_version=(3, 8))
+def test_the_program_of_a_kit_needs_only_python_3_8_numpy_and_a_runtime():
+    files = {path.stem: path for path in Path(on_device.__file__).parent.glob("*.py")}
     names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            names.add(str(node.module).partition(".")[0])
-    assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime"}
-    assert "from __future__ import annotations" in source
+    for path in files.values():
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source, feature_version=(3, 8))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add(str(node.module).partition(".")[0])
+            elif isinstance(node, ast.ImportFrom):
+                assert (node.level, node.module in files) == (1, True)
+        assert "->" not in source or "from __future__ import annotations" in source
+    runtimes = {"onnxruntime", "ai_edge_litert", "tflite_runtime"}
+    assert names - set(sys.stdlib_module_names) == {"on_device", "numpy", *runtimes}
 
 
 def test_results_are_written_whole_or_not_at_all(tmp_path):
-    bench.write_results(str(tmp_path / "results.json"), {"a": 1})
+    write_results(str(tmp_path / "results.json"), {"a": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
     with pytest.raises(TypeError):
-        bench.write_results(str(tmp_path / "results.json"), {"a": object()})
+        write_results(str(tmp_path / "results.json"), {"a": object()})
     assert (tmp_path / "results.json").read_text() == '{"a": 1}'
 
 
 def test_this_machine_has_a_name_and_cores():
-    assert bench.cpu_name()
-    assert bench.usable_cores() >= 1
+    assert cpu_name()
+    assert usable_cores() >= 1
 
 
 def kit(folder: Path) -> Path:
@@ -230,12 +240,12 @@ def kit(folder: Path) -> Path:
     (folder / "model").write_bytes(b"weights")
     files = {"model": hashlib.sha256(b"weights").hexdigest()}
     settings = {"jobs": [], "schedule": [], "runtime": "onnxruntime", "threads": 1, "passes": 1, "warmup": 1, "seed": 0}
-    (folder / "manifest.json").write_text(json.dumps({"format": bench.MANIFEST_FORMAT, "files": files} | settings))
+    (folder / "manifest.json").write_text(json.dumps({"format": MANIFEST_FORMAT, "files": files} | settings))
     return folder
 
 
 def test_a_manifest_is_read_with_its_hash(tmp_path):
-    manifest, digest = bench.read_manifest(str(kit(tmp_path)))
+    manifest, digest = read_manifest(str(kit(tmp_path)))
     assert list(manifest["files"]) == ["model"]
     assert digest == hashlib.sha256((tmp_path / "manifest.json").read_bytes()).hexdigest()
 
@@ -256,8 +266,8 @@ def test_a_manifest_is_read_with_its_hash(tmp_path):
 def test_a_kit_that_is_not_as_exported_is_refused_in_one_line(name, content, words, tmp_path):
     kit(tmp_path)
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
-    with pytest.raises(bench.KitError, match=words) as error:
-        bench.read_manifest(str(tmp_path))
+    with pytest.raises(KitError, match=words) as error:
+        read_manifest(str(tmp_path))
     assert str(tmp_path / name) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -271,11 +281,11 @@ def hostile(folder: Path, edit) -> str:
     job = {"id": "a", "file": "model", "shape": [1, 3, 8, 8], "inside": False, "layers": 2}
     settings |= {"jobs": [job], "schedule": [["a"], ["a"]]}
     (folder / "manifest.json").write_text(json.dumps(settings))
-    bench.read_manifest(str(folder))  # as it is, it is accepted
+    read_manifest(str(folder))  # as it is, it is accepted
     edit(settings)
     (folder / "manifest.json").write_text(json.dumps(settings))
-    with pytest.raises(bench.KitError) as error:
-        bench.read_manifest(str(folder))
+    with pytest.raises(KitError) as error:
+        read_manifest(str(folder))
     said = str(error.value)
     assert "\n" not in said
     assert said.isprintable()
@@ -386,8 +396,8 @@ def test_a_kit_has_no_links(through, tmp_path):
 def test_a_manifest_with_a_malformed_text_is_refused(text, words, tmp_path):
     kit(tmp_path)
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(bench.KitError, match=words) as error:
-        bench.read_manifest(str(tmp_path))
+    with pytest.raises(KitError, match=words) as error:
+        read_manifest(str(tmp_path))
     assert len(str(error.value)) < 500
 
 
@@ -395,20 +405,20 @@ def test_a_file_that_is_a_pipe_is_refused_and_not_waited_for(tmp_path):
     kit(tmp_path)
     (tmp_path / "model").unlink()
     os.mkfifo(tmp_path / "model")
-    with pytest.raises(bench.KitError, match="is no regular file"):
-        bench.read_manifest(str(tmp_path))
+    with pytest.raises(KitError, match="is no regular file"):
+        read_manifest(str(tmp_path))
 
 
 def test_a_packed_model_is_unpacked_up_to_a_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "MOST_MODEL_BYTES", 1000)
+    monkeypatch.setattr(models, "MOST_MODEL_BYTES", 1000)
     (tmp_path / "m.gz").write_bytes(gzip.compress(b"0" * 1001))
-    with pytest.raises(bench.KitError, match="when unpacked"):
-        bench.unpacked(str(tmp_path / "m.gz"))
+    with pytest.raises(KitError, match="when unpacked"):
+        unpacked(str(tmp_path / "m.gz"))
     (tmp_path / "m.gz").write_bytes(gzip.compress(b"0" * 1000))
-    assert bench.unpacked(str(tmp_path / "m.gz")) == b"0" * 1000
+    assert unpacked(str(tmp_path / "m.gz")) == b"0" * 1000
     (tmp_path / "m.gz").write_bytes(gzip.compress(b"0" * 1000)[:-9])
-    with pytest.raises(bench.KitError, match="cannot be read"):
-        bench.unpacked(str(tmp_path / "m.gz"))
+    with pytest.raises(KitError, match="cannot be read"):
+        unpacked(str(tmp_path / "m.gz"))
 
 
 # ---- what is written ----
@@ -422,8 +432,8 @@ def test_results_get_the_permissions_of_the_umask_and_no_predictable_name(tmp_pa
         (tmp_path / name).symlink_to(victim)
     before = os.umask(0o027)
     try:
-        bench.check_writable(str(tmp_path / "results.json"))
-        bench.write_results(str(tmp_path / "results.json"), {"a": 1})
+        check_writable(str(tmp_path / "results.json"))
+        write_results(str(tmp_path / "results.json"), {"a": 1})
     finally:
         os.umask(before)
     assert victim.read_text() == "theirs"
@@ -432,13 +442,13 @@ def test_results_get_the_permissions_of_the_umask_and_no_predictable_name(tmp_pa
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_old_results(tmp_path, monkeypatch):
-    bench.write_results(str(tmp_path / "results.json"), {"a": 1})
+    write_results(str(tmp_path / "results.json"), {"a": 1})
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(bench.os, "fsync", full)
-    with pytest.raises(bench.KitError, match=r"--out .*results.json: cannot be written \(No space left on device\)"):
-        bench.write_results(str(tmp_path / "results.json"), {"a": 2})
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KitError, match=r"--out .*results.json: cannot be written \(No space left on device\)"):
+        write_results(str(tmp_path / "results.json"), {"a": 2})
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
     assert (tmp_path / "results.json").read_text() == '{"a": 1}'
