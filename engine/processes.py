@@ -24,12 +24,13 @@ def side_by_side(
 
     work: a function at the top of a module; it and the jobs are pickled. finished: called with a job's place and its
     result as soon as it has one. If a job fails, those that have begun are finished, the others are not begun, and its
-    error is raised. Raises UserError if a process was killed.
+    error is raised. If this process is killed, its workers stop as at SIGTERM. Raises UserError if one of them was
+    killed.
     """
     # spawned, since a fork would copy the locks of this process's threads
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker, (os.getpid(),))
     try:
-        places = {pool.submit(work, *job): i for i, job in enumerate(jobs)}
+        places = {pool.submit(_worked, os.getpid(), work, job): i for i, job in enumerate(jobs)}
         for done in as_completed(places):
             finished(places[done], done.result())
         return [done.result() for done in places]
@@ -40,16 +41,32 @@ def side_by_side(
         pool.shutdown(cancel_futures=True)
 
 
-def stop_with_parent(pause: float = 0.5) -> None:
+def _begin_worker(parent: int) -> None:
+    """Prepares a worker of the process `parent`. SIGTERM ends one that waits for a job at once, and reaches one whose
+    parent ignores SIGINT, as programs in the background do."""
+    stop_with_parent(signal.SIGTERM, parent=parent)
+
+
+def _worked(parent: int, work: Callable[..., R], job: tuple[Any, ...]) -> R:
+    """Returns the result of a job. Ends the worker after it if the process `parent` is gone: no other job comes."""
+    try:
+        return work(*job)
+    finally:
+        if os.getppid() != parent:
+            os._exit(128 + signal.SIGTERM)
+
+
+def stop_with_parent(number: int = signal.SIGINT, *, parent: int | None = None, pause: float = 0.5) -> None:
     """Lets this process stop as at Ctrl-C once the process that started it is gone, which may have been killed.
 
-    Otherwise it would go on unseen and keep its folder locked. pause: seconds between two looks.
+    Otherwise it would go on unseen and keep its folder locked. number: the signal that this process gets then. parent:
+    the process that started it, None for the one that is its parent now. pause: seconds between two looks.
     """
-    parent = os.getppid()
+    known = os.getppid() if parent is None else parent
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == known:
             time.sleep(pause)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
 
     threading.Thread(target=watch, daemon=True, name="stop_with_parent").start()

@@ -11,7 +11,7 @@ sys.path.insert(0, sys.argv[1])
 from engine.processes import stop_with_parent
 
 if os.fork() == 0:
-    stop_with_parent(0.02)
+    stop_with_parent(pause=0.02)
     try:
         print("watching", os.getpid(), flush=True)
         time.sleep(60)
@@ -20,6 +20,32 @@ if os.fork() == 0:
     os._exit(0)
 time.sleep(60)
 """
+
+
+SIDE_BY_SIDE = """
+import os, signal, sys, time
+from engine.processes import side_by_side
+
+def work(seconds):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background; the workers inherit it
+    side_by_side(work, [(60,), (60,)], 2, print)
+"""
+
+
+def test_workers_end_when_the_process_that_waits_for_them_is_killed(checkout, tmp_path):
+    (tmp_path / "program.py").write_text(SIDE_BY_SIDE)
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+    command = [sys.executable, str(tmp_path / "program.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        workers = {int(parent.stdout.readline()) for _ in range(2)}
+        assert len(workers) == 2
+        parent.kill()
+        assert parent.stdout.read() == ""  # ends when no process has it open any more
 
 
 def test_a_process_stops_as_at_ctrl_c_when_its_parent_is_killed(checkout):
