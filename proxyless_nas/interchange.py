@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import product
@@ -54,7 +55,7 @@ def convert(
     under official names or of a retraining, or an int8 network, whose weights are dequantised, and the file to write: a
     checkpoint beside an architecture.json, an official state dict beside a net.config. input_size: of a net.config's
     images in pixels, see `published.net_config.conversion.chain_of`. Raises ConfigError and CheckpointError, before
-    anything is written; a file that is read is never written over.
+    anything is written; neither a file that is read nor one that holds anything else is written over.
     """
     source, target = str(source), Path(target)
     written = [("target", target), *([("--weights", Path(weights[1]))] if weights else [])]
@@ -74,8 +75,19 @@ def convert(
             _checkpoint(network, preprocessing) if ours else {"state_dict": official_state(network)}
         )
     for path, content in contents.items():
+        _refuse_other_content(path, content, "target" if path == target else "--weights")
+    for path, content in contents.items():
         write_atomically(path, content)
     return Converted(design, tuple(contents))
+
+
+def _refuse_other_content(path: Path, content: str | bytes, place: str) -> None:
+    """Raises ConfigError if there is a file of another content at `path`, which would be lost."""
+    if not os.path.lexists(path):
+        return
+    own = content.encode() if isinstance(content, str) else content
+    if not path.is_file() or path.stat().st_size != len(own) or path.read_bytes() != own:
+        raise ConfigError(place, f"{path} exists, and holds something else", remedy="choose another file, or delete it")
 
 
 def _network(design: Design, path: Path) -> tuple[Network, Preprocessing]:

@@ -7,7 +7,7 @@
 
 A target that ends with .json becomes an architecture.json, another one a net.config. A trained int8 network (.pkl, of
 tiny-training) gives a network in float32 with its dequantised weights. What cannot be represented is
-refused by its field, before anything is written.
+refused by its field, before anything is written. A file that exists and holds something else is not replaced.
 """
 
 import argparse

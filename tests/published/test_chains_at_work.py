@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import proxyless_nas as pn
+from engine.errors import ConfigError
 from proxyless_nas.commands import main
+from proxyless_nas.interchange import convert
 from published.net_config.conversion import net_config_of
 from published.networks import mobile_chain, named
 from published.state_names import official_state
@@ -96,6 +98,28 @@ def test_convert_takes_a_config_and_weights_there_and_back(door_of, small: Chain
     state = torch.load(tmp_path / "again.pth", weights_only=True)["state_dict"]
     assert state.keys() == official_state(network).keys()
     assert all(torch.equal(value, state[name]) for name, value in official_state(network).items())
+
+
+def test_convert_replaces_no_file_that_holds_something_else(small: Chain, tmp_path: Path) -> None:
+    """What it has written itself it writes again; before it refuses one target, it writes no other one."""
+    source, target = tmp_path / "small.json", tmp_path / "net.config"
+    saved, weights = tmp_path / "saved.pth", tmp_path / "official.pth"
+    source.write_text(small.to_json())
+    torch.save({"state_dict": official_state(pn.Network(small, seed=3))}, saved)
+    convert(source, target, (saved, weights))
+    written = target.read_bytes(), weights.read_bytes()
+    convert(source, target, (saved, weights))
+    assert (target.read_bytes(), weights.read_bytes()) == written
+    weights.write_bytes(b"of a long training")
+    target.unlink()
+    with pytest.raises(
+        ConfigError, match=r"--weights: .*official\.pth exists, and holds something else; choose another"
+    ):
+        convert(source, target, (saved, weights))
+    assert not target.exists()
+    target.mkdir()
+    with pytest.raises(ConfigError, match=r"target: .*net\.config exists, and holds something else"):
+        convert(source, target)
 
 
 def test_convert_writes_a_named_network(door_of, tmp_path: Path) -> None:
