@@ -38,7 +38,8 @@ from proxyless_nas.starting import published_network
 from published.designs import design_of
 from recipes import CONFIGS, log, summary
 from retrain.config import RetrainConfig
-from retrain.loop import resolved_training, retrain
+from retrain.inputs import resolved_training
+from retrain.run import retrain
 from supernet.chain import Chain
 
 NETWORK = "efficientnet_lite0"

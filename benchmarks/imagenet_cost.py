@@ -41,7 +41,7 @@ from jpeg_files import write_classes
 from latency.device import made_on
 from published.designs import design_of
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from stopping import stopped_when
 from supernet.design import Design
 from supernet.network import Network

@@ -26,7 +26,7 @@ from latency.device import made_on
 from latency.measure import Timing, measure_to_file, time_architectures
 from latency.table import Entry, LatencyTable
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from search.many.family import derive_family
 from supernet.architecture import Architecture
 

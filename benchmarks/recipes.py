@@ -47,7 +47,8 @@ from engine.progress import set_up_logging
 from engine.runs.folder import refuse_changes, run_begun
 from latency.device import made_on
 from retrain.config import RetrainConfig
-from retrain.loop import resolved_training, retrain
+from retrain.inputs import resolved_training
+from retrain.run import retrain
 from search.config import SearchConfig
 from small_sets import write_pictures
 from stopping import stopped_when

@@ -36,7 +36,7 @@ from engine.data.shards import pack
 from engine.distributed import ALONE, WAIT, Group
 from engine.runs.checkpoints import Checkpoints
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig
 

@@ -67,9 +67,9 @@ from engine.distributed import ALONE
 from engine.run_config import RunConfig
 from jpeg_files import write_photographs
 from retrain.config import RetrainConfig, RetrainSettings
-from retrain.loop import retrain
 from retrain.passes import Passes
 from retrain.recipe import Loss, optimizer_of
+from retrain.run import retrain
 from search.config import SearchConfig
 from supernet.architecture import Architecture
 from supernet.network import Network

@@ -54,7 +54,7 @@ from latency.device import made_on
 from latency.measure import measure_table
 from latency.table import LatencyTable
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from search.baseline import every_architecture
 from search.config import SearchConfig
 from search.derive.clock import Clock, Reading, meets_bound

@@ -30,8 +30,9 @@ from latency.verification import check_count
 from proxyless_nas.quantised import int8_settings
 from proxyless_nas.sources import sized, trained_network
 from retrain.evaluation import evaluate_checkpoint
-from retrain.loop import RetrainResult, run_retrain
+from retrain.loop import RetrainResult
 from retrain.predict import predict as predict
+from retrain.run import run_retrain
 from search.check import Check, check_search
 from search.config import SearchConfig
 from search.loop import SearchResult, run_search

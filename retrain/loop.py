@@ -1,13 +1,9 @@
-"""Trains a network on all training images, and reports its last epoch. If a part of them is held out to choose an epoch
-by, that one is reported; none is ever chosen by the test images."""
+"""Trains a network: the steps, and what comes between them."""
 
 from __future__ import annotations
 
 import json
 import logging
-import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,36 +12,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.config import keys_of, naming, validate
 from engine.curves.metrics import MetricsLog, accuracy_curves
-from engine.data import (
-    Batch,
-    BatchStream,
-    ImageSet,
-    Splits,
-    class_weights,
-    evaluation_batches,
-    statistics_batches,
-)
+from engine.data import Batch, BatchStream, ImageSet, Splits, class_weights, evaluation_batches
 from engine.data.augmentation import augmented
-from engine.device import autocast, memory_format, on_device, prepare_device, seed_draws
-from engine.distributed import ALONE, Group, reduce_gradients
-from engine.errors import CheckpointError, ConfigError, Interrupted, InvalidError, UserError
+from engine.device import autocast, memory_format, on_device, seed_draws
+from engine.distributed import Group, reduce_gradients
+from engine.errors import CheckpointError, ConfigError, Interrupted, InvalidError
 from engine.evaluation import ClassCounts, Evaluation, accuracy, evaluate_by_class
-from engine.files import as_path, read_json, write_atomically
+from engine.files import write_atomically
 from engine.interrupts import interrupts_between_steps
 from engine.progress import Progress
-from engine.runs.checkpoints import FORMAT, Checkpoints, misfit
-from engine.runs.folder import open_run
-from engine.runs.inputs import Inputs, of_file, of_images, recorded
-from engine.runs.lock import locked
-from engine.runs.states import check_module, check_optimizer, check_tensor
+from engine.runs.checkpoints import FORMAT, Checkpoints
 from engine.seeding import mix
 from engine.training import Throughput, check_finite
-from retrain.config import RetrainConfig, RetrainSettings
-from retrain.data import images_for, images_of_any_classes, own_files
-from retrain.evaluation import BN_BATCHES
-from retrain.passes import Passes, check_passes
+from retrain.checkpoint import Learned, fitting
+from retrain.config import RetrainConfig
+from retrain.passes import Passes
 from retrain.recipe import (
     Averaged,
     Loss,
@@ -58,33 +40,19 @@ from retrain.recipe import (
     optimizer_of,
     scaled_lr,
 )
-from retrain.report import CURVES, log_begin, log_end, log_evaluation, log_images, predicted_latency, result_of
-from retrain.source import record_source
+from retrain.report import CURVES, log_begin, log_end, log_evaluation, log_images, result_of
 from retrain.standing import Standing, parts_of
-from retrain.start import FindPublished, Trained, begin_with, checksum, design_of_start, find_trained, none_published
-from retrain.state import Best, PlainContent, ScalerRecord, set_statistics, statistics_of
-from retrain.teacher import Teacher, open_teacher
-from retrain.weights import (
-    SPACE_KEYS,
-    architecture_of,
-    in_words,
-    layers_of,
-    load_network,
-    read_checkpoint,
-    refuse_other_network,
-)
+from retrain.start import Trained, begin_with
+from retrain.state import statistics_of
+from retrain.teacher import Teacher
+from retrain.weights import in_words, layers_of, load_network, refuse_other_network
 from supernet.design import Design
-from supernet.design_file import read_design
 from supernet.network import Network
 
 log = logging.getLogger("retrain")
 
 # The uses of random numbers. Each is mixed into the run's seed, so that no two uses share their draws.
 WEIGHTS, DROPOUT, TRAINING_ORDER, MIXING, HELD_OUT = range(5)
-
-_FIRST_KEYS = ("epochs", "batch_size", "lr", "momentum", "weight_decay", "label_smoothing", "inherit")
-"""Keys of the section `retrain` that every version has. The others are left out of config.yaml if they have their
-defaults, so that runs of earlier versions can be resumed."""
 
 
 @dataclass(frozen=True)
@@ -99,163 +67,7 @@ class RetrainResult:
     """Its result on the test set. Nothing was selected on it."""
 
 
-def run_retrain(
-    config: RetrainConfig | str | Path | Mapping[str, Any],
-    architecture: Design | str | Path | None,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    overrides: Sequence[str] = (),
-    allow_modules: Collection[str] = (),
-    group: Group = ALONE,
-    published: FindPublished = none_published,
-) -> RetrainResult:
-    """Trains an architecture and writes config.yaml, curves, checkpoints/, result.json and source.json into `out`.
-
-    config: a YAML file, or its content as dictionaries or a model; `overrides` (key.sub=value) change it. architecture:
-    an architecture, or the path of an architecture.json, whose predicted latency is then shown in TensorBoard; None
-    takes that of the network in `retrain.start`. allow_modules: the modules that the architecture's file, or the
-    checkpoint that the training starts from, may import, see `Architecture.from_json`. The processes of `group` share
-    every batch; the first one writes. published: finds the published networks that `retrain.start` and
-    `retrain.teacher` may name. Raises UserError for anything wrong that the user can mend.
-    """
-    settings = RetrainConfig.read(config, overrides)
-    network, path = (None, None) if architecture is None else architecture_of(architecture, allow_modules)
-    with naming(config, keys_of(RetrainConfig)), naming(path, SPACE_KEYS):
-        content = {} if path is None else read_json(path, "an architecture.json")
-        out = as_path(out, "out")
-        result = retrain(
-            settings, network, out, resume=resume, group=group, predicted_ms=predicted_latency(content),
-            allow_modules=allow_modules, published=published,
-        )  # fmt: skip
-    if path is not None and group.first:
-        record_source(out, path, content)
-    return result
-
-
-def retrain(
-    config: RetrainConfig,
-    architecture: Design | None,
-    out: Path,
-    *,
-    resume: bool = False,
-    group: Group = ALONE,
-    predicted_ms: float | None = None,
-    shown: bool = True,
-    allow_modules: Collection[str] = (),
-    published: FindPublished = none_published,
-) -> RetrainResult:
-    """Does the same as `run_retrain`, from objects alone.
-
-    predicted_ms: the network's latency by its search's table, shown in TensorBoard; None if it is not known. shown:
-    whether progress is printed.
-    """
-    settings = config.retrain
-    _check_parts(settings, group)
-    check_passes(settings, config.run, group)
-    device = prepare_device(config.run, group)
-    group = group.on(device)
-    begun = group.from_first(lambda: bool(resume and Checkpoints(out / "checkpoints").steps()))
-    fetches = config.data.download or settings.start is not None or settings.teacher is not None
-    with group.in_turn() if fetches else nullcontext():  # the first process downloads what is not here yet
-        trained = None
-        if settings.start is not None and not begun:  # once a checkpoint exists, it has the weights
-            trained = find_trained(settings.start, "retrain.start", architecture, allow_modules, published)
-        if architecture is None:
-            architecture = _recorded_design(out, allow_modules) if begun else design_of_start(trained)
-        if settings.start is None:
-            images = images_for(architecture, config.data)
-        else:
-            images = images_of_any_classes(architecture, config.data)
-            architecture = architecture.with_classes(len(images.class_names))
-        teacher = None
-        if settings.teacher is not None:
-            teacher = open_teacher(
-                settings.teacher.network, architecture, images.class_names, images.train.preprocessing, device,
-                config.run, allow_modules, published, _statistics_of(images, settings.batch_size, config.data.workers),
-            )  # fmt: skip
-    resolved = resolved_training(config, architecture)
-    group.check_same(resolved, "the config")
-    group.check_same([len(images.train), zlib.crc32(images.train.labels.tobytes())], "the images of data.root")
-    with locked(out) if group.first else nullcontext():
-        group.from_first(
-            lambda: open_run(
-                out, resolved, inputs_of(config, architecture, images, out, trained, teacher), resume=resume
-            )
-        )
-        job = _Retrain(config, architecture, images, device, out, resume, group, predicted_ms, shown, trained, teacher)
-        return job.run()
-
-
-def _statistics_of(images: Splits, batch_size: int, workers: int | None) -> Iterator[torch.Tensor]:
-    """Yields training images (N, C, H, W), not augmented, and ends the processes that read them."""
-    for batch in statistics_batches(images.train, batch_size, BN_BATCHES, workers):
-        yield batch.images
-    if images.train.readers is not None:
-        images.train.readers.close()
-
-
-def _check_parts(settings: RetrainSettings, group: Group) -> None:
-    """Raises ConfigError unless the processes can share a batch, and each can divide its share into equal parts."""
-    share = group.share_of(settings.batch_size, "retrain.batch_size")
-    parts = settings.accumulate
-    if parts > 1 and (share % parts or share < 2 * parts):
-        found = f"got {parts} for the {share} images of a step that a process has"
-        accepted = "a divisor that leaves 2 images or more (BN needs 2)"
-        raise ConfigError("retrain.accumulate", found, accepted, "change it or retrain.batch_size")
-
-
-def _recorded_design(out: Path, allow_modules: Collection[str]) -> Design:
-    """Returns the architecture in the newest checkpoint of a run."""
-    content, where = read_checkpoint(out)
-    try:
-        return read_design(content["architecture"], allow_modules=allow_modules)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(where, "does not say which network it is of", remedy="give --architecture") from error
-
-
-def inputs_of(
-    config: RetrainConfig,
-    architecture: Design,
-    images: Splits,
-    out: Path,
-    trained: Trained | None = None,
-    teacher: Teacher | None = None,
-) -> Inputs:
-    """Returns what a retraining depends on beside its config: images, classes, own files, the weights that it begins
-    with and its teacher."""
-    inputs: Inputs = {
-        "training images": of_images(images.train),
-        "test images": of_images(images.test),
-        **({} if images.validation is None else {"validation images": of_images(images.validation)}),
-        "classes": {"names": list(images.class_names)},
-        "own files": own_files(architecture, config.data),
-    }
-    # once a checkpoint exists, it has the weights: those of the beginning are no longer needed, and their record stays
-    known = (recorded(out) or {}) if Checkpoints(out / "checkpoints").steps() else {}
-    if config.retrain.inherit is not None:
-        content = known.get("inherited weights")
-        inputs["inherited weights"] = content or {"content": of_file(config.retrain.inherit, "retrain.inherit")}
-    if config.retrain.start is not None:
-        begun = {} if trained is None else {"content": checksum(trained.network)}
-        inputs["starting weights"] = known.get("starting weights") or begun
-    if teacher is not None:
-        inputs["teacher"] = {"weights": teacher.identity}
-    return inputs
-
-
-def resolved_training(config: RetrainConfig, architecture: Design) -> dict[str, Any]:
-    """Returns the content of a run's config.yaml. The architecture is part of it, so that a resume with another one is
-    refused."""
-    settings = config.retrain
-    values = config.model_dump(mode="json", exclude_none=True)
-    new = settings.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
-    values["retrain"] = {key: value for key, value in values["retrain"].items() if key in _FIRST_KEYS or key in new}
-    values["retrain"] |= {"lr": settings.resolved_lr, "weight_decay": settings.resolved_weight_decay}
-    return values | {"architecture": json.loads(architecture.to_json())}
-
-
-class _Retrain:
+class Training:
     """One process's part of a training: the network, its optimizer, the stream of batches and the log."""
 
     def __init__(
@@ -278,62 +90,37 @@ class _Retrain:
         self.classes = architecture.classes
         settings, run = config.retrain, config.run
         self.augment = augmentation_for(architecture.complexity.macs, settings.augment)
-        train, self.held_out = parts_of(images, settings, mix(run.seed, HELD_OUT))
+        train, self.held_out = self._training_images()
         self.standing = Standing(images.test, self.held_out)
-        try:
-            train = augmented(train, self.augment.of(settings.epochs))
-        except InvalidError as error:
-            raise ConfigError.of(error, "retrain.augment") from None
-        weights = None
-        if config.data.balance == "weights":
-            weights = torch.from_numpy(class_weights(train.labels, self.classes)).to(device)
+        weights = self._class_weights(train)
         self.checkpoints = Checkpoints(out / "checkpoints")
         newest = group.from_first(self.checkpoints.resume) if resume else None
-        network = Network(architecture, seed=mix(run.seed, WEIGHTS))
-        if newest is None:
-            if settings.inherit is not None:
-                network = load_network(settings.inherit, architecture).network
-            elif trained is not None:
-                begin_with(trained, network, images.class_names, "retrain.start")
-        self.network = network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
-        self.parameters = list(self.network.parameters())
-        self.optimizer = optimizer_of(self.network, settings, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=run.amp == "fp16")
-        self.averaged = None if settings.ema is None else Averaged(self.network, settings.ema, settings.batch_size)
+        network = self._fresh_network() if newest else self._network_to_begin_with(trained)
+        self.learned = self._learned(network)
         self.mixing = Mixing(self.augment, self.classes)
         self.step = 0
         self.saved: int | None = None
         """The step of the last checkpoint of this process."""
         corrupt = self._restored(*newest) if newest else ()
-        self.stream = BatchStream(
-            train,
-            batch_size=settings.batch_size,
-            seed=mix(run.seed, TRAINING_ORDER),
-            workers=config.data.workers,
-            start=self.step,
-            balanced=config.data.balance == "sampling",
-            device=device,
-            layout=memory_format(run),
-            **group.slice,
-            key="retrain.batch_size",
-        )
+        self.stream = self._stream(train)
+        self.steps = settings.epochs * self.stream.batches_per_epoch
         if newest:
-            log.info("%s: resuming at step %d of %d", out, self.step, settings.epochs * self.stream.batches_per_epoch)
-            with self._fitting(newest[0]):
+            log.info("%s: resuming at step %d of %d", out, self.step, self.steps)
+            with fitting(self._place(newest[0])):
                 self.stream.corrupt = frozenset(corrupt)
         elif resume:
             log.info("%s: no checkpoint yet, so training begins again at its first step", out)
+        self.parameters = list(self.learned.network.parameters())
         group.broadcast(self.parameters)
         self.passes = Passes(
-            network,
+            self.learned.network,
             Loss(settings, teacher, weights),
             settings,
             partial(autocast, run, device),
             reduce_gradients(self.parameters, group),
-            self.scaler.scale,
+            self.learned.scaler.scale,
             group,
         )
-        self.steps = settings.epochs * self.stream.batches_per_epoch
         if self.step > self.steps:
             raise CheckpointError(self._place(self.step), f"this training has {self.steps} steps")
         if not newest:
@@ -346,6 +133,60 @@ class _Retrain:
         if self.metrics and not begun:
             log_begin(self.metrics, config, architecture, out)
 
+    def _training_images(self) -> tuple[ImageSet, ImageSet | None]:
+        """Returns the images to train on, augmented, and those to choose an epoch by, None if there are none."""
+        settings = self.config.retrain
+        train, held_out = parts_of(self.images, settings, mix(self.config.run.seed, HELD_OUT))
+        try:
+            return augmented(train, self.augment.of(settings.epochs)), held_out
+        except InvalidError as error:
+            raise ConfigError.of(error, "retrain.augment") from None
+
+    def _class_weights(self, train: ImageSet) -> torch.Tensor | None:
+        """Returns the weight (classes,) of each class in the loss, None if all weigh the same."""
+        if self.config.data.balance != "weights":
+            return None
+        return torch.from_numpy(class_weights(train.labels, self.classes)).to(self.device)
+
+    def _fresh_network(self) -> Network:
+        """Returns the network with the first weights of a training from scratch."""
+        return Network(self.architecture, seed=mix(self.config.run.seed, WEIGHTS))
+
+    def _network_to_begin_with(self, trained: Trained | None) -> Network:
+        """Returns the network before the first step: with inherited weights, with those of the network that
+        `retrain.start` names, or fresh."""
+        inherit = self.config.retrain.inherit
+        if inherit is not None:
+            return load_network(inherit, self.architecture).network
+        network = self._fresh_network()
+        if trained is not None:
+            begin_with(trained, network, self.images.class_names, "retrain.start")
+        return network
+
+    def _learned(self, network: Network) -> Learned:
+        """Returns the network on its device, with the optimizer and the average of its weights."""
+        settings, run, device = self.config.retrain, self.config.run, self.device
+        network = network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
+        averaged = None if settings.ema is None else Averaged(network, settings.ema, settings.batch_size)
+        scaler = torch.amp.GradScaler(device.type, enabled=run.amp == "fp16")
+        return Learned(network, optimizer_of(network, settings, device), scaler, averaged)
+
+    def _stream(self, train: ImageSet) -> BatchStream:
+        """Returns the training batches from the current step on."""
+        settings, data, run = self.config.retrain, self.config.data, self.config.run
+        return BatchStream(
+            train,
+            batch_size=settings.batch_size,
+            seed=mix(run.seed, TRAINING_ORDER),
+            workers=data.workers,
+            start=self.step,
+            balanced=data.balance == "sampling",
+            device=self.device,
+            layout=memory_format(run),
+            **self.group.slice,
+            key="retrain.batch_size",
+        )
+
     def run(self) -> RetrainResult:
         """Trains to the last step, or until a signal stops it, and closes the stream and the log."""
         settings, run, group = self.config.retrain, self.config.run, self.group
@@ -355,28 +196,24 @@ class _Retrain:
                 Progress(self.steps, self.step, "retrain", shown=self.shown) as progress,
                 interrupts_between_steps(group) as signal_to_stop,
             ):
-                self.network.train()
+                self.learned.network.train()
                 while self.step < self.steps:
                     lr = lr_at(settings, self.step, self.steps)
-                    for parameters in self.optimizer.param_groups:
+                    for parameters in self.learned.optimizer.param_groups:
                         parameters["lr"] = lr
                     # dropout draws from the global generator; each process has other images
                     seed_draws(mix(run.seed, DROPOUT, self.step, group.rank), self.device)
                     loss, logits, batch, norm = self._train(next(self.stream))
                     throughput.add(len(batch.labels) * group.world_size)
                     self.step += 1
-                    if self.averaged:
-                        self.averaged.update(self.step)
+                    if self.learned.averaged:
+                        self.learned.averaged.update(self.step)
                     if self.step == 1 or self.step % run.log_every == 0 or self.step == self.steps:
-                        figures = torch.stack([loss, *accuracy(logits, likeliest(batch.labels))])
-                        scalars = accuracy_curves("train", group.mean_of(figures).tolist(), self.classes)
-                        speed = throughput.per_second()
-                        norm = gradient_norm(self.parameters) if norm is None else norm
-                        scalars |= {"lr/weights": lr, "gradient/norm": float(norm), "speed/images_per_second": speed}
-                        check_finite(scalars["train/loss"], self.step)
+                        scalars = self._scalars(loss, logits, batch, norm, lr, throughput.per_second())
                         if self.metrics:
                             self.metrics.scalars(self.step, scalars)
-                        shown = {"loss": scalars["train/loss"], "top1": scalars["train/top1"], "images/s": speed}
+                        shown = {key: scalars[f"train/{key}"] for key in ("loss", "top1")}
+                        shown["images/s"] = scalars["speed/images_per_second"]
                         progress.update(self.step, **shown, **self.standing.in_words())
                     if self.metrics and self._new_size():
                         log_images(self.metrics, self.step, batch.images, self.images.train.preprocessing)
@@ -397,18 +234,37 @@ class _Retrain:
         batch = on_device(batch, self.device, self.config.run)
         batch = self.mixing(batch, mix(self.config.run.seed, MIXING, self.step))
         loss, logits = self.passes(batch)
-        self.scaler.unscale_(self.optimizer)
+        optimizer, scaler = self.learned.optimizer, self.learned.scaler
+        scaler.unscale_(optimizer)
         norm = bounded(self.parameters, settings.clip)
-        self.scaler.step(self.optimizer)  # a step whose gradients are not finite is left out, and the scale is halved
-        self.scaler.update()
+        scaler.step(optimizer)  # a step whose gradients are not finite is left out, and the scale is halved
+        scaler.update()
         return loss, logits, batch, norm
+
+    def _scalars(
+        self,
+        loss: torch.Tensor,
+        logits: torch.Tensor,
+        batch: Batch,
+        norm: torch.Tensor | None,
+        lr: float,
+        images_per_second: float,
+    ) -> dict[str, float]:
+        """Returns the points of the curves after a step: the loss and the accuracy are means over all processes. Raises
+        an error if the loss is not finite. The arguments are what `_train` returns, and the step's learning rate."""
+        figures = torch.stack([loss, *accuracy(logits, likeliest(batch.labels))])
+        scalars = accuracy_curves("train", self.group.mean_of(figures).tolist(), self.classes)
+        norm = gradient_norm(self.parameters) if norm is None else norm
+        scalars |= {"lr/weights": lr, "gradient/norm": float(norm), "speed/images_per_second": images_per_second}
+        check_finite(scalars["train/loss"], self.step)
+        return scalars
 
     def _in_words(self) -> str:
         """Returns what the settings come to for this batch and network."""
         settings = self.config.retrain
         words = [f"{settings.optimizer}, learning rate {scaled_lr(settings):.4g} for batches of {settings.batch_size}"]
-        if self.averaged:
-            words.append(f"weights averaged with decay {self.averaged.decay:.6g}")
+        if self.learned.averaged:
+            words.append(f"weights averaged with decay {self.learned.averaged.decay:.6g}")
         if self.held_out is not None:
             words.append(f"{len(self.held_out)} images held out to choose an epoch by")
         return "; ".join(words)
@@ -434,21 +290,17 @@ class _Retrain:
     def _evaluate(self) -> None:
         """Evaluates the network on the images held out, or on the test images if there are none, and the averaged
         network beside it; keeps the weights of the best epoch if it is chosen by the images held out."""
-        final, images = self._final_network(), self.standing.images
+        final, images = self.learned.final, self.standing.images
         scores, counts = self._scores(final, images)
-        raw = None if final is self.network else self._scores(self.network, images)[0]
+        raw = None if final is self.learned.network else self._scores(self.learned.network, images)[0]
         self.standing.add(self.step, final, scores, counts, raw)
         if self.metrics:
             self.metrics.scalars(self.step, self.standing.curves(self.classes))
             log_evaluation(self.metrics, self.step, counts, self.images.class_names)
 
-    def _final_network(self) -> nn.Module:
-        """Returns the network that is the result if the training ends now: the averaged one, if there is one."""
-        return self.averaged.network if self.averaged else self.network
-
     def _result(self) -> RetrainResult:
         """Writes and returns the result, after the last step."""
-        network, found, best = self._final_network(), self.standing.evaluated, self.standing.best
+        network, found, best = self.learned.final, self.standing.evaluated, self.standing.best
         if best is not None:
             network.load_state_dict(best.weights)
             log.info("the result is the network of step %d, the best on the images held out", best.step)
@@ -474,10 +326,6 @@ class _Retrain:
             write_atomically(self.out / "result.json", json.dumps(record, indent=2) + "\n")
         return RetrainResult(self.architecture, network, test)
 
-    def _networks(self) -> list[nn.Module]:
-        """Returns all networks that have BN statistics of this process's batches."""
-        return [self.network, *([self.averaged.network] if self.averaged else [])]
-
     def _save(self, *, interrupted: bool = False) -> None:
         """Saves a checkpoint of the step just done, unless there is one.
 
@@ -489,7 +337,7 @@ class _Retrain:
         self.saved = self.step
         # exchanged among all processes: unreadable files, and BN's statistics of their batches
         self.stream.corrupt = frozenset().union(*self.group.gathered(self.stream.corrupt))
-        networks = self._networks()
+        networks = self.learned.networks
         own = self.group.gathered(statistics_of(networks)) if interrupted and not self.group.alone else []
         for network in networks:
             self.group.average_statistics(network)
@@ -498,11 +346,7 @@ class _Retrain:
         if self.step > 0:  # flushed first, so that no point up to the checkpoint can be missing after a resume
             assert self.metrics is not None
             self.metrics.flush()
-        state = {"net": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
-        if self.scaler.is_enabled():
-            state["scaler"] = self.scaler.state_dict()
-        if self.averaged:
-            state["ema"] = self.averaged.network.state_dict()
+        state = self.learned.states() | {"step": self.step}
         if self.standing.best is not None:
             state["best"] = self.standing.best.weights
         kept = {
@@ -523,53 +367,13 @@ class _Retrain:
         """Returns the place of a step's checkpoint, for errors."""
         return f"{self.checkpoints.folder}, step {step}"
 
-    @contextmanager
-    def _fitting(self, step: int) -> Iterator[None]:
-        """Turns any error about the content of this step's checkpoint into a CheckpointError that names its place."""
-        try:
-            yield
-        except KeyError as error:
-            raise CheckpointError(self._place(step), f"has no {error}") from error
-        except (UserError, RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(self._place(step), f"does not fit this config: {misfit(error)}") from error
-
     def _restored(self, step: int, checkpoint: dict[str, Any]) -> tuple[int, ...]:
-        """Restores the state from the checkpoint of this step and returns the indices of the training
-        images whose files cannot be read. Raises CheckpointError if it does not fit."""
+        """Restores the state from the checkpoint of this step and returns the indices of the training images whose
+        files cannot be read. Raises CheckpointError if it does not fit."""
         refuse_other_network(checkpoint, self.architecture, self._place(step))
-        with self._fitting(step):
-            state = checkpoint["retrain"]
-            net, optimizer, each = state["net"], state["optimizer"], state.get("statistics", [])
-            evaluated = checkpoint.get(self.standing.part)
-            rest = {"step": state["step"], "corrupt": checkpoint["corrupt"], "test": evaluated}
-            rest |= {key: checkpoint.get(key) for key in ("best", "highest")}
-            plain = validate(PlainContent, rest, "the checkpoint")
-            if plain.step != step:
-                raise InvalidError("", f"its name says step {step}, its state is of step {plain.step}")
-            check_module(net, self.network)
-            check_optimizer(optimizer, self.optimizer, scheduled=True)
-            if self.averaged:
-                check_module(state["ema"], self.averaged.network)
-            if plain.best is not None:
-                check_module(state["best"], self.network)
-            networks = self._networks()
-            own = statistics_of(networks)
-            for rank, values in enumerate(each):
-                check_tensor(f"process {rank}'s BN statistics", values, own.shape, own.dtype)
-            self.network.load_state_dict(net)
-            self.optimizer.load_state_dict(optimizer)
-            if self.scaler.is_enabled():
-                scaler = validate(ScalerRecord, state["scaler"], "the checkpoint")
-                self.scaler.load_state_dict(scaler.model_dump(by_alias=True))
-            if self.averaged:
-                self.averaged.network.load_state_dict(state["ema"])
-            if plain.best is not None:
-                self.standing.best = Best(plain.best.step, plain.best.top1, state["best"])
-            if len(each) == self.group.world_size > 1:
-                set_statistics(networks, each[self.group.rank])
+        corrupt = self.learned.restore(step, checkpoint, self.standing, self.group, self._place(step))
         self.step = step
-        self.standing.restore(plain)
-        return plain.corrupt
+        return corrupt
 
     def _scores(self, network: nn.Module, images: ImageSet) -> tuple[Evaluation, ClassCounts]:
         """Evaluates a network. Each process runs its slices, all with the same BN statistics."""

@@ -18,7 +18,7 @@ from engine.evaluation import Evaluation
 from engine.processes import side_by_side
 from engine.progress import Report, silent
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig
 

@@ -18,7 +18,7 @@ def together(job: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any
     """Runs `job(group, *arguments)`, a function of a module, in two processes. Returns its results by rank."""
     folder.mkdir(parents=True)
     # a server that has imported what jobs need forks the processes, so that importing is paid once
-    multiprocessing.set_forkserver_preload(["search.loop", "retrain.loop"])
+    multiprocessing.set_forkserver_preload(["search.loop", "retrain.run"])
     mp.start_processes(_run, args=(job, folder, arguments), nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 

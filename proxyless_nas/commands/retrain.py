@@ -68,7 +68,7 @@ def _run_one(args: argparse.Namespace, architecture: Path | None) -> int:
     from engine.progress import set_up_logging
     from engine.quantities import accuracy_text
     from proxyless_nas.starting import architecture_or_file, published_network
-    from retrain.loop import run_retrain
+    from retrain.run import run_retrain
 
     with open_group() as group:
         set_up_logging(group)

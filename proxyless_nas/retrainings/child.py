@@ -25,7 +25,7 @@ def main() -> int:
 
     from engine.progress import set_up_logging
     from proxyless_nas.starting import architecture_or_file, published_network
-    from retrain.loop import run_retrain
+    from retrain.run import run_retrain
 
     set_up_logging()
     with error_written(args.error):

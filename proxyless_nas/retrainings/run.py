@@ -23,7 +23,7 @@ from proxyless_nas.retrainings.networks import Entries, Entry, entries_of, saved
 from proxyless_nas.retrainings.results import RECORD, Outcome, RetrainSweep, write_results
 from proxyless_nas.views import retrained_design
 from retrain.config import RetrainConfig
-from retrain.loop import resolved_training
+from retrain.inputs import resolved_training
 from retrain.result import load_test
 
 log = logging.getLogger("retrain")

@@ -40,7 +40,7 @@ from retrain.config import RetrainConfig
 from retrain.data import images_for
 from retrain.data import own_files as files_of_retraining
 from retrain.evaluation import Scores, score_checkpoint
-from retrain.loop import run_retrain
+from retrain.run import run_retrain
 from retrain.weights import load_chosen
 from search.config import PEAK, SearchConfig
 from search.derive.derivation import Derivation

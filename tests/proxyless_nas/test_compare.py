@@ -34,7 +34,7 @@ from proxyless_nas.comparison.result import Accuracy, Column, Latency, Row
 from proxyless_nas.comparison.table import Comparison
 from published.networks import NAMED, PUBLISHED_DEVICES, named
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from supernet.architecture import Architecture
 from supernet.network import Network
 from supernet.space import Space

@@ -30,7 +30,8 @@ from proxyless_nas.retrainings.results import Outcome, RetrainSweep, write_resul
 from proxyless_nas.retrainings.run import retrain_sweep
 from retrain import loop
 from retrain.config import RetrainConfig
-from retrain.loop import resolved_training, run_retrain
+from retrain.inputs import resolved_training
+from retrain.run import run_retrain
 from search.config import SearchConfig
 from supernet.architecture import Architecture
 from supernet.design_file import read_design
@@ -322,7 +323,7 @@ class Forked:
     def __init__(self, command: list[str], stdout: IO[bytes], **_: Any):
         assert command[:3] == [sys.executable, "-P", "-m"]
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["search.loop", "retrain.loop"])  # as in tests/processes.py: there is one server
+        context.set_forkserver_preload(["search.loop", "retrain.run"])  # as in tests/processes.py: there is one server
         log = str(Path(stdout.name).resolve())
         self.process = context.Process(target=_run_module, args=(command[3:], log, type(self).KILLED_AT))
         self.process.start()
@@ -336,20 +337,20 @@ def _run_module(words: list[str], log: str, killed_at: int | None) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    plain = loop._Retrain._train
+    plain = loop.Training._train
 
     def train(self: Any, batch: Any) -> Any:
         if self.step == killed_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(self, batch)
 
-    loop._Retrain._train = train  # type: ignore[method-assign]
+    loop.Training._train = train  # type: ignore[method-assign]
     sys.argv = words
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
 def test_a_killed_retraining_fails_and_a_resume_completes_it(run, tmp_path, monkeypatch):
-    """SIGKILL in the middle of a retraining; the result after a resume is that of one which nobody killed."""
+    """A retraining gets SIGKILL in the middle; after a resume, its result is that of one which nobody killed."""
     given, folder = {"macs": run}, tmp_path / "out" / "macs-seed3"
     monkeypatch.setattr(engine.children.subprocess, "Popen", Forked)
     monkeypatch.setattr(Forked, "KILLED_AT", 6)

@@ -16,7 +16,7 @@ from engine.config import validate
 from engine.errors import ConfigError
 from retrain import passes
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from supernet.architecture import Architecture
 
 

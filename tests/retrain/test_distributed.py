@@ -20,7 +20,7 @@ from engine.errors import Interrupted
 from engine.runs.checkpoints import Checkpoints
 from retrain import loop
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig
 from tests.engine.image_folder import cut_off, write_images
@@ -87,19 +87,19 @@ def job(group: Group, folder: Path) -> dict[str, Any]:
 def interrupted(once: RetrainConfig, group: Group, out: Path) -> tuple[Any, ...]:
     """Returns the network, the score and the message of an interrupt, of a retraining whose process 1 gets SIGTERM in
     step 2."""
-    message, plain = "", loop._Retrain._train
+    message, plain = "", loop.Training._train
 
     def train(self: Any, batch: Any) -> Any:
         if self.step == 3 and group.rank == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         return plain(self, batch)
 
-    loop._Retrain._train = train  # type: ignore[method-assign]
+    loop.Training._train = train  # type: ignore[method-assign]
     try:
         retrain(once, architecture(), out, group=group)
     except Interrupted as error:
         message = str(error)
-    loop._Retrain._train = plain  # type: ignore[method-assign]
+    loop.Training._train = plain  # type: ignore[method-assign]
     ended = retrain(once, architecture(), out, resume=True, group=group)
     return ended.network.state_dict(), ended.test, message
 

@@ -23,7 +23,7 @@ from engine.evaluation import Evaluation, evaluate, evaluate_by_class, wilson
 from engine.run_config import RunConfig
 from retrain.config import RetrainConfig
 from retrain.evaluation import Scores, score_checkpoint, score_files
-from retrain.loop import retrain
+from retrain.run import retrain
 from supernet.architecture import Architecture
 from tests.engine.image_folder import cut_off, write_images
 from tests.processes import together

@@ -18,7 +18,7 @@ from engine.data import Batch
 from engine.runs.checkpoints import Checkpoints
 from retrain import loop
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig
 
@@ -80,18 +80,19 @@ def contents(out: Path) -> dict[str, Any]:
 def test_stopped_at_any_step_and_resumed_equals_uninterrupted(
     optimizer, validation, amp, teacher, tmp_path, monkeypatch
 ):
-    """Stopped twice: in an epoch after a checkpoint, and right after the size of the images has changed."""
+    """The training is stopped twice: in an epoch after a checkpoint, and right after the size of the images has
+    changed."""
     learning = {"network": str(teacher), "temperature": 2.0}
     config = config_of(amp, **EVERYTHING, optimizer=optimizer, validation=validation, teacher=learning)
     retrain(config, architecture(), tmp_path / "whole", shown=False)
-    plain, stops = loop._Retrain._train, iter((2, 4))
+    plain, stops = loop.Training._train, iter((2, 4))
 
     def train(self: Any, batch: Batch) -> Any:
         if self.step == stop:
             raise RuntimeError("stopped")
         return plain(self, batch)
 
-    monkeypatch.setattr(loop._Retrain, "_train", train)
+    monkeypatch.setattr(loop.Training, "_train", train)
     for stop in stops:  # noqa: B007  # read by `train`
         with pytest.raises(RuntimeError, match="stopped"):
             retrain(config, architecture(), tmp_path / "run", resume=True, shown=False)
@@ -106,19 +107,19 @@ def test_stopped_at_any_step_and_resumed_equals_uninterrupted(
 
 def test_a_step_whose_scaled_gradient_overflows_is_left_out(tmp_path, monkeypatch):
     """The weights stay, and the scale is in the checkpoint."""
-    plain, weights = loop._Retrain._train, []
+    plain, weights = loop.Training._train, []
 
     def train(self: Any, batch: Batch) -> Any:
-        before = self.network.classifier.linear.weight.detach().clone()
+        before = self.learned.network.classifier.linear.weight.detach().clone()
         if self.step == 0:
-            self.scaler.load_state_dict(self.scaler.state_dict() | {"scale": 2.0**60})
+            self.learned.scaler.load_state_dict(self.learned.scaler.state_dict() | {"scale": 2.0**60})
         found = plain(self, batch)
-        weights.append(torch.equal(before, self.network.classifier.linear.weight))
+        weights.append(torch.equal(before, self.learned.network.classifier.linear.weight))
         if self.step == 0:
-            self.scaler.update(2.0**10)
+            self.learned.scaler.update(2.0**10)
         return found
 
-    monkeypatch.setattr(loop._Retrain, "_train", train)
+    monkeypatch.setattr(loop.Training, "_train", train)
     retrain(config_of("fp16"), architecture(), tmp_path / "run", shown=False)
     assert weights == [True, *[False] * 7]
     kept = Checkpoints(tmp_path / "run" / "checkpoints").newest()

@@ -18,9 +18,9 @@ from engine.errors import ConfigError, UserError
 from engine.runs.checkpoints import Checkpoints
 from retrain import loop
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
 from retrain.passes import check_passes
 from retrain.recipe import Averaged
+from retrain.run import retrain
 from supernet import compiled
 from supernet.architecture import Architecture
 from supernet.compiled import CompiledNetwork
@@ -71,7 +71,7 @@ def quick_compiler(monkeypatch) -> None:
 
 def stopped_and_resumed(config: RetrainConfig, architecture: Architecture, out: Path, monkeypatch: Any) -> None:
     """Trains, stops before step 4, one after a checkpoint, and resumes."""
-    plain = loop._Retrain._train
+    plain = loop.Training._train
 
     def train(self: Any, batch: Batch) -> Any:
         if self.step == 4:
@@ -79,7 +79,7 @@ def stopped_and_resumed(config: RetrainConfig, architecture: Architecture, out: 
         return plain(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Retrain, "_train", train)
+        patch.setattr(loop.Training, "_train", train)
         with pytest.raises(RuntimeError, match="stopped"):
             retrain(config, architecture, out, shown=False)
     retrain(config, architecture, out, resume=True, shown=False)
@@ -88,7 +88,8 @@ def stopped_and_resumed(config: RetrainConfig, architecture: Architecture, out: 
 def test_a_compiled_training_equals_the_other_up_to_rounding_and_is_resumed_bit_for_bit(
     architecture, tmp_path, monkeypatch, caplog, quick_compiler
 ):
-    """The same with the real compiler takes a minute; it was done once, with the same tolerance."""
+    """The compiler is a stand-in. With the real one the test takes a minute; it passed once, with the same
+    tolerance."""
     config = config_of(compile=True)
     with caplog.at_level(logging.INFO, "retrain"):
         retrain(config, architecture, tmp_path / "whole", shown=False)
@@ -149,7 +150,7 @@ LEARNING = {"ema": 0.99, "accumulate": 2, "clip": 0.5, "optimizer": "adamw"}
 
 @pytest.mark.parametrize(("settings", "amp"), [({}, "none"), (LEARNING, "bf16")])
 def test_a_step_and_the_average_read_no_number_on_the_host(settings, amp, architecture, tmp_path, monkeypatch):
-    """On a GPU each such read would wait for all that has been sent to it before."""
+    """Each such read on a GPU would wait for all that has been sent to it before."""
     reads: list[str] = []
     inside: list[bool] = []
     for name in ("item", "__float__", "__int__", "__bool__", "__index__", "tolist", "nonzero", "cpu", "numpy"):
@@ -161,7 +162,7 @@ def test_a_step_and_the_average_read_no_number_on_the_host(settings, amp, archit
             return original(self, *rest)
 
         monkeypatch.setattr(torch.Tensor, name, read)
-    for owner, name in ((loop._Retrain, "_train"), (Averaged, "update")):
+    for owner, name in ((loop.Training, "_train"), (Averaged, "update")):
         original = getattr(owner, name)
 
         def watched(*given: Any, original: Any = original) -> Any:
@@ -187,8 +188,8 @@ CASES = [({}, "none"), (EVERYTHING, "bf16"), (EVERYTHING | {"optimizer": "sgd"},
 def test_between_two_points_of_the_curves_a_gpu_is_never_waited_for(
     settings, amp, cuda_graphs, architecture, tmp_path, monkeypatch
 ):
-    """Neither for a batch, a step, the average of the weights nor BN's statistics. The first steps make kernels and
-    work space."""
+    """The program waits neither for a batch or a step, nor for the average of the weights or BN's statistics. The first
+    steps are left out: they make kernels and work space."""
     plain = loop.Throughput.add
 
     def add(self: Any, images: int) -> None:

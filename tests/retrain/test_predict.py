@@ -20,9 +20,9 @@ from engine.runs.checkpoints import Checkpoints
 from retrain.config import RetrainConfig
 from retrain.data import images_for
 from retrain.evaluation import evaluate_checkpoint
-from retrain.loop import retrain
 from retrain.predict import Prediction, predict
 from retrain.preprocessing import completed
+from retrain.run import retrain
 from retrain.weights import load_network, pretrained
 from supernet.architecture import Architecture
 from supernet.supernet import Supernet

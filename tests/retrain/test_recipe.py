@@ -21,8 +21,10 @@ from engine.training import backward_pass
 from retrain import loop
 from retrain.config import AugmentSettings, RetrainConfig, RetrainSettings
 from retrain.evaluation import evaluate_checkpoint
-from retrain.loop import DROPOUT, TRAINING_ORDER, WEIGHTS, retrain
+from retrain.inputs import resolved_training
+from retrain.loop import DROPOUT, TRAINING_ORDER, WEIGHTS
 from retrain.recipe import Averaged, Mixing, augmentation_for, lr_at, optimizer_of
+from retrain.run import retrain
 from retrain.weights import load_network
 from supernet.architecture import Architecture
 from supernet.network import Network
@@ -93,7 +95,7 @@ def test_the_defaults_are_the_published_training_bit_for_bit(architecture, tmp_p
 def test_a_run_of_an_earlier_version_has_the_config_that_a_resume_expects(architecture, tmp_path):
     """config.yaml has no key that earlier versions lack, as long as it has its default."""
     retrain(config_of(), architecture, tmp_path / "run", shown=False)
-    recorded = loop.resolved_training(config_of(), architecture)["retrain"]
+    recorded = resolved_training(config_of(), architecture)["retrain"]
     assert recorded == {
         "epochs": 2, "batch_size": 8, "lr": 1.0, "momentum": 0.9, "weight_decay": 4e-5, "label_smoothing": 0.1
     }  # fmt: skip
@@ -193,7 +195,7 @@ def test_with_mixup_and_cutmix_each_batch_has_one_of_them():
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole_batch():
-    """Of a network without BN, whose images do not depend on each other."""
+    """The network has no BN, so that its images do not depend on each other."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).double()
     batch = Batch(torch.randn(8, 3, 2, 2, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2, 1, 1]))
     found = []
@@ -239,7 +241,7 @@ def test_the_best_epoch_is_chosen_by_images_held_out_and_the_test_reports_it(arc
     """The test images are evaluated once, at the end, with the weights of the epoch that was best before."""
     accuracies = iter([50.0, 90.0, 90.0, 10.0])
     seen: list[tuple[int, dict[str, Tensor]]] = []
-    plain = loop._Retrain._scores
+    plain = loop.Training._scores
 
     def scores(self: Any, network: nn.Module, images: Any) -> Any:
         found, counts = plain(self, network, images)
@@ -248,7 +250,7 @@ def test_the_best_epoch_is_chosen_by_images_held_out_and_the_test_reports_it(arc
             found = type(found)(found.loss, next(accuracies), found.top5, found.images)
         return found, counts
 
-    monkeypatch.setattr(loop._Retrain, "_scores", scores)
+    monkeypatch.setattr(loop.Training, "_scores", scores)
     config = config_of(validation=12, epochs=4)  # 20 images train, 2 steps an epoch
     result = retrain(config, architecture, tmp_path / "run", shown=False)
     assert [count for count, _ in seen] == [12, 12, 12, 12, 8]
@@ -274,8 +276,8 @@ def test_held_out_images_do_not_train(architecture, tmp_path, monkeypatch):
         return plain(images, **arguments)
 
     monkeypatch.setattr(loop, "BatchStream", recorded)
-    plain_run = loop._Retrain.run
-    monkeypatch.setattr(loop._Retrain, "run", lambda self: parts.append(self.held_out) or plain_run(self))
+    plain_run = loop.Training.run
+    monkeypatch.setattr(loop.Training, "run", lambda self: parts.append(self.held_out) or plain_run(self))
     retrain(config_of(validation=8), architecture, tmp_path / "run", shown=False)
     train, held_out = parts
     whole = open_images(config_of().data, input_size=8, channels=1, classes=2).train
@@ -334,12 +336,12 @@ def test_a_setting_that_does_not_fit_is_refused_before_anything_is_written(setti
 
 def test_sizes_of_training_images_change_during_a_run(architecture, tmp_path, monkeypatch):
     seen = []
-    plain = loop._Retrain._train
+    plain = loop.Training._train
 
     def train(self: Any, batch: Batch) -> Any:
         seen.append(batch.images.shape[-1])
         return plain(self, batch)
 
-    monkeypatch.setattr(loop._Retrain, "_train", train)
+    monkeypatch.setattr(loop.Training, "_train", train)
     retrain(config_of(augment={"sizes": [4, 8]}), architecture, tmp_path / "run", shown=False)
     assert seen == [4] * 4 + [8] * 4

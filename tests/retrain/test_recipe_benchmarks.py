@@ -17,8 +17,8 @@ from fine_tuning import write_split
 from imagenet_cost import FILES, IMAGES, TEST_IMAGES, hours, recipe
 from recipes import BATCH, CIFAR10, CONFIGS, FASHION, RATES, RECIPES, Data, Job, macro_names, summary
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
 from retrain.recipe import lr_at
+from retrain.run import retrain
 from small_sets import pictures, write_pictures
 from stopping import stopped_when
 

@@ -30,7 +30,7 @@ from engine.runs.lock import locked
 from retrain import evaluation, loop
 from retrain.config import RetrainConfig
 from retrain.evaluation import evaluate_checkpoint
-from retrain.loop import retrain, run_retrain
+from retrain.run import retrain, run_retrain
 from supernet.architecture import Architecture
 from supernet.network import Network
 from tests.engine.image_folder import write_images
@@ -130,17 +130,18 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from retrain import loop
+from retrain.run import run_retrain
 
 fatal, config, architecture, out = int(sys.argv[1]), *map(Path, sys.argv[2:])
-plain = loop._Retrain._train
+plain = loop.Training._train
 
 def train(self, batch):
     if self.step == fatal:
         os.kill(os.getpid(), signal.SIGKILL)
     return plain(self, batch)
 
-loop._Retrain._train = train
-loop.run_retrain(config, architecture, out)
+loop.Training._train = train
+run_retrain(config, architecture, out)
 """
 
 
@@ -170,7 +171,7 @@ def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(
 ):
     """Before the end of the second epoch, only the interrupts save a checkpoint."""
     config = config_of(run={"checkpoint_every": 1000, "evaluate_every": 2})
-    whole, out, plain = tmp_path / "whole", tmp_path / "run", loop._Retrain._train
+    whole, out, plain = tmp_path / "whole", tmp_path / "run", loop.Training._train
     retrain(config, architecture, whole)
 
     def interrupted_in(step: int) -> Callable[..., Any]:
@@ -182,13 +183,13 @@ def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(
         return train
 
     for step in (3, 6):
-        monkeypatch.setattr(loop._Retrain, "_train", interrupted_in(step))
+        monkeypatch.setattr(loop.Training, "_train", interrupted_in(step))
         with pytest.raises(Interrupted) as interruption:
             retrain(config, architecture, out, resume=step > 3)
         assert str(interruption.value) == f"interrupted; step {step} of 8 is saved"
         assert interruption.value.status == 128 + number
         assert checkpoint(out)[0] == step
-    monkeypatch.setattr(loop._Retrain, "_train", plain)
+    monkeypatch.setattr(loop.Training, "_train", plain)
     with caplog.at_level(logging.INFO):
         retrain(config, architecture, out, resume=True)
     assert f"{out}: resuming at step 6 of 8" in caplog.messages
@@ -220,7 +221,7 @@ def test_a_folder_that_another_process_has_locked_is_refused(
 
 
 def test_a_resume_with_other_images_is_refused(architecture, tmp_path):
-    """Neither the training images nor the test images may change."""
+    """Both the training images and the test images have to be the same."""
     root, out = write_images(tmp_path / "images", 8), tmp_path / "run"
     values = settings(retrain={"epochs": 1}) | {"data": {"name": "folder", "root": str(root), "workers": 0}}
     config = validate(RetrainConfig, values, "retrain.yaml")
@@ -246,14 +247,14 @@ def test_the_weights_of_the_beginning_are_not_needed_to_resume(key, architecture
     first, out = tmp_path / "search.pt", tmp_path / "run"
     shutil.copy(search_checkpoint(searched), first)
     config = config_of(retrain={key: str(first)})
-    plain = loop._Retrain._train
+    plain = loop.Training._train
 
     def train(self: Any, batch: Batch) -> Any:
         if self.step == fatal:
             raise RuntimeError("killed")
         return plain(self, batch)
 
-    monkeypatch.setattr(loop._Retrain, "_train", train)
+    monkeypatch.setattr(loop.Training, "_train", train)
     whole = tmp_path / "whole"
     fatal = -1
     retrain(config, architecture, whole)
@@ -425,16 +426,16 @@ def test_a_checkpoint_whose_state_is_no_mapping_counts_as_damaged(uninterrupted,
 
 def test_weights_ruined_by_the_update_before_a_checkpoint_are_not_saved(architecture, tmp_path, monkeypatch):
     """The loss of the step, which was computed before its update, is still finite."""
-    plain = loop._Retrain._train
+    plain = loop.Training._train
 
     def train(self: Any, batch: Batch) -> Any:
         found = plain(self, batch)
         if self.step == 5:
             with torch.no_grad():
-                self.network.stem.bn.running_var[0] = float("inf")
+                self.learned.network.stem.bn.running_var[0] = float("inf")
         return found
 
-    monkeypatch.setattr(loop._Retrain, "_train", train)
+    monkeypatch.setattr(loop.Training, "_train", train)
     with pytest.raises(UserError, match=r"^retrain.net.stem.bn.running_var is not finite at step 6.*of step 4 is good"):
         retrain(config_of(), architecture, tmp_path / "run")
     assert checkpoint(tmp_path / "run")[0] == 4
@@ -507,7 +508,7 @@ def prepared(monkeypatch) -> Iterator[Callable[..., Any]]:
     """prepared(config, architecture, out): the training before its first step."""
     opened = []
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Retrain, "run", lambda self: self)
+        patch.setattr(loop.Training, "run", lambda self: self)
 
         def start(config: RetrainConfig, architecture: Architecture, out: Path) -> Any:
             opened.append(retrain(config, architecture, out))
@@ -556,7 +557,7 @@ def test_an_epoch_shows_every_image_once(architecture, tmp_path, prepared, monke
 
 def test_the_seed_determines_the_initial_weights(architecture, tmp_path, prepared):
     first, again, other = (
-        prepared(config_of(run={"seed": seed}), architecture, tmp_path / f"{i}").network.state_dict()
+        prepared(config_of(run={"seed": seed}), architecture, tmp_path / f"{i}").learned.network.state_dict()
         for i, seed in enumerate((0, 0, 1))
     )
     assert_equal_weights(first, again)
@@ -581,7 +582,7 @@ def search_checkpoint(run: Path) -> Path:
 
 def test_fresh_weights_are_not_those_of_the_search(architecture, searched, tmp_path, prepared):
     state = torch.load(search_checkpoint(searched), weights_only=True)["search"]["net"]
-    network = prepared(config_of(), architecture, tmp_path / "run").network
+    network = prepared(config_of(), architecture, tmp_path / "run").learned.network
     for name, value in network.named_parameters():
         assert value.ndim == 1 or not torch.equal(value, state[in_supernet(name, architecture)])
 
@@ -589,14 +590,14 @@ def test_fresh_weights_are_not_those_of_the_search(architecture, searched, tmp_p
 def test_inherit_begins_with_the_weights_of_the_supernet(architecture, searched, tmp_path, prepared):
     path = search_checkpoint(searched)
     state = torch.load(path, weights_only=True)["search"]["net"]
-    network = prepared(config_of(retrain={"inherit": str(path)}), architecture, tmp_path / "run").network
+    network = prepared(config_of(retrain={"inherit": str(path)}), architecture, tmp_path / "run").learned.network
     for name, value in network.named_parameters():
         assert torch.equal(value, state[in_supernet(name, architecture)]), name
 
 
 def test_inherit_from_a_retraining_begins_with_its_weights(architecture, uninterrupted, tmp_path, prepared):
     path = max((uninterrupted / "checkpoints").glob("step-*.pt"))
-    network = prepared(config_of(retrain={"inherit": str(path)}), architecture, tmp_path / "run").network
+    network = prepared(config_of(retrain={"inherit": str(path)}), architecture, tmp_path / "run").learned.network
     assert_equal_weights(network.state_dict(), checkpoint(uninterrupted)[1]["net"])
 
 
@@ -642,9 +643,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(uninterrupted, architec
 
 def test_weight_decay_spares_bn_and_biases(architecture, tmp_path, prepared):
     job = prepared(config_of(retrain={"weight_decay": 0.25}), architecture, tmp_path / "run")
-    decay = {id(p): group["weight_decay"] for group in job.optimizer.param_groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in job.learned.optimizer.param_groups for p in group["params"]}
     seen = set()
-    for module in job.network.modules():
+    for module in job.learned.network.modules():
         for name, p in module.named_parameters(recurse=False):
             spared = isinstance(module, nn.BatchNorm2d) or name == "bias"
             assert decay.pop(id(p)) == (0.0 if spared else 0.25)
@@ -662,7 +663,7 @@ def test_the_learning_rate_is_scaled_by_the_batch_and_ends_at_zero(uninterrupted
 
 
 def test_two_epochs_on_digits_are_better_than_guessing(space_of, tmp_path):
-    """Two epochs on real images; guessing gives 10 %."""
+    """The network learns real images for two epochs; guessing would give 10 %."""
     stages = [{"width": 16, "depth": 2, "stride": 2, "candidates": ["mbconv_k3_e3"]}]
     space = space_of(
         {"input_size": 8, "input_channels": 1, "classes": 10, "stem": {"stride": 1, "width": 16}, "stages": stages,

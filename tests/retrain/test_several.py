@@ -9,7 +9,7 @@ import pytest
 from engine.config import validate
 from engine.errors import ConfigError, Interrupted, UserError
 from retrain.config import RetrainConfig
-from retrain.loop import retrain
+from retrain.run import retrain
 from retrain.several import retrain_all
 from supernet.architecture import Architecture
 from supernet.space import Space, SpaceConfig

@@ -20,10 +20,10 @@ from engine.evaluation import recalibrate_bn
 from engine.runs.checkpoints import FORMAT, Checkpoints
 from proxyless_nas.starting import architecture_or_file, published_network
 from published import networks
-from retrain import loop
+from retrain import run
 from retrain.config import RetrainConfig
-from retrain.loop import retrain, run_retrain
 from retrain.recipe import Loss
+from retrain.run import retrain, run_retrain
 from retrain.start import Trained, checksum
 from retrain.teacher import Teacher, open_teacher
 from supernet.architecture import Architecture
@@ -103,12 +103,12 @@ def test_the_classifier_is_replaced_if_the_data_have_other_classes(earlier, arch
 def test_the_classifier_is_replaced_if_the_same_number_of_classes_have_other_names(
     earlier, tmp_path, monkeypatch, caplog
 ):
-    plain = loop.images_of_any_classes
+    plain = run.images_of_any_classes
 
     def other_names(*arguments: Any) -> Any:
         return replace(plain(*arguments), class_names=("cat", "dog"))
 
-    monkeypatch.setattr(loop, "images_of_any_classes", other_names)
+    monkeypatch.setattr(run, "images_of_any_classes", other_names)
     with caplog.at_level(logging.INFO):
         run_retrain(config_of(start=str(earlier)), None, tmp_path / "run")
     assert "its classifier of 2 classes is replaced by a fresh one of the data's 2 classes" in caplog.messages
@@ -116,7 +116,7 @@ def test_the_classifier_is_replaced_if_the_same_number_of_classes_have_other_nam
 
 
 def test_a_run_that_started_from_another_one_resumes_without_it(earlier, architecture, tmp_path):
-    """Neither the folder nor the architecture is given again."""
+    """The resume is given neither the folder nor the architecture."""
     out, source = tmp_path / "run", tmp_path / "source"
     source.symlink_to(earlier)
     config = config_of(classes=5, start=str(source))
