@@ -7,7 +7,6 @@ file that a run writes is written here: it is complete or absent, and a full dis
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import fcntl
 import glob
@@ -18,11 +17,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from engine.errors import OF_THE_SYSTEM, ConfigError, UserError, one_line
+from engine.nearest import nearest_path
 
 MOST_TEXT_BYTES = 64 << 20
 """The largest text file that is read; the largest table of the ImageNet space has 0.1 MB."""
@@ -188,35 +187,6 @@ def in_home(path: Path) -> Path:
     except RuntimeError:
         found = "there is no home folder of that name"
         raise ConfigError(str(path), found, remedy="write the path in full") from None
-
-
-_MOST_NAMES = 10_000  # the names of one folder that are compared for a suggestion
-
-
-def nearest_path(path: Path) -> str:
-    """Returns the existing path whose names are nearest to those of `path`, which does not exist; '' if none is near.
-
-    Every name that does not exist is compared, without its ending, with what lies in the folder at its place.
-    """
-    near = Path(path.anchor)
-    changed = False
-    for part in path.parts[len(near.parts) :]:
-        try:
-            if (near / part).exists():
-                near /= part
-                continue
-            with os.scandir(near) as entries:
-                there = sorted(Path(entry.name) for entry in islice(entries, _MOST_NAMES))
-        except (OSError, ValueError):  # a file, a forbidden folder, a NUL character
-            return ""
-        given = Path(part)
-        there.sort(key=lambda name: name.suffix == given.suffix)  # the last one of equal stems counts
-        names = {name.stem.lower(): name for name in there}  # endings make all names of a folder alike
-        matches = difflib.get_close_matches(given.stem.lower(), names, n=1)
-        if not matches:
-            return ""
-        near, changed = near / names[matches[0]], True
-    return str(near) if changed else ""
 
 
 _REMEDIES = OF_THE_SYSTEM | {

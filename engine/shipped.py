@@ -7,12 +7,12 @@ The folder lies beside the packages in a checkout, where proxyless_nas/configs i
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Collection
 from pathlib import Path
 
 from engine.errors import ConfigError, one_line
+from engine.nearest import nearest
 
 FOLDER = Path(__file__).resolve().parents[1] / "proxyless_nas" / "configs"
 KINDS = ("search", "retrain", "latency", "ship")
@@ -57,8 +57,7 @@ def located(path: Path, folder: Path = Path()) -> Path:
 
 def _unknown(name: str, found: str, also: str, names: Collection[str]) -> ConfigError:
     expected = f"{also}a name that `proxyless-nas configs` lists"
-    nearest = difflib.get_close_matches(name, names, n=1)
-    return ConfigError(one_line(name, 100) or "''", found, expected, suggestion=nearest)
+    return ConfigError(one_line(name, 100) or "''", found, expected, suggestion=nearest(name, names))
 
 
 def shipped_name(path: Path) -> str | None:

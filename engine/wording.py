@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import types
 import typing
@@ -15,13 +14,13 @@ import yaml
 from pydantic import BaseModel
 
 from engine.errors import InvalidError
+from engine.nearest import LONGEST_NAME, nearest
 from engine.yaml_dialect import Dumper, meant_number
 
 MOST_PROBLEMS = 200
 """The most errors of a file that are compared to explain the first one."""
 MOST_NAMED = 40
 """The most keys of a section that an error lists."""
-LONGEST_NAME = 100
 """The most characters of a name that is compared with the accepted ones."""
 
 
@@ -349,12 +348,3 @@ def _beginning(value: Any, left: list[int]) -> Any:
 
 ABSENT = object()
 """Stands for a value that is not there, beside null, in comparisons of two structures."""
-
-
-def nearest(text: str, accepted: Sequence[Any]) -> str:
-    """Returns the accepted name that is nearest to a text, or nothing if none is near."""
-    if len(text) > LONGEST_NAME:
-        return ""
-    plain = {str(name).lower(): name for name in accepted}
-    near = difflib.get_close_matches(text.lower().replace("-", "_"), plain, n=1)
-    return str(plain[near[0]]) if near else ""

@@ -19,7 +19,7 @@ from engine.data.images import Item
 from engine.data.order import mixed_choice
 from engine.data.scan import all_image_files
 from engine.errors import ConfigError
-from engine.files import nearest_path
+from engine.nearest import nearest_path
 from engine.progress import Report, silent
 
 IMAGES = 512

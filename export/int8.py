@@ -8,7 +8,6 @@ is compared with float32's, image by image.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from engine.data import ImageSet, Preprocessing, evaluation_batches
 from engine.device import prepare_device
 from engine.errors import ConfigError
 from engine.evaluation import paired_difference
+from engine.nearest import nearest
 from engine.progress import Report, reported, silent
 from engine.run_config import RunConfig
 from export.calibration import Calibration
@@ -185,9 +185,8 @@ def _refuse_unknown(names: Sequence[str], layers: Sequence[str]) -> None:
     """Raises ConfigError if a name is not a layer's."""
     for name in names:
         if name not in layers:
-            near = difflib.get_close_matches(name, layers, n=1)
             expected = f"a number, or names of layers such as {layers[0]}"
-            raise ConfigError("keep_layers", f"got '{name[:80]}'", expected, suggestion=near[0] if near else "")
+            raise ConfigError("keep_layers", f"got '{name[:80]}'", expected, suggestion=nearest(name, layers))
 
 
 def write_and_check(

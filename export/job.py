@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from engine.data import Preprocessing
 from engine.errors import ConfigError, UserError
 from engine.files import fsync_folder, make_folder, read_json, write_atomically, writing
+from engine.nearest import nearest
 from engine.progress import Report, silent
 from engine.wording import shown
 from export.formats import FORMATS
@@ -243,11 +244,8 @@ class _Job:
 
 def _format(name: str, formats: Mapping[str, Format]) -> Format:
     """Returns the format of this name. Raises ConfigError."""
-    import difflib
-
     if name not in formats:
-        near = difflib.get_close_matches(name, formats, n=1)
-        raise ConfigError("to", f"got '{name[:80]}'", ", ".join(formats), suggestion=near[0] if near else "")
+        raise ConfigError("to", f"got '{name[:80]}'", ", ".join(formats), suggestion=nearest(name, formats))
     return formats[name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import tempfile
@@ -16,6 +15,7 @@ from pydantic import Field, model_validator
 from engine.config import Section, load_config, validate
 from engine.errors import Action, ConfigError, InvalidError, UserError
 from engine.files import write_atomically
+from engine.nearest import nearest
 from engine.yaml_dialect import Dumper
 from latency.config import EXPORTED, MeasureConfig
 from latency.device import Device
@@ -293,13 +293,13 @@ class LatencyTable(Section):
                 raise TableError(where, differs, remedy=remedy, action=action)
         if missing := self.missing(space):
             first, more = missing[0], f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            near = difflib.get_close_matches(str(first), self.entries, n=1, cutoff=0.75)
-            nearest = f"; the nearest entry is '{near[0]}'" if near else ""
+            near = nearest(str(first), self.entries)
+            other = f"; the nearest entry is '{near}'" if near else ""
             raise MissingEntryError(
                 where,
                 (
                     f"no entry '{first}', the op {first.spec} on a {first.size}x{first.size} input with "
-                    f"{first.c_in} channels{more}{nearest}"
+                    f"{first.c_in} channels{more}{other}"
                 ),
                 remedy=remedy,
                 action=action,

@@ -28,7 +28,8 @@ from engine.data.scan import class_folders, in_words
 from engine.data.shards import ShardImages
 from engine.data.survey import Place, Survey, survey
 from engine.errors import ConfigError, one_line
-from engine.files import as_path, nearest_path
+from engine.files import as_path
+from engine.nearest import nearest_path
 from engine.progress import Report, silent
 from engine.shipped import located
 from engine.wording import shown

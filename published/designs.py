@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 from engine.errors import ConfigError, explain
 from engine.files import read_text
+from engine.nearest import nearest
 from published.int8 import is_int8, read_int8
 from published.net_config.conversion import is_net_config, read_net_config
 from published.networks import ALIASES, NAMED, is_named, named
@@ -28,14 +28,14 @@ def design_of(source: Path | str, *, allow_modules: Collection[str] = (), input_
     """
     text = str(source)
     if not Path(source).exists():
-        near = difflib.get_close_matches(text[:80], [*NAMED, *ALIASES], n=1)
+        near = nearest(text, [*NAMED, *ALIASES])
         if is_named(text):
             design = named(text)
             _refuse_size(input_size, text, design)
             return design
         if near and not Path(text).suffix:
             found = f"is neither a file nor the name of a published network ({', '.join(NAMED)})"
-            raise ConfigError(text, found, suggestion=near[0])
+            raise ConfigError(text, found, suggestion=near)
     own: Design
     if is_int8(Path(source)):
         own = read_int8(Path(source)).chain

@@ -9,7 +9,6 @@ The ImageNet networks take (N, 3, 224, 224) images of mean [0.485, 0.456, 0.406]
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import torch
 
 from engine.errors import CheckpointError, ConfigError, UserError
 from engine.files import make_folder, read_bytes
+from engine.nearest import nearest
 from published.state_names import efficientnet_names, spoken_names, torchvision_names
 from supernet.chain import Chain, ChainConfig, ClassifierConfig, ConvConfig, MBConvConfig, ZeroConfig
 from supernet.network import Network
@@ -293,8 +293,8 @@ def _named(name: str) -> tuple[str, Named]:
     """Returns a network's own name, and what is known of it. Raises ConfigError."""
     own = ALIASES.get(name, name)
     if own not in NAMED:
-        near = difflib.get_close_matches(name[:80], [*NAMED, *ALIASES], n=1)
-        raise ConfigError("network", f"got '{name[:80]}'", ", ".join(NAMED), suggestion=near[0] if near else "")
+        near = nearest(name, [*NAMED, *ALIASES])
+        raise ConfigError("network", f"got '{name[:80]}'", ", ".join(NAMED), suggestion=near)
     return own, NAMED[own]
 
 

@@ -13,8 +13,8 @@ from engine.data import Preprocessing
 from engine.device import memory_format
 from engine.errors import ConfigError, UserError, one_line
 from engine.evaluation import recalibrate_bn
+from engine.nearest import nearest
 from engine.run_config import RunConfig
-from engine.wording import nearest
 from retrain.start import FindPublished, checksum, find_trained, none_published
 from supernet.architecture import Architecture
 from supernet.design import Design

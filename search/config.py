@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from engine.config import ConfigFile, Section, UserPath
 from engine.data import DataConfig
 from engine.data.config import MOST_IMAGES
 from engine.errors import InvalidError
+from engine.nearest import nearest
 from engine.percent import Percent
 from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, RunConfig
 from engine.wording import number_remedy, shown
@@ -39,7 +39,7 @@ def unknown_metric(metric: str, columns: Sequence[str], where: str) -> InvalidEr
     one."""
     accepted = tuple(dict.fromkeys(("latency", *COMPUTED, *columns)))
     # nearest in meaning, not in letters
-    near = ["macs"] if metric.lower() in ("flops", "mult_adds") else difflib.get_close_matches(metric, accepted, n=1)
+    near = "macs" if metric.lower() in ("flops", "mult_adds") else nearest(metric, accepted)
     return InvalidError(
         where, f"got '{metric}'", f"{', '.join(accepted[:-1])} or {accepted[-1]}", suggestion=near,
     )  # fmt: skip

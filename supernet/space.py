@@ -376,7 +376,7 @@ def _check_candidates(key: str, d: int, names: tuple[str, ...], shape: tuple[int
     stage. shape: input channels, output channels, stride, and whether the edge is residual."""
     for i, name in enumerate(names):
         if name not in CANDIDATES:
-            near = difflib.get_close_matches(name[:MOST_OF_A_NAME], CANDIDATES, n=1)
+            near = difflib.get_close_matches(name[:MOST_OF_A_NAME], CANDIDATES, n=1, cutoff=0.7)
             raise InvalidError(
                 key,
                 f"unknown candidate '{name[:MOST_OF_A_NAME]}'",

@@ -93,7 +93,7 @@ def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Cal
     """
     functions = _functions(load(module))
     if function not in functions:
-        near = difflib.get_close_matches(function, functions, n=1)
+        near = difflib.get_close_matches(function, functions, n=1, cutoff=0.7)
         raise InvalidError(
             "",
             f"'{module}' has no function '{function}'",

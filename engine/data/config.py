@@ -9,7 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from engine.config import Section, UserPath
 from engine.errors import InvalidError
-from engine.wording import in_a_row, nearest
+from engine.nearest import nearest
+from engine.wording import in_a_row
 
 DOWNLOADABLE = ("fashion_mnist", "cifar10")
 ON_DISK = (*DOWNLOADABLE, "imagenet", "folder", "shards")

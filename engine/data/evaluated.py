@@ -10,7 +10,7 @@ from engine.data.layout import Layout, evaluation_layout, holds_shards
 from engine.data.preprocessing import Preprocessing
 from engine.data.shards import check_test_shards, open_test_shards
 from engine.errors import ConfigError
-from engine.files import nearest_path
+from engine.nearest import nearest_path
 
 
 def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> tuple[FolderImages, tuple[str, ...]]:

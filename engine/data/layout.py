@@ -15,7 +15,8 @@ from engine.data.label_files import class_names_in, label_file, labels_in
 from engine.data.parts import Part, Parts, held_out
 from engine.data.scan import all_image_files, class_folders, image_files
 from engine.errors import ConfigError
-from engine.files import in_home, nearest_path
+from engine.files import in_home
+from engine.nearest import nearest_path
 
 VALIDATION_FOLDERS = ("val", "valid", "validation")
 """The names of the folder between train/ and test/, of which a set has one at most."""

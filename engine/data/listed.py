@@ -18,7 +18,8 @@ from engine.data.layout import VALIDATION_FOLDERS, Layout
 from engine.data.parts import Part, Parts, held_out
 from engine.errors import ConfigError
 from engine.files import in_home, read_text
-from engine.wording import in_a_row, nearest
+from engine.nearest import nearest
+from engine.wording import in_a_row
 
 MOST_BYTES = 1 << 30
 SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(VALIDATION_FOLDERS, "validation")

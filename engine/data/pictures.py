@@ -31,7 +31,8 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from engine.errors import ConfigError, UserError, one_line
-from engine.files import nearest_path, read_bytes
+from engine.files import read_bytes
+from engine.nearest import nearest_path
 
 MOST_FILE_BYTES = 1 << 30
 

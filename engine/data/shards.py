@@ -37,7 +37,8 @@ from engine.data.pictures import UnreadableError, content_of
 from engine.data.preprocessing import Preprocessing
 from engine.data.sources import check_classes
 from engine.errors import Action, ConfigError, UserError
-from engine.files import in_home, nearest_path, read_bytes, read_json, reason_of, replacing_folder, writing
+from engine.files import in_home, read_bytes, read_json, reason_of, replacing_folder, writing
+from engine.nearest import nearest_path
 from engine.progress import Report, reported, silent
 
 INDEX = SHARD_INDEX

@@ -19,7 +19,8 @@ from engine.data.memory import MemoryImages, Recipe
 from engine.data.order import random_numbers, stratified_split
 from engine.data.preprocessing import resized
 from engine.errors import ConfigError, IncompleteDataError
-from engine.files import in_home, nearest_path
+from engine.files import in_home
+from engine.nearest import nearest_path
 
 DIGITS_TEST_SHARE = 0.2
 DIGITS_SPLIT_SEED = 0

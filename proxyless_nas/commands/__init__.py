@@ -6,7 +6,6 @@ A module has a COMMAND, or COMMANDS if there are further words, such as `kit exp
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from typing import NoReturn
 
 from engine.arguments import parsed, parser_of
 from engine.errors import run_command
+from engine.nearest import nearest
 from proxyless_nas.commands import (
     check,
     compare,
@@ -151,8 +151,8 @@ def _choose(prog: str, commands: Mapping[str, Command | Mapping[str, Command]], 
     def known(word: str) -> str:
         if word in commands:
             return word
-        near = difflib.get_close_matches(word, commands, n=1)
-        hint = f". Did you mean '{near[0]}'?" if near else ""
+        near = nearest(word, commands)
+        hint = f". Did you mean '{near}'?" if near else ""
         raise argparse.ArgumentTypeError(f"got '{word[:80]}', expected {', '.join(commands)}{hint}")
 
     group = _TEXTS.get(prog.rpartition(" ")[2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pydantic import Field
 
 from engine.config import ConfigFile, Section, load_config, validate
 from engine.errors import ConfigError, UserError
+from engine.nearest import nearest
 from engine.progress import Report
 from engine.run_config import RunConfig
 from proxyless_nas.comparison.networks import Compared
@@ -56,7 +56,7 @@ def read_accuracies(path: Path, names: Sequence[str]) -> dict[str, tuple[Accurac
             for name, f in figures.items()
         }
     if not any(found.get(name) for name in names):
-        near = [n for name in names for n in difflib.get_close_matches(name, found, n=1)]
+        near = [n for name in names if (n := nearest(name, found))]
         listed = ", ".join(names)
         raise ConfigError(str(path), "has a measured accuracy of none of the networks", listed, suggestion=near[:1])
     return {name: found[name] for name in names if found.get(name)}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine.errors import ConfigError
 from engine.files import as_list, as_path, as_texts
+from engine.nearest import nearest
 from engine.progress import Report, silent
 from engine.wording import shown
 from latency.config import MOST_REPEATS
@@ -115,9 +115,8 @@ def _bounds(at: Any, columns: Sequence[str]) -> dict[str, float]:
     given = at if isinstance(at, Mapping) else {} if at is None else dict.fromkeys(columns, at)
     for name, ms in given.items():
         if name not in columns:
-            near = difflib.get_close_matches(str(name)[:80], columns, n=1)
             listed = ", ".join(columns) or "a device or a table beside it"
-            raise ConfigError("at", f"got '{str(name)[:80]}'", listed, suggestion=near[0] if near else "")
+            raise ConfigError("at", f"got '{str(name)[:80]}'", listed, suggestion=nearest(str(name), columns))
         if not isinstance(ms, int | float) or isinstance(ms, bool) or not 0 < ms < float("inf"):
             raise ConfigError("at", f"got {shown(ms)}", "milliseconds above 0")
     if at is not None and not columns:

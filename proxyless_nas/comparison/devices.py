@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from engine.errors import ConfigError, UserError
+from engine.nearest import nearest
 from engine.progress import Report
 from latency.config import MeasureConfig
 from latency.device import this_device
@@ -57,9 +57,8 @@ def targets_of(devices: Sequence[str], threads: int, batch: int) -> tuple[Target
     for given in devices:
         name = ALIASES.get(given, given)
         if name not in DEVICES:
-            near = difflib.get_close_matches(given[:80], DEVICES, n=1)
             expected = ", ".join(DEVICES)
-            raise ConfigError("--devices", f"got '{given[:80]}'", expected, suggestion=near[0] if near else "")
+            raise ConfigError("--devices", f"got '{given[:80]}'", expected, suggestion=nearest(given, DEVICES))
         measure = MeasureConfig.model_validate({**DEVICES[name], "threads": threads, "batch": batch})
         try:
             this_device(measure.device)  # type: ignore[arg-type]  # none is external

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from engine.config import load_config
 from engine.data.preprocessing import Preprocessing
 from engine.errors import ConfigError, UserError
 from engine.files import as_path, read_json
+from engine.nearest import nearest
 from engine.progress import Report
 from proxyless_nas.comparison.result import Accuracy
 from proxyless_nas.sources import Source, as_folders, trained_network
@@ -215,8 +215,8 @@ def _of_torchvision(own: str, name: str) -> Compared:
 
     known = models.list_models(module=models)
     if own not in known:
-        near = difflib.get_close_matches(own[:80], known, n=1)
-        suggestion = TORCHVISION + near[0] if near else ""
+        near = nearest(own, known)
+        suggestion = TORCHVISION + near if near else ""
         expected = f"{TORCHVISION}NAME, NAME being a classification network of torchvision.models"
         raise ConfigError("networks", f"got '{TORCHVISION}{own[:80]}'", expected, suggestion=suggestion)
     weights = models.get_model_weights(own).DEFAULT

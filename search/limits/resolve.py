@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from engine.config import validate
 from engine.errors import ConfigError, explain
-from engine.files import nearest_path
+from engine.nearest import nearest_path
 from engine.percent import Percent
 from engine.quantities import quantity
 from latency.config import MeasureConfig

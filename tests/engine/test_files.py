@@ -4,7 +4,6 @@ import contextlib
 import os
 import resource
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,6 @@ from engine.errors import ConfigError, UserError, one_line
 from engine.files import (
     WriteError,
     make_folder,
-    nearest_path,
     parsed_json,
     read_bytes,
     read_json,
@@ -148,7 +146,7 @@ def test_a_block_that_raises_leaves_the_old_file(tmp_path):
 
 
 def test_limits_of_the_system_are_one_line(tmp_path):
-    """A real limit on file sizes and on open files, of this process."""
+    """The limits on the size of a file and on open files are real ones, set for this process."""
     path = tmp_path / "file"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
@@ -193,17 +191,3 @@ def test_writers_at_once_leave_one_complete_file(tmp_path):
         thread.join()
     assert path.read_text() in texts
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_a_path_that_is_not_there_is_answered_by_the_nearest_one(tmp_path, monkeypatch):
-    (tmp_path / "Images" / "flowers").mkdir(parents=True)
-    (tmp_path / "Images" / "table.yaml").touch()
-    there = tmp_path / "Images"
-    assert nearest_path(tmp_path / "imges" / "flower") == str(there / "flowers")
-    assert nearest_path(there / "tabel.yaml") == str(there / "table.yaml")
-    assert nearest_path(tmp_path / "images" / "flowers") == str(there / "flowers")
-    monkeypatch.chdir(there)
-    assert nearest_path(Path("flwers")) == "flowers"
-    assert nearest_path(Path("../imags/flowers")) == "../Images/flowers"
-    for other in (there, there / "birds", there / "table.yaml" / "x", tmp_path / "a\0b", tmp_path / ("x" * 300)):
-        assert nearest_path(other) == ""
