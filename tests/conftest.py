@@ -10,9 +10,8 @@ import os
 import runpy
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import pytest
@@ -30,8 +29,7 @@ from supernet.space import Layer, Space, SpaceConfig
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """The exit status of a script, and the text that it wrote to stdout and stderr."""
 
     status: int
@@ -52,22 +50,34 @@ def _state_of_the_process_restored() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def _ended(start: Callable[[], object]) -> Ended:
+    """Runs a program in this process until it exits."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        _state_of_the_process_restored(),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as end,
+    ):
+        start()
+    return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., Ended]:
+    """command("convert", "net.config", ...): run a subcommand of `proxyless-nas` in this process."""
+    from proxyless_nas.commands import main
+
+    return lambda *words: _ended(lambda: main([*map(str, words)]))
+
+
 @pytest.fixture(scope="session")
 def door() -> Callable[..., Ended]:
     """door("run_search", "a.yaml", "--out", "runs/a"): run a script in this process, as the shell would."""
 
     def run(name: str, *arguments: object) -> Ended:
-        out, err = io.StringIO(), io.StringIO()
-        argv = [f"{name}.py", *map(str, arguments)]
-        with (
-            _state_of_the_process_restored(),
-            mock.patch.object(sys, "argv", argv),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as end,
-        ):
-            runpy.run_path(str(CHECKOUT / "scripts" / f"{name}.py"), run_name="__main__")
-        return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
+        with mock.patch.object(sys, "argv", [f"{name}.py", *map(str, arguments)]):
+            return _ended(lambda: runpy.run_path(str(CHECKOUT / "scripts" / f"{name}.py"), run_name="__main__"))
 
     return run
 

@@ -10,20 +10,9 @@ import pytest
 
 from engine import errors
 from engine.errors import InvalidError, UserError
+from tests.packages import PACKAGES
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-PACKAGES = (
-    "engine",
-    "supernet",
-    "latency",
-    "search",
-    "retrain",
-    "published",
-    "proxyless_nas_tensorflow",
-    "report",
-    "export",
-    "proxyless_nas",
-)
 
 
 def kinds(cls: type) -> set[str]:

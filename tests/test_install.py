@@ -14,18 +14,8 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = (
-    "supernet",
-    "latency",
-    "engine",
-    "search",
-    "retrain",
-    "published",
-    "proxyless_nas_tensorflow",
-    "report",
-    "export",
-    "proxyless_nas",
-)
+from tests.packages import PACKAGES
+
 BUILD = """
 import sys, warnings
 from setuptools import build_meta

@@ -8,19 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = (
-    "supernet",
-    "latency",
-    "engine",
-    "search",
-    "retrain",
-    "published",
-    "proxyless_nas_tensorflow",
-    "report",
-    "export",
-    "proxyless_nas",
-    "scripts",
-)
+from tests.packages import PACKAGES
+
+FOLDERS = (*PACKAGES, "scripts")
 MAKERS = (
     "new_warnings", "undecided", "notes", "unreliable", "_unproven", "_unfinished", "_verdict", "_disturbed", "misses",
     "verdict", "print_fit", "_of_the_prior",
@@ -56,7 +46,7 @@ def all_warnings(checkout: Path) -> list[Text]:
     """Returns the texts of all warnings that the packages can print."""
     return [
         text
-        for package in PACKAGES
+        for package in FOLDERS
         for path in sorted((checkout / package).rglob("*.py"))
         for text in _of_a_file(path, str(path.relative_to(checkout)))
     ]
@@ -64,7 +54,7 @@ def all_warnings(checkout: Path) -> list[Text]:
 
 def makers(checkout: Path) -> set[str]:
     """Returns the names of MAKERS that are functions of the packages."""
-    files = (path for package in PACKAGES for path in (checkout / package).rglob("*.py"))
+    files = (path for package in FOLDERS for path in (checkout / package).rglob("*.py"))
     nodes = (node for path in files for node in ast.walk(ast.parse(path.read_text())))
     return {node.name for node in nodes if isinstance(node, ast.FunctionDef)} & set(MAKERS)
 

@@ -7,24 +7,10 @@ import pytest
 from engine.config import load_config
 from engine.errors import ConfigError
 from engine.shipped import as_argument, located, shipped_config, shipped_configs, shipped_name
-from proxyless_nas.commands import main
 from proxyless_nas.commands.configs import copy, whole_text
 from search.config import SearchConfig
 
 NAMES = list(shipped_configs())
-
-
-@pytest.fixture
-def call(capsys):
-    """call("configs", "show", "x"): the exit status, and what was printed on both streams."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return run
 
 
 def test_every_file_of_configs_has_a_name_and_no_two_share_one(checkout):
@@ -39,39 +25,39 @@ def test_a_configuration_in_one_text_reads_as_the_file_with_its_bases(name, tmp_
     assert load_config(tmp_path / "whole.yaml") == load_config(shipped_config(name))
 
 
-def test_the_list_has_each_with_its_first_line(call):
-    status, out, _ = call("configs")
+def test_the_list_has_each_with_its_first_line(command):
+    status, out, _ = command("configs")
     assert status == 0
-    assert call("configs", "list")[1] == out
+    assert command("configs", "list")[1] == out
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == NAMES
     assert "search on CIFAR-10" in lines[NAMES.index("cifar10_macro")]
 
 
-def test_a_copy_stands_alone_and_its_commands_name_it(call, tmp_path, monkeypatch):
+def test_a_copy_stands_alone_and_its_commands_name_it(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, out, _ = call("configs", "copy", "imagenet_gpu", "mine")
+    status, out, _ = command("configs", "copy", "imagenet_gpu", "mine")
     assert status == 0
     assert out.startswith("mine/imagenet_gpu.yaml: ")
     text = (tmp_path / "mine" / "imagenet_gpu.yaml").read_text()
-    assert text == call("configs", "show", "imagenet_gpu")[1].replace(" imagenet_gpu ", " mine/imagenet_gpu.yaml ")
+    assert text == command("configs", "show", "imagenet_gpu")[1].replace(" imagenet_gpu ", " mine/imagenet_gpu.yaml ")
     assert "proxyless-nas search mine/imagenet_gpu.yaml --out" in text
     assert SearchConfig.read(tmp_path / "mine" / "imagenet_gpu.yaml") == SearchConfig.read("imagenet_gpu")
 
 
-def test_a_copy_overwrites_nothing(call, tmp_path, monkeypatch):
+def test_a_copy_overwrites_nothing(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "imagenet.yaml").write_text("mine\n")
-    status, _, err = call("configs", "copy", "imagenet", ".")
+    status, _, err = command("configs", "copy", "imagenet", ".")
     assert status == 2
     assert err.startswith("error: imagenet.yaml: is there already")
     assert (tmp_path / "imagenet.yaml").read_text() == "mine\n"
-    assert call("configs", "copy", "imagenet", "imagenet.yaml")[0] == 2
+    assert command("configs", "copy", "imagenet", "imagenet.yaml")[0] == 2
 
 
 @pytest.mark.parametrize("word", ["show", "copy"])
-def test_an_unknown_name_is_one_line_with_the_nearest(word, call, tmp_path):
-    status, _, err = call("configs", word, "imagnet_cpu", *([tmp_path] if word == "copy" else []))
+def test_an_unknown_name_is_one_line_with_the_nearest(word, command, tmp_path):
+    status, _, err = command("configs", word, "imagnet_cpu", *([tmp_path] if word == "copy" else []))
     assert status == 2
     assert err.count("\n") == 1
     assert err.endswith("a name that `proxyless-nas configs` lists. Did you mean 'imagenet_cpu'?\n")
@@ -85,8 +71,8 @@ def test_a_name_is_found_in_place_of_a_file_and_a_file_comes_first(tmp_path, mon
     assert SearchConfig.read("imagenet_cpu") == SearchConfig.read("quickstart_cpu")
 
 
-def test_a_word_that_is_neither_file_nor_name_is_one_line(call, tmp_path):
-    status, _, err = call("search", "imagenet_cpuu", "--out", tmp_path / "run")
+def test_a_word_that_is_neither_file_nor_name_is_one_line(command, tmp_path):
+    status, _, err = command("search", "imagenet_cpuu", "--out", tmp_path / "run")
     assert status == 2
     assert err == (
         "error: imagenet_cpuu: no such file, and no configuration comes with the package under this name, expected a "

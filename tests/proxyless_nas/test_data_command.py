@@ -12,7 +12,6 @@ from PIL import Image
 
 import proxyless_nas as pn
 from engine.errors import ConfigError
-from proxyless_nas.commands import main
 from tests.engine.image_folder import cut_off, write_images
 
 
@@ -171,21 +170,8 @@ def test_the_picture_has_a_row_for_each_class(root):
     assert red.sum() == pytest.approx(blue.sum() * 8 / 7, rel=0.1)
 
 
-@pytest.fixture
-def call(capsys, monkeypatch):
-    """call("data", "show", ...): the exit status, and what was printed on both streams."""
-    monkeypatch.setattr("engine.progress.set_up_logging", lambda: None)  # it lasts as long as the process
-
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([*map(str, words)])
-        return int(end.value.code or 0), *capsys.readouterr()
-
-    return run
-
-
-def test_the_command_prints_the_text_and_writes_the_picture(root, tmp_path, call):
-    status, out, _ = call("data", "show", root, "--picture", tmp_path / "a.png", "data.workers=2")
+def test_the_command_prints_the_text_and_writes_the_picture(root, tmp_path, command):
+    status, out, _ = command("data", "show", root, "--picture", tmp_path / "a.png", "data.workers=2")
     assert status == 0
     assert out.startswith(f"{root}: 32 images, 2 classes\n")
     assert out.endswith(f"\npicture: {tmp_path / 'a.png'}\n")
@@ -202,9 +188,9 @@ def test_the_command_prints_the_text_and_writes_the_picture(root, tmp_path, call
         (["latency/imagenet_cpu"], "data: is missing"),
     ],
 )
-def test_a_wrong_source_is_one_line(words, message, root, call, monkeypatch):
+def test_a_wrong_source_is_one_line(words, message, root, command, monkeypatch):
     monkeypatch.chdir(root.parent)
-    status, _, err = call("data", "show", *words)
+    status, _, err = command("data", "show", *words)
     assert status == 2
     (line,) = (line for line in err.splitlines() if line.startswith("error: "))
     assert message in line

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import torch
 
 import proxyless_nas as pn
 from engine.errors import ConfigError
-from proxyless_nas.commands import main
 from proxyless_nas.interchange import convert
 from published.net_config.conversion import net_config_of
 from published.networks import mobile_chain, named
@@ -26,19 +24,6 @@ def small() -> Chain:
     chain = mobile_chain("small", 8, ((8, 1, "k3e1"), (16, 2, "k3e3 - k5e6")), 32)
     fields = dict(chain.config) | {"input_size": 8, "input_channels": 1, "classifier": ClassifierConfig(classes=10)}
     return Chain(ChainConfig.model_validate(fields), "small")
-
-
-@pytest.fixture
-def door_of(capsys: pytest.CaptureFixture[str]):
-    """door_of("convert", ...): runs a subcommand in this process and returns its status, stdout and stderr."""
-
-    def run(*words: object) -> SimpleNamespace:
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return SimpleNamespace(status=int(end.value.code or 0), out=captured.out, err=captured.err)
-
-    return run
 
 
 @pytest.fixture
@@ -77,19 +62,19 @@ def test_show_and_the_sum_of_a_table_take_a_chain(space_of, formula_table, tmp_p
     assert ours[-1].split() == theirs[-1].split()
 
 
-def test_convert_takes_a_config_and_weights_there_and_back(door_of, small: Chain, tmp_path: Path) -> None:
+def test_convert_takes_a_config_and_weights_there_and_back(command, small: Chain, tmp_path: Path) -> None:
     network = pn.Network(small, seed=3)
     torch.save({"state_dict": official_state(network)}, tmp_path / "official.pth")
     config = net_config_of(small)
     (tmp_path / "net.config").write_text(json.dumps(config))
-    there = door_of(
+    there = command(
         "convert", tmp_path / "net.config", tmp_path / "architecture.json", "--input-size", 8,
         "--weights", tmp_path / "official.pth", tmp_path / "ours.pt",
     )  # fmt: skip
     assert there.status == 0, there.err
     assert "params" in there.out
     assert pn.Network(small).architecture.layers == pn.pretrained(None, tmp_path / "ours.pt").architecture.layers
-    back = door_of(
+    back = command(
         "convert", tmp_path / "architecture.json", tmp_path / "again.config",
         "--weights", tmp_path / "ours.pt", tmp_path / "again.pth",
     )  # fmt: skip
@@ -122,11 +107,11 @@ def test_convert_replaces_no_file_that_holds_something_else(small: Chain, tmp_pa
         convert(source, target)
 
 
-def test_convert_writes_a_named_network(door_of, tmp_path: Path) -> None:
-    ended = door_of("convert", "proxyless_cpu", tmp_path / "net.config")
+def test_convert_writes_a_named_network(command, tmp_path: Path) -> None:
+    ended = command("convert", "proxyless_cpu", tmp_path / "net.config")
     assert ended.status == 0, ended.err
     assert json.loads((tmp_path / "net.config").read_text()) == net_config_of(named("proxyless_cpu"))
-    ended = door_of("convert", "proxyless_cpu", tmp_path / "architecture.json")
+    ended = command("convert", "proxyless_cpu", tmp_path / "architecture.json")
     assert ended.status == 0, ended.err
     assert "4361648" in (tmp_path / "architecture.json").read_text()
 
@@ -139,22 +124,22 @@ def test_convert_writes_a_named_network(door_of, tmp_path: Path) -> None:
         ("[]", "x.config: "),
     ],
 )
-def test_a_wrong_file_is_one_line(door_of, tmp_path: Path, text: str, line: str) -> None:
+def test_a_wrong_file_is_one_line(command, tmp_path: Path, text: str, line: str) -> None:
     (tmp_path / "x.config").write_text(text)
-    ended = door_of("convert", tmp_path / "x.config", tmp_path / "architecture.json")
+    ended = command("convert", tmp_path / "x.config", tmp_path / "architecture.json")
     assert ended.status == 2
     assert line in ended.err
     assert len(ended.err.strip().splitlines()) == 1
     assert not (tmp_path / "architecture.json").exists()
 
 
-def test_an_unknown_name_is_one_line_with_the_nearest(door_of, tmp_path: Path) -> None:
-    ended = door_of("show", "proxyless_cqu")
+def test_an_unknown_name_is_one_line_with_the_nearest(command, tmp_path: Path) -> None:
+    ended = command("show", "proxyless_cqu")
     assert ended.status == 2
     assert "Did you mean 'proxyless_cpu'?" in ended.err
 
 
-def test_show_takes_a_name(door_of) -> None:
-    ended = door_of("show", "proxyless_mobile14")
+def test_show_takes_a_name(command) -> None:
+    ended = command("show", "proxyless_mobile14")
     assert ended.status == 0
     assert "6.86 M" in ended.out

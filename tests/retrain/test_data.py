@@ -18,6 +18,7 @@ from retrain import passes
 from retrain.config import RetrainConfig
 from retrain.run import retrain
 from supernet.architecture import Architecture
+from tests.engine.image_folder import labelled_list
 
 
 @pytest.fixture
@@ -29,13 +30,7 @@ def architecture(tiny_search, space_of) -> Architecture:
 @pytest.fixture
 def listed(tmp_path) -> Path:
     """A list of 8 grey images of class a and 24 of class b."""
-    rng = np.random.default_rng(0)
-    lines = ["path,label"]
-    for i in range(32):
-        Image.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)).save(tmp_path / f"{i}.png")
-        lines.append(f"{i}.png,{'a' if i % 4 == 0 else 'b'}")
-    (tmp_path / "list.csv").write_text("\n".join(lines))
-    return tmp_path / "list.csv"
+    return labelled_list(tmp_path, ["a" if i % 4 == 0 else "b" for i in range(32)])
 
 
 def config_of(listed: Path, balance: str | None) -> RetrainConfig:
@@ -76,7 +71,7 @@ def test_a_balanced_retraining_is_interrupted_and_resumed_exactly(balance, liste
 
 
 def test_the_images_of_val_choose_the_epoch_if_there_are_three_parts(architecture, tmp_path):
-    """Neither may a part of the training images be held out beside them."""
+    """A part of the training images may not be held out beside them."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 8), ("val", 3), ("test", 2)):
         for name in ("a", "b"):

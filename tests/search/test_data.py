@@ -6,26 +6,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from search import loop
 from search.loop import run_search
+from tests.engine.image_folder import labelled_list
 from tests.search.test_runs import search_of
 
 
 @pytest.fixture
 def listed(tmp_path) -> Path:
     """A list of 12 grey images of class 0 and 28 of each of three others."""
-    rng = np.random.default_rng(0)
-    lines = ["path,label"]
-    for i in range(96):
-        Image.fromarray(rng.integers(0, 256, (10, 10), dtype=np.uint8)).save(tmp_path / f"{i}.png")
-        lines.append(f"{i}.png,{0 if i < 12 else 1 + i % 3}")
-    (tmp_path / "list.csv").write_text("\n".join(lines))
-    return tmp_path / "list.csv"
+    return labelled_list(tmp_path, [0 if i < 12 else 1 + i % 3 for i in range(96)])
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
