@@ -206,7 +206,7 @@ def test_deriving_from_a_run_imports_only_modules_that_are_allowed(run, door):
     ids=["data.module", "search.terms", "search.reinforce.reward"],
 )
 def test_no_function_is_called_for_a_run_that_was_sent(run, door, change):
-    """Not even one of a module that every process has."""
+    """Not even a function of a module that every process has is called."""
     Path("precious").mkdir()
     changed(run, change)
     refused(door("derive", run, "--allow-modules", "ops.py"), "the file would run 'shutil'", "--allow-modules shutil")

@@ -31,7 +31,8 @@ def test_the_examples_formulas_for_params_and_macs_equal_what_hooks_count(name, 
 
 
 def test_half_of_a_ghost_convolution_is_made_from_the_other_half():
-    """With the depthwise convolution an identity without activation, the second half of the channels is the first."""
+    """If the depthwise convolution is an identity without activation, the second half of the channels equals the
+    first."""
     import_candidates("docs/examples/ghost.py")
     op = build_op(Layer(CANDIDATES["ghost_k3_e3"], 4, 6, 5), OpSettings("relu")).eval()
     cheap = op.project.cheap

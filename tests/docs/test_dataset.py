@@ -46,7 +46,7 @@ def test_the_example_of_arrays_is_split_normalised_and_labelled_by_parity():
 
 
 def test_augmentation_of_a_set_that_may_not_be_mirrored_is_a_shift():
-    """Like that of built-in sets, it is a function of the item: here one of the nine places of a crop."""
+    """The augmentation is a function of the item, as in built-in sets: here one of the nine places of a crop."""
     train = opened(DataConfig(module=EXAMPLE, name="even_or_odd")).train
     image = train.load([Item(0, 0, 5)], augment=False).images[0]
     padded = torch.nn.functional.pad(image, [1] * 4, value=float(image.min()))

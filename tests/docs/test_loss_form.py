@@ -33,7 +33,7 @@ run_search(Path("search.yaml"), Path("run"))
 
 
 def test_a_form_added_to_one_file_searches_and_keeps_its_duals(tmp_path, tiny_search):
-    """In a copy of the packages, of which forms.py alone is changed."""
+    """The test changes forms.py alone, in a copy of the packages."""
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     forms = tmp_path / "search/learn/forms.py"

@@ -87,7 +87,7 @@ def test_the_figures_alone_give_the_pages_and_the_picture(tool, made_up, tmp_pat
 
 
 def test_the_command_names_the_networks_and_compares_them(tool):
-    """Without its timings, it has the rows and the published columns of the table."""
+    """The command runs without its timings, and gives the rows and the published columns of the table."""
     words = shlex.split(tool.COMMAND)
     assert tuple(words[2 : words.index("--devices")]) == tool.NETWORKS
     comparison = compare(tool.NETWORKS)

@@ -28,7 +28,7 @@ def count_changes(names, space):
 
 
 def test_the_examples_term_is_the_expected_number_of_changes(space):
-    """By enumeration: sum over architectures of p(architecture) * changes."""
+    """The reference is an enumeration: the sum over architectures of p(architecture) * changes."""
     changes = own_function(f"{EXAMPLE}:changes", "search.terms")
     draws = torch.Generator().manual_seed(0)
     p = Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws)).probabilities()

@@ -39,7 +39,8 @@ def recipe(checkout, tmp_path, monkeypatch) -> tuple[Path, Path]:
 
 
 def test_200_photographs_are_enough_with_the_settings_of_the_readme(recipe):
-    """32 of 40 train: 128 for the weights, 32 for the architecture. Nothing is refused or warned of."""
+    """Each class has 40 photographs, of which 32 train: 128 in all for the weights, 32 for the architecture. No check
+    refuses that or warns of it."""
     config = SearchConfig.read(recipe[0])
     (check,) = data_checks(config, 128, 32)
     assert (check.level, check.text) == ("ok", "128 training and 32 validation images, 8 steps an epoch")

@@ -99,7 +99,7 @@ def test_a_bottleneck_applies_no_activation_after_adding_its_projection():
 def test_a_small_space_of_bottlenecks_is_searched_derived_and_retrained(
     path, door, tmp_path, monkeypatch, formula_table
 ):
-    """From another folder than the repository: the candidates' file is found there."""
+    """The commands run in another folder than the repository, and find the candidates' file from there."""
     monkeypatch.chdir(tmp_path)
     fake = "{name: fake, fake_images: 32, fake_classes: 2, validation: 0.5}"
     overrides = ["space.input_size=32", "space.classes=2", "space.width_multiplier=0.125", "space.feature_mix=32"]

@@ -53,7 +53,7 @@ def test_modules_are_allowed_by_name_or_path(parser):
 
 @pytest.mark.parametrize("text", ["data.root=/x", "runs/x", "a b", "", "a/b.json"])
 def test_an_override_is_not_lost_among_modules(parser, capsys, text):
-    """Otherwise it would be taken for a module, and the run would go on without the override."""
+    """An override after --allow-modules could be taken for a module; the run would then go on without it."""
     assert "expected a dotted module or a path to a .py file" in refused(
         parser, capsys, "a.yaml", "--allow-modules", "ops.py", text
     )

@@ -90,7 +90,7 @@ def test_steps_are_those_of_the_files_newest_first(tmp_path):
 
 @pytest.mark.parametrize("value", [Path("a"), {1: {"deep": [object]}}, random.Random])
 def test_a_state_that_could_not_be_read_back_is_a_bug_at_the_save(tmp_path, value):
-    """Found at a resume it would be too late: the good checkpoints before it would be gone."""
+    """If the fault were found only at a resume, the good checkpoints before it would be gone."""
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2):
         checkpoints.save(step, state_of(step))

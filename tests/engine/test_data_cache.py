@@ -87,7 +87,7 @@ def test_grey_pictures_are_kept_in_one_channel(folder):
 
 
 def test_a_set_that_is_sent_to_another_process_finds_the_pictures(folder):
-    """As it is sent to processes that are not forked."""
+    """The set is pickled, as for processes that are not forked."""
     kept = opened(folder, "ram").train
     kept.prepare()
     sent = pickle.loads(pickle.dumps(kept))
@@ -157,7 +157,7 @@ def test_a_place_that_is_a_file_is_one_line(folder, tmp_path):
 
 
 def test_a_training_at_a_smaller_size_decodes_what_it_would_decode_without_a_cache(folder):
-    """At 6 px, crops of a JPEG file of 20 x 30 pixels are decoded at half of its size or less."""
+    """A training at 6 px decodes crops of a JPEG file of 20 x 30 pixels at half of its size or less."""
     small = Augmentation(sizes=(6,))
     plain, kept = (augmented(opened(folder, cache).train, small) for cache in (None, "ram"))
     kept.prepare()

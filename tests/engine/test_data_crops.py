@@ -77,7 +77,8 @@ def test_other_files_give_slices_of_what_they_always_gave(kind, mode, channels):
 @pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_part_never_has_fewer_pixels_than_are_needed(orientation):
-    """Over boxes of all kinds: decoded at 1/n it covers the box, with n as large as the needed pixels allow."""
+    """For boxes of all kinds, the picture decoded at 1/n covers the box, and n is as large as the needed pixels
+    allow."""
     random = np.random.default_rng(0)
     content = stored(smooth(203, 307), exif=turned(orientation))
     whole = whole_picture(content, 3)
@@ -161,7 +162,8 @@ def test_colours_follow_their_formula(channels):
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 7), (3, 7), (3, 33), (3, 400)])
 def test_a_finished_image_does_not_depend_on_its_batch(channels, size):
-    """400: one image at a time. 7: their lengths are no multiples of a vector register's."""
+    """Images of 400 pixels are finished one at a time; those of 7 pixels have lengths that are no multiples of a vector
+    register's."""
     batch = raw_batch(channels, 5 if size == 400 else 70, size)
     together = PREPROCESSING[channels].finished(batch).images
     for i in (0, 1, 4):

@@ -91,8 +91,8 @@ def first(root: Path, count: int = 13, **settings: Any) -> list[Batch]:
 
 
 def test_the_batches_are_those_that_a_cpu_decodes_up_to_rounding(root, no_gpu):
-    """All pictures are decoded whole here too, since none has twice the pixels. What is no plain JPEG is decoded on the
-    CPU alone, and an unreadable file replaced as ever."""
+    """All pictures are decoded whole, since none has twice the pixels that are needed. A file that is no plain JPEG is
+    decoded on the CPU alone, and an unreadable file is replaced as on a CPU."""
     mine, theirs = first(root), first(root, on_gpu=False)
     assert [sorted(batch.corrupt) for batch in mine] == [sorted(batch.corrupt) for batch in theirs]
     assert 3 in {index for batch in mine for index in batch.corrupt}
@@ -155,7 +155,7 @@ def test_what_cannot_be_decoded_on_a_gpu_is_refused(root, monkeypatch):
 
 @needs_torchcodec
 def test_torchcodec_decodes_what_pillow_decodes(root, monkeypatch):
-    """On the CPU both use libjpeg-turbo."""
+    """Both use libjpeg-turbo on the CPU."""
     images = opened(root, decode="cuda").train
     raw = images.read([Item(0, 0, i) for i in range(10, 20)], augment=True)
     found = [decoded(raw, SIZE, torch.device("cpu"), images.read_here, decode).pixels for decode in (None, by_pillow)]

@@ -72,7 +72,7 @@ def test_a_further_image_moves_one_other_of_its_class_at_most():
 
 
 def test_the_choice_depends_on_names_alone():
-    """Fixed for ever: a change here moves images between the parts of everybody's sets."""
+    """The choice may never change: a change here would move images between the parts of everybody's sets."""
     part = part_of({"cat": [f"{i}.jpg" for i in range(10)], "dog": ["a.png", "b.png"]})
     test = held_out(part, 0.2, ("cat", "dog"))[1]
     assert [name.decode() for name in test.files] == CHOSEN
@@ -313,7 +313,7 @@ def test_each_form_of_a_file_of_labels_is_read(flat, name, lines, place, tmp_pat
 
 
 def test_the_numbers_of_the_development_kit_are_looked_up_in_its_table(flat):
-    """As in the kit: entries with children are no classes, and have numbers too."""
+    """The table holds entries with children too, as in the kit: they are no classes, but have numbers."""
     kit = flat / "ILSVRC2012_devkit_t12" / "data"
     kit.mkdir(parents=True)
     (kit / "ILSVRC2012_validation_ground_truth.txt").write_text(

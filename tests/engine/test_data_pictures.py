@@ -92,7 +92,7 @@ def palette_with_transparency(path, **options):
     "kind", ["RGBA", "LA", "palette", "palette bytes", "grey key", "colour key", "16-bit key", "1"]
 )
 def test_transparent_pixels_become_white(kind, tmp_path):
-    """Black everywhere, transparent outside a disc: the disc is black on white."""
+    """A picture that is black everywhere and transparent outside a disc becomes a black disc on white."""
     path = tmp_path / "a.png"
     black = Image.new("RGB", (8, 8))
     key = np.where(DISC == 0, 200, 0).astype(np.uint8)  # outside: a value that the file declares transparent
@@ -279,7 +279,8 @@ def test_whatever_a_decoder_raises_is_a_reason(error, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a.avif", "a.png", "a.jpg", "a.webp", "a.gif", "a.tif", "a.jp2"])
 def test_damaged_files_are_read_or_refused(name, tmp_path):
-    """200 files with random bytes changed or the end missing: pixels or a reason, never another exception."""
+    """The test reads 200 files of which random bytes are changed or the end is missing. Each gives pixels or a reason,
+    never another exception."""
     if f".{name[2:]}" not in extensions():
         pytest.skip("this Pillow has no such format")
     rng = np.random.default_rng(0)
@@ -298,7 +299,7 @@ def test_damaged_files_are_read_or_refused(name, tmp_path):
 
 
 def test_a_limit_on_open_files_is_not_taken_for_an_unreadable_file(tmp_path):
-    """A limit of the system is not taken for a damaged image, which another one would replace without need."""
+    """If it were taken for a damaged image, the image would be replaced by another one without need."""
     resource = pytest.importorskip("resource")
     path = saved(tmp_path / "a.png", Image.fromarray(RAMP))
     read(path)
@@ -318,7 +319,7 @@ def grey(size: int) -> Preprocessing:
 
 @pytest.mark.parametrize("shape", [(1, 30_000), (30_000, 1), (2, 40_001)])
 def test_a_line_of_pixels_is_evaluated_on_its_middle_in_bounded_memory(shape, tmp_path, monkeypatch):
-    """Grey 40 at the ends and 200 in the middle half: the central square shows the middle."""
+    """The line is grey 40 at its ends and 200 in its middle half; the central square shows the middle."""
     ramp = np.full(max(shape), 40, np.uint8)
     ramp[len(ramp) // 4 : -len(ramp) // 4] = 200
     pixels = np.broadcast_to(ramp, (min(shape), len(ramp)))
@@ -340,7 +341,7 @@ def test_a_line_of_pixels_is_evaluated_on_its_middle_in_bounded_memory(shape, tm
 
 
 def test_pictures_of_usual_shapes_are_evaluated_as_a_whole(tmp_path):
-    """Up to 16 to 1 nothing is cut before resizing."""
+    """A picture that is at most 16 times as long as it is wide is not cut before it is resized."""
     Image.fromarray(np.tile(RAMP.ravel()[:160], (10, 1))).save(tmp_path / "a.png")
     images = FolderImages(tmp_path, np.array([b"a.png"]), np.zeros(1, int), grey(14), flip=True)
     shown = images.load([Item(0, 0, 0)], augment=False).images[0, 0]

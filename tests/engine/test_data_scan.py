@@ -189,7 +189,7 @@ def test_a_file_in_two_classes_is_refused(how, root):
 
 
 def test_a_chain_of_folders_that_link_to_each_other_ends(root, tmp_path):
-    """Forty folders, each with links to all of them: every image once."""
+    """Each of forty folders has links to all of them; every image is found once."""
     places = [tmp_path / "web" / str(i) for i in range(40)]
     for i, place in enumerate(places):
         place.mkdir(parents=True)

@@ -256,7 +256,8 @@ def test_a_folder_that_lacks_a_part_or_a_class_is_refused_in_one_line(tmp_path):
 
 @pytest.mark.parametrize("flip", [True, False])
 def test_a_training_image_in_memory_is_the_drawn_window_of_the_padded_picture(flip):
-    """Zero padding of S // 8 pixels, a window of S x S, then mirrored (He et al. 2015), for every place of a window."""
+    """The picture gets S // 8 pixels of zeros on each side, a window of S x S is cut from it, and it is mirrored (He et
+    al. 2015). The test goes through every place of a window."""
     pixels = torch.randint(1, 256, (60, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     recipe = Recipe((0.5,) * 3, (0.25,) * 3, flip)
     images = MemoryImages(pixels, np.zeros(60), recipe, channels=3)

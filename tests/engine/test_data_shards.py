@@ -61,7 +61,7 @@ def equal(first, second):
 
 
 def test_a_network_without_a_configuration_is_evaluated_on_shards_as_on_their_folder(folder, packed, copied):
-    """As `evaluate --path`, `compare --path` and `export --images` open them."""
+    """The images are opened as `evaluate --path`, `compare --path` and `export --images` open them."""
     preprocessing = Preprocessing.of_files(8, (0.4,) * 3, (0.2,) * 3)
     (ours, names), (theirs, same) = (open_test_images(root, preprocessing, 2) for root in (packed, folder))
     assert names == same == ("class0", "class1")
@@ -85,7 +85,8 @@ def test_shards_in_the_place_of_a_folder_are_named(packed):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shards_give_the_batches_of_their_folder(folder, packed, workers):
-    """Training, over more than an epoch, from any step on, in each of two processes; evaluation; a part of the set."""
+    """The test compares training batches over more than an epoch, from any step on, in each of two processes; those of
+    an evaluation; and those of a part of the set."""
     ours, theirs = opened("shards", packed), opened("folder", folder)
     assert ours.class_names == theirs.class_names
     for settings in ({}, {"start": 13}, {"rank": 1, "world_size": 2}):
@@ -108,7 +109,8 @@ def test_shards_give_the_batches_of_their_folder(folder, packed, workers):
 
 
 def test_a_shard_is_read_by_any_reader_of_tar_files(folder, packed):
-    """As WebDataset reads them: neighbours of one name, of mixed classes, the content of the files, their class."""
+    """WebDataset's way of reading gives what was packed: neighbours of one name, mixed classes, the content of each
+    file and its class."""
     index = json.loads((packed / INDEX).read_text())
     assert index["classes"] == ["class0", "class1"]
     shards = index["parts"]["train"]["shards"]
@@ -168,7 +170,7 @@ def test_an_interrupted_packing_leaves_nothing(folder, tmp_path, monkeypatch):
 
 
 def test_what_a_killed_packing_has_left_is_deleted_by_the_next_one(folder, tmp_path):
-    """Not what another process is writing at the moment, nor anything else."""
+    """What another process is writing at the moment is not deleted, nor is anything else."""
     for name in (".out.0123456789abcdef.tmp", ".out.fedcba9876543210.tmp", ".other.0123456789abcdef.tmp", "out.tmp"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "train-000000.tar").write_bytes(b"half")
@@ -239,7 +241,7 @@ def test_changed_bytes_of_an_image_are_refused_when_it_is_read(copied, workers):
 
 
 def test_an_index_is_not_trusted(copied):
-    """Names outside of the folder, tables that point outside of their shard."""
+    """An index with names outside of its folder, or with tables that point outside of their shard, is refused."""
     record = json.loads((copied / INDEX).read_text())
     record["parts"]["train"]["shards"][0]["file"] = "../../etc/passwd"
     (copied / INDEX).write_text(json.dumps(record))

@@ -149,8 +149,8 @@ def stored(order):
 
 @pytest.mark.parametrize("count", [3, 5, 100])
 def test_batches_of_statistics_are_of_mixed_classes_in_whatever_order_a_set_is_stored(count):
-    """Sorted by class, shuffled or interleaved: the variance within batches is near that of all images, 533, and far
-    from that within a class, 33."""
+    """The set is sorted by class, shuffled or interleaved. The variance within batches is near that of all images, 533,
+    and far from that within a class, 33."""
     for order in (np.arange(80), np.random.default_rng(1).permutation(80), np.arange(80).reshape(4, 20).T.ravel()):
         images = stored(order)
         batches = list(statistics_batches(images, 16, count, 0))

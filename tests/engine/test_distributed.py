@@ -315,7 +315,7 @@ def test_several_gpus_without_nccl_are_one_line(monkeypatch):
 
 
 def test_a_process_alone_copies_nothing_and_registers_no_hook():
-    """No copy, no hook, no group: the same objects come back."""
+    """Without a group, each function returns the object that it was given."""
     values, net = torch.ones(3), branches()
     assert ALONE.mean_of(values) is values
     assert ALONE.sum_of(values) is values

@@ -116,7 +116,7 @@ def test_an_image_of_another_class_or_part_is_named(out):
 
 @pytest.mark.parametrize("damage", ["absent", "no gzip", "no list"])
 def test_without_a_list_a_change_is_described_by_checksums_and_the_same_images_resume(root, out, damage):
-    """As a run of an earlier version has it."""
+    """Runs of an earlier version have recorded no list."""
     record(out, inputs_of(root))
     (out / LIST).unlink()
     if damage != "absent":

@@ -155,8 +155,9 @@ def test_processes_that_cannot_connect_name_the_network_interface(ended):
 
 @pytest.mark.parametrize("between", [[], ["bash", "-c", '"$@"; true', "between"]], ids=["its child", "a wrapper's"])
 def test_processes_end_once_their_launcher_was_killed(tmp_path, shell, between):
-    """Process 0 computes, process 1 waits in a collective; nobody is left to stop them. Where a shell stands between,
-    it lives on, and the launcher's store alone tells. All end: communicate() waits for all that hold the pipes."""
+    """Process 0 computes and process 1 waits in a collective when the launcher is killed. If a shell stands between, it
+    lives on, and only the launcher's store shows that the launcher is gone. Both processes end: communicate() waits for
+    all that hold the pipes."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.replace('if case == "loop" and', 'os.write(1, b"ready\\n")\n        if'))
     start = [*between, sys.executable, str(program)]
@@ -268,7 +269,8 @@ def test_an_environment_that_torchrun_did_not_make_is_one_line(launched, name, v
 
 @pytest.mark.parametrize(("keeps_it", "said"), [("True", "torchrun, which keeps it, may have ended; "), ("False", "")])
 def test_a_store_that_cannot_be_reached_is_one_line_after_a_bounded_wait(launched, keeps_it, said):
-    """Where torchrun keeps it, it is there before any process; torchrun was killed while this one imported torch."""
+    """A store that torchrun keeps is there before any process is; here torchrun was killed while this process imported
+    torch."""
     launched.setenv("TORCHELASTIC_USE_AGENT_STORE", keeps_it)
     line = refused()
     assert line.startswith(f"process 1, on {socket.gethostname()}, cannot join the job at 127.0.0.1:")

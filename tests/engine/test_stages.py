@@ -138,7 +138,7 @@ def test_a_folder_with_other_files_is_left_alone(run, tmp_path):
 
 
 def test_files_at_the_place_of_a_stage_that_has_never_begun_are_left_alone(run, tmp_path):
-    """Somebody has put them there after the stages before it."""
+    """A user may have put them there while the stages before it ran."""
     run(until="one")
     (tmp_path / "two").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds two, which no job .*; move it to another place"):
@@ -194,7 +194,7 @@ def test_a_stage_that_is_stopped_is_run_again_and_gives_the_same(moment, run, tm
 
 
 def test_a_job_that_is_killed_in_a_stage_goes_on(run, tmp_path, checkout, shell):
-    """kill -9 with half of a stage's files written, and again in the next stage."""
+    """The job gets SIGKILL when half of a stage's files are written, and once more in the next stage."""
     for moment in ("one half", "two written"):
         command = [sys.executable, "-c", PROGRAM, str(tmp_path), moment]
         ended = subprocess.run(command, cwd=checkout, env=shell, capture_output=True, text=True, check=False)

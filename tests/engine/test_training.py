@@ -90,7 +90,7 @@ def test_equal_logits_are_no_accuracy():
 
 @pytest.mark.parametrize("classes", [3, 8])
 def test_a_logit_that_is_not_a_number_is_never_right(classes):
-    """All NaN; the label's NaN; a NaN of another class, which takes the first place."""
+    """All logits are NaN, or the label's, or that of another class, which then takes the first place."""
     nan, labels = float("nan"), torch.tensor([1, 1, 1])
     logits = torch.arange(3.0 * classes).view(3, classes) - 100
     logits[0], logits[1, 1], logits[2] = nan, nan, torch.tensor([nan, 5.0, *[0.0] * (classes - 2)])
@@ -210,7 +210,7 @@ def test_evaluation_leaves_no_trace(net):
 
 
 def test_evaluation_keeps_no_graph(net):
-    """One that does would hold every batch in memory until the end."""
+    """A graph would hold every batch in memory until the end."""
     graphs = []
     net.register_forward_hook(lambda module, inputs, output: graphs.append(output.requires_grad))
     evaluate(net, [Batch(torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.long))] * 2, CPU, RunConfig())

@@ -289,7 +289,7 @@ def test_files_of_the_users_in_the_former_folder_stay(run):
 
 
 def test_the_header_search_is_the_checksum_of_the_format():
-    """At every place of a long random text, the vectorised search agrees with TensorBoard's own checksum."""
+    """The vectorised search agrees with TensorBoard's own checksum at every place of a long random text."""
     noise = np.random.default_rng(0).integers(0, 256, 300, dtype=np.uint8).tobytes()
     content = noise + record_of(Event(step=3).SerializeToString()) + noise
     piece = np.frombuffer(content, np.uint8)

@@ -104,8 +104,7 @@ def test_a_file_holds_the_convolutions_and_no_litter(written, name):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_files_of_other_runtimes_compute_the_same_and_classify_a_photo(name, network, tmp_path, photo, capsys):
-    """As above, in an environment that has the extra; all of ExecuTorch's operations run in XNNPACK, or writing
-    fails."""
+    """This test needs the runtime's extra. All of ExecuTorch's operations have to run in XNNPACK, or writing fails."""
     for module in FORMATS[name].modules:
         pytest.importorskip(module, reason=f"needs the extra {FORMATS[name].extra}")
     (result,) = export_network(network, PREPROCESSING, CLASSES, [name], tmp_path)
@@ -218,7 +217,8 @@ def test_a_trained_network_is_within_5e_5(tmp_path):
 
 @pytest.mark.parametrize("batch", [0, 2])
 def test_folding_bn_changes_nothing(network, batch):
-    """In float64, where rounding is no excuse, and for another batch size than the traced one."""
+    """The test runs in float64, where rounding explains no difference, and for another batch size than the traced
+    one."""
     double = small_network().double().eval()
     with torch.no_grad():
         program = make_program(double.float(), "x", PREPROCESSING, batch, "nchw", False, {})
@@ -247,7 +247,7 @@ def test_normalising_inside_is_what_preprocessing_does(network):
 
 
 def test_pixels_channels_last_and_a_fixed_batch(network, tmp_path):
-    """One transposition at the beginning is all that the other layout takes."""
+    """The other layout adds one transposition at the beginning, and nothing else."""
     pytest.importorskip("onnxscript")
     (result,) = export_network(
         network, PREPROCESSING, CLASSES, ["onnx"], tmp_path, batch=3, layout="nhwc", normalise=True

@@ -88,8 +88,8 @@ def written(network, calibration, tmp_path_factory):
 
 
 def test_the_paired_interval_is_newcombes():
-    """Two tables of his paper (1998, method 10), and what must hold for any: it mirrors, and no image moves give a
-    symmetric interval around 0."""
+    """The interval equals two tables of Newcombe's paper (1998, method 10). For any images, exchanging both networks
+    mirrors it, and it is symmetric around 0 if both are right on the same ones."""
     assert paired_difference(36, 12, 2, 0) == pytest.approx((5.69, 34.04), abs=0.01)
     assert paired_difference(20, 12, 2, 16) == pytest.approx((5.62, 32.92), abs=0.01)
     low, high = paired_difference(400, 9, 4, 87)
@@ -212,7 +212,7 @@ def test_a_bad_quantiser_is_found(network, calibration, tmp_path, fault, expecte
 
 
 def test_a_file_further_from_float32_than_simulated_is_found(network, calibration, tmp_path):
-    """One bias is missing: weights, ranges and operations are as they should be."""
+    """One bias is missing; weights, ranges and operations are as they should be."""
     import onnx
 
     def without_bias(quantise, *args, **more):

@@ -44,7 +44,7 @@ def test_the_published_space_has_22_edges_of_9_candidates(checkout):
 
 
 def test_errors_are_those_of_means_over_devices():
-    """Two devices, three seeds: the error is that of the seeds' means, not of single fits."""
+    """For two devices and three seeds, the error is that of the seeds' means, not of single fits."""
     one, two = [(0.9, 2.0), (0.8, 3.0), (0.7, 4.0)], [(0.5, 4.0), (0.6, 3.0), (0.7, 2.0)]
     averages = means([{count: {"none": scores} for count in COUNTS} for scores in (one, two)])
     assert averages["30"]["none"] == [0.7, 0.0, 3.0, 0.0]

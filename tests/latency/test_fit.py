@@ -161,10 +161,9 @@ def test_inseparable_ops_are_exactly_those_that_matter_and_are_not_determined(se
 
 @pytest.mark.parametrize("seed", range(12))
 def test_groups_are_small_and_add_up_to_what_is_lacking(seed, space):
-    """By enumeration. A group holds rank(all) - rank(measured) undetermined comparisons, over its columns.
-
-    Together the groups hold all that is lacking, each needs every one of its entries for its own, and none splits.
-    """
+    """The reference is an enumeration. A group holds rank(all) - rank(measured) undetermined comparisons, over its
+    columns. Together the groups hold all that is lacking, each needs every one of its entries for its own, and none
+    splits."""
     rng = np.random.default_rng(seed)
     networks = [all_paths(space)[i] for i in rng.choice(72, size=4 + seed % 5, replace=False)]
     measured = jobs_of(space, networks)

@@ -454,7 +454,7 @@ def test_a_linear_model_without_a_key_is_refused(missing, tmp_path):
     ("records", "format"), [({STEM: GOOD}, "official"), ({STEM: TIMED, HSWISH: TIMED}, "ofa"), (small_tunas(), "tunas")]
 )
 def test_a_format_is_recognised_by_its_keys(records, format, tmp_path):
-    """Any other --format is refused, with the right one as a suggestion."""
+    """If --format names another format, the file is refused, and the right format is suggested."""
     path = written(tmp_path, records)
     imported = import_table(path, device_name="a phone")
     assert imported == import_table(path, device_name="a phone", format=format)

@@ -99,7 +99,8 @@ def test_what_a_file_says_about_itself_is_kept(exported):
 
 
 def test_the_outermost_values_of_a_percentile_are_cut_off(exported):
-    """One pixel of 1000 among numbers around 0 widens the range of the smallest and the largest value alone."""
+    """One pixel has the value 1000, the others are around 0. It widens the range from the smallest to the largest
+    value, but not that of a percentile."""
     layer = next(layer for layer in exported if str(layer.spec) == "proj")
     _, model = exported[layer]
     name = model.graph.input[0].name

@@ -482,7 +482,7 @@ WHOLE = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU
 
 @pytest.mark.parametrize("runtime", ["pytorch", "onnxruntime", "cuda"])
 def test_a_whole_network_is_loaded_with_the_batch_and_timed(runtime, quick):
-    """Any module can be, without a space; `ready_to_time` puts it into eval mode with biases that keep it alive."""
+    """A module needs no space to be timed; `ready_to_time` puts it into eval mode, with biases that keep it alive."""
     if runtime == "onnxruntime":
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")

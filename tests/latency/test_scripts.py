@@ -80,7 +80,7 @@ def test_recalibrate_keeps_what_was_measured_and_drops_the_verification(config, 
 
 
 def test_each_verification_times_other_networks(config, measured, door):
-    """Without a seed, the time is the seed."""
+    """If no seed is given, the time is the seed."""
     ranges = set()
     for seed in ((), (), ("--seed", 7), ("--seed", 7)):
         door("measure_latency", config, "--out", measured, "--verify", 6, *seed)
@@ -273,7 +273,7 @@ def test_a_fit_takes_a_table_object_as_its_prior(small_space, quick, formula_tab
     ],
 )
 def test_only_the_same_table_is_measured_again(change, words, config, measured, door):
-    """Any other would be lost; the line names what differs and a file that is free."""
+    """Any other table at that place would be lost; the line names what differs, and a file that is free."""
     table = LatencyTable.load(measured)
     table.model_copy(update=change(table)).save(measured)
     before = measured.read_bytes()

@@ -101,7 +101,7 @@ def test_without_likeness_the_pull_is_that_to_a_common_factor(space):
 
 
 def test_no_op_is_guessed_to_be_free():
-    """If MACs explain everything, an op without any has to deviate by more than nothing."""
+    """If MACs explain everything, an op without MACs still gets a time above 0."""
     layers = [SimpleNamespace(c_in=4, c_out=4, size=8, size_out=8, complexity=Complexity(0, m)) for m in (0, 10**6)]
     counts = np.random.default_rng(0).integers(1, 5, (20, 2)).astype(float)
     guessed = guess(_shapes(layers), counts, 3.0 * counts[:, 1])  # type: ignore[arg-type]

@@ -193,7 +193,7 @@ def test_a_place_that_cannot_hold_a_table_is_refused(place, table, tmp_path):
 
 
 def test_the_key_marks_a_residual_edge(space):
-    """Without its residual add an op is another layer with another latency."""
+    """An op without its residual add is another layer, with another latency."""
     first, second = (edge.layers[0] for edge in space.edges[2:4])
     assert (str(first), str(second)) == ("mbconv_k3_e3 9x9x8->8 s2", "mbconv_k3_e3+residual 5x5x8->8 s1")
 

@@ -73,7 +73,7 @@ def test_a_mistyped_command_is_one_line_with_the_nearest(answer):
 
 
 def test_each_script_is_a_few_lines_and_runs_a_command():
-    """Nothing but the docstring, the import, and the call with the name of the subcommand."""
+    """A script has a docstring, an import, and a call with the name of its subcommand, and nothing else."""
     found = {}
     for path in (CHECKOUT / "scripts").glob("*.py"):
         text = path.read_text()

@@ -35,7 +35,8 @@ def test_the_exported_names_are_complete_and_sorted():
 
 
 def test_the_names_that_a_type_checker_sees_are_the_exported_ones(checkout):
-    """Those that are imported under TYPE_CHECKING, of the very modules where the names are found."""
+    """The names that are imported under TYPE_CHECKING come from the very modules in which they are found at run
+    time."""
     tree = ast.parse((checkout / "proxyless_nas" / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
     homes = {alias.name: node.module for node in block.body for alias in node.names}

@@ -187,7 +187,8 @@ def flipped(path: Path) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("sealed", [False, True], ids=["", "sealed"])
 def test_a_number_that_somebody_has_changed_is_named(file, edit, stage, named, sealed, shipped, tmp_path):
-    """By the file's hash, and, if the record of hashes has been changed as well, by computing the number again."""
+    """The change is found by the file's hash, and, if the record of hashes has been changed as well, by computing the
+    number again."""
     out = tmp_path / "my job"
     shutil.copytree(shipped[0], out)
     if file.startswith("int8/") and not (out / file).exists():
@@ -261,7 +262,7 @@ def test_a_job_that_was_renamed_and_whose_table_is_elsewhere_is_the_same(shipped
 
 
 def test_the_networks_for_other_bounds_belong_to_the_stage_that_makes_them(shipped):
-    """Not to the search, when result.json has been deleted and the search ends once more beside them."""
+    """They do not become files of the search if result.json is deleted and the search ends once more beside them."""
     job, record = job_of(shipped[0]), read_stages(shipped[0])
     search = next(stage for stage in STAGES if stage.name == "search")
     again = {str(path.relative_to(job.out)) for path in search.run(job, record.stages).files}
@@ -269,7 +270,8 @@ def test_the_networks_for_other_bounds_belong_to_the_stage_that_makes_them(shipp
 
 
 def test_the_first_of_equal_logits_is_the_class_that_a_file_chooses():
-    """As where an int8 file's drop is computed; the accuracy counts a label only if no other logit is as large."""
+    """An int8 file's drop is computed in the same way. The accuracy counts a label only if no other logit is as
+    large."""
 
     class Tied:
         metadata = {  # noqa: RUF012
@@ -287,7 +289,7 @@ def test_the_first_of_equal_logits_is_the_class_that_a_file_chooses():
 
 
 def test_a_search_that_was_stopped_goes_on(settings, tmp_path, monkeypatch):
-    """Interrupted after a checkpoint, and once more before the result is written."""
+    """The search is interrupted after a checkpoint, and once more before its result is written."""
     from search.loop import Search
 
     out, said = tmp_path / "job", []

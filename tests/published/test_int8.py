@@ -143,7 +143,7 @@ def test_the_codes_are_those_of_integer_arithmetic(saved) -> None:
 
 
 def test_the_codes_of_a_trained_network_are_those_of_integer_arithmetic(trained) -> None:
-    """All 1000 of them, at 32 x 32 pixels."""
+    """The test compares all 1000 codes, for an image of 32 x 32 pixels."""
     q = np.repeat(np.repeat(image_codes(8, 1), 4, 1), 4, 2)  # noise without structure gives the same logits always
     expected = integer_network(q, unpickled(trained))
     assert len(set(expected.tolist())) > 20

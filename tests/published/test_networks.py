@@ -120,7 +120,7 @@ def lite0() -> Network:
 
 
 def test_lite0_computes_what_its_authors_code_computes(lite0, photographs) -> None:
-    """Bit for bit, on noise and on a photograph."""
+    """The logits are equal bit for bit, on noise and on a photograph."""
     reason = "pip install efficientnet-lite-pytorch"
     reference = pytest.importorskip("efficientnet_lite_pytorch", reason=reason)
     theirs = reference.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=str(lite0_file())).eval()

@@ -362,7 +362,7 @@ def test_a_table_that_has_changed_is_not_shown(runs, tmp_path):
     ],
 )
 def test_a_damaged_file_is_one_line_or_left_out(file, damage, runs, tmp_path):
-    """As a quick start's folder, whose parts a user has edited or a full disk has cut."""
+    """The folder is that of a quick start of which a user has edited a part, or a full disk has cut one."""
     for name in ("search", "retrain", "table.yaml"):
         (shutil.copytree if (runs / name).is_dir() else shutil.copy)(runs / name, tmp_path / name)
     path = tmp_path / file
@@ -461,8 +461,8 @@ for (const size of sizes) {
 
 @pytest.mark.skipif(CHROMIUM is None, reason="has no chromium")
 def test_a_browser_shows_it_without_errors_or_overflow_at_any_width(facts, exported, tmp_path):
-    """Headless Chromium: nothing on the console, no request, no horizontal scrolling of the page at three widths, and
-    each radio button shows its picture alone."""
+    """Headless Chromium opens the page at three widths: its console stays empty, it sends no request, the page does not
+    scroll sideways, and each radio button shows its picture alone."""
     record = StageRecord(inputs={"settings": "a" * 64}, outputs={}, line="top-1 91.20 % " * 9, seconds=12.0)
     deployed = replace(deployed_of(None, exported), stages={"retrain": record}, classes={"cat": (10, 90.0)})
     text = page_of(replace(facts, deployed=deployed))

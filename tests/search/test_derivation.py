@@ -123,7 +123,7 @@ def test_half_the_range_of_repeated_edges_is_met_exactly_and_at_once(at, make_li
 
 @pytest.mark.parametrize("gap", [1e-7, 1e-6, 1e-5])
 def test_near_ties_are_decided_exactly(space, make_cost, make_limit, gap):
-    """Candidates that differ by less than a solver's default gap."""
+    """The candidates differ by less than a solver's default gap."""
     draws = torch.Generator().manual_seed(0)
     alpha = Alpha.of_space(space, gap * torch.randn(space.mask.shape, dtype=torch.float64, generator=draws))
     limit = make_limit(make_cost(space, 1), 0.6, at=False)
@@ -166,7 +166,7 @@ def test_derive_among_takes_the_smallest_loss_of_the_likeliest(space, make_cost,
 @pytest.mark.parametrize("delta", [1.5e-9, 3e-9, 1e-8])
 @pytest.mark.parametrize("seed", range(4))
 def test_a_network_that_exceeds_its_bound_by_next_to_nothing_gives_way_to_the_next(seed, delta, make_limit):
-    """Less than the solver's own tolerances, with which it may answer with the network."""
+    """It exceeds the bound by less than the solver's own tolerances, so that the solver may answer with it."""
     rng = np.random.default_rng(seed)
     ops = np.array([1, 1.4, 1.9, 2.2, 3, 4, 0])
     table = rng.uniform(0.2, 2, (21, 1)) * ops * rng.uniform(0.9, 1.1, (21, 7))

@@ -81,7 +81,8 @@ def scored_networks(monkeypatch):
 
 
 def test_the_score_is_the_one_that_the_run_wrote_at_its_last_step(run, finished):
-    """The same weights, BN batches and images: equal to the bit, in the result and in the curves."""
+    """Both come from the same weights, BN batches and images: they are equal bit for bit, in the result and in the
+    curves."""
     (member,) = derive_family(run)
     assert member.architecture.paths == finished[1].architecture.paths
     assert member.accuracy == finished[1].accuracy
@@ -91,7 +92,8 @@ def test_the_score_is_the_one_that_the_run_wrote_at_its_last_step(run, finished)
 
 
 def test_a_regression_is_derived_from_before_its_projection(run, finished, monkeypatch):
-    """As the search itself does: the projection tilts by the limit's costs, on which networks of one bound agree."""
+    """The search itself does so. The projection would tilt by the limit's costs, on which networks of one bound
+    agree."""
     wanted, real = [], search.many.family.derive
     monkeypatch.setattr(search.many.family, "derive", lambda alpha, *more: wanted.append(alpha) or real(alpha, *more))
     derive_family(run, scored=False)
@@ -165,7 +167,7 @@ def test_statistics_come_from_the_training_part_and_scores_from_the_validation_p
 
 
 def test_each_member_is_the_likeliest_below_its_bound(run):
-    """Against every architecture of the space."""
+    """The test compares it with every architecture of the space."""
     family = derive_family(run, ["10%..90%x5"], scored=False)
     assert [m.asked for m in family] == ["10%", "30%", "50%", "70%", "90%"]
     space = family.members[0].architecture.space
@@ -374,7 +376,8 @@ def test_a_table_gives_each_device_its_own_network(run, make_table, tmp_path, mo
 
 
 def test_a_search_and_its_family_choose_the_same_network_among_the_likeliest(run, finished, tmp_path):
-    """With derive_among 50, the smallest loss of all that the window allows: by brute force over their scores."""
+    """With derive_among 50, the loss is the smallest of all that the window allows; brute force over their scores shows
+    it."""
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["search"]["derive_among"] = 50
     (tmp_path / "among.yaml").write_text(yaml.safe_dump(config))

@@ -76,7 +76,8 @@ def autograds(p, cost):
 @pytest.mark.parametrize("loss", LOSSES[:3], ids=lambda loss: loss.form)
 @pytest.mark.parametrize("devices", [1, 3])
 def test_alpha_gradient_is_autograds_gradient_of_the_whole_loss(space, make_cost, make_limit, loss, devices):
-    """With CE linear in p, both terms and CE's own factor (mul_log) against autograd; of a worst case too."""
+    """The cross entropy is linear in p here. The test compares both terms, and the factor of the cross entropy in
+    mul_log, with autograd; for a worst case too."""
     costs = tuple(make_cost(space, 2 + k) for k in range(devices))
     limit, mask = make_limit(costs[0] if devices == 1 else WorstCase(costs), 0.4), torch.from_numpy(space.mask)
     alpha = torch.randn(mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()

@@ -22,7 +22,7 @@ def beaten(p: Point, others: list[Point]) -> bool:
 
 @pytest.mark.parametrize("decimals", [0, 1, 6])  # few values, so that costs and accuracies tie
 def test_the_front_of_a_whole_space_equals_brute_force(space, decimals):
-    """Every architecture of the tiny space, by its MACs and a random accuracy."""
+    """The points are all architectures of the tiny space, by their MACs and a random accuracy."""
     rng, cost = np.random.default_rng(decimals), macs_cost(space)
     counts = space.mask.sum(axis=1)
     points = [

@@ -58,7 +58,7 @@ def test_a_learning_rate_of_the_warm_ups_own_makes_two_cosines_as_published(make
 
 
 def test_the_learning_rate_of_adamw_rises_to_the_cosine_in_a_straight_line(make_plan):
-    """Over 2 % of 300 steps, so in 6."""
+    """It rises over 2 % of 300 steps, that is, in 6."""
     adamw = make_plan(optimizer="adamw", epochs=20, warmup_epochs=10)
     cosine = rates(make_plan(epochs=20, warmup_epochs=10))
     assert rates(adamw)[:6] == [pytest.approx(share / 6 * lr) for share, lr in enumerate(cosine[:6], 1)]

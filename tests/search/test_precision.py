@@ -94,7 +94,7 @@ def test_the_check_says_where_int8_is_not_faster(
 def test_an_int8_and_a_float32_limit_stand_beside_each_other(
     space, tmp_path, make_table, make_search_file, monkeypatch
 ):
-    """Two limits of one table, and limits of two tables: both bounds are met by what is derived."""
+    """The derived network meets both bounds, whether the two limits read one table or two."""
     monkeypatch.chdir(tmp_path)
     int8_table(space, tmp_path / "int8.yaml", make_table)
     make_table(space, tmp_path / "float32.yaml")
@@ -120,7 +120,7 @@ def test_an_int8_and_a_float32_limit_stand_beside_each_other(
 def test_a_search_does_not_need_the_comparison(
     change, says, space, tmp_path, make_table, make_search_file, monkeypatch
 ):
-    """As with entries that were interpolated, whose float32 is not known."""
+    """A table may lack it: one with interpolated entries, for example, whose milliseconds in float32 are not known."""
     monkeypatch.chdir(tmp_path)
     int8_table(space, tmp_path / "int8.yaml", make_table)
     content = yaml.safe_load((tmp_path / "int8.yaml").read_text())

@@ -97,7 +97,8 @@ SHARES = (0.0, 1e-6, 0.001, 0.3, 0.5, 0.9, 0.999, 1.0)
 @pytest.mark.parametrize("scale", [0, 1, 5, 30, 300])
 @pytest.mark.parametrize("spread", [0.5, 3.0])
 def test_expected_cost_is_exactly_the_bound_whatever_alpha_and_bound(make_limit, scale, spread):
-    """To 1e-9, and after rounding to float32, as a search stores alpha, to 1e-7 of the reachable range."""
+    """They agree to 1e-9, and to 1e-7 of the reachable range after alpha is rounded to float32, in which a search
+    stores it."""
     for seed in range(6):
         cost = mobile_like_cost(seed, spread)
         low, high = cost.reachable

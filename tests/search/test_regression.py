@@ -120,7 +120,8 @@ def prior(correlation):
 
 @pytest.mark.parametrize("deviation", [0.0, 1.0])
 def test_the_correlation_of_alike_edges_is_the_likeliest(effects, deviation):
-    """By the density of a normal distribution, and the mean is the posterior's, by solving its equations."""
+    """The references are the density of a normal distribution and, for the mean of the posterior, the solution of its
+    equations."""
     effects[2] = effects[0] + deviation * (effects[2] - effects[0])  # the same effects, or independent ones
     evidence, X, y = contrasts_of(effects, 8, 0.1, seed=4)
     estimated = fit(evidence, MASK, ALIKE)
@@ -193,10 +194,8 @@ def test_fading_equals_weights(effects):
 
 
 def test_the_expected_products_are_the_gradient_of_reinforce():
-    """With minus the loss for a reward, E over networks of `products` / (M - 1) is dE_p[L]/dalpha, whatever the losses.
-
-    Both by enumeration: of all pairs of networks of a small space, and of all networks.
-    """
+    """If the reward is minus the loss, E over networks of `products` / (M - 1) is dE_p[L]/dalpha, whatever the losses
+    are. Both are enumerated: over all pairs of networks of a small space, and over all networks."""
     rng = np.random.default_rng(2)
     alpha = torch.from_numpy(rng.normal(size=MASK.shape))
     p = Alpha(alpha, MASK).probabilities()

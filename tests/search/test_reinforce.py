@@ -54,7 +54,7 @@ def test_mean_gradient_over_the_enumerated_space_is_exact_whatever_the_baseline(
 
 
 def test_leave_one_out_is_unbiased(space, rewards):
-    """All ordered pairs of samples, M = 2."""
+    """The test sums over all ordered pairs of samples (M = 2)."""
     alpha = Alpha.of_space(space, torch.randn(space.mask.shape, generator=torch.Generator().manual_seed(2)))
     p, config = alpha.probabilities(), ReinforceConfig(samples=2, baseline="leave_one_out")
     mean = torch.zeros(p.shape, dtype=torch.float64)
@@ -150,7 +150,7 @@ def test_a_reward_may_be_any_kind_of_number(tmp_path, code):
 
 
 def test_a_users_reward_takes_the_place_of_the_published_one(space, make_cost, make_limit, tmp_path):
-    """With 5 more for candidate 1 of the first edge, that is where alpha goes."""
+    """The reward is higher by 5 for candidate 1 of the first edge, so alpha moves to it."""
     path = tmp_path / "own.py"
     path.write_text(OWN_REWARD)
     config = ReinforceConfig(samples=6, baseline="leave_one_out")

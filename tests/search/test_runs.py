@@ -131,7 +131,7 @@ def run_until_signalled(config_file, out, step, number, *arguments):
 
 
 def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(config_file, tmp_path, caplog):
-    """Nothing but the interrupts has saved anything before the end."""
+    """Only the interrupts save checkpoints before the end."""
     overrides = ["run.checkpoint_every=1000", "run.evaluate_every=1000", "run.log_every=1"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_search(config_file, whole, overrides=overrides)
@@ -296,7 +296,7 @@ def test_the_judgement_is_written_and_shown(config_file, tmp_path, door, monkeyp
 
 
 def test_a_signal_to_all_processes_of_a_group_lets_those_that_read_data_finish_the_step(config_file, tmp_path, shell):
-    """As `timeout`, systemd and Slurm send it."""
+    """`timeout`, systemd and Slurm send signals to all processes at once."""
     root, out = write_images(tmp_path / "images", 40), tmp_path / "out"
     overrides = [
         f"data={{name: folder, root: {root}, validation: 0.4, workers: 1}}", "space.classes=2", "search.epochs=200",
@@ -429,7 +429,7 @@ def test_a_forged_or_foreign_checkpoint_is_one_line(finished, tmp_path, change, 
 
 
 def test_a_checkpoint_without_a_description_still_resumes(finished, tmp_path):
-    """As those of earlier versions."""
+    """Checkpoints of earlier versions have none."""
     config_file, run = finished
     out = tmp_path / "run"
     shutil.copytree(run, out)
@@ -783,8 +783,8 @@ def test_a_signal_to_the_launcher_saves_the_step_that_all_processes_have_done(co
 
 
 def test_a_search_of_one_process_continues_with_two(config_file, tmp_path, shell):
-    """Two share what one did alone: the same paths and images, so the same losses up to the batch statistics of BN,
-    which are of half a batch each."""
+    """Two processes share what one did alone. They have the same paths and images, so the same losses up to BN's batch
+    statistics, which are those of half a batch each."""
     whole, more = tmp_path / "whole", tmp_path / "more"
     run_search(config_file, whole)
     run_until_killed(config_file, more, 8)

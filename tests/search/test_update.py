@@ -107,7 +107,8 @@ def test_every_limit_is_met_after_every_step(plan_of, make_cost, make_limit, mod
 
 @pytest.mark.parametrize("mode", GRADIENTS)
 def test_a_step_equals_a_step_of_the_cross_entropy_followed_by_the_projection(plan_of, mode):
-    """The same step without limits in the loss, then projected, gives the same alpha. Pressures add up."""
+    """The same step without limits in the loss, followed by the projection, gives the same alpha; the pressures add
+    up."""
     plan = plan_of(arch_lr=0.1, **MODES[mode])
     free = plan_of(arch_lr=0.1, **MODES[mode], loss={"form": "add_linear", "weight": 0.0})
     state, update = begun(plan)

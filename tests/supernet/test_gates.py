@@ -80,7 +80,8 @@ def slopes(net: Supernet, loss_of: Callable[[Tensor], Tensor], gates: Tensor, h:
 
 @pytest.mark.parametrize("paths", list(product(range(3), repeat=2)))
 def test_gate_gradient_matches_finite_differences(space, folded, paths):
-    """Every pair of active candidates, skip active or not, in float64; mode `full` gives the same gradient."""
+    """The test goes through every pair of active candidates, with and without skip, in float64; mode `full` gives the
+    same gradient."""
     net = Supernet(space).double()
     images, labels = batch()
     with torch.no_grad():
