@@ -128,12 +128,12 @@ class ClassCounts:
 
     @property
     def images(self) -> Tensor:
-        """The images of each class, (classes,)."""
+        """How many images of each class there are, (classes,)."""
         return self.confusions.sum(dim=1)
 
     @property
     def top1(self) -> Tensor:
-        """The images of each class that were taken for it, (classes,)."""
+        """How many images of each class were classified as that class, (classes,)."""
         return self.confusions.diagonal()
 
     def rows(self, names: Sequence[str]) -> list[ClassRow]:

@@ -78,7 +78,7 @@ class Record:
             raise InvalidError(self.at(key), f"got {value}", f"{flowing}, which the layers before it give")
 
     def odd(self, key: str, default: int) -> int:
-        """Returns a kernel size."""
+        """Returns an odd number from 1 on, such as the size of a kernel."""
         value = self.number(key, 1, default)
         if value % 2 == 0:
             raise InvalidError(self.at(key), f"got {value}", "an odd number")

@@ -31,7 +31,8 @@ class TimedLimit:
 
     @property
     def corrected(self) -> float:
-        """The bound for the next derivation, in ms: moved by the miss, unless there is none or the reading is not
+        """The bound for the next derivation, in ms: the limit's bound, less the difference between the measured and the
+        predicted latency. It stays as it is if the network is within the limit and uses it, or if the reading is not
         reliable."""
         limit, timing = self.limit, self.reading.timing
         unused = limit.kind == "at" and timing.median_ms < limit.bound * (

@@ -52,7 +52,7 @@ def test_an_epoch_is_a_permutation_fixed_for_ever():
 
 
 @pytest.mark.parametrize("start", [1, 4, 5, 13])
-def test_batches_resume_anywhere(start):
+def test_an_order_resumed_at_any_step_gives_the_batches_of_a_whole_one(start):
     whole, resumed = training_batches(23, 5, seed=1), training_batches(23, 5, seed=1, start=start)
     for _ in range(start):
         next(whole)

@@ -281,7 +281,7 @@ def test_another_number_of_classes_is_refused_as_for_a_folder(packed):
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-def test_webdataset_reads_them(packed):
+def test_webdataset_reads_the_shards(packed):
     webdataset = pytest.importorskip("webdataset", reason="needs webdataset")
     index = json.loads((packed / INDEX).read_text())
     urls = [str(packed / shard["file"]) for shard in index["parts"]["test"]["shards"]]

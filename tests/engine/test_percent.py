@@ -19,7 +19,7 @@ def test_a_percentage_keeps_the_text_that_was_written(text):
 @pytest.mark.parametrize(
     "text", ["", "%", "50", "-1%", "100.1%", "1e1%", "5%%", ".5%", "5.%", "50 percent", "9" * 30 + "%"]
 )
-def test_another_text_is_refused(text):
+def test_a_text_that_is_no_percentage_is_refused(text):
     assert not Percent.matches(text)
     with pytest.raises(ValueError, match="expected 0% to 100%"):
         Percent(text)

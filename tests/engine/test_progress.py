@@ -153,7 +153,7 @@ def test_figures_have_four_digits_and_text_stays_as_it_is(clock, lines):
     assert lines() == ["retrain 3/3  loss 0.1235  lr 1.5e-05  top1 71.2 %  in 0:00"]
 
 
-def test_lines_go_to_stderr(clock, capsys, monkeypatch):
+def test_progress_goes_to_stderr(clock, capsys, monkeypatch):
     monkeypatch.setattr(module, "console", Console(stderr=True, force_terminal=False))
     run(clock, 1)
     captured = capsys.readouterr()

@@ -109,7 +109,7 @@ def test_a_job_without_a_slot_is_a_bug_and_nothing_starts():
         (None, 0, []),
     ],
 )
-def test_the_visible_gpus(visible, count, names):
+def test_a_slot_is_made_for_each_gpu_that_cuda_visible_devices_names(visible, count, names):
     assert [slot.name for slot in gpu_slots(visible, count)] == names
 
 

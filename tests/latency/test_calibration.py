@@ -112,7 +112,7 @@ def test_the_strength_has_the_lowest_error_of_all_strengths():
     assert best.strength == STRENGTHS[int(np.argmin(errors))]
 
 
-def test_the_unit_does_not_matter():
+def test_corrections_do_not_depend_on_the_unit_of_time():
     """In microseconds, the corrections are the same and the constant is a thousand times as large."""
     n, m, _, _, measured = problem(8, noise=0.03)
     ms, us = fit_correction(n, m, measured), fit_correction(n, 1e3 * m, 1e3 * measured)

@@ -377,7 +377,7 @@ def test_tunas_positions_become_edges(tmp_path):
     assert {(entry.n, entry.iqr_ms) for entry in table.entries.values()} == {(None, None)}
 
 
-def test_a_gauge_changes_no_sum(tmp_path, space_of):
+def test_a_constant_moved_from_the_ops_of_a_position_to_the_bias_changes_no_sum(tmp_path, space_of):
     """A constant that is added to all ops of a position and taken from the bias changes no network's sum."""
     names = ["mbconv_k3_e1", "mbconv_k5_e6", "skip"]
     stages = [

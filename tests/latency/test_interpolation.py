@@ -143,7 +143,7 @@ def test_a_completed_table_loads_as_it_was_saved(space, formula_table, tmp_path)
     assert {key for key, entry in read.entries.items() if entry.interpolated} == keys
 
 
-def test_extrapolation_is_named(space, formula_table):
+def test_an_entry_outside_the_measured_range_of_macs_is_reported(space, formula_table):
     """The layer with the most MACs is outside the range of the others."""
     layers = [layer for layer in space.all_layers if isinstance(layer.spec, MBConvSpec)]
     heaviest = str(max(layers, key=lambda layer: layer.complexity.macs))

@@ -58,7 +58,7 @@ def test_a_covering_holds_every_candidate_of_every_edge(wide_space, small_space)
             assert max(times.values()) - min(times.values()) <= 1
 
 
-def test_coverings_differ(wide_space):
+def test_each_covering_draws_other_networks(wide_space):
     rng = np.random.default_rng(0)
     assert covering_networks(wide_space, rng) != covering_networks(wide_space, rng)
 

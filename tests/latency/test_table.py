@@ -129,7 +129,7 @@ def test_any_yaml_reader_reads_the_file(table, tmp_path):
         assert entry["median_ms"] == pytest.approx(entries[key].median_ms, rel=1e-5)
 
 
-def test_one_line_per_entry(table, tmp_path):
+def test_the_file_has_one_line_for_each_entry(table, tmp_path):
     table.save(tmp_path / "t.yaml")
     lines = (tmp_path / "t.yaml").read_text().splitlines()
     assert len(lines) - 1 - lines.index("entries:") == len(table.entries)
@@ -147,7 +147,7 @@ def test_the_header_is_a_screenful_and_each_value_of_a_column_a_line(table, tmp_
     assert sum(line.startswith("      ") for line in columns) == len(own.columns["energy_mj"].values)
 
 
-def test_the_method_is_required(table):
+def test_a_table_has_to_state_its_method(table):
     """The errors of sums depend on whether ops were timed inside networks."""
     values = table.model_dump()
     del values["method"]
@@ -273,7 +273,7 @@ def test_a_price_that_the_table_lacks_is_a_key_error(space, table):
         without(table, str(space.stem)).price(space.stem)
 
 
-def test_a_fitting_table_passes(space, table):
+def test_a_table_that_covers_the_space_passes_the_check(space, table):
     table.check(space, MeasureConfig(), "t.yaml", COMMAND)
 
 

@@ -16,7 +16,7 @@ MEASURED = np.array([1.0, 2.0, 4.0, 5.0, 8.0, 10.0])
 PREDICTED = np.array([1.1, 1.8, 4.0, 5.5, 8.0, 11.0])
 
 
-def test_scores_by_hand():
+def test_scores_equal_those_computed_by_hand():
     """The relative errors are +10, -10, 0, +10, 0, +10 %; the ranks agree."""
     result = scores(PREDICTED, MEASURED)
     assert result.mape_percent == pytest.approx(40 / 6)
@@ -87,7 +87,7 @@ def test_plain_predictors_are_at_their_optimum(feature):
         assert np.sum((moved / MEASURED - 1) ** 2) >= loss
 
 
-def test_a_line_finds_a_line():
+def test_a_fitted_line_equals_the_line_that_the_points_lie_on():
     feature = np.array([1.0, 3.0, 2.0, 5.0, 7.0, 9.0])
     np.testing.assert_allclose(fitted_line(feature, 2 + 3 * feature), 2 + 3 * feature)
 
@@ -128,7 +128,7 @@ def test_the_threshold_itself_holds():
     assert not at([3.5] * 6, again=1.5)  # 2 x 1.5 % is no more than 3 %
 
 
-def test_one_bad_third_is_enough():
+def test_a_table_is_unreliable_if_one_third_of_the_networks_is_predicted_badly():
     """The mean of 1.2 % hides 3.6 % among the slowest."""
     assert not verdict(np.array([0, 0, 0, 0, 3.6, 3.6]), noise=0)
     assert verdict(np.array([0, 0, 0, 0, 2.9, 2.9]), noise=0)

@@ -402,7 +402,7 @@ def mixed() -> Comparison:
     return comparison_of(columns, rows, cpu=28.0)
 
 
-def test_json_holds_everything(mixed):
+def test_a_comparison_is_read_back_from_json_as_it_was(mixed):
     text = mixed.to_json()
     assert Comparison.from_json(text) == mixed
     assert json.loads(text)["verdicts"][1]["fastest"] == ["c"]

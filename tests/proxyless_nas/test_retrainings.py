@@ -250,7 +250,7 @@ def sweep_of(tmp_path, accuracies, seeds=(0,)):
         (70.0, [90.0, 90.1, 90.2], "So it is worse than what chance gives: that search has failed."),
     ],
 )
-def test_the_verdict(own, others, says, tmp_path):
+def test_the_verdict_compares_the_network_with_the_random_ones(own, others, says, tmp_path):
     sweep = sweep_of(tmp_path, [[own], *([x] for x in others)])
     (sentence,) = sweep.conclusions
     assert sentence.startswith(f"own has {own:.2f} % of the test images right, {len(others)} random networks of equal ")

@@ -161,7 +161,7 @@ def test_a_training_step_of_keras_moves_the_weights(as_if_trained):
     assert all((was != now).any() for was, now in zip(before, model.get_weights(), strict=True))
 
 
-def test_another_input_size(as_if_trained):
+def test_a_keras_model_for_another_input_size_computes_the_same(as_if_trained):
     design = small(mobile_chain("a", 8, ((8, 2, "k3e1"), (16, 2, "k5e3")), 16), 16)
     images = images_for(3, 23)
     network = as_if_trained(Network(design), images)
@@ -236,7 +236,7 @@ def test_another_module_is_refused():
         keras_model(nn.Conv2d(3, 3, 1))
 
 
-def test_every_array_is_used(as_if_trained):
+def test_a_weight_that_no_layer_takes_is_refused(as_if_trained):
     network = Network(small(mobile_chain("a", 8, ((8, 1, "k3e1"),), 16), 8))
     network.stem.conv.gain = nn.Parameter(torch.ones(1))
     with pytest.raises(UserError, match=r"^a: the weight stem.conv.gain belongs to no layer"):

@@ -33,7 +33,7 @@ SIZES = {  # params, MACs: shared/data/reference_archs.json and README.md; Mobil
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_sizes_are_exact(name: str, count) -> None:
+def test_params_and_macs_are_exact_and_those_that_hooks_count(name: str, count) -> None:
     chain = named(name)
     assert (chain.complexity.params, chain.complexity.macs) == SIZES[name]
     network = Network(chain).eval()
@@ -190,7 +190,7 @@ def test_names_and_aliases() -> None:
         named("proxyles_cpu")
 
 
-def test_imagenets_class_names() -> None:
+def test_imagenet_has_1000_class_names_in_the_usual_order() -> None:
     classes = imagenet_classes()
     assert len(set(classes)) == 1000
     assert (classes[0], classes[281]) == ("tench", "tabby")

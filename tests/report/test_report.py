@@ -371,7 +371,7 @@ def test_a_damaged_file_is_one_line_or_left_out(file, damage, runs, tmp_path):
         Page(page_of(collect([tmp_path])))
 
 
-def test_names_are_text(facts):
+def test_a_name_with_html_in_it_stays_text(facts):
     wrong = "<script>alert(1)</script>\"'"
     page = page_of(replace(facts, title=wrong, settings={wrong: wrong}))
     Page(page)

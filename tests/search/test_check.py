@@ -350,7 +350,7 @@ def test_the_data_must_exist_and_suffice(overrides, level, words, checked, tmp_p
     assert not (tmp_path / "nowhere").exists()  # nothing was fetched
 
 
-def test_a_full_disk_fails(checked, space, tmp_path, monkeypatch):
+def test_a_disk_without_room_for_the_checkpoints_fails_the_check(checked, space, tmp_path, monkeypatch):
     params = sum(layer.complexity.params for _, layer in space.places)
     need = 12 * 3 * params  # weights and AdamW's two moments in float32; two files kept and one being written
     usage = namedtuple("usage", "total used free")

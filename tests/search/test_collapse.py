@@ -108,7 +108,7 @@ def test_an_undecided_alpha_gives_a_warning_with_the_remedies_of_its_mode(space)
         {"ce_gradient": 0.0, "limits_gradient": 0.0},  # reinforce has no such shares
     ],
 )
-def test_no_false_alarm(change):
+def test_a_sound_search_raises_no_alarm(change):
     assert CollapseAlarm(WEIGHT).new_warnings(**FINE | change) == []
 
 

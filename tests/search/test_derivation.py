@@ -34,7 +34,7 @@ def brute_force(alpha, limits):
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("at", [True, False])
-def test_equals_brute_force(space, make_cost, make_limit, seed, at):
+def test_a_derivation_equals_brute_force(space, make_cost, make_limit, seed, at):
     alpha = random_alpha(space, seed)
     limit = make_limit(make_cost(space, seed), np.random.default_rng(seed).uniform(), at=at, tolerance=0.1)
     expected = brute_force(alpha, [limit])

@@ -189,7 +189,7 @@ def log_wanted(run, space):
     return like.with_values(fit(Evidence(**evidence), like.mask, like.alike).alpha()).log_probabilities().numpy()
 
 
-def test_the_files_of_a_family(run):
+def test_pareto_json_lists_each_member_with_its_file(run):
     family = derive_family(run, ["10%..90%x5"])
     record = json.loads((run / "pareto.json").read_text())
     assert (record["format"], record["step"], record["refused"]) == ("proxylessnas/pareto@1", 24, [])

@@ -246,7 +246,7 @@ def test_an_architecture_step_leaves_no_trace_in_the_supernet(space, make_cost, 
 
 
 @pytest.mark.parametrize("mode", ["full", "full_v2", "two_path"])
-def test_skip_gets_both_gradients(space, make_cost, make_limit, mode):
+def test_skip_gets_the_gradients_of_the_loss_and_of_latency(space, make_cost, make_limit, mode):
     """A skip's alpha moves by CE alone and by latency alone: neither is dropped for it."""
     skip = [(e, edge.candidates.index("skip")) for e, edge in enumerate(space.searchable) if "skip" in edge.candidates]
     limit, grads = make_limit(make_cost(space, 0), 0.3), {}

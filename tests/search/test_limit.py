@@ -163,7 +163,7 @@ def test_a_limit_that_makes_no_sense_is_one_line(limit, words, make_search_file)
 
 
 @pytest.mark.parametrize("pair", [["macs", "macs"], ["peak_activation_bytes", "peak_activation_bytes"]])
-def test_twins_are_refused(pair, make_search_file):
+def test_two_limits_on_one_metric_and_table_are_refused(pair, make_search_file):
     with pytest.raises(ConfigError, match="two entries have the same metric and table"):
         make_search_file([{"metric": metric, "below": f"{50 + i}%"} for i, metric in enumerate(pair)])
 

@@ -176,7 +176,7 @@ def test_one_batch_of_equal_losses_gives_no_effects():
     assert (fit(Evidence.none(EDGES, CANDIDATES), MASK).alpha() == 0).all()
 
 
-def test_fading_equals_weights(effects):
+def test_faded_evidence_equals_a_sum_with_fading_weights(effects):
     """Evidence faded by 0.5 once a batch is that of the weighted sums."""
     rng = np.random.default_rng(5)
     batches = [drawn(4, rng) for _ in range(3)]

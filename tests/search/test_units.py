@@ -107,14 +107,14 @@ def published_table(folder: Path, name: str) -> LatencyTable:
 
 
 @pytest.mark.parametrize("name", ["mobile_trim.yaml", "pixel_trim.yaml"])
-def test_the_authors_phone_tables(name, shared_data, imagenet):
+def test_the_units_of_the_authors_phone_tables_are_told_apart(name, shared_data, imagenet):
     table = published_table(shared_data, name)
     told_apart(imagenet, table)
     told_apart(imagenet, table.model_copy(update={"dtype": "int8"}))
     told_apart(imagenet, of_device(table, "phone", "float32", 4))
 
 
-def test_the_phone_table_of_tunas(shared_data, space_of):
+def test_the_units_of_the_phone_table_of_tunas_are_told_apart(shared_data, space_of):
     names = [f"mbconv_k{k}_e{e}" for k in (3, 5, 7) for e in (3, 6)]
     shapes = [(32, 4, 2), (40, 4, 2), (80, 4, 2), (96, 4, 1), (192, 4, 2), (320, 1, 1)]
     stages = [{"width": w, "depth": d, "stride": s, "candidates": names} for w, d, s in shapes]

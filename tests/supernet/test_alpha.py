@@ -149,7 +149,7 @@ def test_padding_never_reaches_probabilities_or_their_gradient():
     assert torch.equal(other.probabilities(), p.detach())
 
 
-def test_entropy():
+def test_entropy_is_the_mean_over_edges_and_ignores_padding():
     """log N where uniform, 0 where decided, the mean over edges; padding does not count."""
     mask = torch.tensor([[True] * 4, [True, True, False, False]])
     uniform = torch.zeros(2, 4)

@@ -72,5 +72,5 @@ def test_markdown_has_as_many_cells_in_each_line(architecture):
     [(0, "0"), (7, "7"), (999, "999"), (999.6, "1.00 k"), (1000, "1.00 k"), (23_456, "23.5 k"), (999_499, "999 k"),
      (999_600, "1.00 M"), (257e6, "257 M"), (1e9, "1.00 G"), (2.5e12, "2.50 T"), (0.01234, "0.0123")],
 )  # fmt: skip
-def test_units_keep_three_digits(number, text):
+def test_a_number_with_a_unit_keeps_three_digits(number, text):
     assert with_unit(number) == text
