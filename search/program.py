@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
 from engine.errors import UserError
 
 MOST_SECONDS = 60.0
 """The time limit of one call that solves programs, such as a derivation. With windows of 0.1 % and more it takes well
 under a second (docs/design.md)."""
+MOST_SECONDS_TO_CONFIRM = 5.0
+"""The time limit of the second solution of a program that seems to have none."""
 
 
 class UnfinishedError(UserError):
@@ -51,13 +53,25 @@ def solve(
     integrality: np.ndarray,
     deadline: Deadline,
 ) -> Solution:
-    """Minimises `objective @ x`. Raises UnfinishedError if the solver gives up for another reason than the deadline."""
-    answer = milp(
-        objective, constraints=constraints, bounds=bounds, integrality=integrality,
-        options={"mip_rel_gap": 0, "time_limit": deadline.left},
-    )  # fmt: skip
+    """Minimises `objective @ x`. Raises UnfinishedError if the solver gives up for another reason than the deadline.
+
+    The presolve of HiGHS (1.12, in scipy 1.17) calls some programs infeasible that are not: 2 of 250 on tiny spaces of
+    which costs differ by a factor of 1e6. So a program without a solution is solved again without it; if that takes
+    too long, the first answer counts.
+    """
+
+    def minimised(seconds: float, *, presolve: bool) -> OptimizeResult:
+        return milp(
+            objective, constraints=constraints, bounds=bounds, integrality=integrality,
+            options={"mip_rel_gap": 0, "time_limit": seconds, "presolve": presolve},
+        )  # fmt: skip
+
+    answer = minimised(deadline.left, presolve=True)
     if answer.status == 2:
-        return Solution(None, True, math.inf)
+        again = minimised(min(deadline.left, MOST_SECONDS_TO_CONFIRM), presolve=False)
+        if again.x is None:
+            return Solution(None, True, math.inf)
+        answer = again
     least = answer.get("mip_dual_bound")
     if answer.status not in (0, 1):
         raise UnfinishedError("the solver of integer programs (scipy.optimize.milp) gives up", answer.message)

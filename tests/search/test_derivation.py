@@ -281,6 +281,18 @@ def test_a_nearest_window_that_is_not_proven_has_a_note(space, make_cost, make_l
     assert notes[1].startswith("a nearer window may exist")
 
 
+def test_a_program_that_presolve_calls_infeasible_is_solved_all_the_same(make_bounded):
+    """One network is below both bounds, far below the first. HiGHS 1.12 finds none unless presolve is off."""
+    mask = np.array([[True, True, True], [True, True, False]])
+    macs = Cost(100.0, np.array([[1.0, 4e6, 3000001.0], [4000001.0, 1.0, 0.0]]), mask)
+    latency = Cost(100.0, np.array([[1.23813465, 3.89120658, 3.65322298], [9.22478018, 9.18392878, 0.0]]), mask)
+    alpha = Alpha(torch.zeros(2, 3), torch.from_numpy(mask))
+    limits = [make_bounded(macs, 4000101.0, "at", 0.02, metric="macs"), make_bounded(latency, 112.4765, "at", 0.3)]
+    below = [p for p in np.ndindex(3, 2) if all(limit.allows(p) for limit in limits)]
+    assert below == [(0, 1)]
+    assert constrained(alpha, limits).paths == (0, 1)
+
+
 @pytest.mark.parametrize("at", [True, False])
 @pytest.mark.parametrize("shift", [-100.0, -7.0, 0.0])
 @pytest.mark.parametrize("seed", range(4))
