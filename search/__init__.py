@@ -10,9 +10,9 @@ update of alpha; `given.py` reads the caller's settings and tables, and `opening
 `check.py` checks a search before it runs; `scoring.py` measures a network's accuracy with the supernet's weights,
 `baseline.py` draws random networks, and `judge.py` compares the derived network with them; `curves.py` and `picture.py`
 fill TensorBoard, `summary.py` the terminal; `program.py` solves integer programs and `compilation.py` compiles the
-supernet.
+supernet; `own.py` loads the user's own functions.
 
 Imports go in one direction: `many/` and the loop import the others, `learn/` imports `derive/` and `limits/`, and
-`derive/` imports `limits/`. All of them may import `config.py` and `program.py`. `config.py` imports only
+`derive/` imports `limits/`. All of them may import `config.py`, `own.py` and `program.py`. `config.py` imports only
 `learn/forms.py` and `learn/modes.py`, which import nothing else of `search/`, and `program.py` nothing.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -19,7 +19,7 @@ from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, Run
 from engine.wording import number_remedy, shown
 from latency.config import LARGEST_ERROR, MeasureConfig
 from search.learn.forms import LARGEST_POWER, LARGEST_WEIGHT, Loss, LossForm, Projection
-from search.learn.modes import MODES, ArchUpdate, GateGradient, Mode
+from search.learn.modes import MODES, ArchUpdate, GateGradient, Mode, is_reference
 from supernet.space import Space, SpaceConfig
 
 _WITH_LETTERS = re.compile(r"(?P<number>\d{1,20}(\.\d{1,20})?(e[-+]?\d{1,2})?)\s*(?P<letters>[a-zA-Zµ]{1,12})")
@@ -30,6 +30,8 @@ COMPUTED = ("macs", "params", "weight_bytes", PEAK)
 """Metrics that follow from the space; the others are read from a table."""
 BoundKind = Literal["at", "below"]
 """at: a limit's budget is to be used up; below: its bound is an upper bound only."""
+REFERENCE = "path/to/file.py:name or package.module:name"
+"""What a setting that names a function of the user's own accepts, for messages."""
 MOST_TABLES = 100
 """The most tables of a limit, and the most limits of a search."""
 
@@ -91,8 +93,12 @@ class LimitConfig(Section):
 
     metric: str = Field(min_length=1)
     """latency; macs (of one image), params or weight_bytes (params in measure.dtype), which need no table; a column of
-    the table, such as energy_mj; or peak_activation_bytes (defined in supernet/activation.py, needs no table), which is
-    a largest value instead of a sum, so it takes `below` and removes candidates before the search."""
+    the table, such as energy_mj; peak_activation_bytes (defined in supernet/activation.py, needs no table), which is a
+    largest value instead of a sum, so it takes `below` and removes candidates before the search; or, with `function`, a
+    name of your own."""
+    function: str | None = None
+    """path/to/file.py:name of a function name(layer, place) that returns what a layer contributes to a metric of your
+    own (docs/extending/metric.md), in place of a table."""
     table: UserPath | None = None
     """Latency table; for latency and for columns."""
     table_sha256: str | None = None
@@ -173,14 +179,22 @@ class LimitConfig(Section):
 
     @model_validator(mode="after")
     def a_table_where_numbers_are_measured(self) -> Self:
-        if self.metric in COMPUTED:
+        if self.function is not None:
+            if self.metric in ("latency", *COMPUTED) or not self.metric.isidentifier():
+                expected = "a name of your own for what `function` computes, of letters, digits and _"
+                raise InvalidError("metric", f"got {shown(self.metric)}", expected)
+            if self.files or self.missing == "interpolate":
+                raise InvalidError("function", "remove it, or the table that the metric is in")
+            if not is_reference(self.function):
+                raise InvalidError("function", f"got {shown(self.function)}", REFERENCE)
+        elif self.metric in COMPUTED:
             if self.files:
                 raise InvalidError("table", f"remove it, {self.metric} are computed from the space")
         elif not self.files:
             if self.metric == "latency":
                 remedy = "a latency limit reads its milliseconds from a latency table"
                 raise InvalidError("table", "is missing", remedy=remedy)
-            raise unknown_metric(self.metric, ["a column of a `table`"], "metric")
+            raise unknown_metric(self.metric, ["a column of a `table`", "a name of yours with a `function`"], "metric")
         if self.missing == "interpolate" and not self.files:
             raise InvalidError("missing", f"remove it, {self.metric} have no table that could lack entries")
         # a default is written into a run's config.yaml for every metric
@@ -293,11 +307,11 @@ class SearchSettings(Section):
     """How alpha learns. regression: from the losses of whole networks, all evaluations together, while candidates are
     trained evenly (search/learn/regression.py). As published: full, full_v2 and two_path follow Eq. 4 (Sec. 3.2),
     reinforce follows Sec. 3.3.2, and in these four the weights are trained on paths that alpha draws."""
-    gate_gradient: GateGradient | None = None
+    gate_gradient: str | None = None
     """How a gradient mode computes CE's gradient in alpha from dL/dg. first_order, the default, is as published (Eq.
     4): its difference between two candidates is wrong by half the curvature of the loss between them, which keeps alpha
     undecided in a trained supernet. second_order removes this error (ReinMax, arXiv 2304.08612; docs/design.md). Both
-    take the same time."""
+    take the same time. path/to/file.py:name is a function of your own (docs/extending/estimator.md)."""
     loss: Loss | None = None
     """How limits enter the gradient modes; projection if it is not set. REINFORCE has a reward instead."""
     reinforce: ReinforceConfig | None = None
@@ -376,7 +390,7 @@ class SearchSettings(Section):
         return self.weight_decay if self.weight_decay is not None else 0.05 if self.optimizer == "adamw" else 4e-5
 
     @property
-    def resolved_gate_gradient(self) -> GateGradient:
+    def resolved_gate_gradient(self) -> str:
         """`gate_gradient`, or its default if it is not set."""
         return self.gate_gradient or "first_order"
 
@@ -401,6 +415,16 @@ class SearchSettings(Section):
         if self.arch_update == "reinforce":
             return self.resolved_reinforce.limits == "projection"
         return self.resolved_loss.projects
+
+    @field_validator("gate_gradient")
+    @classmethod
+    def an_estimate_that_exists(cls, name: str | None) -> str | None:
+        known = get_args(GateGradient)
+        if name is not None and name not in known and not is_reference(name):
+            expected = f"{', '.join(known)} or path/to/file.py:name"
+            near = difflib.get_close_matches(name, known, n=1)
+            raise InvalidError("", f"got {shown(name)}", expected, suggestion=near)
+        return name
 
     @field_validator("arch_betas")
     @classmethod

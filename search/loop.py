@@ -54,11 +54,11 @@ from search.learn.collapse import (
 )
 from search.learn.gradient import weights_step
 from search.learn.objective import expected_cost
-from search.learn.own import own_files
 from search.learn.regression import Evidence, preferences
 from search.limits.limit import Limit
 from search.limits.resolve import resolve
 from search.opening import keep_tables
+from search.own import own_files
 from search.plan import Plan
 from search.program import UnfinishedError
 from search.result import ResultFile, load_result, result_of, write_architecture

@@ -12,9 +12,9 @@ from engine.files import make_folder, write_atomically
 from engine.runs.folder import TABLES
 from search.config import SearchConfig
 from search.given import with_paths
-from search.learn.own import with_permitted_modules
 from search.limits.limit import AdditiveLimit
 from search.limits.resolve import Resolved, resolve
+from search.own import with_permitted_modules
 
 A_SEARCH = "the folder of a search, as given to proxyless-nas search --out"
 

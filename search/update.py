@@ -17,7 +17,7 @@ from engine.distributed import Group
 from engine.errors import UserError
 from engine.seeding import generator
 from engine.training import check_finite
-from search.learn.gradient import architecture_step
+from search.learn.gradient import architecture_step, estimate_of
 from search.learn.modes import ArchUpdate, GradientMode
 from search.learn.objective import Objective, expected_costs
 from search.learn.projection import Projector
@@ -124,6 +124,10 @@ class ReinforceEstimator(Estimator):
 class GateEstimator(Estimator):
     """Moves alpha along the gradient of the loss through the gates (search/learn/gradient.py)."""
 
+    def __init__(self, plan: Plan, group: Group, projector: Projector | None):
+        super().__init__(plan, group, projector)
+        self.estimate = estimate_of(self.settings.resolved_gate_gradient)
+
     def step(
         self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
     ) -> Update:
@@ -134,7 +138,7 @@ class GateEstimator(Estimator):
         s, limits = self.settings, self.plan.additive
         done = architecture_step(
             state.net, batch, state.alpha, state.arch_optimizer, cast(GradientMode, s.arch_update),
-            s.resolved_gate_gradient, Objective(limits, s.resolved_loss, d_terms, state.duals), draws, self.autocast,
+            self.estimate, Objective(limits, s.resolved_loss, d_terms, state.duals), draws, self.autocast,
             self.group,
         )  # fmt: skip
         check_finite(done.ce, state.step + 1)

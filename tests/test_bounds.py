@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from engine.config import load_config, validate
 from retrain.config import RetrainConfig
 from search.config import COMPUTED, LimitConfig, SearchConfig
-from search.learn.own import own_function
+from search.own import own_function
 from tests.engine.config_files import message_of
 
 ROOT = Path(__file__).parents[1]

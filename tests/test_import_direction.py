@@ -120,7 +120,7 @@ ROOMS = {  # of search: what each may import of the others beside the modules on
     "learn": {"limits", "derive"},
     "many": {"limits", "derive", "learn"},
 }
-BELOW_ROOMS = {"config", "program"}
+BELOW_ROOMS = {"config", "program", "own"}
 """Modules on top of search that `limits`, `derive` and `learn` may import; the other ones import these rooms."""
 
 

@@ -45,10 +45,10 @@ from retrain.weights import load_chosen
 from search.config import PEAK, SearchConfig
 from search.derive.derivation import Derivation
 from search.given import with_paths
-from search.learn.own import own_files as files_of_search
 from search.loop import finish_search
 from search.many.again import Again, derive_again
 from search.many.family import derive_family, written_bounds
+from search.own import own_files as files_of_search
 from search.result import ResultFile, load_result, write_architecture
 from supernet.architecture import Architecture
 

@@ -19,11 +19,18 @@ from torch import Tensor
 from engine.data import Batch
 from engine.device import Autocast
 from engine.distributed import ALONE, Group
+from engine.errors import UserError
 from engine.training import training_step
 from search.learn.modes import GateGradient, GradientMode
 from search.learn.objective import Objective, alpha_gradient
+from search.own import own_function
 from supernet.alpha import Alpha, PairSample
 from supernet.supernet import Supernet
+
+Estimate = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A function from dCE/dg and the probabilities, both (E, N) float64, and the active candidates, (E,) int64, to CE's
+share of dL/dalpha, (E, N) float64. Both arguments are 0 where padded. In mode two_path its rows are the drawn pairs, so
+N is 2 and the probabilities are q."""
 
 
 def softmax_jacobian(d_gates: Tensor, p: Tensor) -> Tensor:
@@ -55,12 +62,12 @@ def second_order(d_gates: Tensor, p: Tensor, active: Tensor) -> Tensor:
     return others.scatter(1, a, -others.sum(dim=1, keepdim=True))
 
 
-def second_order_pair(d_gates: Tensor, sample: PairSample) -> Tensor:
-    """Returns what `second_order` does, in mode two_path: it compares the two candidates of the drawn pair, with their
-    q, and is 0 elsewhere. (E, N) float64."""
+def of_pair(estimate: Estimate, d_gates: Tensor, sample: PairSample) -> Tensor:
+    """Returns an estimate in mode two_path: it compares the two candidates of the drawn pair, with their q, and is 0
+    elsewhere. (E, N) float64."""
     active = (sample.pairs[:, 1] == torch.tensor(sample.paths)).long()
     return torch.zeros_like(d_gates).scatter(
-        1, sample.pairs, second_order(d_gates.gather(1, sample.pairs), sample.q, active)
+        1, sample.pairs, estimate(d_gates.gather(1, sample.pairs), sample.q, active)
     )
 
 
@@ -97,9 +104,9 @@ class Draw(ABC):
         float64."""
 
     @abstractmethod
-    def second_order(self, d_gates: Tensor) -> Tensor:
-        """Returns CE's share of dL/dalpha with the correction for the curvature of the loss, as the function
-        `second_order` defines it. Both are (E, N) float64."""
+    def estimated(self, estimate: Estimate, d_gates: Tensor) -> Tensor:
+        """Returns CE's share of dL/dalpha as `estimate` computes it from the candidates that the mode compares. Both
+        are (E, N) float64."""
 
     def restore(self, alpha: Alpha, before: Tensor) -> None:
         """Restores the alpha of candidates that were not compared, which the optimizer may have moved. before: the
@@ -116,8 +123,8 @@ class AllCandidates(Draw):
     def first_order(self, d_gates: Tensor) -> Tensor:
         return softmax_jacobian(d_gates, self.p)
 
-    def second_order(self, d_gates: Tensor) -> Tensor:
-        return second_order(d_gates, self.p, torch.tensor(self.paths))
+    def estimated(self, estimate: Estimate, d_gates: Tensor) -> Tensor:
+        return estimate(d_gates, self.p, torch.tensor(self.paths))
 
 
 class AllCandidatesKept(AllCandidates):
@@ -136,8 +143,8 @@ class Pair(Draw):
     def first_order(self, d_gates: Tensor) -> Tensor:
         return pair_jacobian(d_gates, self.sample)
 
-    def second_order(self, d_gates: Tensor) -> Tensor:
-        return second_order_pair(d_gates, self.sample)
+    def estimated(self, estimate: Estimate, d_gates: Tensor) -> Tensor:
+        return of_pair(estimate, d_gates, self.sample)
 
     def restore(self, alpha: Alpha, before: Tensor) -> None:
         restore_unsampled(alpha.values, before, self.sample.pairs)
@@ -147,10 +154,35 @@ DRAWS: dict[GradientMode, type[Draw]] = {"full": AllCandidatesKept, "full_v2": A
 """Maps each gradient mode to its draw."""
 GATE_GRADIENTS: dict[GateGradient, Callable[[Draw, Tensor], Tensor]] = {
     "first_order": lambda draw, d_gates: draw.first_order(d_gates),
-    "second_order": lambda draw, d_gates: draw.second_order(d_gates),
+    "second_order": lambda draw, d_gates: draw.estimated(second_order, d_gates),
 }
-"""Maps each value of search.gate_gradient to the function from dCE/dg to CE's share of dL/dalpha, both (E, N)
+"""Maps each name in search.gate_gradient to the function from dCE/dg to CE's share of dL/dalpha, both (E, N)
 float64."""
+
+
+def estimate_of(name: str) -> GateGradient | Estimate:
+    """Returns how CE's share is computed for a value of search.gate_gradient: the value itself if it is a name of
+    GATE_GRADIENTS, else the user's function that it refers to, with a check of what the function returns. Raises
+    ConfigError if there is no such function."""
+    if name in GATE_GRADIENTS:
+        return name
+    key = "search.gate_gradient"
+    function = own_function(name, key, ("d_gates", "p", "active"))
+
+    def checked(d_gates: Tensor, p: Tensor, active: Tensor) -> Tensor:
+        value = function(d_gates.clone(), p.clone(), active.clone())
+        shape = tuple(d_gates.shape)
+        if not isinstance(value, Tensor):
+            fault = f"a value of type {type(value).__name__}"
+        elif tuple(value.shape) != shape or not value.is_floating_point() or value.device != p.device:
+            fault = f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')} on {value.device}"
+        elif not bool(value.isfinite().all()):
+            fault = "numbers that are not finite"
+        else:
+            return value.detach().double()
+        raise UserError(key, f"{name} returned {fault}", f"finite numbers, a float tensor {shape}", "correct it")
+
+    return checked
 
 
 def one_hot(paths: Sequence[int], candidates: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -202,7 +234,7 @@ def architecture_step(
     alpha: Alpha,
     optimizer: torch.optim.Optimizer,
     mode: GradientMode,
-    gate_gradient: GateGradient,
+    gate_gradient: GateGradient | Estimate,
     objective: Objective,
     generator: torch.Generator,
     autocast: Autocast,
@@ -211,9 +243,9 @@ def architecture_step(
     """Makes one step of alpha on a validation batch and the limits' cost matrices; the weights stay (right half of
     Fig. 2).
 
-    gate_gradient: how CE's share is computed from dL/dg, by the mode's Jacobian or by `second_order`. generator: draws
-    the paths. Neither the network's weights nor their gradients are touched. The processes of `group` share the batch,
-    and each makes the same update.
+    gate_gradient: how CE's share is computed from dL/dg: by a name of GATE_GRADIENTS, or by an estimate of the user's
+    own. generator: draws the paths. Neither the network's weights nor their gradients are touched. The processes of
+    `group` share the batch, and each makes the same update.
     """
     draw = DRAWS[mode](alpha, generator)
     d_gates, ce = gate_gradients(net, batch, draw.paths, draw.compared, draw.keep_outputs, autocast, group)
@@ -221,7 +253,10 @@ def architecture_step(
         # the caller stops; alpha keeps its last good value
         return ArchitectureStep(float("nan"))
 
-    from_ce = GATE_GRADIENTS[gate_gradient](draw, d_gates)
+    if isinstance(gate_gradient, str):
+        from_ce = GATE_GRADIENTS[gate_gradient](draw, d_gates)
+    else:
+        from_ce = draw.estimated(gate_gradient, d_gates)
     whole = alpha_gradient(from_ce, ce, alpha.probabilities(), objective, draw.first_order)
     before = alpha.values.clone()
     alpha.values.grad = whole.gradient.to(alpha.values.dtype)

@@ -6,12 +6,18 @@ Its estimator in search/update.py does the learning; this table is for the check
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard
 
 ArchUpdate = Literal["regression", "full", "full_v2", "two_path", "reinforce"]
 GradientMode = Literal["full", "full_v2", "two_path"]
 """The modes that differentiate gates."""
 GateGradient = Literal["first_order", "second_order"]
+
+
+def is_reference(value: object) -> TypeGuard[str]:
+    """Returns whether a setting names something in a file of the user's own: path/to/file.py:name or
+    package.module:name."""
+    return isinstance(value, str) and ":" in value
 
 
 @dataclass(frozen=True)

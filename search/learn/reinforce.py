@@ -21,8 +21,8 @@ from engine.errors import UserError
 from engine.evaluation import hits
 from search.config import ReinforceConfig
 from search.learn.gradient import softmax_jacobian
-from search.learn.own import own_function
 from search.limits.limit import AdditiveLimit
+from search.own import own_function
 from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.supernet import Supernet

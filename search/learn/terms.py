@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.errors import UserError, explain
 from search.config import EntropyConfig, TermConfig
-from search.learn.own import own_function
+from search.own import own_function
 from supernet.space import Space
 from supernet.user_modules import failures_named
 

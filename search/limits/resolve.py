@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+
+import numpy as np
 
 from engine.config import validate
 from engine.errors import ConfigError, explain
 from engine.nearest import nearest_path
 from engine.percent import Percent
 from engine.quantities import quantity
+from engine.wording import shown
 from latency.config import MeasureConfig
 from latency.table import LatencyTable, MissingEntryError
 from search.config import LimitConfig, SearchConfig, unknown_metric
@@ -20,9 +24,10 @@ from search.limits.limit import AdditiveLimit, Limit, TableSource, additive, nam
 from search.limits.making import Making
 from search.limits.peak import PeakLimit, restrict
 from search.limits.trust import Note, completed, of_this_runtime, trust
+from search.own import own_function
 from supernet.catalogue import FeatureMixSpec, PoolClassifierSpec, StemSpec
 from supernet.cost import Cost, macs_cost, params_cost
-from supernet.space import Space
+from supernet.space import Layer, Space
 
 ALONE_OF_THEIR_KIND = (StemSpec, FeatureMixSpec, PoolClassifierSpec)
 UNITS = {"latency": "ms", "macs": "MACs", "params": "parameters", "weight_bytes": "bytes"}
@@ -122,7 +127,10 @@ def resolve_limit(
         found, more = _source(config, space, limit, k, where, source, overrides, tables)
         sources.append(found)
         notes += more
-    cost = _combined(limit, sources) if sources else _computed(config, space, limit.metric)
+    if limit.function is not None:
+        cost: Cost | WorstCase = own_cost(limit.function, space, f"{where}.function")
+    else:
+        cost = _combined(limit, sources) if sources else _computed(config, space, limit.metric)
     unit = _unit(limit, sources, where)
     bound = resolve_bound(limit.bound, cost, f"{where}.{limit.kind}", unit)
     # an expectation over networks can be below any network's worst case, but not below any member's own smallest cost
@@ -137,6 +145,8 @@ def resolve_limit(
 
 
 def _unit(limit: LimitConfig, sources: Sequence[TableSource], where: str) -> str:
+    if limit.function is not None:
+        return limit.metric  # "at 3 squeezes"
     if limit.metric in UNITS:
         return UNITS[limit.metric]
     units = [source.table.columns[limit.metric].unit for source in sources]
@@ -145,6 +155,25 @@ def _unit(limit: LimitConfig, sources: Sequence[TableSource], where: str) -> str
             f"{where}.tables", f"'{limit.metric}' is in {', '.join(units)}", "one unit", "convert the columns"
         )
     return units[0]
+
+
+def own_cost(reference: str, space: Space, where: str) -> Cost:
+    """Returns the cost whose number for each layer is what a function of the user's own returns.
+
+    reference: path/to/file.py:name; it is called as name(layer, place), with the places of `Space.places`. Raises
+    ConfigError, which begins with `where`, if it cannot be loaded, fails, or returns no finite number.
+    """
+    function = own_function(reference, where, ("layer", "place"))
+
+    def price(layer: Layer, place: str) -> float:
+        value = function(layer, place)
+        number = isinstance(value, int | float | np.integer | np.floating)
+        if not number or not math.isfinite(value):
+            found = f"{reference} returned {shown(value)} for {layer} at {place}"
+            raise ConfigError(where, found, "a finite number", "correct it")
+        return float(value)
+
+    return Cost.of_space(space, price)
 
 
 def _computed(config: SearchConfig, space: Space, metric: str) -> Cost:

@@ -9,8 +9,8 @@ from itertools import product
 import pytest
 import torch
 
-from search.learn.own import own_function
 from search.learn.reinforce import Sampled
+from search.own import own_function
 from supernet import Architecture
 from supernet.alpha import Alpha
 

@@ -62,7 +62,7 @@ def test_the_quick_start_is_accepted(monkeypatch):
         ("search.arch_betas=[0.5, 1]", "search.arch_betas: got [0.5, 1.0], expected two numbers in [0, 1)"),
         ("search.arch_update=two-path", "search.arch_update: got 'two-path', expected 'regression', 'full', 'full_v2', 'two_path' or 'reinforce'. Did you mean 'two_path'?"),
         ("search={arch_update: reinforce, gate_gradient: second_order}", "search.gate_gradient: reinforce differentiates no gates; remove it (or set it to null) or choose a gradient arch_update"),
-        ("search.gate_gradient=second", "search.gate_gradient: got 'second', expected 'first_order' or 'second_order'. Did you mean 'second_order'?"),
+        ("search.gate_gradient=second", "search.gate_gradient: got 'second', expected first_order, second_order or path/to/file.py:name. Did you mean 'second_order'?"),
         ("search.loss={form: hinge, wieght: 3}", "search.loss.wieght: unknown key; accepted here: form, weight. Did you mean 'weight'?"),
         ("search.loss.form=projected", "search.loss.form: got 'projected', expected 'add_linear', 'hinge', 'mul_log' or 'projection'. Did you mean 'projection'?"),
         ("search.loss=hinge", "search.loss: got 'hinge', expected a section with `form`: 'add_linear', 'hinge', 'mul_log' or 'projection'"),

@@ -16,10 +16,10 @@ from engine.data import Batch
 from search.learn.forms import AddLinear, MulLog, Projection
 from search.learn.gradient import (
     architecture_step,
+    of_pair,
     one_hot,
     pair_jacobian,
     second_order,
-    second_order_pair,
     softmax_jacobian,
     weights_step,
 )
@@ -92,7 +92,7 @@ def test_second_order_of_a_pair_is_exact_in_expectation_over_which_of_them_runs(
     q = torch.zeros(3, 3, dtype=torch.float64).scatter(1, drawn.pairs, drawn.q)
 
     def estimate(d_gates, active):
-        return second_order_pair(d_gates, replace(drawn, paths=tuple(active.tolist())))
+        return of_pair(second_order, d_gates, replace(drawn, paths=tuple(active.tolist())))
 
     estimated, d_q = loss.expectation(q, estimate)
     torch.testing.assert_close(estimated, softmax_jacobian(d_q, q), rtol=1e-10, atol=1e-12)
@@ -144,7 +144,7 @@ def test_a_step_of_second_order_differs_from_the_published_one_in_ces_share_alon
     ce = F.cross_entropy(fixture.net(fixture.batch.images, paths, gates), fixture.batch.labels)
     d = torch.autograd.grad(ce, [gates])[0].double()
     if mode == "two_path":
-        first, second = pair_jacobian(d, pair), second_order_pair(d, pair)
+        first, second = pair_jacobian(d, pair), of_pair(second_order, d, pair)
     else:
         first, second = softmax_jacobian(d, p), second_order(d, p, torch.tensor(paths))
     factor = loss.slopes(0.0, expected_costs(p, [limit])).ce

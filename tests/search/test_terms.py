@@ -13,9 +13,9 @@ from search.config import EntropyConfig, TermConfig
 from search.learn.forms import AddLinear
 from search.learn.gradient import softmax_jacobian
 from search.learn.objective import Objective, alpha_gradient
-from search.learn.own import own_function
 from search.learn.terms import build_terms, entropy_term, mean_entropy, terms_gradient
 from search.loop import run_search
+from search.own import own_function
 from supernet.alpha import Alpha
 
 

@@ -1,4 +1,5 @@
-"""Loads the user's own functions, which `search.terms` and `search.reinforce.reward` name."""
+"""Loads the user's own functions, which `search.terms`, `search.gate_gradient`, `search.reinforce.reward` and
+`limits.function` name."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from typing import Any
 
 from engine.errors import ConfigError, explain
 from engine.runs.inputs import checksums
-from search.config import SearchConfig
+from search.config import REFERENCE, SearchConfig
+from search.learn.modes import is_reference
 from supernet import user_modules
 from supernet.module_names import permitted
 
@@ -17,7 +19,7 @@ def own_function(reference: str, key: str, takes: Sequence[str] = ()) -> Callabl
     `key`, is raised if there is no such function, and later if it raises. takes: the names of its arguments."""
     module, _, name = reference.rpartition(":")
     if not module or not name.isidentifier():
-        raise ConfigError(key, f"got '{reference}'", "path/to/file.py:name or package.module:name")
+        raise ConfigError(key, f"got '{reference}'", REFERENCE)
     with explain(key):
         function = user_modules.named_function(module, name, takes)
 
@@ -35,8 +37,11 @@ def own_files(config: SearchConfig) -> dict[str, str]:
     if config.data.module:
         named.append(("data.module", config.data.module))
     functions = [("search.terms.function", term.function) for term in config.search.terms]
+    functions += [("limits.function", limit.function) for limit in config.limits if limit.function]
     if config.search.reinforce and config.search.reinforce.reward:
         functions.append(("search.reinforce.reward", config.search.reinforce.reward))
+    if is_reference(config.search.gate_gradient):
+        functions.append(("search.gate_gradient", config.search.gate_gradient))
     named += [(key, reference.rpartition(":")[0]) for key, reference in functions]
     return checksums(named, user_modules.file_of)
 
@@ -62,8 +67,9 @@ def _functions(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, st
     data, search = _section(config, "data"), _section(config, "search")
     if isinstance(data.get("module"), str):
         yield data, "module", data["module"], ""
-    terms = [(term, "function") for term in _list(search.get("terms")) if isinstance(term, dict)]
-    for holder, key in (*terms, (_section(search, "reinforce"), "reward")):
+    entries = [*_list(search.get("terms")), *_list(config.get("limits"))]
+    with_function = [(entry, "function") for entry in entries if isinstance(entry, dict)]
+    for holder, key in (*with_function, (_section(search, "reinforce"), "reward"), (search, "gate_gradient")):
         if isinstance(reference := holder.get(key), str) and ":" in reference:  # without a colon, it is refused anyway
             module, colon, name = reference.rpartition(":")
             yield holder, key, module, colon + name
