@@ -313,7 +313,8 @@ class SearchSettings(Section):
     undecided in a trained supernet. second_order removes this error (ReinMax, arXiv 2304.08612; docs/design.md). Both
     take the same time. path/to/file.py:name is a function of your own (docs/extending/estimator.md)."""
     loss: Loss | None = None
-    """How limits enter the gradient modes; projection if it is not set. REINFORCE has a reward instead."""
+    """How limits enter the gradient modes; projection if it is not set. REINFORCE has a reward instead. form may be
+    path/to/file.py:name of a class of your own (docs/extending/loss_form.md)."""
     reinforce: ReinforceConfig | None = None
     """Settings of arch_update reinforce."""
     regression: RegressionConfig | None = None

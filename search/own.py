@@ -40,6 +40,8 @@ def own_files(config: SearchConfig) -> dict[str, str]:
     functions += [("limits.function", limit.function) for limit in config.limits if limit.function]
     if config.search.reinforce and config.search.reinforce.reward:
         functions.append(("search.reinforce.reward", config.search.reinforce.reward))
+    if config.search.loss and is_reference(config.search.loss.form):
+        functions.append(("search.loss.form", config.search.loss.form))
     if is_reference(config.search.gate_gradient):
         functions.append(("search.gate_gradient", config.search.gate_gradient))
     named += [(key, reference.rpartition(":")[0]) for key, reference in functions]
@@ -69,7 +71,12 @@ def _functions(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, st
         yield data, "module", data["module"], ""
     entries = [*_list(search.get("terms")), *_list(config.get("limits"))]
     with_function = [(entry, "function") for entry in entries if isinstance(entry, dict)]
-    for holder, key in (*with_function, (_section(search, "reinforce"), "reward"), (search, "gate_gradient")):
+    for holder, key in (
+        *with_function,
+        (_section(search, "loss"), "form"),
+        (_section(search, "reinforce"), "reward"),
+        (search, "gate_gradient"),
+    ):
         if isinstance(reference := holder.get(key), str) and ":" in reference:  # without a colon, it is refused anyway
             module, colon, name = reference.rpartition(":")
             yield holder, key, module, colon + name

@@ -17,6 +17,7 @@ from engine.distributed import Group
 from engine.errors import UserError
 from engine.seeding import generator
 from engine.training import check_finite
+from search.learn.forms import next_duals
 from search.learn.gradient import architecture_step, estimate_of
 from search.learn.modes import ArchUpdate, GradientMode
 from search.learn.objective import Objective, expected_costs
@@ -144,7 +145,7 @@ class GateEstimator(Estimator):
         check_finite(done.ce, state.step + 1)
         if state.duals:
             reached = expected_costs(state.alpha.probabilities(), limits, state.duals)
-            state.duals = tuple(map(s.resolved_loss.next_dual, reached))
+            state.duals = next_duals(s.resolved_loss, reached)
         norms = None if s.projects else (done.ce_gradient, done.limits_gradient)
         return Update({"arch/ce": done.ce}, norms)
 

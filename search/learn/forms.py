@@ -1,23 +1,28 @@
 """The forms of alpha's loss: how the limits enter it beside the cross entropy (Sec. 3.3.1).
 
-A form is one class: its YAML section `search.loss`, its value, and its slopes. A new one is a class and an entry in
-FORMS, nothing else (docs/extending/loss_form.md). CE is the cross entropy, E a limit's expected cost, T its bound.
+A form is one class: its YAML section `search.loss`, its value, and its slopes. A user's own is a class in a file of
+theirs (docs/extending/loss_form.md); one of the package is a class and an entry in FORMS. CE is the cross entropy, E a
+limit's expected cost, T its bound.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, SerializationInfo, WrapValidator
 
-from engine.config import Section
-from engine.errors import InvalidError
+from engine.config import Section, validate
+from engine.errors import InvalidError, UserError, explain
+from engine.wording import shown
+from search.learn.modes import is_reference
+from supernet.user_modules import failures_named, load
 
 LARGEST_WEIGHT = 1e6
 """The largest weight of a term of the loss. The cross entropy is about 1, so with a larger weight no other term would
@@ -178,8 +183,76 @@ FORMS: dict[str, type[LossForm]] = {
 }
 """Maps the name of each form in YAML to its class."""
 
+
+def own_form(reference: str) -> type[LossForm]:
+    """Returns the class of a user's own form. Raises InvalidError if there is none.
+
+    reference: path/to/file.py:name or package.module:name.
+    """
+    module, _, name = reference.rpartition(":")
+    classes = {
+        key: value
+        for key, value in vars(load(module)).items()
+        if isinstance(value, type) and issubclass(value, LossForm) and value.__module__ not in (__name__, "builtins")
+    }
+    if name not in classes:
+        found = f"'{module}' has no subclass of search.learn.forms.LossForm called '{name}'"
+        near = difflib.get_close_matches(name, classes, n=1)
+        raise InvalidError("form", found, " or ".join(classes) or "one to be written there", suggestion=near)
+    return classes[name]
+
+
+def _validated(value: Any, of_the_package: Callable[[Any], LossForm]) -> LossForm:
+    """Validates `search.loss`, of the package's forms or of the user's own."""
+    if isinstance(value, LossForm) and is_reference(value.form):
+        return value
+    if not isinstance(value, Mapping) or not is_reference(value.get("form")):
+        return of_the_package(value)
+    try:
+        return validate(own_form(value["form"]), dict(value), "")
+    except UserError as error:
+        raise InvalidError.of(error) from error
+
+
+def _written(form: LossForm, info: SerializationInfo) -> dict[str, Any]:
+    return form.model_dump(mode=info.mode, exclude_none=info.exclude_none, exclude_unset=info.exclude_unset)
+
+
+def slopes_of(form: LossForm, ce: float, limits: Sequence[ExpectedCost]) -> Slopes:
+    """Returns `form.slopes(ce, limits)`. Raises UserError if a form of the user's own fails, or returns anything but a
+    finite number for CE and for each limit."""
+    if not is_reference(form.form):
+        return form.slopes(ce, limits)
+    with explain("search.loss"), failures_named("slopes()", form.form):
+        slopes = form.slopes(ce, limits)
+    if not isinstance(slopes, Slopes) or len(slopes.limits) != len(limits) or not _finite(slopes.ce, *slopes.limits):
+        expected = f"Slopes with a finite number for CE and for each of the {len(limits)} limits"
+        raise UserError("search.loss", f"{form.form}: slopes() returned {shown(slopes, 80)}", expected, "correct it")
+    return slopes
+
+
+def next_duals(form: LossForm, limits: Sequence[ExpectedCost]) -> tuple[float, ...]:
+    """Returns `form.next_dual` of each limit. Raises UserError if a form of the user's own fails, or returns anything
+    but finite numbers."""
+    with explain("search.loss"), failures_named("next_dual()", form.form):
+        duals = tuple(form.next_dual(limit) for limit in limits)
+    if not _finite(*duals):
+        found = f"{form.form}: next_dual() returned {shown(duals, 80)}"
+        raise UserError("search.loss", found, "finite numbers", "correct it")
+    return duals
+
+
+def _finite(*numbers: object) -> bool:
+    return all(isinstance(n, int | float) and math.isfinite(n) for n in numbers)
+
+
 if TYPE_CHECKING:
     Loss = LossForm
 else:
-    Loss = Annotated[reduce(or_, FORMS.values()), Field(discriminator="form")]
-    """A field of this type takes the section of any form in FORMS, and recognises it by its key `form`."""
+    Loss = Annotated[
+        reduce(or_, FORMS.values()),
+        Field(discriminator="form"),
+        WrapValidator(_validated),
+        PlainSerializer(_written),
+    ]
+"""A field of this type takes the section of any form in FORMS, recognised by its key `form`, or of the user's own."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from search.learn.forms import ExpectedCost, LossForm
+from search.learn.forms import ExpectedCost, LossForm, slopes_of
 from search.limits.combine import WorstCase, members
 from search.limits.limit import AdditiveLimit
 from supernet.cost import Cost
@@ -80,7 +80,7 @@ def alpha_gradient(from_ce: Tensor, ce: float, p: Tensor, objective: Objective, 
     Limits and terms are functions of p: (dL/dE) F_i + d_terms_i goes through the mode's Jacobian; E is the expectation
     over all candidates in every mode.
     """
-    slopes = objective.loss.slopes(ce, expected_costs(p, objective.limits, objective.duals))
+    slopes = slopes_of(objective.loss, ce, expected_costs(p, objective.limits, objective.duals))
     from_ce = slopes.ce * from_ce
     d_limits = torch.zeros_like(p)
     for limit, slope in zip(objective.limits, slopes.limits, strict=True):
