@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from engine.errors import ConfigError, UserError, one_line
 from engine.files import read_bytes
@@ -41,7 +41,10 @@ _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
 _NO_IMAGE = "is no image, or of a format that is not read"
 _WHITE = 255
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF tags
+_APART, _SIGNED = 2, 2  # of _PLANES: one plane for each colour; of _SAMPLE_FORMAT
+_START_AND_SIZ = b"\xff\x4f\xff\x51"  # the markers at the beginning of a JPEG 2000 image
+_SIZ_BEFORE_COMPONENTS = 36  # bytes of SIZ between its length and its first component
 _ORIENTATION = 0x0112  # the EXIF tag
 _TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -217,8 +220,43 @@ def _fast_decoder() -> Callable[..., Any] | None:
 
 
 def _opened(content: bytes) -> Image.Image:
-    """Opens a picture, whose pixels are not decoded yet."""
-    return Image.open(io.BytesIO(content), formats=formats())
+    """Opens a picture, whose pixels are not decoded yet. Raises UnreadableError if Pillow would decode wrong ones."""
+    image = Image.open(io.BytesIO(content), formats=formats())
+    if image.format == "JPEG2000" and not image.mode.startswith("I"):
+        _refuse_deep_colours(content)
+    if image.format == "TIFF":
+        _name_planes_of_sixteen_bits(image)
+    return image
+
+
+def _refuse_deep_colours(content: bytes) -> None:
+    """Raises UnreadableError for colours of more than 8 bits in JPEG 2000: Pillow rounds them up past the largest value
+    of 8 bits, so that white becomes black."""
+    bits = _deepest_component(content)
+    if bits > 8:
+        found = f"has colours of {bits} bits in JPEG 2000, which Pillow decodes to wrong ones"
+        raise UnreadableError("", found, "8 bits, or 16 bits as PNG or TIFF", "convert it")
+
+
+def _deepest_component(content: bytes) -> int:
+    """Returns the most bits of a component of a JPEG 2000 image, by the marker SIZ (ISO 15444-1, A.5.1)."""
+    begin = content.find(_START_AND_SIZ) + len(_START_AND_SIZ) + 2 + _SIZ_BEFORE_COMPONENTS
+    count = int.from_bytes(content[begin - 2 : begin], "big")
+    return max(((depth & 0x7F) + 1 for depth in content[begin : begin + 3 * count : 3]), default=0)
+
+
+def _name_planes_of_sixteen_bits(image: Image.Image) -> None:
+    """Lets Pillow read 16-bit colours that an uncompressed TIFF file stores plane after plane; otherwise it takes them
+    for twice as many values of 8 bits."""
+    assert isinstance(image, TiffImagePlugin.TiffImageFile)
+    if image.tag_v2.get(_PLANES) == _APART and max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) == 16:
+        order = {"II": "L", "MM": "B"}[image.tag_v2.prefix.decode()]  # as in Pillow's names: little, big
+        image.tile = [
+            tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
+            if tile.codec_name == "raw" and isinstance(tile.args, tuple) and len(str(tile.args[0])) == 1
+            else tile
+            for tile in image.tile
+        ]
 
 
 @contextlib.contextmanager
@@ -258,6 +296,7 @@ def refused_picture(path: Path, error: UnreadableError) -> ConfigError:
 def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
     """Returns the picture with 8 bits a pixel, in mode RGB or L, without transparency."""
     _scale_transparency(image)
+    _refuse_signed_or_long(image)
     image.load()
     clear = image.info.get("transparency")
     if image.mode.startswith("I"):
@@ -289,14 +328,20 @@ def _scale_transparency(image: Image.Image) -> None:
         image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
+def _refuse_signed_or_long(image: Image.Image) -> None:
+    """Raises UnreadableError for whole numbers with a sign, or of more than 16 bits."""
+    tags = getattr(image, "tag_v2", {})
+    signed = _SIGNED in tags.get(_SAMPLE_FORMAT, (1,))
+    long = image.mode.startswith("I") and max(tags.get(_BITS_PER_SAMPLE, (16,))) > 16
+    if signed or long or (image.mode == "I" and image.format not in ("PNG", "PPM", "TIFF")):
+        kind = "signed" if signed and not long else "32-bit"
+        raise UnreadableError("", f"has {kind} whole numbers", "8 or 16 bits without a sign", "convert it")
+
+
 def _sixteen_bits(image: Image.Image) -> np.ndarray:
-    """Returns (H, W) whole numbers from 0 to 65535. Raises UnreadableError if the file holds anything else."""
+    """Returns (H, W) whole numbers from 0 to 65535."""
     tags = getattr(image, "tag_v2", {})
     bits = max(tags.get(_BITS_PER_SAMPLE, (16,)))
-    signed = 2 in tags.get(_SAMPLE_FORMAT, (1,))
-    if signed or bits > 16 or (image.mode == "I" and image.format not in ("PNG", "PPM", "TIFF")):
-        kind = "signed" if signed and bits <= 16 else "32-bit"
-        raise UnreadableError("", f"has {kind} whole numbers", "8 or 16 bits without a sign", "convert it")
     values: np.ndarray = np.asarray(image).astype(np.int32) << (16 - bits)
     return 65535 - values if tags.get(_PHOTOMETRIC) == 0 else values  # 0: zero means white
 

@@ -77,6 +77,42 @@ def test_floats_from_0_to_1_are_spread_and_others_refused(tmp_path):
 def test_whole_numbers_of_32_bits_or_with_a_sign_are_refused(tmp_path):
     with pytest.raises(UnreadableError, match="32-bit whole numbers, expected 8 or 16 bits"):
         read(saved(tmp_path / "a.tif", Image.fromarray(RAMP.astype(np.int32))))
+    signed = saved(tmp_path / "b.tif", Image.fromarray(RAMP), tiffinfo={339: 2})  # -128 to 127
+    with pytest.raises(UnreadableError, match="signed whole numbers, expected 8 or 16 bits"):
+        read(signed)
+
+
+COLOURS = np.stack([RAMP, RAMP[::-1], 255 - RAMP], axis=-1)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colours_may_lie_plane_after_plane_in_a_tiff(bits, order, tmp_path):
+    kind = np.dtype(f"{order}u{bits // 8}")
+    planes = [(COLOURS[..., i].astype(np.uint16) * (257 if bits == 16 else 1)).astype(kind).tobytes() for i in range(3)]
+    begin, size = 8 + 2 + 10 * 12 + 4, len(planes[0])  # of the lists behind the tags, and of a plane
+    lists = struct.pack(f"{order}3H6I", *[bits] * 3, *(begin + 30 + i * size for i in range(3)), *[size] * 3)
+    tags = [(256, 4, 1, 32), (257, 4, 1, 8), (258, 3, 3, begin), (262, 3, 1, 2), (273, 4, 3, begin + 6)]
+    tags += [(277, 3, 1, 3), (278, 4, 1, 8), (279, 4, 3, begin + 18), (284, 3, 1, 2), (259, 3, 1, 1)]
+    entries = b"".join(
+        struct.pack(f"{order}HHI", tag, kind, count)
+        + struct.pack(f"{order}H2x" if kind == 3 and count == 1 else f"{order}I", value)
+        for tag, kind, count, value in sorted(tags)
+    )
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}IH", 8, len(tags))
+    (tmp_path / "a.tif").write_bytes(head + entries + bytes(4) + lists + b"".join(planes))
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", 3), COLOURS)
+
+
+def test_colours_of_more_than_8_bits_in_jpeg_2000_are_refused(tmp_path):
+    """Pillow decodes their white to black."""
+    content = saved(tmp_path / "a.jp2", Image.fromarray(COLOURS), irreversible=False).read_bytes()
+    np.testing.assert_array_equal(read(tmp_path / "a.jp2", 3), COLOURS)
+    three = bytes([7, 1, 1] * 3)  # 8 bits, no subsampling, for each component
+    assert content.count(three) == 1
+    (tmp_path / "b.jp2").write_bytes(content.replace(three, bytes([15, 1, 1] * 3)))
+    with pytest.raises(UnreadableError, match="has colours of 16 bits in JPEG 2000"):
+        read(tmp_path / "b.jp2", 3)
 
 
 DISC = (np.hypot(*np.mgrid[-4:4, -4:4] + 0.5) < 3).astype(np.uint8) * 255  # (8, 8), opaque inside
