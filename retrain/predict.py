@@ -13,7 +13,7 @@ from torch import nn
 from engine.data.pictures import check_pictures
 from engine.data.preprocessing import Preprocessing
 from engine.device import prepare_device
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, one_line
 from engine.files import as_list, as_path
 from engine.run_config import RunConfig
 from retrain.preprocessing import preprocessing_in
@@ -33,8 +33,12 @@ class Prediction:
 
     def __str__(self) -> str:
         """Returns the path and the likeliest classes, at most five, such as `a.png: cat 97.1 %, dog 2.9 %`."""
-        pairs = list(zip(self.classes, self.probabilities, strict=True))[:5]
-        return f"{self.path}: {', '.join(f'{name} {100 * p:.1f} %' for name, p in pairs)}"
+        return self.in_words(5)
+
+    def in_words(self, most: int) -> str:
+        """Returns the path and the likeliest classes, at most `most`, in one line."""
+        pairs = list(zip(self.classes, self.probabilities, strict=True))[:most]
+        return f"{one_line(str(self.path))}: {', '.join(f'{one_line(name)} {100 * p:.1f} %' for name, p in pairs)}"
 
 
 @overload

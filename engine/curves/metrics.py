@@ -95,8 +95,10 @@ class MetricsLog:
         self._write(step, self._value(images, tag, tensor_util.make_tensor_proto(content)))
 
     def text(self, tag: str, text: str, step: int = 0) -> None:
-        """Writes a text in Markdown. A resume keeps what was written at step 0."""
-        self._write(step, self._value(texts, tag, tensor_util.make_tensor_proto(text, dtype=np.object_)))
+        """Writes a text in Markdown; bytes of a path that are no UTF-8 are escaped. A resume keeps what was written at
+        step 0."""
+        content = text.encode(errors="backslashreplace")
+        self._write(step, self._value(texts, tag, tensor_util.make_tensor_proto(content, dtype=np.object_)))
 
     def histogram(self, step: int, tag: str, values: np.ndarray, bins: int = 30) -> None:
         """Writes the distribution of the finite `values`, in bins of equal width from the smallest to the largest."""

@@ -34,7 +34,8 @@ def class_folders(part: Path) -> dict[str, str]:
     """Returns the name of each class, sorted, and its folder's name in `part`.
 
     A class has its name in Unicode's composed form (NFC): macOS writes an accented letter as two characters, other
-    systems as one. Raises ConfigError if two folder names differ in nothing else.
+    systems as one. Bytes that are no UTF-8, as archives of other systems leave them, are escaped (`caf\\xe9`). Raises
+    ConfigError if two folder names differ in nothing else.
     """
     folders: dict[str, str] = {}
     above = os.path.realpath(part)
@@ -43,7 +44,7 @@ def class_folders(part: Path) -> dict[str, str]:
             continue
         if entry.is_symlink() and _contains(os.path.realpath(entry.path), above):
             continue
-        name = unicodedata.normalize("NFC", entry.name)
+        name = unicodedata.normalize("NFC", os.fsencode(entry.name).decode(errors="backslashreplace"))
         if name in folders:
             raise ConfigError(
                 "data.root",

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 100
 """The batch size on a folder of images, as in the published project; a configuration has its own."""
+MOST_OF_A_NAME = 60
+"""The most characters of a class's name that a table shows."""
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,10 +167,12 @@ def _design_of(args: argparse.Namespace) -> Design | None:
 
 def _print(scores: Scores, args: argparse.Namespace) -> None:
     """Prints the figures of an evaluation, and those of each class and pair of classes that are asked for."""
+    from engine.errors import one_line
     from engine.evaluation import wilson
     from engine.quantities import TOP5_CLASSES, accuracy_text
 
-    test, names, counts = scores.test, scores.class_names, scores.by_class
+    test, counts = scores.test, scores.by_class
+    names = [one_line(name, MOST_OF_A_NAME) for name in scores.class_names]
     print(f"test set, {test.images} images: {accuracy_text(test.top1, test.top5, test.loss, len(names))}")
     shares = {"top-1": test.top1} | ({"top-5": test.top5} if len(names) >= TOP5_CLASSES else {})
     intervals = (f"{what} {{:.2f}} % to {{:.2f}} %".format(*wilson(p, test.images)) for what, p in shares.items())

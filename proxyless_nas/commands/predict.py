@@ -42,8 +42,7 @@ def _run(args: argparse.Namespace) -> None:
     else:
         raise UserError("images", "none is given", "image files after the run")
     for prediction in predictions:
-        pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))[: args.top]
-        print(f"{prediction.path}: {', '.join(f'{name} {100 * p:.1f} %' for name, p in pairs)}")
+        print(prediction.in_words(args.top))
 
 
 def _published(name: str, images: "list[Path]") -> "list[Prediction]":

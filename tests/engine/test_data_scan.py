@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.data import DataConfig, open_images
+from engine.data import DataConfig, Item, open_images
 from engine.data.pictures import extensions
 from engine.errors import ConfigError
 from tests.engine.image_folder import write_images
@@ -230,6 +230,15 @@ def test_class_names_are_compared_in_their_composed_form(root):
     assert Path(splits.test.path(0)).parent.name == DECOMPOSED
     assert splits.test.load([], augment=False).labels.tolist() == []
     assert splits.train.labels.tolist() == splits.test.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_a_class_folder_whose_name_is_no_utf_8_gives_a_class_that_can_be_written(root):
+    """As archives of other systems leave them. Curves, JSON and pages take such names in no other form."""
+    for part in ("train", "test"):
+        (root / part / "class0").rename(os.fsdecode(os.fsencode(root / part) + b"/caf\xe9"))
+    splits = opened(root)
+    assert splits.class_names == (r"caf\xe9", "class1")
+    assert splits.train.load([Item(0, 0, 0)], augment=False).labels.tolist() == [0]
 
 
 def test_two_folders_of_one_name_are_refused_visibly(root):

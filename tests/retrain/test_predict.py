@@ -134,6 +134,12 @@ def test_a_prediction_lists_all_classes_with_the_likeliest_first(run, folder):
     assert predict(run, str(path)) == prediction
 
 
+def test_a_prediction_is_one_line_whatever_the_names_hold():
+    prediction = Prediction(Path("a\nb.png"), ("\x1b[31mred", "x\ny"), (0.75, 0.25))
+    assert str(prediction) == r"a b.png: \x1b[31mred 75.0 %, x y 25.0 %"
+    assert prediction.in_words(1) == r"a b.png: \x1b[31mred 75.0 %"
+
+
 def test_a_prediction_needs_no_images_of_the_training(space_of, tmp_path):
     root = write_images(tmp_path / "images", 8)
     retrain(config_of({"name": "folder", "root": str(root)}), architecture_of(space_of), tmp_path / "run")
