@@ -45,7 +45,7 @@ def int8_settings(
     test: ImageSet | None = None
     test_source = ""
     if images is not None:
-        test, names = open_test_images(images, preprocessing, len(source.classes))
+        test, names = open_test_images(images, preprocessing, len(source.classes), source.folder_names)
         refuse_other_classes(source.folder_names, names, "the network", str(images))
         test_source = str(images)
     elif own is not None:

@@ -158,14 +158,14 @@ def score_files(
 ) -> Scores:
     """Returns how well any network does on a folder of images, such as ImageNet's.
 
-    network: (N, C, S, S) -> logits (N, classes), class i being the i-th of the class folders in the order of their
-    names. It is moved to the device of `run`. root: a folder that holds val/ or test/, or the class folders themselves.
-    preprocessing: how an image becomes its input. class_names: the names that the folders must have, if it is known.
-    batch_size: images of all processes together, which share them; each
-    image counts once. workers: as in the YAML section data. Raises ConfigError if the images do not fit.
+    network: (N, C, S, S) -> logits (N, classes). It is moved to the device of `run`. root: a folder that holds val/ or
+    test/, or the class folders themselves. preprocessing: how an image becomes its input. class_names: the names of the
+    network's classes, which the folders must have; None if they are not known: class i is then the i-th folder in the
+    order of names, and of numbers if all names are numbers. batch_size: images of all processes together, which share
+    them; each image counts once. workers: as in the YAML section data. Raises ConfigError if the images do not fit.
     """
     device = prepare_device(run, group)
-    images, names = open_test_images(Path(root), preprocessing, classes)
+    images, names = open_test_images(Path(root), preprocessing, classes, class_names)
     refuse_other_classes(class_names, names, "the network", str(root))
     network.to(device=device, memory_format=memory_format(run))  # type: ignore[call-overload]
     return _pass(network, images, names, batch_size, workers, device, run, by_class, group, report)

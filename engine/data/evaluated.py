@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from engine.data.folder import FolderImages
 from engine.data.layout import Layout, evaluation_layout, holds_shards
 from engine.data.preprocessing import Preprocessing
 from engine.data.shards import check_test_shards, open_test_shards
-from engine.errors import ConfigError
+from engine.errors import ConfigError, one_line
 from engine.nearest import nearest_path
 
+logger = logging.getLogger("engine.data")
+_WORDNET = re.compile(r"n\d{8}(?!\d)")
+"""The beginning of the name of an ImageNet class folder; their order is that of ImageNet's classes."""
 
-def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> tuple[FolderImages, tuple[str, ...]]:
-    """Returns the image files to evaluate a network on, and the names of their classes, sorted.
+
+def open_test_images(
+    root: Path, preprocessing: Preprocessing, classes: int, class_names: Sequence[str] | None = None
+) -> tuple[FolderImages, tuple[str, ...]]:
+    """Returns the image files to evaluate a network on, and the names of their classes, in the order of the network's.
 
     root: a folder that holds val/ or test/ with one folder per class, or with all images and a file of their labels
     (engine/data/label_files.py); one that holds the class folders itself; or one of shards with a part test
-    (engine/data/shards.py). classes: how many there must be. Raises ConfigError, whose place is the root's path, if
-    there are others, or a class has no image.
+    (engine/data/shards.py). classes: how many there must be. class_names: those of the network; if the images have the
+    same ones in another order, their labels follow the network. None, if it does not say: class i is the i-th in the
+    order of names, and of numbers if all names are numbers (10 after 9). Raises ConfigError, whose place is the root's
+    path, if there are others, or a class has no image.
     """
     if preprocessing.colours not in (1, 3):
         found = f"image files give 1 or 3 channels, but the network's images have {preprocessing.colours}"
         raise ConfigError(str(root), found)
     if holds_shards(root):
-        return open_test_shards(root, preprocessing, classes)
+        return _as_the_network(*open_test_shards(root, preprocessing, classes), class_names)
     folder, layout = _evaluation_layout(root, classes)
     try:
         parts = layout.parts()
@@ -33,7 +46,33 @@ def open_test_images(root: Path, preprocessing: Preprocessing, classes: int) -> 
         raise error if error.where != "data.root" else error.at(str(folder)) from None
     parts.log_left_out()
     part = parts.train
-    return FolderImages(part.root, part.files, part.labels, preprocessing, flip=False), layout.class_names
+    images = FolderImages(part.root, part.files, part.labels, preprocessing, flip=False)
+    return _as_the_network(images, layout.class_names, class_names)
+
+
+def _as_the_network(
+    images: FolderImages, names: tuple[str, ...], own: Sequence[str] | None
+) -> tuple[FolderImages, tuple[str, ...]]:
+    """Returns the images with the labels that a network gives their classes, and the classes' names in that order.
+
+    names: those of the classes of the images. own: those of the network's classes, None if they are not known. If they
+    are other ones, everything stays.
+    """
+    wanted = tuple(own or ())
+    if own is None:
+        wanted = names
+        if all(name.isdecimal() for name in names):
+            wanted = tuple(sorted(names, key=int))
+        if [int(name) if name.isdecimal() else -1 for name in wanted] != [*range(len(names))] and not all(
+            map(_WORDNET.match, names)
+        ):
+            text = "%s: the network does not say how its classes are called; %s"
+            order = f"class i is taken to be the i-th of the folders from {wanted[0]!r} to {wanted[-1]!r}"
+            logger.warning(text, one_line(str(images.root)), one_line(order))
+    if wanted == names or sorted(wanted) != sorted(names):
+        return images, names
+    place = {name: i for i, name in enumerate(wanted)}
+    return images.renumbered(np.array([place[name] for name in names])), wanted
 
 
 def check_test_images(root: Path, classes: int) -> None:

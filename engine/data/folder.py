@@ -138,6 +138,13 @@ class FolderImages:
         files, labels = self.files[indices], self.labels[indices]
         return self._share(FolderImages(self.root, files, labels, self.preprocessing, flip=self.flip), indices)
 
+    def renumbered(self, places: np.ndarray) -> FolderImages:
+        """Returns the set whose class `places[i]` is class i of this one, sorted anew. places: (classes,)."""
+        labels = places[self.labels]
+        order = np.argsort(labels, kind="stable")
+        part = FolderImages(self.root, self.files[order], labels[order], self.preprocessing, flip=self.flip)
+        return self._share(part, order)
+
     def keep_decoded(self, place: Path) -> None:
         """Lets the set, and all sets made of it, decode each picture once; see DecodedPictures. place: `data.cache`."""
         way = self.preprocessing

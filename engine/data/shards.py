@@ -210,6 +210,14 @@ class ShardImages(FolderImages):
         part = ShardImages(self.root, self.shards, table, self.preprocessing, flip=self.flip)
         return self._share(part, indices)
 
+    def renumbered(self, places: np.ndarray) -> ShardImages:
+        """Returns the set whose class `places[i]` is class i of this one, sorted anew. places: (classes,)."""
+        labels = places[self.table.labels]
+        order = np.argsort(labels, kind="stable")
+        table = Table(*(column[order] for column in self.table._replace(labels=labels)))
+        part = ShardImages(self.root, self.shards, table, self.preprocessing, flip=self.flip)
+        return self._share(part, order)
+
     def content(self) -> dict[str, Any]:
         """Returns a checksum of the names and contents of the files, as the index has them, their list, and the
         version of the augmentation."""

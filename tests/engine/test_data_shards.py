@@ -7,12 +7,13 @@ import json
 import os
 import tarfile
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from engine.data import BatchStream, DataConfig, evaluation_batches, open_images, stratified_split, subset
+from engine.data import BatchStream, DataConfig, Item, evaluation_batches, open_images, stratified_split, subset
 from engine.data import shards as module
 from engine.data.evaluated import check_test_images, open_test_images
 from engine.data.preprocessing import Preprocessing
@@ -76,6 +77,35 @@ def test_a_network_without_a_configuration_is_evaluated_on_shards_as_on_their_fo
     (copied / INDEX).write_text("{}")
     with pytest.raises(ConfigError, match=r"index.json' is no index of shards"):
         open_test_images(copied, preprocessing, 2)
+
+
+@pytest.mark.parametrize("own", [("class1", "class0"), ("class0", "other"), None])
+def test_labels_follow_the_order_of_a_networks_classes(own, folder, packed, caplog):
+    """If they are the same classes; otherwise they stay, and whoever evaluates compares the names."""
+    preprocessing = Preprocessing.of_files(8, (0.4,) * 3, (0.2,) * 3)
+    for root in (folder, packed):
+        plain, _ = open_test_images(root, preprocessing, 2)
+        images, names = open_test_images(root, preprocessing, 2, own)
+        same = own == ("class1", "class0")
+        assert names == (own if same else ("class0", "class1"))
+        assert (np.diff(images.labels) >= 0).all()
+        counts = {images.path(i): names[label] for i, label in enumerate(images.labels)}
+        assert counts == {plain.path(i): f"class{label}" for i, label in enumerate(plain.labels)}
+        item = [Item(0, 0, 0)]
+        assert same != images.load(item, augment=False).images.equal(plain.load(item, augment=False).images)
+    assert caplog.text.count("does not say how its classes are called") == (4 if own is None else 2)
+
+
+def test_class_folders_that_are_numbers_are_in_the_order_of_numbers(tmp_path, caplog):
+    """A network of 11 classes that are not named has class 2 third, not after 10."""
+    write_images(tmp_path, 1, classes=11, parts=["val"])
+    for i in range(11):
+        (tmp_path / "val" / f"class{i}").rename(tmp_path / "val" / str(i))
+    images, names = open_test_images(tmp_path, Preprocessing.of_files(8, (0.4,) * 3, (0.2,) * 3), 11)
+    assert names == tuple(map(str, range(11)))
+    assert [Path(images.path(i)).parent.name for i in range(11)] == [*names]
+    assert images.labels.tolist() == [*range(11)]
+    assert not caplog.text
 
 
 def test_shards_in_the_place_of_a_folder_are_named(packed):
