@@ -18,6 +18,7 @@ from published.int8 import Int8Model, is_int8, read_int8
 from published.networks import build, class_names, imagenet_classes, is_named, load_published
 from published.preprocessing import preprocessing_of
 from published.trained import likely_class_names
+from published.weights import read_state
 from retrain.preprocessing import preprocessing_in
 from retrain.weights import load_network_of, read_checkpoint
 from supernet import user_modules
@@ -77,8 +78,8 @@ def trained_network(
     own = source if source is None or isinstance(source, Design) else design_of(source, allow_modules=allow_modules)
     if checkpoint is None:
         raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/, or an official checkpoint")
-    content, where = read_checkpoint(checkpoint)
-    if own is None or any(key in content for key in STATES):
+    if own is None or checkpoint.is_dir() or any(key in read_state(checkpoint) for key in STATES):
+        content, where = read_checkpoint(checkpoint)
         return _of_run(content, where, own, allow_modules, of_search)
     network = Network(own)
     load_published(network, checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def state() -> State:
     }
 
 
-NAMES = {name: f"module.{name}" for name in network().state_dict()}
+NAMES = {name: f"theirs.{name}" for name in network().state_dict()}
 
 
 def saved(folder: Path, content: Any, **options: Any) -> Path:
@@ -117,8 +118,70 @@ def test_a_file_without_tensors_by_name_is_refused(content, tmp_path):
         load_official(saved(tmp_path, content), network())
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"\x80\x02}q\x00", b"PK\x03\x04 cut off"])
+@pytest.mark.parametrize("content", [b"\x80\x02}q\x00", b"PK\x03\x04 cut off"])
 def test_a_damaged_file_is_refused(content, tmp_path):
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged, or a pickle that holds more than weights"):
         load_official(tmp_path / "a.pth", network())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><html>404", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (gzip.compress(b"weights"), "is an archive"),
+        (b"\x02\0\0\0\0\0\0\0{]", "safetensors"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_it(content, says, tmp_path):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=says) as raised:
+        load_official(tmp_path / "a.pth", network())
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"model": state, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}},
+        lambda state: {"model_state_dict": {f"module.{name}": value for name, value in state.items()}},
+    ],
+)
+def test_weights_are_found_under_the_names_that_training_programs_give_them(form, state, tmp_path):
+    net = network()
+    load_official(saved(tmp_path, form(state)), net)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+def test_of_several_sets_of_weights_state_dict_is_used_with_a_word_and_others_are_refused(state, tmp_path, caplog):
+    other = {name: value * 2 for name, value in state.items()}
+    net = network()
+    load_official(saved(tmp_path, {"state_dict": state, "state_dict_ema": other}), net)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert "state_dict is used, and not state_dict_ema" in caplog.text
+    with pytest.raises(
+        CheckpointError, match=r"holds several sets of weights: model, ema, expected one, or one called"
+    ):
+        load_official(saved(tmp_path, {"model": state, "ema": other}), net)
+
+
+def test_a_flipped_byte_is_noticed(state, tmp_path, caplog):
+    """torch.load does not compare the checksums in the file."""
+    path = saved(tmp_path, state)
+    content = bytearray(path.read_bytes())
+    place = bytes(content).index(state["0.weight"].numpy().tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    load_official(path, network())
+    assert "the checksum of its part proxyless_cpu/data/" in caplog.text
+
+
+def test_a_safetensors_file_is_read(state, tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch", reason="the extra safetensors is not installed")
+    (tmp_path / "a.safetensors").write_bytes(safetensors.save(state))
+    net = network()
+    load_official(tmp_path / "a.safetensors", net)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
