@@ -24,6 +24,10 @@ from supernet.space import Space, SpaceConfig
 
 _WITH_LETTERS = re.compile(r"(?P<number>\d{1,20}(\.\d{1,20})?(e[-+]?\d{1,2})?)\s*(?P<letters>[a-zA-Zµ]{1,12})")
 _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9}
+_COUNTED = re.compile(r"(?P<factor>[kmg])?(macs?|flops?|params?|parameters|ops|b|bytes)?", re.IGNORECASE)
+"""What somebody may write behind a number of MACs, parameters or bytes."""
+_MS = {"ms": 1.0, "s": 1e3, "sec": 1e3, "us": 1e-3, "µs": 1e-3}
+"""Milliseconds in each unit of time that somebody may write."""
 
 PEAK = "peak_activation_bytes"
 COMPUTED = ("macs", "params", "weight_bytes", PEAK)
@@ -74,12 +78,16 @@ def written_bound(text: str, metric: str) -> float | Percent:
     remedy = number_remedy(text)
     if counted:
         accepted = f"{accepted}; k, M or G may follow a number, such as 300M"
-        near = next((factor for factor in _FACTORS if letters[:1].lower() == factor.lower()), None)
-        remedy = f"write {number}{near}" if near and float(number) else remedy
+        meant = letters and _COUNTED.fullmatch(letters)
+        if meant and float(number):
+            factor = next((factor for factor in _FACTORS if factor.lower() == (meant["factor"] or "").lower()), "")
+            remedy = f"write {number}{factor}"
+    elif metric == "latency" and letters in _MS:
+        remedy = f"write {float(number) * _MS[letters]:.15g}"
     elif letters in _FACTORS:
         remedy = f"write {in_full(text)}"
     elif letters:
-        remedy = f"write {number}" if letters == "ms" else "write the number alone"
+        remedy = "write the number alone, in that unit"
     raise InvalidError("", f"got {shown(text)}", accepted, remedy)
 
 
