@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 from engine.distributed import ALONE, Group
 
@@ -26,6 +27,8 @@ FEWEST_STEPS = 5
 """The time left is not shown before so many steps of a phase have been done after its first one."""
 RECENT_UPDATES = 20
 """The time left is computed from the last so many updates."""
+ONE_LINE = 120
+"""A terminal with so many columns shows a task in one line; a narrower one shows the figures in a second line."""
 
 
 def set_up_logging(group: Group = ALONE) -> None:
@@ -55,6 +58,24 @@ def reported(items: Iterable[T], what: str, total: int, report: Report) -> Itera
         report(what, done, total)
 
 
+class _Bar(RichProgress):
+    """A bar whose figures stand in a second line if the terminal is narrow, so that the time left stays readable."""
+
+    def __init__(self, console: Console) -> None:
+        self._wide = console.width >= ONE_LINE
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+        columns += [BarColumn(40 if self._wide else 20), MofNCompleteColumn()]
+        fields = ("left", "figures") if self._wide else ("left",)
+        columns += [TextColumn("{task.fields[" + field + "]}", markup=False) for field in fields]
+        super().__init__(*columns, console=console)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if not self._wide and task.fields["figures"]:
+                yield Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
 class Progress:
     """Shows the progress of one task: `with Progress(total, start, "search") as progress: progress.update(step)`.
 
@@ -79,11 +100,9 @@ class Progress:
         self._began = time.monotonic()
         self._printed = -float("inf")
         self._seen: deque[tuple[float, int]] = deque(maxlen=RECENT_UPDATES)
-        self._bar: Bar | None = None
+        self._bar: _Bar | None = None
         if shown and console.is_terminal:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-            texts = (TextColumn("{task.fields[" + field + "]}", markup=False) for field in ("left", "figures"))
-            self._bar = Bar(*columns, *texts, console=console)
+            self._bar = _Bar(console)
             self._task = self._bar.add_task(what, total=total or None, completed=start, figures="", left="")
 
     def __enter__(self) -> Self:

@@ -27,11 +27,11 @@ from latency.kit import ExportedKit
 from latency.measure import TIMING_ROUNDS, measure_table, measure_to_file, verify_table
 from latency.table import LatencyTable
 from latency.verification import check_count
+from proxyless_nas.predictions import predict as predict
 from proxyless_nas.quantised import int8_settings
 from proxyless_nas.sources import sized, trained_network
 from retrain.evaluation import evaluate_checkpoint
 from retrain.loop import RetrainResult
-from retrain.predict import predict as predict
 from retrain.run import run_retrain
 from search.check import Check, check_search
 from search.config import SearchConfig

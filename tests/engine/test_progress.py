@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 
 import pytest
 from rich.console import Console
@@ -105,6 +106,20 @@ def test_what_is_done_between_two_steps_is_in_the_bar_of_a_terminal(monkeypatch)
     assert "4/10" in out.getvalue()
     assert "evaluating 3/7" in out.getvalue()
     assert "left" not in out.getvalue()
+
+
+def test_a_narrow_terminal_shows_the_steps_and_the_time_left_in_full_and_the_figures_below(clock, monkeypatch):
+    out = io.StringIO()
+    monkeypatch.setattr(module, "console", Console(file=out, width=80, force_terminal=True, color_system=None))
+    with Progress(4360, 0, "search", phases=(("warm-up", 2000), ("search", 4360))) as progress:
+        for step in range(1, 8):
+            clock.now += 1.0
+            progress.update(step, phase="warm-up", loss=2.334, top1=46.88, latency="0.8245 ms of 0.7608 ms")
+    text = re.sub(r"\x1b\[[0-9?]*[A-Za-z]", "", out.getvalue())  # without movements of the cursor
+    first, second = [line.rstrip() for line in text.splitlines() if line.strip()][-2:]
+    assert first.startswith("search ")
+    assert first.endswith("7/4360 33:13 left of the warm-up")
+    assert second == "phase warm-up  loss 2.334  top1 46.88  latency 0.8245 ms of 0.7608 ms"
 
 
 def test_each_stage_is_printed_when_it_begins(clock, lines):

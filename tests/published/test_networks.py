@@ -154,11 +154,18 @@ def test_lite0_names_what_is_on_a_photograph(photo: str, lite0, photographs) -> 
     assert sum(chances[name] for name in PHOTOGRAPHS[photo]) > 0.25
 
 
-def test_predict_names_what_is_on_a_photograph(lite0, photographs, capsys) -> None:
+@pytest.mark.parametrize("network", [["efficientnet_lite0"], ["--arch", "efficientnet_lite0"]])
+def test_predict_names_what_is_on_a_photograph(network: list[str], lite0, photographs, capsys) -> None:
     with pytest.raises(SystemExit) as end:
-        main(["predict", "--arch", "efficientnet_lite0", str(photographs["china"]), "--top", "1"])
+        main(["predict", *network, str(photographs["china"]), "--top", "1"])
     assert not end.value.code
     assert re.fullmatch(r".*china\.jpg: palace [23]\d\.\d %\n", capsys.readouterr().out)
+
+
+def test_in_python_predict_takes_a_published_name_too(lite0, photographs) -> None:
+    prediction = pn.predict("efficientnet_lite0", photographs["china"])
+    (expected,) = classify(lite0, preprocessing_of("efficientnet_lite0", 224), imagenet_classes(), [prediction.path])
+    assert prediction == expected
 
 
 def test_pretrained_weights_are_fetched_and_loaded_strictly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,21 @@ def test_a_network_without_weights_does_not_predict(predicted, tmp_path: Path) -
     assert predicted("--arch", "proxyles_cpu", "photo.jpg").startswith("error: --arch: got 'proxyles_cpu', expected")
 
 
+def test_predict_takes_a_published_name_in_place_of_a_run_and_checks_the_images_first(
+    predicted, tmp_path: Path
+) -> None:
+    line = predicted(NAME, tmp_path / "none.png")
+    assert line.startswith(f"error: {tmp_path / 'none.png'}: no such file, expected a picture: ")
+
+
+def test_a_mistyped_network_is_answered_with_the_names(predicted, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = predicted("proxyless_cpi", "photo.jpg")
+    assert line.startswith("error: proxyless_cpi: neither a file nor the name of a published network, expected ")
+    assert "mobilenet_v2" in line
+    assert line.endswith("Did you mean 'proxyless_cpu'?")
+
+
 def test_evaluate_refuses_a_wrong_folder_before_weights_are_downloaded(door, tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / "val" / name).mkdir(parents=True)
