@@ -41,7 +41,7 @@ def located(path: Path, folder: Path = Path()) -> Path:
     """Returns the path of a file, relative to `folder`, or that of the shipped configuration if it is a name of one and
     no file.
 
-    Raises ConfigError if it is a plain word (no folder, no ending) that is neither.
+    Raises ConfigError if it is a folder, or a plain word (no folder, no ending) that is neither.
     """
     file, text = folder / path, str(path)
     if os.path.isfile(file):  # False for a name that no file can have
@@ -49,6 +49,10 @@ def located(path: Path, folder: Path = Path()) -> Path:
     names = shipped_configs()
     if text in names:
         return names[text]
+    if os.path.isdir(file):
+        remedy = f"if it holds images, take a configuration for them, such as own_images_cpu, and set data.root={path}"
+        expected = "a YAML file or a name that `proxyless-nas configs` lists"
+        raise ConfigError(one_line(text, 100), "is a folder", expected, remedy)
     if path.suffix or len(path.parts) != 1 or os.path.exists(file):
         return file  # whoever reads it says that there is no such file
     found = "no such file, and no configuration comes with the package under this name"

@@ -64,7 +64,7 @@ case(
     says=("no such file", "Did you mean 'search.yaml'?"),
 )
 case("config-is-a-device", ("run_search", "/dev/zero", "--out", "new"), says=("/dev/zero: is a device", "YAML"))
-case("config-is-a-folder", ("run_search", "run", "--out", "new"), says=("run: is a folder", "YAML"))
+case("config-is-a-folder", ("run_search", "run", "--out", "new"), says=("run: is a folder", "YAML", "data.root=run"))
 case("config-below-a-file", ("run_search", "search.yaml/a", "--out", "new"), says=("search.yaml/a", "cannot be read"))
 
 

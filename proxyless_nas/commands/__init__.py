@@ -77,9 +77,10 @@ _ALONE = {"configs": "list"}
 _HEAD = """Neural architecture search for the latency of your device.
 
     proxyless-nas quickstart                                   the whole job in minutes, on bundled images
-    proxyless-nas configs copy imagenet_cpu .                  a configuration to edit
-    proxyless-nas measure imagenet_cpu.yaml --out tables/imagenet_cpu.yaml --verify 40
-    proxyless-nas search imagenet_cpu.yaml --out runs/cpu data.root=/images
+    proxyless-nas configs copy own_images_cpu .                a configuration to edit: classes, data.root, limit
+    proxyless-nas measure own_images_cpu.yaml --out tables/own_images_cpu.yaml --verify 40
+    proxyless-nas search own_images_cpu.yaml --out runs/mine
+    proxyless-nas predict proxyless_cpu photo.jpg              a published network, without a search
 
 commands (each has its own --help):
 """
@@ -161,6 +162,9 @@ def _choose(prog: str, commands: Mapping[str, Command | Mapping[str, Command]], 
     if not group:
         parser.add_argument("--version", action="version", version=_version())
     parser.add_argument("command", type=known, metavar="COMMAND", help="one of the above")
+    if not words:  # a name alone asks what there is; the status stays that of a usage error
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     word: str = parsed(parser, words[:1]).command
     return word
 

@@ -35,7 +35,7 @@ def answer(shell):
     calls = [
         f"{words} {option}".strip() for words in ("", *COMMANDS, *ALL) for option in ("--help", "--no-such-option")
     ]
-    calls += ["serch", "kit exprot", "--version"]
+    calls += ["serch", "kit exprot", "--version", "", "kit"]
     found = light_commands.answers(light_commands.COMMAND, [call.split() for call in calls], shell)
     return dict(zip(calls, found, strict=True)).__getitem__
 
@@ -62,6 +62,11 @@ def test_the_list_of_commands_has_each_with_its_summary(answer):
         where = text if words in COMMANDS else answer(f"{words.split()[0]} --help")[2]
         assert f"  {words.split()[-1]} " in where
         assert command.summary in where
+
+
+@pytest.mark.parametrize("words", ["", "kit"])
+def test_a_name_alone_prints_what_its_help_prints(words, answer):
+    assert answer(words) == (2, *answer(f"{words} --help".strip())[1:])
 
 
 def test_a_mistyped_command_is_one_line_with_the_nearest(answer):
