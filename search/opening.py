@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from engine.config import load_config, validate
-from engine.errors import ConfigError, explain
+from engine.errors import ConfigError, UserError, explain
 from engine.files import make_folder, write_atomically
 from engine.runs.folder import TABLES
+from latency.table import LatencyTable
 from search.config import SearchConfig
 from search.given import with_paths
 from search.limits.limit import AdditiveLimit
@@ -50,15 +51,25 @@ def keep_tables(limits: Sequence[AdditiveLimit], run: Path) -> None:
 
 def _with_own_tables(config: SearchConfig, run: Path) -> SearchConfig:
     """Returns a run's settings with its own copies of tables that are not where the settings say: the run may have been
-    moved, or is opened from another folder than the one from which it was started."""
+    moved or copied, or is opened from another folder than the one from which it was started."""
     places: dict[Path, Path] = {}
     for limit in config.limits:
         hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
         for path, sha256 in itertools.zip_longest(limit.files, hashes[: len(limit.files)]):
             copies = ([kept_place(run, path, sha256)] if sha256 else []) + [run / TABLES / path.name]
-            if not path.exists() and (found := [copy for copy in copies if copy.exists()]):
+            if not _is_table(path, sha256) and (found := [copy for copy in copies if _is_table(copy, sha256)]):
                 places[path] = found[0]
     return with_paths(config, places)
+
+
+def _is_table(path: Path, sha256: str | None) -> bool:
+    """Returns whether a file is there, and is the latency table of this hash if that is known."""
+    if not path.exists() or sha256 is None:
+        return path.exists()
+    try:
+        return LatencyTable.load(path).sha256 == sha256
+    except UserError:
+        return False
 
 
 def kept_place(run: Path, path: Path, sha256: str) -> Path:

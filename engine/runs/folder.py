@@ -46,7 +46,11 @@ def run_begun(out: Path) -> bool:
 
 
 def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
-    """Raises ConfigError, which names each difference, unless the run in `out` has this very config."""
+    """Raises ConfigError, which names each difference, unless the run in `out` has this very config.
+
+    A file whose hash is recorded beside its path may have another path by now: it, or the run's folder in which it
+    lies, has been moved.
+    """
     config_file = out / "config.yaml"
     recorded = load_config(config_file)
     if recorded.keys() - resolved.keys() and resolved.keys() - recorded.keys():
@@ -59,10 +63,27 @@ def refuse_changes(out: Path, resolved: dict[str, Any]) -> None:
     for section, key in _FORMERLY_RECORDED:
         if isinstance(recorded.get(section), dict):
             recorded[section].pop(key, None)
+    _follow_moved_files(recorded, resolved)
     changed = differences(recorded, resolved)
     if changed:
         found = f"the config differs from {config_file}: {'; '.join(changed)}"
         raise ConfigError("--resume", found, remedy="undo the change, or start a new run in another folder")
+
+
+def _follow_moved_files(recorded: Any, now: Any) -> None:
+    """Changes the recorded path at each key to the path that it has now, if both have the same hash at the key
+    KEY_sha256."""
+    if isinstance(recorded, list) and isinstance(now, list):
+        for old, new in zip(recorded, now, strict=False):
+            _follow_moved_files(old, new)
+    if not (isinstance(recorded, dict) and isinstance(now, dict)):
+        return
+    for key in recorded.keys() & now.keys():
+        sha256 = recorded.get(f"{key}_sha256")
+        if sha256 and sha256 == now.get(f"{key}_sha256"):
+            recorded[key] = now[key]
+        else:
+            _follow_moved_files(recorded[key], now[key])
 
 
 def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: bool) -> None:

@@ -95,8 +95,27 @@ def test_a_search_whose_table_was_a_relative_path_is_opened_from_any_folder(tabl
     assert "latency" in proxyless_nas.show(tmp_path / "run").text
     entries = {key: entry.model_copy(update={"median_ms": 2 * entry.median_ms}) for key, entry in table.entries.items()}
     table.model_copy(update={"entries": entries}).save(Path("board.yaml"))  # another table of that name, here
+    (member,) = derive_family(tmp_path / "run", ["50%"], scored=False)  # the run has its own copy
+    assert member.architecture.paths == first.architecture.paths
+    shutil.rmtree(tmp_path / "run" / "tables")
     with pytest.raises(ConfigError, match=r"board\.yaml is not the table of this run"):
         derive_family(tmp_path / "run", ["50%"], scored=False)
+
+
+def test_a_search_that_was_moved_with_its_table_is_resumed(table, content, tmp_path):
+    """A path that differs from the recorded one is no change if the table has the recorded hash."""
+    table.save(tmp_path / "job" / "tables" / "board.yaml")
+    at = [f"limits.0.table={tmp_path / 'job' / 'tables' / 'board.yaml'}"]
+    first = run_search(content, tmp_path / "job" / "run", overrides=at)
+    (tmp_path / "job").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "run" / "result.json").unlink()
+    at = [f"limits.0.table={tmp_path / 'moved' / 'tables' / 'board.yaml'}"]
+    again = run_search(content, tmp_path / "moved" / "run", resume=True, overrides=at)
+    assert again.architecture.paths == first.architecture.paths
+    entries = {key: entry.model_copy(update={"median_ms": 2 * entry.median_ms}) for key, entry in table.entries.items()}
+    table.model_copy(update={"entries": entries}).save(tmp_path / "moved" / "tables" / "board.yaml")
+    with pytest.raises(ConfigError, match=r"limits\.0\.table: .*job.* -> .*moved.*limits\.0\.table_sha256"):
+        run_search(content, tmp_path / "moved" / "run", resume=True, overrides=at)
 
 
 def test_a_resume_with_another_table_object_is_refused(table, content, tmp_path):
