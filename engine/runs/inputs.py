@@ -99,17 +99,21 @@ def refuse_other_inputs(out: Path, inputs: Inputs) -> None:
         log.warning("%s: has no %s, so changes of the data since the run began would not be noticed", out, FILE)
         record(out, inputs)
         return
-    parts = before | inputs
-    changed = {part: _changes(part, before.get(part, {}), _without_lists(inputs.get(part, {}))) for part in parts}
-    described = _described(out, inputs) if any(changed.values()) else []
-    if described:  # in the place of numbers and checksums
-        changed |= {part: [] for part, values in inputs.items() if "files" in values}
-    lines = [*described, *(line for part in changed.values() for line in part)]
-    if lines:
+    if lines := changed_inputs(out, before, inputs):
         remedy = "put back what it was begun with, or start a new run in another folder"
         raise ConfigError("--resume", f"{'; '.join(lines)} since the run in {out} began", remedy=remedy)
     if not (out / LIST).exists():  # a run of an earlier version
         _write_list(out, inputs)
+
+
+def changed_inputs(out: Path, before: Inputs, now: Inputs) -> list[str]:
+    """Returns a line for each difference between what the run in `out` began with and what is there now."""
+    parts = before | now
+    changed = {part: _changes(part, before.get(part, {}), _without_lists(now.get(part, {}))) for part in parts}
+    described = _described(out, now) if any(changed.values()) else []
+    if described:  # in the place of numbers and checksums
+        changed |= {part: [] for part, values in now.items() if "files" in values}
+    return [*described, *(line for part in changed.values() for line in part)]
 
 
 def _without_lists(values: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ written when a stage begins and when it ends, so that a process may be killed at
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import time
@@ -23,6 +24,8 @@ from engine.errors import ConfigError
 from engine.files import opened, read_json, write_atomically, writing
 
 FILE = "stages.json"
+KEPT = "kept"
+"""The beginning of the names of folders with files that a stage would have deleted, and has not made."""
 J = TypeVar("J")
 """What all stages of a job are given, such as its configuration."""
 
@@ -81,6 +84,9 @@ class Stage(Generic[J]):
     """Whether it goes on with what a process has left that was stopped. If not, that is deleted first."""
     needs: tuple[str, ...] = ()
     """Files of its own without which it cannot go on, such as a run's settings."""
+    check: Callable[[J], None] = lambda job: None
+    """Raises a UserError if something else that it began from has changed since. It is called before what the stage
+    has made is used again."""
 
 
 def run_stages(
@@ -96,7 +102,8 @@ def run_stages(
 
     A stage is done if it began from the same inputs and its files are as it made them. If an input has changed, or all
     of its files are gone, what it made is deleted and it runs anew; if some of its files have changed, it makes these
-    again. until: the name of the last stage to run. say: called with a line for each stage. Raises ConfigError if the
+    again. Files among them that no stage has made, or that have changed since, are moved into a folder kept-N, and not
+    deleted. until: the name of the last stage to run. say: called with a line for each stage. Raises ConfigError if the
     folder holds files at the place of a stage that has never begun, or if a file has changed without which a stage
     cannot go on.
     """
@@ -111,10 +118,14 @@ def run_stages(
             refuse_foreign_files([stage], out)
         if left is None:
             assert before is not None  # it is done
+            stage.check(job)
             say(f"{stage.name}: done before: {before.line}")
         else:
             if left.words:
                 say(f"{stage.name}: {left.words}")
+            kept = _kept(stage, left, record, out)
+            if kept is not None:
+                say(f"{stage.name}: {kept}")
             if left.anew:
                 record = _with(record, stage.name, _CLEARED, stages)
                 write_stages(out, record)  # first, since a process may be killed while it deletes
@@ -239,6 +250,31 @@ def _with(record: StagesFile, name: str, one: StageRecord, stages: Sequence[Stag
     """Returns the record with another entry of one stage, in the order of the stages."""
     known = {**record.stages, name: one}
     return StagesFile(stages={stage.name: known[stage.name] for stage in stages if stage.name in known})
+
+
+def _kept(stage: Stage[J], left: _Left, record: StagesFile, out: Path) -> str | None:
+    """Moves the files that would be deleted, and are not as a stage has made them, into a new folder of the job, and
+    says so. Returns None if there are none, or if the stage has not ended before, since all is its own then."""
+    before = record.stages.get(stage.name)
+    if before is None or before.outputs is None:
+        return None
+    made = {name: digest for one in record.stages.values() for name, digest in (one.outputs or {}).items()}
+    places = [path for pattern in stage.paths for path in sorted(out.glob(pattern))] if left.anew else []
+    paths = [out / name for name in left.files]
+    for place in places:
+        paths += sorted(place.rglob("*")) if place.is_dir() and not place.is_symlink() else [place]
+    names = [str(path.relative_to(out)) for path in dict.fromkeys(paths) if path.is_file()]
+    hidden = {name for name in names if any(part.startswith(".") for part in Path(name).parts)}
+    others = [name for name in names if name not in hidden and made.get(name) != _digest(out / name)]
+    if not others:
+        return None
+    folder = next(place for n in itertools.count(1) if not (place := out / f"{KEPT}-{n}").exists())
+    for name in others:
+        with writing(folder / name):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).rename(folder / name)
+    first = others[0] + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+    return f"{first} not as a stage made it, so that is kept in {folder.name}"
 
 
 def _clear(stage: Stage[J], out: Path) -> None:

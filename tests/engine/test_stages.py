@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -95,13 +95,27 @@ def test_a_changed_setting_repeats_its_stage_and_what_depends_on_it(run, tmp_pat
         ["two"],
         ["one: done before: one is done", "two: second has changed, so it runs anew", "two: two is done"],
     )
-    (tmp_path / "one" / "left over").touch()
+    (tmp_path / "one" / ".half").touch()
     ran, said = run(first="7", second="3")
     assert ran == ["one", "two"]
     assert said[0] == "one: first has changed, so it runs anew"
     assert said[2] == "two: a has changed, so it runs anew"
     assert (tmp_path / "two").read_text() == "73"
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["a", "b"]  # the folder was emptied
+
+
+def test_files_that_no_stage_has_made_are_kept_when_a_stage_runs_anew(run, tmp_path):
+    run()
+    (tmp_path / "one" / "more").mkdir()
+    (tmp_path / "one" / "more" / "mine").write_text("mine")
+    (tmp_path / "two").write_text("edited")
+    _, said = run(first="7")
+    assert said[1] == "one: one/more/mine not as a stage made it, so that is kept in kept-1"
+    assert "two: two not as a stage made it, so that is kept in kept-2" in said
+    assert (tmp_path / "kept-1" / "one" / "more" / "mine").read_text() == "mine"
+    assert (tmp_path / "kept-2" / "two").read_text() == "edited"
+    assert [path.name for path in (tmp_path / "kept-1" / "one").iterdir()] == ["more"]  # what it had made is deleted
+    assert (tmp_path / "two").read_text() == "72"
 
 
 def test_the_last_stage_to_run_may_be_named(run, tmp_path):
@@ -115,6 +129,7 @@ def test_a_file_that_was_changed_or_deleted_is_made_again(run, tmp_path):
     ran, said = run()
     assert ran == ["one"]  # it made the same file again, so nothing changes for the next stage
     assert said[0] == "one: one/a not as this stage made it, so that is made again"
+    assert (tmp_path / "kept-1" / "one" / "a").read_text() == "x"
     (tmp_path / "two").unlink()
     assert run()[0] == ["two"]
     for name in ("a", "b"):
@@ -175,6 +190,24 @@ def test_a_record_that_names_files_elsewhere_is_refused(run, tmp_path):
         (tmp_path / FILE).write_text(text.replace('"two": "', f'"{name}": "', 1))
         with pytest.raises(ConfigError, match=r"stages\.json: two: names the file .*mine, expected files in its own"):
             run()
+
+
+def test_what_a_stage_has_made_is_not_used_again_after_its_check_has_failed(tmp_path):
+    checked = []
+
+    def check(settings):
+        checked.append(settings.first)
+        if settings.first == "changed":
+            raise ConfigError("images", "are others")
+
+    one, two = adding_stages(tmp_path)
+    stages = (replace(one, inputs=lambda settings, records: {}, check=check), two)
+    run_stages(stages, Settings(), tmp_path, say=lambda line: None)
+    assert checked == []  # a stage that runs reads the images itself
+    run_stages(stages, Settings(), tmp_path, say=lambda line: None)
+    with pytest.raises(ConfigError, match="images: are others"):
+        run_stages(stages, Settings(first="changed", second="3"), tmp_path, say=lambda line: None)
+    assert (tmp_path / "two").read_text() == "12"
 
 
 @pytest.mark.parametrize("moment", ["before one", "one half", "one written", "two begun", "two written"])
