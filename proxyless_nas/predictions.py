@@ -9,7 +9,8 @@ from typing import Literal, overload
 
 from engine.data.pictures import check_pictures
 from engine.errors import CheckpointError
-from engine.files import as_list, as_path, nearest_path
+from engine.files import as_list, as_path
+from engine.nearest import nearest_path
 from engine.progress import Report, silent
 from proxyless_nas.sources import trained_network
 from published.int8 import is_int8

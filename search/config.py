@@ -431,7 +431,7 @@ class SearchSettings(Section):
         known = get_args(GateGradient)
         if name is not None and name not in known and not is_reference(name):
             expected = f"{', '.join(known)} or path/to/file.py:name"
-            near = difflib.get_close_matches(name, known, n=1)
+            near = nearest(name, known)
             raise InvalidError("", f"got {shown(name)}", expected, suggestion=near)
         return name
 
