@@ -35,6 +35,7 @@ from retrain.recipe import (
     augmentation_for,
     bounded,
     gradient_norm,
+    hurry_statistics,
     likeliest,
     lr_at,
     optimizer_of,
@@ -110,6 +111,7 @@ class Training:
                 self.stream.corrupt = frozenset(corrupt)
         elif resume:
             log.info("%s: no checkpoint yet, so training begins again at its first step", out)
+        hurry_statistics(self.learned.network, self.steps * settings.accumulate)
         self.parameters = list(self.learned.network.parameters())
         group.broadcast(self.parameters)
         self.passes = Passes(

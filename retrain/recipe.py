@@ -25,6 +25,10 @@ log = logging.getLogger("retrain")
 
 BATCH = 256
 """The batch size for which `lr` and `ema` are given."""
+BN_MOMENTUM = 0.1
+"""torch's own."""
+LEFT = 0.01
+"""The weight that BN statistics may leave to those that a training began with, after half of its steps."""
 
 
 def optimizer_of(network: nn.Module, settings: RetrainSettings, device: torch.device) -> torch.optim.Optimizer:
@@ -52,6 +56,25 @@ def lr_at(settings: RetrainSettings, step: int, steps: int) -> float:
     """Returns the learning rate at `step` of `steps`."""
     warmup = round(settings.warmup_epochs * steps / settings.epochs)
     return warmed_cosine_lr(scaled_lr(settings), step, steps, warmup)
+
+
+def hurry_statistics(network: nn.Module, updates: int) -> None:
+    """Raises BN momenta that are too small for a training in which the statistics are updated so often, and logs it.
+
+    A running statistic keeps (1 - momentum)^n of its first value after n updates. Published networks have a momentum of
+    0.01, made for hundreds of epochs: after 100 steps a third of a fresh network's statistics would still be zeros and
+    ones, and it would be evaluated by them. A raised momentum leaves LEFT after half of the updates, and is at most
+    BN_MOMENTUM; with 917 updates or more 0.01 stays as it is.
+    """
+    least = min(BN_MOMENTUM, 1 - LEFT ** (2 / updates))
+    slow = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d) and m.momentum and m.momentum < least]
+    if slow:
+        log.info(
+            "BN momentum %.3g in place of %s: the training has only %d steps for the statistics to settle in",
+            least, " and ".join(f"{own:g}" for own in sorted({float(m.momentum or 0) for m in slow})), updates,
+        )  # fmt: skip
+    for m in slow:
+        m.momentum = least
 
 
 def augmentation_for(macs: int, settings: AugmentSettings) -> AugmentSettings:

@@ -23,7 +23,7 @@ from retrain.config import AugmentSettings, RetrainConfig, RetrainSettings
 from retrain.evaluation import evaluate_checkpoint
 from retrain.inputs import resolved_training
 from retrain.loop import DROPOUT, TRAINING_ORDER, WEIGHTS
-from retrain.recipe import Averaged, Mixing, augmentation_for, lr_at, optimizer_of
+from retrain.recipe import Averaged, Mixing, augmentation_for, hurry_statistics, lr_at, optimizer_of
 from retrain.run import retrain
 from retrain.weights import load_network
 from supernet.architecture import Architecture
@@ -345,3 +345,22 @@ def test_sizes_of_training_images_change_during_a_run(architecture, tmp_path, mo
     monkeypatch.setattr(loop.Training, "_train", train)
     retrain(config_of(augment={"sizes": [4, 8]}), architecture, tmp_path / "run", shown=False)
     assert seen == [4] * 4 + [8] * 4
+
+
+def test_bn_statistics_of_a_short_training_forget_what_they_began_with(caplog):
+    norm = nn.BatchNorm2d(1, momentum=0.01)
+    with caplog.at_level(logging.INFO, "retrain"):
+        hurry_statistics(norm, 108)
+    assert "BN momentum 0.0817 in place of 0.01: the training has only 108 steps" in caplog.text
+    for _ in range(54):  # half of them, whose batches have the mean 1
+        norm(torch.tensor([0.0, 2.0]).view(2, 1, 1, 1))
+    torch.testing.assert_close(norm.running_mean, torch.tensor([0.99]))
+
+
+@pytest.mark.parametrize(
+    ("own", "updates", "expected"), [(0.01, 917, 0.01), (0.01, 3, 0.1), (0.1, 3, 0.1), (0.2, 3, 0.2)]
+)
+def test_bn_momentum_is_never_lowered_and_never_raised_above_that_of_torch(own, updates, expected):
+    norm = nn.BatchNorm2d(1, momentum=own)
+    hurry_statistics(norm, updates)
+    assert norm.momentum == pytest.approx(expected)
