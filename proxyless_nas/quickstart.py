@@ -7,12 +7,14 @@ show, and what they do not show.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import shlex
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,7 +108,7 @@ def quickstart(out: Path, seed: int = 0, baselines: int = 10) -> dict[str, objec
     folders = [out / ("retrain" if name == "derived" else name.replace(" ", "")) for name in networks]
     architectures = [Architecture(space, paths) for paths in networks.values()]
     config = RetrainConfig.read(shipped_config(RETRAIN), [f"run.seed={seed}"])
-    with Stages() as report:
+    with _search_kept(out), Stages() as report:
         tests = retrain_all(config, architectures, folders, report, "retraining the derived and the random networks")
     assert isinstance(limit.cost, Cost)  # limits of the one table that was measured above
     assert limit.source is not None
@@ -132,6 +134,18 @@ def quickstart(out: Path, seed: int = 0, baselines: int = 10) -> dict[str, objec
     page = write_report(out, out=out / "report.html")
     _print(ending, result, page)
     return record
+
+
+@contextlib.contextmanager
+def _search_kept(out: Path) -> Iterator[None]:
+    """Says how the search's result is used if what follows the search ends early, by an error or by Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        words = ["proxyless-nas", "retrain", RETRAIN, "--architecture", str(out / "search" / "architecture.json")]
+        command = shlex.join([*words, "--out", str(out / "retrained")])
+        log.info("the search had ended, and its network is kept; to retrain that one alone: %s", command)
+        raise
 
 
 def closing_words(ending: Ending) -> list[str]:

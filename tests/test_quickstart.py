@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from engine.errors import UserError
 from latency.measure import Timing
 from proxyless_nas import quickstart
 from search.derive.clock import Reading
@@ -43,6 +44,15 @@ def test_a_disturbed_table_is_measured_again_and_the_least_disturbed_is_kept(
     assert (tmp_path / "table.yaml").read_text() == f"{kept[0]} {kept[1]}"
     assert next(found, None) is None  # as many as needed, and no more
     assert any(record.levelname == "WARNING" for record in caplog.records) == warned
+
+
+@pytest.mark.parametrize("end", [UserError("", "a process was killed"), KeyboardInterrupt()])
+def test_what_ends_it_after_the_search_says_how_the_searchs_network_is_retrained(end, caplog):
+    caplog.set_level("INFO")
+    with pytest.raises(type(end)), quickstart._search_kept(Path("runs/quickstart")):
+        raise end
+    command = "proxyless-nas retrain quickstart --architecture runs/quickstart/search/architecture.json"
+    assert caplog.messages[-1].endswith(f"{command} --out runs/quickstart/retrained")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ A folder with or without a split, a CSV list, or the section `data` of a configu
 
 import argparse
 import re
+import shlex
 
 from engine.arguments import path_argument
 from proxyless_nas.commands.base import Command, add_overrides
@@ -36,6 +37,7 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
+    from engine.data.layout import holds_shards
     from engine.progress import Stages, set_up_logging
     from proxyless_nas.images import show_data
     from proxyless_nas.views import picture_path
@@ -49,6 +51,10 @@ def _show(args: argparse.Namespace) -> None:
     if args.picture:
         found.save(args.picture)
         print(f"picture: {args.picture}")
+    if args.source.is_dir() and not holds_shards(args.source):  # a configuration names its settings itself
+        held_out = [] if "test" in found.counts else ["data.test=0.2"]
+        words = [f"data.root={args.source}", *args.overrides, *held_out, f"space.classes={len(found.class_names)}"]
+        print(f"to search with these photographs: proxyless-nas check own_images_cpu {shlex.join(words)}")
 
 
 PACK = """Packs image files into a few large files, which give the same batches as the folder:

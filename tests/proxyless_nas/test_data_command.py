@@ -174,8 +174,21 @@ def test_the_command_prints_the_text_and_writes_the_picture(root, tmp_path, comm
     status, out, _ = command("data", "show", root, "--picture", tmp_path / "a.png", "data.workers=2")
     assert status == 0
     assert out.startswith(f"{root}: 32 images, 2 classes\n")
-    assert out.endswith(f"\npicture: {tmp_path / 'a.png'}\n")
+    *_, picture, follows = out.splitlines()
+    assert picture == f"picture: {tmp_path / 'a.png'}"
+    assert follows.endswith(f"check own_images_cpu data.root={root} data.workers=2 space.classes=2")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_that_follows_for_a_folder_without_test_images_finds_them(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "images", 55, parts=("train",))
+    _, out, _ = command("data", "show", Path("images/train"), "--quick")
+    words = out.splitlines()[-1].partition("proxyless-nas ")[2].split()
+    assert words[2:] == ["data.root=images/train", "data.test=0.2", "space.classes=2"]
+    status, out, _ = command(*words)
+    assert status == 2  # there is no table yet
+    assert "ok   data: " in out
 
 
 @pytest.mark.parametrize(
