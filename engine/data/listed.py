@@ -63,7 +63,8 @@ def listed_layout(config: DataConfig) -> Layout:
     file = in_home(config.csv)
     rows, has_splits = _read(file, in_home(config.root) if config.root else file.parent)
     labels = {label for label, _, _ in rows.by_path.values()}
-    names = tuple(sorted(labels, key=int) if all(map(_NUMBER.fullmatch, labels)) else sorted(labels))
+    numbers = all(map(_NUMBER.fullmatch, labels))
+    names = tuple(sorted(labels, key=lambda label: (int(label) if numbers else 0, label)))  # 01 and 1 are two labels
     found = {part for _, part, _ in rows.by_path.values()}
     if "train" not in found:
         raise ConfigError(str(file), "has no image whose split is train", "some to train on", "add them")
@@ -156,6 +157,9 @@ def _below(path: str, root: Path) -> str:
     if os.sep == "/" and "\\" in path and not os.path.lexists(os.path.join(root, path)):
         path = path.replace("\\", "/")  # written on Windows
     path = os.path.normpath(path)
+    if not path.isascii() and not os.path.lexists(os.path.join(root, path)):  # macOS writes accents as characters
+        others = (unicodedata.normalize(form, path) for form in ("NFC", "NFD"))
+        path = next((other for other in others if os.path.lexists(os.path.join(root, other))), path)
     above = os.path.join(os.path.normpath(root), "")
     if os.path.isabs(path) and path.startswith(above):
         path = path[len(above) :]

@@ -219,6 +219,24 @@ def test_a_list_gives_paths_labels_and_parts_in_any_order_of_columns(pictures, c
     assert splits.train.load([Item(0, 0, 0)], augment=False).images.shape == (1, 3, 6, 6)
 
 
+def test_labels_of_one_number_are_in_the_same_order_in_every_process(pictures):
+    """The order of a set of texts, here 01, 1 and 001, differs from process to process."""
+    order = ["001", "01", "1", "002", "02", "2"]
+    rows = [f"class{i // 3}/{i % 3:03d}.png,{label},train" for i, label in enumerate(order)]
+    text = "\n".join(["path,label,split", *rows, "list.csv,001,test"])
+    assert opened(6, **listed(pictures, text)).class_names == tuple(order)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_an_accent_in_a_path_may_be_written_in_either_way(form, pictures):
+    """macOS writes it as a character of its own, in its lists too; other systems keep the name of a copied file."""
+    name = unicodedata.normalize("NFC" if form == "NFD" else "NFD", "é.png")
+    (pictures / "class0" / "000.png").rename(pictures / "class0" / name)
+    other = unicodedata.normalize(form, "é.png")
+    text = f"path,label,split\nclass0/{other},a,train\nclass1/000.png,b,train\nclass1/001.png,b,test\n"
+    assert names(opened(**listed(pictures, text)).train) == [f"class0/{name}", "class1/000.png"]
+
+
 def test_a_list_without_splits_is_divided_and_numbers_are_sorted_as_numbers(pictures):
     rows = [f"class{c}/{n:03d}.png,{10 if c else 9}" for c in (0, 1) for n in range(3)]
     text = "path,label\n" + "\n".join(rows)
