@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -38,6 +39,21 @@ MOST_FILE_BYTES = 1 << 30
 
 # Formats that Pillow can only identify, or passes to another program (Ghostscript, which runs code in the file).
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+_NOT_READ = (
+    *((4, b"ftyp" + brand, "a HEIC picture") for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1")),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"<svg", "a drawing (SVG)"),
+    (0, b"II*\0", "a TIFF file, damaged or of a kind that Pillow does not decode"),
+    (0, b"MM\0*", "a TIFF file, damaged or of a kind that Pillow does not decode"),
+    (0, b"<!DOCTYPE html", "a web page"),
+    (0, b"<html", "a web page"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS"),
+)
+"""Where other files have which bytes, and what they are."""
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # it logs what it raises, without the file's name
 
 _NO_IMAGE = "is no image, or of a format that is not read"
 _WHITE = 255
@@ -221,7 +237,12 @@ def _fast_decoder() -> Callable[..., Any] | None:
 
 def _opened(content: bytes) -> Image.Image:
     """Opens a picture, whose pixels are not decoded yet. Raises UnreadableError if Pillow would decode wrong ones."""
-    image = Image.open(io.BytesIO(content), formats=formats())
+    try:
+        image = Image.open(io.BytesIO(content), formats=formats())
+    except UnidentifiedImageError:
+        if kind := next((kind for place, begin, kind in _NOT_READ if content[place:].startswith(begin)), None):
+            raise UnreadableError("", f"is {kind}, which is not read", remedy="convert it") from None
+        raise
     if image.format == "JPEG2000" and not image.mode.startswith("I"):
         _refuse_deep_colours(content)
     if image.format == "TIFF":

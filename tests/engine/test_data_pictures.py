@@ -280,6 +280,31 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture, which is not read; convert it"),
+        (b"\xff\x0a\xfa\x1f", "is a JPEG XL picture"),
+        (b"<html><body>404", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_by_it(content, says, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UnreadableError, match=says):
+        read(tmp_path / "a.jpg")
+
+
+def test_a_tiff_of_a_kind_that_is_not_decoded_is_one_reason_and_no_log(tmp_path, caplog):
+    content = saved(tmp_path / "a.tif", Image.fromarray(np.stack([RAMP] * 3, axis=-1))).read_bytes()
+    samples = struct.pack("<HHIHH", 277, 3, 1, 3, 0)
+    assert content.count(samples) == 1
+    (tmp_path / "a.tif").write_bytes(content.replace(samples, struct.pack("<HHIHH", 277, 3, 1, 12, 0)))
+    with pytest.raises(UnreadableError, match="is a TIFF file, damaged or of a kind that Pillow does not decode"):
+        read(tmp_path / "a.tif", 3)
+    assert not caplog.records
+
+
 def test_postscript_is_never_handed_to_another_program(tmp_path, monkeypatch):
     """Pillow would give it to Ghostscript, whatever the name of the file is."""
     WRONG["a script of PostScript"](tmp_path / "a.jpg")
