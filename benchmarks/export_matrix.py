@@ -32,11 +32,12 @@ from engine.data.folder import FolderImages
 from engine.errors import UserError
 from export.calibration import Calibration, calibration_of_set
 from export.formats import FORMATS, onnx_file
-from export.int8 import Int8, Quantisation, check_int8
+from export.int8 import check_int8
 from export.job import RECORD, export_int8, export_network
 from export.parity import Reference, check
 from export.photographs import photographs
 from export.program import INPUT, make_program, metadata_of
+from export.quantisation import Int8, Quantisation
 from export.timing import time_files
 from exporter_faults import FAULTS, Good
 from latency.config import MeasureConfig

@@ -22,9 +22,10 @@ from engine.progress import Report, silent
 from engine.wording import shown
 from export.formats import FORMATS
 from export.formats.base import Format, versions_of
-from export.int8 import Int8, Int8Check, Quantisation, write_and_check
+from export.int8 import Int8Check, write_and_check
 from export.parity import Parity, Reference, check
 from export.program import Layout, Program, make_program, metadata_of
+from export.quantisation import Int8, Quantisation
 from supernet.design import Design
 from supernet.network import Network
 

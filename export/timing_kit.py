@@ -14,17 +14,10 @@ from typing import Any
 
 from engine.errors import ConfigError
 from engine.files import replacing_folder, write_atomically, writing
-from export.timing import (
-    REFERENCE,
-    ExportedFile,
-    Measured,
-    ReferenceNetwork,
-    TimedFile,
-    judged,
-    layer_medians,
-    measure_of,
-    write_timings,
-)
+from export.exported_file import ExportedFile
+from export.promise import Measured, judged
+from export.timing import REFERENCE, ReferenceNetwork, layer_medians, measure_of
+from export.timings import TimedFile, write_timings
 from latency.config import EXPORTED
 from latency.kit import (
     MODELS,

@@ -12,7 +12,7 @@ from engine.errors import ConfigError
 from engine.progress import Report, silent
 from engine.wording import shown
 from export.calibration import calibration_of_folder, calibration_of_set
-from export.int8 import Int8
+from export.quantisation import Int8
 from proxyless_nas.sources import Source, own_images
 from retrain.evaluation import refuse_other_classes
 

@@ -19,9 +19,9 @@ from engine.progress import Report, silent
 from engine.shipped import located
 from engine.wording import in_a_row, shown
 from export.job import Exported, ExportedInt8, export_int8, export_network
-from export.timing import TimedFile
 from export.timing import time_files as measured_files
 from export.timing_kit import export_timing_kit, import_timings
+from export.timings import TimedFile
 from latency.config import MOST_REPEATS, LatencyConfig
 from latency.kit import ExportedKit
 from latency.measure import TIMING_ROUNDS, measure_table, measure_to_file, verify_table

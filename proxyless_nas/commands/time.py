@@ -33,7 +33,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int | None:
     from engine.progress import Stages, set_up_logging
-    from export.timing import layer_table
+    from export.timings import layer_table
     from latency.kit import ExportedKit
     from latency.summary import print_export
     from proxyless_nas.verbs import time_files

@@ -19,10 +19,11 @@ from engine.errors import ConfigError, UserError
 from engine.evaluation import paired_difference
 from export.calibration import Calibration, calibration_of_folder
 from export.formats import FORMATS
-from export.int8 import DropError, Int8, Quantisation
+from export.int8_loss import DropError
 from export.job import export_int8
 from export.parity import ParityError, Reference
 from export.photographs import photographs
+from export.quantisation import Int8, Quantisation
 from export.simulation import Simulation, in_codes, rms, weights_in_codes
 from tests.export.test_export import CLASSES, PREPROCESSING, small_network
 

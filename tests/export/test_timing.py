@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +14,20 @@ import pytest
 import proxyless_nas as pn
 from engine.data import Preprocessing
 from engine.errors import ConfigError, UserError
+from export.exported_file import ExportedFile
+from export.formats import FORMATS
 from export.job import export_network
-from export.timing import ExportedFile, Measured, Timings, judged, layer_table, write_timings
+from export.promise import Measured, judged
+from export.timings import Timings, layer_table, write_timings
 from latency.device import this_device
 from latency.kit import KitFileError, import_results, open_kit
 from latency.measure import Timing
 from latency.on_device.program import run_kit, write_results
 from latency.plan import middle_network
 from latency.table import Entry, LatencyTable, UsedRuntime
+from proxyless_nas.sources import trained_network
 from supernet.architecture import Architecture
+from supernet.design import Design
 from supernet.network import Network
 
 SECTION = {
@@ -118,10 +124,29 @@ def test_the_verdict_compares_the_error_with_those_of_table_and_timing(file, tab
     assert verdict(promised * 2, (1.09, 1.0)) == "slower"
     assert verdict(promised * 2, (1.11, 1.0)).startswith("the machine takes 1.11 times as long")
     assert verdict(promised, noise=promised / 19) == "other work disturbed the timing"
-    assert verdict(promised, threads=2) == "the table's threads is 1, the file's 2"
-    assert verdict(promised, batch=8) == "the table's batch is 1, the file's 8"
+
+
+def test_a_table_of_other_settings_promises_nothing_and_all_that_differs_is_said_in_one_line(file, table):
     elsewhere = this_device("cpu").model_copy(update={"name": "a board", "fingerprint": "0"})
-    assert verdict(promised, device=elsewhere).endswith("this is a board")
+
+    def reason(other: LatencyTable = table, own: ExportedFile = file, **changes: object) -> str:
+        prediction = judged(own, measured(1, **changes), Path("t.yaml"), other, None).prediction
+        assert (prediction.verdict == "not judged") == bool(prediction.reason)
+        return prediction.reason
+
+    assert reason() == ""
+    assert reason(threads=2) == "the table is of threads 1, not 2"
+    assert reason(table.model_copy(update={"threads": None}), threads=2) == ""  # of a GPU, whose threads are no setting
+    assert reason(batch=8) == "the table is of batch 1, not 8"
+    assert reason(device=elsewhere) == f"the table is of device {table.device.name}, not a board"
+    pytorch = table.model_copy(update={"runtime": UsedRuntime(name="pytorch", version="2.14")})
+    assert reason(pytorch) == "the table is of runtime pytorch, not onnxruntime"
+    int8 = replace(file, entry=dict(file.entry) | {"dtype": "int8"})
+    assert reason(own=int8) == "the table is of dtype float32, not int8"
+    every = (
+        "the table is of runtime pytorch, not onnxruntime; dtype float32, not int8; threads 1, not 4; batch 1, not 2"
+    )
+    assert reason(pytorch, int8, threads=4, batch=2) == every
 
 
 def test_a_file_whose_network_the_table_does_not_cover_is_timed_without_a_prediction(file, table):
@@ -129,6 +154,29 @@ def test_a_file_whose_network_the_table_does_not_cover_is_timed_without_a_predic
     timed = judged(file, measured(1), Path("t.yaml"), larger, None)
     assert (timed.prediction, timed.no_prediction) == (None, "its input size is 16, the table's is 32")
     assert str(timed).endswith("; not predicted: its input size is 16, the table's is 32")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("proxyless_mobile", r"the table has no entry 'stem_k3 .*' and \d+ more of its layers"),
+        ("tiny_training/proxyless-w0.3.pkl", "its input size is 128, the table's is 224"),
+    ],
+)
+def test_a_published_network_is_predicted_by_no_table_of_other_layers(source, reason, table, request):
+    """The reason is in the line and in timings.json; nothing predicts a network by halves."""
+    if source.endswith(".pkl"):
+        model = request.getfixturevalue("shared_data") / source
+        design: Design = trained_network(model).network.architecture
+    else:
+        design = pn.proxyless_mobile(pretrained=False).architecture
+    size = design.input_size
+    entry = {"input": {"shape": ["batch", 3, size, size]}}
+    file = ExportedFile(Path(__file__), FORMATS["onnx"], entry, design, ())
+    timed = judged(file, measured(1), Path("t.yaml"), table.model_copy(update={"input_size": 224}), None)
+    assert timed.prediction is None
+    assert re.fullmatch(reason, timed.no_prediction)
+    assert str(timed).endswith(f"; not predicted: {timed.no_prediction}")
 
 
 def test_a_kit_times_the_file_on_a_device_and_its_results_are_judged_here(exported, table, space, tmp_path):
@@ -218,7 +266,7 @@ def test_the_command_ends_with_status_3_if_a_file_is_slower_than_promised(export
     entries = {key: Entry(median_ms=1e-5) for key in table.entries}
     table.model_copy(update={"entries": entries, "constant_ms": 0.0}).save(tmp_path / "table.yaml")
     monkeypatch.setattr("export.timing.ReferenceNetwork.of", lambda files, table: None)
-    monkeypatch.setattr("export.timing.steady", lambda timing: True)
+    monkeypatch.setattr("export.promise.steady", lambda timing: True)
     ended = door("time_files", exported / "timed.onnx", "--table", tmp_path / "table.yaml", "--rounds", 2, "--layers")
     assert ended.status == 3, ended.err
     assert "SLOWER than predicted (accepted: " in ended.out
