@@ -129,6 +129,8 @@ def deployed_of(home: Path | None, exported: Path | None) -> Deployed:
         for name, entry in _mapping(_content(folder / EXPORT), "files").items():
             if file := _exported(name, entry, _mapping(accuracy, name)):
                 found.append(file)
+    own = [] if exported is not None or home is None else [home / "time"]
+    for folder in [*own, *folders]:  # beside the files are the timings of other devices
         timings = _content(folder / TIMINGS).get("timings")
         timed += filter(None, map(_timed, timings if isinstance(timings, list) else []))
     if home is None:

@@ -13,7 +13,8 @@ from engine.runs.lock import locked
 from engine.runs.stages import StagesFile, read_stages, refuse_foreign_files, run_stages
 from engine.wording import in_a_row, shown
 from proxyless_nas.shipping.config import ShipConfig
-from proxyless_nas.shipping.stages import CONFIG, STAGES, Job, refuse_impossible, result_of
+from proxyless_nas.shipping.folder import CONFIG, Job, result_of
+from proxyless_nas.shipping.stages import STAGES, refuse_impossible
 from proxyless_nas.shipping.verification import Compared, compared
 
 

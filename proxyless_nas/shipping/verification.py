@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,28 +21,18 @@ from export.formats import FORMATS
 from export.job import RECORD
 from export.parity import Reference, check
 from export.program import metadata_of
-from export.timing import TIMINGS, TimedFile, read_timings, time_files
+from export.timing import time_files
+from export.timings import TimedFile, read_timings
 from latency.build import predicted_ms
 from latency.measure import used_networks
 from latency.plan import network_job, verification_networks
 from latency.table import LatencyTable
 from latency.verification import accepted_percent, fitted_line, scores
-from proxyless_nas.shipping.stages import (
-    ACCURACY,
-    ARCHITECTURE,
-    DERIVATION,
-    DERIVED,
-    EVALUATION,
-    STAGES,
-    Job,
-    derivation_record,
-    evaluated,
-    evaluation_record,
-    exported_files,
-    file_on_images,
-    result_of,
-    timed_against,
-)
+from proxyless_nas.shipping.deployment import exported_files, file_on_images, timed_against
+from proxyless_nas.shipping.folder import ACCURACY, ARCHITECTURE, DERIVATION, DERIVED, EVALUATION, TIME, Job, result_of
+from proxyless_nas.shipping.images import WITH_IMAGES, Part, changed_images
+from proxyless_nas.shipping.stages import STAGES
+from proxyless_nas.shipping.training import derivation_record, evaluated, evaluation_record
 from proxyless_nas.sources import trained_network
 from report.page import report as write_report
 from retrain.weights import load_chosen
@@ -133,6 +122,9 @@ def compared(
                 for name in dict.fromkeys([*ended.inputs, *now])
                 if ended.inputs.get(name) != now.get(name)
             )
+            for part in WITH_IMAGES:
+                if part == stage.name:
+                    yield from _images(job, part)
             yield from checks[stage.name]()
         except UserError as error:
             yield Compared(stage.name, "its numbers", "computable", str(error))
@@ -142,6 +134,14 @@ def compared(
 
 def _state(path: Path) -> str:
     return "another content" if path.is_file() else "missing"
+
+
+def _images(job: Job, part: Part) -> Iterator[Compared]:
+    """Compares the images with those with which a part of the job was begun."""
+    lines = changed_images(job, part)
+    yield from (Compared(part, "images", "as it began", line) for line in lines)
+    if not lines:
+        yield Compared(part, "images", "as it began", "as it began")
 
 
 def _table(job: Job) -> Iterator[Compared]:
@@ -415,15 +415,9 @@ def _time(job: Job, again: bool) -> Iterator[Compared]:
     if not again or not recorded or job.config.time is None:
         return
     with tempfile.TemporaryDirectory() as place, Stages() as report:
-        copies = []
-        for path in exported_files(job):
-            folder = Path(place) / path.parent.name
-            if not folder.exists():
-                shutil.copytree(path.parent, folder, ignore=shutil.ignore_patterns(TIMINGS))
-            copies.append(folder / path.name)
         timed = time_files(
-            copies, timed_against(job), threads=job.config.time.threads, rounds=job.config.time.rounds,
-            allow_modules=job.modules, report=report,
+            exported_files(job), timed_against(job), threads=job.config.time.threads, rounds=job.config.time.rounds,
+            folder=Path(place), allow_modules=job.modules, report=report,
         )  # fmt: skip
     before = {one.file: one.median_ms for one in recorded}
     for one in timed:
@@ -433,7 +427,8 @@ def _time(job: Job, again: bool) -> Iterator[Compared]:
 
 def _timings_of(out: Path) -> list[TimedFile]:
     """Returns the timings of a job's files."""
-    return [one for name in ("export", "int8") for one in read_timings(out / name).timings]
+    places = [TIME] if (out / TIME).is_dir() else ["export", "int8"]  # of an earlier version
+    return [one for name in places for one in read_timings(out / name).timings]
 
 
 def _report(job: Job) -> Iterator[Compared]:

@@ -12,16 +12,21 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import proxyless_nas as pn
 from engine.errors import ConfigError, UserError
+from engine.files import make_folder
+from engine.runs.inputs import record
 from engine.runs.stages import read_stages, sha256_of, write_stages
 from latency.table import LatencyTable, Verification
 from proxyless_nas.commands import main
 from proxyless_nas.commands.ship import NAMES
 from proxyless_nas.shipping.config import ShipConfig
 from proxyless_nas.shipping.files_on_images import _Beside
-from proxyless_nas.shipping.stages import CONFIG, STAGES, Job
+from proxyless_nas.shipping.folder import CONFIG, Job
+from proxyless_nas.shipping.images import _images_of, changed_images
+from proxyless_nas.shipping.stages import STAGES
 from proxyless_nas.shipping.verification import compared
 from supernet.space import Space, SpaceConfig
 
@@ -180,7 +185,7 @@ def flipped(path: Path) -> None:
         ("export/export.json", edited("files.onnx.parity.random.max_abs_diff", 1.0), "export", "export: onnx: largest"),
         ("export/accuracy.json", edited("onnx.agreement", 1.0), "export", "export: onnx: agreement on the test images"),
         ("export/my_job.onnx", flipped, "export", "export: onnx: SHA-256 of my_job.onnx"),
-        ("export/timings.json", edited("timings.0.prediction.ms", 1.0), "time", "time: my_job.onnx: predicted ms"),
+        ("time/timings.json", edited("timings.0.prediction.ms", 1.0), "time", "time: my_job.onnx: predicted ms"),
         ("int8/export.json", edited("files.onnx_int8.drop.points", 9.0), "int8", "int8: my_job.int8.onnx: drop, po"),
         ("report.html", replaced("<h1>", "<h1>A "), "report", "report: the page"),
     ],
@@ -261,6 +266,68 @@ def test_a_job_that_was_renamed_and_whose_table_is_elsewhere_is_the_same(shipped
         kept.rename(source)
 
 
+def test_a_job_that_was_moved_goes_on(shipped, settings, tmp_path):
+    """Its search is derived again from its checkpoint, and gives the file from which the next stages began."""
+    out, said = tmp_path / "elsewhere" / "my job", []
+    shutil.copytree(shipped[0], out)
+    (out / "search" / "result.json").unlink()
+    pn.ship(settings, out, until="retrain", say=said.append)
+    assert said[1] == "search: search/result.json not as this stage made it, so that is made again"
+    assert said[-1].startswith("retrain: done before"), said
+    assert str(out) not in (out / "derive" / "architecture.json").read_text()
+
+
+@pytest.mark.parametrize("part", ["search", "retrain"])
+def test_changed_images_are_named_before_a_stage_is_used_again(part, shipped, settings, tmp_path, monkeypatch):
+    out = tmp_path / "my job"
+    shutil.copytree(shipped[0], out)
+    monkeypatch.setattr("proxyless_nas.shipping.images.of_images", lambda images: {"number": len(images) - 1})
+    stage = next(stage for stage in STAGES if stage.name == part)
+    with pytest.raises(ConfigError, match=rf"{part}: number of the training images changed from \d+ to .*: the stage"):
+        stage.check(job_of(out))
+    assert f"{part}: images" in differing(out, part)
+    with pytest.raises(ConfigError, match="search: number of the training images changed"):
+        pn.ship(settings, out, say=list)
+
+
+def test_an_image_that_was_added_is_named(settings, tmp_path):
+    """The names and sizes of image files are recorded when a search begins."""
+    for label in ("cat", "dog"):
+        for i in range(8):
+            path = tmp_path / "images" / "train" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), i).save(path)
+    shutil.copytree(tmp_path / "images" / "train", tmp_path / "images" / "test")
+    data = {"name": "folder", "root": str(tmp_path / "images"), "workers": 0}
+    config = ShipConfig.read(settings | {"data": data})
+    job = Job(tmp_path / "job", config)
+    record(make_folder(job.out / "search"), _images_of(job, "search"))
+    assert changed_images(job, "search") == []
+    Image.new("L", (8, 8), 9).save(tmp_path / "images" / "train" / "cat" / "new.png")
+    (line,) = changed_images(job, "search")
+    assert re.fullmatch(r"1 .* is new \('.*cat/new\.png'\)", line)
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(ConfigError, match=r"ship\.yaml: search: data\.root"):
+        changed_images(job, "search")
+
+
+def test_timings_of_another_device_are_kept_and_shown(shipped, settings, tmp_path):
+    """They are beside the files, where a kit's results are read; the job's own are not there."""
+    out, said = tmp_path / "my job", []
+    shutil.copytree(shipped[0], out)
+    entry = json.loads((out / "time" / "timings.json").read_text())["timings"][0]
+    entry["device"] |= {"name": "a board", "fingerprint": "of a board"}
+    theirs = json.dumps({"format": "proxylessnas/timings@1", "timings": [entry]})
+    (out / "export" / "timings.json").write_text(theirs)
+    pn.ship(settings, out, overrides=["time.rounds=3"], say=said.append)
+    assert [line for line in said if "anew" in line] == [
+        "time: settings has changed, so it runs anew",
+        "report: time and settings and export/timings.json have changed, so it runs anew",
+    ]
+    assert (out / "export" / "timings.json").read_text() == theirs
+    assert "a board" in (out / "report.html").read_text()
+
+
 def test_the_networks_for_other_bounds_belong_to_the_stage_that_makes_them(shipped):
     """They do not become files of the search if result.json is deleted and the search ends once more beside them."""
     job, record = job_of(shipped[0]), read_stages(shipped[0])
@@ -319,7 +386,7 @@ def test_a_table_that_the_search_would_refuse_is_measured_again_by_the_same_comm
         record |= {"holds": False, "measured_ms": [1.0] * 6, "predicted_ms": [1.0] * 6, **same}
         return table.model_copy(update={"verification": Verification.model_validate(record)})
 
-    monkeypatch.setattr("proxyless_nas.shipping.stages.calmest_table", busy)
+    monkeypatch.setattr("proxyless_nas.shipping.training.calmest_table", busy)
     elsewhere = [f"search.limits.0.table={tmp_path / 'none.yaml'}"]
     for _ in range(2):
         with pytest.raises(UserError, match=r"none\.yaml: .* with an error of 12\.3 %; other work"):
