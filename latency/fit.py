@@ -92,25 +92,7 @@ def fit_table(
     differ by more than LARGEST_REPEAT, and if all timings are equal; PriorError if the prior's
     sums, scaled and shifted, predict left-out networks no better than one number for all of them.
     """
-    times: dict[Paths, list[float]] = {}
-    for paths, ms in measurements:
-        times.setdefault(paths, []).append(ms)
-    if len(times) < FEWEST_CALIBRATION_NETWORKS:
-        raise FitError(
-            source,
-            f"holds {len(times)} different networks",
-            f"at least {FEWEST_CALIBRATION_NETWORKS}, better 60",
-            "measure more",
-        )
-    for paths, taken in times.items():
-        if max(taken) > LARGEST_REPEAT * min(taken):
-            raise FitError(
-                source,
-                f"the network {named(space, paths)} has {min(taken):g} and {max(taken):g} ms",
-                remedy="timings of one network should agree: remove the wrong one, or time it again",
-            )
-    if len({ms for taken in times.values() for ms in taken}) == 1:
-        raise FitError(source, f"all networks have {measurements[0][1]:g} ms", "what each of them took")
+    times = _times_by_network(space, measurements, source)
     jobs = [network_job(space, f"network{i}", "calibration", paths) for i, paths in enumerate(times)]
     measured = np.array([float(np.median(taken)) for taken in times.values()])
     layers = timed_layers(space)
@@ -148,6 +130,32 @@ def fit_table(
     )
     fitted = corrected(table, correction, seed, used)
     return Fit(space, fitted, scores(correction.left_out, measured), identify(space, jobs), off, alone)
+
+
+def _times_by_network(
+    space: Space, measurements: Sequence[tuple[Paths, float]], source: str
+) -> dict[Paths, list[float]]:
+    """Returns all milliseconds of each network. Raises FitError if no table can be fitted to them, see `fit_table`."""
+    times: dict[Paths, list[float]] = {}
+    for paths, ms in measurements:
+        times.setdefault(paths, []).append(ms)
+    if len(times) < FEWEST_CALIBRATION_NETWORKS:
+        raise FitError(
+            source,
+            f"holds {len(times)} different networks",
+            f"at least {FEWEST_CALIBRATION_NETWORKS}, better 60",
+            "measure more",
+        )
+    for paths, taken in times.items():
+        if max(taken) > LARGEST_REPEAT * min(taken):
+            raise FitError(
+                source,
+                f"the network {named(space, paths)} has {min(taken):g} and {max(taken):g} ms",
+                remedy="timings of one network should agree: remove the wrong one, or time it again",
+            )
+    if len({ms for taken in times.values() for ms in taken}) == 1:
+        raise FitError(source, f"all networks have {measurements[0][1]:g} ms", "what each of them took")
+    return times
 
 
 def fit_to_file(

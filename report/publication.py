@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from engine.data.preprocessing import Preprocessing
 from engine.errors import CheckpointError, ConfigError, UserError
 from engine.evaluation import Evaluation
 from engine.files import as_path, as_texts, replacing_folder, writing
@@ -26,9 +27,10 @@ from published.net_config.conversion import net_config_of
 from report.card import model_card
 from report.entry import check_name, entry_name, hubconf
 from report.portable import NotPortableError, code_of, portable_state
-from report.runs import Retrained, open_runs, whole
+from report.runs import Retrained, Runs, open_runs, whole
 from retrain.preprocessing import preprocessing_in
 from retrain.weights import in_words, layers_of, load_network_of, read_checkpoint
+from supernet.network import Network
 
 FORMAT = "proxylessnas/publication@1"
 WEIGHTS, SAFETENSORS = "weights.pth", "weights.safetensors"
@@ -78,6 +80,42 @@ def publish(
     _refuse_other_files(out, overwrite)
     folders = [as_path(run, "run"), *([] if search is None else [as_path(search, "search")])]
     runs = open_runs(folders, allow_modules)
+    trained = _trained(runs, allow_modules)
+    design, folder = trained.retraining.design, runs.quickstart or trained.retraining.folder
+    name = name or entry_name(design.name if design.name != "unnamed" else folder.resolve().name)
+    files, why_not_plain, why_no_net_config = _files_to_load(trained, name, safetensors=safetensors)
+    versions = {"proxylessnas": _version(), "torch": torch.__version__, "Python": platform.python_version()}
+    files["config.json"] = _config(trained, name, licence, versions, files)
+    card = model_card(
+        name, runs, trained.retraining, trained.test, preprocessing=trained.preprocessing, classes=trained.classes,
+        why_no_plain_code=why_not_plain, why_no_net_config=why_no_net_config, licence=licence, versions=versions,
+        hashes={file: _sha256(text) for file, text in files.items()},
+    )  # fmt: skip
+    files["README.md"] = card.encode()
+    with replacing_folder(out) as new:
+        for file, text in files.items():
+            with writing(out / file):
+                (new / file).write_bytes(text)
+    return Publication(out, name, tuple(sorted(files)), why_not_plain, why_no_net_config)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A retraining that has ended, with the network of its last checkpoint."""
+
+    retraining: Retrained
+    test: Evaluation
+    content: Mapping[str, Any]
+    """The checkpoint."""
+    network: Network
+    classes: tuple[str, ...] | None
+    """The names of the classes; None if the checkpoint does not have them."""
+    preprocessing: Preprocessing | None
+
+
+def _trained(runs: Runs, allow_modules: Collection[str]) -> _Trained:
+    """Returns the retraining of these runs. Raises CheckpointError if its checkpoint is of another network, or not of
+    the step that was tested."""
     retraining, test = whole(runs)
     content, where = read_checkpoint(retraining.folder)
     loaded = load_network_of(content, where, allow_modules=allow_modules)
@@ -86,24 +124,27 @@ def publish(
         found = f"is of {in_words(network.architecture)}, not of {in_words(design)}, which config.yaml has"
         raise CheckpointError(where, found, remedy="put the run's own checkpoints back")
     _refuse_another_step(content, where, retraining, test)
-    preprocessing, classes = preprocessing_in(content, where), loaded.classes
-    folder = runs.quickstart or retraining.folder
-    name = name or entry_name(design.name if design.name != "unnamed" else folder.resolve().name)
+    return _Trained(retraining, test, content, network, loaded.classes, preprocessing_in(content, where))
 
+
+def _files_to_load(trained: _Trained, name: str, *, safetensors: bool) -> tuple[dict[str, bytes], str, str]:
+    """Returns the content of each file that a program loads: the entry point, the architecture and the weights. Also
+    returns why there is no plain code and no net.config, each empty if there is."""
+    design, content = trained.retraining.design, trained.content
     code, why_not_plain = None, ""
     try:
-        code = code_of(network)
+        code = code_of(trained.network)
     except NotPortableError as error:
         why_not_plain = str(error)
-    state = portable_state(network)
+    state = portable_state(trained.network)
     weights: dict[str, Any] = {
         "format": CHECKPOINT, "network": in_words(design), **layers_of(design), "architecture": design.to_json(),
         **{key: content[key] for key in ("classes", "preprocessing", "epoch", "test") if key in content},
         "state_dict": state, "retrain": {"net": state},
     }  # fmt: skip
-    records = retraining.source.predicted if retraining.source else ()
+    records = trained.retraining.source.predicted if trained.retraining.source else ()
     files: dict[str, bytes] = {
-        "hubconf.py": hubconf(name, code, preprocessing, design.candidate_modules).encode(),
+        "hubconf.py": hubconf(name, code, trained.preprocessing, design.candidate_modules).encode(),
         "architecture.json": design.to_json(records).encode(),
     }
     why_no_net_config = ""
@@ -116,25 +157,21 @@ def publish(
     files[WEIGHTS] = buffer.getvalue()
     if safetensors:
         files[SAFETENSORS] = _safetensors(dict(state), name)
-    versions = {"proxylessnas": _version(), "torch": torch.__version__, "Python": platform.python_version()}
+    return files, why_not_plain, why_no_net_config
+
+
+def _config(
+    trained: _Trained, name: str, licence: str | None, versions: Mapping[str, str], files: Mapping[str, bytes]
+) -> bytes:
+    """Returns the content of config.json, which says in plain values what the network is and which files it has."""
+    classes, preprocessing, size = trained.classes, trained.preprocessing, trained.retraining.design.complexity
     config: dict[str, Any] = {
         "format": FORMAT, "name": name, "weights": WEIGHTS, "classes": None if classes is None else list(classes),
-        "input": None if preprocessing is None else preprocessing.record(),
-        "params": design.complexity.params, "macs": design.complexity.macs, "test": content.get("test"),
-        "licence": licence, "software": versions, "sha256": {file: _sha256(text) for file, text in files.items()},
+        "input": None if preprocessing is None else preprocessing.record(), "params": size.params, "macs": size.macs,
+        "test": trained.content.get("test"), "licence": licence, "software": versions,
+        "sha256": {file: _sha256(text) for file, text in files.items()},
     }  # fmt: skip
-    files["config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    card = model_card(
-        name, runs, retraining, test, preprocessing=preprocessing, classes=classes, why_no_plain_code=why_not_plain,
-        why_no_net_config=why_no_net_config, licence=licence, versions=versions,
-        hashes={file: _sha256(text) for file, text in files.items()},
-    )  # fmt: skip
-    files["README.md"] = card.encode()
-    with replacing_folder(out) as new:
-        for file, text in files.items():
-            with writing(out / file):
-                (new / file).write_bytes(text)
-    return Publication(out, name, tuple(sorted(files)), why_not_plain, why_no_net_config)
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def _refuse_other_files(out: Path, overwrite: bool) -> None:
