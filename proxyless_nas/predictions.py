@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, overload
 
 from engine.data.pictures import check_pictures
 from engine.errors import CheckpointError
 from engine.files import as_list, as_path
-from engine.nearest import nearest_path
+from engine.nearest import nearest, nearest_path
 from engine.progress import Report, silent
 from proxyless_nas.sources import trained_network
 from published.int8 import is_int8
@@ -65,7 +64,7 @@ def predict(
     else:
         if not path.exists() and len(path.parts) == 1 and not path.suffix:  # a word, such as a mistyped name
             name = str(path)
-            near = nearest_path(path) or next(iter(get_close_matches(name, [*NAMED, *ALIASES], n=1)), "")
+            near = nearest_path(path) or nearest(name, [*NAMED, *ALIASES])
             problem = "neither a file nor the name of a published network"
             expected = f"the folder of a retraining, a step-*.pt file of one, or one of {', '.join(NAMED)}"
             raise CheckpointError(name, problem, expected, suggestion=near)

@@ -7,7 +7,6 @@ limit's expected cost, T its bound.
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from pydantic import Field, PlainSerializer, SerializationInfo, WrapValidator
 
 from engine.config import Section, validate
 from engine.errors import InvalidError, UserError, explain
+from engine.nearest import nearest
 from engine.wording import shown
 from search.learn.modes import is_reference
 from supernet.user_modules import failures_named, load
@@ -197,8 +197,9 @@ def own_form(reference: str) -> type[LossForm]:
     }
     if name not in classes:
         found = f"'{module}' has no subclass of search.learn.forms.LossForm called '{name}'"
-        near = difflib.get_close_matches(name, classes, n=1)
-        raise InvalidError("form", found, " or ".join(classes) or "one to be written there", suggestion=near)
+        raise InvalidError(
+            "form", found, " or ".join(classes) or "one to be written there", suggestion=nearest(name, classes)
+        )
     return classes[name]
 
 
