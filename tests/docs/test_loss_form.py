@@ -58,7 +58,10 @@ def test_a_search_keeps_the_duals_of_the_example(tmp_path, door, tiny_search, wr
     ("loss", "message"),
     [
         ({"form": EXAMPLE, "weight": -1}, "search.yaml: loss.weight: got -1, expected a number above 0"),
-        ({"form": EXAMPLE, "wait": 1}, "loss: wait: unknown key; accepted here: form, weight. Did you mean 'weight'?"),
+        (
+            {"form": EXAMPLE, "weigth": 1},
+            "loss: weigth: unknown key; accepted here: form, weight. Did you mean 'weight'?",
+        ),
         ({"form": f"{EXAMPLE[:-1]}m"}, "Did you mean 'AugmentedLagrangian'?"),
         ({"form": "none.py:Form"}, "loss: no such file 'none.py'"),
         ({"form": "hinges"}, "Did you mean 'hinge'?"),

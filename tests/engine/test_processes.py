@@ -1,6 +1,7 @@
 """A process ends with the one that has started it."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ import os, signal, sys, time
 from engine.processes import side_by_side
 
 def work(seconds):
-    print(os.getpid(), flush=True)
+    os.write(1, f"{os.getpid()}\\n".encode())  # in one piece
     time.sleep(seconds)
 
 if __name__ == "__main__":
@@ -45,7 +46,11 @@ def test_workers_end_when_the_process_that_waits_for_them_is_killed(checkout, tm
         workers = {int(parent.stdout.readline()) for _ in range(2)}
         assert len(workers) == 2
         parent.kill()
-        assert parent.stdout.read() == ""  # ends when no process has it open any more
+        ended, _, _ = select.select([parent.stdout], [], [], 60)  # at its end, when no process has it open any more
+        for worker in () if ended else workers:
+            os.kill(worker, signal.SIGKILL)
+        assert ended
+        assert parent.stdout.read() == ""
 
 
 def test_a_process_stops_as_at_ctrl_c_when_its_parent_is_killed(checkout):
