@@ -1,19 +1,23 @@
-"""Reads files of whole-network timings that somebody else made."""
+"""Reads files of whole-network timings that somebody else made, or makes one with a function of the caller's."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from engine.errors import UserError, explain
-from engine.files import parsed_json, read_text
+from engine.files import parsed_json, read_text, write_atomically
+from engine.progress import Report, silent
 from engine.wording import shown
-from latency.plan import Paths
+from latency.plan import Paths, covering_networks, spread_networks
 from supernet.architecture import Architecture
+from supernet.cost import macs_cost
 from supernet.space import Space
 
 MOST_CHARACTERS = 1_000_000
@@ -43,6 +47,43 @@ def read_timings(path: Path, space: Space, allow_modules: Collection[str] = ()) 
     else:
         raise TimingsError(str(path), f"got a file '{path.suffix}'", ".csv or .json")
     return [(_paths(where, architecture, path.parent, space, allow_modules), ms) for where, architecture, ms in rows]
+
+
+def time_networks(
+    time: Callable[[Architecture], float],
+    space: Space,
+    path: Path,
+    *,
+    networks: int = 60,
+    seed: int = 0,
+    report: Report = silent,
+) -> None:
+    """Times networks of the space with a function, and writes `path`, a CSV as `read_timings` reads it.
+
+    time: returns the milliseconds of a network, by whatever means: on a board by ssh, on a simulator. The networks hold
+    every candidate of every edge and are spread over the reachable range, in a random order. The file is written after
+    each, and networks that it holds already are not timed again: after an interruption the same call goes on. seed: the
+    seed by which the networks and their order are drawn. Raises TimingsError if the function returns no time, or `path`
+    holds something else than timings of this space.
+    """
+    if path.suffix.lower() != ".csv":
+        raise TimingsError(str(path), f"got a file '{path.suffix}'", ".csv")
+    rng = np.random.default_rng(seed)
+    covering = covering_networks(space, rng)
+    spread = spread_networks(macs_cost(space), max(0, networks - len(covering)), rng, avoid=covering)
+    done = read_timings(path, space) if path.exists() else []
+    known = {paths for paths, _ in done}
+    left = [paths for paths in dict.fromkeys([*covering, *spread]) if paths not in known]
+    rng.shuffle(left)
+    for count, paths in enumerate(left):
+        report("timing networks", count, len(left))
+        architecture = Architecture(space, tuple(map(int, paths)))
+        value = time(architecture)
+        number = value.item() if isinstance(value, np.generic) else value
+        ms = _ms(f"the time of '{' '.join(architecture.names)}'", value, number)
+        done.append((architecture.paths, ms))
+        rows = [f"{' '.join(Architecture(space, own).names)},{own_ms!r}" for own, own_ms in done]
+        write_atomically(path, "\n".join(["architecture,ms", *rows]) + "\n")
 
 
 def _csv_rows(path: Path, text: str) -> list[tuple[str, Any, float]]:

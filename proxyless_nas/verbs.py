@@ -6,10 +6,10 @@ error that a user can mend is a UserError. Nothing is printed but the log; `repo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from engine.config import ConfigFile
 from engine.errors import ConfigError
@@ -22,10 +22,13 @@ from export.job import Exported, ExportedInt8, export_int8, export_network
 from export.timing import time_files as measured_files
 from export.timing_kit import export_timing_kit, import_timings
 from export.timings import TimedFile
-from latency.config import MOST_REPEATS, LatencyConfig
+from latency.config import FEWEST_CALIBRATION_NETWORKS, MOST_REPEATS, LatencyConfig
+from latency.device import Kind
+from latency.fit import Fit, fit_to_file
 from latency.kit import ExportedKit
 from latency.measure import TIMING_ROUNDS, measure_table, measure_to_file, verify_table
-from latency.table import LatencyTable
+from latency.table import LatencyTable, prepare_table_file
+from latency.timings import time_networks
 from latency.verification import check_count
 from proxyless_nas.predictions import predict as predict
 from proxyless_nas.quantised import int8_settings
@@ -38,6 +41,7 @@ from search.config import SearchConfig
 from search.loop import SearchResult, run_search
 from search.many.family import Family, derive_family
 from search.many.sweep import Sweep, run_sweep
+from supernet.architecture import Architecture
 from supernet.design import Design
 from supernet.space import Space
 
@@ -108,6 +112,49 @@ def verify(
     table.check(space, settings.measure, "the table", "measure another one")
     seed = int(time.time()) if seed is None else seed
     return verify_table(table, space, settings.measure, networks, seed=seed, report=report)
+
+
+def fit(
+    config: ConfigLike,
+    timings: AnyPath | Callable[[Architecture], float],
+    out: AnyPath,
+    *,
+    networks: int = 60,
+    overrides: Sequence[str] = (),
+    device_name: str = "unknown device",
+    device_kind: Kind = "other",
+    runtime: str = "unknown",
+    prior: LatencyTable | AnyPath | None = None,
+    allow_modules: Collection[str] = (),
+    report: Report = silent,
+) -> Fit:
+    """Fits a latency table to the latencies of whole networks, writes it to `out`, and returns it with its error.
+
+    timings: a file, see latency.timings.read_timings; or a function from a `pn.Architecture` to its milliseconds, which
+    is called for `networks` networks of the space; see latency.timings.time_networks. Their times are kept in a CSV
+    file beside `out`, so that the same call goes on after an interruption. device_name, device_kind, runtime: what
+    timed the networks, the runtime in words such as 'tflite 2.16'. prior: the table of another device, or the word
+    macs. Raises ConfigError, or the errors of latency.fit.fit_to_file.
+    """
+    source, overrides = _latency_config(config, overrides)
+    settings = LatencyConfig.read(source, overrides)
+    target = as_path(out, "out")
+    if callable(timings):
+        if not isinstance(networks, int) or networks < FEWEST_CALIBRATION_NETWORKS:
+            raise ConfigError(
+                "networks", f"got {shown(networks)}", f"a whole number from {FEWEST_CALIBRATION_NETWORKS} on"
+            )
+        prepare_table_file(target)
+        file = target.with_suffix(".csv")
+        time_networks(timings, Space(settings.space), file, networks=networks, report=report)
+    else:
+        file = as_path(timings, "timings")
+    if not (prior is None or prior == "macs" or isinstance(prior, LatencyTable)):
+        prior = as_path(prior, "prior")
+    return fit_to_file(
+        settings, file, target, device_name=device_name, device_kind=device_kind, runtime=runtime,
+        prior=cast(Any, prior), allow_modules=as_texts(allow_modules, "allow_modules"),
+    )  # fmt: skip
 
 
 def check(

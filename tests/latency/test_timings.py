@@ -6,11 +6,12 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 
 from engine.errors import UserError
 from latency.plan import uniform_networks
-from latency.timings import TimingsError, read_timings
+from latency.timings import TimingsError, read_timings, time_networks
 from supernet.architecture import Architecture
 
 
@@ -125,3 +126,35 @@ def test_columns_without_a_name_may_repeat(small_space, tmp_path):
     names = " ".join(Architecture(small_space, uniform_networks(small_space)[0]).names)
     (tmp_path / "t.csv").write_text(f"architecture,ms,,\n{names},1.5,,\n")
     assert read_timings(tmp_path / "t.csv", small_space) == [(uniform_networks(small_space)[0], 1.5)]
+
+
+def test_networks_that_a_function_has_timed_are_not_timed_again(small_space, tmp_path):
+    """Interrupted in the fifth network, the same call goes on with it; the file holds every candidate of every edge."""
+    calls, file = [], tmp_path / "board.csv"
+
+    def ms_of(architecture):
+        if len(calls) == 4:
+            calls.append("interrupted")
+            raise KeyboardInterrupt
+        calls.append(architecture.paths)
+        return np.float32(1 + architecture.complexity.macs / 1e6)
+
+    with pytest.raises(KeyboardInterrupt):
+        time_networks(ms_of, small_space, file, networks=12)
+    assert len(read_timings(file, small_space)) == 4
+    time_networks(ms_of, small_space, file, networks=12)
+    timed = [paths for paths in calls if paths != "interrupted"]
+    assert len(timed) == len(set(timed)) == 12
+    for paths, ms in read_timings(file, small_space):
+        assert ms == pytest.approx(1 + Architecture(small_space, paths).complexity.macs / 1e6, rel=1e-6)
+    for e, edge in enumerate(small_space.searchable):
+        assert {paths[e] for paths in timed} == set(range(len(edge.candidates)))
+    time_networks(ms_of, small_space, file, networks=12)
+    assert len(calls) == 13
+
+
+@pytest.mark.parametrize("value", [None, "3", 0, -1.0, float("nan"), True])
+def test_a_function_that_returns_no_time_is_one_line(small_space, tmp_path, value):
+    with pytest.raises(TimingsError, match=r"^the time of '.*': ms is .*expected milliseconds above 0"):
+        time_networks(lambda _: value, small_space, tmp_path / "board.csv")
+    assert not (tmp_path / "board.csv").exists()

@@ -14,7 +14,7 @@ import proxyless_nas as pn
 
 VERBS = {
     "measure", "verify", "check", "search", "derive", "sweep", "retrain", "evaluate", "export", "predict", "compare",
-    "time_files", "retrain_sweep",
+    "time_files", "retrain_sweep", "fit",
 }  # fmt: skip
 NOUNS = {
     "Space", "Architecture", "Chain", "Comparison", "Network", "Supernet", "LatencyTable", "SearchConfig",
