@@ -257,6 +257,11 @@ class ReinforceConfig(Section):
         """w; 0 if the limits enter by projection, so that the reward is the accuracy alone."""
         return self.exponent if self.limits == "reward" else 0.0
 
+    @property
+    def divides_by_costs(self) -> bool:
+        """Whether the reward has the published factor (T / cost)^w."""
+        return self.reward is None and self.weight_of_costs > 0
+
     @model_validator(mode="after")
     def leave_one_out_needs_two(self) -> Self:
         if self.baseline == "leave_one_out" and self.samples < 2:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engine.errors import UserError
+from search.config import SearchConfig
 from search.derive.derivation import likeliest
 from search.learn.projection import Projector
 from search.limits.resolve import resolve
@@ -36,8 +37,6 @@ def with_limits(tiny_search):
 @pytest.fixture
 def resolved_with(with_limits, write_yaml, tmp_path):
     def resolved(*limits):
-        from search.config import SearchConfig
-
         file = write_yaml(tmp_path / "search.yaml", with_limits(*limits))
         return resolve(SearchConfig.read(file, ()), file)
 
@@ -102,6 +101,7 @@ def test_a_search_meets_it_and_records_it_and_runs_with_an_own_estimator(
         ({"table": "t.yaml"}, "limits.0.function: remove it, or the table that the metric is in"),
         ({"function": "attentions"}, "limits.0.function: got 'attentions', expected path/to/file.py:name"),
         ({"function": "docs/examples/own_metric.py:attention"}, "Did you mean 'attentions'?"),
+        ({"below": "0%"}, "limits.0.below: 0% is 0 attentions, and what a limit asks for is a share of its bound"),
         ({"below": 9}, "limits.0.below: got 9 attentions, but architectures of this space reach 0 attentions to"),
     ],
 )
@@ -110,6 +110,18 @@ def test_a_limit_that_cannot_be_read_is_one_line(resolved_with, entry, message):
         resolved_with({**ATTENTIONS, "below": 1, **entry})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_the_published_reward_refuses_costs_of_0_by_which_it_would_divide(with_limits, write_yaml, tmp_path):
+    def resolved(**reinforce):
+        limits = with_limits(ATTENTIONS | {"below": 1}, MACS, arch_update="reinforce", reinforce=reinforce)
+        file = write_yaml(tmp_path / "search.yaml", limits)
+        return resolve(SearchConfig.read(file, ()), file)
+
+    with pytest.raises(UserError, match=r"limits.0: the reward multiplies by .* but networks reach 0 attentions"):
+        resolved(samples=2)
+    assert len(resolved(limits="projection").additive) == 2
+    assert len(resolved(exponent=0.0).additive) == 2
 
 
 @pytest.mark.parametrize("returned", ["None", "'3'", "float('nan')", "place + 1"])
