@@ -197,9 +197,8 @@ def own_form(reference: str) -> type[LossForm]:
     }
     if name not in classes:
         found = f"'{module}' has no subclass of search.learn.forms.LossForm called '{name}'"
-        raise InvalidError(
-            "form", found, " or ".join(classes) or "one to be written there", suggestion=nearest(name, classes)
-        )
+        expected = " or ".join(classes) or "one to be written there"
+        raise InvalidError("form", found, expected, suggestion=nearest(name, classes))
     return classes[name]
 
 
