@@ -33,10 +33,8 @@ import logging
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +44,12 @@ from scipy.stats import kendalltau
 
 from bands import Band
 from engine.errors import UserError, run_command
-from engine.files import write_atomically
 from engine.progress import set_up_logging
 from engine.runs.checkpoints import Checkpoints
 from latency.config import LatencyConfig, MeasureConfig
 from latency.device import made_on
 from latency.measure import measure_table
 from latency.table import LatencyTable
-from retrain.config import RetrainConfig
-from retrain.run import retrain
-from search.baseline import every_architecture
 from search.config import SearchConfig
 from search.derive.clock import Clock, Reading, meets_bound
 from search.derive.derivation import constrained
@@ -68,6 +62,7 @@ from supernet.architecture import Architecture
 from supernet.cost import Cost
 from supernet.space import Space
 from supernet.supernet import Supernet
+from truth import Paths, Trainings, Truth
 
 HERE = Path(__file__).resolve().parent / "quality"
 SEARCH, RETRAIN, TRUTH = HERE / "search.yaml", HERE / "retrain.yaml", HERE / "truth.json"
@@ -78,104 +73,15 @@ seeds do."""
 FIRST_SEED = 2
 """The first seed of the searches: seeds 0 and 1 were used to choose the settings in search.yaml."""
 VERIFIED = 20
+ABOUT = {
+    "format": "proxylessnas/search-quality-truth@1",
+    "what": "test top-1 (percent) of every network of search.yaml's space, trained as in retrain.yaml; one number per "
+    "seed 0, 1, ...",
+    "command": "python benchmarks/search_quality.py --truth",
+}
+"""What truth.json says of itself."""
 
 log = logging.getLogger("benchmark")
-
-
-# --- the truth -------------------------------------------------------------------------------------------------------
-
-
-def all_paths(space: Space) -> list[tuple[int, ...]]:
-    return list(map(tuple, every_architecture(space).tolist()))
-
-
-def key(space: Space, paths: tuple[int, ...]) -> str:
-    return " ".join(Architecture(space, paths).names)
-
-
-def train_from_scratch(space: Space, paths: tuple[int, ...], seed: int, data: Sequence[str]) -> tuple[float, float]:
-    """(top-1 in percent on the test images, seconds)."""
-    config = RetrainConfig.read(RETRAIN, [f"run.seed={seed}", *data])
-    with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
-        result = retrain(config, Architecture(space, paths), Path(folder))
-        return round(result.test.top1, 4), time.monotonic() - began
-
-
-def make_truth(space: Space, seeds: int, data: Sequence[str]) -> None:
-    """Train every network with every seed; continues where an earlier call stopped."""
-    if TRUTH.exists():
-        record = json.loads(TRUTH.read_text())
-    else:
-        record = {
-            "format": "proxylessnas/search-quality-truth@1",
-            "what": "test top-1 (percent) of every network of search.yaml's space, trained as in retrain.yaml; one "
-            "number per seed 0, 1, ...",
-            "command": "python benchmarks/search_quality.py --truth",
-            **made_on(),
-            "date": date.today().isoformat(),
-            "top1": {},
-            "seconds": [],
-        }
-    for seed in range(seeds):
-        for paths in all_paths(space):
-            known = record["top1"].setdefault(key(space, paths), [])
-            if len(known) <= seed:
-                top1, seconds = train_from_scratch(space, paths, seed, data)
-                known.append(top1)
-                record["seconds"].append(round(seconds, 1))
-                write_atomically(TRUTH, json.dumps(record, indent=1) + "\n")
-
-
-@dataclass(frozen=True)
-class Truth:
-    """top1 (networks, seeds) in the order of `paths`."""
-
-    paths: list[tuple[int, ...]]
-    top1: np.ndarray
-    record: dict[str, Any]
-
-    @classmethod
-    def load(cls, space: Space) -> "Truth":
-        record = json.loads(TRUTH.read_text())
-        paths = all_paths(space)
-        if set(record["top1"]) != {key(space, p) for p in paths}:
-            raise UserError(f"{TRUTH}: is not of the space of {SEARCH}; delete it and run with --truth")
-        return cls(paths, np.array([record["top1"][key(space, p)] for p in paths]), record)
-
-    @property
-    def accuracy(self) -> np.ndarray:
-        """The mean over seeds: what counts as a network's true accuracy."""
-        mean: np.ndarray = self.top1.mean(axis=1)
-        return mean
-
-    @property
-    def seed_noise(self) -> float:
-        """Standard deviation of one training over seeds, all networks pooled."""
-        return float(np.sqrt(self.top1.var(axis=1, ddof=1).mean()))
-
-    @property
-    def noise(self) -> float:
-        """Standard error of `accuracy`."""
-        return self.seed_noise / math.sqrt(self.top1.shape[1])
-
-    def reproduced(self, space: Space, data: Sequence[str], networks: Sequence[int]) -> list[dict[str, Any]]:
-        """Retrain entries and compare, each with a seed that is another one in each call."""
-        same_device = all(self.record[name] == value for name, value in made_on().items())
-        rng = np.random.default_rng()
-        found = []
-        for i in networks:
-            seed = int(rng.integers(self.top1.shape[1]))
-            top1, seconds = train_from_scratch(space, self.paths[i], seed, data)
-            known = float(self.top1[i, seed])
-            allowed = 0.0 if same_device else 4 * math.sqrt(2) * self.seed_noise
-            found.append(
-                {
-                    "network": key(space, self.paths[i]), "seed": seed, "truth": known, "top1": top1,
-                    "holds": abs(top1 - known) <= allowed, "seconds": seconds,
-                }
-            )  # fmt: skip
-        return found
 
 
 # --- the searches ----------------------------------------------------------------------------------------------------
@@ -192,16 +98,14 @@ def one_search(
     return result, Architecture.from_json((out / "architecture.json").read_text())
 
 
-def price(
-    algorithm: str, target: float, network: tuple[int, ...], space: Space, table: Path, data: Sequence[str]
-) -> tuple[float, float]:
+def price(algorithm: str, target: float, network: Paths, trainings: Trainings, table: Path) -> tuple[float, float]:
     """Seconds of a fresh search, and of a training: the mean of one before it and one after it. No network is timed in
     this search, as those of random search are not either."""
-    _, before = train_from_scratch(space, network, 0, data)
+    _, before = trainings.top1(network, 0)
     with tempfile.TemporaryDirectory() as folder:
-        untimed = [*data, "measure.device=external"]
+        untimed = [*trainings.data, "measure.device=external"]
         result, _ = one_search(algorithm, target, 0, table.absolute(), Path(folder) / "search", untimed)
-    _, after = train_from_scratch(space, network, 0, data)
+    _, after = trainings.top1(network, 0)
     return result.seconds, (before + after) / 2
 
 
@@ -317,10 +221,11 @@ def all_searches(
 def run(args: argparse.Namespace) -> int:
     config = SearchConfig.read(SEARCH, args.data)
     space = Space(config.space)
+    trainings = Trainings(space, RETRAIN, args.data)
     if args.truth:
-        make_truth(space, args.truth_seeds, args.data)
+        trainings.make_truth(TRUTH, args.truth_seeds, ABOUT)
         return 0
-    truth = Truth.load(space)
+    truth = Truth.load(TRUTH, space)
     args.out.mkdir(parents=True, exist_ok=True)
     measure = LatencyConfig.read(SEARCH).measure
     path, table = opened_table(args.out, args.table, space, measure)
@@ -329,7 +234,7 @@ def run(args: argparse.Namespace) -> int:
     low, high = cost.reachable
     bands = [Band.of(low + share * (high - low), costs, truth.accuracy) for share in SHARES]
     anywhere = np.random.default_rng().choice(len(truth.paths), 2, replace=False).tolist()
-    reproduced = truth.reproduced(space, args.data, [*anywhere, *(band.middle(costs) for band in bands)])
+    reproduced = truth.reproduced(trainings, [*anywhere, *(band.middle(costs) for band in bands)])
     found = all_searches(args, config, path, bands, truth, cost)
     clock = Clock.of(space, cost, measure)
     timings = {paths: clock.timed(paths) for paths in {a.paths for a, _ in found.architectures}}
@@ -337,7 +242,7 @@ def run(args: argparse.Namespace) -> int:
         row |= timed(timings[architecture.paths], row["target_ms"])
     middle = bands[len(bands) // 2]
     network = truth.paths[middle.middle(costs)]
-    prices = {a: price(a, middle.target, network, space, path, args.data) for a in args.algorithms}
+    prices = {a: price(a, middle.target, network, trainings, path) for a in args.algorithms}
     report = {
         algorithm: summary(rows)
         | {"seconds": prices[algorithm][0], "trainings": prices[algorithm][0] / prices[algorithm][1]}

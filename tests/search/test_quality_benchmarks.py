@@ -10,9 +10,9 @@ import pytest
 
 from bands import BAND, Band
 from engine.errors import ConfigError
-from search_quality import Truth
 from search_results import uniform_architectures, widest_uniform
 from search_target import holds, keep, kept
+from truth import Truth
 
 
 @pytest.fixture
