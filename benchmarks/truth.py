@@ -37,6 +37,15 @@ def key(space: Space, paths: Paths) -> str:
     return " ".join(Architecture(space, paths).names)
 
 
+def alike(space: Space, paths: Sequence[Paths]) -> list[list[Paths]]:
+    """Returns the groups of paths that are one network: they differ only in which of several equal edges is skipped."""
+    found: dict[tuple[str, ...], list[Paths]] = {}
+    for one in paths:
+        layers = Architecture(space, one).layers
+        found.setdefault(tuple(str(layer) for layer in layers if not layer.is_skip), []).append(one)
+    return list(found.values())
+
+
 @dataclass(frozen=True)
 class Trainings:
     """How the networks of a space are trained for the truth: as in the file `config` (scripts/run_retrain.py)."""
@@ -56,21 +65,26 @@ class Trainings:
 
     def make_truth(self, file: Path, seeds: int, about: dict[str, str]) -> None:
         """Trains every network with the seeds 0, 1, ... and keeps each accuracy in `file` at once; continues where an
-        earlier call stopped. about: what a new file says of itself."""
+        earlier call stopped. Paths that are one network are trained once. about: what a new file says of itself."""
         if file.exists():
             record = json.loads(file.read_text())
         else:
             record = about | made_on() | {"date": date.today().isoformat(), "top1": {}, "seconds": []}
-        every = all_paths(self.space)
+        groups = alike(self.space, all_paths(self.space))
         for seed in range(seeds):
             # in a random order, so that the networks of an unfinished file are a fair sample
-            for i in np.random.default_rng(0).permutation(len(every)).tolist():
-                known = record["top1"].setdefault(key(self.space, every[i]), [])
-                if len(known) <= seed:
-                    top1, seconds = self.top1(every[i], seed)
-                    known.append(top1)
+            for g in np.random.default_rng(0).permutation(len(groups)).tolist():
+                known = [record["top1"].setdefault(key(self.space, paths), []) for paths in groups[g]]
+                lacking = [values for values in known if len(values) <= seed]
+                if not lacking:
+                    continue
+                top1 = next((values[seed] for values in known if len(values) > seed), None)
+                if top1 is None:
+                    top1, seconds = self.top1(groups[g][0], seed)
                     record["seconds"].append(round(seconds, 1))
-                    write_atomically(file, json.dumps(record, indent=1) + "\n")
+                for values in lacking:
+                    values.append(top1)
+                write_atomically(file, json.dumps(record, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
