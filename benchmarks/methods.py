@@ -76,6 +76,8 @@ class Bench:
     """Images by which it does."""
     learners: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The searches that differ from the default in how alpha learns: overrides of the config. Alpha alone chooses."""
+    derivations: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The searches that differ from the default in the derivation alone, with whose alpha they end."""
 
     def band(self, target: float) -> Band:
         """Returns the networks just below a target."""
@@ -245,6 +247,13 @@ def rows_of(bench: Bench, methods: Sequence[str]) -> list[dict[str, Any]]:
         row |= {name: kept[name] for name in ("tau", "reliability", "rank") if name in kept}
         rows.append({"method": "default", "target": target, "seed": seed, "cost": kept["cost"]["alpha"]} | row)
         log.info("%s", rows[-1])
+        for name in (name for name in bench.derivations if name in methods):
+            other = bench.plan(target, bench.derivations[name])
+            kept = searched(other, folder / f"default-{target:g}", folder / f"{name}-{target:g}", lambda state: None)
+            looked = other.config.search.derive_among * len(other.validation)
+            row = known.judged(bench.band(target), tuple(kept["paths"]))
+            rows.append({"method": name, "target": target, "seed": seed, "cost": kept["cost"]["alpha"] + looked} | row)
+            log.info("%s", rows[-1])
     looking = sorted({"control", "evolution"} & set(methods))
     if looking:
         rows += _looked(bench, TrainedSupernet.of(first, folder / f"default-{bench.targets[0]:g}"), looking)

@@ -12,6 +12,7 @@ whose true accuracy is lower (random is 50), `gap` is (best - chosen) / (best - 
 method looks at, in images through a network: forward 1, backward 2.
 
     default     the product's default search
+    among_10    the same; of the ten likeliest networks by its alpha, the supernet's loss chooses (derive_among: 10)
     control_K   K random networks of the band, of which the supernet's loss on all 2,000 validation images chooses;
                 the largest K is the whole band: the best that trust in one loss can do
     two_path    by gradient, second order; alpha alone chooses, as in the next
@@ -61,7 +62,8 @@ LEARNERS = {
     ),
 }  # fmt: skip
 """With the settings of benchmarks/quality; none was chosen on this space."""
-METHODS = ("default", "control", *LEARNERS)
+DERIVATIONS = {"among_10": ("search.derive_among=10",)}
+METHODS = ("default", *DERIVATIONS, "control", *LEARNERS)
 ABOUT = {
     "format": "proxylessnas/search-quality-truth@1",
     "what": "test top-1 (percent) of every network of search.yaml's space, trained as in retrain.yaml; one number per "
@@ -156,7 +158,7 @@ def bench_of(args: argparse.Namespace, known: Known, seed: int) -> Bench:
 
     return Bench(
         known, seed, args.out / f"seed-{seed}", args.targets, plan, unit=1e3, controls=CONTROLS,
-        control_images=CONTROL_IMAGES, learners=LEARNERS,
+        control_images=CONTROL_IMAGES, learners=LEARNERS, derivations=DERIVATIONS,
     )  # fmt: skip
 
 
