@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from engine.data.imagenet import imagenet_classes
 from engine.data.preprocessing import Preprocessing
 from engine.errors import CheckpointError, ConfigError, explain
 from engine.files import write_atomically
@@ -20,7 +21,6 @@ from engine.runs.checkpoints import FORMAT
 from published.designs import design_of
 from published.int8 import is_int8, read_int8
 from published.net_config.conversion import net_config_of
-from published.networks import imagenet_classes
 from published.preprocessing import preprocessing_of
 from published.state_names import official_state, spoken_names
 from published.weights import load_state, read_state

@@ -10,12 +10,13 @@ from torch import nn
 
 from engine.config import load_config, validate
 from engine.data import DataConfig, Preprocessing, Splits, open_images
+from engine.data.imagenet import imagenet_classes
 from engine.errors import CheckpointError, UserError
 from engine.progress import Report, silent
 from engine.runs.checkpoints import STATES
 from published.designs import design_of
 from published.int8 import Int8Model, is_int8, read_int8
-from published.networks import build, class_names, imagenet_classes, is_named, load_published
+from published.networks import build, class_names, is_named, load_published
 from published.preprocessing import preprocessing_of
 from published.trained import likely_class_names
 from published.weights import read_state

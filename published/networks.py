@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from engine.data.imagenet import imagenet_classes
 from engine.errors import CheckpointError, ConfigError, UserError
 from engine.files import make_folder, read_bytes
 from engine.nearest import nearest
@@ -378,13 +379,6 @@ def _load_torchvision(network: Network) -> None:
 
 
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """Returns ImageNet's 1000 class names in the order of the logits, from torchvision."""
-    from torchvision.models import MobileNet_V2_Weights
-
-    return tuple(MobileNet_V2_Weights.IMAGENET1K_V2.meta["categories"])
 
 
 def class_names(name: str) -> tuple[str, ...]:

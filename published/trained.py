@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.data.imagenet import imagenet_classes
 from published.int8 import is_int8
-from published.networks import imagenet_classes, is_named
+from published.networks import is_named
 from supernet.design import Design
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from engine.config import differences, keys_of, naming
 from engine.data import ImageSet, Preprocessing, Splits, evaluation_batches, open_images, statistics_batches
 from engine.data.evaluated import open_test_images
+from engine.data.imagenet import same_classes
 from engine.device import memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group
 from engine.errors import ConfigError
@@ -128,8 +129,8 @@ def _scored(
 
 def refuse_other_classes(own: Sequence[str] | None, names: Sequence[str], network: str, place: str) -> None:
     """Raises ConfigError, at `place`, if a network that knows its classes gets others. network: its name."""
-    if own is not None and (changes := differences(list(own), list(names))):
-        first = "; class ".join(changes[:3])
+    if own is not None and not same_classes(own, names):
+        first = "; class ".join(differences(list(own), list(names))[:3])
         found = f"other classes than {network} was trained on: class {first}"
         raise ConfigError(place, found, remedy="use data with its classes, in their order")
 

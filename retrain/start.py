@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from engine.data.imagenet import same_classes
 from engine.data.preprocessing import Preprocessing
 from engine.errors import ConfigError, UserError
 from engine.files import in_home
@@ -99,7 +100,7 @@ def begin_with(trained: Trained, network: Network, classes: tuple[str, ...], key
         raise ConfigError(key, found, remedy="use its own architecture (leave --architecture out)")
     source, target = trained.network.state_dict(), network.state_dict()
     fresh = {name for name, value in target.items() if source[name].shape != value.shape}
-    if trained.classes not in (None, classes):
+    if trained.classes is not None and not same_classes(trained.classes, classes):
         fresh |= {name for name in target if name.startswith("classifier.linear.")}
     for name, value in target.items():
         if name not in fresh:

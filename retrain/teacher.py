@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.data import Preprocessing
+from engine.data.imagenet import same_classes
 from engine.device import memory_format
 from engine.errors import ConfigError, UserError, one_line
 from engine.evaluation import recalibrate_bn
@@ -80,7 +81,7 @@ def open_teacher(
         known = trained.preprocessing
         mean, std = (known.mean, known.std) if known else (None, None)
         opened = _Model(trained.network, mean, std, trained.classes)
-    if opened.classes not in (None, classes):
+    if opened.classes is not None and not same_classes(opened.classes, classes):
         raise ConfigError(KEY, f"{name} knows other classes than those of the data", remedy="choose another teacher")
     identity = checksum(opened.network)  # before statistics are collected, whose last bits depend on the machine
     if collects:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from engine.data.folder import FolderImages
+from engine.data.imagenet import are_wordnet_ids
 from engine.data.layout import Layout, evaluation_layout, holds_shards
 from engine.data.preprocessing import Preprocessing
 from engine.data.shards import check_test_shards, open_test_shards
@@ -18,8 +18,6 @@ from engine.errors import ConfigError, one_line
 from engine.nearest import nearest_path
 
 logger = logging.getLogger("engine.data")
-_WORDNET = re.compile(r"n\d{8}(?!\d)")
-"""The beginning of the name of an ImageNet class folder; their order is that of ImageNet's classes."""
 
 
 def open_test_images(
@@ -63,8 +61,8 @@ def _as_the_network(
         wanted = names
         if all(name.isdecimal() for name in names):
             wanted = tuple(sorted(names, key=int))
-        if [int(name) if name.isdecimal() else -1 for name in wanted] != [*range(len(names))] and not all(
-            map(_WORDNET.match, names)
+        if [int(name) if name.isdecimal() else -1 for name in wanted] != [*range(len(names))] and not are_wordnet_ids(
+            names
         ):
             text = "%s: the network does not say how its classes are called; %s"
             order = f"class i is taken to be the i-th of the folders from {wanted[0]!r} to {wanted[-1]!r}"

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 import proxyless_nas as pn
+from engine.data.imagenet import imagenet_classes
 from engine.errors import CheckpointError, ConfigError, UserError
 from proxyless_nas.commands import main
 from published import networks
-from published.networks import NAMED, build, imagenet_classes, lite0_file, load_lite0, named
+from published.networks import NAMED, build, lite0_file, load_lite0, named
 from published.preprocessing import preprocessing_of
 from published.state_names import efficientnet_names, official_state, torchvision_names
 from retrain.predict import classify
