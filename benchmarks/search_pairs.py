@@ -2,7 +2,7 @@
 
 A space of 192 networks (benchmarks/pairs/search.yaml) and a task in which two garments of Fashion-MNIST lie far apart
 on one picture, and the left one is to be named (benchmarks/pair_images.py). A network has to see both at once, so 7x7
-kernels are worth more than wide layers, one or two of them suffice, and an edge that is skipped may cost nothing: other
+kernels are worth more than wide layers, one or two of them suffice, and an edge that is skipped may cost little: other
 questions than in the spaces of search_quality.py and nas_bench_macro.py, where depth decides. Every network has been
 trained from scratch (benchmarks/pairs/truth.json); `--make-truth` makes that file, or goes on with it, and `--effects`
 prints what each candidate is worth.
