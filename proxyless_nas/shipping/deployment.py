@@ -12,8 +12,8 @@ from engine.progress import Stages
 from engine.runs.stages import Done, Stage
 from export.formats import FORMATS
 from export.formats.base import Format, versions_of
-from export.int8_loss import DropError
 from export.job import RECORD, ExportedInt8
+from export.parity import ParityError
 from export.timing import time_files
 from export.timings import TIMINGS
 from proxyless_nas.shipping.files_on_images import OnImages, on_images
@@ -117,7 +117,7 @@ def _int8_inputs(job: Job, records: Records) -> dict[str, str]:
 
 
 def _int8(job: Job, records: Records) -> Done:
-    """Writes an int8 file for each runtime that has one. A file that loses too much accuracy is left out."""
+    """Writes an int8 file for each runtime that has one, but none that fails its check or loses too much accuracy."""
     formats, wanted, folder = _int8_formats(job), job.config.int8, job.out / "int8"
     if not formats or wanted is None:
         return Done("none is asked for" if wanted is None else "no installed format has int8 files")
@@ -131,7 +131,7 @@ def _int8(job: Job, records: Records) -> Done:
                     layout=job.config.export.layout, normalise=job.config.export.normalise, allow_modules=job.modules,
                     report=report,
                 )  # fmt: skip
-        except DropError as error:
+        except ParityError as error:  # DropError is one
             refused[name] = str(error)
             lines.append(f"{name} REFUSED: {error}")
             continue
