@@ -11,6 +11,7 @@ Errors and messages:
 
 - `errors.py`: the errors that a user can mend; `wording.py`: puts pydantic's errors into one line
 - `nearest.py`: the name or the path that was probably meant
+- `imagenet.py`: ImageNet's classes, whose names and WordNet ids are the same
 - `memory.py`: explains allocations that failed
 - `progress.py`: progress bars and the log
 - `quantities.py`: numbers with their units as text; `percent.py`: texts such as `50%`

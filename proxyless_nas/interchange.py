@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from engine.data.imagenet import imagenet_classes
 from engine.data.preprocessing import Preprocessing
 from engine.errors import CheckpointError, ConfigError, explain
 from engine.files import write_atomically
+from engine.imagenet import imagenet_classes
 from engine.runs.checkpoints import FORMAT
 from published.designs import design_of
 from published.int8 import is_int8, read_int8

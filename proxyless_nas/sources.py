@@ -10,8 +10,8 @@ from torch import nn
 
 from engine.config import load_config, validate
 from engine.data import DataConfig, Preprocessing, Splits, open_images
-from engine.data.imagenet import imagenet_classes
 from engine.errors import CheckpointError, UserError
+from engine.imagenet import imagenet_classes
 from engine.progress import Report, silent
 from engine.runs.checkpoints import STATES
 from published.designs import design_of

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.data.imagenet import imagenet_classes
 from engine.errors import CheckpointError, ConfigError, UserError
 from engine.files import make_folder, read_bytes
+from engine.imagenet import imagenet_classes
 from engine.nearest import nearest
 from published.state_names import efficientnet_names, spoken_names, torchvision_names
 from supernet.chain import Chain, ChainConfig, ClassifierConfig, ConvConfig, MBConvConfig, ZeroConfig

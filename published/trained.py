@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.data.imagenet import imagenet_classes
+from engine.imagenet import imagenet_classes
 from published.int8 import is_int8
 from published.networks import is_named
 from supernet.design import Design

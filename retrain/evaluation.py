@@ -15,12 +15,12 @@ from torch import nn
 from engine.config import differences, keys_of, naming
 from engine.data import ImageSet, Preprocessing, Splits, evaluation_batches, open_images, statistics_batches
 from engine.data.evaluated import open_test_images
-from engine.data.imagenet import same_classes
 from engine.device import memory_format, on_device, prepare_device
 from engine.distributed import ALONE, Group
 from engine.errors import ConfigError
 from engine.evaluation import ClassCounts, Evaluation, evaluate, evaluate_by_class, recalibrate_bn
 from engine.files import as_path
+from engine.imagenet import same_classes
 from engine.progress import Report, reported, silent
 from engine.run_config import RunConfig
 from retrain.config import RetrainConfig

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from engine.data.imagenet import same_classes
 from engine.data.preprocessing import Preprocessing
 from engine.errors import ConfigError, UserError
 from engine.files import in_home
+from engine.imagenet import same_classes
 from retrain.preprocessing import preprocessing_in
 from retrain.weights import is_from_search, load_network_of, read_checkpoint
 from supernet.design import Design

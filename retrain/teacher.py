@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from engine.data import Preprocessing
-from engine.data.imagenet import same_classes
 from engine.device import memory_format
 from engine.errors import ConfigError, UserError, one_line
 from engine.evaluation import recalibrate_bn
+from engine.imagenet import same_classes
 from engine.nearest import nearest
 from engine.run_config import RunConfig
 from retrain.start import FindPublished, checksum, find_trained, none_published

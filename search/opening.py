@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from search.limits.resolve import Resolved, resolve
 from search.own import with_permitted_modules
 
 A_SEARCH = "the folder of a search, as given to proxyless-nas search --out"
+
+
+log = logging.getLogger("search")
 
 
 def resolved_run(run: Path, allow_modules: Collection[str] = ()) -> Resolved:
@@ -59,6 +63,8 @@ def _with_own_tables(config: SearchConfig, run: Path) -> SearchConfig:
             copies = ([kept_place(run, path, sha256)] if sha256 else []) + [run / TABLES / path.name]
             if not _is_table(path, sha256) and (found := [copy for copy in copies if _is_table(copy, sha256)]):
                 places[path] = found[0]
+                if path.exists():
+                    log.warning("%s: not the table that this run began with; its own copy is used: %s", path, found[0])
     return with_paths(config, places)
 
 

@@ -588,6 +588,7 @@ def resume_with_another_table(folder: Path, files: Files) -> None:
 
 @spoiled(DERIVE, says=("run/config.yaml: limits.0.table: table.yaml is not the table of this run", "put the old table"))
 def derive_with_another_table(folder: Path, files: Files) -> None:
+    shutil.rmtree(folder / "run" / "tables")  # the run's own copy
     table = files["table.yaml"]
     next(iter(table["entries"].values()))["median_ms"] += 1
     save(folder, "table.yaml", table)

@@ -6,7 +6,6 @@
 - `folder.py`: sets of image files, which `pictures.py` decodes; `evaluated.py`: those that a network is evaluated on
 - `parts.py`: what is found of them: in folders (`layout.py`, `scan.py`) or by a CSV list (`listed.py`);
   `label_files.py`: the labels of images that lie in one folder; `survey.py`: what the files hold
-- `imagenet.py`: ImageNet's classes, whose names and WordNet ids are the same
 - `augmentation.py`: how training images are changed beside cropping and mirroring
 - `shards.py`: image files packed into a few large ones; `cache.py`: pictures that are decoded once
 - `preprocessing.py`: the way from a picture to a network's input

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from engine.data.folder import FolderImages
-from engine.data.imagenet import are_wordnet_ids
 from engine.data.layout import Layout, evaluation_layout, holds_shards
 from engine.data.preprocessing import Preprocessing
 from engine.data.shards import check_test_shards, open_test_shards
 from engine.errors import ConfigError, one_line
+from engine.imagenet import are_wordnet_ids
 from engine.nearest import nearest_path
 
 logger = logging.getLogger("engine.data")

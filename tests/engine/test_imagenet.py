@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.data.imagenet import imagenet_classes, same_classes
 from engine.errors import ConfigError
+from engine.imagenet import imagenet_classes, same_classes
 from retrain.evaluation import refuse_other_classes
 
 NAMES = imagenet_classes()

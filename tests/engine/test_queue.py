@@ -155,7 +155,7 @@ def test_an_interrupted_queue_stops_what_runs_and_starts_no_more(manner, signals
 
     jobs = [MadeUpJob(str(i), "cpu", 0) for i in range(3)]
     first = run_queue(jobs, cpu_slots(2), start, lambda job, *how: ended.append((job.name, *how)), pause=0.2)
-    assert first == signals[0]
+    assert first == signals[0] or (first in signals and not apart)  # of several at once, either may be handled first
     assert sorted(ended) == [("0", status, True), ("1", status, True)]
     assert len(processes) == 2
     assert signal.getsignal(signal.SIGINT) is before

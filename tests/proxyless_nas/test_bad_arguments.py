@@ -184,4 +184,4 @@ def test_a_sweep_of_no_file_is_refused(folder, capsys):
     line = run("sweep", "", "--out", "new", capsys=capsys)
     assert line == "error: configs: got '', expected the name of a file or folder"
     Path("folder").mkdir()
-    assert "error: folder: is no file" in run("sweep", "folder", "--out", "new", capsys=capsys)
+    assert "error: folder: is a folder, expected a YAML file" in run("sweep", "folder", "--out", "new", capsys=capsys)

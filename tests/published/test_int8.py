@@ -181,7 +181,7 @@ def test_float_and_quantised_network_agree_within_a_tenth_of_the_logits_deviatio
 
 def test_the_trained_network_classifies_photographs(trained, photographs) -> None:
     """Float and quantised network say the same of real photographs: cat, espresso and space shuttle."""
-    from engine.data.imagenet import imagenet_classes
+    from engine.imagenet import imagenet_classes
 
     model, names = read_int8(trained), imagenet_classes()
     assert (model.chain.complexity.params, model.chain.complexity.macs) == (423232, 18715904)

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import proxyless_nas as pn
-from engine.data.imagenet import imagenet_classes
 from engine.errors import CheckpointError, ConfigError, UserError
+from engine.imagenet import imagenet_classes
 from proxyless_nas.commands import main
 from published import networks
 from published.networks import NAMED, build, lite0_file, load_lite0, named
