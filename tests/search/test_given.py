@@ -99,7 +99,7 @@ def test_a_search_whose_table_was_a_relative_path_is_opened_from_any_folder(
     table.model_copy(update={"entries": entries}).save(Path("board.yaml"))  # another table of that name, here
     (member,) = derive_family(tmp_path / "run", ["50%"], scored=False)  # the run has its own copy
     assert member.architecture.paths == first.architecture.paths
-    assert "board.yaml: not the table of this run any more; its own copy is used: " in caplog.text
+    assert "board.yaml: not the table that this run began with; its own copy is used: " in caplog.text
     shutil.rmtree(tmp_path / "run" / "tables")
     with pytest.raises(ConfigError, match=r"board\.yaml is not the table of this run"):
         derive_family(tmp_path / "run", ["50%"], scored=False)
