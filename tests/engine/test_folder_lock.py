@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,11 +71,23 @@ def test_a_second_process_is_refused_and_the_first_one_named(tmp_path, hold):
     )
 
 
+def _wait_until_free(folder: Path) -> None:
+    """Returns once nobody holds the folder's lock, or after 5 seconds."""
+    ended = time.monotonic() + 5
+    with (folder / LOCK).open() as file:
+        while time.monotonic() < ended:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.01)
+
+
 @pytest.mark.parametrize("how", ["alone", "forks", "starts"])
 def test_a_killed_process_holds_no_lock_even_while_those_that_it_started_live_on(tmp_path, hold, how):
     process, others = hold(tmp_path, how)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    _wait_until_free(tmp_path)  # a child that was forked a moment ago may not have closed the file yet
     with locked(tmp_path):
         for pid in others:
             os.kill(pid, 0)  # it lives
