@@ -14,8 +14,7 @@ from engine.progress import Report, silent
 from proxyless_nas.sources import trained_network
 from published.int8 import is_int8
 from published.networks import ALIASES, NAMED, is_named
-from retrain.predict import Prediction, classify
-from retrain.predict import predict as predict_with_run
+from retrain.predict import Prediction, classify, classify_with_run
 
 
 @overload
@@ -68,5 +67,5 @@ def predict(
             problem = "neither a file nor the name of a published network"
             expected = f"the folder of a retraining, a step-*.pt file of one, or one of {', '.join(NAMED)}"
             raise CheckpointError(name, problem, expected, suggestion=near)
-        predictions = predict_with_run(path, paths, allow_modules=allow_modules, device=device)
+        predictions = classify_with_run(path, paths, allow_modules=allow_modules, device=device)
     return predictions if several else predictions[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,7 +14,6 @@ from engine.data.pictures import check_pictures
 from engine.data.preprocessing import Preprocessing
 from engine.device import prepare_device
 from engine.errors import CheckpointError, one_line
-from engine.files import as_list, as_path
 from engine.run_config import RunConfig
 from retrain.preprocessing import preprocessing_in
 from retrain.weights import is_from_search, load_network_of, read_checkpoint
@@ -41,41 +40,21 @@ class Prediction:
         return f"{one_line(str(self.path))}: {', '.join(f'{one_line(name)} {100 * p:.1f} %' for name, p in pairs)}"
 
 
-@overload
-def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str, but one path here
-    source: str | Path,
-    images: str | Path,
-    *,
-    allow_modules: Collection[str] = ...,
-    device: Literal["cpu", "cuda"] = ...,
-) -> Prediction: ...
-@overload
-def predict(
-    source: str | Path,
-    images: Sequence[str | Path],
-    *,
-    allow_modules: Collection[str] = ...,
-    device: Literal["cpu", "cuda"] = ...,
-) -> list[Prediction]: ...
-def predict(
-    source: str | Path,
-    images: str | Path | Sequence[str | Path],
+def classify_with_run(
+    source: Path,
+    paths: Sequence[Path],
     *,
     allow_modules: Collection[str] = (),
     device: Literal["cpu", "cuda"] = "cpu",
-) -> Prediction | list[Prediction]:
-    """Classifies an image file, or several, and returns a Prediction for each.
+) -> list[Prediction]:
+    """Classifies image files with the network of a retraining.
 
-    source: the folder of a retraining, whose newest good checkpoint is taken, or a checkpoint's .pt file. Everything
-    else is in the checkpoint: the architecture, the classes' names, and the resizing, mean and std of an evaluation.
-    The images of the training are not needed. Each image is computed alone, in float32. allow_modules: as for
-    `Architecture.from_json`. Raises CheckpointError if the checkpoint cannot be read, is a search's or has no
-    preprocessing, and ConfigError if an image cannot be read; a file that is no image is refused first.
+    source: its folder, whose newest good checkpoint is taken, or a checkpoint's .pt file. Everything else is in the
+    checkpoint: the architecture, the classes' names, and the resizing, mean and std of an evaluation. The images of the
+    training are not needed. Each image is computed alone, in float32. allow_modules: as for `Architecture.from_json`.
+    Raises CheckpointError if the checkpoint cannot be read, is a search's or has no preprocessing, and ConfigError if
+    an image cannot be read; a file that is no image is refused first.
     """
-    source = as_path(source, "run")
-    several = not isinstance(images, str | Path)
-    given = as_list(images, "images") if several else [images]
-    paths = [as_path(path, "images") for path in given]
     check_pictures(paths)
     checkpoint, where = read_checkpoint(source)
     if is_from_search(checkpoint):
@@ -88,8 +67,7 @@ def predict(
         found = "its preprocessing is not that of its network"
         raise CheckpointError(where, found, "a step-*.pt file of a run")
     names = loaded.classes or tuple(map(str, range(design.classes)))
-    predictions = classify(loaded.network, preprocessing, names, paths, device=device)
-    return predictions if several else predictions[0]
+    return classify(loaded.network, preprocessing, names, paths, device=device)
 
 
 def classify(

@@ -18,10 +18,10 @@ from torch import Tensor
 from engine.errors import CheckpointError, ConfigError
 from proxyless_nas.commands import main
 from proxyless_nas.interchange import convert
+from proxyless_nas.predictions import predict
 from published.designs import design_of
 from published.int8 import Int8Model, read_int8
 from retrain.evaluation import score_files
-from retrain.predict import predict
 from supernet.chain import Chain
 from tests.engine.image_folder import write_images
 

@@ -17,10 +17,11 @@ from engine.data import Splits, statistics_batches
 from engine.data.preprocessing import Preprocessing
 from engine.errors import CheckpointError, ConfigError
 from engine.runs.checkpoints import Checkpoints
+from proxyless_nas.predictions import predict
 from retrain.config import RetrainConfig
 from retrain.data import images_for
 from retrain.evaluation import evaluate_checkpoint
-from retrain.predict import Prediction, predict
+from retrain.predict import Prediction
 from retrain.preprocessing import completed
 from retrain.run import retrain
 from retrain.weights import load_network, pretrained
