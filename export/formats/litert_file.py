@@ -79,9 +79,10 @@ def _without_empty_channels(program: Program) -> Program:
         empty = weights.abs().flatten(1).amax(dim=1) == 0
         if empty.any():
             size = torch.ones(len(weights)) if bias is None else bias.abs().clamp(min=1e-6)
-            changed = weights.clone()
-            changed.flatten(1)[empty, 0] = SMALLEST * size[empty]
-            state[name] = changed
+            changed = weights.detach().clone()
+            changed.flatten(1)[empty, 0] = SMALLEST * size[empty].detach()
+            trained = isinstance(weights, torch.nn.Parameter)  # torch.export refuses a plain tensor in its place
+            state[name] = torch.nn.Parameter(changed, requires_grad=False) if trained else changed
     graph = copy.deepcopy(program.graph)
     graph.state_dict.update(state)
     return replace(program, graph=graph)
@@ -98,12 +99,13 @@ def int8_faults(
     from export.simulation import PREFIX
 
     interpreter = _interpreter(path.read_bytes())
+    state = _without_empty_channels(program).graph.state_dict
     faults = []
     for name, op in _layers(interpreter, program).items():
         if name in kept:
             continue
         codes, how = interpreter.get_tensor(op["weights"]), op["quantisation"]
-        weights = program.graph.state_dict[f"{PREFIX}{name}.weight"].numpy()
+        weights = state[f"{PREFIX}{name}.weight"].detach().numpy()
         if codes.dtype.kind == "f":
             faults.append(f"{name}: its weights are float32")
             continue

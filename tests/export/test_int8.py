@@ -19,10 +19,12 @@ from engine.errors import ConfigError, UserError
 from engine.evaluation import paired_difference
 from export.calibration import Calibration, calibration_of_folder
 from export.formats import FORMATS
+from export.formats.litert_file import _without_empty_channels
 from export.int8_loss import DropError
 from export.job import export_int8
 from export.parity import ParityError, Reference
 from export.photographs import photographs
+from export.program import make_program
 from export.quantisation import Int8, Quantisation
 from export.simulation import Simulation, in_codes, rms, weights_in_codes
 from tests.export.test_export import CLASSES, PREPROCESSING, small_network
@@ -277,6 +279,21 @@ def test_int8_files_of_other_runtimes(name, network, calibration, right, tmp_pat
     assert result.check.noise <= 1.5 * result.check.simulated_noise
     assert result.check.agreement.share > 0.5
     assert result.path.name == f"small_net.int8{FORMATS[name].suffix}"
+
+
+def test_a_channel_without_weights_gets_one_that_leaves_the_logits_as_they_are(network):
+    """The quantiser of LiteRT cannot scale the bias of such a channel, and trained networks have some."""
+    emptied = copy.deepcopy(network)
+    with torch.no_grad():
+        next(module for module in emptied.modules() if isinstance(module, nn.Conv2d)).weight[0] = 0
+    program = make_program(emptied, "x", PREPROCESSING, 2, "nchw", False, {})
+    filled = _without_empty_channels(program)
+    changed = [n for n, w in program.graph.state_dict.items() if not torch.equal(w, filled.graph.state_dict[n])]
+    assert len(changed) == 1
+    torch.testing.assert_close(filled.module(program.example), program.module(program.example), rtol=1e-2, atol=1e-2)
+    before, after = (each.graph.state_dict[changed[0]].flatten(1).abs().amax(dim=1) for each in (program, filled))
+    assert before[0] == 0
+    assert after.min() > 0
 
 
 def test_formats_without_int8_and_wrong_settings_are_refused(network, calibration, tmp_path):
