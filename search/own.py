@@ -30,9 +30,8 @@ def own_function(reference: str, key: str, takes: Sequence[str] = ()) -> Callabl
     return call
 
 
-def own_files(config: SearchConfig) -> dict[str, str]:
-    """Returns the checksum of each file of the user's own that a search runs, by key and module. Modules that these
-    files import in turn are left out."""
+def own_modules(config: SearchConfig) -> list[tuple[str, str]]:
+    """Returns (key, module) for each module of the user's own that a search's settings name."""
     named = [("space.candidate_modules", module) for module in config.space.candidate_modules]
     if config.data.module:
         named.append(("data.module", config.data.module))
@@ -44,8 +43,13 @@ def own_files(config: SearchConfig) -> dict[str, str]:
         functions.append(("search.loss.form", config.search.loss.form))
     if is_reference(config.search.gate_gradient):
         functions.append(("search.gate_gradient", config.search.gate_gradient))
-    named += [(key, reference.rpartition(":")[0]) for key, reference in functions]
-    return checksums(named, user_modules.file_of)
+    return named + [(key, reference.rpartition(":")[0]) for key, reference in functions]
+
+
+def own_files(config: SearchConfig) -> dict[str, str]:
+    """Returns the checksum of each file of the user's own that a search runs, by key and module. Modules that these
+    files import in turn are left out."""
+    return checksums(own_modules(config), user_modules.file_of)
 
 
 def with_permitted_modules(config: dict[str, Any], allowed: Collection[str]) -> dict[str, Any]:

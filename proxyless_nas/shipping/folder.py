@@ -18,6 +18,7 @@ from latency.config import MeasureConfig
 from proxyless_nas.shipping.config import ShipConfig
 from search.config import SearchConfig
 from search.given import with_paths
+from search.own import own_modules
 from search.result import ResultFile, load_result
 
 CONFIG = "ship.yaml"
@@ -87,12 +88,8 @@ class Job:
     @cached_property
     def modules(self) -> tuple[str, ...]:
         """The user's own modules that the configuration names, which may run therefore."""
-        search, retrain = self.config.search, self.config.retrain
-        functions = [term.function for term in search.search.terms]
-        if search.search.reinforce and search.search.reinforce.reward:
-            functions.append(search.search.reinforce.reward)
-        named = [*search.space.candidate_modules, search.data.module, retrain.data.module]
-        return tuple(filter(None, [*named, *(reference.rpartition(":")[0] for reference in functions)]))
+        of_retraining = self.config.retrain.data.module
+        return (*(module for _, module in own_modules(self.config.search)), *filter(None, [of_retraining]))
 
     @property
     def checkpoint(self) -> Path:

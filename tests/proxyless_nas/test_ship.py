@@ -281,13 +281,23 @@ def test_a_job_that_was_moved_goes_on(shipped, settings, tmp_path):
 def test_changed_images_are_named_before_a_stage_is_used_again(part, shipped, settings, tmp_path, monkeypatch):
     out = tmp_path / "my job"
     shutil.copytree(shipped[0], out)
-    monkeypatch.setattr("proxyless_nas.shipping.images.of_images", lambda images: {"number": len(images) - 1})
+    for module in ("search.scoring", "retrain.inputs"):
+        monkeypatch.setattr(f"{module}.of_images", lambda images: {"number": len(images) - 1})
     stage = next(stage for stage in STAGES if stage.name == part)
     with pytest.raises(ConfigError, match=rf"{part}: number of the training images changed from \d+ to .*: the stage"):
         stage.check(job_of(out))
     assert f"{part}: images" in differing(out, part)
     with pytest.raises(ConfigError, match="search: number of the training images changed"):
         pn.ship(settings, out, say=list)
+
+
+def test_a_job_may_run_each_module_that_its_search_names(settings, tmp_path):
+    metric, form, estimator = (f"docs/examples/own_{name}.py" for name in ("metric", "loss_form", "estimator"))
+    limits = [*settings["search"]["limits"], {"metric": "own", "function": f"{metric}:attentions", "below": 3}]
+    learning = {"gate_gradient": f"{estimator}:halfway", "loss": {"form": f"{form}:AugmentedLagrangian", "weight": 1}}
+    search = settings["search"] | {"limits": limits, "search": settings["search"]["search"] | learning}
+    job = Job(tmp_path, ShipConfig.read(settings | {"search": search}))
+    assert set(job.modules) == {metric, form, estimator}
 
 
 def test_an_image_that_was_added_is_named(settings, tmp_path):
