@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.data import DataConfig, Splits, open_images, open_images_for
 from engine.runs.inputs import checksums
+from retrain.config import RetrainConfig
 from supernet import user_modules
 from supernet.design import Design
 
@@ -19,6 +20,13 @@ def images_of_any_classes(architecture: Design, data: DataConfig) -> Splits:
     architecture."""
     size, channels = architecture.input_size, architecture.input_channels
     return open_images(data, input_size=size, channels=channels, classes=None, call=user_modules.call)
+
+
+def images_to_train_on(architecture: Design, config: RetrainConfig) -> Splits:
+    """Returns the data set of a retraining: of any classes if it starts from a trained network, whose classifier is
+    replaced for other ones. Raises ConfigError if it does not fit."""
+    opened = images_for if config.retrain.start is None else images_of_any_classes
+    return opened(architecture, config.data)
 
 
 def own_files(architecture: Design, data: DataConfig) -> dict[str, str]:

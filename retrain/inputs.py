@@ -35,6 +35,12 @@ def resolved_training(config: RetrainConfig, architecture: Design) -> dict[str, 
     return values | {"architecture": json.loads(architecture.to_json())}
 
 
+def image_inputs(images: Splits) -> Inputs:
+    """Returns the images that a retraining depends on."""
+    inputs: Inputs = {"training images": of_images(images.train), "test images": of_images(images.test)}
+    return inputs | ({} if images.validation is None else {"validation images": of_images(images.validation)})
+
+
 def inputs_of(
     config: RetrainConfig,
     architecture: Design,
@@ -46,9 +52,7 @@ def inputs_of(
     """Returns what a retraining depends on beside its config: images, classes, own files, the weights that it begins
     with and its teacher."""
     inputs: Inputs = {
-        "training images": of_images(images.train),
-        "test images": of_images(images.test),
-        **({} if images.validation is None else {"validation images": of_images(images.validation)}),
+        **image_inputs(images),
         "classes": {"names": list(images.class_names)},
         "own files": own_files(architecture, config.data),
     }

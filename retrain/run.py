@@ -24,7 +24,7 @@ from engine.runs.checkpoints import Checkpoints
 from engine.runs.folder import open_run
 from engine.runs.lock import locked
 from retrain.config import RetrainConfig, RetrainSettings
-from retrain.data import images_for, images_of_any_classes
+from retrain.data import images_to_train_on
 from retrain.evaluation import BN_BATCHES
 from retrain.inputs import inputs_of, recorded_design, resolved_training
 from retrain.loop import RetrainResult, Training
@@ -101,10 +101,8 @@ def retrain(
             trained = find_trained(settings.start, "retrain.start", architecture, allow_modules, published)
         if architecture is None:
             architecture = recorded_design(out, allow_modules) if begun else design_of_start(trained)
-        if settings.start is None:
-            images = images_for(architecture, config.data)
-        else:
-            images = images_of_any_classes(architecture, config.data)
+        images = images_to_train_on(architecture, config)
+        if settings.start is not None:
             architecture = architecture.with_classes(len(images.class_names))
         teacher = None
         if settings.teacher is not None:

@@ -31,7 +31,6 @@ from engine.progress import Progress, Report, Stages, silent
 from engine.quantities import quantity
 from engine.runs.checkpoints import FORMAT, Checkpoints, misfit
 from engine.runs.folder import open_run, refuse_changes, run_begun
-from engine.runs.inputs import of_images
 from engine.runs.lock import locked
 from engine.seeding import generator, mix
 from engine.training import Throughput, check_finite
@@ -62,7 +61,7 @@ from search.own import own_files
 from search.plan import Plan
 from search.program import UnfinishedError
 from search.result import ResultFile, load_result, result_of, write_architecture
-from search.scoring import open_parts, score
+from search.scoring import image_inputs, open_parts, score
 from search.state import (
     DROPOUT,
     TRAINING_ORDER,
@@ -143,7 +142,7 @@ def _run_search(given: GivenSearch, out: Path, resume: bool, group: Group) -> Se
     plan = Plan(config, space, resolved.limits, device, training, validation)
 
     def begin() -> None:
-        inputs = {"training images": of_images(training), "validation images": of_images(validation)}
+        inputs = image_inputs(training, validation)
         open_run(out, resolved.record, inputs | {"own files": own_files(config)}, resume=resume)
         given.save_tables()
         keep_tables(resolved.additive, out)

@@ -18,10 +18,9 @@ from search.limits.limit import AdditiveLimit
 from search.limits.resolve import Resolved, resolve
 from search.own import with_permitted_modules
 
-A_SEARCH = "the folder of a search, as given to proxyless-nas search --out"
-
-
 log = logging.getLogger("search")
+
+A_SEARCH = "the folder of a search, as given to proxyless-nas search --out"
 
 
 def resolved_run(run: Path, allow_modules: Collection[str] = ()) -> Resolved:

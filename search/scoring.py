@@ -20,6 +20,7 @@ from engine.device import memory_format
 from engine.distributed import ALONE, Group
 from engine.evaluation import Evaluation, evaluate, recalibrate_bn
 from engine.progress import Report, silent
+from engine.runs.inputs import Inputs, of_images
 from engine.seeding import mix
 from search.config import SearchConfig
 from search.state import SPLIT
@@ -37,6 +38,11 @@ def open_parts(config: SearchConfig) -> tuple[ImageSet, ImageSet]:
     images = open_images_for(config.space, config.data, user_modules.call).train
     chosen, held_out = stratified_split(images.labels, config.data.validation, mix(config.run.seed, SPLIT))
     return subset(images, chosen), subset(images, held_out)
+
+
+def image_inputs(training: ImageSet, validation: ImageSet) -> Inputs:
+    """Returns the images that a search depends on."""
+    return {"training images": of_images(training), "validation images": of_images(validation)}
 
 
 def score(

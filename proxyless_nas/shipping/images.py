@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from engine.errors import ConfigError
-from engine.runs.inputs import Inputs, changed_inputs, of_images, recorded
+from engine.runs.inputs import Inputs, changed_inputs, recorded
 from proxyless_nas.shipping.folder import CONFIG, DERIVED, Job
-from retrain.data import images_for, images_of_any_classes
+from retrain.data import images_to_train_on
+from retrain.inputs import image_inputs as retraining_images
 from retrain.weights import load_chosen
+from search.scoring import image_inputs as search_images
 from search.scoring import open_parts
 
 Part = Literal["search", "retrain"]
@@ -44,10 +46,5 @@ def refuse_other_images(job: Job, part: Part) -> None:
 def _images_of(job: Job, part: Part) -> Inputs:
     """Returns the images of a part as a run records them."""
     if part == "search":
-        training, validation = open_parts(job.config.search)
-        return {"training images": of_images(training), "validation images": of_images(validation)}
-    architecture, retrain = load_chosen(job.out / DERIVED, job.modules), job.config.retrain
-    opened = images_for if retrain.retrain.start is None else images_of_any_classes
-    images = opened(architecture, retrain.data)
-    found = {"training images": of_images(images.train), "test images": of_images(images.test)}
-    return found | ({} if images.validation is None else {"validation images": of_images(images.validation)})
+        return search_images(*open_parts(job.config.search))
+    return retraining_images(images_to_train_on(load_chosen(job.out / DERIVED, job.modules), job.config.retrain))

@@ -103,12 +103,12 @@ def test_the_classifier_is_replaced_if_the_data_have_other_classes(earlier, arch
 def test_the_classifier_is_replaced_if_the_same_number_of_classes_have_other_names(
     earlier, tmp_path, monkeypatch, caplog
 ):
-    plain = run.images_of_any_classes
+    plain = run.images_to_train_on
 
     def other_names(*arguments: Any) -> Any:
         return replace(plain(*arguments), class_names=("cat", "dog"))
 
-    monkeypatch.setattr(run, "images_of_any_classes", other_names)
+    monkeypatch.setattr(run, "images_to_train_on", other_names)
     with caplog.at_level(logging.INFO):
         run_retrain(config_of(start=str(earlier)), None, tmp_path / "run")
     assert "its classifier of 2 classes is replaced by a fresh one of the data's 2 classes" in caplog.messages
