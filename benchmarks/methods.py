@@ -234,26 +234,28 @@ def forgotten(state: dict[str, Any]) -> None:
 
 def rows_of(bench: Bench, methods: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each method and target of one seed."""
-    folder, seed, known = bench.folder, bench.seed, bench.known
+    folder = bench.folder
     plans = {target: bench.plan(target, ()) for target in bench.targets}
     first = plans[bench.targets[0]]
     warm_up(first, folder / "warm")
     rows: list[dict[str, Any]] = []
+
+    def add(method: str, target: float, cost: int, paths: Sequence[int], more: Mapping[str, Any] | None = None) -> None:
+        row = {"method": method, "target": target, "seed": bench.seed, "cost": cost}
+        rows.append(row | bench.known.judged(bench.band(target), tuple(paths)) | dict(more or {}))
+        log.info("%s", rows[-1])
+
     for target, plan in plans.items():
         # the weights of the default do not depend on the target, so the searches after the first only learn alpha
         before = folder / "warm" if plan is first else folder / f"default-{bench.targets[0]:g}"
         kept = searched(plan, before, folder / f"default-{target:g}", again)
-        row = known.judged(bench.band(target), tuple(kept["paths"]))
-        row |= {name: kept[name] for name in ("tau", "reliability", "rank") if name in kept}
-        rows.append({"method": "default", "target": target, "seed": seed, "cost": kept["cost"]["alpha"]} | row)
-        log.info("%s", rows[-1])
+        judgement: dict[str, Any] = {name: kept[name] for name in ("tau", "reliability", "rank") if name in kept}
+        add("default", target, kept["cost"]["alpha"], kept["paths"], judgement)
         for name in (name for name in bench.derivations if name in methods):
             other = bench.plan(target, bench.derivations[name])
             kept = searched(other, folder / f"default-{target:g}", folder / f"{name}-{target:g}", lambda state: None)
             looked = other.config.search.derive_among * len(other.validation)
-            row = known.judged(bench.band(target), tuple(kept["paths"]))
-            rows.append({"method": name, "target": target, "seed": seed, "cost": kept["cost"]["alpha"] + looked} | row)
-            log.info("%s", rows[-1])
+            add(name, target, kept["cost"]["alpha"] + looked, kept["paths"])
     looking = sorted({"control", "evolution"} & set(methods))
     if looking:
         rows += _looked(bench, TrainedSupernet.of(first, folder / f"default-{bench.targets[0]:g}"), looking)
@@ -262,9 +264,7 @@ def rows_of(bench: Bench, methods: Sequence[str]) -> list[dict[str, Any]]:
         kept = searched(plan, folder / "warm", folder / f"{name}-{target:g}", forgotten)
         _, state = checkpoint_of(folder / f"{name}-{target:g}")
         likeliest = constrained(Alpha.of_space(plan.space, state["search"]["alpha"]), plan.additive).paths
-        row = known.judged(bench.band(target), likeliest)
-        rows.append({"method": name, "target": target, "seed": seed, "cost": kept["cost"]["alpha"]} | row)
-        log.info("%s", rows[-1])
+        add(name, target, kept["cost"]["alpha"], likeliest)
     return rows
 
 

@@ -21,7 +21,6 @@ MOST_PROBLEMS = 200
 """The most errors of a file that are compared to explain the first one."""
 MOST_NAMED = 40
 """The most keys of a section that an error lists."""
-"""The most characters of a name that is compared with the accepted ones."""
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,7 @@ ALLOWED = {
     "proxyless_nas_tensorflow": {"supernet", "engine", "published"},
     "report": {"supernet", "engine", "latency", "search", "retrain", "published"},
     "export": {"supernet", "engine", "latency", "retrain", "proxyless_nas_tensorflow"},
-    "proxyless_nas": {
-        "supernet",
-        "engine",
-        "latency",
-        "search",
-        "retrain",
-        "published",
-        "proxyless_nas_tensorflow",
-        "report",
-        "export",
-    },
+    "proxyless_nas": {*PACKAGES} - {"proxyless_nas"},
 }
 OURS = {*ALLOWED, "scripts", "benchmarks", "configs", "tests", "setup"}
 
