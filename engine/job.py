@@ -61,7 +61,7 @@ def open_group() -> Iterator[Group]:
     # connections of their own, which no waiting call can block
     board = _Board(dist.PrefixStore("job", store.clone()), launcher, local_rank == 0)
     ended = threading.Event()
-    _end_with_launcher(board.twin(dist.PrefixStore("job", store.clone())), ended)
+    watching = _end_with_launcher(board.twin(dist.PrefixStore("job", store.clone())), ended)
     _stop_on_sigterm(board)
     try:
         with _explain_gloo():
@@ -75,7 +75,10 @@ def open_group() -> Iterator[Group]:
         if last is error:
             raise
         raise last from None
-    ended.set()
+    finally:
+        ended.set()
+        # an interpreter that ends while a thread asks the store aborts the process: its C++ code cannot be unwound
+        watching.join(LAUNCHER_WAIT.total_seconds())
     dist.destroy_process_group()
 
 
@@ -228,8 +231,9 @@ def _end(board: _Board, line: str, status: int) -> None:
     os._exit(status)
 
 
-def _end_with_launcher(board: _Board, ended: threading.Event) -> None:
-    """Ends this process within seconds once its launcher has ended, even while it waits in a collective.
+def _end_with_launcher(board: _Board, ended: threading.Event) -> threading.Thread:
+    """Ends this process within seconds once its launcher has ended, even while it waits in a collective. Returns the
+    thread that watches.
 
     Nobody would stop the process any more, and a job that is started again would write into the same folder. ended: set
     once the job is over, so that the store may end.
@@ -241,7 +245,9 @@ def _end_with_launcher(board: _Board, ended: threading.Event) -> None:
             if board.launcher_ended() and not ended.wait(LOOK_S):
                 _end(board, str(LauncherEndedError()), 2)
 
-    threading.Thread(target=watch, daemon=True).start()
+    watching = threading.Thread(target=watch, daemon=True, name="launcher")
+    watching.start()
+    return watching
 
 
 def _stop_on_sigterm(board: _Board) -> None:

@@ -19,11 +19,18 @@ from engine.errors import UserError
 from engine.job import open_group
 
 PROGRAM = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 from engine.errors import UserError, run_command
+from engine import job
 from engine.job import open_group
 
+def slow(self):
+    time.sleep(1.5)
+    return False
+
 def main():
+    if sys.argv[1] == "starved":
+        job.LOOK_S, job._Board.launcher_ended = 0.0, slow
     with open_group() as group:
         if group.first:
             print("usage")
@@ -62,6 +69,8 @@ def main():
             raise UserError("found after a restart")
         if case in ("second", "loop"):
             group.barrier()
+    if "launcher" in [thread.name for thread in threading.enumerate()]:
+        print("a thread still asks the launcher's store")
     return 3
 
 run_command(main, resumable=True)
@@ -122,6 +131,11 @@ def test_a_status_waits_for_what_process_0_has_to_print(ended):
     end = ended("status")
     assert end.stdout == "usage\nthe result\n"
     assert "exitcode  : 3" in end.stderr
+
+
+def test_the_interpreter_does_not_end_while_a_thread_asks_the_store(ended):
+    """Its C++ code cannot be unwound then, and the process would abort. The store of a busy machine answers slowly."""
+    assert ended("starved").stdout == "usage\n"
 
 
 def test_a_status_that_is_a_text_is_printed_once(ended):
