@@ -13,7 +13,8 @@ number of steps, and with several seeds:
     published_strong  published, with the strong augmentation
 
 Fashion-MNIST: the network that a search derived (docs/results.md); CIFAR-10: one of 46 M multiply-accumulates of
-NAS-Bench-Macro, where it reaches 91.8 % (three trainings, by its authors). Changed in the files: data, epochs,
+NAS-Bench-Macro, where it reaches 91.8 % (three trainings, by its authors); with --small the network of Fashion-MNIST,
+for pictures in colour and of 32 px, which a CPU trains in minutes. Changed in the files: data, epochs,
 batch_size (256) and the epochs of the warm-up, which are as large a share of the training as in the file, but half an
 epoch or more. The learning rate of each optimizer is the one of RATES that is best on a tenth of the training images,
 in one training with another seed (100), of half the epochs (--choosing-epochs); the test images choose nothing. The
@@ -106,8 +107,10 @@ class Data:
     name: str
     search: str
     """The file of configs/search with the network's space."""
+    changes: tuple[str, ...]
+    """Overrides of that file."""
     names: tuple[str, ...]
-    """Its candidates, one for each edge."""
+    """The candidates of the network, one for each edge."""
     root: Path
     """The folder of its images, as `write_pictures` writes them."""
     epochs: int
@@ -116,7 +119,7 @@ class Data:
     @property
     def space(self) -> Space:
         """The space of the network."""
-        return Space(SearchConfig.read(CONFIGS / f"search/{self.search}.yaml").space)
+        return Space(SearchConfig.read(CONFIGS / f"search/{self.search}.yaml", self.changes).space)
 
     @property
     def network(self) -> Architecture:
@@ -132,6 +135,8 @@ class Data:
 
 
 FASHION = ("conv_k3", "conv_k3", "conv_k3", "mbconv_k5_e3", "sepconv_k3", "conv_k3", "conv_k3", "conv_k3")
+COLOUR = ("space.input_channels=3", "space.input_size=32")
+"""What makes the space of Fashion-MNIST one for CIFAR-10."""
 CIFAR10 = "11220100"
 """A network of NAS-Bench-Macro in its own notation: a digit for each edge."""
 
@@ -295,14 +300,21 @@ def chosen_rates(sets: Sequence[Data], args: argparse.Namespace) -> dict[str, di
     return rates
 
 
+def data_of(name: str, root: Path, epochs: int, choosing_epochs: int) -> Data:
+    """Returns a set, fashion_mnist, cifar10 or cifar10_small, with the network that is trained on it."""
+    if name == "fashion_mnist":
+        return Data(name, "fashion_cpu", (), FASHION, root, epochs, choosing_epochs)
+    if name == "cifar10_small":
+        return Data(name, "fashion_cpu", COLOUR, FASHION, root, epochs, choosing_epochs)
+    macro = Data(name, "cifar10_macro", (), (), root, epochs, choosing_epochs)
+    return replace(macro, names=macro_names(macro.space, CIFAR10))
+
+
 def opened(name: str, source: Path, epochs: int, choosing_epochs: int, args: argparse.Namespace) -> Data:
     """Writes the images of a set into its folder, and returns it."""
     root = args.out / name / "data"
     write_pictures(source, root, args.most)
-    if name == "fashion_mnist":
-        return Data(name, "fashion_cpu", FASHION, root, epochs, choosing_epochs)
-    macro = Data(name, "cifar10_macro", (), root, epochs, choosing_epochs)
-    return replace(macro, names=macro_names(macro.space, CIFAR10))
+    return data_of(name, root, epochs, choosing_epochs)
 
 
 def trainings(data: Data, rates: dict[str, float], args: argparse.Namespace) -> dict[tuple[str, int], Job]:
@@ -331,7 +343,8 @@ def trainings(data: Data, rates: dict[str, float], args: argparse.Namespace) -> 
 def run(args: argparse.Namespace) -> int:
     """Trains everything and prints the tables."""
     args.until = math.inf if args.seconds is None else time.time() + args.seconds
-    sources = {"cifar10": (args.cifar10, -1), "fashion_mnist": (args.fashion, 0)}
+    cifar10 = "cifar10_small" if args.small else "cifar10"
+    sources = {cifar10: (args.cifar10, -1), "fashion_mnist": (args.fashion, 0)}
     for source, _ in sources.values():
         if source is not None and not source.exists():
             print(f"skipped: {source}: is not there; see --help")
@@ -375,6 +388,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fashion", type=path_argument, help="torchvision's folder of Fashion-MNIST, or an .npz")
     parser.add_argument("--cifar10", type=path_argument, help="CIFAR-10: train/<class>/<image> and test/, or an .npz")
+    parser.add_argument("--small", action="store_true", help="train a small network on CIFAR-10, as on Fashion-MNIST")
     parser.add_argument("--most", type=int, help="training images of each set, each class with its share")
     parser.add_argument("--epochs", type=int, nargs="+", default=[12], help="of Fashion-MNIST and of CIFAR-10")
     parser.add_argument("--seeds", type=int, default=3)

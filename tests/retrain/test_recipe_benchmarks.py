@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,20 +14,12 @@ from engine.errors import ConfigError, Interrupted
 from fine_tuning import RECIPES as STARTS
 from fine_tuning import write_split
 from imagenet_cost import FILES, IMAGES, TEST_IMAGES, hours, recipe
-from recipes import BATCH, CIFAR10, CONFIGS, FASHION, RATES, RECIPES, Data, Job, macro_names, summary
+from recipes import BATCH, CONFIGS, RATES, RECIPES, Job, data_of, summary
 from retrain.config import RetrainConfig
 from retrain.recipe import lr_at
 from retrain.run import retrain
 from small_sets import pictures, write_pictures
 from stopping import stopped_when
-
-
-def data_of(name: str, folder: Path) -> Data:
-    fashion = Data("fashion_mnist", "fashion_cpu", FASHION, folder, 6, 3)
-    if name == "fashion_mnist":
-        return fashion
-    macro = Data("cifar10", "cifar10_macro", (), folder, 6, 3)
-    return Data("cifar10", "cifar10_macro", macro_names(macro.space, CIFAR10), folder, 6, 3)
 
 
 def test_differences_are_paired_by_seed():
@@ -44,7 +35,7 @@ def test_differences_are_paired_by_seed():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_its_file_with_few_changes(name, tmp_path):
-    job = Job(data_of("cifar10", tmp_path), None, RECIPES[name], 3, 6, 0.1, tmp_path, "cpu", 1)  # type: ignore[arg-type]
+    job = Job(data_of("cifar10", tmp_path, 6, 3), None, RECIPES[name], 3, 6, 0.1, tmp_path, "cpu", 1)  # type: ignore[arg-type]
     file = RetrainConfig.read(CONFIGS / f"retrain/{RECIPES[name].file}.yaml").retrain
     changed = {key for key, value in job.config.retrain if value != getattr(file, key)}
     assert changed <= {"epochs", "batch_size", "lr", "warmup_epochs", "augment", "ema"}
@@ -55,10 +46,13 @@ def test_a_recipe_is_its_file_with_few_changes(name, tmp_path):
 
 
 def test_the_networks_are_those_that_the_text_names(tmp_path):
-    fashion, cifar10 = data_of("fashion_mnist", tmp_path), data_of("cifar10", tmp_path)
+    fashion, cifar10 = data_of("fashion_mnist", tmp_path, 6, 3), data_of("cifar10", tmp_path, 6, 3)
     assert fashion.network.complexity.macs == pytest.approx(3.05e6, rel=0.005)  # docs/results.md
     assert (cifar10.network.complexity.macs, cifar10.network.complexity.params) == (46_451_200, 838_986)  # its authors
     assert cifar10.largest.complexity.macs > cifar10.network.complexity.macs
+    small = data_of("cifar10_small", tmp_path, 6, 3)
+    assert small.network.names == fashion.network.names
+    assert small.network.complexity.macs == pytest.approx(3.64e6, rel=0.005)  # in colour, 32 px for 28
 
 
 def test_pictures_come_back_as_they_were_written(tmp_path):
@@ -125,7 +119,7 @@ def test_hours_are_images_over_images_per_second():
 
 
 def test_a_stopped_training_goes_on_to_the_same_result(tmp_path):
-    network = data_of("fashion_mnist", tmp_path).network
+    network = data_of("fashion_mnist", tmp_path, 6, 3).network
     config = RetrainConfig.model_validate(
         {
             "data": {"name": "fake", "fake_images": 40},
