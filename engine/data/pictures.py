@@ -6,7 +6,8 @@
     orientation   an EXIF tag is followed (phones store how they were held)
     colour        CMYK, YCbCr, LAB, HSV and palettes become RGB, then grey where one channel is asked for; colour
                   profiles are not applied
-    frames        of an animation or a document of several pages, the first
+    frames        of an animation or a document of several pages, the first; where that of a GIF leaves its canvas
+                  uncovered, the picture is white
 
 Whatever Pillow can decode is read (FORMATS), by content, whatever the name of the file is.
 
@@ -318,6 +319,7 @@ def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
     """Returns the picture with 8 bits a pixel, in mode RGB or L, without transparency."""
     _scale_transparency(image)
     _refuse_signed_or_long(image)
+    covered = _covered(image)
     image.load()
     clear = image.info.get("transparency")
     if image.mode.startswith("I"):
@@ -332,9 +334,22 @@ def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
         plain = _on_white(image)
     else:
         plain = image
+    if covered is not None:
+        frame = plain.convert("RGB").crop(covered)
+        plain = Image.new("RGB", image.size, "white")
+        plain.paste(frame, covered)
     if channels == 1:
         return plain if plain.mode == "L" else plain.convert("RGB").convert("L")
     return plain if plain.mode == "RGB" else plain.convert("RGB")
+
+
+def _covered(image: Image.Image) -> tuple[int, int, int, int] | None:
+    """Returns the part of the canvas that the first frame of a GIF covers (left, top, right, bottom), None if that is
+    all. Pillow fills the rest with the first colour of the palette, which viewers leave transparent. The picture is not
+    loaded yet."""
+    tiles = getattr(image, "tile", [])
+    extents: tuple[int, int, int, int] | None = tiles[0].extents if image.format == "GIF" and tiles else None
+    return None if extents == (0, 0, *image.size) else extents
 
 
 def _scale_transparency(image: Image.Image) -> None:

@@ -243,6 +243,19 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path):
         assert (read(path) == 40).all(), name
 
 
+@pytest.mark.parametrize("options", [{}, {"transparency": 0}])
+def test_what_the_first_frame_of_a_gif_leaves_uncovered_is_white(tmp_path, options):
+    content = bytearray(saved(tmp_path / "a.gif", Image.new("RGB", (4, 4), (255, 0, 0)), **options).read_bytes())
+    content[6:10] = struct.pack("<HH", 8, 6)  # the canvas, whose corner the frame covers
+    (tmp_path / "a.gif").write_bytes(content)
+    colour = read(tmp_path / "a.gif", 3)
+    assert colour.shape == (6, 8, 3)
+    assert (colour[4:] == 255).all()
+    assert (colour[:, 4:] == 255).all()
+    assert (colour[:4, :4] == ([255, 255, 255] if options else [255, 0, 0])).all()
+    assert (read(tmp_path / "a.gif")[4:] == 255).all()
+
+
 def test_the_content_counts_and_not_the_name(tmp_path):
     path = saved(tmp_path / "a.jpg", Image.fromarray(RAMP), format="PNG")
     np.testing.assert_array_equal(read(path), RAMP)
