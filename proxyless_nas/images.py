@@ -163,7 +163,7 @@ def _of_files(config: DataConfig, parts: Parts, quick: bool, report: Report) -> 
         lines.append("test: none; set data.test: 0.2 to hold out a fifth of each class, or make a folder test/")
     after = _balance(parts.class_names, counts["train"], config)
     after += [f"left out of {part.root}: {in_words(part.left_out)}" for part in parts.named.values() if part.left_out]
-    after += [*parts.notes, *_contents(found)]
+    after += [*parts.remarks, *_contents(found)]
     lines = [*map(one_line, lines), "", *_table(parts.class_names, counts), "", *map(one_line, after)]
     lines += _unreadable(found)
     lines += _copies(found) if found.whole else ["headers alone were read: damaged files and copies are not known"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from engine.data.config import DataConfig
 from engine.data.label_files import class_names_in, label_file, labels_in
-from engine.data.parts import Part, Parts, held_out
+from engine.data.parts import Part, Parts, as_it_looks, held_out
 from engine.data.scan import all_image_files, class_folders, image_files
 from engine.errors import ConfigError
 from engine.files import in_home
@@ -192,11 +191,6 @@ def _difference(names: tuple[str, ...], test_names: tuple[str, ...]) -> str:
     """Returns how the class folders of two parts differ, in words; names that look alike are escaped."""
     missing, extra = sorted({*names} - {*test_names}), sorted({*test_names} - {*names})
     parts = [(missing, "missing"), (extra, "not in train/")]
-    alike = {_as_it_looks(name) for name in missing} & {_as_it_looks(name) for name in extra}
+    alike = {as_it_looks(name) for name in missing} & {as_it_looks(name) for name in extra}
     shown = ascii if alike else "'{}'".format
     return ", ".join(f"{len(folders)} {what} (first: {shown(folders[0])})" for folders, what in parts if folders)
-
-
-def _as_it_looks(name: str) -> str:
-    """Returns a form of a name that is equal for names that look the same."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())

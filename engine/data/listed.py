@@ -24,7 +24,7 @@ from engine.wording import in_a_row
 MOST_BYTES = 1 << 30
 SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(VALIDATION_FOLDERS, "validation")
 """The words of the column split, and the part that each means."""
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d{1,18}")
 
 
 class _Rows:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +22,8 @@ summary = logging.getLogger("engine.found")
 """Logs what all processes of a run find alike, so that the first one alone logs it."""
 MOST_CLASSES = 20
 """The most classes of which the log has the number of images."""
+
+_NUMBER = re.compile(r"0*([0-9]+)(?:\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,20 @@ class Parts:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {use: part for use, part in parts.items() if part is not None}
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes, and a sentence about classes that may be one, written in two ways."""
+        groups: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self.class_names:
+            groups[_as_number(as_it_looks(name))].append(name)
+        pairs = [group for group in groups.values() if len(group) > 1]
+        if not pairs:
+            return self.notes
+        which = " and ".join(f"'{name}'" for name in pairs[0][:2])
+        more = f" (and {len(pairs) - 1} others)" if len(pairs) > 1 else ""
+        found = f"the classes {which}{more} differ in capitals, spaces or zeros alone"
+        return (*self.notes, f"{self.train.root}: {found}; if they are one, give it one name")
+
     def in_words(self) -> list[str]:
         """Returns what each part is for, and how many images each class has: all classes, or the smallest and the
         largest if there are many."""
@@ -97,12 +115,23 @@ class Parts:
         self.log_left_out()
 
     def log_left_out(self) -> None:
-        """Logs a warning for each part of which files were left out, and one for each note."""
+        """Logs a warning for each part of which files were left out, and one for each remark."""
         for part in self.named.values():
             if part.left_out:
                 logger.warning("%s", one_line(f"{part.root}: left out {in_words(part.left_out)}"))
-        for note in self.notes:
+        for note in self.remarks:
             logger.warning("%s", one_line(note))
+
+
+def as_it_looks(name: str) -> str:
+    """Returns a form of a name that is equal for names that look the same."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _as_number(name: str) -> str:
+    """Returns a name without zeros that do not change it if it is a number, such as 1 for 01 and 1.0."""
+    number = _NUMBER.fullmatch(name)
+    return number[1] if number else name
 
 
 def held_out(part: Part, share: float, class_names: tuple[str, ...]) -> tuple[Part, Part]:

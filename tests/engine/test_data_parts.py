@@ -149,6 +149,27 @@ def test_what_was_found_is_logged_before_anything_runs(tmp_path, caplog):
     ]
 
 
+@pytest.mark.parametrize(
+    ("pair", "alike"),
+    [
+        (("Cat", "cat"), True),
+        (("Straße", "STRASSE"), True),
+        (("01", "1"), True),
+        (("1", "1.0"), True),
+        (("10", "1"), False),
+    ],
+)
+def test_classes_that_may_be_one_are_named_in_a_warning(pair, alike, caplog):
+    parts = Parts(("other", *pair), part_of({name: ["a.png"] for name in ("other", *pair)}), None)
+    parts.log_left_out()
+    first, second = pair
+    expected = (
+        f"train: the classes '{first}' and '{second}' differ in capitals, spaces or zeros alone; if they are one, "
+    )
+    assert [line.startswith(expected) for line in warnings(caplog)] == [True] * alike
+    assert len(parts.remarks) == alike
+
+
 # val/ and test/
 
 
@@ -242,6 +263,8 @@ def test_a_list_without_splits_is_divided_and_numbers_are_sorted_as_numbers(pict
     text = "path,label\n" + "\n".join(rows)
     splits = opened(**listed(pictures, text, test=0.34))
     assert splits.class_names == ("9", "10")
+    longer = text.replace(",10", f",{'1' * 5000}")  # Python converts no text of so many digits to a number
+    assert opened(**listed(pictures, longer, test=0.34)).class_names == ("1" * 5000, "9")
     assert (len(splits.train), len(splits.test)) == (4, 2)
     assert names(splits.test) == names(opened(name="folder", root=pictures, test=0.34).test)
     other = listed(pictures.parent, text, test=0.34, root=pictures)
