@@ -181,13 +181,19 @@ def _mapping_without_duplicates(loader: Loader, node: yaml.MappingNode) -> dict[
     if not isinstance(node, yaml.MappingNode):
         _refuse("the tag !!map does not fit this value; remove the tag", node)
     seen = set()
+    before: Any = None
     for key_node, value_node in node.value:
+        before, last = value_node, before
         if key_node.tag == f"{_PREFIX}merge":  # keys that `<<: *anchor` merges in may be given again
             continue
         if key_node.tag == _BASE_60:
             _refuse(f"key '{key_node.value}' is not text; put it in quotes", key_node)
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
+            if _is_decimal_comma(last, key_node, value_node):
+                text, rest = last.value, key_node.value
+                problem = f"'{text},{rest}' is no number; write {text}.{rest}, or {text}{rest} without the comma"
+                _refuse(problem, last)
             written = f"'{key_node.value}'" if isinstance(key_node, yaml.ScalarNode) else "that is a list or a section"
             _refuse(f"key {written} is not text; put it in quotes", key_node)
         if key in seen:
@@ -199,6 +205,14 @@ def _mapping_without_duplicates(loader: Loader, node: yaml.MappingNode) -> dict[
             except yaml.constructor.ConstructorError as error:
                 _refuse(f"{key}: {error.problem}", value_node)
     return loader.construct_mapping(node, deep=True)
+
+
+def _is_decimal_comma(last: Any, key: yaml.Node, value: yaml.Node) -> bool:
+    """Returns whether a key is the rest of a number with a comma, as in `{lr: 0,01}`, which YAML reads as `{lr: 0,
+    01: null}`. last: the value before the key."""
+    digits = [isinstance(node, yaml.ScalarNode) and _DECIMAL.match(node.value) for node in (last, key)]
+    adjacent = all(digits) and last.end_mark.index + 1 == key.start_mark.index
+    return adjacent and isinstance(value, yaml.ScalarNode) and value.value == ""
 
 
 def _text_as_it_is(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
