@@ -7,6 +7,7 @@ supernet/module_names.py decides whether a file may name a module.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -20,7 +21,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Cal
             raise InvalidError(where, f"{call} is {kind}", "a plain function that returns its result", "correct it")
 
     def run(*arguments: Any) -> Any:
-        _check_arguments(where, own, takes, arguments)
+        _check_arguments(where, call, own, takes, arguments)
         with failures_named(call, where), _waiting(f"{where}: {call} to return"):
             value = own(*arguments)
         if inspect.iscoroutine(value) or inspect.isgenerator(value):
@@ -223,18 +224,32 @@ _KINDS_THAT_RETURN_NOTHING: dict[str, Callable[[object], bool]] = {
 
 
 def _functions(module: ModuleType) -> dict[str, Callable[..., object]]:
-    """Returns the public functions that a module defines itself, by name."""
+    """Returns the public functions that a module defines itself, by name: plain ones, those that functools.cache or
+    functools.partial wraps, and objects with `__call__`."""
     return {
         name: value
         for name, value in list(vars(module).items())
-        if isinstance(value, FunctionType)
-        and value.__module__ == module.__name__
-        and isinstance(name, str)
+        if isinstance(name, str)
         and not name.startswith("_")
+        and callable(value)
+        and not isinstance(value, type)
+        and _defined_in(value) == module.__name__
     }
 
 
-def _check_arguments(where: str, function: Callable[..., object], takes: Sequence[str], given: Sequence[Any]) -> None:
+def _defined_in(function: object) -> object:
+    """Returns the name of the module that defines a function, None if it is not known."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    try:
+        return getattr(function, "__module__", None)
+    except Exception:  # an object of the user's own, whose attributes may do anything  # noqa: BLE001
+        return None
+
+
+def _check_arguments(
+    where: str, call: str, function: Callable[..., object], takes: Sequence[str], given: Sequence[Any]
+) -> None:
     """Raises InvalidError if the function cannot be called with so many arguments."""
     try:
         signature = inspect.signature(function)
@@ -245,7 +260,7 @@ def _check_arguments(where: str, function: Callable[..., object], takes: Sequenc
     except TypeError as error:
         expected = f"({', '.join(takes)})" if takes else f"{len(given)} argument{'s' if len(given) != 1 else ''}"
         raise InvalidError(
-            where, f"{function.__name__}() takes {signature}", f"it to take {expected}: {error}", "correct it"
+            where, f"{call} takes {signature}", f"it to take {expected}: {error}", "correct it"
         ) from None
 
 

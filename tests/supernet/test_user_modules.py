@@ -159,6 +159,27 @@ def test_the_error_about_a_function_with_other_arguments_names_the_expected_ones
         call("own2.py", "f", 1)
 
 
+def test_a_function_may_be_cached_partial_or_an_object(folder):
+    (folder / "own.py").write_text(
+        "from functools import cache, lru_cache, partial\n"
+        "from os.path import join\n"
+        "from math import sqrt\n"
+        "def add(a, b): return a + b\n"
+        "@cache\ndef once(b): return add(1, b)\n"
+        "@lru_cache(maxsize=2)\ndef few(b): return add(2, b)\n"
+        "part = partial(add, 3)\n"
+        "class Adder:\n    def __call__(self, b): return add(4, b)\n"
+        "adder = Adder()\n"
+        "root = partial(sqrt)\n"
+    )
+    assert [call("own.py", name, 10) for name in ("once", "few", "part", "adder")] == [11, 12, 13, 14]
+    with pytest.raises(ValueError, match=r"part\(\) takes \(b\), expected it to take 2 arguments: too many"):
+        call("own.py", "part", 1, 2)
+    for imported in ("join", "sqrt", "root", "Adder"):  # classes and what others define are no functions of the module
+        with pytest.raises(ValueError, match="expected add or once or few or part or adder"):
+            call("own.py", imported, 1)
+
+
 def test_a_reminder_is_logged_while_a_users_code_runs_long(folder, monkeypatch):
     """The module and its function end once the reminder has been logged."""
     monkeypatch.setattr(user_modules, "FIRST_REMINDER_S", 0.01)
