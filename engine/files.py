@@ -301,14 +301,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     a folder there.
 
     A reader gets the old folder or the new one, never a part of either. The temporary folder lies beside `path`; it is
-    deleted if the block raises, and that of a process that was killed by the next one. Folders above are made. Raises
-    WriteError if the system refuses.
+    deleted if the block raises, and that of a process that was killed by the next one. If a process was killed after
+    it had put the old folder aside and before the new one had its place, the next one puts the old folder back first.
+    Folders above are made. Raises WriteError if the system refuses.
     """
     path = path.resolve()  # a link keeps pointing to the folder
     make_folder(path.parent)
-    for stale in path.parent.glob(f".{glob.escape(path.name[:200])}.{'[0-9a-f]' * 16}{TEMPORARY}"):
-        with contextlib.suppress(OSError), _locked(stale):
-            shutil.rmtree(stale, ignore_errors=True)
+    _tidy(path)
     end = secrets.token_hex(8)
     new, old = (path.parent / f".{path.name[:200]}.{kind}{end}{TEMPORARY}" for kind in ("", "old"))
     try:
@@ -316,24 +315,39 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             new.mkdir()
         with _locked(new):
             yield new
-        with writing(path):
-            for file in filter(Path.is_file, new.rglob("*")):
-                with file.open("rb") as content:
-                    os.fsync(content.fileno())
-            fsync_folder(new)
-            if not path.is_dir() or not any(path.iterdir()):
-                os.rename(new, path)  # fails if `path` is a file
-            else:
-                os.rename(path, old)
-                try:
-                    os.rename(new, path)
-                except OSError:
-                    os.rename(old, path)
-                    raise
-                shutil.rmtree(old, ignore_errors=True)
-            fsync_folder(path.parent)
+            with writing(path):
+                for file in filter(Path.is_file, new.rglob("*")):
+                    with file.open("rb") as content:
+                        os.fsync(content.fileno())
+                fsync_folder(new)
+                if not path.is_dir() or not any(path.iterdir()):
+                    os.rename(new, path)  # fails if `path` is a file
+                else:
+                    with _locked(path):
+                        os.rename(path, old)
+                        try:
+                            os.rename(new, path)
+                        except OSError:
+                            os.rename(old, path)
+                            raise
+                        shutil.rmtree(old, ignore_errors=True)
+                fsync_folder(path.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _tidy(path: Path) -> None:
+    """Deletes what killed processes have left of replacing a folder, and puts the folder back if it is missing."""
+    begin, end = f".{glob.escape(path.name[:200])}.", f"{'[0-9a-f]' * 16}{TEMPORARY}"
+    for old in path.parent.glob(f"{begin}old{end}"):
+        with contextlib.suppress(OSError), _locked(old):
+            if not os.path.lexists(path):
+                os.rename(old, path)
+            else:
+                shutil.rmtree(old, ignore_errors=True)
+    for stale in path.parent.glob(f"{begin}{end}"):
+        with contextlib.suppress(OSError), _locked(stale):
+            shutil.rmtree(stale, ignore_errors=True)
 
 
 @contextlib.contextmanager

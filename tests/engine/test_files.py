@@ -1,8 +1,10 @@
 """Files that people name are read in bounded work; files that a run writes are complete or not there at all."""
 
 import contextlib
+import fcntl
 import os
 import resource
+import shutil
 import threading
 
 import pytest
@@ -17,6 +19,7 @@ from engine.files import (
     read_text,
     remove_stale,
     replacing,
+    replacing_folder,
     write_atomically,
 )
 
@@ -191,3 +194,58 @@ def test_writers_at_once_leave_one_complete_file(tmp_path):
         thread.join()
     assert path.read_text() in texts
     assert len(list(tmp_path.iterdir())) == 1
+
+
+class Killed(BaseException):
+    """Stands for `kill -9`: no clean-up follows."""
+
+
+def kill_after(renames: int, monkeypatch) -> None:
+    """Lets a process end after so many renames, and keeps its clean-up from deleting anything."""
+    real, done = os.rename, []
+
+    def rename(source: object, target: object) -> None:
+        if len(done) == renames:
+            raise Killed
+        real(source, target)
+        done.append(source)
+
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_folder_survives_a_process_that_is_killed_while_it_replaces_it(renames, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a").write_text("old")
+    with pytest.MonkeyPatch.context() as patch:
+        kill_after(renames, patch)
+        with contextlib.suppress(Killed), replacing_folder(out) as new:
+            (new / "a").write_text("new")
+    found = []
+
+    def fail() -> None:
+        with replacing_folder(out):
+            found.append((out / "a").read_text())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert found == ["new" if renames == 2 else "old"]  # it is there again before anything else happens
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] == ["a"]
+
+
+def test_a_process_does_not_take_what_a_running_one_has_put_aside(tmp_path):
+    aside = tmp_path / f".out.old{'0' * 16}.tmp"
+    aside.mkdir()
+    descriptor = os.open(aside, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with replacing_folder(tmp_path / "out") as new:
+            (new / "a").write_text("new")
+        assert aside.is_dir()
+    finally:
+        os.close(descriptor)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
