@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,6 +32,9 @@ class Architecture(Design):
     name: str = "unnamed"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.space, Space):
+            raise InvalidError("space", f"got a value of type {type(self.space).__name__}", "a Space")
+        object.__setattr__(self, "paths", _whole_numbers(self.paths))
         self.space.check_paths(self.paths)
 
     def __repr__(self) -> str:
@@ -93,6 +97,9 @@ class Architecture(Design):
         allow_modules: the modules of candidates that the text may import beside those that are imported already; see
         `supernet.module_names.permitted`. Raises InvalidError, which names the wrong key.
         """
+        if not isinstance(text, str | bytes):
+            found, remedy = f"got a value of type {type(text).__name__}", "read the file first: Path(...).read_text()"
+            raise InvalidError("", found, "the text of an architecture.json", remedy)
         record = parsed(text)
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             found = record.get("format") if isinstance(record, dict) else type(record).__name__
@@ -117,3 +124,13 @@ class Architecture(Design):
         architecture = cls.from_names(Space(config), names, record.get("name", "unnamed"))
         check_complexity(record, architecture, "paths", "the file was edited or the catalogue changed, derive it again")
         return architecture
+
+
+def _whole_numbers(paths: Any) -> tuple[int, ...]:
+    """Returns the paths, which may be any sequence or tensor of whole numbers, as a tuple that compares and hashes."""
+    try:
+        return tuple(map(operator.index, paths))
+    except TypeError:
+        found = f"got {' '.join(repr(paths).split())[:80]}"
+        remedy = "Architecture.from_names takes the candidates' names"
+        raise InvalidError("paths", found, "a whole number for each searchable edge", remedy) from None

@@ -20,6 +20,10 @@ class Network(Skeleton):
     """
 
     def __init__(self, architecture: Design, *, seed: int = 0):
+        if not isinstance(architecture, Design):
+            found = f"got a value of type {type(architecture).__name__}"
+            remedy = "Architecture.from_json reads one from the text of an architecture.json"
+            raise InvalidError("architecture", found, "an Architecture or a Chain", remedy)
         settings = architecture.op_settings
         stem, *edges, feature_mix, classifier = architecture.layers
         with isolated_rng(seed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -32,6 +34,7 @@ from supernet.catalogue import (
 )
 from supernet.complexity import Complexity
 from supernet.errors import InvalidError
+from supernet.json_text import of_validation
 from supernet.module_names import permitted
 from supernet.ops import OpSettings
 from supernet.own_candidates import answer, check_declared
@@ -267,7 +270,16 @@ class Space:
     chain, which is that of alpha's rows. Raises InvalidError if a candidate is unknown or illegal on its edge.
     """
 
-    def __init__(self, config: SpaceConfig):
+    def __init__(self, config: SpaceConfig | Mapping[str, Any]):
+        """Takes the section `space` of a YAML file, as a model or as a dictionary."""
+        if isinstance(config, Mapping):
+            try:
+                config = SpaceConfig.model_validate(dict(config))
+            except ValidationError as error:
+                raise of_validation(error, "space") from None
+        if not isinstance(config, SpaceConfig):
+            found = f"got a value of type {type(config).__name__}"
+            raise InvalidError("space", found, "a SpaceConfig, such as SearchConfig.read(file).space, or a dictionary")
         self.config = config
         stem_width = config.channels(config.stem.width)
         self.stem = Layer(
@@ -307,7 +319,7 @@ class Space:
         bn = self.config.bn
         return OpSettings(self.config.activation, bn.eps, bn.momentum, running_stats)
 
-    def check_paths(self, paths: tuple[int, ...]) -> None:
+    def check_paths(self, paths: Sequence[int]) -> None:
         """Raises InvalidError unless `paths` has the index of a candidate for each searchable edge."""
         if len(paths) != len(self.searchable):
             raise InvalidError(

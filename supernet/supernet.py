@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from supernet.blocks import MixedEdge, Skeleton, init_weights, isolated_rng
+from supernet.errors import InvalidError
 from supernet.space import Space
 
 
@@ -17,6 +18,8 @@ class Supernet(Skeleton):
     """
 
     def __init__(self, space: Space, *, seed: int = 0):
+        if not isinstance(space, Space):
+            raise InvalidError("space", f"got a value of type {type(space).__name__}", "a Space")
         settings = space.op_settings(running_stats=False)
         with isolated_rng(seed):
             ends = (space.stem, space.feature_mix, space.classifier)

@@ -1,11 +1,14 @@
 """An architecture.json rebuilds the identical module, or is refused with the key that is wrong."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from supernet import Architecture, Network, Space
+from supernet.errors import InvalidError
 
 
 @pytest.fixture
@@ -60,6 +63,20 @@ def test_an_architecture_is_immutable_and_paths_that_do_not_fit_are_refused(arch
         architecture.paths = ()
     with pytest.raises(ValueError, match="paths"):
         Architecture(architecture.space, architecture.paths[1:])
+
+
+def test_paths_of_any_kind_of_sequence_become_a_tuple(architecture):
+    space, paths = architecture.space, architecture.paths
+    for given in (list(paths), np.array(paths), torch.tensor(paths), iter(paths), map(np.int64, paths)):
+        made = Architecture(space, given, architecture.name)
+        assert made == architecture
+        assert hash(made) == hash(architecture)
+        assert made.to_json() == architecture.to_json()
+    for wrong in (architecture.names, "000", None, 3, [0.0] * len(paths), np.zeros(len(paths))):
+        with pytest.raises(InvalidError, match=r"^paths: got .*, expected a whole number for each"):
+            Architecture(space, wrong)
+    with pytest.raises(InvalidError, match=r"^space: got a value of type SpaceConfig, expected a Space$"):
+        Architecture(space.config, paths)
 
 
 def without(key: str):
@@ -126,6 +143,18 @@ def test_an_architecture_file_with_a_wrong_key_is_refused_with_that_key(architec
 def test_a_text_that_is_no_architecture_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         Architecture.from_json(text)
+
+
+@pytest.mark.parametrize("value", [Path("architecture.json"), {"format": 1}, None])
+def test_what_is_no_text_is_refused_by_its_type(value):
+    with pytest.raises(
+        InvalidError, match=r"^got a value of type \w+, expected the text of an architecture\.json; read"
+    ):
+        Architecture.from_json(value)
+    with pytest.raises(
+        InvalidError, match=r"^architecture: got a value of type \w+, expected an Architecture or a Chain"
+    ):
+        Network(value)
 
 
 def test_an_architecture_file_without_complexity_is_read(architecture):

@@ -8,8 +8,9 @@ import torchvision
 from pydantic import ValidationError
 from torch import nn
 
-from supernet import Architecture, Network
+from supernet import Architecture, Network, Space, Supernet
 from supernet.catalogue import make_divisible
+from supernet.errors import InvalidError
 from supernet.space import SpaceConfig, StageConfig
 
 
@@ -206,6 +207,17 @@ def test_a_space_built_in_python_takes_lists_and_dictionaries_as_yaml_does():
     assert written.stages[0].candidates == ("conv_k1", "conv_k3")
     models = [StageConfig(**stage) for stage in stages]
     assert SpaceConfig(stages=models, candidate_modules=[]) == SpaceConfig(stages=tuple(models)) == written
+
+
+def test_a_space_takes_a_dictionary_and_refuses_what_is_no_configuration():
+    assert Space({"stages": [STAGE]}) == Space(SpaceConfig(stages=[STAGE]))
+    with pytest.raises(InvalidError, match=r"^space\.classes: Input should be a valid integer"):
+        Space({"stages": [STAGE], "classes": "3"})
+    for value in (None, "search.yaml", [STAGE]):
+        with pytest.raises(InvalidError, match=r"^space: got a value of type .*, expected a SpaceConfig"):
+            Space(value)
+        with pytest.raises(InvalidError, match=r"^space: got a value of type .*, expected a Space$"):
+            Supernet(value)
 
 
 @pytest.mark.parametrize(
