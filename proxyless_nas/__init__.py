@@ -143,6 +143,8 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'proxyless_nas' has no attribute '{name}'")
     value = getattr(import_module(_HOMES.get(name, "proxyless_nas.verbs")), name)
+    if name[0].islower() and name not in _NETWORKS:
+        value = import_module("proxyless_nas.calls").prepared(value)
     globals()[name] = value
     return value
 

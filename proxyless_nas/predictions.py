@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Literal, overload
 
 from engine.data.pictures import check_pictures
-from engine.errors import CheckpointError
+from engine.errors import CheckpointError, ConfigError
 from engine.files import as_list, as_path
 from engine.nearest import nearest, nearest_path
 from engine.progress import Report, silent
+from engine.wording import in_a_row, shown
 from proxyless_nas.sources import trained_network
 from published.int8 import is_int8
 from published.networks import ALIASES, NAMED, is_named
@@ -53,6 +54,8 @@ def predict(
     CheckpointError if the source is none of these, ConfigError if an image cannot be read, and DownloadError; images
     are checked before weights are downloaded.
     """
+    if device not in ("cpu", "cuda"):
+        raise ConfigError("device", f"got {shown(device)}", in_a_row(("cpu", "cuda")))
     path = as_path(source, "run")
     several = not isinstance(images, str | Path)
     paths = [as_path(image, "images") for image in (as_list(images, "images") if several else [images])]

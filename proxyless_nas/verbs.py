@@ -7,7 +7,7 @@ error that a user can mend is a UserError. Nothing is printed but the log; `repo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -233,8 +233,14 @@ def sweep(
     files = [located(as_path(config, "configs")) for config in as_list(configs, "configs")]
     if not files:
         raise ConfigError("configs", "got none", "at least one path or name of a configuration")
+    numbers = as_list(seeds, "seeds")
+    for seed in numbers:
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
+            raise ConfigError("seeds", f"got {shown(seed)}", "whole numbers from 0 on")
+    if jobs < 1:
+        raise ConfigError("jobs", f"got {shown(jobs)}", "a whole number from 1 on")
     return run_sweep(
-        files, as_path(out, "out"), seeds=as_list(seeds, "seeds"), jobs=jobs, resume=resume,
+        files, as_path(out, "out"), seeds=[int(seed) for seed in numbers], jobs=jobs, resume=resume,
         overrides=as_texts(overrides, "overrides"),
     )  # fmt: skip
 

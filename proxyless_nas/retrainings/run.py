@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,13 @@ def _request(
 def _seeds(seeds: Sequence[Any], overrides: Sequence[str], settings: RetrainConfig) -> tuple[int, ...]:
     """Returns the seeds, or the config's own if there are none. Raises ConfigError if they are wrong."""
     for seed in seeds:
-        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
             raise ConfigError("seeds", f"got {shown(seed)}", "whole numbers from 0 on")
         if seeds.count(seed) > 1:
             raise ConfigError("seeds", f"{seed} is given twice", remedy="each seed makes one folder, remove one")
     if seeds and any(override.partition("=")[0].strip() == "run.seed" for override in overrides):
         raise ConfigError("seeds", "the override run.seed sets a seed too", remedy="give one of the two")
-    return tuple(seeds) or (settings.run.seed,)
+    return tuple(map(int, seeds)) or (settings.run.seed,)
 
 
 def _with_files(request: _Request) -> _Request:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import proxyless_nas as pn
@@ -185,3 +186,25 @@ def test_a_sweep_of_no_file_is_refused(folder, capsys):
     assert line == "error: configs: got '', expected the name of a file or folder"
     Path("folder").mkdir()
     assert "error: folder: is a folder, expected a YAML file" in run("sweep", "folder", "--out", "new", capsys=capsys)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:0", torch.device("cpu"), None, 0])
+def test_predict_refuses_a_device_that_it_does_not_know(folder, device):
+    with pytest.raises(pn.UserError, match=r"^device: got .*, expected 'cpu' or 'cuda'$"):
+        pn.predict("run", "a.png", device=device)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"seeds": [1.5]}, "seeds: got 1.5, expected whole numbers from 0 on"),
+        ({"seeds": ["1"]}, "seeds: got '1', expected whole numbers from 0 on"),
+        ({"seeds": [-1]}, "seeds: got -1, expected whole numbers from 0 on"),
+        ({"jobs": 0}, "jobs: got 0, expected a whole number from 1 on"),
+    ],
+)
+def test_a_sweep_of_wrong_seeds_or_jobs_starts_nothing(folder, settings, says):
+    with pytest.raises(pn.UserError) as refused:
+        pn.sweep(["search.yaml"], "new", **settings)
+    assert str(refused.value) == says
+    assert not (folder / "new").exists()

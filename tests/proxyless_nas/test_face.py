@@ -42,7 +42,9 @@ def test_the_names_that_a_type_checker_sees_are_the_exported_ones(checkout):
     homes = {alias.name: node.module for node in block.body for alias in node.names}
     assert sorted(homes) == pn.__all__
     for name, module in homes.items():
-        assert getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name) is getattr(pn, name)
+        assert getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name) is inspect.unwrap(
+            getattr(pn, name)
+        )
 
 
 @pytest.mark.parametrize("name", pn.__all__)

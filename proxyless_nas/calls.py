@@ -1,0 +1,79 @@
+"""Prepares a call of a function of the package: its arguments become plain values, and torch has its usual settings."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+from engine.errors import ConfigError, UserError
+from engine.wording import shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_WHOLE = ("int", "int | None")
+"""The annotations of parameters that take whole numbers alone."""
+
+
+def prepared(function: Callable[P, R]) -> Callable[P, R]:
+    """Returns the function as one that computes what it computes in a fresh process.
+
+    numpy's numbers become Python's. Raises ConfigError if a parameter that is annotated as bool or int gets anything
+    else: a text such as "no" would count as true.
+
+    Inference mode, no_grad, autocast and another default device of the caller are off inside, and as they were
+    afterwards. They belong to the calling thread. The default dtype belongs to all threads, so another one than
+    float32 is refused with a UserError.
+    """
+    signature, call = inspect.signature(function), _as_any(function)
+
+    @functools.wraps(function)
+    def run(*arguments: P.args, **named: P.kwargs) -> R:
+        bound = signature.bind(*arguments, **named)
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = _plain(name, value, signature.parameters[name].annotation)
+        with _usual_settings():
+            return call(*bound.args, **bound.kwargs)
+
+    return run
+
+
+def _as_any(function: Callable[..., R]) -> Callable[..., R]:
+    return function
+
+
+def _plain(name: str, value: Any, annotation: object) -> Any:
+    """Returns an argument, a number of numpy as one of Python. annotation: that of the parameter, as it is written."""
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, numpy.bool_ | numpy.number):
+        value = value.item()
+    if annotation == "bool" and not isinstance(value, bool):
+        raise ConfigError(name, f"got {shown(value)}", "True or False")
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if annotation in _WHOLE and not is_whole and not (value is None and annotation != "int"):
+        raise ConfigError(name, f"got {shown(value)}", "a whole number")
+    return value
+
+
+@contextlib.contextmanager
+def _usual_settings() -> Iterator[None]:
+    torch = sys.modules.get("torch")
+    if torch is None:  # nobody can have changed anything
+        yield
+        return
+    if (dtype := torch.get_default_dtype()) != torch.float32:
+        remedy = "call torch.set_default_dtype(torch.float32) first"
+        accepted = "torch.float32, in which networks are computed"
+        raise UserError("torch.get_default_dtype()", f"is {dtype}", accepted, remedy)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(mode=False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        yield

@@ -1,0 +1,91 @@
+"""A function of the package takes plain values, and computes the same whatever the calling program has set in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+import proxyless_nas as pn
+from proxyless_nas.calls import prepared
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@prepared
+def trained() -> torch.Tensor:
+    """Returns the gradient of a small computation in float32, on the CPU."""
+    weight = torch.ones(2, 2, requires_grad=True)
+    (weight @ torch.full((2, 1), 1 + 2**-12)).sum().backward()  # bfloat16 has 8 bits: 1 + 2**-12 would be 1
+    assert weight.grad is not None
+    return weight.grad
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        torch.inference_mode(),
+        torch.no_grad(),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.device("meta"),
+    ],
+    ids=["inference_mode", "no_grad", "autocast", "device"],
+)
+def test_the_settings_of_the_caller_change_nothing_inside_and_come_back(setting):
+    with setting:
+        before = (torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"),
+                  torch.get_default_device())  # fmt: skip
+        assert trained().tolist() == [[1 + 2**-12] * 2] * 2
+        assert before == (torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"),
+                          torch.get_default_device())  # fmt: skip
+
+
+@pytest.mark.usefixtures("double")
+def test_another_default_dtype_is_refused_in_one_line():
+    says = (
+        r"^torch\.get_default_dtype\(\): is torch\.float64, expected torch\.float32, .*; call torch\.set_default_dtype"
+    )
+    for call in (trained, lambda: pn.predict("run", "a.png"), lambda: pn.search("search.yaml", "new")):
+        with pytest.raises(pn.UserError, match=says):
+            call()
+
+
+@prepared
+def given(a: int, /, b: int | None = 1, *, c: bool = False, d: float = 1.0, e: object = None) -> tuple[object, ...]:
+    """Returns its arguments."""
+    return a, b, c, d, e
+
+
+def test_numbers_of_numpy_become_pythons():
+    values = given(np.int64(3), np.uint8(2), c=np.True_, d=np.float32(0.5), e=[np.int64(1)])
+    assert values == (3, 2, True, 0.5, [1])
+    assert [type(value) for value in values] == [int, int, bool, float, list]
+    assert given(3, None) == (3, None, False, 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: given("3"), "a: got '3', expected a whole number"),
+        (lambda: given(True), "a: got true, expected a whole number"),
+        (lambda: given(None), "a: got null, expected a whole number"),
+        (lambda: given(1, 1.5), "b: got 1.5, expected a whole number"),
+        (lambda: given(1, c="no"), "c: got 'no', expected True or False"),
+        (lambda: given(1, c=0), "c: got 0, expected True or False"),
+        (lambda: pn.search("search.yaml", "new", resume="no"), "resume: got 'no', expected True or False"),
+        (lambda: pn.export("run", "new", normalise="no"), "normalise: got 'no', expected True or False"),
+        (lambda: pn.measure("search.yaml", seed="a"), "seed: got 'a', expected a whole number"),
+        (lambda: pn.sweep(["search.yaml"], "new", jobs="2"), "jobs: got '2', expected a whole number"),
+    ],
+)
+def test_a_value_that_is_no_number_or_no_bool_is_refused(call, says):
+    with pytest.raises(pn.UserError) as refused:
+        call()
+    assert str(refused.value) == says
