@@ -48,6 +48,7 @@ PAUSE_S = 1.0
 _CHUNK = 1 << 18
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _REMEDY = f"set {SOURCE} to the URL of a mirror, or to a folder that holds the file"
+_PLACES = "an http or https URL, or a folder"
 _CACHE = "TORCH_HOME sets where the cache is"
 
 
@@ -107,14 +108,19 @@ def _id_of(file: BinaryIO | FileIO) -> str:
 def _place(name: str) -> str | Path:
     """Returns the file's URL, or its path if the source is a folder."""
     source = os.environ.get(SOURCE) or PUBLISHED
-    scheme = urlsplit(source).scheme if "://" in source else ""
-    if scheme in ("http", "https"):
+    if "://" not in source:
+        return in_home(Path(source)) / name
+    try:
+        parts = urlsplit(source)
+    except ValueError:  # such as http://[::1
+        raise DownloadError(SOURCE, f"got '{source}', which is no URL", _PLACES) from None
+    if "@" in parts.netloc:  # urllib would take it for a part of the host's name, and errors would show the password
+        raise DownloadError(SOURCE, "has a user or a password, which are not sent", f"{_PLACES}, without them")
+    if parts.scheme in ("http", "https"):
         return f"{source.rstrip('/')}/{quote(name)}"
-    if scheme == "file":
-        return Path(unquote(urlsplit(source).path)) / name
-    if scheme:
-        raise DownloadError(SOURCE, f"got '{source}'", "an http or https URL, or a folder")
-    return in_home(Path(source)) / name
+    if parts.scheme == "file":
+        return Path(unquote(parts.path)) / name
+    raise DownloadError(SOURCE, f"got '{source}'", _PLACES)
 
 
 def _refuse_other(path: Path, where: str, blob_id: str) -> None:

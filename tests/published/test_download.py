@@ -166,6 +166,12 @@ def test_a_folder_in_place_of_a_url_is_used_as_it_is(tmp_path, cache, monkeypatc
 def test_a_source_that_is_neither_a_url_of_http_nor_a_folder_is_refused(cache, monkeypatch):
     monkeypatch.setenv(SOURCE, "s3://bucket/files")
     assert refused(cache) == f"{SOURCE}: got 's3://bucket/files', expected an http or https URL, or a folder"
+    monkeypatch.setenv(SOURCE, "http://[::1/files")
+    assert refused(cache).startswith(f"{SOURCE}: got 'http://[::1/files', which is no URL, expected an http")
+    monkeypatch.setenv(SOURCE, "https://me:secret@mirror/files")
+    line = refused(cache)
+    assert line.startswith(f"{SOURCE}: has a user or a password, which are not sent, expected an http")
+    assert "secret" not in line
 
 
 def test_a_connection_that_breaks_is_continued_where_it_ended(mirror, cache):
