@@ -235,7 +235,7 @@ def sweep(
         raise ConfigError("configs", "got none", "at least one path or name of a configuration")
     numbers = as_list(seeds, "seeds")
     for seed in numbers:
-        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 1 << 63:
             raise ConfigError("seeds", f"got {shown(seed)}", "whole numbers from 0 on")
     if jobs < 1:
         raise ConfigError("jobs", f"got {shown(jobs)}", "a whole number from 1 on")
@@ -279,8 +279,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a network with a checkpoint, of its retraining or of a search, on the test set.
 
-    config: the configuration of its retraining; only the sections data and run are used. architecture: None takes the
-    one in the checkpoint of a retraining. Returns top-1, top-5 and the loss. Raises CheckpointError or ConfigError.
+    config: the configuration of its retraining; only the sections data and run are used. checkpoint: a .pt file, or the
+    folder of a run, whose newest good one is taken. architecture: None takes the one in the checkpoint of a retraining.
+    Returns top-1, top-5 and the loss. Raises CheckpointError or ConfigError.
     """
     _, evaluation = evaluate_checkpoint(_given(config), architecture, checkpoint, allow_modules, overrides=overrides)
     return evaluation

@@ -79,11 +79,12 @@ def score_checkpoint(
 
     config: a YAML file or its content, of which the sections data and run and the batch size are used; `overrides`
     (key.sub=value) change it. architecture: an architecture or the path of an architecture.json; None takes the one
-    that a retraining's checkpoint carries. checkpoint: a .pt file. If it is a search's, BN statistics are first
-    collected over BN_BATCHES training batches without augmentation. allow_modules: as for `load_architecture`. size:
-    the input's height and width in pixels; None takes the architecture's. by_class: whether to count the images of each
-    class. The processes of `group` share every batch of the test set, and each image counts once. Raises
-    CheckpointError, and ConfigError, also if the data have other classes than those of the checkpoint's training.
+    that a retraining's checkpoint carries. checkpoint: a .pt file, or the folder of a run, whose newest good one is
+    taken. If it is a search's, BN statistics are first collected over BN_BATCHES training batches without augmentation.
+    allow_modules: as for `load_architecture`. size: the input's height and width in pixels; None takes the
+    architecture's. by_class: whether to count the images of each class. The processes of `group` share every batch of
+    the test set, and each image counts once. Raises CheckpointError, and ConfigError, also if the data have other
+    classes than those of the checkpoint's training.
     """
     settings = RetrainConfig.read(config, overrides)
     given, path = (None, None) if architecture is None else architecture_of(architecture, allow_modules)

@@ -142,8 +142,9 @@ def read_checkpoint(source: Path) -> tuple[dict[str, Any], str]:
 
 
 def load_network(path: Path, architecture: Design | None = None, allow_modules: Collection[str] = ()) -> Loaded:
-    """Returns a network with the weights of a checkpoint's .pt file. See `load_network_of`."""
-    return load_network_of(load_checkpoint(path), str(path), architecture, allow_modules)
+    """Returns a network with the weights of a checkpoint. path: as in `read_checkpoint`. See `load_network_of`."""
+    content, where = read_checkpoint(path)
+    return load_network_of(content, where, architecture, allow_modules)
 
 
 def load_network_of(

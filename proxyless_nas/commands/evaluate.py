@@ -50,7 +50,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="name of a published network, the folder of a retraining, a trained int8 network (.pkl), "
         "architecture.json or net.config; default: the checkpoint's own",
     )
-    parser.add_argument("--checkpoint", type=path_argument, help="a .pt file of a run's checkpoints/")
+    parser.add_argument(
+        "--checkpoint", type=path_argument, help="a .pt file of a run's checkpoints/, or the run's folder"
+    )
     parser.add_argument("--batch-size", type=at_least(1), help="images of all processes together")
     parser.add_argument("--workers", type=at_least(0), help="processes that read images; default: one per core")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default with --path: cuda if there is a GPU")
@@ -106,7 +108,7 @@ def _on_config(args: argparse.Namespace, group: Group, report: Report) -> Scores
     from retrain.evaluation import score_checkpoint
 
     if args.checkpoint is None:
-        raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/")
+        raise UserError("--checkpoint", "is missing", "a .pt file of a run's checkpoints/, or the run's folder")
     options = {"retrain.batch_size": args.batch_size, "data.workers": args.workers, "run.device": args.device}
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
     file = None if args.arch is None else path_argument(args.arch)

@@ -147,7 +147,7 @@ def _request(
 def _seeds(seeds: Sequence[Any], overrides: Sequence[str], settings: RetrainConfig) -> tuple[int, ...]:
     """Returns the seeds, or the config's own if there are none. Raises ConfigError if they are wrong."""
     for seed in seeds:
-        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed < 1 << 63:
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 1 << 63:
             raise ConfigError("seeds", f"got {shown(seed)}", "whole numbers from 0 on")
         if seeds.count(seed) > 1:
             raise ConfigError("seeds", f"{seed} is given twice", remedy="each seed makes one folder, remove one")

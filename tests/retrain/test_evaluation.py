@@ -18,7 +18,7 @@ from engine.config import validate
 from engine.data import Batch, Preprocessing, evaluation_batches
 from engine.data.memory import MemoryImages, Recipe
 from engine.distributed import Group
-from engine.errors import ConfigError
+from engine.errors import CheckpointError, ConfigError
 from engine.evaluation import Evaluation, evaluate, evaluate_by_class, wilson
 from engine.run_config import RunConfig
 from retrain.config import RetrainConfig
@@ -64,6 +64,15 @@ def checkpoint(tmp_path_factory, space_of, folder) -> Path:
     out = tmp_path_factory.mktemp("retrained") / "run"
     retrain(validate(RetrainConfig, config_of(folder), "retrain.yaml"), Architecture(space_of(SPACE), ()), out)
     return max((out / "checkpoints").glob("step-*.pt"))
+
+
+def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(checkpoint, folder):
+    (_, of_file), (_, of_folder) = (
+        score_checkpoint(config_of(folder), None, place) for place in (checkpoint, checkpoint.parent.parent)
+    )
+    assert of_folder.test == of_file.test
+    with pytest.raises(CheckpointError, match=r"has no checkpoint, expected the folder of a run"):
+        score_checkpoint(config_of(folder), None, folder)
 
 
 @pytest.mark.parametrize(("hits", "images"), [(0, 8), (3, 8), (8, 8), (1, 1), (37_300, 50_000)])
