@@ -137,7 +137,7 @@ def whole_picture(content: bytes | np.ndarray, channels: int) -> Image.Image:
     """
     if isinstance(content, np.ndarray):
         return Image.fromarray(content if channels == 3 else content[..., 0])
-    with _faults():
+    with faults():
         image = _opened(content)
         return _upright(_eight_bits(image, channels), image)
 
@@ -154,7 +154,7 @@ def part_of_picture(
     """
     if isinstance(content, np.ndarray):
         return _pixels(content, choose(*content.shape[:2]))
-    with _faults():
+    with faults():
         image = _opened(content)
         if channels == 3 and image.format in ("JPEG", "MPO") and image.mode == "RGB":
             picture = None
@@ -164,7 +164,7 @@ def part_of_picture(
             picture = _upright(_eight_bits(image, channels), image)
             width, height = picture.size
     box = choose(height, width)
-    with _faults():
+    with faults():
         if picture is not None:
             return _pixels(picture, box)
         stored = _stored(box, orientation, image.height, image.width)
@@ -180,7 +180,7 @@ def part_of_picture(
 def for_a_gpu(content: bytes, choose: Callable[[int, int], Box]) -> Box | None:
     """Returns the part of a picture that `choose` returns for its height and width, if a GPU can decode the file to the
     very picture that `part_of_picture` takes parts of; else None, and nothing is chosen."""
-    with contextlib.suppress(UnreadableError), _faults():
+    with contextlib.suppress(UnreadableError), faults():
         image = _opened(content)
         if image.format == "JPEG" and image.mode == "RGB" and _orientation(image) in (None, 1):
             whole = content[-2:] == b"\xff\xd9"  # a GPU would decode the rest to grey
@@ -282,7 +282,7 @@ def _name_planes_of_sixteen_bits(image: Image.Image) -> None:
 
 
 @contextlib.contextmanager
-def _faults() -> Iterator[None]:
+def faults() -> Iterator[None]:
     """Turns each fault of a picture in the block into an UnreadableError."""
     try:
         with warnings.catch_warnings():
@@ -292,6 +292,9 @@ def _faults() -> Iterator[None]:
         raise
     except UnidentifiedImageError:
         raise UnreadableError(found=_NO_IMAGE) from None
+    except Image.DecompressionBombError:
+        most = f"{2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million"
+        raise UnreadableError("", f"has more than {most} pixels", "fewer", "make it smaller, or cut it up") from None
     except MemoryError:
         raise UnreadableError(found="needs more memory than there is") from None
     except Exception as error:  # a damaged file can make Pillow's decoders raise any exception
@@ -303,7 +306,7 @@ def check_pictures(paths: Iterable[Path]) -> None:
     not decoded. Call it before a network for them is loaded or downloaded."""
     for path in paths:
         try:
-            with _faults():
+            with faults():
                 _opened(content_of(str(path))).close()
         except UnreadableError as error:
             raise refused_picture(path, error) from None

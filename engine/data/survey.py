@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from engine.data.parts import Parts
-from engine.data.pictures import MOST_FILE_BYTES, UnreadableError, formats, read_picture
+from engine.data.pictures import MOST_FILE_BYTES, UnreadableError, faults, formats, read_picture
 from engine.data.readers import worker_count
-from engine.errors import UserError, one_line
+from engine.errors import one_line
 from engine.files import read_bytes
 from engine.progress import Report, silent
 
@@ -162,7 +162,7 @@ def facts_of(path: str, *, whole: bool = True) -> FileFacts:
             content = read_bytes(Path(path), "an image", UnreadableError, MOST_FILE_BYTES)
             digest, source = hashlib.blake2b(content, digest_size=16).digest(), io.BytesIO(content)
             read_picture(path, 3)
-        with Image.open(source, formats=formats()) as image:
+        with faults(), Image.open(source, formats=formats()) as image:
             turned = frames = False
             with contextlib.suppress(Exception):  # the metadata are damaged, but the picture is whole
                 turned = image.getexif().get(_ORIENTATION) in _TURNED
@@ -170,10 +170,6 @@ def facts_of(path: str, *, whole: bool = True) -> FileFacts:
             return FileFacts(size, *image.size, image.format or "", image.mode, turned, frames, digest)
     except UnreadableError as error:
         fault = str(UnreadableError(found=error.found, expected=error.expected))
-    except UserError:
-        raise
-    except UnidentifiedImageError:
-        fault = "is no image, or of a format that is not read"
-    except Exception as error:  # noqa: BLE001  a damaged header makes Pillow raise any exception
-        fault = one_line(str(error), 200) or type(error).__name__
+    except OSError as error:
+        fault = one_line(str(error), 200)
     return FileFacts(size, digest=digest, fault=fault)

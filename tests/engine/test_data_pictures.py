@@ -14,6 +14,7 @@ from engine.data import DataConfig, Item, open_images
 from engine.data.folder import FolderImages
 from engine.data.pictures import UnreadableError, extensions, read_picture
 from engine.data.preprocessing import Preprocessing
+from engine.data.survey import facts_of
 from engine.errors import UserError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(8, 32)
@@ -267,6 +268,14 @@ def bomb(path):
     header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 1, 0, 0, 0, 0)
     raw = content.getvalue()
     path.write_bytes(raw[:12] + header + struct.pack(">I", zlib.crc32(header)) + raw[33:])
+
+
+def test_a_picture_of_too_many_pixels_is_refused_with_the_number(tmp_path):
+    bomb(tmp_path / "a.png")
+    says = "has more than 179 million pixels, expected fewer"
+    with pytest.raises(UnreadableError, match=f"^{says}; make it smaller, or cut it up$"):
+        read(tmp_path / "a.png")
+    assert [facts_of(str(tmp_path / "a.png"), whole=whole).fault for whole in (True, False)] == [says] * 2
 
 
 def odd_dds(path):
