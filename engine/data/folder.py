@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -43,7 +43,6 @@ LAYOUTS: dict[str, Callable[[DataConfig], Layout]] = {
 AUGMENTATION_VERSION = "2"
 """Changes with the pixels of augmented images: a run that began with other ones is not resumed. 1 (not recorded): whole
 pictures were decoded, Pillow resized the crops, and colours were rounded."""
-Chosen = TypeVar("Chosen", bound="FolderImages")
 
 _FACTORS = torch.tensor([[64 / 255, 1.0], [1 - 32 / 255, 0.5]])
 """The width and the lower end of the uniform draws of brightness and saturation, by which a training image is
@@ -133,17 +132,20 @@ class FolderImages:
         mine = pixels[: len(items) - len(files)].clone()
         return read._replace(pixels=mine, encoded=encoded(files), encoded_at=torch.tensor(places))
 
-    def restrict(self, indices: np.ndarray) -> FolderImages:
+    def restrict(self, indices: np.ndarray) -> Self:
         """Returns the set of these images alone, numbered from 0."""
-        files, labels = self.files[indices], self.labels[indices]
-        return self._share(FolderImages(self.root, files, labels, self.preprocessing, flip=self.flip), indices)
+        return self._share(self._chosen(indices, self.labels[indices]), indices)
 
-    def renumbered(self, places: np.ndarray) -> FolderImages:
+    def renumbered(self, places: np.ndarray) -> Self:
         """Returns the set whose class `places[i]` is class i of this one, sorted anew. places: (classes,)."""
         labels = places[self.labels]
         order = np.argsort(labels, kind="stable")
-        part = FolderImages(self.root, self.files[order], labels[order], self.preprocessing, flip=self.flip)
-        return self._share(part, order)
+        return self._share(self._chosen(order, labels[order]), order)
+
+    def _chosen(self, indices: np.ndarray, labels: np.ndarray) -> Self:
+        """Returns the set of the images at `indices`, with these labels, both (n,); it shares nothing with this one
+        yet."""
+        return type(self)(self.root, self.files[indices], labels, self.preprocessing, flip=self.flip)
 
     def keep_decoded(self, place: Path) -> None:
         """Lets the set, and all sets made of it, decode each picture once; see DecodedPictures. place: `data.cache`."""
@@ -239,7 +241,7 @@ class FolderImages:
                 digest.update(b"%d %d %d " % (len(name), status.st_size, status.st_mtime_ns) + name)
         return f"{os.path.abspath(self.root)} {digest.hexdigest()}"
 
-    def _share(self, part: Chosen, indices: np.ndarray) -> Chosen:
+    def _share(self, part: Self, indices: np.ndarray) -> Self:
         """Lets a set of the images at `indices` use the same decoder and decoded pictures, and returns it."""
         part.on_gpu = self.on_gpu
         if self.cache is not None:

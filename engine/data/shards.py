@@ -22,7 +22,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from pydantic import Field
@@ -204,19 +204,9 @@ class ShardImages(FolderImages):
         """Returns the path of the shard and the name of the file that was packed."""
         return f"{self._shard(index)}: {os.fsdecode(self.files[index])}"
 
-    def restrict(self, indices: np.ndarray) -> ShardImages:
-        """Returns the set of these images alone, numbered from 0."""
-        table = Table(*(column[indices] for column in self.table))
-        part = ShardImages(self.root, self.shards, table, self.preprocessing, flip=self.flip)
-        return self._share(part, indices)
-
-    def renumbered(self, places: np.ndarray) -> ShardImages:
-        """Returns the set whose class `places[i]` is class i of this one, sorted anew. places: (classes,)."""
-        labels = places[self.table.labels]
-        order = np.argsort(labels, kind="stable")
-        table = Table(*(column[order] for column in self.table._replace(labels=labels)))
-        part = ShardImages(self.root, self.shards, table, self.preprocessing, flip=self.flip)
-        return self._share(part, order)
+    def _chosen(self, indices: np.ndarray, labels: np.ndarray) -> Self:
+        table = Table(*(column[indices] for column in self.table))._replace(labels=labels)
+        return type(self)(self.root, self.shards, table, self.preprocessing, flip=self.flip)
 
     def content(self) -> dict[str, Any]:
         """Returns a checksum of the names and contents of the files, as the index has them, their list, and the
