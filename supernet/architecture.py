@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from supernet.design import Design, check_complexity
 from supernet.errors import InvalidError
-from supernet.json_text import TOO_DEEP, of_validation, parsed
+from supernet.json_text import TOO_DEEP, of_validation, parsed_design
 from supernet.module_names import portable
 from supernet.ops import OpSettings
 from supernet.space import Layer, Space, SpaceConfig
@@ -100,12 +100,7 @@ class Architecture(Design):
         if not isinstance(text, str | bytes):
             found, remedy = f"got a value of type {type(text).__name__}", "read the file first: Path(...).read_text()"
             raise InvalidError("", found, "the text of an architecture.json", remedy)
-        record = parsed(text)
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            found = record.get("format") if isinstance(record, dict) else type(record).__name__
-            raise InvalidError("format", f"got {found!r}", f"'{FORMAT}'")
-        if unknown := sorted(record.keys() - _KEYS):
-            raise InvalidError("", f"unknown key '{unknown[0]}'", ", ".join(sorted(_KEYS)))
+        record = parsed_design(text, FORMAT, _KEYS)
         for key in ("space", "paths"):
             if key not in record:
                 raise InvalidError("", f"'{key}' is missing", remedy="derive the architecture again")

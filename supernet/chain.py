@@ -27,7 +27,7 @@ from supernet.catalogue import (
 from supernet.design import Design, check_complexity
 from supernet.errors import InvalidError
 from supernet.explicit import ExplicitConvSpec, ExplicitMBConvSpec, HeadSpec, IdentitySpec
-from supernet.json_text import TOO_DEEP, of_validation, parsed
+from supernet.json_text import TOO_DEEP, of_validation, parsed_design
 from supernet.ops import OpSettings
 from supernet.space import LARGEST_INPUT, MOST_CLASSES, MOST_EDGES, BNConfig, Channels, Layer, Section
 from supernet.tree import TransitionConfig, TreeConfig, TreeSpec
@@ -230,12 +230,7 @@ class Chain(Design):
     def from_json(cls, text: str) -> Chain:
         """Returns the chain that the text of an architecture.json describes. Raises InvalidError, which names the wrong
         key."""
-        record = parsed(text)
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            found = record.get("format") if isinstance(record, dict) else type(record).__name__
-            raise InvalidError("format", f"got {found!r}", f"'{FORMAT}'")
-        if unknown := sorted(record.keys() - _KEYS):
-            raise InvalidError("", f"unknown key '{unknown[0]}'", ", ".join(sorted(_KEYS)))
+        record = parsed_design(text, FORMAT, _KEYS)
         if "chain" not in record:
             raise InvalidError("", "'chain' is missing", "the layers of the network")
         if not isinstance(record.get("name", ""), str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import ValidationError
@@ -36,6 +37,18 @@ def parsed(text: str) -> Any:
         raise InvalidError("", TOO_DEEP) from None
     except ValueError as error:
         raise InvalidError("", f"not JSON: {error}") from None
+
+
+def parsed_design(text: str, form: str, keys: Collection[str]) -> dict[str, Any]:
+    """Returns the content of an architecture.json whose format is `form`. Raises InvalidError, which names the wrong
+    key, if it is of another format or has a key that is not among `keys`."""
+    record = parsed(text)
+    if not isinstance(record, dict) or record.get("format") != form:
+        found = record.get("format") if isinstance(record, dict) else type(record).__name__
+        raise InvalidError("format", f"got {found!r}", f"'{form}'")
+    if unknown := sorted(record.keys() - keys):
+        raise InvalidError("", f"unknown key '{unknown[0]}'", ", ".join(sorted(keys)))
+    return record
 
 
 def of_validation(error: ValidationError, place: str) -> InvalidError:
