@@ -50,7 +50,7 @@ from engine.device import autocast, memory_format
 from engine.seeding import generator
 from latency.device import made_on
 from search.config import SearchConfig
-from search.learn.gradient import architecture_step, estimate_of, weights_step
+from search.learn.gradient import architecture_step, share_of, weights_step
 from search.learn.objective import Objective
 from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
 from supernet.compiled import compile_candidates, mixed_edges
@@ -133,7 +133,7 @@ class Bare:
                 if arch:
                     architecture_step(
                         state.net, self.batch, state.alpha, state.arch_optimizer, mode,
-                        estimate_of(s.resolved_gate_gradient), objective, next(random), precision,
+                        share_of(s.resolved_gate_gradient), objective, next(random), precision,
                     )  # fmt: skip
                     self.loop.search.update.project(state)
             synchronise(device)

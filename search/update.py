@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.seeding import generator
 from engine.training import check_finite
 from search.learn.forms import next_duals
-from search.learn.gradient import architecture_step, estimate_of
+from search.learn.gradient import architecture_step, share_of
 from search.learn.modes import ArchUpdate, GradientMode
 from search.learn.objective import Objective, expected_costs
 from search.learn.projection import Projector
@@ -127,7 +127,7 @@ class GateEstimator(Estimator):
 
     def __init__(self, plan: Plan, group: Group, projector: Projector | None):
         super().__init__(plan, group, projector)
-        self.estimate = estimate_of(self.settings.resolved_gate_gradient)
+        self.share = share_of(self.settings.resolved_gate_gradient)
 
     def step(
         self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
@@ -139,7 +139,7 @@ class GateEstimator(Estimator):
         s, limits = self.settings, self.plan.additive
         done = architecture_step(
             state.net, batch, state.alpha, state.arch_optimizer, cast(GradientMode, s.arch_update),
-            self.estimate, Objective(limits, s.resolved_loss, d_terms, state.duals), draws, self.autocast,
+            self.share, Objective(limits, s.resolved_loss, d_terms, state.duals), draws, self.autocast,
             self.group,
         )  # fmt: skip
         check_finite(done.ce, state.step + 1)

@@ -152,20 +152,29 @@ class Pair(Draw):
 
 DRAWS: dict[GradientMode, type[Draw]] = {"full": AllCandidatesKept, "full_v2": AllCandidates, "two_path": Pair}
 """Maps each gradient mode to its draw."""
-GATE_GRADIENTS: dict[GateGradient, Callable[[Draw, Tensor], Tensor]] = {
+Share = Callable[[Draw, Tensor], Tensor]
+"""A function from the draw of a step and dCE/dg to CE's share of dL/dalpha, both (E, N) float64."""
+GATE_GRADIENTS: dict[GateGradient, Share] = {
     "first_order": lambda draw, d_gates: draw.first_order(d_gates),
     "second_order": lambda draw, d_gates: draw.estimated(second_order, d_gates),
 }
-"""Maps each name in search.gate_gradient to the function from dCE/dg to CE's share of dL/dalpha, both (E, N)
-float64."""
+"""Maps each name in search.gate_gradient to how CE's share is computed."""
 
 
-def estimate_of(name: str) -> GateGradient | Estimate:
-    """Returns how CE's share is computed for a value of search.gate_gradient: the value itself if it is a name of
-    GATE_GRADIENTS, else the user's function that it refers to, with a check of what the function returns. Raises
-    ConfigError if there is no such function."""
+def share_of(name: str) -> Share:
+    """Returns how CE's share is computed for a value of search.gate_gradient: a name of GATE_GRADIENTS, or a reference
+    to an estimate of the user's own. Raises ConfigError if there is no such function."""
     if name in GATE_GRADIENTS:
-        return name
+        return GATE_GRADIENTS[name]
+    estimate = own_estimate(name)
+    return lambda draw, d_gates: draw.estimated(estimate, d_gates)
+
+
+def own_estimate(name: str) -> Estimate:
+    """Returns the user's function that a value of search.gate_gradient refers to. Raises ConfigError if there is none.
+
+    What it returns is checked: a step raises UserError if it is no finite float tensor of the right shape.
+    """
     key = "search.gate_gradient"
     function = own_function(name, key, ("d_gates", "p", "active"))
 
@@ -234,7 +243,7 @@ def architecture_step(
     alpha: Alpha,
     optimizer: torch.optim.Optimizer,
     mode: GradientMode,
-    gate_gradient: GateGradient | Estimate,
+    share: Share,
     objective: Objective,
     generator: torch.Generator,
     autocast: Autocast,
@@ -243,9 +252,9 @@ def architecture_step(
     """Makes one step of alpha on a validation batch and the limits' cost matrices; the weights stay (right half of
     Fig. 2).
 
-    gate_gradient: how CE's share is computed from dL/dg: by a name of GATE_GRADIENTS, or by an estimate of the user's
-    own. generator: draws the paths. Neither the network's weights nor their gradients are touched. The processes of
-    `group` share the batch, and each makes the same update.
+    share: computes CE's share of dL/dalpha from dCE/dg; see `share_of`. generator: draws the paths. Neither the
+    network's weights nor their gradients are touched. The processes of `group` share the batch, and each makes the same
+    update.
     """
     draw = DRAWS[mode](alpha, generator)
     d_gates, ce = gate_gradients(net, batch, draw.paths, draw.compared, draw.keep_outputs, autocast, group)
@@ -253,11 +262,7 @@ def architecture_step(
         # the caller stops; alpha keeps its last good value
         return ArchitectureStep(float("nan"))
 
-    if isinstance(gate_gradient, str):
-        from_ce = GATE_GRADIENTS[gate_gradient](draw, d_gates)
-    else:
-        from_ce = draw.estimated(gate_gradient, d_gates)
-    whole = alpha_gradient(from_ce, ce, alpha.probabilities(), objective, draw.first_order)
+    whole = alpha_gradient(share(draw, d_gates), ce, alpha.probabilities(), objective, draw.first_order)
     before = alpha.values.clone()
     alpha.values.grad = whole.gradient.to(alpha.values.dtype)
     optimizer.step()

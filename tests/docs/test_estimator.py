@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from search.learn.gradient import estimate_of, of_pair, second_order, softmax_jacobian
+from search.learn.gradient import of_pair, own_estimate, second_order, softmax_jacobian
 from search.own import with_permitted_modules
 from supernet.alpha import Alpha
 
@@ -27,7 +27,7 @@ def test_the_examples_error_is_half_that_of_the_published_estimate():
     slope, half = (torch.randn(size, dtype=torch.float64, generator=draws) for size in ((3,), (3, 3)))
     p = torch.randn(1, 3, dtype=torch.float64, generator=draws).softmax(dim=1)
     curvature = half @ half.T
-    mean, exact = expectation(estimate_of(EXAMPLE), p, slope, curvature)
+    mean, exact = expectation(own_estimate(EXAMPLE), p, slope, curvature)
     published, _ = expectation(lambda d, p, _: softmax_jacobian(d, p), p, slope, curvature)
     assert (published - exact).abs().max() > 0.05
     torch.testing.assert_close(mean - exact, (published - exact) / 2, rtol=1e-10, atol=1e-12)
@@ -39,7 +39,7 @@ def test_a_function_is_used_on_the_pairs_of_two_path_alone(space_of, tiny_search
     alpha = Alpha.of_space(space, torch.randn(space.mask.shape, generator=draws))
     sample = alpha.sample_pairs(draws)
     d_gates = torch.randn(space.mask.shape, dtype=torch.float64, generator=draws)
-    got = of_pair(estimate_of(EXAMPLE), d_gates, sample)
+    got = of_pair(own_estimate(EXAMPLE), d_gates, sample)
     for e, i in product(range(got.shape[0]), range(got.shape[1])):
         assert (got[e, i] != 0) == (i in sample.pairs[e].tolist())
     active = (sample.pairs == torch.tensor(sample.paths)[:, None]).long().argmax(dim=1)
@@ -61,7 +61,7 @@ def test_a_function_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, retur
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(f"def mine(d_gates, p, active):\n    return {returned}\n")
     with pytest.raises(UserError, match=r"^search.gate_gradient: ") as error:
-        estimate_of("own.py:mine")(torch.ones(2, 3).double(), torch.ones(2, 3).double(), torch.zeros(2).long())
+        own_estimate("own.py:mine")(torch.ones(2, 3).double(), torch.ones(2, 3).double(), torch.zeros(2).long())
     assert message in str(error.value)
 
 

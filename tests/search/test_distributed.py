@@ -18,7 +18,7 @@ from engine.distributed import ALONE, Group, reduce_gradients
 from engine.run_config import RunConfig
 from search.config import ReinforceConfig
 from search.learn.forms import AddLinear
-from search.learn.gradient import architecture_step, weights_step
+from search.learn.gradient import architecture_step, share_of, weights_step
 from search.learn.objective import Objective
 from search.learn.regression import Evidence, regression_step
 from search.learn.reinforce import reinforce_step
@@ -98,7 +98,7 @@ def steps(group: Group, mode: str) -> dict[str, Any]:
         else:
             arch_update, _, order = mode.partition(" ")
             done = architecture_step(
-                net, batch, alpha, arch_optimizer, arch_update, order or "first_order",
+                net, batch, alpha, arch_optimizer, arch_update, share_of(order or "first_order"),
                 Objective([limit], AddLinear()), random, plain, group=group,
             )  # fmt: skip
             value = done.ce

@@ -24,7 +24,7 @@ from engine.memory import memory_explained
 from engine.run_config import RunConfig
 from search.config import ReinforceConfig
 from search.learn.forms import Hinge
-from search.learn.gradient import architecture_step, gate_gradients, one_hot, weights_step
+from search.learn.gradient import architecture_step, gate_gradients, one_hot, share_of, weights_step
 from search.learn.objective import Objective
 from search.learn.regression import Evidence, regression_step
 from search.learn.reinforce import reinforce_step
@@ -128,8 +128,8 @@ class OnGpu:
             )  # fmt: skip
         else:
             architecture_step(
-                self.net, self.batch, self.alpha, self.arch_optimizer, mode, "first_order", self.objective, draws,
-                self.precision,
+                self.net, self.batch, self.alpha, self.arch_optimizer, mode, share_of("first_order"),
+                self.objective, draws, self.precision,
             )  # fmt: skip
 
 

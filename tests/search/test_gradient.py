@@ -20,6 +20,7 @@ from search.learn.gradient import (
     one_hot,
     pair_jacobian,
     second_order,
+    share_of,
     softmax_jacobian,
     weights_step,
 )
@@ -125,7 +126,7 @@ class Fixture:
         if ce_scale == 0:
             torch.nn.init.zeros_(self.net.classifier.linear.weight)
         return architecture_step(
-            self.net, self.batch, self.alpha, self.optimizer, mode, gate_gradient, Objective(limits, loss),
+            self.net, self.batch, self.alpha, self.optimizer, mode, share_of(gate_gradient), Objective(limits, loss),
             torch.Generator().manual_seed(seed), contextlib.nullcontext,
         )  # fmt: skip
 
