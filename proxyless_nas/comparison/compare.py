@@ -18,14 +18,15 @@ from latency.measure import TIMING_ROUNDS
 from latency.table import LatencyTable
 from proxyless_nas.comparison.accuracy import check_images, measured_accuracies, read_accuracies, with_measured
 from proxyless_nas.comparison.devices import (
+    Figures,
     measured_columns,
     named_tables,
     predicted_columns,
     published_columns,
     targets_of,
 )
-from proxyless_nas.comparison.networks import networks_of
-from proxyless_nas.comparison.result import Row
+from proxyless_nas.comparison.networks import Compared, networks_of
+from proxyless_nas.comparison.result import Accuracy, Column, Row
 from proxyless_nas.comparison.table import Comparison
 
 
@@ -64,42 +65,52 @@ def compare(
     ]
     named = named_tables(given)
     words = devices.split(",") if isinstance(devices, str) else as_texts(devices, "devices")
-    targets = targets_of([word.strip() for word in words if word.strip()], _count(threads, "threads"),
-        _count(batch, "batch"))  # fmt: skip
+    threads, batch = _count(threads, "threads"), _count(batch, "batch")
+    targets = targets_of([word.strip() for word in words if word.strip()], threads, batch)
     rounds = _count(rounds, "rounds", least=2)
     published = published_columns(found)
     columns = [column.name for column, _ in published] + [name for name, _ in named] + [t.name for t in targets]
     bounds = _bounds(at, columns)
-    names = [network.name for network in found]
-    measured = {} if accuracy is None else read_accuracies(as_path(accuracy, "accuracy"), names)
+    accuracies, reasons = _accuracies(found, accuracy, images, report)
+    latencies = [*published, *predicted_columns(found, named), *measured_columns(found, targets, rounds, report)]
+    return Comparison(
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        made_on=made_on(),
+        columns=tuple(column for column, _ in latencies),
+        rows=tuple(_row(n, accuracies[n.name], reasons.get(n.name, ""), latencies) for n in found),
+        at=bounds,
+    )
+
+
+def _accuracies(
+    found: Sequence[Compared], file: Path | str | None, images: Path | str | None, report: Report
+) -> tuple[dict[str, tuple[Accuracy, ...]], dict[str, str]]:
+    """Returns the accuracies of each network, and the reason for each that was not evaluated, by their names. file,
+    images: `accuracy` and `images` of compare."""
+    measured = {} if file is None else read_accuracies(as_path(file, "accuracy"), [network.name for network in found])
     reasons: dict[str, str] = {}
     if images is not None:
         folder = as_path(images, "images")
         check_images(folder)
         scores, reasons = measured_accuracies(found, folder, report)
         measured |= {name: (score,) for name, score in scores.items()}
-    accuracies = with_measured(found, measured)
-    latencies = [*published, *predicted_columns(found, named), *measured_columns(found, targets, rounds, report)]
-    rows = [
-        Row(
-            name=network.name,
-            params=network.complexity.params,
-            macs=network.complexity.macs,
-            channels=network.channels,
-            input_size=network.input_size,
-            classes=network.classes,
-            accuracies=accuracies[network.name],
-            no_accuracy=reasons.get(network.name, ""),
-            latencies={column.name: figures[network.name] for column, figures in latencies},
-        )
-        for network in found
-    ]
-    return Comparison(
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        made_on=made_on(),
-        columns=tuple(column for column, _ in latencies),
-        rows=tuple(rows),
-        at=bounds,
+    return with_measured(found, measured), reasons
+
+
+def _row(
+    network: Compared, accuracies: tuple[Accuracy, ...], no_accuracy: str, latencies: Sequence[tuple[Column, Figures]]
+) -> Row:
+    """Returns the row of a network. latencies: each column with the figures of all networks, by their names."""
+    return Row(
+        name=network.name,
+        params=network.complexity.params,
+        macs=network.complexity.macs,
+        channels=network.channels,
+        input_size=network.input_size,
+        classes=network.classes,
+        accuracies=accuracies,
+        no_accuracy=no_accuracy,
+        latencies={column.name: figures[network.name] for column, figures in latencies},
     )
 
 
