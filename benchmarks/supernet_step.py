@@ -244,7 +244,7 @@ def largest_full_batch(draw: Draw, batch: int) -> tuple[int, int]:
     return chosen, per_image
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=15, help="timed pairs of each variant, over all draws")
@@ -257,38 +257,34 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.batch, args.pairs, args.draws) < 1 or args.pairs < args.draws:
         parser.error("--batch, --draws and --pairs must be positive, --pairs at least --draws")
+    return args
 
-    start = time.perf_counter()
-    torch.set_num_threads(args.threads)
-    keep_freed_memory()  # as every search and retraining does
-    torch.manual_seed(args.seed)
-    space = imagenet_space(args.size)
-    images = torch.randn(args.batch, 3, args.size, args.size).contiguous(memory_format=torch.channels_last)
-    batch = LabelledImages(images, torch.randint(space.config.classes, (args.batch,)))
+
+def random_draws(space: Space, batch: int, size: int, draws: int, seed: int) -> list[Draw]:
+    """Returns the random choices of paths, on the same supernets and the same random images."""
+    torch.manual_seed(seed)
+    images = torch.randn(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
+    labelled = LabelledImages(images, torch.randint(space.config.classes, (batch,)))
     nets = {"channels_last": Supernet(space).to(memory_format=torch.channels_last), "contiguous": Supernet(space)}
     optimizers = {layout: sgd(net) for layout, net in nets.items()}
-    draws = [Draw(nets, optimizers, batch, args.seed + d) for d in range(args.draws)]
+    return [Draw(nets, optimizers, labelled, seed + d) for d in range(draws)]
 
-    full_batch, full_bytes = largest_full_batch(draws[0], args.batch)
-    for draw in draws:
-        draw.add_full(full_batch)
-    print(f"{len(space.searchable)} searchable edges, batch {args.batch}, {args.size} px, {args.threads} threads")
-    print(f"full keeps {full_bytes / 2**20:.0f} MiB an image: its ratios are taken at batch {full_batch}", flush=True)
 
-    record: dict[str, object] = {}
+def saved(draws: list[Draw], full_batch: int) -> dict[str, object]:
+    """Returns the bytes that each step saves over those of the baseline, medians over the draws. full_batch: the batch
+    of `full`."""
     table: dict[str, list[float]] = {name: [] for name in BYTES}
     for draw in draws:
-        sizes = {n: draw.bytes_of("baseline", batch.first(n)) for n in {args.batch, full_batch}}
+        whole, part = draw.batch, draw.batch.first(full_batch)
+        sizes = {len(b.labels): draw.bytes_of("baseline", b) for b in (whole, part)}
         for mode in BYTES:
-            n = full_batch if mode == "full" else args.batch
-            table[mode].append(draw.bytes_of(mode, batch.first(n)) / sizes[n])
+            batch = part if mode == "full" else whole
+            table[mode].append(draw.bytes_of(mode, batch) / sizes[len(batch.labels)])
     gc.collect()
-    for mode in BYTES:
-        record[f"{mode}_bytes"] = round(float(np.median(table[mode])), 4)
+    return {f"{mode}_bytes": round(float(np.median(ratios)), 4) for mode, ratios in table.items()}
 
-    if not args.bytes_only:
-        record |= timed(draws, args.pairs, random.Random(args.seed), start)
 
+def print_table(record: dict[str, object]) -> None:
     for mode in VARIANTS:
         words = [f"{mode:<10}"]
         for key in (f"{mode}_time", f"{mode}_bytes"):
@@ -298,6 +294,26 @@ def main() -> None:
     if "noise" in record:
         print(f"contiguous over channels_last {record['contiguous_over_channels_last']:.3f}x")
         print(f"noise of the ratio {record['noise']:.4f}: {'valid' if record['valid'] else 'NOT valid'}")
+
+
+def main() -> None:
+    args = arguments()
+    start = time.perf_counter()
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as every search and retraining does
+    space = imagenet_space(args.size)
+    draws = random_draws(space, args.batch, args.size, args.draws, args.seed)
+
+    full_batch, full_bytes = largest_full_batch(draws[0], args.batch)
+    for draw in draws:
+        draw.add_full(full_batch)
+    print(f"{len(space.searchable)} searchable edges, batch {args.batch}, {args.size} px, {args.threads} threads")
+    print(f"full keeps {full_bytes / 2**20:.0f} MiB an image: its ratios are taken at batch {full_batch}", flush=True)
+
+    record = saved(draws, full_batch)
+    if not args.bytes_only:
+        record |= timed(draws, args.pairs, random.Random(args.seed), start)
+    print_table(record)
     record |= {
         "full_batch": full_batch,
         "batch": args.batch,
