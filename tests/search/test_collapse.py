@@ -127,9 +127,8 @@ def resting(tmp_path, make_search_file):
     search = {"warmup_epochs": 1, "epochs": 12, "batch_size": 8, "arch_every": 2, "bn_batches": 1, "arch_lr": 1e-7}
     search["arch_update"] = "two_path"
     search["stop_when_settled"] = {"change": 0.01, "epochs": 3}
-    config = make_search_file(
-        [{"metric": "macs", "below": "99%"}], search=search, run={"threads": 1, "log_every": 1000}
-    )
+    run = {"threads": 1, "log_every": 1000, "evaluate_every": 1000}  # an evaluation draws a picture
+    config = make_search_file([{"metric": "macs", "below": "99%"}], search=search, run=run)
     file = tmp_path / "search.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
     return file

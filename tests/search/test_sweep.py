@@ -6,9 +6,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -146,38 +146,38 @@ def test_a_folder_in_which_a_sweep_works_is_refused(folder, door):
     }
 
 
-def test_an_interrupted_and_resumed_sweep_ends_like_an_uninterrupted_one(tmp_path, tiny_search, checkout, shell):
+def test_an_interrupted_and_resumed_sweep_ends_like_an_uninterrupted_one(
+    tmp_path, tiny_search, door, environment, monkeypatch
+):
     config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}]}
-    config["search"] = config["search"] | {"epochs": 30, "regression": {"samples": 2, "final_steps": 2}}
+    config["search"] = config["search"] | {"epochs": 15, "regression": {"samples": 2, "final_steps": 2}}
+    config["run"] = config["run"] | {"checkpoint_every": 1000, "evaluate_every": 1000}
     (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
-    script = [sys.executable, str(checkout / "scripts" / "run_sweep.py"), str(tmp_path / "a.yaml"), "--seeds", "0", "1"]
-
-    def start(out, *more):
-        command = [*script, "--out", str(out), *more]
-        return subprocess.Popen(command, env=shell, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
     out = tmp_path / "out"
-    sweep, curves, deadline = start(out), out / "a-seed0" / "metrics.jsonl", time.monotonic() + 120
-    while not (curves.exists() and '"step": 5,' in curves.read_text()):
-        assert sweep.poll() is None, sweep.communicate()[0]
-        assert time.monotonic() < deadline
+    sweep, curves = ("run_sweep", tmp_path / "a.yaml", "--out", out, "--seeds", "0", "1"), out / "a-seed0/metrics.jsonl"
+
+    def look(_pause):
+        """Sends SIGTERM to this process, the sweep's, as soon as the first search has made 5 steps."""
         time.sleep(0.01)
-    sweep.send_signal(signal.SIGTERM)
-    printed, _ = sweep.communicate(timeout=60)
-    assert sweep.returncode == 143, printed
-    assert "interrupted; continue with --resume" in printed
+        if curves.exists() and '"step": 5,' in curves.read_text():
+            monkeypatch.undo()
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("engine.queue.time", SimpleNamespace(sleep=look))
+    interrupted = door(*sweep)
+    assert interrupted.status == 143, interrupted.err
+    assert "interrupted; continue with --resume" in interrupted.out
     assert "is saved; continue with --resume" in (out / "a-seed0.log").read_text()
     rows = json.loads((out / "sweep.json").read_text())["searches"]
     assert [row["status"] for row in rows] == ["interrupted", "waiting"]
     steps = len(curves.read_text().splitlines())
     time.sleep(0.5)
     assert len(curves.read_text().splitlines()) == steps  # nobody writes any more
-    resumed = start(out, "--resume")
-    printed, _ = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, printed
+    resumed = door(*sweep, "--resume")
+    assert resumed.status == 0, resumed.err
     again = [load_result(out / name) for name in ("a-seed0", "a-seed1")]
-    assert [r.steps for r in again] == [120, 120]
-    assert 0 < again[0].resumed_at < 120 == again[0].steps
+    assert [r.steps for r in again] == [60, 60]
+    assert 0 < again[0].resumed_at < 60 == again[0].steps
     assert again[1].resumed_at == 0
     run_search(tmp_path / "a.yaml", tmp_path / "whole", overrides=["run.seed=0"])
     own = {"architecture": "", "seconds": 0.0, "resumed_at": 0}  # its folder's name and its time
