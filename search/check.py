@@ -149,6 +149,7 @@ def failed(what: str, error: UserError) -> Check:
 
 
 def _caught(what: str, checks: Callable[[], list[Check]]) -> list[Check]:
+    """Returns the results of some checks; if a UserError stops them, that one as a failed check called `what`."""
     try:
         return checks()
     except UserError as error:
@@ -156,12 +157,14 @@ def _caught(what: str, checks: Callable[[], list[Check]]) -> list[Check]:
 
 
 def _space(resolved: Resolved) -> Check:
+    """Returns the size of the space."""
     edges = resolved.space.searchable
     count = math.prod(len(edge.candidates) for edge in edges)
     return Check("ok", "space", f"{len(edges)} searchable edges, {float(count):.3g} architectures")
 
 
 def _reach(limit: AdditiveLimit) -> Check:
+    """Returns what a limit asks for, and the costs that architectures reach."""
     low, high = limit.cost.reachable
     source = "; " + ", ".join(f"{s.path} has every layer" for s in limit.sources) if limit.sources else ""
     reach = f"{quantity(low, limit.unit)} to {quantity(high, limit.unit)}"
@@ -176,6 +179,7 @@ def cost_gradient(space: Space, cost: Cost) -> Tensor:
 
 
 def _gradient(space: Space, limit: AdditiveLimit) -> Check:
+    """Checks on which edges the expected cost has a gradient in alpha: none where all candidates cost the same."""
     what = f"gradient of {limit.name}"
     # of a worst case, any member may become the worst
     each = torch.stack([cost_gradient(space, member).abs() for member in members(limit.cost)])  # (members, E, N)
@@ -207,6 +211,7 @@ def _together(resolved: Resolved) -> list[Check]:
 
 
 def _loosened(limits: Sequence[AdditiveLimit]) -> Check:
+    """Returns the warning about limits that no path probabilities meet in expectation."""
     each = [f"{limit.name} {limit.asked}" for limit in limits]
     text = (
         f"no path probabilities give {' and '.join(each)} in expectation, so for alpha `at` counts as `below`, and not "
@@ -251,6 +256,7 @@ def _own_functions(resolved: Resolved) -> list[Check]:
 
 
 def _tables(resolved: Resolved, report: Report) -> list[Check]:
+    """Checks the latency tables: their notes, their verification, their units, and a timing on this machine."""
     checks = [Check("warn", "table", note.text, note.what_to_do) for note in resolved.notes]
     measured = [source for limit in resolved.additive if limit.metric == "latency" for source in limit.sources]
     for source in measured:
@@ -315,6 +321,7 @@ def _timing(resolved: Resolved, measured: Sequence[TableSource], report: Report)
 
 
 def _timed(space: Space, source: TableSource, report: Report) -> Check:
+    """Checks a table of this machine by timing one network, from the middle of the range of costs."""
     paths = middle_network(source.cost)
     predicted = source.cost.of(paths)
     timing = time_architecture(
@@ -353,6 +360,7 @@ def load_average() -> float:
 
 
 def _untimed(measured: Sequence[TableSource]) -> Check:
+    """Returns why the derived network will not be timed: no table is of this machine."""
     names = ", ".join(source.table.device.name for source in measured)
     if all(source.measure.device == "external" for source in measured):  # those of several tables count as such
         return Check("ok", "timing", "every table is of an external device, so a derived network will not be timed")
@@ -363,6 +371,7 @@ def _untimed(measured: Sequence[TableSource]) -> Check:
 
 
 def _disk(space: Space, settings: SearchSettings, out: Path) -> Check:
+    """Checks whether the checkpoints will fit on the disk of `out`."""
     parameters = sum(layer.complexity.params for _, layer in space.places)
     files = Checkpoints(out).keep + 1  # the next is complete before the oldest goes
     moments = 2 if settings.optimizer == "adamw" else 1
@@ -376,6 +385,7 @@ def _disk(space: Space, settings: SearchSettings, out: Path) -> Check:
 
 
 def _data(config: SearchConfig) -> list[Check]:
+    """Checks the images, which are not downloaded for that. Raises ConfigError if they are incomplete."""
     local = config.data.model_copy(update={"download": False})
     try:
         images = open_images_for(config.space, local, user_modules.call).train
@@ -414,6 +424,7 @@ def data_checks(config: SearchConfig, training: int, validation: int) -> list[Ch
 
 
 def _run(config: SearchConfig) -> list[Check]:
+    """Checks whether this machine has the device of `run`. Raises ConfigError if it does not."""
     run = config.run
     prepare_device(run.model_copy(update={"threads": None}))  # the thread count of this process stays
     if run.amp == "bf16" and run.device == "cpu":

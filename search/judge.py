@@ -104,10 +104,12 @@ class Judge:
         return self._drawn(self.plan.additive)
 
     def _drawn(self, limits: Sequence[AdditiveLimit]) -> list[Paths]:
+        """Returns at most NETWORKS random networks that meet these limits, the same each time."""
         plan = self.plan
         return random_architectures(plan.space, limits, NETWORKS, seed=mix(plan.config.run.seed, JUDGED), at_least=0)
 
     def _as_costly_as(self, derived: Paths) -> list[Paths]:
+        """Returns the random networks to compare the derived one with."""
         limits = self.plan.additive
         if meets(derived, limits):
             return self.networks
@@ -121,8 +123,8 @@ class Judge:
         return Reliability(split_half(losses), len(self.networks))
 
     def judgement(self, net: Supernet, alpha: Alpha, derived: Paths, report: Report = silent) -> Judgement | None:
-        """Returns the derived network's place among random ones; None if fewer than two networks beside the derived one
-        are as costly."""
+        """Returns how the derived network compares with random ones; None if fewer than two networks beside the derived
+        one are as costly."""
         networks = [derived, *(paths for paths in self._as_costly_as(derived) if paths != derived)]
         if len(networks) < 3:
             return None
@@ -139,7 +141,9 @@ class Judge:
 def judge(losses: np.ndarray, derived: int, networks: Sequence[Paths], alpha: Alpha, images: int) -> Judgement:
     """Compares the derived network with random ones.
 
-    losses: (networks, batches) float64, that of `derived` in its row; the other rows are random networks."""
+    losses: (networks, batches) float64, a row for each of `networks`. derived: the row of the derived network; the
+    others are of random ones. images: the number on which all were compared.
+    """
     means = losses.mean(axis=1)
     log_p = alpha.log_probabilities().numpy()
     scores = np.array([log_p[np.arange(len(paths)), list(paths)].sum() for paths in networks])

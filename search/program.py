@@ -38,6 +38,8 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Solution:
+    """The result of an integer program."""
+
     x: np.ndarray | None
     """The solution. None if none exists (`proven`), or if none was found in time."""
     proven: bool

@@ -183,6 +183,7 @@ class Chain(Design):
         return Layer(spec, c_in, block.width, size, block.stride, block.residual)
 
     def _conv(self, place: str, block: ConvConfig) -> Candidate:
+        """Returns the op of a convolution: the catalogue's if it has the block's settings, else an explicit one."""
         kinds: dict[str, type[ConvSpec]] = {"stem": StemSpec, "feature_mix": FeatureMixSpec}
         kind = place if place in kinds else "conv"
         plain = block.bn and not block.bias and block.activation in (None, self.config.activation)
@@ -191,6 +192,7 @@ class Chain(Design):
         return ExplicitConvSpec(kind, block.kernel, block.activation or self.config.activation, block.bn, block.bias)
 
     def _mbconv(self, block: MBConvConfig, c_in: int) -> Candidate:
+        """Returns the op of an inverted residual: the catalogue's if its name says all of it, else an explicit one."""
         own = None if block.activation in (None, self.config.activation) else block.activation
         expand, rest = divmod(block.hidden or c_in, c_in)
         plain = MBConvSpec(block.kernel, expand, block.squeezed is not None)

@@ -23,6 +23,8 @@ from supernet.space import Channels, Section
 
 MOST_BRANCHES = 16
 MOST_UNITS = 1000
+ANY_SIZE = 1 << 10
+"""An input size that no kernel exceeds, where only the channels of an output are asked for."""
 Order = Literal["weight_bn_act", "bn_act_weight", "bn_weight_act", "act_weight_bn", "act_bn_weight", "weight_act_bn"]
 
 
@@ -232,7 +234,7 @@ class Node(nn.Module):
         norms: list[nn.Module | None] = []
         for branch, c in zip(config.branches, self.inputs, strict=True):
             width, _ = (c, 0) if branch.edge is None else branch.edge.shape(c, branch.edge.kernel)
-            out, _ = branch.shape(c, 1 << 10)
+            out, _ = branch.shape(c, ANY_SIZE)
             edges.append(None if branch.edge is None else Unit(branch.edge, c, settings))
             children.append(None if branch.child is None else Node(branch.child, width, settings))
             norms.append(settings.bn(out) if config.branch_bn else None)
@@ -263,7 +265,7 @@ class Transition(nn.Module):
         units = []
         for unit in config.units:
             units.append(Unit(unit, c_in, settings))
-            c_in, _ = unit.shape(c_in, 1 << 10)
+            c_in, _ = unit.shape(c_in, ANY_SIZE)
         self.layers = nn.ModuleList(units)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -279,13 +281,13 @@ class TreeBlock(nn.Module):
         super().__init__()
         self.shortcut = Unit(config.shortcut, c_in, settings)
         self.in_bottle = None if config.into is None else Unit(config.into, c_in, settings)
-        width, _ = (c_in, 0) if config.into is None else config.into.shape(c_in, 1 << 10)
+        width, _ = (c_in, 0) if config.into is None else config.into.shape(c_in, ANY_SIZE)
         self.cell = Node(config.cell, width, settings)
-        width, _ = config.cell.shape(width, 1 << 10)
+        width, _ = config.cell.shape(width, ANY_SIZE)
         self.out_bottle = None if config.out is None else Unit(config.out, width, settings)
-        width, _ = (width, 0) if config.out is None else config.out.shape(width, 1 << 10)
+        width, _ = (width, 0) if config.out is None else config.out.shape(width, ANY_SIZE)
         self.final_bn = settings.bn(width) if config.final_bn else None
-        self.missing = width - config.shortcut.shape(c_in, 1 << 10)[0]
+        self.missing = width - config.shortcut.shape(c_in, ANY_SIZE)[0]
         """The channels of zeros that the shortcut lacks."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -339,6 +341,7 @@ def _parts(config: TreeConfig | TransitionConfig, c_in: int, size: int) -> Itera
 
 
 def _of_node(node: NodeConfig, c_in: int, size: int) -> Iterator[Complexity]:
+    """Yields the complexity of each layer below a node."""
     for branch, c in zip(node.branches, node.inputs(c_in), strict=True):
         yield Complexity(2 * branch.shape(c, size)[0] if node.branch_bn else 0)
         now = size
@@ -366,4 +369,5 @@ def _modules(parts: Sequence[nn.Module | None]) -> nn.ModuleDict:
 
 
 def _at(modules: nn.ModuleDict, i: int) -> nn.Module | None:
+    """Returns part number `i`; None if it is absent."""
     return dict(modules.items()).get(str(i))

@@ -1,4 +1,7 @@
-"""From alpha to one architecture: the likeliest (argmax), or the likeliest that meets the limits (constrained)."""
+"""Derives one architecture from alpha: the likeliest (argmax), or the likeliest that meets the limits (constrained).
+
+E is the number of searchable edges, N that of the candidates of an edge.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ class InfeasibleError(UserError):
 
 @dataclass(frozen=True)
 class Derivation:
+    """An architecture that was derived from alpha."""
+
     paths: tuple[int, ...]
+    """The index of the candidate of each edge."""
     log_probability: float
     """sum_e log p[e, paths[e]]."""
     notes: tuple[str, ...] = ()
@@ -46,7 +52,8 @@ def argmax(alpha: Alpha) -> Derivation:
 
 
 def constrained(alpha: Alpha, limits: Sequence[AdditiveLimit], seconds: float = MOST_SECONDS) -> Derivation:
-    """Maximises sum_e log p[e, path_e] subject to every limit, exactly, as an integer program. See `likeliest`."""
+    """Returns the architecture that maximises sum_e log p[e, path_e] subject to every limit, exactly, by an integer
+    program. See `likeliest`."""
     return likeliest(alpha, limits, 1, seconds)[0]
 
 
@@ -88,6 +95,7 @@ def likeliest(
 
 
 def _windows(limits: Sequence[AdditiveLimit]) -> str:
+    """Returns the range of costs that each `at` allows, as text."""
     return ", ".join(
         f"{limit.name} [{quantity(limit.bound - limit.tolerance * limit.scale, limit.unit, 6)}, "
         f"{quantity(limit.bound, limit.unit, 6)}]"
@@ -97,6 +105,7 @@ def _windows(limits: Sequence[AdditiveLimit]) -> str:
 
 
 def infeasible(limits: Sequence[AdditiveLimit]) -> InfeasibleError:
+    """Returns the error that no architecture meets the limits; it names each bound and the smallest reachable cost."""
     reach = "; ".join(
         f"{limit.name}: bound {quantity(limit.bound, limit.unit, 6)}, smallest reachable "
         f"{quantity(limit.cost.reachable[0], limit.unit, 6)}"
@@ -106,6 +115,7 @@ def infeasible(limits: Sequence[AdditiveLimit]) -> InfeasibleError:
 
 
 QUICKER = "a larger `tolerance`, or `below` in place of an `at`, makes that quick"
+"""The remedy if the solver has not finished in its time."""
 
 
 def _unfinished(limits: Sequence[AdditiveLimit], seconds: float) -> UnfinishedError:
@@ -199,6 +209,7 @@ def derive(
 
 
 def _log_probability(log_p: np.ndarray, paths: tuple[int, ...]) -> float:
+    """Returns sum_e log p[e, paths[e]]. log_p: (E, N)."""
     return float(log_p[np.arange(len(paths)), list(paths)].sum())
 
 
@@ -225,6 +236,8 @@ def meeting(networks: np.ndarray, limits: Sequence[AdditiveLimit]) -> np.ndarray
 
 @dataclass(frozen=True)
 class _Answer:
+    """The result of one integer program, or of several of which the best counts."""
+
     paths: tuple[int, ...] | None
     """The solution. None if no architecture meets the limits (`proven`), or if none was found in time."""
     proven: bool
@@ -241,7 +254,7 @@ def _solve(
 ) -> _Answer:
     """Solves the integer program over one binary variable per (edge, candidate).
 
-    excluded: architectures that are no answer; the answer differs from each on at least one edge.
+    log_p, mask: (E, N). excluded: architectures that are no answer; the answer differs from each on at least one edge.
 
     A worst case is below a bound exactly if all its members are, and reaches one if any of them does: with `at`, one
     program for each choice of the members that have to, and the likeliest of their answers.
@@ -272,7 +285,9 @@ def _program(
 ) -> _Answer:
     """Solves one integer program.
 
-    reaching: for each limit that is `at`, the sum that has to reach the lower side of its window."""
+    log_p, mask: (E, N). reaching: for each limit that is `at`, the sum that has to reach the lower side of its window;
+    None for the others. excluded, and how rows and objective are scaled: see `_solve`.
+    """
     edge, candidate = np.nonzero(mask)
     excluded = list(excluded)
     constraints = [LinearConstraint((edge == np.arange(len(mask))[:, None]).astype(float), 1, 1)]
@@ -283,6 +298,7 @@ def _program(
             low = scale * (limit.least - cost.fixed) if reached is cost else -np.inf
             constraints.append(LinearConstraint(row[None], low, scale * (limit.most - cost.fixed)))
     best = log_p.max(axis=1, keepdims=True)
+    # the objective: by how much each variable's candidate is less likely than the best of its edge, in log p
     regret = (best - np.where(mask, log_p, 0.0))[edge, candidate]
     stretch = 1e4 / regret.max() if regret.max() > 0 else 1.0
     while True:

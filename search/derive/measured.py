@@ -33,6 +33,7 @@ def local_latency_limits(limits: Sequence[Limit]) -> tuple[AdditiveLimit, ...]:
 
 
 def _is_local(limit: AdditiveLimit) -> bool:
+    """Returns whether a limit is on the latency of this very machine."""
     source = limit.source
     if limit.metric != "latency" or source is None or source.measure.device == "external":
         return False

@@ -1,4 +1,4 @@
-"""Several devices in one limit: the weighted sum of their costs, or the worst of them."""
+"""Combines the costs of several devices in one limit: by their weighted sum, or by the worst of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from supernet.cost import Cost
 
 
 def scaled(cost: Cost, weight: float) -> Cost:
+    """Returns the cost weight * cost(paths)."""
     return Cost(weight * cost.fixed, weight * cost.table, cost.mask)
 
 
@@ -31,6 +32,7 @@ class WorstCase:
     members: tuple[Cost, ...]
 
     def of(self, paths: tuple[int, ...]) -> float:
+        """Returns the largest cost of the network with these paths among the members."""
         return max(member.of(paths) for member in self.members)
 
     @cached_property
@@ -60,7 +62,7 @@ def least_worst(
     them. Raises UnfinishedError if the solver does not finish within `seconds`.
     """
     mask = costs[0].mask
-    edge, candidate = np.nonzero(mask)
+    edge, candidate = np.nonzero(mask)  # a binary variable for each (edge, candidate); t is the last variable
     scale = max(abs(end) for cost in costs for end in cost.reachable) or 1.0
     one_each = np.column_stack([(edge == np.arange(len(mask))[:, None]).astype(float), np.zeros(len(mask))])
     constraints = [LinearConstraint(one_each, 1, 1)]

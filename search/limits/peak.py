@@ -71,6 +71,7 @@ def restrict(config: SearchConfig, source: object = "limits") -> tuple[SearchCon
 
 
 def _restricted(config: SearchConfig, i: int, where: str) -> tuple[SearchConfig, PeakLimit]:
+    """Does the work of `restrict` for limit number `i`. where: the place of its bound, for errors."""
     space, measure = Space(config.space), config.measure
     with explain(where):
         low, high = reachable_peaks(space, measure)
@@ -132,6 +133,8 @@ def without(config: SpaceConfig, edges: Sequence[Edge], kept: dict[str, tuple[st
 
 
 def _stage_without(stage: StageConfig, edges: Sequence[Edge], kept: dict[str, tuple[str, ...]]) -> StageConfig:
+    """Returns a stage whose edges have the candidates in `kept` only. edges: those of the stage. kept: by the edge's
+    name."""
     first, others = edges[0], edges[1:]
     if all(kept[edge.name] == edge.candidates for edge in edges):
         return stage

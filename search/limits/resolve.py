@@ -159,6 +159,7 @@ def resolve_limit(
 
 
 def _unit(limit: LimitConfig, sources: Sequence[TableSource], where: str) -> str:
+    """Returns the unit of a limit's costs. Raises ConfigError if its tables give a column in different ones."""
     if limit.function is not None:
         return limit.metric  # "at 3 squeezes"
     if limit.metric in UNITS:
@@ -202,6 +203,7 @@ def _computed(config: SearchConfig, space: Space, metric: str) -> Cost:
 
 
 def _combined(limit: LimitConfig, sources: Sequence[TableSource]) -> Cost | WorstCase:
+    """Returns the cost of one table, or of several as `combine` says."""
     costs = [source.cost for source in sources]
     if limit.combine is None:
         return costs[0]

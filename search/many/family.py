@@ -377,6 +377,7 @@ class Scorer:
 
 
 def _with_scores(members: Sequence[FamilyMember], scorer: Scorer, report: Report) -> list[FamilyMember]:
+    """Returns the members with their accuracies; a network that several of them have is scored once."""
     distinct = dict.fromkeys(member.architecture.paths for member in members)
     for paths in reported(distinct, "scoring the derived networks", len(distinct), report):
         scorer.score(paths)
