@@ -97,9 +97,6 @@ class Architecture(Design):
         allow_modules: the modules of candidates that the text may import beside those that are imported already; see
         `supernet.module_names.permitted`. Raises InvalidError, which names the wrong key.
         """
-        if not isinstance(text, str | bytes):
-            found, remedy = f"got a value of type {type(text).__name__}", "read the file first: Path(...).read_text()"
-            raise InvalidError("", found, "the text of an architecture.json", remedy)
         record = parsed_design(text, FORMAT, _KEYS)
         for key in ("space", "paths"):
             if key not in record:

@@ -42,6 +42,9 @@ def parsed(text: str) -> Any:
 def parsed_design(text: str, form: str, keys: Collection[str]) -> dict[str, Any]:
     """Returns the content of an architecture.json whose format is `form`. Raises InvalidError, which names the wrong
     key, if it is of another format or has a key that is not among `keys`."""
+    if not isinstance(text, str | bytes):
+        found, remedy = f"got a value of type {type(text).__name__}", "read the file first: Path(...).read_text()"
+        raise InvalidError("", found, "the text of an architecture.json", remedy)
     record = parsed(text)
     if not isinstance(record, dict) or record.get("format") != form:
         found = record.get("format") if isinstance(record, dict) else type(record).__name__
