@@ -1,7 +1,7 @@
 """Retrains several networks with the same settings, as many at a time as there are cores.
 
-It is for programs that begin and end in one call, such as the quick start: an error ends it, and nothing is resumed. A
-sweep with logs, several seeds and a resume is proxyless_nas/retrainings.
+It is for programs that retrain a few networks on the way, such as the quick start: an error ends it. A sweep with logs
+and several seeds is proxyless_nas/retrainings.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from engine.errors import ConfigError
 from engine.evaluation import Evaluation
 from engine.processes import side_by_side
 from engine.progress import Report, silent
+from engine.runs.folder import run_begun
 from retrain.config import RetrainConfig
 from retrain.run import retrain
 from supernet.architecture import Architecture
@@ -29,6 +30,8 @@ def retrain_all(
     folders: Sequence[Path],
     report: Report = silent,
     what: str = "retraining networks",
+    *,
+    resume: bool = False,
 ) -> list[Evaluation]:
     """Retrains each architecture into its folder, in a process each, and returns their results on the test images.
 
@@ -44,14 +47,16 @@ def retrain_all(
     report(what, 0, len(architectures))
     done = itertools.count(1)
     jobs = [
-        (config, a.space.config.model_dump(mode="json"), a.paths, a.name, folder)
+        (config, a.space.config.model_dump(mode="json"), a.paths, a.name, folder, resume)
         for a, folder in zip(architectures, folders, strict=True)
     ]
     return side_by_side(_retrain, jobs, workers, lambda place, result: report(what, next(done), len(jobs)))
 
 
-def _retrain(config: RetrainConfig, space: dict[str, Any], paths: tuple[int, ...], name: str, out: Path) -> Evaluation:
+def _retrain(
+    config: RetrainConfig, space: dict[str, Any], paths: tuple[int, ...], name: str, out: Path, resume: bool
+) -> Evaluation:
     """Retrains one network. Runs in a process of its own, which gets plain values."""
     # validating the space imports the user's own candidates, which a new process does not know
     architecture = Architecture(Space(validate(SpaceConfig, space, "space")), paths, name)
-    return retrain(config, architecture, out, shown=False).test
+    return retrain(config, architecture, out, resume=resume and run_begun(out), shown=False).test

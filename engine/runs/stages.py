@@ -53,6 +53,8 @@ class StagesFile(Section):
     """The content of stages.json."""
 
     format: Literal["proxylessnas/stages@1"] = "proxylessnas/stages@1"
+    job: str = "ship"
+    """The kind of job: the command that runs it. Files of earlier versions do not have it, and are of `ship`."""
     stages: dict[str, StageRecord] = Field(default_factory=dict)
     """The stages that have begun, in their order."""
 
@@ -94,6 +96,7 @@ def run_stages(
     job: J,
     out: Path,
     *,
+    kind: str = "ship",
     until: str | None = None,
     say: Callable[[str], None] = print,
 ) -> StagesFile:
@@ -103,14 +106,11 @@ def run_stages(
     A stage is done if it began from the same inputs and its files are as it made them. If an input has changed, or all
     of its files are gone, what it made is deleted and it runs anew; if some of its files have changed, it makes these
     again. Files among them that no stage has made, or that have changed since, are moved into a folder kept-N, and not
-    deleted. until: the name of the last stage to run. say: called with a line for each stage. Raises ConfigError if the
-    folder holds files at the place of a stage that has never begun, or if a file has changed without which a stage
-    cannot go on.
+    deleted. kind: the kind of job. until: the name of the last stage to run. say: called with a line for each stage.
+    Raises ConfigError if the folder holds a job of another kind, or files at the place of a stage that has never begun,
+    or if a file has changed without which a stage cannot go on.
     """
-    record = read_stages(out)
-    if record is None:
-        refuse_foreign_files(stages, out)
-        record = StagesFile()
+    record = record_to_go_on_with(stages, out, kind)
     for stage in stages:
         before, inputs = record.stages.get(stage.name), dict(stage.inputs(job, record.stages))
         left = _left_to_do(stage, before, inputs, out)
@@ -205,6 +205,22 @@ def read_stages(out: Path) -> StagesFile | None:
     return record
 
 
+def record_to_go_on_with(stages: Sequence[Stage[J]], out: Path, kind: str) -> StagesFile:
+    """Returns the record of a job in its folder, an empty one for a job that has not begun.
+
+    Raises ConfigError if the folder holds a job of another kind, or if no job has begun there and it holds what a stage
+    would delete.
+    """
+    record = read_stages(out)
+    if record is None:
+        refuse_foreign_files(stages, out)
+        return StagesFile(job=kind)
+    if record.job != kind:
+        found = f"holds a job of proxyless-nas {record.job}, whose files this one would delete"
+        raise ConfigError(f"--out {out}", found, remedy="choose another folder")
+    return record
+
+
 def write_stages(out: Path, record: StagesFile) -> None:
     """Writes the record into a folder, atomically."""
     write_atomically(out / FILE, json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
@@ -249,7 +265,8 @@ def _changed_inputs(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 def _with(record: StagesFile, name: str, one: StageRecord, stages: Sequence[Stage[J]]) -> StagesFile:
     """Returns the record with another entry of one stage, in the order of the stages."""
     known = {**record.stages, name: one}
-    return StagesFile(stages={stage.name: known[stage.name] for stage in stages if stage.name in known})
+    in_order = {stage.name: known[stage.name] for stage in stages if stage.name in known}
+    return StagesFile(job=record.job, stages=in_order)
 
 
 def _kept(stage: Stage[J], left: _Left, record: StagesFile, out: Path) -> str | None:

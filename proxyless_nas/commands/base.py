@@ -7,7 +7,9 @@ been parsed, so `--help` and a mistyped option are answered at once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +53,21 @@ def config_path(args: argparse.Namespace) -> Path:
 
     path: Path = args.config
     return located(path)
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """Says at Ctrl-C that the same command goes on, for a command that works in stages."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("the same command goes on where this one was stopped", file=sys.stderr)
+        raise
+
+
+def say_at_once(line: str) -> None:
+    """Prints a line, also into a file or a pipe, before the next work begins, which may take hours."""
+    print(line, flush=True)
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -6,15 +6,16 @@ Measures a latency table on this CPU (again where other work disturbs it), searc
 derives, retrains from scratch, and prints the derived network beside random networks of the same predicted latency that
 were retrained alike, all timed in turn. It ends with what these results show, and what they do not show, and writes
 report.html, one page with all of it.
-Everything is written below --out; one that holds a quick start, finished or not, is refused: delete it first. Exit
-status 3 if the derived network misses its target; 0 if it meets it or the machine is too busy to decide.
+Everything is written below --out. The same command again goes on where it was stopped, even killed; once it has ended,
+it only prints the results again, so that another run needs another --out. Exit status 3 if the derived network misses
+its target; 0 if it meets it or the machine is too busy to decide.
 """
 
 import argparse
 from pathlib import Path
 
 from engine.arguments import path_argument
-from proxyless_nas.commands.base import EXIT_MISSED, Command, at_least
+from proxyless_nas.commands.base import EXIT_MISSED, Command, at_least, going_on, say_at_once
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +31,8 @@ def _run(args: argparse.Namespace) -> int:
     from proxyless_nas.quickstart import quickstart
 
     set_up_logging()
-    met = quickstart(args.out, args.seed, args.baselines)["met"]
+    with going_on():
+        met = quickstart(args.out, args.seed, args.baselines, say=say_at_once)["met"]
     return EXIT_MISSED if met is False else 0  # on a busy machine it stays open, and a warning was printed
 
 

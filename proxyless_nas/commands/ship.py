@@ -15,10 +15,9 @@ Exit status 3 if the derived network misses a limit; 1 if --verify finds a numbe
 """
 
 import argparse
-import sys
 
 from engine.arguments import path_argument
-from proxyless_nas.commands.base import EXIT_MISSED, Command, add_overrides
+from proxyless_nas.commands.base import EXIT_MISSED, Command, add_overrides, going_on, say_at_once
 
 EXIT_DIFFERS = 1
 NAMES = ("table", "search", "derive", "retrain", "evaluate", "export", "int8", "time", "report")
@@ -61,18 +60,11 @@ def _run(args: argparse.Namespace) -> int:
             raise UserError(name, "is missing", "a configuration and --out DIR, or --verify DIR")
     if args.timings:
         raise UserError("--timings", "goes with --verify DIR")
-    try:
-        done = ship(args.config, args.out, until=args.until, overrides=args.overrides, say=_say)
-    except KeyboardInterrupt:
-        print("the same command goes on where this one was stopped", file=sys.stderr)
-        raise
+    with going_on():
+        done = ship(args.config, args.out, until=args.until, overrides=args.overrides, say=say_at_once)
     if done.report is not None and args.until in (None, "report"):
         print(done.report)
     return EXIT_MISSED if done.met is False else 0
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)  # at once, since a stage takes hours
 
 
 COMMAND = Command(__doc__, _arguments, _run)

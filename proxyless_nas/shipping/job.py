@@ -10,7 +10,7 @@ from engine.config import config_text
 from engine.errors import ConfigError
 from engine.files import as_path, write_atomically
 from engine.runs.lock import locked
-from engine.runs.stages import StagesFile, read_stages, refuse_foreign_files, run_stages
+from engine.runs.stages import StagesFile, read_stages, record_to_go_on_with, run_stages
 from engine.wording import in_a_row, shown
 from proxyless_nas.shipping.config import ShipConfig
 from proxyless_nas.shipping.folder import CONFIG, Job, result_of
@@ -58,8 +58,7 @@ def ship(
     job = Job(_in_full(folder), settings)
     refuse_impossible(settings, names[: None if until is None else names.index(until) + 1])
     with locked(folder):
-        if read_stages(folder) is None:
-            refuse_foreign_files(STAGES, folder)
+        record_to_go_on_with(STAGES, folder, "ship")  # before a file is written
         write_atomically(folder / CONFIG, config_text(settings))
         stages = run_stages(STAGES, job, job.out, until=until, say=say)
     result = result_of(job)

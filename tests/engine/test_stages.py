@@ -118,6 +118,15 @@ def test_files_that_no_stage_has_made_are_kept_when_a_stage_runs_anew(run, tmp_p
     assert (tmp_path / "two").read_text() == "72"
 
 
+def test_a_folder_with_a_job_of_another_kind_is_refused_and_left_alone(run, tmp_path):
+    """Both kinds may have stages of the same names, whose files the other kind would delete."""
+    run()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"holds a job of proxyless-nas ship, .*; choose another folder"):
+        run_stages(adding_stages(tmp_path), Settings(first="7"), tmp_path, kind="quickstart")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_the_last_stage_to_run_may_be_named(run, tmp_path):
     assert run(until="one") == (["one"], ["one: one is done"])
     assert run()[0] == ["two"]

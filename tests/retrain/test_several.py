@@ -70,3 +70,5 @@ def test_a_user_error_in_one_process_is_raised_as_it_is(config, architectures, t
     retrain(config, architectures[1], tmp_path / "b")
     with pytest.raises(UserError, match="holds a run already"):
         retrain_all(config, architectures, [tmp_path / "a", tmp_path / "b"])
+    found = retrain_all(config, architectures, [tmp_path / "a", tmp_path / "b"], resume=True)
+    assert found[1] == retrain(config, architectures[1], tmp_path / "b", resume=True).test
