@@ -18,7 +18,7 @@ import proxyless_nas as pn
 from engine.errors import ConfigError, UserError
 from engine.files import make_folder
 from engine.runs.inputs import record
-from engine.runs.stages import read_stages, sha256_of, write_stages
+from engine.runs.stages import StagesFile, read_stages, sha256_of, write_stages
 from latency.table import LatencyTable, Verification
 from proxyless_nas.commands import main
 from proxyless_nas.commands.ship import NAMES
@@ -117,6 +117,25 @@ def test_the_same_command_again_does_nothing_and_prints_the_page_last(shipped, s
     assert [line.split(": ")[1] for line in lines[:-1]] == ["done before"] * len(STAGES)
     assert lines[-1] == str(out / "report.html")
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_quick_starts_folder_is_refused_before_anything_is_written(settings, tmp_path):
+    write_stages(tmp_path, StagesFile(job="quickstart"))
+    with pytest.raises(ConfigError, match="holds a job of proxyless-nas quickstart, whose files this one would delete"):
+        pn.ship(settings, tmp_path)
+    assert not (tmp_path / CONFIG).exists()
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_the_files_for_own_photographs_on_the_page_are_valid(block, checkout):
+    text = (checkout / "docs" / "ship.md").read_text().split("**Your own photographs**")[1].split("## The stages")[0]
+    first = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[0])
+    inline = re.findall(r"`search: (\{.*?\})`", text.replace("\n", " "))[0]
+    config = ShipConfig.read(first if block == 0 else first | {"search": yaml.safe_load(inline)})
+    assert config.search.space.classes == 6
+    for part in (config.search.data, config.retrain.data):
+        assert (str(part.root), part.test) == ("photos", 0.2)
+    assert config.search.measure.device == ("cpu" if block == 0 else "external")
 
 
 def test_every_number_is_the_same_when_it_is_computed_again(shipped):
