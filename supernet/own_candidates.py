@@ -57,8 +57,9 @@ def check_declared(layers: Iterable[Layer]) -> None:
 
 
 def check_running(layers: Iterable[Layer], device: torch.device) -> None:
-    """Raises InvalidError unless every own candidate, on its smallest layer, returns a map of the expected shape and
-    leaves its input unchanged, which the other candidates of an edge get too."""
+    """Raises InvalidError unless every own candidate, on its smallest layer, returns a map of the expected shape,
+    leaves its input unchanged, which the other candidates of an edge get too, and has as many parameters as it
+    declares. The MACs are not compared: an op may compute them in ways that nothing sees from outside."""
     for layer in _smallest_of_each(layer for layer in layers if is_own(layer.spec)):
         op = _built(layer).to(device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -77,6 +78,10 @@ def check_running(layers: Iterable[Layer], device: torch.device) -> None:
         if not torch.equal(x, before):
             found = "forward() changed its input in place, which other candidates get too"
             raise InvalidError(where, found, remedy="correct it")
+        built = sum(parameter.numel() for parameter in op.parameters())  # lazy ones have their shape by now
+        if built != layer.complexity.params:
+            found = f"complexity() declares {layer.complexity.params} parameters for {layer}, its module has {built}"
+            raise InvalidError(where, found, remedy="correct the formula, since limits and tables use it")
 
 
 def _smallest_of_each(layers: Iterable[Layer]) -> list[Layer]:

@@ -235,6 +235,23 @@ def test_a_candidate_whose_output_is_wrong_is_refused_before_training(declared, 
         check_running(layers, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("layer", ["torch.nn.Linear(2, 3)", "torch.nn.LazyLinear(3)"])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_candidate_with_other_parameters_than_it_declares_is_refused_before_training(declared, layer, right):
+    """Both layers have 2 x 3 + 3 parameters, the lazy one since its first forward pass."""
+    layers = declared(
+        build=f"op = Op(c_in, c_out, stride); op.more = {layer}; return op",
+        forward="self.more(x.new_ones(1, 2)); " + GOOD["forward"],
+        complexity=f"return Complexity({9 if right else 8}, 5)",
+    )
+    if right:
+        check_running(layers, torch.device("cpu"))
+        return
+    message = r"complexity\(\) declares 8 parameters for declared 5x5x4->8 s2, its module has 9; correct the formula"
+    with pytest.raises(ValueError, match=f"candidate 'declared': {message}"):
+        check_running(layers, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("text", ["class Spec: pass", "def f(): pass"])
 def test_registering_a_class_that_is_no_candidate_is_refused(tmp_path, text):
     path = tmp_path / "other.py"
