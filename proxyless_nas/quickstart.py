@@ -139,7 +139,8 @@ def _table(job: Job, records: Records) -> Done:
     if error > LARGEST_ERROR:
         log.warning(
             "the table is off by %.0f %%, where a search accepts %g %%: the quick start goes on with it, so that you "
-            "see the rest, but no latency in it means anything. Run it again on an idle machine", error, LARGEST_ERROR,
+            "see the rest, but no latency in it means anything. Run it again on an idle machine, in another folder",
+            error, LARGEST_ERROR,
         )  # fmt: skip
     accepted = max(LARGEST_ERROR, math.ceil(error))
     return Done(f"{path.name}, {summary(verification)}", [path], {"largest_error": accepted})

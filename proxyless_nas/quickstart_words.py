@@ -98,8 +98,8 @@ def _verdict(e: Ending) -> str:
         return f"TARGET NOT SETTLED: {timed} ({off}), but {why}. On an idle machine, time it again: {e.resume}"
     if not e.met:
         return (
-            f"TARGET MISSED: {timed}, {off}. Run it again on an idle machine; if your own limit is missed, ask for a "
-            "little less."
+            f"TARGET MISSED: {timed}, {off}. Run it again on an idle machine, in another folder; if your own limit is "
+            "missed, ask for a little less."
         )
     if ms <= target:
         return f"TARGET MET: {timed}, {off}."
