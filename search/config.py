@@ -19,7 +19,7 @@ from engine.run_config import LARGEST_BATCH, LARGEST_LR, MOST_EPOCHS, NEVER, Run
 from engine.wording import number_remedy, shown
 from latency.config import LARGEST_ERROR, MeasureConfig
 from search.learn.forms import LARGEST_POWER, LARGEST_WEIGHT, Loss, LossForm, Projection
-from search.learn.modes import MODES, ArchUpdate, GateGradient, Mode, is_reference
+from search.learn.modes import MODES, OWN, GateGradient, Mode, is_reference
 from supernet.space import Space, SpaceConfig
 
 _WITH_LETTERS = re.compile(r"(?P<number>\d{1,20}(\.\d{1,20})?(e[-+]?\d{1,2})?)\s*(?P<letters>[a-zA-Zµ]{1,12})")
@@ -316,10 +316,11 @@ class SearchSettings(Section):
     """YAML section `search`. Epochs, batches and alpha's Adam default to the published settings (arXiv 1812.00332, Sec.
     4); how the weights and alpha learn, the loss and the derivation do not (docs/design.md)."""
 
-    arch_update: ArchUpdate = "regression"
+    arch_update: str = "regression"
     """How alpha learns. regression: from the losses of whole networks, all evaluations together, while candidates are
     trained evenly (search/learn/regression.py). As published: full, full_v2 and two_path follow Eq. 4 (Sec. 3.2),
-    reinforce follows Sec. 3.3.2, and in these four the weights are trained on paths that alpha draws."""
+    reinforce follows Sec. 3.3.2, and in these four the weights are trained on paths that alpha draws.
+    path/to/file.py:name is a class of your own, for which they are, too (docs/extending/arch_update.md)."""
     gate_gradient: str | None = None
     """How a gradient mode computes CE's gradient in alpha from dL/dg. first_order, the default, is as published (Eq.
     4): its difference between two candidates is wrong by half the curvature of the loss between them, which keeps alpha
@@ -386,7 +387,7 @@ class SearchSettings(Section):
     @property
     def mode(self) -> Mode:
         """The meaning of `arch_update`."""
-        return MODES[self.arch_update]
+        return OWN if is_reference(self.arch_update) else MODES[self.arch_update]
 
     @property
     def resolved_paths_per_step(self) -> int:
@@ -430,10 +431,10 @@ class SearchSettings(Section):
             return self.resolved_reinforce.limits == "projection"
         return self.resolved_loss.projects
 
-    @field_validator("gate_gradient")
+    @field_validator("arch_update", "gate_gradient")
     @classmethod
-    def an_estimate_that_exists(cls, name: str | None) -> str | None:
-        known = get_args(GateGradient)
+    def a_name_of_ours_or_a_reference(cls, name: str | None, info: ValidationInfo) -> str | None:
+        known = tuple(MODES) if info.field_name == "arch_update" else get_args(GateGradient)
         if name is not None and name not in known and not is_reference(name):
             expected = f"{', '.join(known)} or path/to/file.py:name"
             near = nearest(name, known)

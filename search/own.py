@@ -1,5 +1,5 @@
 """Loads the user's own functions, which `search.terms`, `search.gate_gradient`, `search.reinforce.reward` and
-`limits.function` name."""
+`limits.function` name, and lists the files that a search runs."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def own_modules(config: SearchConfig) -> list[tuple[str, str]]:
         functions.append(("search.reinforce.reward", config.search.reinforce.reward))
     if config.search.loss and is_reference(config.search.loss.form):
         functions.append(("search.loss.form", config.search.loss.form))
-    if is_reference(config.search.gate_gradient):
-        functions.append(("search.gate_gradient", config.search.gate_gradient))
+    named_in = {"gate_gradient": config.search.gate_gradient, "arch_update": config.search.arch_update}
+    functions += [(f"search.{key}", reference) for key, reference in named_in.items() if is_reference(reference)]
     return named + [(key, reference.rpartition(":")[0]) for key, reference in functions]
 
 
@@ -80,6 +80,7 @@ def _functions(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, st
         (_section(search, "loss"), "form"),
         (_section(search, "reinforce"), "reward"),
         (search, "gate_gradient"),
+        (search, "arch_update"),
     ):
         if isinstance(reference := holder.get(key), str) and ":" in reference:  # without a colon, it is refused anyway
             module, colon, name = reference.rpartition(":")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -90,6 +91,8 @@ class SearchState:
     """The probabilities that the early stop compares with; None before the search, or without an early stop."""
     warned: dict[str, str] = field(default_factory=dict)
     """The warnings of CollapseAlarm so far: kind of alarm -> its text."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What an `arch_update` of the user's own keeps between its steps: tensors and plain values, by its own names."""
     gradients: list[tuple[float, float]] = field(default_factory=list)
     """For each architecture step since the last point of the curves: the norms of the two shares of alpha's gradient,
     that of the cross entropy and that of the limits."""
@@ -127,7 +130,9 @@ class SearchState:
             "settled": asdict(self.settled) if self.settled else None,
             "told": dict(self.warned),
             "gradients": list(self.gradients),
-        } | ({"duals": list(self.duals)} if self.duals else {})
+            **({"duals": list(self.duals)} if self.duals else {}),
+            **({"kept": copy.deepcopy(self.kept)} if self.kept else {}),
+        }
 
     def restore(self, checkpoint: Any) -> None:
         """Restores a state that `to_checkpoint` has made.
@@ -138,9 +143,11 @@ class SearchState:
             if not isinstance(checkpoint, dict):
                 raise ValueError(f"its state is a value of type {type(checkpoint).__name__}")
             tensors = {key: checkpoint[key] for key in ("net", "optimizer", "alpha", "arch_optimizer")}
-            evidence = restored(checkpoint.get("evidence"), self.evidence)
+            evidence, kept = restored(checkpoint.get("evidence"), self.evidence), checkpoint.get("kept", {})
+            if not isinstance(kept, dict):
+                raise ValueError(f"it keeps a value of type {type(kept).__name__}, expected a dictionary")
             # earlier versions wrote duals for forms that keep none
-            apart = (*tensors, "evidence", *(() if self.duals else ("duals",)))
+            apart = (*tensors, "evidence", "kept", *(() if self.duals else ("duals",)))
             rest = {key: value for key, value in checkpoint.items() if key not in apart}
             plain = validate(_Plain, rest, "its state")
             if len(plain.pressures) != len(self.pressures):
@@ -171,7 +178,7 @@ class SearchState:
         self.evidence, self.final_steps = evidence, plain.final_steps
         self.baseline, self.step, self.arch_steps = plain.baseline, plain.step, plain.arch_steps
         self.settled = Settled(**plain.settled.model_dump()) if plain.settled else None
-        self.warned, self.gradients = dict(plain.told), list(plain.gradients)
+        self.warned, self.gradients, self.kept = dict(plain.told), list(plain.gradients), kept
 
 
 class _Settled(Section):

@@ -14,12 +14,13 @@ from torch import Tensor
 from engine.data import Batch
 from engine.device import autocast
 from engine.distributed import Group
-from engine.errors import UserError
+from engine.errors import UserError, explain
 from engine.seeding import generator
 from engine.training import check_finite
+from engine.wording import shown
 from search.learn.forms import next_duals
 from search.learn.gradient import architecture_step, share_of
-from search.learn.modes import ArchUpdate, GradientMode
+from search.learn.modes import GradientMode, is_reference
 from search.learn.objective import Objective, expected_costs
 from search.learn.projection import Projector
 from search.learn.regression import regression_step
@@ -28,6 +29,7 @@ from search.learn.terms import build_terms, terms_gradient
 from search.plan import Plan
 from search.state import ARCHITECTURE_PATHS, SearchState
 from supernet.alpha import Alpha
+from supernet.user_modules import failures_named, in_words, named_class
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,11 @@ class Update:
 
 class Estimator(ABC):
     """Makes the architecture steps of a search; there is a subclass for each way in which alpha learns (ESTIMATORS).
-    An estimator is made once for a search."""
+
+    A user's file may hold a further one (docs/extending/arch_update.md). An estimator is made once for a search. What
+    it has to remember between steps belongs into the state of the search, so that a resumed search equals an
+    uninterrupted one; one of the user's own puts it into `state.kept`.
+    """
 
     def __init__(self, plan: Plan, group: Group, projector: Projector | None):
         """projector: brings alpha to the limits after each step; None if they enter in another way."""
@@ -150,7 +156,7 @@ class GateEstimator(Estimator):
         return Update({"arch/ce": done.ce}, norms)
 
 
-ESTIMATORS: dict[ArchUpdate, type[Estimator]] = {
+ESTIMATORS: dict[str, type[Estimator]] = {
     "regression": RegressionEstimator,
     "full": GateEstimator,
     "full_v2": GateEstimator,
@@ -158,6 +164,48 @@ ESTIMATORS: dict[ArchUpdate, type[Estimator]] = {
     "reinforce": ReinforceEstimator,
 }
 """The estimator of each mode; search/learn/modes.py says which settings a mode takes."""
+
+
+class OwnEstimator(Estimator):
+    """Runs an estimator of the user's own, and turns what fails in it into a UserError."""
+
+    def __init__(self, plan: Plan, group: Group, projector: Projector | None):
+        super().__init__(plan, group, projector)
+        self.reference = self.settings.arch_update
+        module, _, name = self.reference.rpartition(":")
+        with explain(_KEY):
+            made = named_class(module, name, Estimator)  # type: ignore[type-abstract]
+            with failures_named(f"{name}()", self.reference):
+                self.own = made(plan, group, projector)
+
+    def step(
+        self, state: SearchState, batch: Batch, draws: torch.Generator, d_terms: Tensor | None, *, final: bool
+    ) -> Update:
+        """Makes a step of the user's class. Raises UserError if it fails, returns no Update with finite figures, or has
+        put another alpha in the place of the one that the optimizer moves."""
+        alpha = state.alpha
+        try:
+            done = self.own.step(state, batch, draws, d_terms, final=final)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise UserError(_KEY, f"{self.reference}: step() failed: {in_words(error)}", remedy="correct it") from error
+        figures = done.figures if isinstance(done, Update) else None
+        if not isinstance(figures, dict) or not all(_is_figure(*item) for item in figures.items()):
+            what = f"the figures {shown(figures, 80)}" if figures else f"a value of type {type(done).__name__}"
+            found = f"{self.reference}: step() returned {what}"
+            raise UserError(_KEY, found, "an Update whose figures are finite numbers by their tags", "correct it")
+        if state.alpha is not alpha:
+            found = f"{self.reference}: step() has put another alpha in the place of state.alpha"
+            raise UserError(_KEY, found, "its values changed in place", "use state.alpha.values.copy_(...)")
+        return done
+
+
+_KEY = "search.arch_update"
+
+
+def _is_figure(tag: object, value: object) -> bool:
+    return isinstance(tag, str) and isinstance(value, int | float) and math.isfinite(value)
 
 
 class ArchitectureUpdate:
@@ -171,7 +219,8 @@ class ArchitectureUpdate:
         self.plan = plan
         self.terms = build_terms(s.entropy, s.terms, plan.space)
         self.projector = Projector(plan.additive) if s.projects and plan.additive else None
-        self.estimator = ESTIMATORS[s.arch_update](plan, group, self.projector)
+        kind = OwnEstimator if is_reference(s.arch_update) else ESTIMATORS[s.arch_update]
+        self.estimator = kind(plan, group, self.projector)
 
     def step(self, state: SearchState, batch: Batch, *, final: bool = False) -> Update:
         """Makes one architecture step and the projection after it; `state` is changed in place.

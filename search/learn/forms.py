@@ -19,10 +19,9 @@ from pydantic import Field, PlainSerializer, SerializationInfo, WrapValidator
 
 from engine.config import Section, validate
 from engine.errors import InvalidError, UserError, explain
-from engine.nearest import nearest
 from engine.wording import shown
 from search.learn.modes import is_reference
-from supernet.user_modules import failures_named, load
+from supernet.user_modules import failures_named, named_class
 
 LARGEST_WEIGHT = 1e6
 """The largest weight of a term of the loss. The cross entropy is about 1, so with a larger weight no other term would
@@ -190,16 +189,7 @@ def own_form(reference: str) -> type[LossForm]:
     reference: path/to/file.py:name or package.module:name.
     """
     module, _, name = reference.rpartition(":")
-    classes = {
-        key: value
-        for key, value in vars(load(module)).items()
-        if isinstance(value, type) and issubclass(value, LossForm) and value.__module__ not in (__name__, "builtins")
-    }
-    if name not in classes:
-        found = f"'{module}' has no subclass of search.learn.forms.LossForm called '{name}'"
-        expected = " or ".join(classes) or "one to be written there"
-        raise InvalidError("form", found, expected, suggestion=nearest(name, classes))
-    return classes[name]
+    return named_class(module, name, LossForm, "form")  # type: ignore[type-abstract]
 
 
 def _validated(value: Any, of_the_package: Callable[[Any], LossForm]) -> LossForm:

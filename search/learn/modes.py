@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
-ArchUpdate = Literal["regression", "full", "full_v2", "two_path", "reinforce"]
 GradientMode = Literal["full", "full_v2", "two_path"]
 """The modes that differentiate gates."""
 GateGradient = Literal["first_order", "second_order"]
@@ -47,7 +46,7 @@ class Mode:
 
 
 _OF_GATES = Mode(differentiates_gates=True)
-MODES: dict[ArchUpdate, Mode] = {
+MODES: dict[str, Mode] = {
     "regression": Mode(
         follows_gradient=False,
         trained_on_draws=False,
@@ -62,3 +61,5 @@ MODES: dict[ArchUpdate, Mode] = {
     "reinforce": Mode(without_loss="reinforce has a reward, not a loss"),
 }
 """Maps the name of each mode in YAML to its meaning."""
+OWN = Mode(without_loss="{form} is a term of the package's own gradients; alpha is projected", may_project=True)
+"""The meaning of an `arch_update` of the user's own."""
