@@ -40,6 +40,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ from engine.seeding import generator
 from latency.device import made_on
 from search.config import SearchConfig
 from search.learn.gradient import architecture_step, share_of, weights_step
+from search.learn.modes import GradientMode
 from search.learn.objective import Objective
 from search.state import ARCHITECTURE_PATHS, WEIGHTS_PATHS, SearchState
 from supernet.compiled import compile_candidates, mixed_edges
@@ -112,8 +114,8 @@ class Bare:
         """To call for the block that the loop is at."""
         plan, state, position = self.plan, self.state, self.loop.search.state
         s, seed, device = plan.config.search, plan.config.run.seed, plan.device
-        assert s.arch_update in ("full", "full_v2", "two_path")  # the cases are of gradient modes
-        mode, objective = s.arch_update, Objective(plan.additive, s.resolved_loss)
+        assert s.mode.differentiates_gates  # the cases are of gradient modes
+        mode, objective = cast(GradientMode, s.arch_update), Objective(plan.additive, s.resolved_loss)
         precision = lambda: autocast(plan.config.run, device)  # noqa: E731
         first, first_arch = position.step, position.arch_steps
         drawn = [
