@@ -184,8 +184,9 @@ def another_resize(good: Good) -> onnx.ModelProto:
 
 
 def another_normalisation(good: Good) -> onnx.ModelProto:
-    """The file says that images have another mean and deviation."""
-    return _metadata(good, "preprocessing", {**good.preprocessing.record(), "mean": [0.485, 0.456, 0.406]})
+    """The file says that images have another mean."""
+    mean = [round(value + 0.01, 6) for value in good.preprocessing.record()["mean"]]
+    return _metadata(good, "preprocessing", {**good.preprocessing.record(), "mean": mean})
 
 
 def missing_residual(good: Good) -> onnx.ModelProto:
@@ -198,10 +199,14 @@ def missing_residual(good: Good) -> onnx.ModelProto:
 
 
 def another_activation(good: Good) -> onnx.ModelProto:
-    """ReLU in place of ReLU6."""
+    """ReLU in place of ReLU6; LeakyReLU in place of ReLU."""
     model = good.copied()
-    for clip in _nodes(model, "Clip"):
+    clips, relus = _nodes(model, "Clip"), _nodes(model, "Relu")
+    assert clips or relus, "the network has neither activation"
+    for clip in clips:
         del clip.input[2:]
+    for relu in relus:
+        relu.op_type = "LeakyRelu"
     return model
 
 
