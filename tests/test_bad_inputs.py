@@ -498,7 +498,6 @@ architecture_case(
 )  # fmt: skip
 
 case("checkpoint-absent", EVALUATE, "none.pt", says=("none.pt: no such file, expected a step-",))
-case("checkpoint-is-a-folder", EVALUATE, "run", says=("run: is a folder", ".pt"))
 case("checkpoint-is-yaml", EVALUATE, "search.yaml", says=("search.yaml: is not a checkpoint",))
 
 

@@ -107,6 +107,7 @@ def test_a_checkpoint_holds_every_field_of_the_state(space, make_search_file, mo
         "settled": Settled(((0.5, 0.25, 0.25),) * 4, 5),
         "warned": {"skip": "collapsing"},
         "gradients": [(0.5, 0.25)],
+        "kept": {"sums": [1.0]},
     }
     for name, value in changed.items():
         assert getattr(fresh, name) != value
