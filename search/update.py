@@ -22,6 +22,7 @@ from search.learn.forms import next_duals
 from search.learn.gradient import architecture_step, share_of
 from search.learn.modes import GradientMode, is_reference
 from search.learn.objective import Objective, expected_costs
+from search.learn.own_class import own_class
 from search.learn.projection import Projector
 from search.learn.regression import regression_step
 from search.learn.reinforce import reinforce_step, user_reward
@@ -29,7 +30,7 @@ from search.learn.terms import build_terms, terms_gradient
 from search.plan import Plan
 from search.state import ARCHITECTURE_PATHS, SearchState
 from supernet.alpha import Alpha
-from supernet.user_modules import failures_named, in_words, named_class
+from supernet.user_modules import failures_named, in_words
 
 
 @dataclass(frozen=True)
@@ -166,16 +167,18 @@ ESTIMATORS: dict[str, type[Estimator]] = {
 """The estimator of each mode; search/learn/modes.py says which settings a mode takes."""
 
 
+_KEY = "search.arch_update"
+
+
 class OwnEstimator(Estimator):
     """Runs an estimator of the user's own, and turns what fails in it into a UserError."""
 
     def __init__(self, plan: Plan, group: Group, projector: Projector | None):
         super().__init__(plan, group, projector)
         self.reference = self.settings.arch_update
-        module, _, name = self.reference.rpartition(":")
         with explain(_KEY):
-            made = named_class(module, name, Estimator)  # type: ignore[type-abstract]
-            with failures_named(f"{name}()", self.reference):
+            made = own_class(self.reference, Estimator)  # type: ignore[type-abstract]
+            with failures_named(f"{made.__name__}()", self.reference):
                 self.own = made(plan, group, projector)
 
     def step(
@@ -199,9 +202,6 @@ class OwnEstimator(Estimator):
             found = f"{self.reference}: step() has put another alpha in the place of state.alpha"
             raise UserError(_KEY, found, "its values changed in place", "use state.alpha.values.copy_(...)")
         return done
-
-
-_KEY = "search.arch_update"
 
 
 def _is_figure(tag: object, value: object) -> bool:

@@ -22,13 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from supernet.errors import InvalidError
-
-T = TypeVar("T")
 
 log = logging.getLogger("supernet")
 
@@ -119,22 +117,6 @@ def named_function(module: str, function: str, takes: Sequence[str] = ()) -> Cal
         return value
 
     return run
-
-
-def named_class(module: str, name: str, base: type[T], where: str = "") -> type[T]:
-    """Returns the subclass of `base` that a module of the user's own has under a name. Raises InvalidError, which names
-    `where`, if there is none."""
-    classes = {
-        key: value
-        for key, value in vars(load(module)).items()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ not in (base.__module__, "builtins")
-    }
-    if name not in classes:
-        found = f"'{module}' has no subclass of {base.__module__}.{base.__name__} called '{name}'"
-        expected = " or ".join(classes) or "one to be written there"
-        near = next(iter(difflib.get_close_matches(name, classes, 1)), "")
-        raise InvalidError(where, found, expected, suggestion=near)
-    return classes[name]
 
 
 @contextmanager

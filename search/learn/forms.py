@@ -21,7 +21,8 @@ from engine.config import Section, validate
 from engine.errors import InvalidError, UserError, explain
 from engine.wording import shown
 from search.learn.modes import is_reference
-from supernet.user_modules import failures_named, named_class
+from search.learn.own_class import own_class
+from supernet.user_modules import failures_named
 
 LARGEST_WEIGHT = 1e6
 """The largest weight of a term of the loss. The cross entropy is about 1, so with a larger weight no other term would
@@ -188,8 +189,7 @@ def own_form(reference: str) -> type[LossForm]:
 
     reference: path/to/file.py:name or package.module:name.
     """
-    module, _, name = reference.rpartition(":")
-    return named_class(module, name, LossForm, "form")  # type: ignore[type-abstract]
+    return own_class(reference, LossForm, "form")  # type: ignore[type-abstract]
 
 
 def _validated(value: Any, of_the_package: Callable[[Any], LossForm]) -> LossForm:
