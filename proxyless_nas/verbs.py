@@ -7,14 +7,14 @@ error that a user can mend is a UserError. Nothing is printed but the log; `repo
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from engine.config import ConfigFile
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
-from engine.files import as_list, as_path, as_texts
+from engine.files import as_list, as_path, as_seeds, as_texts
 from engine.progress import Report, silent
 from engine.shipped import located
 from engine.wording import in_a_row, shown
@@ -233,14 +233,11 @@ def sweep(
     files = [located(as_path(config, "configs")) for config in as_list(configs, "configs")]
     if not files:
         raise ConfigError("configs", "got none", "at least one path or name of a configuration")
-    numbers = as_list(seeds, "seeds")
-    for seed in numbers:
-        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 1 << 63:
-            raise ConfigError("seeds", f"got {shown(seed)}", "whole numbers from 0 on")
+    numbers = as_seeds(seeds)
     if jobs < 1:
         raise ConfigError("jobs", f"got {shown(jobs)}", "a whole number from 1 on")
     return run_sweep(
-        files, as_path(out, "out"), seeds=[int(seed) for seed in numbers], jobs=jobs, resume=resume,
+        files, as_path(out, "out"), seeds=numbers, jobs=jobs, resume=resume,
         overrides=as_texts(overrides, "overrides"),
     )  # fmt: skip
 

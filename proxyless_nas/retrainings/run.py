@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from engine.children import Child, Ending, earlier_seconds, run_children, slots_
 from engine.config import ConfigFile, config_text, keys_of, load_config, naming
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
-from engine.files import as_list, as_path, as_texts, remove_stale, write_atomically
+from engine.files import as_list, as_path, as_seeds, as_texts, remove_stale, write_atomically
 from engine.queue import Kind
 from engine.runs.folder import refuse_changes, run_begun
 from engine.runs.inputs import recorded
@@ -135,7 +134,7 @@ def _request(
     for name, value, least in (("random", random, 0), ("jobs", jobs, 1)):
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(name, f"got {shown(value)}", f"a whole number from {least} on")
-    numbers = _seeds(as_list(seeds, "seeds"), overrides, settings)
+    numbers = _seeds(as_seeds(seeds), overrides, settings)
     given = architectures if isinstance(architectures, Mapping) else as_list(architectures, "architectures")
     entries = entries_of(given, random, allow_modules)
     if any(entry.design is None for entry in entries.all) and (settings.retrain.start is None or len(entries.all) > 1):
@@ -144,16 +143,14 @@ def _request(
     return _Request(source, overrides, settings, entries, numbers, out, allow_modules)
 
 
-def _seeds(seeds: Sequence[Any], overrides: Sequence[str], settings: RetrainConfig) -> tuple[int, ...]:
+def _seeds(seeds: Sequence[int], overrides: Sequence[str], settings: RetrainConfig) -> tuple[int, ...]:
     """Returns the seeds, or the config's own if there are none. Raises ConfigError if they are wrong."""
     for seed in seeds:
-        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 1 << 63:
-            raise ConfigError("seeds", f"got {shown(seed)}", "whole numbers from 0 on")
         if seeds.count(seed) > 1:
             raise ConfigError("seeds", f"{seed} is given twice", remedy="each seed makes one folder, remove one")
     if seeds and any(override.partition("=")[0].strip() == "run.seed" for override in overrides):
         raise ConfigError("seeds", "the override run.seed sets a seed too", remedy="give one of the two")
-    return tuple(map(int, seeds)) or (settings.run.seed,)
+    return tuple(seeds) or (settings.run.seed,)
 
 
 def _with_files(request: _Request) -> _Request:
