@@ -17,13 +17,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from numbers import Integral
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from engine.errors import OF_THE_SYSTEM, ConfigError, UserError, one_line
 from engine.nearest import nearest_path
-from engine.wording import shown
 
 MOST_TEXT_BYTES = 64 << 20
 """The largest text file that is read; the largest table of the ImageNet space has 0.1 MB."""
@@ -174,16 +172,6 @@ def as_texts(values: object, where: str) -> tuple[str, ...]:
         if not isinstance(entry, str):
             raise ConfigError(where, f"got an entry {one_line(repr(entry), 80)}", "a list of texts")
     return tuple(entries)
-
-
-def as_seeds(values: object) -> list[int]:
-    """Returns the seeds that a caller gave, as Python's numbers. Raises ConfigError unless they are a list of whole
-    numbers in [0, 2**63)."""
-    entries = as_list(values, "seeds")
-    for seed in entries:
-        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 1 << 63:
-            raise ConfigError("seeds", f"got {shown(seed)}", "whole numbers from 0 on")
-    return list(map(int, entries))
 
 
 def impossible_size(text: str) -> int:

@@ -7,9 +7,11 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any, ParamSpec, TypeVar
 
 from engine.errors import ConfigError, UserError
+from engine.files import as_list
 from engine.wording import shown
 
 P = ParamSpec("P")
@@ -56,6 +58,16 @@ def _plain(name: str, value: Any, annotation: object) -> Any:
     if annotation in _WHOLE and not is_whole and not (value is None and annotation != "int"):
         raise ConfigError(name, f"got {shown(value)}", "a whole number")
     return value
+
+
+def as_seeds(values: object) -> list[int]:
+    """Returns the seeds that a caller gave, as Python's numbers. Raises ConfigError unless they are a list of whole
+    numbers in [0, 2**63)."""
+    entries = as_list(values, "seeds")
+    for seed in entries:
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= int(seed) < 1 << 63:
+            raise ConfigError("seeds", f"got {shown(seed)}", "whole numbers from 0 on")
+    return list(map(int, entries))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 from engine.config import ConfigFile
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
-from engine.files import as_list, as_path, as_seeds, as_texts
+from engine.files import as_list, as_path, as_texts
 from engine.progress import Report, silent
 from engine.shipped import located
 from engine.wording import in_a_row, shown
@@ -30,6 +30,7 @@ from latency.measure import TIMING_ROUNDS, measure_table, measure_to_file, verif
 from latency.table import LatencyTable, prepare_table_file
 from latency.timings import time_networks
 from latency.verification import check_count
+from proxyless_nas.calls import as_seeds
 from proxyless_nas.predictions import predict as predict
 from proxyless_nas.quantised import int8_settings
 from proxyless_nas.sources import sized, trained_network

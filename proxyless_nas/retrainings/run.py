@@ -12,13 +12,14 @@ from engine.children import Child, Ending, earlier_seconds, run_children, slots_
 from engine.config import ConfigFile, config_text, keys_of, load_config, naming
 from engine.errors import ConfigError
 from engine.evaluation import Evaluation
-from engine.files import as_list, as_path, as_seeds, as_texts, remove_stale, write_atomically
+from engine.files import as_list, as_path, as_texts, remove_stale, write_atomically
 from engine.queue import Kind
 from engine.runs.folder import refuse_changes, run_begun
 from engine.runs.inputs import recorded
 from engine.runs.lock import locked
 from engine.shipped import located
 from engine.wording import shown
+from proxyless_nas.calls import as_seeds
 from proxyless_nas.retrainings.networks import Entries, Entry, entries_of, saved
 from proxyless_nas.retrainings.results import RECORD, Outcome, RetrainSweep, write_results
 from proxyless_nas.views import retrained_design
