@@ -6,7 +6,9 @@
 
 int main(int, char** arguments) {
   Ort::Env env;
-  Ort::Session session(env, arguments[1], Ort::SessionOptions{});
+  Ort::SessionOptions options;
+  options.AddConfigEntry("session.x64quantprecision", "1");  // int8 without overflow on x86 CPUs without VNNI
+  Ort::Session session(env, arguments[1], options);
   Ort::AllocatorWithDefaultOptions allocator;
   const auto classes = session.GetModelMetadata().LookupCustomMetadataMapAllocated("classes", allocator);
   int size = 0;

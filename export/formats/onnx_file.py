@@ -202,9 +202,9 @@ def _session(content: bytes, optimised: Path | None = None) -> Any:
     """Returns a model in ONNX Runtime, on one thread. optimised: where to write what the runtime makes of it."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    from latency.on_device.models import onnx_options
+
+    options = onnx_options(threads=1)
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

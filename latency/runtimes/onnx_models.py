@@ -31,6 +31,7 @@ from torch.export import ExportedProgram
 
 from engine.errors import UserError
 from latency.config import MeasureConfig
+from latency.on_device.models import onnx_options
 from latency.plan import TimingJob
 from latency.runtimes.base import CALIBRATION_INPUTS, alike, int8_alike, random_images, timing_module
 from latency.runtimes.int8_models import quantised_onnx
@@ -140,7 +141,8 @@ def _check_numerics(
     model: onnx.ModelProto, module: nn.Module, what: Layer | str, images: torch.Tensor, *, int8: bool = False
 ) -> None:
     """Raises UserError unless a model computes what its module does. int8: whether it is quantised."""
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnx_options(threads=1)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (there,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
     with torch.inference_mode():
         here = module(images).numpy()

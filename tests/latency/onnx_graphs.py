@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from latency.on_device.models import onnx_options
+
 
 def _session(model: onnx.ModelProto | Path, optimised: str = "") -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = onnx_options(threads=1)
     options.optimized_model_filepath = optimised
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
