@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -61,6 +62,17 @@ def _ended(start: Callable[[], object]) -> Ended:
     ):
         start()
     return Ended(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undrawn() -> Iterator[None]:
+    """Searches in this process show path probabilities as one black pixel: drawing them takes half of a tiny search's
+    time. tests/search/test_curves.py has them drawn."""
+    import search.curves
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search.curves, "probabilities_picture", lambda *_: np.zeros((1, 1, 3), np.uint8))
+        yield
 
 
 @pytest.fixture(scope="session")

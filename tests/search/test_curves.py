@@ -45,6 +45,12 @@ LIMITS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def drawn(undrawn, monkeypatch):
+    """Searches draw path probabilities, as they do outside of tests."""
+    monkeypatch.setattr("search.curves.probabilities_picture", probabilities_picture)
+
+
 @pytest.fixture
 def config(make_search_file, make_table, space, tmp_path, monkeypatch):
     """A search of 18 steps with an evaluation after each 6, under limits of all kinds."""

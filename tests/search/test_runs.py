@@ -30,6 +30,7 @@ from supernet.architecture import Architecture
 from supernet.space import Space
 from tests.curves import curves_in
 from tests.engine.image_folder import write_images
+from tests.processes import started
 from tests.search.conftest import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,16 +119,16 @@ def run_until_killed(config_file, out, step, *arguments):
 
 def run_until_signalled(config_file, out, step, number, *arguments):
     """(exit status, stderr) of the real process that gets a signal once metrics.jsonl shows `step`."""
-    command = [sys.executable, str(DOOR), str(config_file), "--out", str(out), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    printed = out.parent / "stderr.txt"
+    process = started(DOOR, [str(config_file), "--out", str(out), *arguments], printed)
     log, deadline = out / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and process.is_alive():
         if log.exists() and f'"step": {step},' in log.read_text():
-            process.send_signal(number)
+            os.kill(process.pid, number)
             break
         time.sleep(0.005)
-    _, errors = process.communicate()
-    return process.returncode, errors.decode()
+    process.join(timeout=120)
+    return process.exitcode, printed.read_text()
 
 
 def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(config_file, tmp_path, caplog):
