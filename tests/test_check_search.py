@@ -79,7 +79,7 @@ def test_an_own_candidate_is_run_before_anything_is_measured_or_trained(
     checked = door("check_search", config)
     quick = ["measure.rounds=2", "measure.passes=1", "measure.coverings=1", "measure.calibration_networks=0"]
     measured = door("measure_latency", config, "--out", "t.yaml", *quick)
-    searched = door("run_search", config, "--out", "run")
+    searched = door("run_search", config, "--out", "run", "search.regression.final_steps=5")
     if name == "doubles":
         assert "ok   own candidates: doubles: run, and leave their input as it is" in checked.out
         assert (checked.status, measured.status, searched.status) == (0, 0, 0), measured.err + searched.err

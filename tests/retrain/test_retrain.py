@@ -43,6 +43,7 @@ def searched(tmp_path_factory, door, tiny_search, space_of, formula_table, write
     """The folder of a finished search; dropout makes each step draw random numbers."""
     folder = tmp_path_factory.mktemp("searched")
     config = tiny_search | {"space": tiny_search["space"] | {"dropout": 0.2}}
+    config["search"] = tiny_search["search"] | {"regression": {"final_steps": 5}}
     config["limits"] = [{"metric": "latency", "table": str(folder / "table.yaml"), "at": "50%"}]
     formula_table(space_of(config["space"])).save(folder / "table.yaml")
     ended = door("run_search", write_yaml(folder / "search.yaml", config), "--out", folder / "run")

@@ -403,7 +403,7 @@ def test_a_search_logs_each_warning_once(tmp_path, space, make_search_file, make
     )
     (tmp_path / "search.yaml").write_text(config_text(config))
     with caplog.at_level(logging.INFO):
-        run_search(tmp_path / "search.yaml", tmp_path / "run")
+        run_search(tmp_path / "search.yaml", tmp_path / "run", overrides=["search.regression.final_steps=5"])
     lines = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len([line for line in lines if "never verified" in line]) == 1
     assert len(set(lines)) == len(lines)

@@ -272,7 +272,8 @@ def test_a_bound_that_only_the_other_limits_forbid_is_refused_with_the_smallest_
     limits = [*tiny_search["limits"], {"metric": "params", "below": "40%"}]
     config = tiny_search | {"space": section, "limits": limits}
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(config))
-    run_search(tmp_path / "search.yaml", tmp_path / "run", overrides=["limits.0.at=90%"])
+    overrides = ["limits.0.at=90%", "search.regression.final_steps=5"]
+    run_search(tmp_path / "search.yaml", tmp_path / "run", overrides=overrides)
     family = derive_family(tmp_path / "run", ["0%", "100%"], scored=False)
     assert [m.asked for m in family] == ["100%"]
     latency, params = family.members[0].limits

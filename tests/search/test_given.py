@@ -39,7 +39,8 @@ def content(make_tiny_config):
         "measure": {"device": "external"},
         "data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.4},
         "limits": [{"metric": "latency", "table": "board.yaml", "at": "50%", "tolerance": 0.2}],
-        "search": {"warmup_epochs": 0, "epochs": 1, "batch_size": 8, "arch_every": 2, "bn_batches": 1},
+        "search": {"warmup_epochs": 0, "epochs": 1, "batch_size": 8, "arch_every": 2, "bn_batches": 1}
+        | {"regression": {"final_steps": 5}},
         "run": {"threads": 1},
     }
 

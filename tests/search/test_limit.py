@@ -112,7 +112,8 @@ def test_a_column_guides_alpha_and_the_derivation_and_is_recorded(tmp_path, make
     ]
     config = tmp_path / "search.yaml"
     config.write_text(config_text(make_search_file(limits, measure=EXTERNAL)))
-    result = run_search(config, tmp_path / "run")
+    few = ["search.regression.final_steps=5"]
+    result = run_search(config, tmp_path / "run", overrides=few)
     paths = result.architecture.paths
     assert len(result.limits) == 3
     assert all(limit.cost_of(paths) <= limit.bound * (1 + 1e-9) for limit in result.limits)
@@ -123,7 +124,7 @@ def test_a_column_guides_alpha_and_the_derivation_and_is_recorded(tmp_path, make
         SearchState.fresh(resolved.config, resolved.space, torch.device("cpu")), resolved.additive
     )
     assert {"expected/energy_mj", "target/energy_mj", "pressure/weight_bytes"} <= curves.keys()
-    run_search(config, tmp_path / "run", resume=True)  # the finished run has the same config
+    run_search(config, tmp_path / "run", overrides=few, resume=True)  # the finished run has the same config
     (member,) = derive_family(tmp_path / "run")
     assert member.architecture.paths == paths
     text = (tmp_path / "run" / "architecture.json").read_text()
