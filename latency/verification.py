@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
 
 from engine.files import replacing, writing
 from latency.table import Scores, TableError, Verification
@@ -36,6 +35,8 @@ def scores(predicted: np.ndarray, measured: np.ndarray) -> Scores:
 
     The thirds are those of the measured networks by rank.
     """
+    from scipy.stats import kendalltau, spearmanr
+
     relative = (predicted - measured) / measured
     thirds = [
         float(100 * np.abs(relative[part]).mean()) for part in np.array_split(np.argsort(measured, kind="stable"), 3)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from engine.quantities import amount
 from search.derive.clock import Reading, acceptable_error
@@ -137,7 +137,7 @@ def _accuracies(e: Ending) -> str:
             f"Its accuracy is {derived:.2f} %; what it is worth, --baselines 10 or so show: random networks beside it."
         )
     mean, spread, n = statistics.fmean(others), statistics.stdev(others), len(others)
-    half = float(t.ppf(0.975, n - 1)) * spread * math.sqrt(1 + 1 / n)
+    half = float(stdtrit(n - 1, 0.975)) * spread * math.sqrt(1 + 1 / n)
     beaten = sum(derived > other for other in others)
     text = (
         f"The derived network has {derived:.2f} % of the {e.test_images} test images right. {n} random networks of the "

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torchvision.transforms import v2
 
 from engine.data import Batch
 from engine.data.augmentation import seeded
@@ -102,6 +101,8 @@ class Mixing:
     """
 
     def __init__(self, settings: AugmentSettings, classes: int):
+        from torchvision.transforms import v2
+
         kinds = {v2.MixUp: settings.mixup, v2.CutMix: settings.cutmix}
         mixes = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds.items() if alpha > 0]
         self._mix = v2.RandomChoice(mixes) if len(mixes) == 2 else mixes[0] if mixes else None

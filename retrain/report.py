@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from engine.config import config_text
 from engine.curves.comparison import ACCURACY_CHARTS, Curve
@@ -91,6 +90,8 @@ def log_end(log: MetricsLog, step: int, architecture: Design, test: Evaluation, 
 
 def log_images(log: MetricsLog, step: int, images: Tensor, preprocessing: Preprocessing) -> None:
     """Writes a grid of the first images (N, C, S, S) of a batch, with their normalisation undone."""
+    from torchvision.utils import make_grid
+
     columns = min(IMAGES_IN_A_ROW, len(images))
     shown = images[: columns * (len(images) // columns)][: IMAGES_IN_A_ROW**2].float().cpu()
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (preprocessing.mean, preprocessing.std))

@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau
 
 from engine.config import Section
 from engine.data import ImageSet, statistics_batches
@@ -166,6 +165,8 @@ def split_half(losses: np.ndarray) -> float:
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Returns Kendall's tau of two series; 0 if one of them is constant."""
+    from scipy.stats import kendalltau
+
     tau = float(kendalltau(a, b).statistic)
     return tau if math.isfinite(tau) else 0.0
 

@@ -6,9 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from engine.quantities import amount
 from search.limits.combine import members
@@ -40,6 +37,10 @@ def probabilities_picture(
     p: (edges, candidates). paths: the network whose candidates are framed; None frames none. Below each probability is
     the cell's cost for the first limit on latency, or for the first limit if there is none on latency.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
     edges = space.searchable
     names = list(dict.fromkeys(name for edge in edges for name in edge.candidates))
     rows = [[names.index(name) for name in edge.candidates] for edge in edges]

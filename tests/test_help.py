@@ -37,6 +37,15 @@ def test_a_mistyped_option_is_answered_at_once(script, answers):
     assert "error: " in text
 
 
+def test_a_command_that_reads_no_image_and_draws_nothing_imports_nothing_that_does(shell):
+    """Each takes half a second to two seconds."""
+    program = "import sys, search.loop, retrain.run, proxyless_nas.verbs; print(*set(sys.argv) & set(sys.modules))"
+    slow = ["torchvision", "matplotlib", "scipy.stats", "torch._dynamo", "sklearn", "onnx"]
+    command = [sys.executable, "-c", program, *slow]
+    ended = subprocess.run(command, env=shell, capture_output=True, text=True, check=True, timeout=120)
+    assert ended.stdout == "\n"
+
+
 def test_the_formats_of_the_command_line_are_those_of_the_importers(answers):
     """The script lists them itself, since the importers take long to import."""
     assert f"--format {{{','.join(sorted(IMPORTERS))}}}" in answers["import_latency", "help"][2]

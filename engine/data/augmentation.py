@@ -6,16 +6,18 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 
 from engine.data.images import POLICY, Images, Item
 from engine.data.readers import Readers
 from engine.errors import InvalidError
 from engine.seeding import mix
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 Policy = Literal["published", "none", "jitter", "randaugment", "trivialaugment"]
 LEAST_AREA = 0.08
@@ -78,6 +80,8 @@ class Augmentation:
 
         The policy works on a picture of Pillow's, four times as fast as on a tensor (torchvision 0.29).
         """
+        from torchvision.transforms import InterpolationMode, v2
+
         bilinear = InterpolationMode.BILINEAR
         policies: dict[Policy, v2.Transform] = {
             "jitter": v2.ColorJitter(0.4, 0.4, 0.4),

@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from engine.data.augmentation import Augmentation, filling
 from engine.data.cache import DecodedPictures
@@ -31,6 +29,9 @@ from engine.data.readers import Readers
 from engine.data.sources import check_classes
 from engine.errors import ConfigError
 from engine.seeding import mix
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
 
 LAYOUTS: dict[str, Callable[[DataConfig], Layout]] = {
     "imagenet": folder_layout,
@@ -70,6 +71,8 @@ class FolderImages:
     """
 
     def __init__(self, root: Path, files: np.ndarray, labels: np.ndarray, preprocessing: Preprocessing, *, flip: bool):
+        import torchvision.transforms.v2  # noqa: F401  # for the processes that read, forks of this one: it takes seconds
+
         assert (np.diff(labels) >= 0).all()
         self.root = root
         self.files = files  # one array of bytes: a million strings would be copied page by page into each worker
@@ -200,6 +203,8 @@ class FolderImages:
 
         Seeded by the item even if another file stands in, so that a repaired file changes no other image.
         """
+        from torchvision.transforms.v2 import functional
+
         # not torch.manual_seed: that reseeds the GPUs too, and fork_rng would not put them back
         torch.default_generator.manual_seed(mix(item.seed, item.turn, item.index, AUGMENTATION))
         way, size = self.preprocessing, self.augmentation.size_at(item.epoch, self.preprocessing.input_size)
@@ -277,6 +282,8 @@ class FolderImages:
 @lru_cache(maxsize=8)
 def _crop(least_area: float) -> v2.RandomResizedCrop:
     """Returns the transform that draws a part of a picture; it resizes nothing here, so its size does not matter."""
+    from torchvision.transforms import v2
+
     return v2.RandomResizedCrop(1, scale=(least_area, 1.0))
 
 

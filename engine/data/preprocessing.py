@@ -12,8 +12,6 @@ import torch.nn.functional as F
 from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from engine.config import Section
 from engine.data.images import Batch, RawBatch
@@ -131,6 +129,9 @@ class Preprocessing(Section):
         if self.shorter_side is None:
             whole = torch.from_numpy(np.array(picture)).view(picture.height, picture.width, -1).permute(2, 0, 1)
             return resized(whole[None], self.input_size, self.interpolation)[0]
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
         mode = InterpolationMode(self.interpolation)
         small = functional.resize(_middle(picture), [self.shorter_side], interpolation=mode)
         pixels: Tensor = functional.pil_to_tensor(functional.center_crop(small, [self.input_size] * 2))

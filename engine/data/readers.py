@@ -286,7 +286,7 @@ def _context() -> BaseContext:
     if sys.platform == "linux" and not torch.cuda.is_initialized() and not dist.is_initialized():
         return multiprocessing.get_context("fork")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "engine.data.folder"])
+    context.set_forkserver_preload([__name__, "engine.data.folder", "torchvision.transforms.v2"])
     return context
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from engine.data.cluttered import cluttered
@@ -124,7 +123,9 @@ def _fashion_mnist(config: DataConfig) -> _Opened:
     """Returns torchvision's Fashion-MNIST: 60,000 and 10,000 images, 28 x 28, grey."""
 
     def read(root: Path, train: bool, download: bool) -> tuple[Pixels, tuple[str, ...]]:
-        dataset = torchvision.datasets.FashionMNIST(root, train=train, download=download)
+        from torchvision.datasets import FashionMNIST
+
+        dataset = FashionMNIST(root, train=train, download=download)
         return Pixels(dataset.data.unsqueeze(1), dataset.targets.numpy().astype(np.int64)), tuple(dataset.classes)
 
     return *_both_parts(config, read), _FASHION_MNIST
@@ -134,7 +135,9 @@ def _cifar10(config: DataConfig) -> _Opened:
     """Returns torchvision's CIFAR-10: 50,000 and 10,000 images, 32 x 32, RGB."""
 
     def read(root: Path, train: bool, download: bool) -> tuple[Pixels, tuple[str, ...]]:
-        dataset = torchvision.datasets.CIFAR10(root, train=train, download=download)
+        from torchvision.datasets import CIFAR10
+
+        dataset = CIFAR10(root, train=train, download=download)
         images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()  # (N, 32, 32, 3) -> (N, 3, 32, 32)
         return Pixels(images, np.array(dataset.targets, dtype=np.int64)), tuple(dataset.classes)
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 """The level of all intervals."""
@@ -107,4 +107,4 @@ def against_random(
 
 def _half(error: float, freedom: float) -> float:
     """Returns half the interval of an estimate with this standard error and these degrees of freedom."""
-    return float(t.ppf((1 + LEVEL) / 2, freedom)) * error
+    return float(stdtrit(freedom, (1 + LEVEL) / 2)) * error
