@@ -32,6 +32,7 @@ def test_it_runs_and_shows_two_pictures(checkout, notebooks, tmp_path, monkeypat
     for module in ("latency.noise", "search.derive.clock"):  # the noise between rounds, and the drift of the reference
         monkeypatch.setattr(f"{module}.LARGEST_DISTURBANCE", float("inf"))
     monkeypatch.setattr("search.derive.measured.MOST_TRIES", 1)
+    monkeypatch.setattr("search.plan.Plan.final_steps", 20)  # nor which network is derived
     _, search, probabilities, front, accuracy, prediction = notebooks.run_cells(checkout / FILE)
     assert "latency [ms]" in search[0]["text"]
     for (shown,) in (probabilities, front):
