@@ -30,7 +30,7 @@ logger = logging.getLogger("engine.data")
 
 RAM = Path("ram")
 """The value of `data.cache` for a cache that ends with the program."""
-_FORMAT = "proxylessnas/pictures@1"
+_FORMAT = "proxylessnas/pictures@2"  # changes with the pixels that files are decoded to
 _HEADER = 4096
 _MOST_OF_MEMORY = 0.8
 """The share of the free memory that a cache may take."""

@@ -2,12 +2,13 @@
 
     depth         16 bits become 8 by v >> 8, floats from 0 to 1 by round(255 v); other floats and 32-bit whole numbers
                   are refused, since the file does not define which of their values are black and white
-    transparency  is composed on white
+    transparency  is composed on white; if all pixels of a BMP, TGA or ICO file are fully transparent, the file has none:
+                  many programs leave the byte 0 that might hold it
     orientation   an EXIF tag is followed (phones store how they were held)
     colour        CMYK, YCbCr, LAB, HSV and palettes become RGB, then grey where one channel is asked for; colour
-                  profiles are not applied
-    frames        of an animation or a document of several pages, the first; where that of a GIF leaves its canvas
-                  uncovered, the picture is white
+                  profiles and gamma are not applied
+    frames        of an animation or a document of several pages, the first; where that of a GIF or a WebP leaves its
+                  canvas uncovered, the picture is white
 
 Whatever Pillow can decode is read (FORMATS), by content, whatever the name of the file is.
 
@@ -58,6 +59,7 @@ logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # it logs w
 
 _NO_IMAGE = "is no image, or of a format that is not read"
 _WHITE = 255
+_ALPHA_OFTEN_UNUSED = ("BMP", "DIB", "TGA", "ICO")  # viewers show the colours of such a file if all its alpha is 0
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 262, 284, 339  # TIFF tags
 _APART, _SIGNED = 2, 2  # of _PLANES: one plane for each colour; of _SAMPLE_FORMAT
 _START_AND_SIZ = b"\xff\x4f\xff\x51"  # the markers at the beginning of a JPEG 2000 image
@@ -139,7 +141,7 @@ def whole_picture(content: bytes | np.ndarray, channels: int) -> Image.Image:
         return Image.fromarray(content if channels == 3 else content[..., 0])
     with faults():
         image = _opened(content)
-        return _upright(_eight_bits(image, channels), image)
+        return _upright(_eight_bits(image, content, channels), image)
 
 
 def part_of_picture(
@@ -161,7 +163,7 @@ def part_of_picture(
             orientation = _orientation(image)
             height, width = image.size if orientation in _LYING else image.size[::-1]
         else:
-            picture = _upright(_eight_bits(image, channels), image)
+            picture = _upright(_eight_bits(image, content, channels), image)
             width, height = picture.size
     box = choose(height, width)
     with faults():
@@ -318,11 +320,11 @@ def refused_picture(path: Path, error: UnreadableError) -> ConfigError:
     return ConfigError(str(path), error.found, ACCEPTED, suggestion=suggestion)
 
 
-def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
-    """Returns the picture with 8 bits a pixel, in mode RGB or L, without transparency."""
+def _eight_bits(image: Image.Image, content: bytes, channels: int) -> Image.Image:
+    """Returns the picture in the bytes of a file with 8 bits a pixel, in mode RGB or L, without transparency."""
     _scale_transparency(image)
     _refuse_signed_or_long(image)
-    covered = _covered(image)
+    covered = _covered(image, content)
     image.load()
     clear = image.info.get("transparency")
     if image.mode.startswith("I"):
@@ -346,13 +348,32 @@ def _eight_bits(image: Image.Image, channels: int) -> Image.Image:
     return plain if plain.mode == "RGB" else plain.convert("RGB")
 
 
-def _covered(image: Image.Image) -> tuple[int, int, int, int] | None:
-    """Returns the part of the canvas that the first frame of a GIF covers (left, top, right, bottom), None if that is
-    all. Pillow fills the rest with the first colour of the palette, which viewers leave transparent. The picture is not
-    loaded yet."""
-    tiles = getattr(image, "tile", [])
-    extents: tuple[int, int, int, int] | None = tiles[0].extents if image.format == "GIF" and tiles else None
+def _covered(image: Image.Image, content: bytes) -> tuple[int, int, int, int] | None:
+    """Returns the part of the canvas that the first frame of a GIF or a WebP covers (left, top, right, bottom), None if
+    that is all. Pillow fills the rest with the first colour of the palette, or with black; viewers leave it
+    transparent. The picture is not loaded yet."""
+    extents: tuple[int, int, int, int] | None = None
+    if image.format == "GIF" and (tiles := getattr(image, "tile", [])):
+        extents = tiles[0].extents
+    elif image.format == "WEBP":
+        extents = _first_frame(content)
     return None if extents == (0, 0, *image.size) else extents
+
+
+def _first_frame(content: bytes) -> tuple[int, int, int, int] | None:
+    """Returns where the first frame of an animated WebP file lies (left, top, right, bottom), by its chunk ANMF (RFC
+    9649, 2.7.1.1); None if it is not animated."""
+    at = 12  # behind RIFF, the size and WEBP
+    while at + 8 <= len(content):
+        size = int.from_bytes(content[at + 4 : at + 8], "little")
+        if content[at : at + 4] == b"ANMF":
+            half_left, half_top, width, height = (
+                int.from_bytes(content[begin : begin + 3], "little") for begin in range(at + 8, at + 20, 3)
+            )
+            left, top = 2 * half_left, 2 * half_top
+            return left, top, left + width + 1, top + height + 1
+        at += 8 + size + size % 2
+    return None
 
 
 def _scale_transparency(image: Image.Image) -> None:
@@ -395,9 +416,13 @@ def _from_floats(values: np.ndarray) -> np.ndarray:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    """Returns a picture with transparency composed on white, in mode RGB."""
+    may_be_unused = image.format in _ALPHA_OFTEN_UNUSED
     if image.mode in ("La", "RGBa"):  # colours multiplied by their alpha
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     colours = image.convert("RGBA")
+    if may_be_unused and colours.getchannel("A").getextrema() == (0, 0):
+        return colours.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
 
 

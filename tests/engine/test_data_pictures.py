@@ -257,6 +257,89 @@ def test_what_the_first_frame_of_a_gif_leaves_uncovered_is_white(tmp_path, optio
     assert (read(tmp_path / "a.gif")[4:] == 255).all()
 
 
+def animated_webp(frame, *, alpha, at=(0, 0), canvas=(8, 6)):
+    """The bytes of an animation of one frame, whose file says in its header whether it has transparency."""
+
+    def chunk(kind, data):
+        return kind + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+    def three(*numbers):
+        return b"".join(struct.pack("<I", number)[:3] for number in numbers)
+
+    still = io.BytesIO()
+    frame.save(still, "WEBP", lossless=True)
+    place = three(at[0] // 2, at[1] // 2, frame.width - 1, frame.height - 1, 100) + b"\0"
+    content = b"WEBP" + chunk(b"VP8X", bytes([2 | 16 * alpha, 0, 0, 0]) + three(canvas[0] - 1, canvas[1] - 1))
+    content += chunk(b"ANIM", bytes(6)) + chunk(b"ANMF", place + still.getvalue()[12:])
+    return b"RIFF" + struct.pack("<I", len(content)) + content
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_what_the_first_frame_of_a_webp_leaves_uncovered_is_white(alpha, tmp_path):
+    (tmp_path / "a.webp").write_bytes(animated_webp(Image.new("RGB", (4, 2), (255, 0, 0)), alpha=alpha, at=(2, 4)))
+    expected = np.full((6, 8, 3), 255, np.uint8)
+    expected[4:, 2:6] = (255, 0, 0)
+    np.testing.assert_array_equal(read(tmp_path / "a.webp", 3), expected)
+    whole = animated_webp(Image.fromarray(COLOURS), alpha=alpha, canvas=(32, 8))
+    (tmp_path / "a.webp").write_bytes(whole)
+    np.testing.assert_array_equal(read(tmp_path / "a.webp", 3), COLOURS)
+
+
+def with_alpha(kind, path, colours, alpha):
+    """A file of 32 bits a pixel; ICO: without a mask."""
+    height, width = alpha.shape
+    rows = np.dstack([colours[..., ::-1], alpha])[::-1].tobytes()  # blue first, the lowest row first
+    if kind == "tga":
+        path.write_bytes(struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, width, height, 32, 0) + rows)
+        return path
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    if kind == "ico":
+        header = struct.pack("<IiiHHIIiiII", 40, width, 2 * height, 1, 32, 0, 0, 0, 0, 0, 0)
+        content = header + rows + bytes(height * -(-width // 32) * 4)
+        path.write_bytes(struct.pack("<HHHBBBBHHII", 0, 1, 1, width, height, 0, 0, 1, 32, len(content), 22) + content)
+        return path
+    header = struct.pack("<IiiHHIIiiII", 108, width, height, 1, 32, 3, len(rows), 0, 0, 0, 0) + masks + bytes(52)
+    path.write_bytes(b"BM" + struct.pack("<III", 14 + len(header) + len(rows), 0, 14 + len(header)) + header + rows)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["bmp", "tga", "ico"])
+def test_a_file_whose_pixels_are_all_transparent_shows_their_colours(kind, tmp_path):
+    """Its fourth byte is not used; one opaque pixel says that it is."""
+    alpha = np.zeros((8, 32), np.uint8)
+    np.testing.assert_array_equal(read(with_alpha(kind, tmp_path / f"a.{kind}", COLOURS, alpha), 3), COLOURS)
+    alpha[2, 3] = 255
+    shown = np.full_like(COLOURS, 255)
+    shown[2, 3] = COLOURS[2, 3]
+    np.testing.assert_array_equal(read(with_alpha(kind, tmp_path / f"b.{kind}", COLOURS, alpha), 3), shown)
+
+
+def test_a_png_whose_pixels_are_all_transparent_is_white(tmp_path):
+    clear = Image.fromarray(np.dstack([COLOURS, np.zeros_like(RAMP)]))
+    assert (read(saved(tmp_path / "a.png", clear), 3) == 255).all()
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_cmyk_of_a_jpeg_is_inverted_with_and_without_adobes_marker(marked, tmp_path):
+    """As in browsers."""
+    red = Image.merge("CMYK", [Image.new("L", (16, 16), value) for value in (0, 200, 200, 50)])
+    content = saved(tmp_path / "a.jpg", red, quality=100).read_bytes()
+    begin = content.index(b"\xff\xee")
+    if not marked:
+        (tmp_path / "a.jpg").write_bytes(content[:begin] + content[begin + 16 :])
+    np.testing.assert_allclose(read(tmp_path / "a.jpg", 3)[0, 0], [205, 44, 44], atol=1)
+
+
+def test_ycck_of_a_jpeg_becomes_the_colours_that_it_stands_for(tmp_path):
+    """Stored are Y, Cb and Cr of the three inks taken for red, green and blue, and the inverted black: here none."""
+    inks = [*Image.new("RGB", (16, 16), (50, 211, 165)).convert("YCbCr").split(), Image.new("L", (16, 16), 255)]
+    stored = Image.merge("CMYK", [Image.eval(ink, lambda value: 255 - value) for ink in inks])  # Pillow inverts them
+    content = saved(tmp_path / "a.jpg", stored, quality=100).read_bytes()
+    transform = content.index(b"\xff\xee") + 15  # the last byte of Adobe's marker
+    (tmp_path / "a.jpg").write_bytes(content[:transform] + b"\2" + content[transform + 1 :])
+    np.testing.assert_allclose(read(tmp_path / "a.jpg", 3)[0, 0], [205, 44, 90], atol=2)
+
+
 def test_the_content_counts_and_not_the_name(tmp_path):
     path = saved(tmp_path / "a.jpg", Image.fromarray(RAMP), format="PNG")
     np.testing.assert_array_equal(read(path), RAMP)
