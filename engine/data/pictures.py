@@ -2,8 +2,8 @@
 
     depth         16 bits become 8 by v >> 8, floats from 0 to 1 by round(255 v); other floats and 32-bit whole numbers
                   are refused, since the file does not define which of their values are black and white
-    transparency  is composed on white; if all pixels of a BMP, TGA or ICO file are fully transparent, the file has none:
-                  many programs leave the byte 0 that might hold it
+    transparency  is composed on white; if all pixels of a BMP, TGA or ICO file are fully transparent, the file has
+                  none: many programs leave the byte 0 that might hold it
     orientation   an EXIF tag is followed (phones store how they were held)
     colour        CMYK, YCbCr, LAB, HSV and palettes become RGB, then grey where one channel is asked for; colour
                   profiles and gamma are not applied
@@ -104,7 +104,8 @@ ACCEPTED = f"a picture: {', '.join(USUAL)}, or another format that Pillow decode
 @cache
 def extensions() -> frozenset[str]:
     """Returns the endings of these formats' files, in lower case and with their dot."""
-    return frozenset(end.lower() for end, name in Image.registered_extensions().items() if name in formats())
+    read = {*formats(), "MPO"}  # which Pillow opens as JPEG
+    return frozenset(end.lower() for end, name in Image.registered_extensions().items() if name in read)
 
 
 class Box(NamedTuple):

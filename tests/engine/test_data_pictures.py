@@ -340,6 +340,15 @@ def test_ycck_of_a_jpeg_becomes_the_colours_that_it_stands_for(tmp_path):
     np.testing.assert_allclose(read(tmp_path / "a.jpg", 3)[0, 0], [205, 44, 90], atol=2)
 
 
+def test_the_first_of_two_views_is_read_under_either_ending(tmp_path):
+    """A stereo camera's file, which ends in .mpo or .jpg."""
+    views = [Image.new("RGB", (16, 16), colour) for colour in ((200, 100, 40), (0, 0, 0))]
+    for name in ("a.mpo", "a.jpg"):
+        path = saved(tmp_path / name, views[0], format="MPO", save_all=True, append_images=views[1:], quality=100)
+        assert path.suffix in extensions()
+        np.testing.assert_allclose(read(path, 3)[0, 0], [200, 100, 40], atol=2)
+
+
 def test_the_content_counts_and_not_the_name(tmp_path):
     path = saved(tmp_path / "a.jpg", Image.fromarray(RAMP), format="PNG")
     np.testing.assert_array_equal(read(path), RAMP)
