@@ -7,6 +7,7 @@ or a power cut interrupts is resumed by the next one; one that fails leaves noth
 from __future__ import annotations
 
 import contextlib
+import email.utils
 import errno
 import fcntl
 import hashlib
@@ -45,6 +46,8 @@ CONNECTIONS = 5
 """The most connections for one file: a broken one is followed by another, which asks for the rest."""
 PAUSE_S = 1.0
 """Seconds between two connections, and between two looks at a lock."""
+MOST_PAUSE_S = 60.0
+"""The most seconds between two connections, if the server names a time (Retry-After)."""
 _CHUNK = 1 << 18
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _REMEDY = f"set {SOURCE} to the URL of a mirror, or to a folder that holds the file"
@@ -234,10 +237,10 @@ def _complete(part: FileIO, url: str, blob_id: str, name: str, report: Report) -
 
 def _download(part: FileIO, url: str, name: str, report: Report) -> None:
     """Appends the rest of what the URL holds to a file, over as many connections as it takes, at most CONNECTIONS.
-    Raises DownloadError."""
+    Raises DownloadError, also if a server that is busy asks for a longer pause than MOST_PAUSE_S."""
     begun = part.seek(0, os.SEEK_END)
     for left in reversed(range(CONNECTIONS)):
-        have = part.seek(0, os.SEEK_END)
+        have, pause_s = part.seek(0, os.SEEK_END), PAUSE_S
         try:
             _receive(part, url, name, report)
             return
@@ -246,8 +249,14 @@ def _download(part: FileIO, url: str, name: str, report: Report) -> None:
             if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
                 part.truncate(0)
                 continue
-            if error.code < HTTPStatus.INTERNAL_SERVER_ERROR or not left:
-                raise DownloadError(url, f"the server answered {error.code} {error.reason}", remedy=_REMEDY) from None
+            pause_s = max(PAUSE_S, _asked_pause_s(error))
+            found = f"the server answered {error.code} {error.reason}"
+            if pause_s > MOST_PAUSE_S:
+                remedy = f"try again then, or {_REMEDY}"
+                raise DownloadError(url, f"{found} and asks to wait {pause_s:.0f} s", remedy=remedy) from None
+            busy = error.code >= HTTPStatus.INTERNAL_SERVER_ERROR or error.code == HTTPStatus.TOO_MANY_REQUESTS
+            if not busy or not left:
+                raise DownloadError(url, found, remedy=_REMEDY) from None
         except (OSError, http.client.HTTPException) as error:
             received = part.seek(0, os.SEEK_END)
             if received <= begun:
@@ -257,7 +266,21 @@ def _download(part: FileIO, url: str, name: str, report: Report) -> None:
                 found = f"the connection broke {CONNECTIONS} times, the last one after {received} bytes"
                 raise DownloadError(url, f"{found} ({_reason(error)})", remedy=f"try again, or {_REMEDY}") from None
         report(f"wait for {urlsplit(url).netloc}", 0, 0)
-        time.sleep(PAUSE_S)
+        time.sleep(pause_s)
+
+
+def _asked_pause_s(error: HTTPError) -> float:
+    """Returns the seconds after which a server asks to be asked again, by its header Retry-After, which has a number of
+    seconds or a date (RFC 9110, 10.2.3); 0 if there is none that can be read, or if the answer is no pause (429,
+    503)."""
+    if error.code not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return 0.0
+    asked = (error.headers.get("Retry-After") or "").strip()
+    if re.fullmatch("[0-9]{1,9}", asked):
+        return float(asked)
+    with contextlib.suppress(ValueError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(asked).timestamp() - time.time())
+    return 0.0
 
 
 def _reason(error: Exception) -> str:

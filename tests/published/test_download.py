@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import http.server
 import logging
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +51,8 @@ class Mirror(http.server.ThreadingHTTPServer):
         """How many bytes each of the next answers sends before it breaks off."""
         self.statuses: list[int] = []
         """The status of each of the next answers, without a content."""
+        self.retry_after = ""
+        """The header Retry-After of an answer without a content."""
         self.knows_ranges = True
         self.page = ""
         """The path of a web page to which requests are redirected."""
@@ -89,6 +93,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         if location:
             self.send_header("Location", location)
+        if status >= 400 and self.server.retry_after:
+            self.send_header("Retry-After", self.server.retry_after)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{start + len(content) - 1}/{start + len(content)}")
         self.end_headers()
@@ -187,8 +193,43 @@ def test_a_server_without_ranges_sends_the_whole_file_again(mirror, cache):
 
 
 def test_a_server_that_is_busy_is_asked_again(mirror, cache):
-    mirror.statuses = [503, 500]
+    mirror.statuses = [503, 500, 429]
     assert fetch(NAME, BLOB_ID).read_bytes() == CONTENT
+
+
+def test_a_server_that_stays_busy_is_asked_five_times(mirror, cache):
+    mirror.statuses = [429] * 9
+    assert refused(cache) == f"{mirror.url}/{NAME}: the server answered 429 Too Many Requests; {download._REMEDY}"
+    assert len(mirror.ranges) == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        ("7", 7, 7),
+        ("0", 0.01, 0.01),
+        ("soon", 0.01, 0.01),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.01, 0.01),
+        ("in 55 s", 1, 55),
+    ],
+)
+def test_a_busy_server_says_when_it_is_asked_again(asked, least, most, mirror, cache, monkeypatch):
+    pauses: list[float] = []
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=pauses.append, time=time.time))
+    date = email.utils.formatdate(time.time() + 55, usegmt=True)
+    mirror.statuses, mirror.retry_after = [429], date if asked == "in 55 s" else asked
+    assert fetch(NAME, BLOB_ID).read_bytes() == CONTENT
+    assert len(pauses) == 1
+    assert least <= pauses[0] <= most
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_server_that_asks_for_a_longer_pause_is_not_waited_for(status, mirror, cache):
+    mirror.statuses, mirror.retry_after = [status], "3600"
+    line = refused(cache)
+    assert f"the server answered {status} " in line
+    assert f" and asks to wait 3600 s; try again then, or set {SOURCE} to the URL of a mirror" in line
+    assert len(mirror.ranges) == 1
 
 
 def test_ctrl_c_keeps_what_has_been_received_and_the_next_call_fetches_the_rest(mirror, cache):
