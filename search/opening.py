@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Collection, Sequence
@@ -39,7 +40,8 @@ def resolved_run(run: Path, allow_modules: Collection[str] = ()) -> Resolved:
     with explain(str(config_file)):
         settings = with_permitted_modules(stored, allow_modules)
     config = validate(SearchConfig, settings, str(config_file), {"allow_modules": allow_modules})
-    return resolve(_with_own_tables(config, run), config_file)
+    config, tables = _with_own_tables(config, run)
+    return resolve(config, config_file, tables=tables)
 
 
 def keep_tables(limits: Sequence[AdditiveLimit], run: Path) -> None:
@@ -52,29 +54,32 @@ def keep_tables(limits: Sequence[AdditiveLimit], run: Path) -> None:
             write_atomically(place, source.path.read_bytes())
 
 
-def _with_own_tables(config: SearchConfig, run: Path) -> SearchConfig:
+def _with_own_tables(config: SearchConfig, run: Path) -> tuple[SearchConfig, dict[Path, LatencyTable]]:
     """Returns a run's settings with its own copies of tables that are not where the settings say: the run may have been
-    moved or copied, or is opened from another folder than the one from which it was started."""
+    moved or copied, or is opened from another folder than the one from which it was started. Also returns the tables
+    that were read to find that out, by their paths."""
     places: dict[Path, Path] = {}
+    read: dict[Path, LatencyTable] = {}
+
+    def is_table(path: Path, sha256: str | None) -> bool:
+        """Returns whether a file is there, and is the latency table of this hash if that is known."""
+        if not path.exists() or sha256 is None:
+            return path.exists()
+        with contextlib.suppress(UserError):
+            if path not in read:
+                read[path] = LatencyTable.load(path)
+            return read[path].sha256 == sha256
+        return False
+
     for limit in config.limits:
         hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
         for path, sha256 in itertools.zip_longest(limit.files, hashes[: len(limit.files)]):
             copies = ([kept_place(run, path, sha256)] if sha256 else []) + [run / TABLES / path.name]
-            if not _is_table(path, sha256) and (found := [copy for copy in copies if _is_table(copy, sha256)]):
+            if not is_table(path, sha256) and (found := [copy for copy in copies if is_table(copy, sha256)]):
                 places[path] = found[0]
                 if path.exists():
                     log.warning("%s: not the table that this run began with; its own copy is used: %s", path, found[0])
-    return with_paths(config, places)
-
-
-def _is_table(path: Path, sha256: str | None) -> bool:
-    """Returns whether a file is there, and is the latency table of this hash if that is known."""
-    if not path.exists() or sha256 is None:
-        return path.exists()
-    try:
-        return LatencyTable.load(path).sha256 == sha256
-    except UserError:
-        return False
+    return with_paths(config, places), read
 
 
 def kept_place(run: Path, path: Path, sha256: str) -> Path:

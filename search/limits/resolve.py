@@ -230,8 +230,15 @@ def _source(
         measure = measure.model_copy(update={"device": "external"})
     making = Making.of(source, path, measure, overrides, own)
     key = f"{where}.{'table' if limit.table else f'tables.{k}'}"
-    table = tables.get(path) or _load_table(limit, k, key, making)
+    table = tables.get(path) or _load_table(path, key, making)
     sha256 = table.sha256
+    hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
+    if hashes and hashes[k] not in (None, sha256):
+        raise ConfigError(
+            key,
+            f"{path} is not the table of this run (its sha256 differs from table_sha256)",
+            remedy="put the old table back, or start a new run in another folder",
+        )
     if limit.metric != "latency" and limit.metric not in table.columns:
         unknown = unknown_metric(limit.metric, list(table.columns), f"{where}.metric")
         unknown.remedy = f"the columns of {path} beside latency: {', '.join(table.columns) or 'none'}"
@@ -257,20 +264,11 @@ def _source(
     return TableSource(path, table, cost, measure, limit.shares[k], sha256), notes
 
 
-def _load_table(limit: LimitConfig, k: int, key: str, making: Making) -> LatencyTable:
+def _load_table(path: Path, key: str, making: Making) -> LatencyTable:
     """Loads the table of a limit. key: its place in the config."""
-    path = limit.files[k]
     if not path.exists():
         near = nearest_path(path)
         raise ConfigError(
             key, f"no file {path}", remedy=making.words("it"), suggestion=near, action=making.action(),
         )  # fmt: skip
-    hashes = limit.tables_sha256 if limit.tables else (limit.table_sha256,)
-    table = LatencyTable.load(path)
-    if hashes and hashes[k] is not None and hashes[k] != table.sha256:
-        raise ConfigError(
-            key,
-            f"{path} is not the table of this run (its sha256 differs from table_sha256)",
-            remedy="put the old table back, or start a new run in another folder",
-        )
-    return table
+    return LatencyTable.load(path)

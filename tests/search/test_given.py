@@ -17,6 +17,7 @@ from search.config import SearchConfig
 from search.given import given_search
 from search.loop import run_search
 from search.many.family import derive_family
+from search.opening import kept_place, resolved_run
 
 
 @pytest.fixture
@@ -96,6 +97,12 @@ def test_a_search_whose_table_was_a_relative_path_is_opened_from_any_folder(
     (member,) = derive_family(tmp_path / "run", ["50%"], scored=False)
     assert member.architecture.paths == first.architecture.paths
     assert "latency" in proxyless_nas.show(tmp_path / "run").text
+    with monkeypatch.context() as patched:
+        loaded: list[Path] = []
+        load = LatencyTable.load
+        patched.setattr(LatencyTable, "load", staticmethod(lambda path: loaded.append(path) or load(path)))
+        resolved_run(tmp_path / "run")
+        assert loaded == [kept_place(tmp_path / "run", Path("board.yaml"), first.limits[0].source.sha256)]  # once
     entries = {key: entry.model_copy(update={"median_ms": 2 * entry.median_ms}) for key, entry in table.entries.items()}
     table.model_copy(update={"entries": entries}).save(Path("board.yaml"))  # another table of that name, here
     (member,) = derive_family(tmp_path / "run", ["50%"], scored=False)  # the run has its own copy
