@@ -259,20 +259,19 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
     """Yields the path of an empty temporary file, which replaces `path` if the block ends without an error.
 
     The temporary file lies in the same folder under a name that nobody can predict. At the end it has the permissions
-    of the file that it replaces, or those that the umask gives to a new file. It is deleted if the block raises. name:
-    what its name contains in place of the name of `path`, for files that other programs find by a part of their name.
-    Raises WriteError if the system refuses.
+    of the file that it replaces, or those that the umask gives to a new file. It is deleted if the block raises; that
+    of a process that was killed is deleted by the next one that writes `path`. name: what its name contains in place of
+    the name of `path`, for files that other programs find by a part of their name. Raises WriteError if the system
+    refuses.
     """
-    temporary = path.parent / f".{(name or path.name)[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
+    begin = f".{(name or path.name)[:200]}."
+    temporary, held = None, -1
     try:
         with writing(path):
-            # O_EXCL: never a file or a link that somebody has put there
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            try:
-                with contextlib.suppress(FileNotFoundError):
-                    os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
-            finally:
-                os.close(descriptor)
+            _remove_abandoned(path.parent, begin)
+            temporary, held = _new_temporary(path.parent, begin)
+            with contextlib.suppress(FileNotFoundError):
+                os.fchmod(held, stat.S_IMODE(path.stat().st_mode))
         yield temporary
         with writing(path):
             descriptor = os.open(temporary, os.O_RDONLY)
@@ -283,8 +282,40 @@ def replacing(path: Path, name: str | None = None) -> Iterator[Path]:
             os.replace(temporary, path)
             fsync_folder(path.parent)
     finally:
-        with contextlib.suppress(OSError):  # it does not exist any more once it has been renamed
-            temporary.unlink()
+        if temporary is not None:
+            with contextlib.suppress(OSError):  # it does not exist any more once it has been renamed
+                temporary.unlink()
+            os.close(held)
+
+
+def _new_temporary(folder: Path, begin: str) -> tuple[Path, int]:
+    """Makes a temporary file, which is locked until its descriptor, which is returned too, is closed."""
+    while True:
+        path = folder / f"{begin}{secrets.token_hex(8)}{TEMPORARY}"
+        # O_EXCL: never a file or a link that somebody has put there
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        taken = False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            taken = True
+        except OSError:  # the file system has no locks
+            pass
+        if not taken and os.fstat(descriptor).st_nlink:
+            return path, descriptor
+        os.close(descriptor)  # another process took it for abandoned before it was locked
+
+
+def _remove_abandoned(folder: Path, begin: str) -> None:
+    """Deletes the temporary files whose names begin so and that no process has locked: theirs were killed."""
+    for path in folder.glob(f"{glob.escape(begin)}{'[0-9a-f]' * 16}{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -184,6 +184,46 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.tmp"]
 
 
+def test_what_a_killed_process_left_of_a_file_is_removed_by_the_next_one_that_writes_it(tmp_path):
+    left, other = (tmp_path / f".{name}.{'0' * 16}.tmp" for name in ("out", "out2"))
+    pid = os.fork()
+    if pid == 0:
+        with replacing(tmp_path / "out") as new:
+            new.write_text("half")
+            os._exit(0)  # without any clean-up
+    os.waitpid(pid, 0)
+    (abandoned,) = tmp_path.iterdir()
+    abandoned.rename(left)
+    other.write_text("of another file")
+    write_atomically(tmp_path / "out", "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "out"]
+    assert (tmp_path / "out").read_text() == "whole"
+
+
+def test_what_a_running_process_writes_is_not_removed(tmp_path):
+    with replacing(tmp_path / "out") as first:
+        first.write_text("first")
+        write_atomically(tmp_path / "out", "second")
+        assert first.exists()
+    assert (tmp_path / "out").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_temporary_file_that_is_deleted_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    lock, deleted = fcntl.flock, []
+
+    def late(descriptor: int, how: int) -> None:
+        if not deleted:
+            (temporary,) = tmp_path.iterdir()
+            temporary.unlink()
+            deleted.append(temporary)
+        lock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    write_atomically(tmp_path / "out", "whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_writers_at_once_leave_one_complete_file(tmp_path):
     path = tmp_path / "file"
     texts = [str(i) * 100_000 for i in range(4)]
