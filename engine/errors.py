@@ -13,6 +13,7 @@ import select
 import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -223,6 +224,9 @@ def run_command(main: Callable[[], int | None], *, resumable: bool = False) -> N
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(128 + signal.SIGPIPE)
+        if isinstance(error, FileNotFoundError) and error.filename is None and not _temporary_files_can_be_made():
+            _say("error: TMPDIR: no folder for temporary files can be written; make room in /tmp, or name another one")
+            sys.exit(2)
         if error.errno not in OF_THE_SYSTEM:
             raise
         name = f"{error.filename}: " if error.filename else ""
@@ -241,6 +245,16 @@ def _say(line: str) -> None:
         with suppress(OSError, ValueError):  # ValueError if it has been closed
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
+
+
+def _temporary_files_can_be_made() -> bool:
+    """Returns whether Python finds a folder for temporary files. If /tmp and the current folder are full, it finds
+    none."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _nobody_reads() -> bool:

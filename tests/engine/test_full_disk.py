@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,26 @@ def test_a_write_that_the_system_cuts_short_is_completed(monkeypatch, tmp_path):
 def test_a_folder_that_may_not_be_written_is_one_line(tmp_path):
     with pytest.raises(WriteError, match="cannot be written"):
         EventFile(tmp_path / "missing")
+
+
+def test_no_room_for_temporary_files_is_one_line(tmp_path, monkeypatch, capsys):
+    """Python then says that no such folder was found, as if one were missing."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+
+    def main() -> None:
+        tempfile.mkdtemp()
+
+    with pytest.raises(SystemExit) as end:
+        run_command(main)
+    assert end.value.code == 2
+    line = "error: TMPDIR: no folder for temporary files can be written; make room in /tmp, or name another one\n"
+    assert capsys.readouterr().err == line
+
+
+def test_another_missing_file_is_not_taken_for_that():
+    def main() -> None:
+        raise FileNotFoundError
+
+    with pytest.raises(FileNotFoundError):
+        run_command(main)
