@@ -1,8 +1,8 @@
 """Decodes the JPEG files of a training batch on a GPU (`data.decode: cuda`), with TorchCodec, an optional package.
 
 A process that reads files sends the bytes of those that the GPU can decode, and decodes the others itself: other
-formats, grey and CMYK pictures, those that an EXIF tag turns, and files without the marker of an end. nvJPEG decodes
-whole pictures; the part of each that the training shows is cut out and resized on the GPU.
+formats, grey and CMYK pictures, colours stored as RGB, those that an EXIF tag turns, and files without the marker of an
+end. nvJPEG decodes whole pictures; the part of each that the training shows is cut out and resized on the GPU.
 """
 
 from __future__ import annotations

@@ -185,12 +185,20 @@ def for_a_gpu(content: bytes, choose: Callable[[int, int], Box]) -> Box | None:
     very picture that `part_of_picture` takes parts of; else None, and nothing is chosen."""
     with contextlib.suppress(UnreadableError), faults():
         image = _opened(content)
-        if image.format == "JPEG" and image.mode == "RGB" and _orientation(image) in (None, 1):
+        upright = image.format == "JPEG" and image.mode == "RGB" and _orientation(image) in (None, 1)
+        if upright and not _stored_as_rgb(image):
             whole = content[-2:] == b"\xff\xd9"  # a GPU would decode the rest to grey
             size = image.size[::-1] if whole else None
             if size is not None:
                 return choose(*size)
     return None
+
+
+def _stored_as_rgb(image: Image.Image) -> bool:
+    """Returns whether a JPEG file says that its colours are red, green and blue and not YCbCr, by Adobe's marker or by
+    the names of its components. Decoders differ in which of the two they follow."""
+    names = bytes(layer[0] for layer in getattr(image, "layer", []))
+    return image.info.get("adobe_transform") == 0 or names == b"RGB"
 
 
 def _stored(box: Box, orientation: int | None, height: int, width: int) -> Box:

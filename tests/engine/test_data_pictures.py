@@ -12,7 +12,7 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 from engine.data import DataConfig, Item, open_images
 from engine.data.folder import FolderImages
-from engine.data.pictures import UnreadableError, extensions, read_picture
+from engine.data.pictures import Box, UnreadableError, extensions, for_a_gpu, read_picture
 from engine.data.preprocessing import Preprocessing
 from engine.data.survey import facts_of
 from engine.errors import UserError
@@ -338,6 +338,18 @@ def test_ycck_of_a_jpeg_becomes_the_colours_that_it_stands_for(tmp_path):
     transform = content.index(b"\xff\xee") + 15  # the last byte of Adobe's marker
     (tmp_path / "a.jpg").write_bytes(content[:transform] + b"\2" + content[transform + 1 :])
     np.testing.assert_allclose(read(tmp_path / "a.jpg", 3)[0, 0], [205, 44, 90], atol=2)
+
+
+def test_a_gpu_gets_no_jpeg_file_whose_colours_are_stored_as_rgb(tmp_path):
+    """Not every decoder sees that they are no YCbCr."""
+    image = Image.fromarray(COLOURS)
+    plain = saved(tmp_path / "a.jpg", image).read_bytes()
+    by_name = saved(tmp_path / "b.jpg", image, keep_rgb=True).read_bytes()
+    by_marker = plain[:2] + b"\xff\xee\0\x0eAdobe\0\x64" + bytes(5) + plain[2:]
+    assert Image.open(io.BytesIO(by_marker)).info["adobe_transform"] == 0
+    chosen = [for_a_gpu(content, lambda height, width: Box(0, 0, height, width)) for content in (plain, by_name)]
+    assert chosen == [Box(0, 0, 8, 32), None]
+    assert for_a_gpu(by_marker, lambda height, width: Box(0, 0, height, width)) is None
 
 
 def test_the_first_of_two_views_is_read_under_either_ending(tmp_path):
