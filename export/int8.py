@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from engine.progress import Report, silent
-from export.formats.base import Format, Quantiser
+from export.formats.base import WEIGHT_BITS, Format, Quantiser
 from export.fresh_process import FreshProcess
 from export.int8_loss import Agreement, Drop, compared
 from export.parity import SEVERAL, TOLERANCE, ParityError, Reference, prepared, run_in_batches, same_metadata
@@ -52,6 +52,8 @@ class Int8Check:
     """None without labelled images."""
     calibration: Mapping[str, Any]
     scheme: Mapping[str, str]
+    weight_bits: int
+    """The bits of the weights."""
     kept: tuple[str, ...]
     """The layers in float32."""
     sensitivity: tuple[Cost, ...]
@@ -66,6 +68,8 @@ class Int8Check:
         same = self.agreement
         types = ", ".join(f"{place} {kind}" for place, kind in self.types.items())
         parts = [f"{self.runtime}, {types}"]
+        if self.weight_bits != WEIGHT_BITS:
+            parts.append(f"weights of {self.weight_bits} bits")
         if self.kept:
             parts.append(f"{len(self.kept)} layers in float32")
         if self.drop is not None:
@@ -94,7 +98,7 @@ def write_and_check(
     calibration = settings.calibration
     given = calibration.whole_batches if program.batch else calibration.inputs
     inputs = given(program.layout, reference.normalise, program.batch or GATE_IMAGES)
-    predict = quantiser.write(program, path, inputs, quantisation.kept)
+    predict = quantiser.write(program, path, inputs, quantisation.kept, settings.weight_bits)
     report("quantise", 1, 1)
     return check_int8(quantisation, format, program, path, predict, report)
 
@@ -126,13 +130,15 @@ def check_int8(
         agreement, drop = compared(quantisation, run, path.name, report)
         return Int8Check(
             file.runtime, file.precision, dict(file.ops), types, again, noise, quantisation.simulated, agreement, drop,
-            settings.calibration.record(), dict(quantiser.scheme), quantisation.kept, quantisation.costs,
+            settings.calibration.record(), dict(quantiser.scheme), settings.weight_bits, quantisation.kept,
+            quantisation.costs,
         )  # fmt: skip
 
 
 def _refuse_faults(quantiser: Quantiser, program: Program, path: Path, quantisation: Quantisation) -> None:
     """Raises ParityError if an int8 file does not hold what it should."""
-    faults = quantiser.faults(program, path, quantisation.kept, quantisation.ranges)
+    weight_bits = quantisation.settings.weight_bits
+    faults = quantiser.faults(program, path, quantisation.kept, quantisation.ranges, weight_bits)
     if faults:
         more = f", and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ParityError(path.name, f"is not a good int8 file: {'; '.join(faults[:3])}{more}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.evaluation import paired_difference
 from engine.progress import Report
+from export.formats.base import WEIGHT_BITS
 from export.parity import ParityError
 from export.quantisation import AT_ONCE, Quantisation, logits_over
 
@@ -91,7 +92,10 @@ def _too_much(name: str, drop: Drop, quantisation: Quantisation) -> DropError:
     found = f"its top-1 accuracy on {drop.images} images is {drop.top1_int8:.2f} %, {drop.points:.2f} points below "
     found += f"float32's {drop.top1_float32:.2f} % (95 % interval {low:.2f} to {high:.2f})"
     remedy = f"keep the layers that cost most in float32, by --keep-layers N or by name: {layers}; or calibrate on more"
-    return DropError(name, found, f"at most {drop.max_drop:g}, as --max-drop says", f"{remedy} or other images")
+    remedy += " or other images"
+    if quantisation.settings.weight_bits != WEIGHT_BITS:
+        remedy += f"; or leave out --weight-bits {quantisation.settings.weight_bits}"
+    return DropError(name, found, f"at most {drop.max_drop:g}, as --max-drop says", remedy)
 
 
 def _agreement(here: np.ndarray, there: np.ndarray, on: str) -> Agreement:

@@ -21,7 +21,7 @@ from engine.nearest import nearest
 from engine.progress import Report, silent
 from engine.wording import shown
 from export.formats import FORMATS
-from export.formats.base import Format, versions_of
+from export.formats.base import LARGEST_CODE, WEIGHT_BITS, Format, versions_of
 from export.int8 import Int8Check, write_and_check
 from export.parity import Parity, Reference, check
 from export.program import Layout, Program, make_program, metadata_of
@@ -142,13 +142,14 @@ def export_int8(
     what `export_network` raises, ConfigError if a format has no int8 files, and DropError if a file loses more accuracy
     than `settings.max_drop`.
     """
-    chosen = chosen_formats(to, formats, batch, int8=True)
+    chosen = chosen_formats(to, formats, batch, int8=True, weight_bits=settings.weight_bits)
     job = _Job(network, preprocessing, tuple(classes), out, batch, layout, normalise)
     reference = Reference(network, preprocessing, normalise)
     quantisation = Quantisation(network, preprocessing, settings, reference, report)
     about = {
         "quantisation": {
             "dtype": "int8",
+            "weight_bits": settings.weight_bits,
             "calibration_images": len(settings.calibration.pixels),
             "float32_layers": list(quantisation.kept),
         }
@@ -169,8 +170,9 @@ def export_int8(
 
 
 def chosen_formats(
-    to: Sequence[str], formats: Mapping[str, Format], batch: int | Literal["any"] | None, int8: bool = False
-) -> list[Format]:
+    to: Sequence[str], formats: Mapping[str, Format], batch: int | Literal["any"] | None, int8: bool = False,
+    weight_bits: int = WEIGHT_BITS,
+) -> list[Format]:  # fmt: skip
     """Returns the formats of these names. Raises UserError if one is unknown, not installed, or cannot do what is
     asked."""
     chosen = [_format(name, formats) for name in to]
@@ -181,8 +183,20 @@ def chosen_formats(
         if int8 and format.int8 is None:
             able = ", ".join(name for name, other in formats.items() if other.int8 is not None)
             raise ConfigError("to", f"{format.name} has no int8 files", able)
+        if int8 and format.int8 is not None and weight_bits not in format.int8.weight_bits:
+            found = f"got {shown(weight_bits)}, but weights of {format.name} have"
+            found += f" {' or '.join(map(str, format.int8.weight_bits))} bits"
+            raise ConfigError("weight_bits", found, _with_bits(weight_bits, formats))
         format.refuse_if_missing(int8)
     return chosen
+
+
+def _with_bits(weight_bits: int, formats: Mapping[str, Format]) -> str:
+    """Returns what is accepted in place of so many bits, in words: the formats that have them, or other numbers."""
+    able = [name for name, other in formats.items() if other.int8 is not None and weight_bits in other.int8.weight_bits]
+    if able:
+        return f"{WEIGHT_BITS}, or another format: {', '.join(able)}"
+    return " or ".join(map(str, LARGEST_CODE))
 
 
 Result = TypeVar("Result")

@@ -128,6 +128,7 @@ def _differs(file: ExportedFile, measured: Measured, table: LatencyTable) -> str
     own: dict[str, tuple[object, object]] = {
         "runtime": (table.runtime.name, file.format.measured_as or file.format.title),
         "dtype": (table.dtype, file.dtype),
+        "weight bits": (8 if table.dtype == "int8" else None, file.entry.get("weight_bits")),
         "threads": (table.threads, measured.threads),
         "batch": (table.batch, measured.batch),
         "device": (table.device.fingerprint, measured.device.fingerprint),

@@ -16,6 +16,7 @@ from engine.nearest import nearest
 from engine.progress import Report, reported, silent
 from engine.run_config import RunConfig
 from export.calibration import Calibration
+from export.formats.base import WEIGHT_BITS
 from export.parity import Reference
 from export.simulation import Simulation, rms
 
@@ -36,6 +37,8 @@ class Int8:
     """The largest accepted loss of top-1 accuracy in percentage points."""
     keep: int | tuple[str, ...] = 0
     """How many of the costliest layers stay in float32, or their names."""
+    weight_bits: int = WEIGHT_BITS
+    """The bits of the weights; see `export.formats.base.LARGEST_CODE`."""
     test: ImageSet | None = None
     """Labelled images. Without them no accuracy is compared."""
     test_source: str = ""
@@ -54,7 +57,7 @@ class Quantisation:
     ):  # fmt: skip
         self.settings, self.reference, self.preprocessing = settings, reference, preprocessing
         pixels = settings.calibration.pixels
-        simulation = Simulation(network, preprocessing, pixels)
+        simulation = Simulation(network, preprocessing, pixels, settings.weight_bits)
         self.layers, self.ranges = simulation.layers, simulation.ranges
         if not isinstance(settings.keep, int):
             _refuse_unknown(settings.keep, self.layers)

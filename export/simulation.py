@@ -1,8 +1,8 @@
 """Simulates in PyTorch what a network loses in 8 bits, independently of every runtime's quantiser.
 
-Weights get 255 codes for each output channel, symmetric around 0; the output of each operation gets 256 codes for a
-whole map, whose range is that of the calibration images. Numbers are rounded to codes and computed with in float32.
-The result says how far an int8 file may be from float32, and which layers cost most.
+Weights get 255 codes for each output channel, symmetric around 0, or 129 if they have 7 bits; the output of each
+operation gets 256 codes for a whole map, whose range is that of the calibration images. Numbers are rounded to codes
+and computed with in float32. The result says how far an int8 file may be from float32, and which layers cost most.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from torch import Tensor, fx, nn
 
 from engine.data import Preprocessing
 from engine.progress import Report, silent
+from export.formats.base import LARGEST_CODE, WEIGHT_BITS
 from export.program import Program, make_program
+from latency.runtimes.int8_models import is_depthwise
 
 SENSITIVITY_IMAGES = 8
 """The calibration images on which each layer is tried alone."""
@@ -43,16 +45,19 @@ class Cost:
 
 
 class Simulation:
-    """A network in 8 bits.
+    """A network in 8 bits; if `weight_bits` is 7, the weights of all but depthwise convolutions in 7.
 
     network: it is not changed. pixels: the calibration images, (N, colours, S, S) uint8.
     """
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, pixels: Tensor):
+    def __init__(
+        self, network: nn.Module, preprocessing: Preprocessing, pixels: Tensor, weight_bits: int = WEIGHT_BITS
+    ):
         program = make_program(network, "network", preprocessing, 0, "nchw", False, {})
         module = program.module
         assert isinstance(module, fx.GraphModule)
         self._module, self._preprocessing, self._pixels = module, preprocessing, pixels
+        self._weight_bits = weight_bits
         self._layers = {layer_of(node): node for node in module.graph.nodes if node.target in LAYERS}
         self._points = {node for node in module.graph.nodes if _is_point(node)}
         self._ranges = self._observed()
@@ -109,7 +114,7 @@ class Simulation:
                 keep[node] = value
             return value
 
-        interpreter = _Interpreter(self._module, change, nodes)
+        interpreter = _Interpreter(self._module, change, nodes, self._weight_bits)
         with torch.inference_mode():
             return torch.cat([interpreter.run(part, initial_env=known) for part in images.split(_AT_ONCE)])
 
@@ -132,13 +137,16 @@ class Simulation:
 
 
 class _Interpreter(fx.Interpreter):
-    """Runs a graph; `change` gets each output, and the weights of `layers` are in codes."""
+    """Runs a graph; `change` gets each output, and the weights of `layers` are in codes of so many bits."""
 
-    def __init__(self, module: fx.GraphModule, change: Callable[[fx.Node, Tensor], Tensor], layers: set[fx.Node]):
+    def __init__(
+        self, module: fx.GraphModule, change: Callable[[fx.Node, Tensor], Tensor], layers: set[fx.Node],
+        weight_bits: int = WEIGHT_BITS,
+    ):  # fmt: skip
         super().__init__(module)
         self._change = change
         self._weights: Mapping[fx.Node, Tensor] = {
-            node: weights_in_codes(module.get_parameter(str(weight_of(node).target))) for node in layers
+            node: _weights_of(module.get_parameter(str(weight_of(node).target)), node, weight_bits) for node in layers
         }
 
     def run_node(self, n: fx.Node) -> Any:
@@ -180,11 +188,25 @@ def in_codes(values: Tensor, low: float, high: float) -> Tensor:
     return ((values / scale).round() + zero).clamp(0, 255).sub(zero).mul(scale)
 
 
-def weights_in_codes(weights: Tensor) -> Tensor:
-    """Returns weights (C_out, ...) rounded to 255 codes for each output channel."""
-    scales = weights.abs().flatten(1).amax(dim=1).div(127).view(-1, *[1] * (weights.dim() - 1))
+def weights_in_codes(weights: Tensor, bits: int = WEIGHT_BITS) -> Tensor:
+    """Returns weights (C_out, ...) rounded to the codes of so many bits for each output channel."""
+    scales = weights.abs().flatten(1).amax(dim=1).div(LARGEST_CODE[bits]).view(-1, *[1] * (weights.dim() - 1))
     scales = scales.where(scales > 0, 1.0)
     return (weights / scales).round() * scales
+
+
+def _weights_of(weights: Tensor, node: fx.Node, bits: int) -> Tensor:
+    """Returns a layer's weights rounded to codes: a depthwise convolution's have 8 bits."""
+    return weights_in_codes(weights, WEIGHT_BITS if is_depthwise(weights.shape, _groups(node)) else bits)
+
+
+def _groups(node: fx.Node) -> int:
+    """Returns the number of groups of a layer; 1 of a matrix product."""
+    places: dict[object, int] = {ATEN.conv2d.default: 6, ATEN.convolution.default: 8}
+    place = places.get(node.target, len(node.args))
+    groups = node.args[place] if place < len(node.args) else node.kwargs.get("groups", 1)
+    assert isinstance(groups, int)
+    return groups
 
 
 def rms(differences: Tensor) -> float:

@@ -51,6 +51,7 @@ class Quantised:
     """The images with the same likeliest class as float32, in percent."""
     on: str
     """Which images these are."""
+    weight_bits: float | None
     kept: tuple[str, ...]
     """The layers in float32."""
     calibration: str
@@ -207,6 +208,7 @@ def _quantised(entry: Mapping[str, Any]) -> Quantised:
         None if images is None else int(images),
         None if share is None else 100 * share,
         str(same.get("on", "")),
+        number(entry.get("weight_bits")),
         tuple(map(str, kept)) if isinstance(kept, list) else (),
         f"{calibration['images']} of {calibration.get('source')}" if calibration.get("images") else "",
         tuple(pairs),

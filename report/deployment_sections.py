@@ -68,6 +68,8 @@ def int8_blocks(files: Sequence[ExportedFacts]) -> Iterator[Block]:
     for text in dict.fromkeys(one.calibration for _, one in quantised if one.calibration):
         yield Text(f"The ranges of the activations follow from {text}.")
     for name, one in quantised:
+        if one.weight_bits not in (None, 8):
+            yield Text(f"The weights of {name} have {one.weight_bits:g} bits.")
         if one.kept:
             yield Text(f"{name} has these layers in float32: {', '.join(one.kept)}.")
     for name, one in quantised:

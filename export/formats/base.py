@@ -33,6 +33,13 @@ METADATA = "metadata.json"
 """The name of the metadata inside a file of PyTorch."""
 METADATA_ENDING = ".json"
 """The end of the name of the file beside a file whose format has no place for metadata."""
+WEIGHT_BITS = 8
+"""The bits of an int8 file's weights if nothing else is chosen."""
+LARGEST_CODE: Mapping[int, int] = {8: 127, 7: 64}
+"""Maps the bits that the weights of an int8 file may have to the largest code, which the sign does not change. Two
+products of an activation's code, at most 255, and a weight's of 7 bits fit into 16 bits: 2 * 255 * 64 < 2^15. Therefore
+x86 CPUs without VNNI add them exactly in their fast instruction. ONNX Runtime computes depthwise convolutions in
+another way, always exactly: their weights keep 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +71,22 @@ class Opened:
 class Quantiser:
     """How a format's int8 file is written, and what it must hold."""
 
-    write: Callable[[Program, Path, Iterable[np.ndarray], Collection[str]], Predict]
-    """Writes an int8 file: program, path, calibration inputs, and the layers that stay in float32, by name. Returns
-    what runs the quantised model in this process, before it was a file. Raises UserError if it cannot be written."""
-    faults: Callable[[Program, Path, Collection[str], Mapping[str, tuple[float, float]]], list[str]]
+    write: Callable[[Program, Path, Iterable[np.ndarray], Collection[str], int], Predict]
+    """Writes an int8 file: program, path, calibration inputs, the layers that stay in float32, by name, and the bits of
+    the others' weights. Returns what runs the quantised model in this process, before it was a file. Raises UserError
+    if it cannot be written."""
+    faults: Callable[[Program, Path, Collection[str], Mapping[str, tuple[float, float]], int], list[str]]
     """Returns what an int8 file lacks, in words: layers that the runtime does not compute in integers, weights with one
-    scale, conversions that are not needed. Program and layers as above, and the smallest and the largest output of each
-    layer on the calibration images, by PyTorch."""
+    scale or with more bits, conversions that are not needed. Program, layers and bits as above, and the smallest and
+    the largest output of each layer on the calibration images, by PyTorch."""
     modules: tuple[str, ...]
     """The modules that quantising needs."""
     packages: tuple[str, ...]
     """The packages, as pip names them, whose versions are recorded."""
     scheme: Mapping[str, str]
     """How `weights`, `activations` and `ranges` are quantised, in words."""
+    weight_bits: tuple[int, ...] = (WEIGHT_BITS,)
+    """The bits that weights may have."""
 
 
 @dataclass(frozen=True)
@@ -232,11 +242,13 @@ def range_faults(name: str, found: tuple[float, float], expected: tuple[float, f
 
 
 def int8_weights_faults(
-    name: str, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, weights: np.ndarray, axis: int = 0
-) -> list[str]:
+    name: str, codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, weights: np.ndarray, axis: int = 0,
+    bits: int = WEIGHT_BITS,
+) -> list[str]:  # fmt: skip
     """Returns what is wrong with a layer's int8 weights, in words.
 
     codes, weights: the file's and the network's, of one shape. scales, zeros: the file's. axis: of the output channels.
+    bits: those that the codes may have.
     """
     import numpy as np
 
@@ -247,6 +259,9 @@ def int8_weights_faults(
         return [f"{name}: its weights have {np.size(scales)} scales for {channels} output channels"]
     if np.any(zeros):
         return [f"{name}: its weights are not symmetric"]
+    largest = int(np.abs(codes.astype(np.int16)).max())
+    if bits < WEIGHT_BITS and largest > LARGEST_CODE[bits]:
+        return [f"{name}: a weight has the code {largest}, of more than {bits} bits"]
     steps = np.reshape(scales, [-1 if i == axis else 1 for i in range(weights.ndim)])
     apart = np.abs(codes.astype(np.float64) * steps - weights)
     if not (apart <= 0.51 * steps + 1e-9).all():

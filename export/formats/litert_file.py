@@ -48,9 +48,10 @@ def _model_of(program: Program) -> bytes:
 
 
 def write_int8(
-    program: Program, path: Path, inputs: Iterable[np.ndarray], kept: Collection[str]
+    program: Program, path: Path, inputs: Iterable[np.ndarray], kept: Collection[str], weight_bits: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Writes a program as an int8 .tflite file, and returns what runs the model; see `Quantiser`."""
+    """Writes a program as an int8 .tflite file, and returns what runs the model; see `Quantiser`. weight_bits: 8, the
+    only ones that its quantiser has."""
     from latency.on_device.models import LiteRTModel
     from latency.runtimes.int8_models import quantised_litert
 
@@ -89,7 +90,7 @@ def _without_empty_channels(program: Program) -> Program:
 
 
 def int8_faults(
-    program: Program, path: Path, kept: Collection[str], ranges: Mapping[str, tuple[float, float]]
+    program: Program, path: Path, kept: Collection[str], ranges: Mapping[str, tuple[float, float]], weight_bits: int
 ) -> list[str]:
     """Returns what an int8 .tflite file lacks; see `Quantiser`.
 
@@ -114,7 +115,7 @@ def int8_faults(
             weights = (
                 weights.transpose(1, 2, 3, 0) if op["op_name"] == "DEPTHWISE_CONV_2D" else weights.transpose(0, 2, 3, 1)
             )
-        faults += int8_weights_faults(name, codes, how["scales"], how["zero_points"], weights, axis)
+        faults += int8_weights_faults(name, codes, how["scales"], how["zero_points"], weights, axis, weight_bits)
     counts = Counter(op["op_name"] for op in interpreter._get_ops_details())
     litter = {op: counts[op] for op in ("QUANTIZE", "DEQUANTIZE") if counts[op]}
     if litter and not kept:

@@ -9,7 +9,15 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.formats.base import Format, Opened, Quantiser, cannot_write, int8_weights_faults, range_faults
+from export.formats.base import (
+    WEIGHT_BITS,
+    Format,
+    Opened,
+    Quantiser,
+    cannot_write,
+    int8_weights_faults,
+    range_faults,
+)
 from export.layers import WARMUP, GraphLayers, layer_name
 
 if TYPE_CHECKING:
@@ -92,7 +100,7 @@ def open_file(path: Path, threads: int = 1) -> Opened:
 
 
 def write_int8(
-    program: Program, path: Path, inputs: Iterable[np.ndarray], kept: Collection[str]
+    program: Program, path: Path, inputs: Iterable[np.ndarray], kept: Collection[str], weight_bits: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Writes a program as an int8 ONNX file in QDQ form, and returns what runs the model; see `Quantiser`."""
     import onnx
@@ -103,13 +111,15 @@ def write_int8(
     model = model_of(program)
     layers = _layers(model)
     nodes = [node.name for name, node in layers.items() if name in kept]
-    quantised = quantised_onnx(model, ({INPUT: images} for images in inputs), keep=nodes)
+    feeds = ({INPUT: images} for images in inputs)
+    quantised = quantised_onnx(model, feeds, keep=nodes, weight_bits=weight_bits)
     onnx.save(quantised, path)
     return runner(quantised)
 
 
 def runner(model: onnx.ModelProto) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns what runs a model in ONNX Runtime."""
+    """Returns what runs a model in ONNX Runtime, always with `session.x64quantprecision`. `open_file` leaves that out
+    for weights of 7 bits, so that the check of a file compares both."""
     from export.program import INPUT
 
     session = _session(model.SerializeToString())
@@ -122,7 +132,7 @@ def runner(model: onnx.ModelProto) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def int8_faults(
-    program: Program, path: Path, kept: Collection[str], ranges: Mapping[str, tuple[float, float]]
+    program: Program, path: Path, kept: Collection[str], ranges: Mapping[str, tuple[float, float]], weight_bits: int
 ) -> list[str]:
     """Returns what an int8 ONNX file lacks; see `Quantiser`.
 
@@ -132,6 +142,8 @@ def int8_faults(
     """
     import numpy as np
     import onnx
+
+    from latency.runtimes.int8_models import is_depthwise
 
     model = onnx.load(path)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -147,7 +159,8 @@ def int8_faults(
             continue
         weights, scales, zeros, *_ = (constants[own] for own in codes[node.input[1]].input)
         own = expected[name] if expected[name].shape == weights.shape else expected[name].T
-        faults += int8_weights_faults(name, weights, scales, zeros, own)
+        depthwise = is_depthwise(weights.shape, _groups(node))
+        faults += int8_weights_faults(name, weights, scales, zeros, own, bits=WEIGHT_BITS if depthwise else weight_bits)
         if node.output[0] in stored:
             scale, zero = (float(np.ravel(constants[end])[0]) for end in stored[node.output[0]].input[1:3])
             faults += range_faults(name, (-zero * scale, (255 - zero) * scale), ranges[name])
@@ -198,6 +211,11 @@ def _layers(model: onnx.ModelProto) -> dict[str, Any]:
     return found
 
 
+def _groups(node: Any) -> int:
+    """Returns the number of groups of a layer; 1 of a matrix product."""
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
+
+
 def _session(content: bytes, optimised: Path | None = None) -> Any:
     """Returns a model in ONNX Runtime, on one thread. optimised: where to write what the runtime makes of it."""
     import onnxruntime
@@ -236,5 +254,6 @@ FORMAT = Format(
             "activations": "uint8, a scale and a zero point for a whole map",
             "ranges": "the smallest and the largest number on the calibration images",
         },
+        weight_bits=(8, 7),
     ),
 )

@@ -57,7 +57,7 @@ def _add_metadata(model: ov.Model, program: Program) -> None:
 
 
 def write_int8(
-    program: Program, path: Path, inputs: Iterable[np.ndarray], kept: Collection[str]
+    program: Program, path: Path, inputs: Iterable[np.ndarray], kept: Collection[str], weight_bits: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Writes a program as an int8 model of NNCF, and returns what runs it; see `Quantiser`."""
     import openvino as ov
@@ -94,7 +94,7 @@ def _forget_tools(model: ov.Model) -> None:
 
 
 def int8_faults(
-    program: Program, path: Path, kept: Collection[str], ranges: Mapping[str, tuple[float, float]]
+    program: Program, path: Path, kept: Collection[str], ranges: Mapping[str, tuple[float, float]], weight_bits: int
 ) -> list[str]:
     """Returns what an int8 model lacks; see `Quantiser`.
 

@@ -52,12 +52,12 @@ class Model(abc.ABC):
         """Frees the model."""
 
 
-def onnx_options(threads: int) -> Any:
+def onnx_options(threads: int, exact: bool = True) -> Any:
     """Returns ONNX Runtime's session options for so many threads, with which int8 networks are computed exactly.
 
     On x86 CPUs that have AVX2 or AVX-512 but not VNNI, ONNX Runtime by default adds two products of a uint8 and an int8
     in 16 bits, which cuts sums beyond 32767. `session.x64quantprecision` makes it choose slower products that fit.
-    It changes nothing on other CPUs and in float32.
+    It changes nothing on other CPUs and in float32. exact: whether it is set; weights of 7 bits do not need it.
     """
     import onnxruntime
 
@@ -65,8 +65,14 @@ def onnx_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    options.add_session_config_entry("session.x64quantprecision", "1" if exact else "0")
     return options
+
+
+def _needs_exact(session: Any) -> bool:
+    """Returns whether a model may have int8 weights of 8 bits. One that has not says so in its metadata."""
+    about = session.get_modelmeta().custom_metadata_map.get("quantisation", "{}")
+    return bool(json.loads(about).get("weight_bits", 8) >= 8)
 
 
 class OnnxModel(Model):
@@ -104,18 +110,23 @@ class OnnxModel(Model):
     ):
         import onnxruntime
 
-        options = onnx_options(threads)
         self.layers, self.inside = layers, inside
-        if inside:
-            options.enable_profiling = True
         if provider not in onnxruntime.get_available_providers():
             have = ", ".join(onnxruntime.get_available_providers())
             raise KitError("--provider", f"got '{provider}', this onnxruntime has {have}")
         self._profiles = tempfile.mkdtemp(prefix="latency_profile_") if inside else None
-        if self._profiles:
-            options.profile_file_prefix = os.path.join(self._profiles, "profile")
+
+        def session(exact: bool) -> Any:
+            options = onnx_options(threads, exact)
+            if self._profiles:
+                options.enable_profiling = True
+                options.profile_file_prefix = os.path.join(self._profiles, "profile")
+            return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            self.session = session(True)
+            if not _needs_exact(self.session):  # it is faster without
+                self.session = session(False)
         except BaseException:
             self._remove_profiles()
             raise

@@ -12,7 +12,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,15 +38,17 @@ def quantised_onnx(
     *,
     keep: Collection[str] = (),
     per_channel: bool = True,
+    weight_bits: int = 8,
     ranges: Ranges = "minmax",
     percentile: float = 99.99,
 ) -> onnx.ModelProto:
     """Returns a float32 model as an int8 one for ONNX Runtime, in QDQ form; its inputs and outputs stay float32.
 
     feeds: at least one calibration input, read once. keep: names of nodes that stay in float32. per_channel: whether
-    each output channel has a scale of its own; if not, a weight has one. percentile: for `ranges` percentile, the
-    percentage of an activation's values that its range contains. Activations are uint8, so that a ReLU or ReLU6 becomes
-    the lower end of a range and costs nothing. The model given is not changed.
+    each output channel has a scale of its own; if not, a weight has one. weight_bits: 7 gives weights codes from -64 to
+    64, but for depthwise convolutions (see `export.formats.base.LARGEST_CODE`). percentile: for `ranges` percentile,
+    the percentage of an activation's values that its range contains. Activations are uint8, so that a ReLU or ReLU6
+    becomes the lower end of a range and costs nothing. The model given is not changed.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -54,6 +56,10 @@ def quantised_onnx(
     prepared = _prepared(model)
     own = {prop.key: prop.value for prop in model.metadata_props}
     prepared.metadata_props.add(key=_PREPROCESSED[0], value=_PREPROCESSED[1])
+    options: dict[str, Any] = {"ForceQuantizeNoInputCheck": True, "CalibPercentile": percentile}
+    if weight_bits < 8:
+        whole = {"reduce_range": False} | ({"axis": 0} if per_channel else {})
+        options["TensorQuantOverrides"] = {name: [whole] for name in _depthwise_weights(prepared)}
     method = CalibrationMethod.Percentile if ranges == "percentile" else CalibrationMethod.MinMax
     with tempfile.TemporaryDirectory(prefix="quantised_") as folder, _quiet():
         file = Path(folder) / "int8.onnx"
@@ -63,15 +69,34 @@ def quantised_onnx(
             _reader(feeds),
             quant_format=QuantFormat.QDQ,
             per_channel=per_channel,
+            reduce_range=weight_bits < 8,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=list(keep),
             calibrate_method=method,
-            extra_options={"ForceQuantizeNoInputCheck": True, "CalibPercentile": percentile},
+            extra_options=options,
         )
         quantised = onnx.load(file)
     onnx.helper.set_model_props(quantised, own)
     return quantised
+
+
+def _depthwise_weights(model: onnx.ModelProto) -> list[str]:
+    """Returns the names of the weights of a model's depthwise convolutions."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    groups = {
+        node.input[1]: attribute.i
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        for attribute in node.attribute
+        if attribute.name == "group"
+    }
+    return [name for name, number in groups.items() if name in shapes and is_depthwise(shapes[name], number)]
+
+
+def is_depthwise(shape: Sequence[int], groups: int) -> bool:
+    """Returns whether weights (C_out, C_in / groups, k, k) are a depthwise convolution's."""
+    return groups > 1 and len(shape) == 4 and shape[0] == groups and shape[1] == 1
 
 
 def _reader(feeds: Iterable[Feed]) -> Any:

@@ -73,6 +73,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--keep-layers", type=_layers, default=0, metavar="N|L,L",
         help="how many of the layers that cost most in int8 stay in float32, or their names; default: 0",
     )  # fmt: skip
+    parser.add_argument(
+        "--weight-bits", type=int, choices=(8, 7), default=8, help="for int8: bits of the weights; 7 makes ONNX "
+        "Runtime fast on x86 CPUs without VNNI, and costs accuracy; default: %(default)s",
+    )  # fmt: skip
     add_allow_modules(parser, "the architecture's file or the checkpoint")
 
 
@@ -91,6 +95,7 @@ def _run(args: argparse.Namespace) -> None:
             calibration_images=args.calibration_images,
             max_drop=args.max_drop,
             keep_layers=args.keep_layers,
+            weight_bits=args.weight_bits,
             checkpoint=args.checkpoint,
             size=args.size,
             batch=args.batch,

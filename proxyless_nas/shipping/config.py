@@ -52,7 +52,7 @@ class Int8Stage(Section):
     """The int8 files, beside the float32 ones."""
 
     to: tuple[str, ...] | None = None
-    """The formats; null: every one that has int8 files and is installed."""
+    """The formats; null: every one that has int8 files with such weights and is installed."""
     calibration_images: int = Field(512, ge=1)
     """The number of training images from which the ranges of the activations follow."""
     max_drop: float = Field(1.0, ge=0, le=100)
@@ -60,6 +60,8 @@ class Int8Stage(Section):
     not kept; the job goes on without it."""
     keep_layers: int | tuple[str, ...] = 0
     """How many of the layers that cost most in int8 stay in float32, or their names."""
+    weight_bits: Literal[7, 8] = 8
+    """The bits of the weights; 7 makes ONNX Runtime fast on x86 CPUs without VNNI, and costs accuracy."""
 
 
 class TimeStage(Section):

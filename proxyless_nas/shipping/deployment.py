@@ -97,8 +97,9 @@ def _int8_formats(job: Job) -> list[str]:
         return []
     if wanted.to is not None:
         return list(wanted.to)
-    able = [name for name in _formats(job) if name in FORMATS and FORMATS[name].int8 is not None]
-    return [name for name in able if _quantiser_is_installed(FORMATS[name])]
+    known = [FORMATS[name] for name in _formats(job) if name in FORMATS]
+    able = [each for each in known if each.int8 is not None and wanted.weight_bits in each.int8.weight_bits]
+    return [format.name for format in able if _quantiser_is_installed(format)]
 
 
 def _quantiser_is_installed(format: Format) -> bool:
@@ -127,9 +128,9 @@ def _int8(job: Job, records: Records) -> Done:
             with Stages() as report:
                 (made,) = export_files(
                     job.out / "retrain", folder, [name], dtype="int8", calibration_images=wanted.calibration_images,
-                    max_drop=wanted.max_drop, keep_layers=wanted.keep_layers, batch=job.config.export.batch,
-                    layout=job.config.export.layout, normalise=job.config.export.normalise, allow_modules=job.modules,
-                    report=report,
+                    max_drop=wanted.max_drop, keep_layers=wanted.keep_layers, weight_bits=wanted.weight_bits,
+                    batch=job.config.export.batch, layout=job.config.export.layout,
+                    normalise=job.config.export.normalise, allow_modules=job.modules, report=report,
                 )  # fmt: skip
         except ParityError as error:  # DropError is one
             refused[name] = str(error)

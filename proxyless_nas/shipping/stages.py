@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from engine.errors import ConfigError, UserError
 from engine.runs.stages import Done, Stage, sha256_of, sha256_of_values
 from export.formats import FORMATS
-from export.formats.base import versions_of
+from export.formats.base import WEIGHT_BITS, versions_of
 from export.job import chosen_formats
 from export.timings import TIMINGS
 from proxyless_nas.shipping.config import ShipConfig
@@ -35,9 +35,11 @@ def refuse_impossible(config: ShipConfig, stages: Sequence[str]) -> None:
     for name, part in (("export", config.export), ("int8", config.int8)):
         if name in stages and part is not None and part.to is not None:
             try:
-                chosen_formats(part.to, FORMATS, config.export.batch, name == "int8")
+                bits = config.int8.weight_bits if name == "int8" and config.int8 is not None else WEIGHT_BITS
+                chosen_formats(part.to, FORMATS, config.export.batch, name == "int8", bits)
             except UserError as error:
-                raise error.at("export.batch" if error.where == "batch" else f"{name}.to") from None
+                places = {"batch": "export.batch", "weight_bits": "int8.weight_bits"}
+                raise error.at(places.get(error.where, f"{name}.to")) from None
 
 
 def _report_inputs(job: Job, records: Records) -> dict[str, str]:

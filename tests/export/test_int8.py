@@ -27,6 +27,7 @@ from export.photographs import photographs
 from export.program import make_program
 from export.quantisation import Int8, Quantisation
 from export.simulation import Simulation, in_codes, rms, weights_in_codes
+from latency.runtimes.int8_models import is_depthwise
 from tests.export.test_export import CLASSES, PREPROCESSING, small_network
 
 OTHERS = {"openvino": "nncf", "litert": "ai_edge_quantizer"}
@@ -171,7 +172,7 @@ def test_the_file_says_that_it_is_int8(written):
 
     session = onnxruntime.InferenceSession(written[1].path)
     about = json.loads(session.get_modelmeta().custom_metadata_map["quantisation"])
-    assert about == {"dtype": "int8", "calibration_images": 16, "float32_layers": []}
+    assert about == {"dtype": "int8", "weight_bits": 8, "calibration_images": 16, "float32_layers": []}
     assert written[1].path.stat().st_size < 30_000
 
 
@@ -195,8 +196,12 @@ def darkened(quantise, model, feeds, **more):
     return quantise(model, ({"images": feed["images"] / 10} for feed in feeds), **more)
 
 
-def one_float_layer(quantise, model, feeds, keep):
-    return quantise(model, feeds, keep=[*keep, model.graph.node[0].name])
+def of_eight_bits(quantise, *args, weight_bits, **more):
+    return quantise(*args, **more)
+
+
+def one_float_layer(quantise, model, feeds, keep, **more):
+    return quantise(model, feeds, keep=[*keep, model.graph.node[0].name], **more)
 
 
 @pytest.mark.parametrize(
@@ -232,8 +237,8 @@ def test_a_file_that_is_not_what_the_quantiser_made_is_found(network, calibratio
     """The zero point of one map is shifted by 1 on the way to the file."""
     import onnx
 
-    def write(program, path, inputs, kept):
-        predict = FORMATS["onnx"].int8.write(program, path, inputs, kept)
+    def write(program, path, inputs, kept, weight_bits):
+        predict = FORMATS["onnx"].int8.write(program, path, inputs, kept, weight_bits)
         model = onnx.load(path)
         zeros = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
         tensor = next(t for t in model.graph.initializer if t.name in zeros)
@@ -269,6 +274,82 @@ def test_layers_that_are_kept_stay_in_float32(network, calibration, tmp_path, wr
     reference = Reference(network, PREPROCESSING, False)
     with pytest.raises(ConfigError, match=r"keep_layers: got 'stem.cnov', expected .*Did you mean 'stem.conv'\?"):
         Quantisation(network, PREPROCESSING, Int8(calibration, keep=("stem.cnov",)), reference)
+
+
+def codes_of(path: Path) -> dict[str, np.ndarray]:
+    """Returns the codes of the weights of each layer of an int8 ONNX file, by the layer's name."""
+    import onnx
+
+    codes = {}
+    for tensor in onnx.load(path).graph.initializer:
+        name, _, end = tensor.name.removeprefix("network.").partition(".weight")
+        if end == "_quantized":
+            codes[name] = onnx.numpy_helper.to_array(tensor)
+    return codes
+
+
+def test_weights_of_seven_bits_need_no_setting_of_onnx_runtime(network, calibration, tmp_path, written):
+    """All but depthwise weights have codes from -64 to 64: two products with codes up to 255 fit into 16 bits. The file
+    says so, is opened without `session.x64quantprecision`, and computes the same with it."""
+    import onnxruntime
+
+    from latency.on_device import models
+
+    exact = []
+
+    def options(threads, exactly=True):
+        exact.append(exactly)
+        return before(threads, exactly)
+
+    before = models.onnx_options
+    (result,) = quantised(network, calibration, tmp_path, weight_bits=7)
+    codes = codes_of(result.path)
+    assert len(codes) == 11
+    for name, values in codes.items():
+        assert np.abs(values.astype(int)).max() == (127 if "depthwise" in name else 64), name
+    assert 2 * 255 * 64 < 2**15
+    assert result.check.weight_bits == 7
+    assert "; weights of 7 bits; " in str(result)
+    assert 0.7 < result.check.noise / result.check.simulated_noise < 1.3
+    assert result.check.simulated_noise > written[1].check.simulated_noise
+    entry = json.loads((tmp_path / "export.json").read_text())["files"]["onnx_int8"]
+    assert entry["weight_bits"] == 7
+    about = onnxruntime.InferenceSession(result.path).get_modelmeta().custom_metadata_map
+    assert json.loads(about["quantisation"])["weight_bits"] == 7
+
+    images = PREPROCESSING.normalised(calibration.pixels).numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "onnx_options", options)
+        logits = models.OnnxModel(str(result.path), images.shape, threads=1).output(images)
+        assert exact == [True, False]
+        models.OnnxModel(str(written[1].path), images.shape, threads=1)
+        assert exact == [True, False, True]
+    precise = onnxruntime.InferenceSession(result.path, before(1)).run(None, {"images": images})[0]
+    np.testing.assert_array_equal(logits, precise)
+
+
+def test_weights_of_more_bits_than_chosen_are_found(network, calibration, tmp_path):
+    with pytest.raises(ParityError, match=r"stem\.conv: a weight has the code 127, of more than 7 bits"):
+        quantised(network, calibration, tmp_path, of_eight_bits, weight_bits=7)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_convolution_with_one_input_channel_is_not_depthwise():
+    """Grey images make such a stem. ONNX Runtime computes it as it does other convolutions."""
+    assert is_depthwise((8, 1, 3, 3), 8)
+    assert not is_depthwise((8, 1, 3, 3), 1)
+    assert not is_depthwise((8, 2, 3, 3), 4)
+    assert not is_depthwise((1, 1, 3, 3), 1)
+
+
+def test_seven_bits_are_refused_where_the_quantiser_has_none(network, calibration, tmp_path):
+    seven = Int8(calibration, weight_bits=7)
+    expected = r"weight_bits: got 7, but weights of litert have 8 bits, expected 8, or another format: onnx"
+    with pytest.raises(ConfigError, match=expected):
+        export_int8(network, PREPROCESSING, CLASSES, ["onnx", "litert"], tmp_path, seven)
+    with pytest.raises(ConfigError, match="weight_bits: got 6, but weights of onnx have 8 or 7 bits, expected 8 or 7"):
+        export_int8(network, PREPROCESSING, CLASSES, ["onnx"], tmp_path, replace(seven, weight_bits=6))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -143,6 +143,10 @@ def test_a_table_of_other_settings_promises_nothing_and_all_that_differs_is_said
     assert reason(pytorch) == "the table is of runtime pytorch, not onnxruntime"
     int8 = replace(file, entry=dict(file.entry) | {"dtype": "int8"})
     assert reason(own=int8) == "the table is of dtype float32, not int8"
+    of_int8 = table.model_copy(update={"dtype": "int8"})
+    seven = replace(int8, entry=dict(int8.entry) | {"weight_bits": 7})
+    assert reason(of_int8, int8) == ""
+    assert reason(of_int8, seven) == "the table is of weight bits 8, not 7"
     every = (
         "the table is of runtime pytorch, not onnxruntime; dtype float32, not int8; threads 1, not 4; batch 1, not 2"
     )

@@ -430,6 +430,7 @@ def test_a_table_that_the_search_would_refuse_is_measured_again_by_the_same_comm
     [
         ("export.to=[onxx]", r"export\.to: .*onxx.*Did you mean 'onnx'"),
         ("int8.to=[torchscript]", r"int8\.to: torchscript has no int8 files, expected onnx"),
+        ("int8={to: [litert], weight_bits: 7}", r"int8\.weight_bits: got 7, but weights of litert have 8 bits"),
         ("derive.at=[300%]", r"derive\.at: got '300%', expected a number .* a percentage from 0% to 100%"),
         (
             "search.limits=[{metric: peak_activation_bytes, below: 100k}]",

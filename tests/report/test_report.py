@@ -243,6 +243,7 @@ def exported(tmp_path) -> Path:
         "drop": drop,
         "agreement": {"images": 500, "on": "test images", "share": 0.986},
         "calibration": {"images": 128, "source": "the run's training images"},
+        "weight_bits": 7,
         "kept": ["stem.conv"],
         "sensitivity": [{"layer": "classifier.linear", "rms_diff": 0.25}, {"layer": "stem.conv", "rms_diff": 0.125}],
     }
@@ -276,6 +277,7 @@ def test_exported_files_their_loss_in_int8_and_their_timings_have_sections(runs,
         ["net.int8.onnx", "input float32, output float32", "90.80 of 91.20", "+0.40", "-0.30 to +1.10", "500", "98.60"]
     ]
     assert "net.int8.onnx has these layers in float32: stem.conv." in page
+    assert "The weights of net.int8.onnx have 7 bits." in page
     timed = parts.rows(page, "Measured in the runtime, beside the table&#39;s prediction")
     assert timed[1] == [
         "net.onnx", "onnxruntime 1.32", "A board; 2 threads, batch 1", "2.5 ± 0.01", "2", "-20.0", "slower"
