@@ -71,8 +71,13 @@ def onnx_options(threads: int, exact: bool = True) -> Any:
 
 def _needs_exact(session: Any) -> bool:
     """Returns whether a model may have int8 weights of 8 bits. One that has not says so in its metadata."""
-    about = session.get_modelmeta().custom_metadata_map.get("quantisation", "{}")
-    return bool(json.loads(about).get("weight_bits", 8) >= 8)
+    text = session.get_modelmeta().custom_metadata_map.get("quantisation", "null")
+    try:
+        about = json.loads(text)
+    except ValueError:  # another program's file
+        return True
+    bits = about.get("weight_bits") if isinstance(about, dict) else None
+    return not isinstance(bits, int) or bits >= 8
 
 
 class OnnxModel(Model):
@@ -120,7 +125,7 @@ class OnnxModel(Model):
             options = onnx_options(threads, exact)
             if self._profiles:
                 options.enable_profiling = True
-                options.profile_file_prefix = os.path.join(self._profiles, "profile")
+                options.profile_file_prefix = os.path.join(self._profiles, f"exact{exact:d}")  # one name a session
             return onnxruntime.InferenceSession(str(path), options, providers=[provider])
 
         try:

@@ -328,6 +328,19 @@ def test_weights_of_seven_bits_need_no_setting_of_onnx_runtime(network, calibrat
     np.testing.assert_array_equal(logits, precise)
 
 
+def test_layers_of_a_file_with_weights_of_seven_bits_are_timed_in_the_second_session(network, calibration, tmp_path):
+    """The first session, which reads the metadata, writes a profile of its own."""
+    from latency.on_device.models import OnnxModel
+
+    (result,) = quantised(network, calibration, tmp_path, weight_bits=7)
+    model = OnnxModel(str(result.path), (1, *PREPROCESSING.normalised(calibration.pixels).shape[1:]), threads=1,
+                      inside=True, layers=1)  # fmt: skip
+    assert model._profiles is not None
+    profiles = sorted(path.name.partition("_")[0] for path in Path(model._profiles).iterdir())
+    assert profiles == ["exact0", "exact1"]
+    model.close()
+
+
 def test_weights_of_more_bits_than_chosen_are_found(network, calibration, tmp_path):
     with pytest.raises(ParityError, match=r"stem\.conv: a weight has the code 127, of more than 7 bits"):
         quantised(network, calibration, tmp_path, of_eight_bits, weight_bits=7)
