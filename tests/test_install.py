@@ -100,7 +100,7 @@ def test_a_wheel_alone_checks_searches_and_retrains(run, checkout, tmp_path):
     assert "FAIL" not in checked
     run("search", "quickstart_cpu", "--out", "run", *settings)
     assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 20
-    shorter = ["data.name=digits", "retrain.epochs=1"]
+    shorter = ["data.name=digits", "retrain.epochs=1", "retrain.warmup_epochs=0"]
     run("retrain", "quickstart", "--architecture", "run/architecture.json", "--out", "retrained", *shorter)
     assert (tmp_path / "retrained" / "result.json").exists()
     assert run("report", "retrained") == "report.html\n"

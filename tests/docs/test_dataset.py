@@ -295,7 +295,7 @@ def test_the_example_is_searched_retrained_and_evaluated_from_another_folder(
 
     retrain = checkout / "configs" / "retrain" / "quickstart.yaml"
     found = ["--architecture", "run/architecture.json"]
-    data = [f"data.module={EXAMPLE}", "data.name=even_or_odd", "retrain.epochs=1", "retrain.batch_size=256"]
+    data = [f"data.module={EXAMPLE}", "data.name=even_or_odd", "retrain.epochs=1", "retrain.warmup_epochs=0"]
     ended = door("run_retrain", retrain, *found, "--out", "retrained", *data)
     assert ended.status == 0, ended.err
     result = json.loads((tmp_path / "retrained" / "result.json").read_text())
