@@ -237,9 +237,9 @@ def check_writable(path: Path, key: str) -> None:
     if path.is_dir():
         raise WriteError(f"{key} {path}", "is a folder", "the name of a file")
     make_folder(path.parent, key)
-    temporary = path.parent / f".{path.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}"
     try:
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+        temporary, descriptor = _new_temporary(path.parent, f".{path.name[:200]}.")
+        os.close(descriptor)
         temporary.unlink()
     except OSError as error:
         refuse_write(f"{key} {path}", error)

@@ -143,7 +143,7 @@ def int8_faults(
     import numpy as np
     import onnx
 
-    from latency.runtimes.int8_models import is_depthwise
+    from latency.runtimes.int8_models import groups_of, is_depthwise
 
     model = onnx.load(path)
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -159,7 +159,7 @@ def int8_faults(
             continue
         weights, scales, zeros, *_ = (constants[own] for own in codes[node.input[1]].input)
         own = expected[name] if expected[name].shape == weights.shape else expected[name].T
-        depthwise = is_depthwise(weights.shape, _groups(node))
+        depthwise = is_depthwise(weights.shape, groups_of(node))
         faults += int8_weights_faults(name, weights, scales, zeros, own, bits=WEIGHT_BITS if depthwise else weight_bits)
         if node.output[0] in stored:
             scale, zero = (float(np.ravel(constants[end])[0]) for end in stored[node.output[0]].input[1:3])
@@ -209,11 +209,6 @@ def _layers(model: onnx.ModelProto) -> dict[str, Any]:
             if weights in named:
                 found[_layer_of(weights)] = node
     return found
-
-
-def _groups(node: Any) -> int:
-    """Returns the number of groups of a layer; 1 of a matrix product."""
-    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
 
 
 def _session(content: bytes, optimised: Path | None = None) -> Any:

@@ -84,14 +84,13 @@ def quantised_onnx(
 def _depthwise_weights(model: onnx.ModelProto) -> list[str]:
     """Returns the names of the weights of a model's depthwise convolutions."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    groups = {
-        node.input[1]: attribute.i
-        for node in model.graph.node
-        if node.op_type == "Conv"
-        for attribute in node.attribute
-        if attribute.name == "group"
-    }
+    groups = {node.input[1]: groups_of(node) for node in model.graph.node if node.op_type == "Conv"}
     return [name for name, number in groups.items() if name in shapes and is_depthwise(shapes[name], number)]
+
+
+def groups_of(node: onnx.NodeProto) -> int:
+    """Returns the number of groups of a layer; 1 of a matrix product."""
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
 
 
 def is_depthwise(shape: Sequence[int], groups: int) -> bool:
