@@ -87,19 +87,27 @@ class Runtime(ABC):
 def timing_module(layer: Layer, settings: OpSettings) -> nn.Module:
     """Returns a layer's module in eval mode, with random weights, to be timed.
 
-    Biases of BN are random, so that activations keep a size of order 0.1 through the deepest network: with the usual 0
-    they shrink from layer to layer, down to subnormal numbers, which some processors are slow with.
+    Biases of BN, or of the convolutions that it is folded into, are random, so that activations keep a size of order
+    0.1 through the deepest network: with the usual 0 they shrink from layer to layer, down to subnormal numbers, which
+    some processors are slow with.
     """
     block = Block(layer, settings)
     init_weights(block)
+    for inner in block.modules():
+        if settings.folded and isinstance(inner, nn.Conv2d) and inner.bias is not None:
+            nn.init.normal_(inner.bias, std=BIAS)
     return ready_to_time(block)
+
+
+BIAS = 0.1
+"""The standard deviation of random biases."""
 
 
 def ready_to_time(module: nn.Module) -> nn.Module:
     """Returns a module with fresh weights in eval mode, the biases of its BN random (see `timing_module`)."""
     for inner in module.modules():
         if isinstance(inner, nn.BatchNorm2d) and inner.affine:
-            nn.init.normal_(inner.bias, std=0.1)
+            nn.init.normal_(inner.bias, std=BIAS)
     return module.eval()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import errno
+import gzip
 import importlib.util
 import itertools
 import shutil
 import tempfile
 import typing
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -338,6 +339,41 @@ def test_litert_computes_what_ours_do_and_can_be_timed(small_space, quick):
             opened.run(1)
             assert len(opened.times(2)) == 2
             opened.close()
+
+
+def test_a_litert_model_without_bn_has_the_operations_of_one_with_it(small_space, quick, tmp_path):
+    """BN is folded before the conversion, which the converter would do, too, more slowly."""
+    pytest.importorskip("litert_torch", reason="needs the extra [litert], which needs torch below 2.15")
+    from ai_edge_litert.interpreter import Interpreter
+
+    from latency.runtimes.litert_models import LiteRTWriter, _ChannelsLast, converted
+
+    def operations(content: bytes) -> list[tuple[str, list[list[int]]]]:
+        model = Interpreter(model_content=content)
+        shapes = {tensor["index"]: tensor["shape"].tolist() for tensor in model.get_tensor_details()}
+        return [(op["op_name"], [shapes[i] for i in op["inputs"] if i >= 0]) for op in model._get_ops_details()]
+
+    measure = quick.model_copy(update={"runtime": "litert"})
+    job = network_job(small_space, "n", "verification", PATHS)
+    writer = LiteRTWriter(small_space, measure, [job], tmp_path)
+    written = gzip.decompress((tmp_path / writer.write(job)).read_bytes())
+    settings = small_space.op_settings(running_stats=True)
+    with_bn = nn.Sequential(*(timing_module(layer, settings) for layer in job.layers))
+    assert any(isinstance(m, nn.BatchNorm2d) for m in with_bn.modules())
+    for parameter in with_bn.parameters():
+        nn.init.constant_(parameter, 0.01)  # a bias of 0 would be left out
+    images = random_images(job.layers[0], measure.batch).permute(0, 2, 3, 1)
+    assert operations(written) == operations(converted(_ChannelsLast(with_bn).eval(), images))
+
+
+def test_biases_stand_in_for_those_of_a_folded_bn(small_space):
+    layer = network_job(small_space, "n", "verification", PATHS).layers[1]
+    torch.manual_seed(0)
+    module = timing_module(layer, replace(small_space.op_settings(running_stats=True), folded=True))
+    biases = [m.bias for m in module.modules() if isinstance(m, nn.Conv2d)]
+    assert biases
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+    assert all(bias is not None and 0.02 < bias.std() < 0.5 for bias in biases)
 
 
 def test_eager_is_the_default_runtime(small_space, quick):
