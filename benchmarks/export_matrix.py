@@ -301,7 +301,9 @@ def planted(source: Source) -> dict[str, Any]:
         onnx.save(good.model, path)
         check(path, FORMATS["onnx"], reference, metadata)  # the good file passes
         for name, fault in FAULTS.items():
-            onnx.save(fault(good), path)
+            model = fault(good)
+            assert model != good.model, f"{name} changes nothing in this network"
+            onnx.save(model, path)
             try:
                 check(path, FORMATS["onnx"], reference, metadata)
                 messages[name] = ""

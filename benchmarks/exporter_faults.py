@@ -103,12 +103,12 @@ def bn_in_training_mode(good: Good) -> onnx.ModelProto:
 
 
 def bn_eps_of_another_framework(good: Good) -> onnx.ModelProto:
-    """BN is folded with torch's default eps, 1e-5, in place of 1e-3."""
+    """BN is folded with torch's default eps, 1e-5, in place of another, or with 1e-3 if torch's is the network's."""
 
     def change(network: nn.Module) -> None:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.eps = 1e-5
+                module.eps = 1e-3 if module.eps == 1e-5 else 1e-5
 
     return good.with_weights_of(change)
 
