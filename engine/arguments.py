@@ -10,23 +10,39 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from engine.errors import ConfigError, one_line
 from engine.files import as_path
+from engine.nearest import nearest
 
 SILENCE_S = 1.0
 """Seconds that processes which print nothing wait before they end. torchrun stops all processes once one has failed, so
 the one that prints must end first."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose error about an unknown option names the option, or the setting, that was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.match(r"unrecognized arguments: --([\w.-]+)", message)
+        if unknown:
+            options = (name for name in self._option_string_actions if name.startswith("--"))
+            near = nearest(f"--{unknown[1]}", options)
+            if near:
+                message += f". Did you mean '{near}'?"
+            elif any(action.dest == "overrides" for action in self._actions):
+                message += "; a setting is given without hyphens, as section.key=value, e.g. space.classes=4"
+        super().error(message)
+
+
 def parser_of(description: str | None, prog: str | None = None) -> argparse.ArgumentParser:
     """Returns a parser that shows a description as it is written."""
-    return argparse.ArgumentParser(
-        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return _Parser(prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:

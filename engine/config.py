@@ -299,7 +299,8 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
     key, equals, text = override.partition("=")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts) or len(parts) > MOST_PARTS:
-        raise ConfigError(named, expected="key=value with a dotted key, e.g. search.epochs=10")
+        remedy = "" if equals and parts != [""] else "write no spaces around ="
+        raise ConfigError(named, expected="key=value with a dotted key, e.g. search.epochs=10", remedy=remedy)
     value = _override_value(text, named)
     here: Any = config
     for i, part in enumerate(parts):

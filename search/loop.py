@@ -30,7 +30,7 @@ from engine.interrupts import interrupts_between_steps
 from engine.progress import Progress, Report, Stages, silent
 from engine.quantities import quantity
 from engine.runs.checkpoints import FORMAT, Checkpoints, misfit
-from engine.runs.folder import open_run, refuse_changes, run_begun
+from engine.runs.folder import open_run, refuse_begun, refuse_changes, run_begun
 from engine.runs.lock import locked
 from engine.seeding import generator, mix
 from engine.training import Throughput, check_finite
@@ -134,6 +134,7 @@ def _run_search(given: GivenSearch, out: Path, resume: bool, group: Group) -> Se
     group.check_same([len(training), len(validation), *labels], "the images of data.root")
 
     def check() -> None:
+        refuse_begun(out, resume=resume)  # before a network is timed; begin() asks again, once the folder is locked
         with Stages() as stages:
             checks = resolved_checks(resolved, out, stages)
         announce(checks + data_checks(config, len(training), len(validation)), given.source)

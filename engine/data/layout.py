@@ -60,8 +60,12 @@ def folder_layout(config: DataConfig) -> Layout:
             raise ConfigError(
                 "data.name", f"got '{config.name}', but '{root}' holds shards", "shards", "set it to shards"
             )
-        if config.name == "folder" and not near and len(class_folders(root)) > 1:
-            remedy += "; if its folders are the classes, set data.test: 0.2, a fifth of each for the test"
+        if config.name == "folder" and not near:
+            classes = len(class_folders(root))
+            if classes > 1:
+                remedy += "; if its folders are the classes, set data.test: 0.2, a fifth of each for the test"
+            elif not classes and any(root.iterdir()):
+                remedy += f"; if its files are the images of one class, give the folder above it, '{root.parent}'"
         raise ConfigError("data.root", found, "train/<class>/<image>", remedy, suggestion=near)
     middle, last = validation_folder(root), root / "test" if (root / "test").is_dir() else None
     if config.test is not None:

@@ -86,6 +86,13 @@ def _follow_moved_files(recorded: Any, now: Any) -> None:
             _follow_moved_files(recorded[key], now[key])
 
 
+def refuse_begun(out: Path, *, resume: bool) -> None:
+    """Raises ConfigError if the folder holds a run and `resume` is False."""
+    if not resume and run_begun(out):
+        remedy = "continue it with --resume, or choose another folder"
+        raise ConfigError(f"--out {out}", "holds a run already", remedy=remedy)
+
+
 def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: bool) -> None:
     """Writes config.yaml and inputs.json with its list of images, or checks that the run there has this config and
     began with these inputs.
@@ -96,10 +103,8 @@ def open_run(out: Path, resolved: dict[str, Any], inputs: Inputs, *, resume: boo
     deleted but half-written files of killed processes. A resume in an empty folder begins a run.
     """
     config_file = out / "config.yaml"
+    refuse_begun(out, resume=resume)
     if run_begun(out):
-        if not resume:
-            remedy = "continue it with --resume, or choose another folder"
-            raise ConfigError(f"--out {out}", "holds a run already", remedy=remedy)
         refuse_changes(out, resolved)
         refuse_other_inputs(out, inputs)
         for folder in (out, *filter(Path.is_dir, _traces(out))):

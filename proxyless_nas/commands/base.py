@@ -42,9 +42,18 @@ def add_config(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("config", type=path_argument, help=f"{what}, or a name that `proxyless-nas configs` lists")
 
 
+def table_argument(text: str) -> Path:
+    """Converts the file of a latency table to write (`type=` of argparse). A name without an ending is meant as a
+    folder: a file of that name would be in the way of the next table."""
+    path = path_argument(text)
+    if not path.suffix:
+        raise argparse.ArgumentTypeError(f"got '{text[:200]}', expected the table's file, e.g. {path / 'table.yaml'}")
+    return path
+
+
 def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     """Adds the last argument `overrides`: settings `key=value` that replace those of the file."""
-    parser.add_argument("overrides", nargs="*", help=f"key=value, e.g. {example}")
+    parser.add_argument("overrides", nargs="*", default=[], help=f"key=value, e.g. {example}")  # [] makes it optional
 
 
 def config_path(args: argparse.Namespace) -> Path:

@@ -25,6 +25,7 @@ def _run(args: argparse.Namespace) -> None:
     from engine.arguments import path_argument
     from engine.shipped import shipped_configs
     from proxyless_nas.commands import whole_parser
+    from proxyless_nas.commands.base import table_argument
 
     names = " ".join(shipped_configs())
     preamble = {
@@ -35,7 +36,7 @@ def _run(args: argparse.Namespace) -> None:
     def complete(action: argparse.Action) -> None:
         if action.dest in ("config", "configs"):
             action.complete = CONFIGS  # type: ignore[attr-defined]
-        elif action.type is path_argument:
+        elif action.type in (path_argument, table_argument):
             action.complete = shtab.FILE  # type: ignore[attr-defined]
 
     print(shtab.complete(whole_parser(complete), args.shell, preamble=preamble[args.shell]))

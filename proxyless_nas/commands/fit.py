@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from engine.arguments import add_allow_modules, path_argument
-from proxyless_nas.commands.base import Command, add_config, add_overrides, config_path
+from proxyless_nas.commands.base import Command, add_config, add_overrides, config_path, table_argument
 
 
 def _prior(text: str) -> Path | str:
@@ -24,7 +24,7 @@ def _prior(text: str) -> Path | str:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, "YAML file with `space` and `measure` sections")
     parser.add_argument("timings", type=path_argument, help=".csv or .json")
-    parser.add_argument("--out", type=path_argument, required=True, help="the table to write")
+    parser.add_argument("--out", type=table_argument, required=True, help="the table to write")
     parser.add_argument("--device-name", default="unknown device", help="what the networks were timed on")
     parser.add_argument("--device-kind", choices=["cpu", "gpu", "phone", "other"], default="other")
     parser.add_argument("--runtime", default="unknown", help="what ran them, e.g. 'tflite 2.16'")

@@ -8,14 +8,14 @@ The format of the file is recognised by its keys. Entries that fit no op of this
 import argparse
 
 from engine.arguments import path_argument
-from proxyless_nas.commands.base import Command
+from proxyless_nas.commands.base import Command, table_argument
 
 FORMATS = ("ofa", "official", "tunas")  # the names in latency.importers.IMPORTERS, which is not imported for --help
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=path_argument, help="YAML or JSON file in one of the formats")
-    parser.add_argument("--out", type=path_argument, required=True, help="the table to write")
+    parser.add_argument("--out", type=table_argument, required=True, help="the table to write")
     parser.add_argument("--format", choices=FORMATS, help="the format of the source; default: by its keys")
     parser.add_argument("--device-name", default="unknown phone", help="what the source was measured on")
     parser.add_argument(

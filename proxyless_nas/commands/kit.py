@@ -18,7 +18,7 @@ status 3 where the table is written, but its error is above the 10 % that search
 import argparse
 
 from engine.arguments import add_allow_modules, path_argument
-from proxyless_nas.commands.base import Command, add_config, add_overrides, config_path
+from proxyless_nas.commands.base import Command, add_config, add_overrides, config_path, table_argument
 
 EXPORT = """Writes a kit: the models to time on the device, and the program that times them:
 
@@ -58,7 +58,7 @@ def _adb_arguments(parser: argparse.ArgumentParser) -> None:
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kit", type=path_argument, help="folder that `kit export` has written")
     parser.add_argument("results", type=path_argument, help="results.json from the device")
-    parser.add_argument("--out", type=path_argument, required=True, help="the table to write")
+    parser.add_argument("--out", type=table_argument, required=True, help="the table to write")
     add_allow_modules(parser, "the kit's manifest")
 
 

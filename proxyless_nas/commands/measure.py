@@ -16,13 +16,12 @@ Exit status 3: the table is written, but its error is above the 10 % that search
 
 import argparse
 
-from engine.arguments import path_argument
-from proxyless_nas.commands.base import Command, add_config, add_overrides, config_path
+from proxyless_nas.commands.base import Command, add_config, add_overrides, config_path, table_argument
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, "YAML file with a `space` section")
-    parser.add_argument("--out", type=path_argument, required=True, help="the table, e.g. tables/imagenet_cpu.yaml")
+    parser.add_argument("--out", type=table_argument, required=True, help="the table, e.g. tables/imagenet_cpu.yaml")
     parser.add_argument("--verify", type=int, default=0, metavar="N", help="time N fresh networks, e.g. 40")
     parser.add_argument("--recalibrate", action="store_true", help="refit the corrections of the table that is there")
     parser.add_argument("--seed", type=int, help="seed of the networks; default: 0, or the time for old tables")

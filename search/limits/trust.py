@@ -77,7 +77,7 @@ def trust(table: LatencyTable, largest_error: float, where: str, making: Making)
     path, external = making.table, making.external
     there = " on the machine with its GPU" if elsewhere(table) and not external else ""
     verify = None if external else making.action("--verify", "40")
-    by_kit = ": the kit of proxyless-nas kit" if external else ""
+    by_kit = " by a kit (proxyless-nas kit)" if external else ""
 
     verification = table.verification
     if verification is None and table.method in ("whole_networks", "imported"):

@@ -16,7 +16,7 @@ def parser():
     parser.add_argument("config", type=path_argument)
     parser.add_argument("--out", type=path_argument)
     add_allow_modules(parser, "the file")
-    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("overrides", nargs="*", default=[])
     return parser
 
 
@@ -70,3 +70,24 @@ def test_only_the_first_of_several_processes_prints_a_usage_error(parser, capsys
         assert bool(capsys.readouterr().err) is lines
     monkeypatch.delenv("TORCHELASTIC_RUN_ID")  # RANK alone is set by other programs too
     assert refused(parser, capsys, "--no-such-option")
+
+
+def test_only_what_has_to_be_given_is_called_missing(parser, capsys):
+    assert refused(parser, capsys).endswith("the following arguments are required: config")
+    assert parsed(parser, ["a.yaml"]).overrides == []
+
+
+@pytest.mark.parametrize(
+    ("given", "end"),
+    [
+        (("--classes", "4"), "--classes 4; a setting is given without hyphens, as section.key=value, e.g. "
+                             "space.classes=4"),
+        (("--space.classes=4",), "as section.key=value, e.g. space.classes=4"),
+        (("--outt", "x"), "--outt x. Did you mean '--out'?"),
+        (("-x",), "unrecognized arguments: -x"),
+    ],
+)  # fmt: skip
+def test_an_unknown_option_is_answered_by_the_one_that_was_meant_or_by_how_a_setting_is_given(
+    parser, capsys, given, end
+):
+    assert refused(parser, capsys, "a.yaml", *given).endswith(end)

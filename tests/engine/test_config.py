@@ -167,7 +167,8 @@ def test_an_override_leaves_the_alias_of_its_section_alone(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("search.epochs", "expected key=value with a dotted key, e.g. search.epochs=10"),
+        ("search.epochs", "expected key=value with a dotted key, e.g. search.epochs=10; write no spaces around ="),
+        ("=", "expected key=value with a dotted key, e.g. search.epochs=10; write no spaces around ="),
         ("=3", "expected key=value"),
         ("search..epochs=3", "expected key=value"),
         (".a=3", "expected key=value"),

@@ -96,6 +96,9 @@ def test_a_folder_of_class_folders_is_divided_and_so_is_train_alone(tmp_path):
     assert refused(name="folder", root=root / "train").endswith(
         "add it or correct the path; if its folders are the classes, set data.test: 0.2, a fifth of each for the test"
     )
+    assert refused(name="folder", root=root / "train" / "class1").endswith(
+        f"if its files are the images of one class, give the folder above it, '{root / 'train'}'"
+    )
     shutil.copytree(root / "train", root / "test")
     assert refused(name="folder", root=root, test=0.2).startswith("data.test: got 0.2, but ")
     for n in range(1, 10):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proxyless_nas.commands import COMMANDS
+from proxyless_nas.commands import COMMANDS, main
 from proxyless_nas.commands.base import Command
 from tests import light_commands
 
@@ -115,3 +115,12 @@ def test_the_completion_knows_commands_options_and_configurations(shell_name, ca
         assert word in text
     if shell_name == "bash":
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+
+
+@pytest.mark.parametrize("words", ["measure own", "fit own t.csv", "import own.yaml", "kit import kit results.json"])
+def test_the_file_of_a_table_has_an_ending(words, capsys):
+    """A file called tables would be in the way of the folder tables/ of the next command."""
+    with pytest.raises(SystemExit) as ended:
+        main([*words.split(), "--out", "tables"])
+    assert ended.value.code == 2
+    assert "argument --out: got 'tables', expected the table's file, e.g. tables/table.yaml" in capsys.readouterr().err

@@ -240,7 +240,7 @@ CPU = {"kind": "cpu", "name": "made up", "fingerprint": "none"}
 @pytest.mark.parametrize(
     ("measure", "words"),
     [
-        ({"device": "external"}, "verify it: the kit of proxyless-nas kit"),
+        ({"device": "external"}, "verify it by a kit (proxyless-nas kit)"),
         ({"device": "cpu"}, "verify it: proxyless-nas measure 'a search.yaml' --out {} --verify 40 measure.batch=1"),
     ],
 )

@@ -800,3 +800,12 @@ def test_a_search_of_one_process_continues_with_two(config_file, tmp_path, shell
     first = next(i for i, r in enumerate(theirs) if r["step"] == step + 1)
     assert ours[first]["train/loss"] == pytest.approx(theirs[first]["train/loss"], rel=0.2)
     assert ours[first]["train/loss"] != theirs[first]["train/loss"]
+
+
+def test_a_folder_with_a_run_is_refused_before_a_network_is_timed(config_file, tmp_path, monkeypatch):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "step-000000001-0a0b0c0d.pt").touch()
+    (tmp_path / "run" / "config.yaml").touch()
+    monkeypatch.setattr("search.loop.resolved_checks", lambda *_: pytest.fail("checked first"))
+    with pytest.raises(ConfigError, match="run: holds a run already; continue it with --resume, or choose another"):
+        run_search(config_file, tmp_path / "run")
