@@ -7,9 +7,23 @@
     pn.retrain("imagenet", "runs/cpu/architecture.json", "runs/retrained", overrides=["data.root=/images"])
     print(pn.predict("runs/retrained", "photo.jpg"))
 
-The verbs are functions (proxyless_nas/verbs.py), the nouns are classes of the packages beside this one, and the
-published networks are functions too: `pn.proxyless_cpu(pretrained=True)` (published/networks.py). Each is
-imported when it is first used, so that importing `proxyless_nas` itself imports nothing else.
+Each name has a docstring (`help(pn.search)`):
+
+    images, tables     show_data, measure, verify, fit
+    searching          check, search, derive, sweep
+    training           retrain, retrain_sweep, evaluate, predict, pretrained
+    files, devices     export, time_files, compare
+    to read, to share  show, report, publish
+    a whole job        ship, verify_ship
+    classes            Architecture, Chain, Network, Space, Supernet, LatencyTable, Comparison, SearchConfig,
+                       RetrainConfig
+    published          proxyless_cpu, proxyless_gpu, proxyless_mobile, proxyless_mobile_14, proxyless_cifar,
+                       mobilenet_v2, efficientnet_lite0
+    errors             UserError: whatever you can mend
+
+A configuration is a YAML file, the name of one that comes with the package, a dictionary or a model. `overrides` are
+the settings that a command takes at its end. Each name is imported when it is first used, so that importing
+`proxyless_nas` itself imports nothing else.
 """
 
 from __future__ import annotations
@@ -150,5 +164,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Returns the names of `__all__`, imported or not, and those of every module."""
-    return sorted({*__all__, *globals()})
+    """Returns the names of `__all__`, imported or not, and the special names of every module: a shell or a notebook
+    completes these after `pn.`."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -65,8 +65,9 @@ def measure(
 
     out: the file to write; None writes none. verify: the number of fresh networks on which the table's error is
     measured. recalibrate: keeps the measured entries of `out` and refits their corrections. seed: the seed of the
-    networks and their order. See latency.measure.measure_to_file for what becomes of a file that exists. Raises
-    ConfigError if the configuration is wrong or its device is not here, and TableError if `out` cannot be used.
+    networks and their order. A file that exists is verified if `verify` is given, else measured anew if it is of the
+    same space, device and settings; any other one is refused. Raises ConfigError if the configuration is wrong or its
+    device is not here, and TableError if `out` cannot be used.
     """
     source, overrides = _latency_config(config, overrides)
     if out is not None:
@@ -131,11 +132,12 @@ def fit(
 ) -> Fit:
     """Fits a latency table to the latencies of whole networks, writes it to `out`, and returns it with its error.
 
-    timings: a file, see latency.timings.read_timings; or a function from a `pn.Architecture` to its milliseconds, which
-    is called for `networks` networks of the space; see latency.timings.time_networks. Their times are kept in a CSV
-    file beside `out`, so that the same call goes on after an interruption. device_name, device_kind, runtime: what
-    timed the networks, the runtime in words such as 'tflite 2.16'. prior: the table of another device, or the word
-    macs. Raises ConfigError, or the errors of latency.fit.fit_to_file.
+    timings: a CSV file with the columns architecture (an architecture.json, or the ops of all layers separated by
+    spaces) and ms, or a JSON list of such pairs; or a function from a `pn.Architecture` to its milliseconds, which is
+    called for `networks` networks of the space. Their times are kept in a CSV file beside `out`, so that the same call
+    goes on after an interruption. device_name, device_kind, runtime: what timed the networks, the runtime in words such
+    as 'tflite 2.16'. prior: the table of another device, or the word macs. Raises ConfigError, or the errors of
+    latency.fit.fit_to_file.
     """
     source, overrides = _latency_config(config, overrides)
     settings = LatencyConfig.read(source, overrides)
@@ -199,8 +201,10 @@ def derive(
     """Derives architectures from the newest checkpoint of a search, one for each bound `at` of its first limit.
 
     at: numbers in the metric's unit, `30%` of the reachable range, or `10%..90%x9` for nine evenly spaced ones; without
-    it, the run's own bound. table: a device's latency table in place of the search's latency limits. See
-    search.many.family.derive_family. Raises ConfigError or CheckpointError.
+    it, the run's own bound. table: a device's latency table in place of the search's latency limits. method: None takes
+    the search's; constrained finds the likeliest network within the bound, argmax the likeliest op of each layer.
+    scored: evaluates each network with the supernet's weights on the validation images; without, it takes seconds.
+    Raises ConfigError or CheckpointError.
     """
     bounds = [at] if isinstance(at, str | Real) else as_list(at, "at")
     for bound in bounds:
@@ -308,9 +312,11 @@ def export(
     """Exports a trained network to the files of runtimes, checks each, and returns what was written.
 
     source: the folder of a retraining or a .pt file of its checkpoints, the name of a published network, or, with
-    `checkpoint`, an architecture.json or a net.config. out: the folder for the files. to: the formats, see
-    export.formats.FORMATS. size: height and width of the input in pixels. batch, layout, normalise, images: see
-    export.job.export_network.
+    `checkpoint`, an architecture.json or a net.config. out: the folder for the files. to: the formats: onnx, openvino,
+    litert, executorch, torch_export, torchscript, saved_model. size: height and width of the input in pixels. batch:
+    the number of images that a file takes at once; None is any number where the format can, else 1. layout: of the
+    images; None is the format's own. normalise: the file takes pixels from 0 to 255 and normalises them itself. images:
+    a folder of labelled images, on which the accuracies are compared too.
 
     dtype: int8 quantises the weights and activations after training. calibration: a folder of training images from
     which the ranges of the activations follow; None takes a retraining's own. calibration_images: how many.

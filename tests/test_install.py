@@ -92,6 +92,7 @@ def test_a_wheel_alone_checks_searches_and_retrains(run, checkout, tmp_path):
     """A search of 20 steps and the retraining of its network, on images that come with scikit-learn, by name."""
     imported = run("-c", "import search; print(search.__file__)", program="python")
     assert not Path(imported).is_relative_to(checkout)
+    assert (Path(imported.strip()).parent / "py.typed").exists()
 
     settings = ["space.input_size=8", "data.name=digits", "limits=[{metric: macs, at: 50%}]"]
     settings += ["search.warmup_epochs=0", "search.epochs=1", "search.batch_size=50", "search.arch_every=5"]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.arguments import add_allow_modules, path_argument
-from engine.errors import UserError
+from engine.errors import Action, UserError
 from proxyless_nas.commands.base import Command, add_config, add_overrides, at_least, config_path, seed_argument
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ def _run_one(args: argparse.Namespace, architecture: Path | None) -> int:
             test = result.test
             figures = accuracy_text(test.top1, test.top5, test.loss, result.architecture.classes)
             print(f"test set, {test.images} images: {figures}")
+            prediction = Action("predict", (str(args.out), "IMAGE"))
+            files = Action("export", (str(args.out), "--to", "onnx", "--out", "FOLDER"))
+            print(f"to classify an image: {prediction}; to export it: {files}")
     return 0
 
 

@@ -12,6 +12,7 @@ Several processes or machines: torchrun --nproc-per-node 8 -m proxyless_nas sear
 import argparse
 
 from engine.arguments import path_argument
+from engine.errors import Action
 from proxyless_nas.commands.base import EXIT_MISSED, Command, add_config, add_overrides, config_path
 
 
@@ -33,6 +34,8 @@ def _run(args: argparse.Namespace) -> int:
         result = run_search(config_path(args), args.out, resume=args.resume, overrides=args.overrides, group=group)
         if group.first:
             print_result(result)
+            training = Action("retrain", ("CONFIG", "--architecture", str(args.out), "--out", "FOLDER"))
+            print(f"written: {args.out / 'architecture.json'}; to train it: {training}")
     return 0 if result.measured.met else EXIT_MISSED
 
 

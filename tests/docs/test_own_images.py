@@ -65,6 +65,10 @@ def test_the_files_of_the_readme_are_checked_searched_and_retrained(recipe, door
     found = ["--architecture", "run/architecture.json", "--out", "retrained", "retrain.epochs=1", "run.threads=1"]
     ended = door("run_retrain", retraining, *found, "data.workers=0")
     assert ended.status == 0, ended.err
+    assert ended.out.splitlines()[-1] == (
+        "to classify an image: proxyless-nas predict retrained IMAGE; to export it: proxyless-nas export retrained "
+        "--to onnx --out FOLDER"
+    )
     assert json.loads((tmp_path / "retrained" / "result.json").read_text())["test"]["images"] == CLASSES * TEST
     ended = door("run_retrain", retraining, *found, "--resume", "data.workers=1")
     assert ended.status == 0, ended.err

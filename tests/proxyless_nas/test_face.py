@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 import proxyless_nas as pn
+from tests.packages import PACKAGES
 
 VERBS = {
     "measure", "verify", "check", "search", "derive", "sweep", "retrain", "evaluate", "export", "predict", "compare",
@@ -31,7 +34,7 @@ HEAVY = ("torch", "numpy", "scipy", "matplotlib", "pydantic", "rich", "yaml", "s
 def test_the_exported_names_are_complete_and_sorted():
     assert pn.__all__ == sorted(pn.__all__)
     assert set(pn.__all__) == VERBS | NOUNS | NETWORKS | OTHERS
-    assert set(pn.__all__) <= set(dir(pn))
+    assert [name for name in dir(pn) if not name.startswith("__")] == pn.__all__  # what a shell completes
 
 
 def test_the_names_that_a_type_checker_sees_are_the_exported_ones(checkout):
@@ -45,6 +48,19 @@ def test_the_names_that_a_type_checker_sees_are_the_exported_ones(checkout):
         assert getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name) is inspect.unwrap(
             getattr(pn, name)
         )
+
+
+def test_the_summary_lists_every_name():
+    """`help(pn)` and editors show it first."""
+    words = set(re.findall(r"\w+", pn.__doc__))
+    assert set(pn.__all__) - {"proxyless_mobile14"} <= words  # another name of proxyless_mobile_14
+
+
+def test_type_checkers_may_read_the_types_of_every_package(checkout):
+    """Without a file py.typed (PEP 561), mypy takes an installed package for one without types."""
+    assert all((checkout / package / "py.typed").is_file() for package in PACKAGES)
+    package_data = tomllib.loads((checkout / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert "py.typed" in package_data["*"]
 
 
 @pytest.mark.parametrize("name", pn.__all__)

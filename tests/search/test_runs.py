@@ -292,6 +292,9 @@ def test_the_judgement_is_written_and_shown(config_file, tmp_path, door, monkeyp
     (tau,) = (line for line in ended.out.splitlines() if "alpha's rank correlation" in line)
     assert f"{j['tau']:.2f} ± {j['error']:.2f}" in tau
     assert f"the supernet's own: {j['reliability']:.2f}" in tau
+    run = tmp_path / "run"
+    retrain = f"proxyless-nas retrain CONFIG --architecture {run} --out FOLDER"
+    assert ended.out.splitlines()[-1] == f"written: {run / 'architecture.json'}; to train it: {retrain}"
     curves = curves_in(tmp_path / "run").scalars
     assert [step for step, _ in curves["judge/reliability"]] == [6]  # the end of the warm-up
 
