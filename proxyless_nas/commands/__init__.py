@@ -77,10 +77,16 @@ _ALONE = {"configs": "list"}
 _HEAD = """Neural architecture search for the latency of your device.
 
     proxyless-nas quickstart                                   the whole job in minutes, on bundled images
-    proxyless-nas configs copy own_images_cpu .                a configuration to edit: classes, data.root, limit
+    proxyless-nas predict proxyless_cpu photo.jpg              a published network, without a search
+
+Your own images (docs/questions.md), a folder for each class:
+
+    proxyless-nas data show photos                             what is there, and what is wrong with it
+    proxyless-nas configs copy own_images_cpu .                a file to edit: classes, data.root, data.test, limit
     proxyless-nas measure own_images_cpu.yaml --out tables/own_images_cpu.yaml --verify 40
     proxyless-nas search own_images_cpu.yaml --out runs/mine
-    proxyless-nas predict proxyless_cpu photo.jpg              a published network, without a search
+    proxyless-nas retrain own_images --architecture runs/mine --out runs/retrained data.root=photos data.test=0.2
+    proxyless-nas export runs/retrained --to onnx --out exported
 
 commands (each has its own --help):
 """

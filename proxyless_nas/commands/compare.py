@@ -29,18 +29,36 @@ def _bound(text: str) -> tuple[str, float]:
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a name, a file or a folder of a run")
-    parser.add_argument("--tables", type=path_argument, nargs="+", default=[], metavar="TABLE", help="latency tables")
     parser.add_argument(
-        "--devices", default="", help="runtimes here to time in: cpu, cuda, pytorch_compile, onnxruntime, litert"
+        "--tables",
+        type=path_argument,
+        nargs="+",
+        default=[],
+        metavar="TABLE",
+        help="latency tables that predict the networks' latencies",
+    )
+    parser.add_argument(
+        "--devices",
+        default="",
+        help="time here in these runtimes, separated by commas: cpu, cuda, pytorch_compile, onnxruntime, litert",
     )
     parser.add_argument(
         "--at", type=_bound, nargs="+", default=[], metavar="MS", help="a latency to stay within, or DEVICE=MS for one"
     )
-    parser.add_argument("--accuracy", type=path_argument, metavar="FILE", help="measured accuracies, or another --json")
-    parser.add_argument("--path", type=path_argument, metavar="IMAGES", help="evaluate on this folder of images now")
-    parser.add_argument("--threads", type=at_least(1), default=1, help="of a timing on the CPU; default: 1")
-    parser.add_argument("--batch", type=at_least(1), default=1, help="images of one timed pass; default: 1")
-    parser.add_argument("--rounds", type=at_least(2), default=15, help="timings of each network; default: 15")
+    parser.add_argument(
+        "--accuracy",
+        type=path_argument,
+        metavar="FILE",
+        help="take accuracies from this file: measured ones, or another --json",
+    )
+    parser.add_argument(
+        "--path", type=path_argument, metavar="IMAGES", help="measure accuracies on this folder of images"
+    )
+    parser.add_argument("--threads", type=at_least(1), default=1, help="CPU threads of a timing; default: 1")
+    parser.add_argument("--batch", type=at_least(1), default=1, help="images at once; default: 1")
+    parser.add_argument(
+        "--rounds", type=at_least(2), default=15, help="rounds in which each network is timed; default: 15"
+    )
     for output, what in zip(OUTPUTS, ("exact figures", "the table and notes", "a PNG file", "everything"), strict=True):
         parser.add_argument(f"--{output}", type=path_argument, metavar="FILE", help=f"write {what}")
     add_allow_modules(parser, "the files or runs")

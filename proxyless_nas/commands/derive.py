@@ -22,12 +22,21 @@ from proxyless_nas.commands.base import Command
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=path_argument, help="folder of a search")
     parser.add_argument(
-        "--at", nargs="+", default=[], metavar="BOUND", help="numbers, N%% of the reachable range, or LOW..HIGHxCOUNT"
+        "--at",
+        nargs="+",
+        default=[],
+        metavar="BOUND",
+        help="30 (in ms), 50%% of the reachable range, or several: 10%%..90%%x9",
     )
     parser.add_argument(
         "--table", type=path_argument, help="derive for this table's device in place of the latency limits"
     )
-    parser.add_argument("--method", choices=["constrained", "argmax"], help="default: as the search says")
+    parser.add_argument(
+        "--method",
+        choices=["constrained", "argmax"],
+        help="constrained: the likeliest network within the bound; argmax: the likeliest op of each layer; "
+        "default: as the search says",
+    )
     parser.add_argument("--no-score", action="store_true", help="derive only, in seconds and without the data")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="where to score; default: the search's run.device")
     add_allow_modules(parser, "the run's config.yaml")

@@ -53,7 +53,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=path_argument, help="a .pt file of a run's checkpoints/, or the run's folder"
     )
-    parser.add_argument("--batch-size", type=at_least(1), help="images of all processes together")
+    parser.add_argument("--batch-size", type=at_least(1), help="images at once, of all processes together")
     parser.add_argument("--workers", type=at_least(0), help="processes that read images; default: one per core")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default with --path: cuda if there is a GPU")
     parser.add_argument("--size", type=at_least(1), help="height and width of the input; default: the network's")

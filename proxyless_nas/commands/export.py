@@ -42,14 +42,20 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "int8 network (.pkl, as float), or, with "
         "--checkpoint, an architecture.json or a net.config",
     )
-    parser.add_argument("--checkpoint", type=path_argument, help="the weights: of a retraining, or official ones")
-    parser.add_argument("--to", type=_formats, default=["onnx"], metavar="F,F", help="formats; default: onnx")
+    parser.add_argument(
+        "--checkpoint", type=path_argument, help="file of the weights of an architecture.json or net.config"
+    )
+    parser.add_argument(
+        "--to", type=_formats, default=["onnx"], metavar="F,F", help="formats, separated by commas; default: onnx"
+    )
     parser.add_argument("--out", type=path_argument, required=True, help="folder for the files")
     parser.add_argument("--size", type=at_least(1), help="height and width of the input; default: the network's")
     parser.add_argument(
         "--batch", type=_batch, metavar="N", help="images at once, or `any`; default: any where the format can, else 1"
     )
-    parser.add_argument("--layout", choices=("nchw", "nhwc"), help="of the images; default: the format's own")
+    parser.add_argument(
+        "--layout", choices=("nchw", "nhwc"), help="order of the input's dimensions; default: the format's own"
+    )
     parser.add_argument(
         "--normalise", action="store_true", help="the file takes pixels from 0 to 255 and normalises them itself"
     )

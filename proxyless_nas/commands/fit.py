@@ -26,7 +26,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("timings", type=path_argument, help=".csv or .json")
     parser.add_argument("--out", type=table_argument, required=True, help="the table to write")
     parser.add_argument("--device-name", default="unknown device", help="what the networks were timed on")
-    parser.add_argument("--device-kind", choices=["cpu", "gpu", "phone", "other"], default="other")
+    parser.add_argument(
+        "--device-kind", choices=["cpu", "gpu", "phone", "other"], default="other", help="default: other"
+    )
     parser.add_argument("--runtime", default="unknown", help="what ran them, e.g. 'tflite 2.16'")
     parser.add_argument(
         "--prior", type=_prior, help="another device's table of the same space, in any scale; or the word macs"

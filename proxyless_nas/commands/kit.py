@@ -1,4 +1,4 @@
-"""Makes a latency table of a device that has nothing of ours: a Raspberry Pi, a Jetson, a server, a phone.
+"""Makes a latency table of another device, such as a Raspberry Pi, a Jetson, a server or a phone.
 
     proxyless-nas kit export imagenet_cpu --out kit measure.runtime=onnxruntime
     scp -r kit board:
@@ -39,8 +39,16 @@ Exit status 3: the table is written, but its error is above the 10 % that search
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, "YAML file with `space` and `measure` sections")
     parser.add_argument("--out", type=path_argument, required=True, help="folder for the kit; must not exist yet")
-    parser.add_argument("--verify", type=int, default=40, metavar="N", help="networks that the error is measured on")
-    parser.add_argument("--isolated", action="store_true", help="time ops alone (always so with litert)")
+    parser.add_argument(
+        "--verify",
+        type=int,
+        default=40,
+        metavar="N",
+        help="networks on which the table's error is measured; default: 40",
+    )
+    parser.add_argument(
+        "--isolated", action="store_true", help="time each op alone, not inside networks (always so with litert)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the networks")
     add_overrides(parser, "measure.threads=4")
 
@@ -50,7 +58,7 @@ def _adb_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--benchmark", type=path_argument, required=True, help="LiteRT's benchmark_model program for the phone"
     )
-    parser.add_argument("--out", type=path_argument, required=True, help="results.json")
+    parser.add_argument("--out", type=path_argument, required=True, help="the file to write, e.g. results.json")
     parser.add_argument("--adb", default="adb", help="the adb program")
     parser.add_argument("--serial", help="serial number of the phone, if several are connected")
 

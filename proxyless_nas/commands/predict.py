@@ -23,9 +23,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "are downloaded once, or a trained int8 network (.pkl)",
     )
     parser.add_argument("images", type=path_argument, nargs="*", help="image files")
-    arch_help = "another way to give one of the last two; all words are images then"
+    arch_help = "a published network or .pkl file; then the first word is an image, too"
     parser.add_argument("--arch", metavar="NAME", help=arch_help)
-    parser.add_argument("--top", type=at_least(1), default=5, metavar="N", help="classes to print for each image")
+    parser.add_argument(
+        "--top", type=at_least(1), default=5, metavar="N", help="classes to print for each image; default: 5"
+    )
     add_allow_modules(parser, "the checkpoint")
 
 

@@ -20,9 +20,12 @@ from proxyless_nas.commands.base import EXIT_MISSED, Command, at_least, going_on
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=path_argument, default=Path("runs/quickstart"), help="folder for results")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the whole job; default: 0")
     parser.add_argument(
-        "--baselines", type=at_least(0), default=10, help="random networks to retrain beside the derived one"
+        "--baselines",
+        type=at_least(0),
+        default=10,
+        help="random networks to retrain beside the derived one; default: 10",
     )
 
 

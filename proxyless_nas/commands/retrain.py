@@ -40,9 +40,23 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="architecture.json or folder of a search, net.config or published network; default: that of retrain.start",
     )
-    parser.add_argument("--random", type=at_least(0), default=0, metavar="N", help="random networks of equal cost too")
-    parser.add_argument("--seeds", type=seed_argument, nargs="+", default=[], help="default: the config's own run.seed")
-    parser.add_argument("--jobs", type=at_least(1), help="of several: at a time on the CPU, or on each GPU; default: 1")
+    parser.add_argument(
+        "--random",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="also retrain N random networks of equal predicted cost",
+    )
+    parser.add_argument(
+        "--seeds",
+        type=seed_argument,
+        nargs="+",
+        default=[],
+        help="retrain each network with each seed; default: run.seed of the configuration",
+    )
+    parser.add_argument(
+        "--jobs", type=at_least(1), help="retrainings that run at once on the CPU, or on each GPU; default: 1"
+    )
     parser.add_argument("--out", type=path_argument, required=True, help="folder for results")
     parser.add_argument("--resume", action="store_true", help="continue the training in --out")
     add_overrides(parser, "retrain.epochs=10")

@@ -22,9 +22,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=path_argument, required=True, help="folder for the searches and the summary")
     parser.add_argument(
-        "--seeds", type=seed_argument, nargs="+", default=[], help="default: each config's own run.seed"
+        "--seeds",
+        type=seed_argument,
+        nargs="+",
+        default=[],
+        help="search with each seed; default: run.seed of each configuration",
     )
-    parser.add_argument("--jobs", type=at_least(1), default=1, help="searches at a time on the CPU; GPUs have one each")
+    parser.add_argument(
+        "--jobs", type=at_least(1), default=1, help="searches that run at once on the CPU; default: 1. A GPU runs one"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the sweep in --out")
 
 

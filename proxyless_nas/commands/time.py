@@ -1,4 +1,4 @@
-"""Times exported files in their runtimes, beside what a latency table promised:
+"""Times exported files in their runtimes, and compares them with a latency table:
 
     proxyless-nas time exported/net.onnx exported/net.xml --table tables/cpu.yaml
     proxyless-nas time exported/net.onnx --table tables/board.yaml --kit kit
@@ -6,7 +6,7 @@
 
 All files are timed in turn, with a reference if the table is of the same runtime and device. The second line writes a
 kit that times the files on another device, by its bench.py or by `proxyless-nas kit adb`, and the third one reads the
-results. The figures go to timings.json beside the files. Exit status 3: a file is slower or faster than promised.
+results. The figures go to timings.json beside the files. Exit status 3: a file is slower or faster than predicted.
 """
 
 import argparse
@@ -20,12 +20,12 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=path_argument, help="latency table that predicts the files' networks")
     parser.add_argument("--threads", type=at_least(1), help="CPU threads; default: the table's, or 1")
     parser.add_argument(
-        "--batch", type=at_least(1), help="images at once, of files that take any number; default: the table's, or 1"
+        "--batch", type=at_least(1), help="images at once, for files that take any number; default: the table's, or 1"
     )
     parser.add_argument(
         "--rounds", type=at_least(2), default=15, help="rounds in which each file is timed; default: 15"
     )
-    parser.add_argument("--layers", action="store_true", help="print the layers, where the runtime tells them")
+    parser.add_argument("--layers", action="store_true", help="print the time of each layer, if the runtime reports it")
     parser.add_argument("--kit", type=path_argument, help="folder of a kit that times the files on another device")
     parser.add_argument("--results", type=path_argument, help="results.json of that kit, from the device")
     add_allow_modules(parser, "the architecture in export.json")
