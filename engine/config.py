@@ -309,7 +309,9 @@ def _override(config: dict[str, Any], override: str, source: str) -> None:
         if isinstance(here, list):
             if not part.isdecimal() or len(part) > 9 or int(part) >= len(here):
                 count = f"a list of {len(here)}, counted from 0"
-                raise ConfigError(named, f"{where} is {count}; got {shown(part)} as its index")
+                first = ".".join([where, "0", *parts[i:]])
+                remedy = f"write {first} for its first entry" if here and not part.lstrip("-").isnumeric() else ""
+                raise ConfigError(named, f"{where} is {count}; got {shown(part)} as its index", remedy=remedy)
             index = int(part)
         elif not isinstance(here, dict):
             raise ConfigError(named, f"{where} in {source} is the single value {shown(here)}, not a section")

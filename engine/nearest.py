@@ -12,6 +12,8 @@ LEAST_LIKENESS = 0.7
 """How alike two names are at least if one is suggested for the other: twice the number of characters that they share in
 order, over the number of characters of both (difflib's ratio). 'imagenet' is like 'imagenet_cpu' by 0.8, 'gpu' like
 'cpu' by 0.67."""
+OTHER_NAMES = {"gpu": "cuda", "tflite": "litert", "tensorflow": "saved_model", "pte": "executorch", "fp32": "float32"}
+"""Names of other programs for what has another name here."""
 LONGEST_NAME = 100
 """Nothing is suggested for a longer name: it is no mistyped one."""
 _FEWEST_LETTERS = 3  # of a beginning that stands for a whole name
@@ -20,10 +22,12 @@ _MOST_NAMES = 10_000  # of one folder, that are compared
 
 def nearest(text: str, accepted: Iterable[object]) -> str:
     """Returns the accepted name that is nearest to a text, or else the only one that begins with it; '' if there is
-    none."""
+    none. A name that others use for the same thing counts as near."""
     if len(text) > LONGEST_NAME:
         return ""
     plain = {_plain(str(name)): str(name) for name in accepted}
+    if (same := OTHER_NAMES.get(_plain(text), "")) in plain:
+        return plain[same]
     near = difflib.get_close_matches(_plain(text), plain, n=1, cutoff=LEAST_LIKENESS)
     if near:
         return plain[near[0]]

@@ -258,15 +258,9 @@ class _Job:
 
 
 def _format(name: str, formats: Mapping[str, Format]) -> Format:
-    """Returns the format of this name. Raises ConfigError, which suggests the format whose files end with the name,
-    such as tflite, or whose runtime has it."""
+    """Returns the format of this name. Raises ConfigError."""
     if name not in formats:
-        other = name.lower().lstrip(".")
-        near = nearest(name, formats)
-        for format in formats.values():
-            if other in (format.suffix.lstrip("."), format.title.lower()):
-                near = format.name
-        raise ConfigError("to", f"got '{name[:80]}'", ", ".join(formats), suggestion=near)
+        raise ConfigError("to", f"got '{name[:80]}'", ", ".join(formats), suggestion=nearest(name, formats))
     return formats[name]
 
 

@@ -21,7 +21,7 @@ from published.preprocessing import preprocessing_of
 from published.trained import likely_class_names
 from published.weights import read_state
 from retrain.preprocessing import preprocessing_in
-from retrain.weights import load_network_of, read_checkpoint
+from retrain.weights import is_from_search, load_network_of, read_checkpoint
 from supernet import user_modules
 from supernet.design import Design
 from supernet.network import Network
@@ -66,6 +66,8 @@ def trained_network(
         path = Path(source)
         if path.is_dir() or path.suffix == ".pt":
             content, where = read_checkpoint(path)
+            if is_from_search(content):
+                raise _is_of_a_search(where, of_search)
             return _of_run(content, where, None, allow_modules, of_search)
         if is_int8(path):
             model = read_int8(path)
@@ -95,11 +97,16 @@ def _of_run(
     say how images are prepared and is not one of ImageNet."""
     loaded = load_network_of(content, where, design, allow_modules)
     if loaded.needs_statistics:
-        found, expected = "is of a search, whose supernet has no BN statistics", "a checkpoint of a retraining"
-        raise CheckpointError(where, found, expected, of_search)
+        raise _is_of_a_search(where, of_search)
     network, own = loaded.network, loaded.network.architecture
     preprocessing = preprocessing_in(content, where) or preprocessing_of(own.name, own.input_size)
     return Source(network, preprocessing, _named_classes(network), as_folders(network.class_names))
+
+
+def _is_of_a_search(where: str, remedy: str) -> CheckpointError:
+    """Returns the error about a checkpoint whose weights are a supernet's."""
+    found = "is of a search, whose supernet has no BN statistics"
+    return CheckpointError(where, found, "a checkpoint of a retraining", remedy)
 
 
 def _named_classes(network: Network) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def parsed(text: str) -> Any:
     except RecursionError:
         raise InvalidError("", TOO_DEEP) from None
     except ValueError as error:
-        raise InvalidError("", f"not JSON: {error}") from None
+        raise InvalidError("", f"not JSON: {error}", "a file in JSON, such as architecture.json") from None
 
 
 def parsed_design(text: str, form: str, keys: Collection[str]) -> dict[str, Any]:

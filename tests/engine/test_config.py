@@ -177,7 +177,7 @@ def test_an_override_leaves_the_alias_of_its_section_alone(tmp_path):
         ("a=12:30", "'12:30' is no number; YAML 1.1 read it as 750"),
         ("a=&x [*x]", "a value cannot be recursive"),
         ("limits.2.at=3", "limits is a list of 2, counted from 0; got '2' as its index"),
-        ("limits.x=3", "limits is a list of 2, counted from 0; got 'x'"),
+        ("limits.x=3", "limits is a list of 2, counted from 0; got 'x' as its index; write limits.0.x for its first"),
         ("limits.-1=3", "got '-1' as its index"),
         ("limits.²=3", "got '²' as its index"),
         ("search.epochs.more=3", "search.epochs in "),

@@ -20,6 +20,8 @@ from engine.nearest import nearest, nearest_path
         ("image", ["imagenet_cpu", "imagenet_gpu"], ""),
         ("ca", ["calibration"], ""),
         ("gpu", ["cpu"], ""),  # 0.67
+        ("gpu", ["cpu", "cuda"], "cuda"),
+        ("TFLite", ["onnxruntime", "litert"], "litert"),
         ("reward", ["retrain"], ""),  # 0.62
         ("x" * 101, ["x" * 101], ""),
         ("x", [], ""),

@@ -349,7 +349,7 @@ def test_formats_that_are_unknown_missing_or_too_new_are_refused_at_once(network
         return str(caught.value)
 
     assert "got 'onx', expected onnx, openvino" in answer("onx", FORMATS)
-    for other, meant in (("onx", "onnx"), ("tflite", "litert"), (".pte", "executorch"), ("TensorFlow", "saved_model")):
+    for other, meant in (("onx", "onnx"), ("tflite", "litert"), ("pte", "executorch"), ("TensorFlow", "saved_model")):
         assert f"Did you mean '{meant}'?" in answer(other, FORMATS)
     missing = replace(FORMATS["openvino"], modules=("no_such_module",))
     assert answer("openvino", {"openvino": missing}) == (

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import proxyless_nas as pn
 from engine.config import validate
 from engine.data import Splits, statistics_batches
 from engine.data.preprocessing import Preprocessing
@@ -246,6 +247,8 @@ def test_a_pretrained_network_of_a_search_gets_its_bn_statistics_from_images(spa
         CheckpointError, match="is of a search, whose supernet has no BN statistics, expected a checkpoint of a"
     ):
         predict(path, folder / "test" / "class0" / "000.png")
+    with pytest.raises(CheckpointError, match=r"retraining; retrain the search's architecture\.json first$"):
+        pn.export(path, tmp_path / "exported")  # it has no option --architecture
     train = images_for(architecture, config_of({"name": "folder", "root": str(folder)}).data).train
     images = [batch.images for batch in statistics_batches(train, 8, 2, 0)]
     network = pretrained(architecture, path, images=images)
