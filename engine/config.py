@@ -333,14 +333,23 @@ def _own_copy(section: Any) -> Any:
 
 
 def _override_value(text: str, named: str) -> Any:
-    """Returns the value of an override, read as YAML. named: the override as errors quote it."""
+    """Returns the value of an override, read as YAML. named: the override as errors quote it.
+
+    An empty text or a comment, which YAML reads as null, is refused: a shell gives an empty text for a variable that is
+    not set.
+    """
     try:
-        return yaml.load(text, Loader=partial(Loader, most_nodes=MOST_IN_AN_OVERRIDE))  # type: ignore[arg-type]
+        value = yaml.load(text, Loader=partial(Loader, most_nodes=MOST_IN_AN_OVERRIDE))  # type: ignore[arg-type]
     except yaml.constructor.ConstructorError as error:  # it is YAML, and is refused
         end = "; it is not a YAML value" if error.problem == TOO_DEEP else ""
         raise ConfigError(named, f"{error.problem}{end}") from None
     except yaml.YAMLError:
         raise ConfigError(named, f"{shown(text)} is not a YAML value") from None
+    if value is None and text.split()[:1] not in (["null"], ["Null"], ["NULL"], ["~"]):
+        if not text.strip():
+            raise ConfigError(named, "has no value", "key=value, or key=null for a key that may be null")
+        raise ConfigError(named, f"{shown(text)} is no value in YAML: # begins a comment", remedy="put it in quotes")
+    return value
 
 
 def validate(model: type[M], data: dict[str, Any], source: str, context: Mapping[str, Any] | None = None) -> M:

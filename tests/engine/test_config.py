@@ -135,7 +135,7 @@ def test_extends_must_name_files(tmp_path, value, shown):
         ("search.name=a=b", ("search", "name"), "a=b"),
         ("search.list=[1, x]", ("search", "list"), [1, "x"]),
         ("search.epochs=null", ("search", "epochs"), None),
-        ("search.epochs=", ("search", "epochs"), None),
+        ("search.epochs=~ # the default", ("search", "epochs"), None),
         ("search.epochs='10'", ("search", "epochs"), "10"),
         ("search.epochs = 10", ("search", "epochs"), 10),
         ("search.amp=true", ("search", "amp"), True),
@@ -152,6 +152,22 @@ def test_an_override_sets_one_value_read_as_yaml(tmp_path, override, keys, value
     assert found == value
     assert type(found) is type(value)
     assert config["search"]["keep"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", ": has no value, expected key=value, or key=null for a key that may be null"),
+        ("  ", ": has no value, expected key=value, or key=null for a key that may be null"),
+        ("# 3", ": '# 3' is no value in YAML: # begins a comment; put it in quotes"),
+        ("#3", ": '#3' is no value in YAML: # begins a comment; put it in quotes"),
+    ],
+)
+def test_an_override_without_a_value_is_refused(tmp_path, text, says):
+    """YAML reads it as null, and a shell gives an empty text for a variable that is not set."""
+    message = message_of(loaded, tmp_path, "search: {epochs: 3}\n", f"search.epochs={text}")
+    assert message.startswith("override 'search.epochs=")
+    assert message.endswith(says)
 
 
 def test_a_later_override_wins(tmp_path):

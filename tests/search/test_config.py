@@ -46,7 +46,7 @@ def test_the_quick_start_is_accepted(monkeypatch):
         ("search.epochs=1.5", "search.epochs: got 1.5, expected a whole number"),
         ("search.epochs=1e3", "search.epochs: got 1000.0, expected a whole number; write 1000"),
         ("search.epochs=0", "search.epochs: got 0, expected at least 1"),
-        ("search.epochs=", "search.epochs: is empty, expected a whole number"),
+        ("search.epochs=null", "search.epochs: is empty, expected a whole number"),
         ("search.lr=.nan", "search.lr: got .nan, expected a finite number"),
         ("search.lr=.inf", "search.lr: got .inf, expected a finite number"),
         ("data.validation=true", "data.validation: got true, expected a number"),
@@ -119,7 +119,7 @@ def test_a_key_of_another_section_is_sent_there(search_message):
 
 
 def test_the_error_of_an_empty_section_lists_its_keys(search_message):
-    message = search_message("run=")
+    message = search_message("run=null")
     assert message.startswith("run: is empty, expected a section (keys: seed, device, ")
     assert message.endswith("; fill it or remove it")
 
