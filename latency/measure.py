@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from engine.errors import Action, explain
+from engine.errors import Action, Interrupted, explain
 from engine.progress import Report, silent
 from engine.shipped import as_argument
 from latency.build import (
@@ -109,7 +111,8 @@ def measure_to_file(
     differ from those of any time before.
 
     Raises ConfigError if the config is wrong, or the device or the runtime is not here; TableError if `out` cannot be
-    written, holds anything but an earlier version of this table, or does not fit the config.
+    written, holds anything but an earlier version of this table, or does not fit the config; Interrupted at Ctrl-C,
+    with what there is: timings are not kept, and `out` changes when they are complete.
     """
     check_count(verify)
     path = None if isinstance(config, LatencyConfig) else config
@@ -121,7 +124,8 @@ def measure_to_file(
     prepare_table_file(out)
     if not (recalibrate or (verify and out.exists())):
         refuse_to_replace(out, Identity.of_measuring(space, measure))
-        table = measure_table(space, measure, seed=seed or 0, verify=verify, report=report)
+        with _interrupted_with(_as_it_was(out)):
+            table = measure_table(space, measure, seed=seed or 0, verify=verify, report=report)
         table.save(out)
         return table
     if not out.exists():
@@ -131,16 +135,35 @@ def measure_to_file(
     if path is None:
         table.check(space, measure, str(out), f"make another table, in another file, e.g. {free}")
     else:
-        again = Action("measure", (as_argument(path), "--out", str(free), *overrides))
+        verified_too = ("--verify", str(verify)) if verify else ()
+        again = Action("measure", (as_argument(path), "--out", str(free), *verified_too, *overrides))
         table.check(space, measure, str(out), "make another table", again)
     seed = int(time.time()) if seed is None else seed
     if recalibrate:
-        table = recalibrate_table(table, space, measure, seed=seed, report=report)
+        with _interrupted_with(_as_it_was(out)):
+            table = recalibrate_table(table, space, measure, seed=seed, report=report)
         table.save(out)
     if verify:
-        table = verify_table(table, space, measure, verify, seed=seed, report=report)
-    table.save(out)
+        saved = f"{out} is recalibrated but not verified; verify it, without recalibrating again"
+        with _interrupted_with(saved if recalibrate else _as_it_was(out)):
+            table = verify_table(table, space, measure, verify, seed=seed, report=report)
+        table.save(out)
     return table
+
+
+def _as_it_was(out: Path) -> str:
+    """Returns what an interrupted measurement leaves, in words: `out` unchanged."""
+    left = f"{out} is as it was" if out.exists() else "no table was written"
+    return f"its timings are lost and {left}; the same command begins anew"
+
+
+@contextlib.contextmanager
+def _interrupted_with(words: str) -> Iterator[None]:
+    """Says at Ctrl-C what there is and what to do."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(signal.SIGINT, words) from interrupt
 
 
 def measure_table(

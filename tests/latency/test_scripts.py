@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import latency.measure
 from latency.config import LatencyConfig
 from latency.fit import fit_to_file
 from latency.measure import measure_to_file
@@ -111,8 +112,32 @@ def test_the_suggested_command_keeps_the_overrides_and_the_table(config, measure
     free = measured.with_name("t-2.yaml")
     assert said.endswith(f"make another table: proxyless-nas measure {config} --out {free} measure.threads=2")
     free.write_text("taken")
-    said = refused(door, "measure_latency", config, "--out", measured, "--recalibrate", "measure.threads=2")
-    assert said.endswith(f"--out {measured.with_name('t-3.yaml')} measure.threads=2")
+    said = refused(door, "measure_latency", config, "--out", measured, "--verify", 6, "measure.threads=2")
+    assert said.endswith(f"--out {measured.with_name('t-3.yaml')} --verify 6 measure.threads=2")
+
+
+@pytest.mark.parametrize("flags", [(), ("--verify", "6"), ("--recalibrate", "--verify", "6")])
+def test_ctrl_c_says_what_there_is_and_what_to_do(flags, config, measured, door, tmp_path, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    if flags:
+        monkeypatch.setattr(latency.measure, "verify_table", interrupted)
+    else:
+        monkeypatch.setattr(latency.measure, "timed_jobs", interrupted)
+    before = measured.read_bytes()
+    ended = door("measure_latency", config, "--out", measured, *flags)
+    assert ended.status == 130
+    if "--recalibrate" in flags:
+        left = f"{measured} is recalibrated but not verified; verify it, without recalibrating again"
+    else:
+        assert measured.read_bytes() == before
+        left = f"its timings are lost and {measured} is as it was; the same command begins anew"
+    assert ended.err.splitlines()[-1] == f"interrupted; {left}"
+    if not flags:
+        ended = door("measure_latency", config, "--out", tmp_path / "new.yaml")
+        assert "lost and no table was written; the same" in ended.err
+        assert not (tmp_path / "new.yaml").exists()
 
 
 def test_a_table_from_elsewhere_is_searched_as_external(small_space, measured, quick):
