@@ -324,7 +324,7 @@ def candidate_file_whose_library_raises(folder: Path, files: Files) -> None:
 
 case(
     "table-absent", SEARCH, f"{LIMIT}.table=tables/none.yaml",
-    says=("limits.0.table: no file tables/none.yaml", "proxyless-nas measure search.yaml --out tables/none.yaml"),
+    says=("limits.0.table: no file tables/none.yaml", "-nas measure search.yaml --out tables/none.yaml --verify 40"),
 )  # fmt: skip
 case(
     "external-table-absent", SEARCH, f"{LIMIT}.table=tables/none.yaml", "measure.device=external",
@@ -344,7 +344,8 @@ case("table-is-a-folder", SEARCH, f"{LIMIT}.table=run", says=("run: is a folder"
 case("table-is-another-yaml", SEARCH, f"{LIMIT}.table=search.yaml", says=("search.yaml: ", "unknown key", "format"))
 case(
     "table-of-another-size", SEARCH, "space.input_size=10",
-    says=("table.yaml: input_size is 8", "10", "space.input_size", "-nas measure search.yaml --out table-2.yaml"),
+    says=("table.yaml: input_size is 8", "10", "space.input_size",
+          "-nas measure search.yaml --out table-2.yaml --verify 40"),
 )  # fmt: skip
 case("table-of-another-batch", SEARCH, "measure.batch=8", says=("table.yaml: batch is 1", "8", "measure.batch=8"))
 case("table-of-another-activation", SEARCH, "space.activation=relu", says=("activation is relu6", "space.activation"))

@@ -14,6 +14,9 @@ from engine.shipped import as_argument
 from latency.config import MeasureConfig
 from latency.existing import free_file
 
+VERIFY = ("--verify", "40")
+"""The arguments of `measure` that verify a table."""
+
 
 @dataclass(frozen=True)
 class Making:
@@ -54,11 +57,12 @@ class Making:
         return free_file(self.table)
 
     def action(self, *more: str, out: Path | None = None) -> Action:
-        """Returns the command that makes the table. more: further arguments, e.g. `--verify`, `40`. out: another
-        path."""
+        """Returns the command that makes the table. more: how, if its device is this one; by default it is verified
+        too, since a search warns of a table that is not. out: another path."""
         out = out or self.table
         if self.external:
             return Action("import", ("SOURCE", "--out", str(out)))
+        more = more or VERIFY
         return Action("measure", (self.source, "--out", str(out), *more, *self.overrides))
 
     def words(self, what: str) -> str:
