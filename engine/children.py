@@ -48,7 +48,7 @@ class Child(ABC):
 
     @abstractmethod
     def command(self) -> Sequence[str]:
-        """Returns the module that does the work and its arguments, without --out, --error, --resume and overrides."""
+        """Returns the module that does the work and its arguments, without those of `add_child_arguments`."""
 
     @property
     def folder(self) -> Path:
@@ -92,6 +92,7 @@ def add_child_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments with which a sweep starts each child, beside those of `Child.command`."""
     parser.add_argument("--out", type=path_argument, required=True)
     parser.add_argument("--error", type=path_argument, required=True)
+    parser.add_argument("--parent", type=int, help="the process that started this one, which stops if that is gone")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("overrides", nargs="*")
 
@@ -192,7 +193,8 @@ class _Runner(Generic[C]):
     def start(self, child: C, slot: Slot) -> subprocess.Popen[bytes]:
         # -P: no module of the folder in which the sweep was started takes the place of another one
         command = [sys.executable, "-P", "-m", *child.command(), "--out", str(child.folder)]
-        command += ["--error", str(child.error_file), *(["--resume"] if run_begun(child.folder) else [])]
+        command += ["--error", str(child.error_file), "--parent", str(os.getpid())]
+        command += ["--resume"] if run_begun(child.folder) else []
         command += child.overrides
         child.error_file.unlink(missing_ok=True)  # of an earlier attempt
         environment = dict(os.environ)

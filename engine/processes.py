@@ -60,7 +60,8 @@ def stop_with_parent(number: int = signal.SIGINT, *, parent: int | None = None, 
     """Lets this process stop as at Ctrl-C once the process that started it is gone, which may have been killed.
 
     Otherwise it would go on unseen and keep its folder locked. number: the signal that this process gets then. parent:
-    the process that started it, None for the one that is its parent now. pause: seconds between two looks.
+    the process that started it, None for the one that is its parent now, which is another one if that has been killed
+    already, as it may be while Python starts. pause: seconds between two looks.
     """
     known = os.getppid() if parent is None else parent
 

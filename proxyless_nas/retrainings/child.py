@@ -21,7 +21,7 @@ def main() -> int:
     add_allow_modules(parser, "the architecture's file")
     add_child_arguments(parser)
     args = parsed(parser)
-    stop_with_parent()
+    stop_with_parent(parent=args.parent)
 
     from engine.progress import set_up_logging
     from proxyless_nas.starting import architecture_or_file, published_network

@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("config", type=path_argument)
     add_child_arguments(parser)
     args = parsed(parser)
-    stop_with_parent()
+    stop_with_parent(parent=args.parent)
 
     from engine.progress import set_up_logging
     from search.loop import run_search

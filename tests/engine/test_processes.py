@@ -5,6 +5,13 @@ import select
 import signal
 import subprocess
 import sys
+import time
+
+import pytest
+
+import proxyless_nas.retrainings.child
+import search.many.child
+from engine.processes import stop_with_parent
 
 PROGRAM = """
 import os, sys, time
@@ -62,3 +69,23 @@ def test_a_process_stops_as_at_ctrl_c_when_its_parent_is_killed(checkout):
         parent.kill()
         assert parent.stdout.readline() == "stopped\n"
     assert parent.returncode == -signal.SIGKILL
+
+
+def test_a_process_whose_parent_was_killed_before_it_looked_stops_too():
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        stop_with_parent(parent=os.getpid(), pause=0.02)  # no process is its own parent
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("child", [search.many.child, proxyless_nas.retrainings.child])
+def test_a_job_of_a_sweep_watches_the_process_that_started_it(child, monkeypatch):
+    """Not the one that is its parent after Python has started: the sweep may have been killed meanwhile."""
+
+    def watched(*, parent: int) -> None:
+        assert parent == 7
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(child, "stop_with_parent", watched)
+    monkeypatch.setattr(sys, "argv", ["child", "a.yaml", "--out", "o", "--error", "e", "--parent", "7"])
+    with pytest.raises(KeyboardInterrupt):
+        child.main()

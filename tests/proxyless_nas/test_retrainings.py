@@ -345,7 +345,8 @@ def _run_module(words: list[str], log: str, killed_at: int | None) -> None:
         return plain(self, batch)
 
     loop.Training._train = train  # type: ignore[method-assign]
-    sys.argv = words
+    parent = words.index("--parent") + 1
+    sys.argv = [*words[:parent], str(os.getppid()), *words[parent + 1 :]]  # that of this process is the server
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 

@@ -249,6 +249,7 @@ def test_a_search_on_a_gpu_can_use_that_gpu_alone_and_the_cores_are_shared(confi
     assert {threads for _, _, threads in seen} == {"4"}
     assert [command[-1] for command, _, _ in seen] == [f"run.seed={seed}" for seed in range(4)]
     assert not any("--resume" in command for command, _, _ in seen)
+    assert {command[command.index("--parent") + 1] for command, _, _ in seen} == {str(os.getpid())}
     assert [o.error for o in sweep.outcomes] == [
         f"exit status 2, no message: see {o.search.log}" for o in sweep.outcomes
     ]
