@@ -36,21 +36,41 @@ class _Rows:
         """Maps each path to (label, part, line)."""
         self.left_out: Counter[str] = Counter()
         self.absent: list[tuple[int, str]] = []
+        self._real_root = os.path.realpath(root)
+        self._real_folders: dict[str, str] = {}
+        self._linked: dict[str, str] = {}
+        """Maps the real path of each file that links lead to, as `_below` writes it, to the path that named it."""
 
     def add(self, line: int, path: str, label: str, part: str) -> None:
         """Takes a row. Raises ConfigError if another row gives the same file another label or part."""
         path = _below(path, self.root)
-        known = self.by_path.get(path)
+        real = path if path in self.by_path else self._real(path)
+        other = path if path in self.by_path else self._linked.get(real, real)
+        known = self.by_path.get(other)
         if known is not None:
             if known[:2] != (label, part):
                 first, second = (f"'{label}' in {part}" for label, part in (known[:2], (label, part)))
-                found = f"lines {known[2]} and {line} name '{path}', as {first} and as {second}"
+                name = f"'{path}'" if other == path else f"one file, '{other}' and '{path}'"
+                found = f"lines {known[2]} and {line} name {name}, as {first} and as {second}"
                 raise ConfigError(str(self.file), found, "one label and one split for each file", "remove one of them")
             self.left_out["rows that repeat another"] += 1
             return
         self.by_path[path] = (label, part, line)
+        if real != path:
+            self._linked[real] = path
         if not os.path.isfile(os.path.join(self.root, path)):
             self.absent.append((line, path))
+
+    def _real(self, path: str) -> str:
+        """Returns the path of the file that `path` leads to, as `_below` writes it: itself unless links are on the
+        way."""
+        folder, name = os.path.split(os.path.join(self.root, path))
+        if folder not in self._real_folders:  # once for each: a list names millions of files in few folders
+            self._real_folders[folder] = os.path.realpath(folder)
+        real = os.path.join(self._real_folders[folder], name)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        return _below(real, Path(self._real_root))
 
 
 def listed_layout(config: DataConfig) -> Layout:

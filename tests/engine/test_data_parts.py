@@ -278,6 +278,24 @@ def test_a_list_without_splits_is_divided_and_numbers_are_sorted_as_numbers(pict
     )
 
 
+def test_a_file_that_a_list_names_through_links_too_is_taken_once(pictures, caplog):
+    (pictures / "link.png").symlink_to("class0/000.png")
+    (pictures / "again").symlink_to("class1")
+    (pictures / "other.png").symlink_to(pictures / "again" / "002.png")
+    set_link = pictures.parent / "set link"
+    set_link.symlink_to(pictures)
+    head = "path,label,split\nclass0/000.png,a,train\nagain/000.png,b,train\nother.png,b,test\n"
+    same = "link.png,a,train\nclass1/000.png,b,train\nclass1/002.png,b,test\n"
+    for root in (pictures, set_link):  # the root may be a link itself
+        caplog.clear()
+        splits = opened(**listed(pictures, head + same, root=root))
+        assert (names(splits.train), names(splits.test)) == (["class0/000.png", "again/000.png"], ["other.png"])
+        assert warnings(caplog) == [f"{root}: left out rows that repeat another (3)"]
+    for row, other in {"link.png,a,test": "class0/000.png", "class1/000.png,a,train": "again/000.png"}.items():
+        path = row.partition(",")[0]
+        assert f" and 5 name one file, '{other}' and '{path}', as " in refused(**listed(pictures, head + row))
+
+
 BOTH = "class0/000.png,a,train\nclass1/000.png,b,train\n"
 
 
