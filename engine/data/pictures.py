@@ -8,7 +8,8 @@
     colour        CMYK, YCbCr, LAB, HSV and palettes become RGB, then grey where one channel is asked for; colour
                   profiles and gamma are not applied
     frames        of an animation or a document of several pages, the first; where that of a GIF or a WebP leaves its
-                  canvas uncovered, the picture is white
+                  canvas uncovered, the picture is white. The first image of an animated PNG may be no frame: browsers
+                  do not show it, but programs that know no animations, such as the decoders of devices, show it alone
 
 Whatever Pillow can decode is read (FORMATS), by content, whatever the name of the file is.
 

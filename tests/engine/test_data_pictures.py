@@ -244,6 +244,22 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path):
         assert (read(path) == 40).all(), name
 
 
+def test_the_first_image_of_an_animated_png_is_read_even_if_it_is_no_frame(tmp_path):
+    """Browsers do not show it; a program that knows no animations, as on the device, sees it alone."""
+    frames = [Image.new("RGB", (6, 6), (n, n, n)) for n in (40, 90, 200)]
+    path = saved(tmp_path / "a.png", frames[0], save_all=True, append_images=frames[1:], default_image=True)
+    content = path.read_bytes()
+    assert content.index(b"IDAT") < content.index(b"fcTL")
+    assert (read(path) == 40).all()
+
+
+def test_the_largest_of_several_sizes_is_read(tmp_path):
+    images = [Image.new("RGB", (size, size), (size, 0, 0)) for size in (16, 48)]
+    path = saved(tmp_path / "a.ico", images[1], sizes=[(16, 16), (48, 48)], append_images=images[:1])
+    assert read(path, 3).shape == (48, 48, 3)
+    assert (read(path, 3)[..., 0] == 48).all()
+
+
 @pytest.mark.parametrize("options", [{}, {"transparency": 0}])
 def test_what_the_first_frame_of_a_gif_leaves_uncovered_is_white(tmp_path, options):
     content = bytearray(saved(tmp_path / "a.gif", Image.new("RGB", (4, 4), (255, 0, 0)), **options).read_bytes())
