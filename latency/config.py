@@ -18,6 +18,8 @@ EXPORTED = tuple(RUNTIMES)
 FILE_DTYPES = ("float32", "int8")
 """The precisions of model files."""
 FEWEST_CALIBRATION_NETWORKS = 10
+LARGEST_BATCH = 1 << 16
+"""The most images at once."""
 MOST_REPEATS = 10_000
 """The most repetitions of anything that is timed; more would take days."""
 LARGEST_ERROR = 10.0
@@ -35,7 +37,7 @@ class MeasureConfig(Section):
     layer."""
     threads: int = Field(1, ge=1, le=MOST_THREADS)
     """The number of CPU threads inside an op."""
-    batch: int = Field(1, ge=1, le=1 << 16)
+    batch: int = Field(1, ge=1, le=LARGEST_BATCH)
     """Images of one forward pass."""
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
     """The precision of weights and activations. int8: for onnxruntime and litert, as exported int8 files have it: a

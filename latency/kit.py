@@ -40,7 +40,7 @@ from latency.plan import Counts, TimingJob, draw_plan, schedule
 from latency.runtimes.exported import FILE_RUNTIMES, write_models
 from latency.runtimes.int8_models import quantiser_of
 from latency.table import LatencyTable, UsedRuntime, prepare_table_file
-from latency.verification import check_count
+from latency.verification import check_count, check_seed
 from supernet.space import Space
 
 MODELS = "models"
@@ -146,6 +146,7 @@ def export_kit(
     too small, KitFileError if the folder cannot be used.
     """
     check_count(verify)
+    check_seed(seed)
     config = LatencyConfig.read(config, overrides)
     measure, space = config.measure, Space(config.space)
     if measure.runtime not in EXPORTED:

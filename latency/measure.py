@@ -49,7 +49,7 @@ from latency.runtimes import Opened, Runtime, open_runtime
 from latency.runtimes.base import ready_to_time
 from latency.runtimes.int8_models import quantiser_of
 from latency.table import LatencyTable, TableError, UsedRuntime, prepare_table_file
-from latency.verification import check_count
+from latency.verification import check_count, check_seed
 from supernet.architecture import Architecture
 from supernet.blocks import isolated_rng
 from supernet.own_candidates import check_running
@@ -115,6 +115,7 @@ def measure_to_file(
     with what there is: timings are not kept, and `out` changes when they are complete.
     """
     check_count(verify)
+    check_seed(seed)
     path = None if isinstance(config, LatencyConfig) else config
     config = LatencyConfig.read(config, overrides)
     space, measure = Space(config.space), config.measure

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.files import replacing, writing
+from latency.config import MOST_REPEATS
 from latency.table import Scores, TableError, Verification
 
 ACCEPTED_PERCENT = 3.0
@@ -25,9 +26,17 @@ def accepted_percent(noise_mape_percent: float) -> float:
 
 
 def check_count(networks: int) -> None:
-    """Raises TableError for a --verify of fewer than FEWEST_NETWORKS; 0 asks for none."""
+    """Raises TableError for a --verify of fewer than FEWEST_NETWORKS or more than MOST_REPEATS; 0 asks for none."""
     if not isinstance(networks, int) or (networks and networks < FEWEST_NETWORKS):
         raise TableError("--verify", f"got {networks}", f"at least {FEWEST_NETWORKS} networks, e.g. 40, or 0 for none")
+    if networks > MOST_REPEATS:
+        raise TableError("--verify", f"got {networks}", f"at most {MOST_REPEATS} networks, e.g. 40")
+
+
+def check_seed(seed: int | None) -> None:
+    """Raises TableError for a --seed that numpy does not take; None is one that it chooses."""
+    if seed is not None and not 0 <= seed < 1 << 63:
+        raise TableError("--seed", f"got {seed}", "a whole number from 0 on")
 
 
 def scores(predicted: np.ndarray, measured: np.ndarray) -> Scores:

@@ -18,13 +18,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _WHOLE = ("int", "int | None")
 """The annotations of parameters that take whole numbers alone."""
+_TEXTS = ("str", "str | None")
+"""The annotations of parameters that take texts alone."""
+_FUNCTIONS = ("Report", "Callable[[str], None]", "Callable[[Compared], None] | None")
+"""The annotations of parameters that take functions."""
 
 
 def prepared(function: Callable[P, R]) -> Callable[P, R]:
     """Returns the function as one that computes what it computes in a fresh process.
 
-    numpy's numbers become Python's. Raises ConfigError if a parameter that is annotated as bool or int gets anything
-    else: a text such as "no" would count as true.
+    numpy's numbers become Python's. Raises ConfigError if a parameter that is annotated as bool, int, str or as a
+    function gets anything else: a text such as "no" would count as true. So it does for an array where one of a few
+    values is expected, since comparing an array gives no truth value.
 
     Inference mode, no_grad, autocast and another default device of the caller are off inside, and as they were
     afterwards. They belong to the calling thread. The default dtype belongs to all threads, so another one than
@@ -57,6 +62,12 @@ def _plain(name: str, value: Any, annotation: object) -> Any:
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if annotation in _WHOLE and not is_whole and not (value is None and annotation != "int"):
         raise ConfigError(name, f"got {shown(value)}", "a whole number")
+    if annotation in _TEXTS and not isinstance(value, str) and not (value is None and annotation != "str"):
+        raise ConfigError(name, f"got {shown(value)}", "a text")
+    if annotation in _FUNCTIONS and not callable(value) and not (value is None and "None" in str(annotation)[-4:]):
+        raise ConfigError(name, f"got {shown(value)}", "a function")
+    if "Literal[" in str(annotation) and hasattr(value, "__array__"):
+        raise ConfigError(name, f"got {shown(value)}", "one of the values of this parameter, not an array")
     return value
 
 

@@ -56,7 +56,7 @@ def predict(
     """
     if device not in ("cpu", "cuda"):
         raise ConfigError("device", f"got {shown(device)}", in_a_row(("cpu", "cuda")))
-    path = as_path(source, "run")
+    path = as_path(source, "source")
     several = not isinstance(images, str | Path)
     paths = [as_path(image, "images") for image in (as_list(images, "images") if several else [images])]
     if is_int8(path) or (not path.exists() and is_named(str(source))):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from engine.config import ConfigFile
 from engine.errors import ConfigError
@@ -22,14 +22,14 @@ from export.job import Exported, ExportedInt8, export_int8, export_network
 from export.timing import time_files as measured_files
 from export.timing_kit import export_timing_kit, import_timings
 from export.timings import TimedFile
-from latency.config import FEWEST_CALIBRATION_NETWORKS, MOST_REPEATS, LatencyConfig
+from latency.config import FEWEST_CALIBRATION_NETWORKS, LARGEST_BATCH, MOST_REPEATS, LatencyConfig
 from latency.device import Kind
 from latency.fit import Fit, fit_to_file
 from latency.kit import ExportedKit
 from latency.measure import TIMING_ROUNDS, measure_table, measure_to_file, verify_table
 from latency.table import LatencyTable, prepare_table_file
 from latency.timings import time_networks
-from latency.verification import check_count
+from latency.verification import check_count, check_seed
 from proxyless_nas.calls import as_seeds
 from proxyless_nas.predictions import predict as predict
 from proxyless_nas.quantised import int8_settings
@@ -44,7 +44,7 @@ from search.many.family import Family, derive_family
 from search.many.sweep import Sweep, run_sweep
 from supernet.architecture import Architecture
 from supernet.design import Design
-from supernet.space import Space
+from supernet.space import LARGEST_INPUT, Space
 
 AnyPath = Path | str
 ConfigLike = Path | str | Mapping[str, Any] | ConfigFile
@@ -81,6 +81,7 @@ def measure(
             report=report,
         )
     check_count(verify)
+    check_seed(seed)
     settings = LatencyConfig.read(source, overrides)
     return measure_table(Space(settings.space), settings.measure, seed=seed or 0, verify=verify, report=report)
 
@@ -108,6 +109,8 @@ def verify(
         return measure_to_file(source, file, overrides=overrides, verify=networks, seed=seed, report=report)
     import time
 
+    check_count(networks)
+    check_seed(seed)
     source, overrides = _latency_config(config, overrides)
     settings = LatencyConfig.read(source, overrides)
     space = Space(settings.space)
@@ -142,17 +145,18 @@ def fit(
     source, overrides = _latency_config(config, overrides)
     settings = LatencyConfig.read(source, overrides)
     target = as_path(out, "out")
+    if device_kind not in get_args(Kind):
+        raise ConfigError("device_kind", f"got {shown(device_kind)}", in_a_row(get_args(Kind)))
     if callable(timings):
-        if not isinstance(networks, int) or networks < FEWEST_CALIBRATION_NETWORKS:
-            raise ConfigError(
-                "networks", f"got {shown(networks)}", f"a whole number from {FEWEST_CALIBRATION_NETWORKS} on"
-            )
+        if not FEWEST_CALIBRATION_NETWORKS <= networks <= MOST_REPEATS:
+            expected = f"a whole number from {FEWEST_CALIBRATION_NETWORKS} to {MOST_REPEATS}"
+            raise ConfigError("networks", f"got {shown(networks)}", expected)
         prepare_table_file(target)
         file = target.with_suffix(".csv")
         time_networks(timings, Space(settings.space), file, networks=networks, report=report)
     else:
         file = as_path(timings, "timings")
-    if not (prior is None or prior == "macs" or isinstance(prior, LatencyTable)):
+    if not (prior is None or isinstance(prior, LatencyTable) or (isinstance(prior, str) and prior == "macs")):
         prior = as_path(prior, "prior")
     return fit_to_file(
         settings, file, target, device_name=device_name, device_kind=device_kind, runtime=runtime,
@@ -328,13 +332,16 @@ def export(
     UserError for anything else that the user can mend.
     """
     for name, value, known in (("layout", layout, ("nchw", "nhwc")), ("dtype", dtype, ("float32", "int8"))):
-        if value not in (None, *known):
+        if value not in known and not (name == "layout" and value is None):
             raise ConfigError(
                 name, f"got {shown(value)}", f"{in_a_row(known)}{', or None' if name == 'layout' else ''}"
             )
-    for name, number in (("size", size), ("batch", batch), ("calibration_images", calibration_images)):
-        if number not in (None, "any") and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-            raise ConfigError(name, f"got {shown(number)}", "a whole number from 1 on")
+    for name, number, most in (
+        ("size", size, LARGEST_INPUT), ("batch", batch, LARGEST_BATCH), ("calibration_images", calibration_images, None)
+    ):  # fmt: skip
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        if number not in (None, "any") and not (whole and 1 <= number <= (most or number)):  # type: ignore[operator]
+            raise ConfigError(name, f"got {shown(number)}", f"a whole number from 1 {f'to {most}' if most else 'on'}")
     place = None if checkpoint is None else as_path(checkpoint, "checkpoint")
     path = as_path(source, "source")
     found = trained_network(path, place, as_texts(allow_modules, "allow_modules"), report=report)

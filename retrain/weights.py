@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from engine.config import differences
@@ -15,6 +16,7 @@ from engine.evaluation import recalibrate_bn
 from engine.files import as_path, as_texts, read_text
 from engine.runs.checkpoints import Checkpoints, load_checkpoint, misfit
 from engine.runs.states import check_module
+from engine.wording import shown
 from supernet.architecture import Architecture
 from supernet.design import Design
 from supernet.design_file import read_design
@@ -214,11 +216,34 @@ def pretrained(
     content, where = read_checkpoint(as_path(checkpoint, "checkpoint"))
     loaded = load_network_of(content, where, architecture, allow_modules)
     if images is not None:
-        recalibrate_bn(loaded.network, images)
+        recalibrate_bn(loaded.network, _batches(images, loaded.network.architecture.layers[0].c_in))
     elif loaded.needs_statistics:
         remedy = "give batches of training images to collect them from (images=...), or a retraining's checkpoint"
         raise CheckpointError(where, "is of a search, whose supernet has no BN statistics", remedy=remedy)
     return loaded.network.eval()
+
+
+def _batches(images: object, channels: int) -> Iterator[Tensor]:
+    """Yields the batches that a caller gave. Raises ConfigError if they are no batches for a network on the CPU that
+    takes images of so many channels, or if there is none."""
+    expected = f"batches of normalised images, each a float32 tensor (N, {channels}, H, W) on the CPU"
+    if not isinstance(images, Iterable) or isinstance(images, str | bytes | Mapping):
+        raise ConfigError("images", f"got {shown(images)}", expected)
+    none = True
+    for batch in images:
+        none = False
+        if not isinstance(batch, Tensor):
+            raise ConfigError("images", f"got an entry {shown(batch)}", expected)
+        fits = batch.ndim == 4 and batch.shape[1] == channels and batch.numel() > 0
+        if not fits or batch.dtype != torch.float32 or batch.device.type != "cpu":
+            found = (
+                f"got a {str(batch.dtype).removeprefix('torch.')} tensor {tuple(batch.shape)} on {batch.device.type}"
+            )
+            remedy = "write [images] for a single batch" if isinstance(images, Tensor) and images.ndim == 4 else ""
+            raise ConfigError("images", found, expected, remedy)
+        yield batch
+    if none:
+        raise ConfigError("images", "has no batch", expected)
 
 
 def _own_architecture(checkpoint: dict[str, Any], where: str, allow_modules: Collection[str]) -> Design:

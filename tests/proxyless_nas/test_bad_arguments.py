@@ -44,10 +44,10 @@ def test_a_value_that_is_no_path_is_refused_with_the_parameters_name(folder, arc
                 lambda: pn.sweep(["search.yaml"], value)],
         "architecture": [lambda: pn.retrain("retrain.yaml", value, "new")],
         "checkpoint": [lambda: pn.evaluate("retrain.yaml", value), lambda: pn.pretrained(None, value)],
-        "run": [lambda: pn.predict(value, "a.png"), lambda: pn.derive(value)],
+        "run": [lambda: pn.derive(value)],
         "images": [lambda: pn.predict("run", [value])],
         "table": [lambda: pn.verify(value, "search.yaml")],
-        "source": [lambda: pn.show(value)],
+        "source": [lambda: pn.show(value), lambda: pn.predict(value, "a.png")],
         "configs": [lambda: pn.sweep([value], "new")],
         "the picture's file": [lambda: pn.show(architecture).save(value)],
     }  # fmt: skip
@@ -208,3 +208,25 @@ def test_a_sweep_of_wrong_seeds_or_jobs_starts_nothing(folder, settings, says):
         pn.sweep(["search.yaml"], "new", **settings)
     assert str(refused.value) == says
     assert not (folder / "new").exists()
+
+
+def test_numbers_that_are_negative_or_huge_are_refused_before_anything_is_timed(folder):
+    """They ended in a traceback of numpy or torch, a wrong kind of device after all networks had been timed."""
+
+    def never(_: object) -> float:
+        raise AssertionError("nothing is timed")
+
+    for call, says in (
+        (lambda: pn.measure("search.yaml", seed=-1), "--seed: got -1, expected a whole number from 0 on"),
+        (lambda: pn.measure("search.yaml", "new.yaml", seed=-1), "--seed: got -1, expected a whole number from 0 on"),
+        (lambda: pn.measure("search.yaml", verify=10**30), f"--verify: got {10**30}, expected at most 10000 networks"),
+        (lambda: pn.verify("table.yaml", "search.yaml", seed=1 << 64), f"--seed: got {1 << 64}, expected a whole"),
+        (lambda: pn.fit("search.yaml", never, "new.yaml", networks=10**30), "networks: got 1000000"),
+        (lambda: pn.fit("search.yaml", never, "new.yaml", device_kind="tpu"), "device_kind: got 'tpu', expected 'cpu'"),
+        (lambda: pn.export("run", "new", size=10**30), "size: got 1000000"),
+        (lambda: pn.export("run", "new", batch=1 << 17), "batch: got 131072, expected a whole number from 1 to 65536"),
+    ):
+        with pytest.raises(pn.UserError) as refused:
+            call()
+        assert str(refused.value).startswith(says)
+    assert not Path("new.yaml").exists()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
 import proxyless_nas as pn
+from engine.progress import Report, silent
 from proxyless_nas.calls import prepared
 
 
@@ -63,6 +65,14 @@ def given(a: int, /, b: int | None = 1, *, c: bool = False, d: float = 1.0, e: o
     return a, b, c, d, e
 
 
+@prepared
+def asked(
+    a: str = "", b: str | None = None, *, c: Literal["x", "y"] | None = None, report: Report = silent
+) -> tuple[object, ...]:
+    """Returns its arguments."""
+    return a, b, c, report
+
+
 def test_numbers_of_numpy_become_pythons():
     values = given(np.int64(3), np.uint8(2), c=np.True_, d=np.float32(0.5), e=[np.int64(1)])
     assert values == (3, 2, True, 0.5, [1])
@@ -79,13 +89,25 @@ def test_numbers_of_numpy_become_pythons():
         (lambda: given(1, 1.5), "b: got 1.5, expected a whole number"),
         (lambda: given(1, c="no"), "c: got 'no', expected True or False"),
         (lambda: given(1, c=0), "c: got 0, expected True or False"),
+        (lambda: asked(3), "a: got 3, expected a text"),
+        (lambda: asked(None), "a: got null, expected a text"),
+        (lambda: asked(b=["x"]), "b: got [x], expected a text"),
+        (
+            lambda: asked(c=np.zeros(2)),
+            "c: got a value of type ndarray, expected one of the values of this parameter, not an array",
+        ),
+        (lambda: asked(report=None), "report: got null, expected a function"),
+        (lambda: asked(report=True), "report: got true, expected a function"),
+        (lambda: pn.publish("run", "new", name=3), "name: got 3, expected a text"),
+        (lambda: pn.verify_ship("new", say="x"), "say: got 'x', expected a function"),
+        (lambda: pn.export("run", "new", dtype=None), "dtype: got null, expected 'float32' or 'int8'"),
         (lambda: pn.search("search.yaml", "new", resume="no"), "resume: got 'no', expected True or False"),
         (lambda: pn.export("run", "new", normalise="no"), "normalise: got 'no', expected True or False"),
         (lambda: pn.measure("search.yaml", seed="a"), "seed: got 'a', expected a whole number"),
         (lambda: pn.sweep(["search.yaml"], "new", jobs="2"), "jobs: got '2', expected a whole number"),
     ],
 )
-def test_a_value_that_is_no_number_or_no_bool_is_refused(call, says):
+def test_a_value_of_another_type_is_refused(call, says):
     with pytest.raises(pn.UserError) as refused:
         call()
     assert str(refused.value) == says

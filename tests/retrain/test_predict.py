@@ -258,3 +258,15 @@ def test_a_pretrained_network_of_a_search_gets_its_bn_statistics_from_images(spa
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert norms
     assert all(m.num_batches_tracked == 2 for m in norms)
+    expected = r"expected batches of normalised images, each a float32 tensor \(N, 3, H, W\) on the CPU"
+    for given, found in (
+        (3, "got 3"),
+        ("images", "got 'images'"),
+        ([], "has no batch"),
+        ([3], "got an entry 3"),
+        (images[0], r"got a float32 tensor \(3, 8, 8\) on cpu"),
+        ([images[0][:, :1]], r"got a float32 tensor \(8, 1, 8, 8\) on cpu"),
+        ([images[0].double()], r"got a float64 tensor \(8, 3, 8, 8\) on cpu"),
+    ):
+        with pytest.raises(ConfigError, match=f"^images: {found}, {expected}"):
+            pretrained(architecture, path, images=given)
