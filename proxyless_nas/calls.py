@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from engine.errors import ConfigError, UserError
 from engine.files import as_list
 from engine.wording import shown
+from proxyless_nas.forked import refuse_to_hang
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,7 +34,7 @@ def prepared(function: Callable[P, R]) -> Callable[P, R]:
 
     Inference mode, no_grad, autocast and another default device of the caller are off inside, and as they were
     afterwards. They belong to the calling thread. The default dtype belongs to all threads, so another one than
-    float32 is refused with a UserError.
+    float32 is refused with a UserError. So is a call in a forked process in which torch would hang.
     """
     signature, call = inspect.signature(function), _as_any(function)
 
@@ -42,6 +43,7 @@ def prepared(function: Callable[P, R]) -> Callable[P, R]:
         bound = signature.bind(*arguments, **named)
         for name, value in bound.arguments.items():
             bound.arguments[name] = _plain(name, value, signature.parameters[name].annotation)
+        refuse_to_hang()
         with _usual_settings():
             return call(*bound.args, **bound.kwargs)
 

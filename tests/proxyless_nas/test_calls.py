@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Literal
 
@@ -111,3 +113,47 @@ def test_a_value_of_another_type_is_refused(call, says):
     with pytest.raises(pn.UserError) as refused:
         call()
     assert str(refused.value) == says
+
+
+FORKED = """
+import os, sys
+import torch
+import proxyless_nas.forked
+from proxyless_nas.calls import prepared
+
+@prepared
+def computed() -> float:
+    return float(torch.ones(1 << 18).exp().sum())
+
+def in_a_fork(*, threads, patience):
+    sys.stdout.flush()
+    if os.fork() == 0:
+        proxyless_nas.forked.PATIENCE_S = patience
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            print(computed() > 0, flush=True)
+            computed()
+        except Exception as error:
+            print(type(error).__name__, error, flush=True)
+        os._exit(0)
+    os.wait()
+
+torch.set_num_threads(2)
+in_a_fork(threads=None, patience=60)  # torch has computed nothing
+computed()
+in_a_fork(threads=None, patience=2)
+in_a_fork(threads=1, patience=60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other pools of threads")
+def test_a_forked_process_in_which_torch_would_hang_is_refused_in_one_line(shell, tmp_path):
+    command = [sys.executable, "-W", "error", "-c", FORKED]
+    ended = subprocess.run(command, capture_output=True, text=True, env=shell, cwd=tmp_path, timeout=300)
+    says = (
+        "UserError this process: was forked from one in which torch had computed with several threads, so torch would "
+        "hang; start it by multiprocessing's spawn, or call torch.set_num_threads(1) in it first"
+    )
+    assert ended.stderr == ""
+    assert ended.stdout.splitlines() == ["True", says, "True"]
