@@ -132,7 +132,8 @@ def earlier_seconds(record: Path, key: str) -> dict[str, float]:
 
 def slots_for(children: Sequence[Child], jobs: int, *, each_gpu: int = 1) -> list[Slot]:
     """Returns the slots of this machine for the children: `each_gpu` on each GPU that this process sees, and `jobs` on
-    the CPU. Raises ConfigError if a child needs a GPU and there is none."""
+    the CPU, of each no more than there are children. Raises ConfigError if a child needs a GPU and there is none."""
+    jobs, each_gpu = (min(number, len(children)) for number in (jobs, each_gpu))
     gpus = gpu_slots(os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.device_count(), each_gpu)
     needs_gpu = next((child for child in children if child.kind == "cuda"), None)
     if needs_gpu is not None and not gpus:

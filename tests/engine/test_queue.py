@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from engine.children import slots_for
 from engine.queue import Slot, cpu_slots, gpu_slots, run_queue
 
 
@@ -182,3 +183,10 @@ def test_no_process_outlives_a_queue_that_breaks():
         )
     assert started[0].wait(timeout=60) == 130
     started[0].stdout.close()
+
+
+def test_a_sweep_has_no_more_slots_than_jobs():
+    """--jobs 1000000000 took all memory."""
+    jobs = [MadeUpJob("a", "cpu", 1), MadeUpJob("b", "cpu", 1)]
+    slots = slots_for(jobs, 10**30, each_gpu=10**30)  # type: ignore[arg-type]
+    assert sum(slot.kind == "cpu" for slot in slots) == 2
