@@ -232,7 +232,10 @@ def run_command(main: Callable[[], int | None], *, resumable: bool = False) -> N
         name = f"{error.filename}: " if error.filename else ""
         _say(f"error: {one_line(f'{name}{error.strerror}')}; {OF_THE_SYSTEM[error.errno]}")
         sys.exit(2)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # Python 3.11 wraps what comes while a class is made, as at every import
+        if isinstance(error, RuntimeError) and not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
         line = str(error) if isinstance(error, Interrupted) else "interrupted"
         _say(f"{line}; continue with --resume" if resumable else line)
         sys.exit(error.status if isinstance(error, Interrupted) else 130)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import NoReturn
 
 from engine.arguments import parsed, parser_of
@@ -110,10 +109,13 @@ def main(words: Sequence[str] | None = None, prog: str = NAME) -> NoReturn:
 
 def run(command: Command, words: Sequence[str], prog: str) -> NoReturn:
     """Runs one command with its arguments `words` and ends the process with its exit status."""
-    parser = parser_of(command.text, prog)
-    command.arguments(parser)
-    args = parsed(parser, words)
-    run_command(partial(command.run, args), resumable=command.resumable)
+
+    def work() -> int | None:
+        parser = parser_of(command.text, prog)
+        command.arguments(parser)
+        return command.run(parsed(parser, words))
+
+    run_command(work, resumable=command.resumable)
     raise AssertionError("run_command ends the process")
 
 

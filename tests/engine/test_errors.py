@@ -102,6 +102,24 @@ def test_a_door_exits_with_a_status_and_at_most_one_line(main, status, err, caps
     assert captured.out == ""
 
 
+def test_a_ctrl_c_while_a_class_is_made_is_no_bug(capsys):
+    """Python 3.11 turns what __set_name__ raises into a RuntimeError; a newer one adds a note to it."""
+
+    class Interrupting:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    def main() -> None:
+        type("Importing", (), {"field": Interrupting()})
+
+    with pytest.raises(SystemExit) as end:
+        run_command(main)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_command(raising(RuntimeError("a bug")))
+
+
 def test_an_interrupted_script_that_knows_how_to_resume_says_so(capsys):
     with pytest.raises(SystemExit) as end:
         run_command(raising(KeyboardInterrupt()), resumable=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from proxyless_nas.commands import COMMANDS, main
+from proxyless_nas.commands import COMMANDS, main, run
 from proxyless_nas.commands.base import Command
 from tests import light_commands
 
@@ -124,3 +125,13 @@ def test_the_file_of_a_table_has_an_ending(words, capsys):
         main([*words.split(), "--out", "tables"])
     assert ended.value.code == 2
     assert "argument --out: got 'tables', expected the table's file, e.g. tables/table.yaml" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_the_words_of_a_command_are_read_is_one_line(capsys):
+    def interrupted(_: argparse.ArgumentParser) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run(Command("Does nothing:", interrupted, lambda _: None), [], "nothing")
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
