@@ -121,7 +121,7 @@ def check_int8(
             again = _reloaded(file, predict, reference, program.layout, batches)
         given = quantisation.images
         logits = run_in_batches(file, _pixels_of(given, reference), program.layout, batches[-1])
-        noise = _refuse_noise(path.name, logits, quantisation)
+        noise = _refuse_noise(path.name, logits, quantisation, quantiser)
         types = {"input": "float32", "output": "float32"} | dict(file.types)
 
         def run(images: Tensor) -> np.ndarray:
@@ -169,14 +169,18 @@ def _reloaded(
     return largest
 
 
-def _refuse_noise(name: str, logits: np.ndarray, quantisation: Quantisation) -> float:
+def _refuse_noise(name: str, logits: np.ndarray, quantisation: Quantisation, quantiser: Quantiser) -> float:
     """Returns how far logits are from float32's. Raises ParityError if that is much further than simulated."""
     noise = rms(torch.from_numpy(logits.astype(np.float64) - quantisation.expected))
     allowed = NOISE * quantisation.simulated + TOLERANCE * float(np.abs(quantisation.expected).max())
     if not noise <= allowed:
         found = f"calibration images: its logits differ from float32's by {noise:.2g} in the root mean square"
+        bits = quantisation.settings.weight_bits
         raise ParityError(
-            name, found, f"at most {allowed:.2g}, {NOISE:g} times what 8 bits cost in a simulation in PyTorch"
+            name,
+            found,
+            f"at most {allowed:.2g}, {NOISE:g} times what 8 bits cost in a simulation in PyTorch",
+            quantiser.noise_remedy if bits == WEIGHT_BITS else "",
         )
     return noise
 

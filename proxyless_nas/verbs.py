@@ -325,8 +325,8 @@ def export(
     dtype: int8 quantises the weights and activations after training. calibration: a folder of training images from
     which the ranges of the activations follow; None takes a retraining's own. calibration_images: how many.
     max_drop: the largest accepted loss of top-1 accuracy on `images`, or on a retraining's own test set, in percentage
-    points. keep_layers: how many of the costliest layers stay in float32, or their names. weight_bits: 7 makes ONNX
-    Runtime fast on x86 CPUs without VNNI, and costs accuracy.
+    points. keep_layers: how many of the costliest layers stay in float32, or their names. weight_bits: on x86
+    CPUs without VNNI, 7 makes ONNX Runtime fast and OpenVINO right, and costs accuracy.
 
     Raises ParityError if a file computes something else than PyTorch, DropError if an int8 file loses too much, and a
     UserError for anything else that the user can mend.

@@ -38,8 +38,8 @@ WEIGHT_BITS = 8
 LARGEST_CODE: Mapping[int, int] = {8: 127, 7: 64}
 """Maps the bits that the weights of an int8 file may have to the largest code, which the sign does not change. Two
 products of an activation's code, at most 255, and a weight's of 7 bits fit into 16 bits: 2 * 255 * 64 < 2^15. Therefore
-x86 CPUs without VNNI add them exactly in their fast instruction. ONNX Runtime computes depthwise convolutions in
-another way, always exactly: their weights keep 8 bits."""
+x86 CPUs without VNNI add them exactly in their fast instruction. ONNX Runtime and OpenVINO compute depthwise
+convolutions in another way, always exactly: their weights keep 8 bits."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,9 @@ class Quantiser:
     """How `weights`, `activations` and `ranges` are quantised, in words."""
     weight_bits: tuple[int, ...] = (WEIGHT_BITS,)
     """The bits that weights may have."""
+    noise_remedy: str = ""
+    """What to do about a file with weights of 8 bits whose logits are too far from float32's; empty if nothing is
+    known."""
 
 
 @dataclass(frozen=True)

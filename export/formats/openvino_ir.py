@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.formats.base import Format, Opened, Quantiser, cannot_write, int8_weights_faults, quiet
+from export.formats.base import WEIGHT_BITS, Format, Opened, Quantiser, cannot_write, int8_weights_faults, quiet
 from export.layers import WARMUP, GraphLayers, layer_name
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ def _add_metadata(model: ov.Model, program: Program) -> None:
 def write_int8(
     program: Program, path: Path, inputs: Iterable[np.ndarray], kept: Collection[str], weight_bits: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Writes a program as an int8 model of NNCF, and returns what runs it; see `Quantiser`."""
+    """Writes a program as an int8 model of NNCF, and returns what runs it; see `Quantiser`.
+
+    weight_bits: with 7, depthwise convolutions keep 8, as NNCF knows that OpenVINO computes them without overflow.
+    """
     import openvino as ov
 
     model = model_of(program)
@@ -68,6 +71,7 @@ def write_int8(
         import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
+        overflow = nncf.OverflowFix.ENABLE if weight_bits < WEIGHT_BITS else None  # None: NNCF's choice
         names = [op.get_friendly_name() for name, op in _layers(model, program).items() if name in kept]
         one_by_one = given if program.batch else [image[None] for batch in given for image in batch]
         quantised = nncf.quantize(
@@ -77,7 +81,7 @@ def write_int8(
             subset_size=len(one_by_one),
             ignored_scope=nncf.IgnoredScope(names=names) if names else None,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+                overflow_fix=overflow, activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
             ),
         )
     _forget_tools(quantised)
@@ -115,7 +119,9 @@ def int8_faults(
             faults.append(f"{name}: its weights are float32")
             continue
         codes, scales = found
-        faults += int8_weights_faults(name, codes.reshape(weights.shape), scales.reshape(-1), np.zeros(1), weights)
+        codes, scales = codes.reshape(weights.shape), scales.reshape(-1)
+        bits = WEIGHT_BITS if op.get_type_name() == "GroupConvolution" else weight_bits
+        faults += int8_weights_faults(name, codes, scales, np.zeros(1), weights, bits=bits)
     executed = _compiled(model).get_runtime_model()
     kinds = Counter(
         op.get_rt_info()["runtimePrecision"].astype(str)
@@ -253,5 +259,7 @@ FORMAT = Format(
             "activations": "uint8 or int8, a scale and a zero point for a whole map; NNCF's preset MIXED",
             "ranges": "the smallest and the largest number on the calibration images; biases corrected",
         },
+        weight_bits=(8, 7),
+        noise_remedy="OpenVINO overflows on x86 CPUs without VNNI; there, use --weight-bits 7",
     ),
 )

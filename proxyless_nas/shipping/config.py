@@ -61,7 +61,8 @@ class Int8Stage(Section):
     keep_layers: int | tuple[str, ...] = 0
     """How many of the layers that cost most in int8 stay in float32, or their names."""
     weight_bits: Literal[7, 8] = 8
-    """The bits of the weights; 7 makes ONNX Runtime fast on x86 CPUs without VNNI, and costs accuracy."""
+    """The bits of the weights; on x86 CPUs without VNNI, 7 makes ONNX Runtime fast and OpenVINO right, and costs
+    accuracy."""
 
 
 class TimeStage(Section):

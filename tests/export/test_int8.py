@@ -6,6 +6,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,8 +21,9 @@ from engine.evaluation import paired_difference
 from export.calibration import Calibration, calibration_of_folder
 from export.formats import FORMATS
 from export.formats.litert_file import _without_empty_channels
+from export.int8 import _refuse_noise
 from export.int8_loss import DropError
-from export.job import export_int8
+from export.job import RECORD, export_int8
 from export.parity import ParityError, Reference
 from export.photographs import photographs
 from export.program import make_program
@@ -373,6 +375,35 @@ def test_int8_files_of_other_runtimes(name, network, calibration, right, tmp_pat
     assert result.check.noise <= 1.5 * result.check.simulated_noise
     assert result.check.agreement.share > 0.5
     assert result.path.name == f"small_net.int8{FORMATS[name].suffix}"
+
+
+def test_weights_of_seven_bits_for_openvino(network, calibration, right, tmp_path):
+    """OpenVINO adds products of 8-bit codes in 16 bits on x86 CPUs without VNNI, as ONNX Runtime does."""
+    for module in (*FORMATS["openvino"].modules, "nncf"):
+        pytest.importorskip(module, reason="needs the extra openvino")
+    settings = {"name": "openvino", "test": right, "max_drop": 100}
+    (result,) = quantised(network, calibration, tmp_path, weight_bits=7, **settings)
+    assert result.check.weight_bits == 7
+    assert json.loads((tmp_path / RECORD).read_text())["files"]["openvino_int8"]["weight_bits"] == 7
+    quantiser = FORMATS["openvino"].int8
+    program = make_program(network, "x", PREPROCESSING, 0, "nchw", False, {})
+    assert quantiser.faults(program, result.path, (), {}, 7) == []
+    (tmp_path / "eight").mkdir()
+    (eight,) = quantised(network, calibration, tmp_path / "eight", **settings)
+    faults = quantiser.faults(program, eight.path, (), {}, 7)
+    assert any("of more than 7 bits" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "remedied"), [("openvino", 8, True), ("openvino", 7, False), ("onnx", 8, False)]
+)
+def test_logits_far_from_float32_name_what_helps_openvino(name, bits, remedied):
+    quantisation = SimpleNamespace(
+        expected=np.zeros((2, 3)), simulated=0.01, settings=SimpleNamespace(weight_bits=bits)
+    )  # fmt: skip
+    with pytest.raises(ParityError, match=r"differ from float32's by 1 .*expected at most 0\.015") as error:
+        _refuse_noise("net.int8", np.ones((2, 3)), quantisation, FORMATS[name].int8)
+    assert ("there, use --weight-bits 7" in str(error.value)) == remedied
 
 
 def test_a_channel_without_weights_gets_one_that_leaves_the_logits_as_they_are(network):
