@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -27,6 +26,7 @@ from latency.table import Entry, LatencyTable, UsedRuntime, memory_format_name
 from supernet.catalogue import SkipSpec
 from supernet.complexity import Complexity
 from supernet.space import Layer, Space, SpaceConfig
+from tests.processes import black_pixel
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -74,12 +74,9 @@ def _ended(start: Callable[[], object]) -> Ended:
 
 @pytest.fixture(scope="session", autouse=True)
 def undrawn() -> Iterator[None]:
-    """Searches in this process show path probabilities as one black pixel: drawing them takes half of a tiny search's
-    time. tests/search/test_curves.py has them drawn."""
-    import search.curves
-
+    """Searches in this process show path probabilities as one black pixel."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search.curves, "probabilities_picture", lambda *_: np.zeros((1, 1, 3), np.uint8))
+        patch.setattr("search.curves.probabilities_picture", black_pixel)
         yield
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 import yaml
 
 from engine.runs.checkpoints import Checkpoints
+from tests.processes import python
 
 Files = dict[str, Any]
 
@@ -873,6 +872,5 @@ def test_a_mistake_is_one_line_and_status_2(name, folder, door):
 @pytest.mark.parametrize("name", ["key-unknown", "table-absent", "architecture-not-json"])
 def test_a_mistake_is_one_line_and_status_2_in_a_process_of_its_own_too(name, folder, shell, checkout):
     case = prepared(name, folder)
-    command = [sys.executable, checkout / "scripts" / f"{case.script}.py", *case.arguments]
-    ended = subprocess.run(command, env=shell, capture_output=True, text=True, check=False, timeout=120)
+    ended = python(checkout / "scripts" / f"{case.script}.py", *case.arguments, env=shell)
     check(case, ended.returncode, ended.stderr)

@@ -10,6 +10,7 @@ import pytest
 
 from latency.importers import IMPORTERS
 from tests import light_commands
+from tests.processes import torchrun
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.stem for path in (CHECKOUT / "scripts").glob("*.py"))
@@ -52,11 +53,8 @@ def test_the_formats_of_the_command_line_are_those_of_the_importers(answers):
 
 
 def test_under_torchrun_a_mistyped_option_is_reported_once(shell, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = str(CHECKOUT / "scripts" / "run_search.py")
-    ended = subprocess.run(
-        [*command, script, "--no-such-option"], cwd=tmp_path, env=shell,
-        capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-    assert ended.returncode != 0
-    assert ended.stderr.count("run_search.py: error: ") == 1
+    script = CHECKOUT / "scripts" / "run_search.py"
+    process = torchrun("--no-python", sys.executable, script, "--no-such-option", env=shell, cwd=tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert errors.count("run_search.py: error: ") == 1

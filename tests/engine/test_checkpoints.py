@@ -10,7 +10,6 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from engine.errors import CheckpointError, UserError
 from engine.files import WriteError
 from engine.runs.checkpoints import Checkpoints, load_checkpoint
+from tests.processes import Python, python
 
 WRITER = """
 import sys
@@ -111,13 +111,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_good_newest(tmp_path):
     moments = random.Random(0)
     reached = 0
     for _ in range(3):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-        assert writer.stdout is not None
+        writer = Python("-c", WRITER, tmp_path)
         assert writer.stdout.readline() == "ready\n"
         if reached == 0:
             assert writer.stdout.readline() == "1\n"
@@ -248,10 +242,7 @@ def test_a_file_deleted_between_listing_and_reading_is_not_called_damaged(tmp_pa
 
 
 def test_a_reader_never_gets_an_older_or_damaged_state_while_another_process_writes(tmp_path, caplog):
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-    )
-    assert writer.stdout is not None
+    writer = Python("-c", WRITER, tmp_path)
     try:
         assert [writer.stdout.readline() for _ in range(2)] == ["ready\n", "1\n"]
         drained = threading.Thread(target=writer.stdout.read)  # so that it never waits for its reader
@@ -263,10 +254,10 @@ def test_a_reader_never_gets_an_older_or_damaged_state_while_another_process_wri
             assert state["step"] == step
             last, reads = step, reads + 1
     finally:
-        writer.kill()
+        writer.send_signal(signal.SIGKILL)
         writer.wait()
     drained.join()
-    writer.stdout.close()
+    writer.communicate()
     assert last > 3
     assert reads > 3
     assert not caplog.records
@@ -381,10 +372,7 @@ run_command(main)
 
 def limited(folder: Path, how: str, shell: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Two small checkpoints, then a large one where the system refuses it."""
-    return subprocess.run(
-        [sys.executable, "-c", LIMITED, str(folder), how],
-        env=shell, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+    return python("-c", LIMITED, folder, how, env=shell)
 
 
 def assert_refused_without_loss(end: subprocess.CompletedProcess[str], folder: Path, words: str) -> None:

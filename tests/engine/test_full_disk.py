@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from engine.curves.event_files import EventFile, write_all
 from engine.curves.metrics import MetricsLog
 from engine.errors import run_command
 from engine.files import WriteError
+from tests.processes import python
 
 WRITER = """
 import resource, sys
@@ -46,10 +45,7 @@ run_command(main)
 
 @pytest.mark.parametrize(("kind", "full"), [("lines", "metrics.jsonl"), ("pictures", "tfevents")])
 def test_a_file_that_may_not_grow_is_one_line_and_no_flushed_point_is_lost(tmp_path, kind, full):
-    ended = subprocess.run(
-        [sys.executable, "-c", WRITER, str(tmp_path), "20000", kind],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=120,
-    )  # fmt: skip
+    ended = python("-c", WRITER, tmp_path, 20000, kind)
     assert ended.returncode == 2, ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert ended.stderr.startswith(f"error: {tmp_path}/")

@@ -17,6 +17,7 @@ from engine import job
 from engine.distributed import ALONE, LostPeerError
 from engine.errors import UserError
 from engine.job import open_group
+from tests.processes import torchrun
 
 PROGRAM = """
 import os, signal, sys, threading, time
@@ -75,19 +76,15 @@ run_command(main, resumable=True)
 """
 
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory, shell):
     program = tmp_path_factory.mktemp("job") / "program.py"
     program.write_text(PROGRAM)
 
     def run(case: str, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*TORCHRUN, *options, str(program), case], env={**shell, **variables}, capture_output=True, text=True,
-            timeout=120, check=False,
-        )  # fmt: skip
+        process = torchrun(*options, program, case, env={**shell, **variables})
+        out, err = process.communicate()
+        return subprocess.CompletedProcess([case], process.wait(), out, err)
 
     return run
 
@@ -130,8 +127,8 @@ def test_a_killed_process_is_one_line_even_while_the_others_compute_and_a_restar
 
 def test_a_status_waits_for_what_process_0_has_to_print_and_for_the_thread_that_asks_the_store(ended):
     """The store of a busy machine answers slowly. The thread's C++ code cannot be unwound while it asks, so an
-    interpreter that ended then would abort."""
-    end = ended("status")
+    interpreter that ended then would abort: only a new interpreter ends in that way."""
+    end = ended("status", "--no-python", sys.executable)
     assert end.stdout == "usage\nthe result\n"
     assert "exitcode  : 3" in end.stderr
 
@@ -166,20 +163,17 @@ def test_processes_end_once_their_launcher_was_killed(tmp_path, shell, between):
     all that hold the pipes."""
     program = tmp_path / "program.py"
     program.write_text(PROGRAM.replace('if case == "loop" and', 'os.write(1, b"ready\\n")\n        if'))
-    start = [*between, sys.executable, str(program)]
-    torchrun = subprocess.Popen(
-        [*TORCHRUN, "--no-python", *start, "loop"], env=shell, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
-    assert torchrun.stdout is not None
+    interpreter = ["--no-python", *between, sys.executable] if between else []
+    launcher = torchrun(*interpreter, program, "loop", env=shell)
     try:
         ready = 0
         while ready < 2:
-            line = torchrun.stdout.readline()
+            line = launcher.stdout.readline()
             assert line, "the job has ended before both processes were ready"
             ready += line.count("ready")
     finally:
-        torchrun.send_signal(signal.SIGKILL)
-    _, stderr = torchrun.communicate(timeout=60)
+        launcher.send_signal(signal.SIGKILL)
+    _, stderr = launcher.communicate(timeout=60)
     assert errors(stderr) == [f"error: {job.LauncherEndedError()}"]
     assert "Traceback" not in stderr
 

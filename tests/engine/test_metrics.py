@@ -6,8 +6,6 @@ import io
 import json
 import math
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from PIL import Image
 
 from engine.curves.metrics import MetricsLog
 from tests.curves import curves_in
+from tests.processes import Python
 
 WRITER = """
 import sys
@@ -97,13 +96,7 @@ def test_points_are_in_the_lines_at_once_and_in_both_files_after_flush(tmp_path)
 def test_killed_writers_and_resumes_leave_one_point_a_step(tmp_path):
     start = 0
     for checkpoint in (13, 47):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path), str(start), str(checkpoint)],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-        assert writer.stdout is not None
+        writer = Python("-c", WRITER, tmp_path, start, checkpoint)
         assert writer.stdout.readline() == "flushed\n"
         while len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 3 * checkpoint:
             time.sleep(0.01)  # let it go on beyond the checkpoint

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 
 from engine.errors import ConfigError
 from engine.runs.stages import FILE, Done, Stage, read_stages, run_stages
+from tests.processes import python
 
 PROGRAM = """
 import os, signal, sys
@@ -235,11 +234,10 @@ def test_a_stage_that_is_stopped_is_run_again_and_gives_the_same(moment, run, tm
     assert run()[0] == []
 
 
-def test_a_job_that_is_killed_in_a_stage_goes_on(run, tmp_path, checkout, shell):
+def test_a_job_that_is_killed_in_a_stage_goes_on(run, tmp_path, checkout):
     """The job gets SIGKILL when half of a stage's files are written, and once more in the next stage."""
     for moment in ("one half", "two written"):
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path), moment]
-        ended = subprocess.run(command, cwd=checkout, env=shell, capture_output=True, text=True, check=False)
+        ended = python("-c", PROGRAM, tmp_path, moment, cwd=checkout)
         assert ended.returncode == -9, ended.stderr
         assert read_stages(tmp_path).stages[moment.split()[0]].outputs is None
     assert run()[0] == ["two"]

@@ -36,6 +36,7 @@ from search.config import SearchConfig
 from supernet.architecture import Architecture
 from supernet.design_file import read_design
 from supernet.space import Space
+from tests.processes import PRELOADED
 
 OWN = [91.0, 92.5, 91.8]
 OTHERS = [90.1, 91.2, 90.7, 91.9, 89.8]
@@ -323,7 +324,7 @@ class Forked:
     def __init__(self, command: list[str], stdout: IO[bytes], **_: Any):
         assert command[:3] == [sys.executable, "-P", "-m"]
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["search.loop", "retrain.run"])  # as in tests/processes.py: there is one server
+        context.set_forkserver_preload(PRELOADED)
         log = str(Path(stdout.name).resolve())
         self.process = context.Process(target=_run_module, args=(command[3:], log, type(self).KILLED_AT))
         self.process.start()

@@ -9,7 +9,6 @@ import logging
 import os
 import pickle
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from engine.files import WriteError
 from published import download
 from published.download import SOURCE, DownloadError, blob_id_of, fetch
 from published.weights import load_official
+from tests.processes import Python, python
 
 NAME = "proxyless_cpu.pth"
 CONTENT = bytes(range(256)) * 4000
@@ -363,8 +363,7 @@ run_command(lambda: fetch(sys.argv[1], sys.argv[2]) and None)
 
 def test_failure_10_a_file_that_may_not_grow(mirror, cache, shell):
     environment = shell | {name: os.environ[name] for name in (SOURCE, "TORCH_HOME")}
-    command = [sys.executable, "-c", LIMITED, NAME, BLOB_ID]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    ended = python("-c", LIMITED, NAME, BLOB_ID, env=environment)
     assert ended.returncode == 2, ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert "cannot be written (File too large); raise the limit of a file's size (ulimit -f)" in ended.stderr
@@ -396,9 +395,8 @@ FETCHED = "import sys; from published.download import fetch; print(fetch(sys.arg
 def test_failure_12_two_processes_at_once_download_once(mirror, cache, shell):
     mirror.delay_s = 0.5
     environment = shell | {name: os.environ[name] for name in (SOURCE, "TORCH_HOME")}
-    command = [sys.executable, "-c", FETCHED, NAME, BLOB_ID]
-    processes = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate(timeout=120)[0] for process in processes]
+    processes = [Python("-c", FETCHED, NAME, BLOB_ID, env=environment) for _ in range(2)]
+    answers = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert answers == [f"{cache / NAME}\n"] * 2
     assert mirror.ranges == [None]

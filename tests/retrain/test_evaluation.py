@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +24,7 @@ from retrain.evaluation import Scores, score_checkpoint, score_files
 from retrain.run import retrain
 from supernet.architecture import Architecture
 from tests.engine.image_folder import cut_off, write_images
-from tests.processes import together
+from tests.processes import together, torchrun
 
 CPU, PLAIN = torch.device("cpu"), RunConfig(channels_last=False)
 SPACE: dict[str, Any] = {
@@ -311,13 +309,10 @@ def test_a_folder_of_other_classes_is_refused(checkpoint, door, tmp_path):
 def test_under_torchrun_the_command_prints_once_and_counts_every_image_once(folder, checkpoint, door, shell, tmp_path):
     arguments = ["--path", folder, "--checkpoint", checkpoint, "--workers", 0, "--batch-size", 8, "--device", "cpu"]
     arguments += ["--confusions", 5]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ended = subprocess.run(
-        [*torchrun, "-m", "proxyless_nas", "evaluate", *map(str, arguments)],
-        cwd=tmp_path, env=shell, capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
-    assert figures(ended.stdout) == figures(door("evaluate", *arguments).out)
+    process = torchrun("-m", "proxyless_nas", "evaluate", *arguments, env=shell, cwd=tmp_path)
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert figures(out) == figures(door("evaluate", *arguments).out)
 
 
 def test_an_evaluation_reports_its_progress(folder):

@@ -9,8 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from retrain.run import retrain, run_retrain
 from supernet.architecture import Architecture
 from supernet.network import Network
 from tests.engine.image_folder import write_images
+from tests.processes import python
 
 STEPS = 8  # 2 epochs of 32 images in batches of 8
 
@@ -150,8 +149,7 @@ run_retrain(config, architecture, out)
 def test_a_killed_run_resumes_bit_for_bit(fatal, uninterrupted, architecture_file, door, shell, tmp_path, write_yaml):
     """It is killed before the first checkpoint, or a step after one in the second epoch."""
     path, out = write_yaml(tmp_path / "retrain.yaml", settings()), tmp_path / "run"
-    command = [sys.executable, "-c", KILLED, str(fatal), path, architecture_file, out]
-    killed = subprocess.run(command, env=shell, cwd=tmp_path, capture_output=True, check=False, timeout=120)
+    killed = python("-c", KILLED, fatal, path, architecture_file, out, env=shell, cwd=tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert points(out)[-1]["step"] == fatal
     ended = door("run_retrain", path, "--architecture", architecture_file, "--out", out, "--resume")

@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import random
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +32,7 @@ from search.result import load_result
 from search.state import SearchState
 from supernet.architecture import Architecture
 from tests.curves import Curves, curves_in
+from tests.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = [
@@ -366,10 +364,7 @@ def test_a_search_whose_disk_fills_ends_in_one_line_and_goes_on_later(config_fil
     """Before a point at step 12 the event file may not grow any more; its checkpoint of step 6 is whole."""
     door = ROOT / "scripts" / "run_search.py"
     begun = tmp_path / "runs" / "full"
-    ended = subprocess.run(
-        [sys.executable, "-c", LIMITED, "1000", str(door), str(config_file), "--out", "runs/full"],
-        capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=300,
-    )  # fmt: skip
+    ended = python("-c", LIMITED, 1000, door, config_file, "--out", "runs/full", cwd=tmp_path, timeout=300)
     assert ended.returncode == 2, ended.stderr
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]
     assert "cannot be written (File too large)" in line

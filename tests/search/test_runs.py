@@ -9,8 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -30,7 +28,7 @@ from supernet.architecture import Architecture
 from supernet.space import Space
 from tests.curves import curves_in
 from tests.engine.image_folder import write_images
-from tests.processes import started
+from tests.processes import Python, torchrun
 from tests.search.conftest import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,16 +117,21 @@ def run_until_killed(config_file, out, step, *arguments):
 
 def run_until_signalled(config_file, out, step, number, *arguments):
     """(exit status, stderr) of the real process that gets a signal once metrics.jsonl shows `step`."""
-    printed = out.parent / "stderr.txt"
-    process = started(DOOR, [str(config_file), "--out", str(out), *arguments], printed)
-    log, deadline = out / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.is_alive():
+    process = Python(DOOR, config_file, "--out", out, *arguments)
+    wait_for(step, out, process)
+    if process.poll() is None:
+        process.send_signal(number)
+    _, errors = process.communicate()
+    return process.returncode, errors
+
+
+def wait_for(step, out, process):
+    """Returns once metrics.jsonl shows `step`, if the process has ended, or after five minutes."""
+    log, deadline = out / "metrics.jsonl", time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
         if log.exists() and f'"step": {step},' in log.read_text():
-            os.kill(process.pid, number)
             break
         time.sleep(0.005)
-    process.join(timeout=120)
-    return process.exitcode, printed.read_text()
 
 
 def test_interrupted_at_any_step_and_resumed_equals_uninterrupted(config_file, tmp_path, caplog):
@@ -306,17 +309,12 @@ def test_a_signal_to_all_processes_of_a_group_lets_those_that_read_data_finish_t
         f"data={{name: folder, root: {root}, validation: 0.4, workers: 1}}", "space.classes=2", "search.epochs=200",
         "run.checkpoint_every=1000", "run.evaluate_every=1000",
     ]  # fmt: skip
-    command = [sys.executable, str(DOOR), str(config_file), "--out", str(out), *overrides]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=shell, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
-    log, deadline = out / "metrics.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and not (log.exists() and '"step": 9,' in log.read_text()):
-        time.sleep(0.005)
+    process = Python(DOOR, config_file, "--out", out, *overrides, env=shell)
+    wait_for(9, out, process)
     os.killpg(process.pid, signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors.decode()
-    assert f"interrupted; step {final_state(out)[0]} of " in errors.decode()
+    _, errors = process.communicate()
+    assert process.returncode == 143, errors
+    assert f"interrupted; step {final_state(out)[0]} of " in errors
 
 
 def test_each_evaluation_is_saved(config_file, tmp_path):
@@ -707,25 +705,19 @@ def test_a_diverged_training_stops_and_keeps_its_good_checkpoints(config_file, t
     assert final_state(tmp_path / "run")[0] == 6
 
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(DOOR)]
-
-
 def worker(process, rank):
-    """The pid of a rank of this torchrun."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    of_rank = f"RANK={rank}".encode()
-    return next(int(pid) for pid in children if of_rank in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+    """The pid of a rank of this torchrun, which starts them in their order."""
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[rank])
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc, which is Linux's")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="processes are found in /proc, which is Linux's")
 def test_a_killed_process_ends_the_job_and_resumes_with_as_many_processes_or_one(
     config_file, tmp_path, shell, monkeypatch
 ):
     import search.loop as loop
 
     def start(out, *arguments):
-        command = [*TORCHRUN, str(config_file), "--out", str(out), *arguments]
-        return subprocess.Popen(command, cwd=ROOT, env=shell, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return torchrun(DOOR, config_file, "--out", out, *arguments, env=shell)
 
     whole, broken, fewer = (tmp_path / name for name in ("whole", "broken", "fewer"))
     process = start(whole)
@@ -733,9 +725,8 @@ def test_a_killed_process_ends_the_job_and_resumes_with_as_many_processes_or_one
     assert process.returncode == 0, errors
     assert out.count("derived network") == 1  # printed by one process
 
-    process, log, deadline = start(broken), broken / "metrics.jsonl", time.monotonic() + 300
-    while time.monotonic() < deadline and not (log.exists() and '"step": 8,' in log.read_text()):
-        time.sleep(0.005)
+    process = start(broken)
+    wait_for(8, broken, process)
     os.kill(worker(process, 1), signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -769,14 +760,8 @@ def test_a_killed_process_ends_the_job_and_resumes_with_as_many_processes_or_one
 def test_a_signal_to_the_launcher_saves_the_step_that_all_processes_have_done(config_file, tmp_path, shell, number):
     out = tmp_path / "out"
     overrides = ["run.checkpoint_every=1000", "run.evaluate_every=1000", "search.epochs=40"]
-    command = [*TORCHRUN, str(config_file), "--out", str(out), *overrides]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=shell, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
-    log, deadline = out / "metrics.jsonl", time.monotonic() + 300
-    while time.monotonic() < deadline and not (log.exists() and '"step": 8,' in log.read_text()):
-        time.sleep(0.005)
+    process = torchrun(DOOR, config_file, "--out", out, *overrides, env=shell)
+    wait_for(8, out, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
@@ -793,9 +778,9 @@ def test_a_search_of_one_process_continues_with_two(config_file, tmp_path, shell
     run_search(config_file, whole)
     run_until_killed(config_file, more, 8)
     step, _ = final_state(more)
-    command = [*TORCHRUN, str(config_file), "--out", str(more), "--resume"]
-    done = subprocess.run(command, cwd=ROOT, env=shell, text=True, capture_output=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    process = torchrun(DOOR, config_file, "--out", more, "--resume", env=shell)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
     assert final_state(more)[0] == 24
     ours, theirs = metrics(more), metrics(whole)
     assert [record["step"] for record in ours] == [record["step"] for record in theirs]
