@@ -60,8 +60,10 @@ def makers(checkout: Path) -> set[str]:
 
 
 def _of_a_file(path: Path, name: str) -> Iterator[Text]:
-    tree = ast.parse(path.read_text())
-    for function in ast.walk(tree):
+    text = path.read_text()
+    if not any(word in text for word in ("warning", "Note", "Check", "notes.append", *MAKERS)):
+        return  # saves most of the time
+    for function in ast.walk(ast.parse(text)):
         if not isinstance(function, ast.FunctionDef):
             continue
         for node in _found(function):
@@ -74,8 +76,9 @@ def _of_a_file(path: Path, name: str) -> Iterator[Text]:
 
 def _found(function: ast.FunctionDef) -> Iterator[ast.expr]:
     """Yields the expressions in a function that are texts of warnings."""
-    inner = [part for node in ast.walk(function) if isinstance(node, ast.JoinedStr) for part in node.values]
-    for node in ast.walk(function):
+    nodes = list(ast.walk(function))
+    inner = [part for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values]
+    for node in nodes:
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             level = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
