@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.utils import Bunch
 
 FILE = "docs/examples/notebook.ipynb"
 
@@ -33,6 +35,9 @@ def test_it_runs_and_shows_two_pictures(checkout, notebooks, tmp_path, monkeypat
         monkeypatch.setattr(f"{module}.LARGEST_DISTURBANCE", float("inf"))
     monkeypatch.setattr("search.derive.measured.MOST_TRIES", 1)
     monkeypatch.setattr("search.plan.Plan.final_steps", 20)  # nor which network is derived
+    digits = load_digits()  # nor how much is learned: a third of the images
+    few = Bunch(**digits | {"images": digits.images[::3], "target": digits.target[::3]})
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda: few)
     _, search, probabilities, front, accuracy, prediction = notebooks.run_cells(checkout / FILE)
     assert "latency [ms]" in search[0]["text"]
     for (shown,) in (probabilities, front):
