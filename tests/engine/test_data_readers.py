@@ -23,6 +23,7 @@ from engine.data.readers import MOST_WORKERS, worker_count
 from engine.errors import UserError
 from retrain.config import RetrainConfig
 from tests.engine.image_folder import write_images
+from tests.processes import Python
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +224,7 @@ def test_a_set_is_sent_to_a_process_without_its_processes(images):
 
 
 SCRIPT = """
-import os, sys, torch
+import os, signal, sys, torch
 from pathlib import Path
 from engine.data import BatchStream, DataConfig, evaluation_batches, open_images
 
@@ -238,24 +239,16 @@ print(sum(len(b.labels) for b in evaluation_batches(validation, 8, 2)), flush=Tr
 pools = images.readers._pool, validation.readers._pool
 print(*(worker.process.pid for pool in pools for worker in pool._workers), flush=True)
 if sys.argv[3] == "wait":
-    sys.stdin.read()
+    signal.pause()
 """
 
 
 @pytest.fixture
-def script(tmp_path, checkout, root):
-    """A program without `if __name__ == "__main__"`, and what it has printed."""
+def script(tmp_path):
+    """A program without `if __name__ == "__main__"`."""
     path = tmp_path / "mine.py"
     path.write_text(SCRIPT)
-
-    def start(how, then):
-        return subprocess.Popen(
-            [sys.executable, path, root, how, then],
-            env=os.environ | {"PYTHONPATH": str(checkout)},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    return start
+    return path
 
 
 def alive(pid):
@@ -276,26 +269,28 @@ def gone(found):
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize("how", ["fork", "server"])
-def test_a_script_without_a_guard_runs_once_and_its_processes_end_with_it(how, script):
-    with script(how, "end") as program:
-        out, err = program.communicate(timeout=300)
-    assert program.returncode == 0, err
-    begun, images, found = out.splitlines()
+def test_a_script_without_a_guard_runs_once_and_its_processes_end_with_it(how, script, root, shell):
+    ended = subprocess.run(
+        [sys.executable, script, root, how, "end"], env=shell, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ended.returncode == 0, ended.stderr
+    begun, images, found = ended.stdout.splitlines()
     assert (begun, images) == ("begun", "40")
     assert gone(map(int, found.split()))
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize("how", ["fork", "server"])
-def test_processes_end_when_the_program_is_killed(how, script):
-    with script(how, "wait") as program:
-        assert program.stdout.readline() == "begun\n"
-        assert program.stdout.readline() == "40\n"
-        found = [int(pid) for pid in program.stdout.readline().split()]
-        assert len(found) == 4
-        assert all(map(alive, found))
-        program.kill()
-        assert gone(found)
+def test_processes_end_when_the_program_is_killed(how, script, root):
+    program = Python(script, root, how, "wait")
+    assert program.stdout.readline() == "begun\n"
+    assert program.stdout.readline() == "40\n"
+    found = [int(pid) for pid in program.stdout.readline().split()]
+    assert len(found) == 4
+    assert all(map(alive, found))
+    program.send_signal(signal.SIGKILL)
+    assert gone(found)
+    program.communicate()
 
 
 def test_workers_are_the_cores_that_a_process_may_use(monkeypatch, tmp_path):

@@ -8,7 +8,6 @@ import io
 import json
 import re
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +26,7 @@ from published.state_names import official_state
 from retrain.evaluation import score_files
 from supernet.network import Network
 from tests.engine.image_folder import write_images
+from tests.processes import python
 
 NAME = "proxyless_cpu"
 
@@ -177,14 +177,9 @@ def test_efficientnet_lite0_and_the_cifar_network_have_their_own_preprocessing()
 
 
 def test_eval_py_has_the_published_options(checkout, shell, tmp_path):
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(checkout / "eval.py"), *words]
-        return subprocess.run(
-            command, cwd=tmp_path, env=shell, capture_output=True, text=True, check=False, timeout=240
-        )
-
-    options = set(re.findall(r"--[a-z-]+", run("--help").stdout))
+    program = checkout / "eval.py"
+    options = set(re.findall(r"--[a-z-]+", python(program, "--help", cwd=tmp_path, env=shell).stdout))
     assert options - {"--help"} == {"--path", "--arch", "--batch-size", "--workers"}
-    ended = run("--path", str(tmp_path / "none"), "--arch", "no_such_network")
+    ended = python(program, "--path", tmp_path / "none", "--arch", "no_such_network", cwd=tmp_path, env=shell)
     assert ended.returncode == 2
     assert len(ended.stderr.splitlines()) == 1
