@@ -44,9 +44,10 @@ def add_config(parser: argparse.ArgumentParser, what: str) -> None:
 
 def table_argument(text: str) -> Path:
     """Converts the file of a latency table to write (`type=` of argparse). A name without an ending is meant as a
-    folder: a file of that name would be in the way of the next table."""
+    folder: a file of that name would be in the way of the next table. What is said of a folder that exists is said
+    where the table is to be written."""
     path = path_argument(text)
-    if not path.suffix:
+    if not path.suffix and not path.is_dir():
         raise argparse.ArgumentTypeError(f"got '{text[:200]}', expected the table's file, e.g. {path / 'table.yaml'}")
     return path
 

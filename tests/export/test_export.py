@@ -368,7 +368,7 @@ def test_formats_that_are_unknown_missing_or_too_new_are_refused_at_once(network
 
 
 def test_the_verb_refuses_wrong_arguments(tmp_path):
-    with pytest.raises(ConfigError, match="batch: got 0, expected a whole number from 1 on"):
+    with pytest.raises(ConfigError, match="batch: got 0, expected a whole number from 1 to 65536"):
         pn.export("efficientnet_lite0", tmp_path, batch=0)
     with pytest.raises(ConfigError, match="layout: got 'hwc', expected 'nchw' or 'nhwc', or None"):
         pn.export("efficientnet_lite0", tmp_path, layout="hwc")

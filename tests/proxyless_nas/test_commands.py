@@ -119,8 +119,9 @@ def test_the_completion_knows_commands_options_and_configurations(shell_name, ca
 
 
 @pytest.mark.parametrize("words", ["measure own", "fit own t.csv", "import own.yaml", "kit import kit results.json"])
-def test_the_file_of_a_table_has_an_ending(words, capsys):
+def test_the_file_of_a_table_has_an_ending(words, capsys, tmp_path, monkeypatch):
     """A file called tables would be in the way of the folder tables/ of the next command."""
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main([*words.split(), "--out", "tables"])
     assert ended.value.code == 2

@@ -129,9 +129,8 @@ def test_a_quick_starts_folder_is_refused_before_anything_is_written(settings, t
 @pytest.mark.parametrize("block", [0, 1])
 def test_the_files_for_own_photographs_on_the_page_are_valid(block, checkout):
     text = (checkout / "docs" / "ship.md").read_text().split("**Your own photographs**")[1].split("## The stages")[0]
-    first = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[0])
-    inline = re.findall(r"`search: (\{.*?\})`", text.replace("\n", " "))[0]
-    config = ShipConfig.read(first if block == 0 else first | {"search": yaml.safe_load(inline)})
+    first, second = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL))
+    config = ShipConfig.read(first if block == 0 else first | second)
     assert config.search.space.classes == 6
     for part in (config.search.data, config.retrain.data):
         assert (str(part.root), part.test) == ("photos", 0.2)

@@ -188,7 +188,7 @@ def test_the_command_for_a_limits_table_has_its_own_measure(space, make_search_f
     config = make_search_file([{"metric": "latency", "table": str(path), "measure": own, "at": "50%"}])
     with pytest.raises(ConfigError, match=r"no file .*; make it$") as error:
         resolve(config, "a.yaml")
-    shaping = ("measure.runtime=onnxruntime", "measure.threads=2")
+    shaping = ("--verify", "40", "measure.runtime=onnxruntime", "measure.threads=2")
     assert error.value.action == Action("measure", ("a.yaml", "--out", str(path), *shaping))
 
 

@@ -55,7 +55,7 @@ def test_the_quick_start_is_accepted(monkeypatch):
         ("search.momentum=1", "search.momentum: got 1, expected a number below 1"),
         ("search.lr=2026-01-31", "search.lr: got '2026-01-31', expected a number"),
         ("run.channels_last=1", "run.channels_last: got 1, expected true or false"),
-        ("run.device=gpu", "run.device: got 'gpu', expected 'cpu' or 'cuda'"),
+        ("run.device=gpu", "run.device: got 'gpu', expected 'cpu' or 'cuda'. Did you mean 'cuda'?"),
         ("run.amp=fp16", "run.amp: got 'fp16', which is for retrainings: its gradients have to be scaled, expected 'bf16' or 'none'; choose one of them"),
         ("run.amp=true", "run.amp: got true, expected 'none', 'bf16' or 'fp16'"),
         ("search.arch_betas=0.5", "search.arch_betas: got 0.5, expected a list"),
