@@ -50,9 +50,8 @@ def refuse_to_hang() -> None:
 def _computes(torch: Any) -> bool:
     """Returns whether a fork of this process ends a computation with torch's threads."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of a fork beside other threads, which is killed if it hangs
+        # of a fork beside other threads; this one is killed if it hangs
+        warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:
         try:

@@ -14,7 +14,7 @@ from engine.shipped import as_argument
 from latency.config import MeasureConfig
 from latency.existing import free_file
 
-VERIFY = ("--verify", "40")
+_VERIFY = ("--verify", "40")
 """The arguments of `measure` that verify a table."""
 
 
@@ -62,7 +62,7 @@ class Making:
         out = out or self.table
         if self.external:
             return Action("import", ("SOURCE", "--out", str(out)))
-        more = more or VERIFY
+        more = more or _VERIFY
         return Action("measure", (self.source, "--out", str(out), *more, *self.overrides))
 
     def words(self, what: str) -> str:

@@ -15,7 +15,7 @@ from latency.interpolation import interpolate
 from latency.runtimes import version_here
 from latency.table import LatencyTable, TableError
 from latency.verification import NOISY_PERCENT
-from search.limits.making import VERIFY, Making
+from search.limits.making import Making
 from supernet.space import Space
 
 
@@ -65,7 +65,7 @@ def of_this_runtime(table: LatencyTable, making: Making) -> list[Note]:
     if here in (None, table.runtime.version):
         return []
     text = f"{making.table}: was measured with {table.runtime.name} {table.runtime.version}, this is {here}"
-    return [Note(text, "see whether it still holds", making.action(*VERIFY))]
+    return [Note(text, "see whether it still holds", making.action())]
 
 
 def trust(table: LatencyTable, largest_error: float, where: str, making: Making) -> list[Note]:
@@ -76,7 +76,7 @@ def trust(table: LatencyTable, largest_error: float, where: str, making: Making)
     """
     path, external = making.table, making.external
     there = " on the machine with its GPU" if elsewhere(table) and not external else ""
-    verify = None if external else making.action(*VERIFY)
+    verify = None if external else making.action()
     by_kit = " by a kit (proxyless-nas kit)" if external else ""
 
     verification = table.verification
