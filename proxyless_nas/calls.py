@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator
 from numbers import Integral
@@ -71,6 +72,16 @@ def _plain(name: str, value: Any, annotation: object) -> Any:
     if "Literal[" in str(annotation) and hasattr(value, "__array__"):
         raise ConfigError(name, f"got {shown(value)}", "one of the values of this parameter, not an array")
     return value
+
+
+def refuse_outside(name: str, number: object, least: int, most: float = math.inf, *, or_text: str = "") -> None:
+    """Raises ConfigError unless an argument is None, the text `or_text`, or a whole number from `least` to `most`."""
+    if number is None or (or_text and isinstance(number, str) and number == or_text):
+        return
+    if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
+        return
+    accepted = f"a whole number from {least} {'on' if most == math.inf else f'to {most}'}"
+    raise ConfigError(name, f"got {shown(number)}", f"{accepted}, or '{or_text}'" if or_text else accepted)
 
 
 def as_seeds(values: object) -> list[int]:

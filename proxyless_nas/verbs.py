@@ -30,7 +30,7 @@ from latency.measure import TIMING_ROUNDS, measure_table, measure_to_file, verif
 from latency.table import LatencyTable, prepare_table_file
 from latency.timings import time_networks
 from latency.verification import check_count, check_seed
-from proxyless_nas.calls import as_seeds
+from proxyless_nas.calls import as_seeds, refuse_outside
 from proxyless_nas.predictions import predict as predict
 from proxyless_nas.quantised import int8_settings
 from proxyless_nas.sources import sized, trained_network
@@ -243,8 +243,7 @@ def sweep(
     if not files:
         raise ConfigError("configs", "got none", "at least one path or name of a configuration")
     numbers = as_seeds(seeds)
-    if jobs < 1:
-        raise ConfigError("jobs", f"got {shown(jobs)}", "a whole number from 1 on")
+    refuse_outside("jobs", jobs, 1)
     return run_sweep(
         files, as_path(out, "out"), seeds=numbers, jobs=jobs, resume=resume,
         overrides=as_texts(overrides, "overrides"),
@@ -336,12 +335,9 @@ def export(
             raise ConfigError(
                 name, f"got {shown(value)}", f"{in_a_row(known)}{', or None' if name == 'layout' else ''}"
             )
-    for name, number, most in (
-        ("size", size, LARGEST_INPUT), ("batch", batch, LARGEST_BATCH), ("calibration_images", calibration_images, None)
-    ):  # fmt: skip
-        whole = isinstance(number, int) and not isinstance(number, bool)
-        if number not in (None, "any") and not (whole and 1 <= number <= (most or number)):  # type: ignore[operator]
-            raise ConfigError(name, f"got {shown(number)}", f"a whole number from 1 {f'to {most}' if most else 'on'}")
+    refuse_outside("size", size, 1, LARGEST_INPUT)
+    refuse_outside("batch", batch, 1, LARGEST_BATCH, or_text="any")
+    refuse_outside("calibration_images", calibration_images, 1)
     place = None if checkpoint is None else as_path(checkpoint, "checkpoint")
     path = as_path(source, "source")
     found = trained_network(path, place, as_texts(allow_modules, "allow_modules"), report=report)
@@ -395,9 +391,7 @@ def time_files(
     its file.
     """
     for name, number, least in (("threads", threads, 1), ("batch", batch, 1), ("rounds", rounds, 2)):
-        whole = isinstance(number, int) and not isinstance(number, bool)
-        if not (number is None and name != "rounds") and not (whole and least <= number <= MOST_REPEATS):  # type: ignore[operator]
-            raise ConfigError(name, f"got {shown(number)}", f"a whole number from {least} to {MOST_REPEATS}")
+        refuse_outside(name, number, least, MOST_REPEATS)
     paths = list(dict.fromkeys(as_path(file, "files") for file in as_list(files, "files")))  # each once
     if not paths:
         raise ConfigError("files", "got none", "at least one exported file")
