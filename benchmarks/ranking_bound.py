@@ -5,9 +5,11 @@ independent Gaussian noise, whose spread is chosen so that Kendall's tau between
 The network with the best score is chosen. Printed are its percentile and gap (benchmarks/bands.py), in the mean of
 DRAWS draws of the noise: what a search may expect whose ranking has that tau and no systematic error.
 
-The last row is the noise of the truth itself: a score that knows the expected accuracy of each network exactly, judged
-by accuracies that are means of three trainings. Prints a table and, last, one line of JSON. Exits with status 0 and
-says why where --truth is absent.
+Two rows follow. "additive" is what the best additive alpha chooses, and so a bound for each search whose alpha is
+additive: the scores are an additive fit of the TRUE accuracies, for each target of the networks of 0.7 T to 1.2 T.
+"noise of the truth" is of a score that knows the expected accuracy of each network exactly, judged by accuracies that
+are means of three trainings. Prints a table and, last, one line of JSON; with Kendall's tau of the additive scores in
+each band. Exits with status 0 and says why where --truth is absent.
 """
 
 import argparse
@@ -20,10 +22,13 @@ from scipy.stats import kendalltau
 from bands import Band
 from engine.errors import run_command
 from engine.progress import set_up_logging
+from methods import Known
 from nas_bench_macro import TARGETS, TRUTH, MacroTruth
 
 DRAWS = 400
 """Draws of the noise of which a mean is taken; its standard error is then about 0.4 points and 0.01."""
+FITTED = 0.7, 1.2
+"""The additive model for T is fitted to the networks whose cost is between these multiples of T."""
 TRAININGS = 3
 """Trainings of each network in NAS-Bench-Macro."""
 
@@ -53,6 +58,18 @@ def at_tau(band: Band, tau: float, rng: np.random.Generator) -> tuple[float, flo
     """Returns the expected percentile and gap of the network that a ranking with Kendall's `tau` puts first."""
     noise = noise_for(tau, band.accuracies, rng)
     return chosen(band, band.accuracies + noise * rng.normal(size=(DRAWS, len(band.accuracies))))
+
+
+def additive_scores(truth: Known, band: Band) -> np.ndarray:
+    """Returns what an additive fit of the true accuracies says of each network of the band: (networks of band,)."""
+    low, high = (factor * band.target for factor in FITTED)
+    near = (truth.macs >= low) & (truth.macs <= high)
+    networks = np.array(truth.networks)
+    choices = np.concatenate([column[:, None] == np.unique(column) for column in networks.T], axis=1).astype(float)
+    # minimum-norm: the columns of an edge sum to 1
+    effects = np.linalg.lstsq(choices[near], truth.accuracy[near], rcond=None)[0]
+    scores: np.ndarray = choices[band.indices] @ effects
+    return scores
 
 
 def at_truth(band: Band, deviations: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -86,12 +103,16 @@ def main() -> None:
     spread = np.array([value[1] for value in record.values()], dtype=float)
     rng = np.random.default_rng(0)
     rows: dict[str, list[tuple[float, float]]] = {}
+    additive_tau = {}
     for target in args.targets:
         truth.check(target)
         band = truth.band(1e6 * target)
         for tau in args.taus:
             rows.setdefault(f"tau {tau:g}", []).append(at_tau(band, tau, rng))
-        rows.setdefault("the truth's own noise", []).append(at_truth(band, spread[band.indices], rng))
+        scores = additive_scores(truth, band)
+        additive_tau[f"{target:g}"] = round(float(kendalltau(scores, band.accuracies).statistic), 4)
+        rows.setdefault("additive", []).append(chosen(band, scores[None]))
+        rows.setdefault("noise of the truth", []).append(at_truth(band, spread[band.indices], rng))
     print(f"{'percentile / gap':24}" + "".join(f"{target:>11g} M" for target in args.targets) + f"{'mean':>13}")
     for name, cells in rows.items():
         every = [*cells, tuple(np.mean(cells, axis=0))]
@@ -99,7 +120,8 @@ def main() -> None:
     means = {
         name: dict(zip(("percentile", "gap"), np.mean(cells, axis=0), strict=True)) for name, cells in rows.items()
     }
-    print(json.dumps({name: {key: round(float(x), 4) for key, x in mean.items()} for name, mean in means.items()}))
+    rounded = {name: {key: round(float(x), 4) for key, x in mean.items()} for name, mean in means.items()}
+    print(json.dumps({**rounded, "additive_tau": additive_tau}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """benchmarks/ranking_bound.py, on made-up accuracies."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
 from bands import Band
-from ranking_bound import at_tau, at_truth, noise_for
+from methods import Known
+from ranking_bound import additive_scores, at_tau, at_truth, chosen, noise_for
 
 
 @pytest.fixture
@@ -40,3 +43,19 @@ def test_noise_of_the_truth_hides_its_best_network(band):
     percentile, gap = at_truth(band, np.full(400, 0.5), np.random.default_rng(5))
     assert 80 < percentile < 100
     assert 0 < gap < 0.5
+
+
+def test_additive_accuracies_are_found_exactly_and_pairs_of_edges_are_not():
+    """What one more candidate adds is fitted among the networks near the target; the others may be as they like."""
+    networks = list(itertools.product(range(3), repeat=4))
+    choices = np.array(networks)
+    effects = np.random.default_rng(6).normal(0, 1, (4, 3))
+    additive = 90 + effects[range(4), choices].sum(axis=1)
+    macs = 4.0 + choices.sum(axis=1)
+    far = macs < 0.7 * 8
+    truth = Known(networks, np.where(far, 10.0, additive), macs)
+    band = truth.band(8.0)
+    assert additive_scores(truth, band) == pytest.approx(band.accuracies)
+    assert chosen(band, additive_scores(truth, band)[None]) == (100.0, 0.0)
+    pair = Known(networks, additive + 5.0 * ((choices[:, 0] == 1) & (choices[:, 1] == 1)), macs)
+    assert np.abs(additive_scores(pair, pair.band(8.0)) - pair.band(8.0).accuracies).max() > 0.5
