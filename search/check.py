@@ -129,7 +129,7 @@ def _error_of(check: Check, source: str) -> ConfigError:
 
 def resolved_checks(resolved: Resolved, out: Path | None = None, report: Report = silent) -> list[Check]:
     """Returns the checks of a resolved config that need no data."""
-    checks = [_space(resolved)]
+    checks = [_space(resolved), *_unread(resolved.config.search)]
     checks += [Check("ok", "peak", str(limit)) for limit in resolved.limits if isinstance(limit, PeakLimit)]
     for limit in resolved.additive:
         checks += [_reach(limit), _gradient(resolved.space, limit)]
@@ -161,6 +161,17 @@ def _space(resolved: Resolved) -> Check:
     edges = resolved.space.searchable
     count = math.prod(len(edge.candidates) for edge in edges)
     return Check("ok", "space", f"{len(edges)} searchable edges, {float(count):.3g} architectures")
+
+
+def _unread(s: SearchSettings) -> list[Check]:
+    """Returns a warning if the settings of alpha's optimizer were given and the search has none. What else a search
+    would not read is refused (`SearchSettings`); these cannot be, since a file that another one extends may set them
+    for other modes."""
+    keys = [f"search.{key}" for key in ("arch_lr", "arch_betas") if key in s.model_fields_set]
+    if s.mode.follows_gradient or not keys:
+        return []
+    text = f"{' and '.join(keys)} changes nothing: {s.arch_update} computes alpha anew in each step"
+    return [Check("warn", "settings", text, "remove it, or choose another search.arch_update")]
 
 
 def _reach(limit: AdditiveLimit) -> Check:

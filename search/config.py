@@ -84,6 +84,8 @@ def written_bound(text: str, metric: str) -> float | Percent:
             remedy = f"write {number}{factor}"
     elif metric == "latency" and letters in _MS:
         remedy = f"write {float(number) * _MS[letters]:.15g}"
+    elif metric == "latency" and _COUNTED.fullmatch(letters):
+        remedy = "write a time in ms, or set metric: macs (or params), if it is a number of these"
     elif letters in _FACTORS:
         remedy = f"write {in_full(text)}"
     elif letters:

@@ -28,6 +28,14 @@ def test_a_failure_is_status_2_and_other_lines_stay(config, door):
     assert all("  fix: " in line for line in ended.out.splitlines() if line.startswith("FAIL"))
 
 
+def test_a_rate_that_nothing_reads_is_named(config, door):
+    lines = door("check_search", config, "search.arch_update=regression", "search.arch_lr=0.01").out.splitlines()
+    (line,) = (line for line in lines if line.startswith("warn settings: "))
+    assert line.startswith("warn settings: search.arch_lr changes nothing: regression ")
+    assert "settings" not in door("check_search", config, "search.arch_update=two_path", "search.arch_lr=0.01").out
+    assert "settings" not in door("check_search", config, "search.arch_update=regression").out
+
+
 def test_a_config_of_another_kind_is_status_2(config, door):
     ended = door("check_search", config, "serach.epochs=1")
     assert ended.status == 2
