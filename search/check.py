@@ -164,13 +164,17 @@ def _space(resolved: Resolved) -> Check:
 
 
 def _unread(s: SearchSettings) -> list[Check]:
-    """Returns a warning if the settings of alpha's optimizer were given and the search has none. What else a search
-    would not read is refused (`SearchSettings`); these cannot be, since a file that another one extends may set them
-    for other modes."""
-    keys = [f"search.{key}" for key in ("arch_lr", "arch_betas") if key in s.model_fields_set]
+    """Returns a warning if the search has no optimizer of alpha, and that one's settings are not the defaults.
+
+    What else a search would not read is refused (`SearchSettings`). These cannot be, since a file that another one
+    extends may set them for other modes.
+    """
+    defaults = SearchSettings()
+    keys = [f"search.{key}" for key in ("arch_lr", "arch_betas") if getattr(s, key) != getattr(defaults, key)]
     if s.mode.follows_gradient or not keys:
         return []
-    text = f"{' and '.join(keys)} changes nothing: {s.arch_update} computes alpha anew in each step"
+    verb = "changes" if len(keys) == 1 else "change"
+    text = f"{' and '.join(keys)} {verb} nothing: {s.arch_update} computes alpha anew in each step"
     return [Check("warn", "settings", text, "remove it, or choose another search.arch_update")]
 
 
