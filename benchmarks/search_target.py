@@ -20,7 +20,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,9 @@ from latency.table import LatencyTable
 from search.config import SearchConfig
 from search.derive.clock import acceptable_error
 from search.derive.measured import derive_measured
-from search.learn.objective import expected_cost
 from search.limits.limit import ROUNDING, AdditiveLimit, TableSource
 from search.loop import Search
 from search.plan import Plan
-from search.state import SearchState
 from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.space import Space
@@ -82,17 +80,6 @@ def limit_at(share: float, table: LatencyTable, path: Path, config: SearchConfig
     )  # fmt: skip
 
 
-def advance(search: Search, steps: int, what: str, after: Callable[[SearchState], None] = lambda state: None) -> None:
-    """To `steps` weights steps, warm-up included; `after` sees the state after each."""
-    try:
-        with Progress(steps, search.state.step, what) as progress:
-            while search.state.step < steps:
-                search.step(progress)
-                after(search.state)
-    finally:
-        search.close()
-
-
 def settings_of(plan: Plan) -> dict[str, Any]:
     """Returns the settings that a warm-up depends on, besides the program; a search also depends on its target."""
     return plan.config.model_dump(mode="json", exclude={"limits"})
@@ -100,11 +87,18 @@ def settings_of(plan: Plan) -> dict[str, Any]:
 
 def warm_up(plan: Plan, out: Path) -> None:
     """Leaves a checkpoint of the end of the warm-up in `out`, where no earlier call has."""
-    if kept(out, settings_of(plan)) is None:
-        shutil.rmtree(out, ignore_errors=True)  # half a warm-up: it has no checkpoint before its end
-        out.mkdir()
-        advance(Search(plan, out, False, ALONE), plan.warmup_steps, "warm-up")
-        keep(out, settings_of(plan), {})
+    if kept(out, settings_of(plan)) is not None:
+        return
+    shutil.rmtree(out, ignore_errors=True)  # half a warm-up: it has no checkpoint before its end
+    out.mkdir()
+    search = Search(plan, out, False, ALONE)
+    try:
+        with Progress(plan.warmup_steps, 0, "warm-up") as progress:
+            while search.state.step < plan.warmup_steps:
+                search.step(progress)
+    finally:
+        search.close()
+    keep(out, settings_of(plan), {})
 
 
 def searched(plan: Plan, warm: Path, out: Path, steps: int) -> dict[str, Any]:
@@ -117,18 +111,15 @@ def searched(plan: Plan, warm: Path, out: Path, steps: int) -> dict[str, Any]:
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(warm, out)
     (out / RECORD).unlink()  # the warm-up's
-    errors: list[float] = []
-
-    def observe(state: SearchState) -> None:
-        errors.append(abs(float(expected_cost(state.alpha.probabilities(), limit.cost)) / limit.bound - 1))
-
     began = time.monotonic()
-    advance(Search(plan, out, True, ALONE), plan.steps, f"search at {limit.bound:.3g} ms", observe)
+    # without its table's source: the networks are not those of this space, so the search must not time them
+    Search(replace(plan, limits=(replace(limit, sources=()),)), out, True, ALONE).run()
     curves = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    losses = [c["train/loss"] for c in curves if c["step"] > plan.steps - LAST * steps and "train/loss" in c]
-    last = errors[-max(1, round(LAST * steps)) :]
+    late = [c for c in curves if c["step"] > plan.steps - LAST * steps]
+    errors = [abs(c["expected/latency"] / limit.bound - 1) for c in late if "expected/latency" in c]
+    losses = [c["train/loss"] for c in late if "train/loss" in c]
     found = {
-        "expected_error": sum(last) / len(last),
+        "expected_error": sum(errors) / len(errors),
         "loss": sum(losses) / len(losses),
         "seconds": time.monotonic() - began,
     }
