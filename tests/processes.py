@@ -16,7 +16,7 @@ import types
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +123,40 @@ class Python:
             stream.close()
         self.wait(timeout)
         return texts[0], texts[1]
+
+
+def nothing() -> None:
+    """Prepares nothing."""
+
+
+class Child:
+    """Stands in for subprocess.Popen where a sweep starts `python -P -m MODULE`: the server forks the process.
+
+    The process leads a session of its own, and its parent is the server, which its argument --parent names.
+    """
+
+    prepare: Callable[[], None] = staticmethod(nothing)
+    """A function of a module, which the process calls first."""
+
+    def __init__(self, command: list[str], stdout: IO[bytes], env: Mapping[str, str], **_: Any):
+        assert command[:3] == [sys.executable, "-P", "-m"]
+        multiprocessing.set_forkserver_preload(PRELOADED)
+        given = (command[2:], str(Path(stdout.name).resolve()), dict(env), str(Path.cwd()), type(self).prepare)
+        self.process = multiprocessing.get_context("forkserver").Process(target=_child, args=given)
+        self.process.start()
+        self.pid = self.process.pid
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+
+def _child(words: list[str], log: str, env: dict[str, str], cwd: str, prepare: Callable[[], None]) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    parent = words.index("--parent") + 1
+    prepare()
+    _python([*words[:parent], str(os.getppid()), *words[parent + 1 :]], env, cwd)
 
 
 def _python(words: list[str], env: dict[str, str], cwd: str, *ends: Connection) -> None:

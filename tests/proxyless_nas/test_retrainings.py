@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
-import runpy
 import shutil
 import signal
 import statistics
-import sys
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from scipy import stats
@@ -36,7 +33,7 @@ from search.config import SearchConfig
 from supernet.architecture import Architecture
 from supernet.design_file import read_design
 from supernet.space import Space
-from tests.processes import PRELOADED
+from tests.processes import Child, nothing
 
 OWN = [91.0, 92.5, 91.8]
 OTHERS = [90.1, 91.2, 90.7, 91.9, 89.8]
@@ -312,50 +309,23 @@ def test_the_command_passes_all_on_and_prints_the_table_and_the_verdict(tmp_path
 # --- real processes --------------------------------------------------------------------------------------------------
 
 
-class Forked:
-    """Stands in for subprocess.Popen: a server that has imported torch forks the process, which takes no seconds.
-
-    The process runs the module of its command, with the arguments of the command, as Python would.
-    """
-
-    KILLED_AT: int | None = None
-    """The step of a retraining at which its process kills itself with SIGKILL; None: it does not."""
-
-    def __init__(self, command: list[str], stdout: IO[bytes], **_: Any):
-        assert command[:3] == [sys.executable, "-P", "-m"]
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        log = str(Path(stdout.name).resolve())
-        self.process = context.Process(target=_run_module, args=(command[3:], log, type(self).KILLED_AT))
-        self.process.start()
-        self.pid = self.process.pid
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-
-def _run_module(words: list[str], log: str, killed_at: int | None) -> None:
-    output = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+def kill_at_step_6() -> None:
+    """Makes a retraining of this process kill the process in its 7th step."""
     plain = loop.Training._train
 
     def train(self: Any, batch: Any) -> Any:
-        if self.step == killed_at:
+        if self.step == 6:
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(self, batch)
 
     loop.Training._train = train  # type: ignore[method-assign]
-    parent = words.index("--parent") + 1
-    sys.argv = [*words[:parent], str(os.getppid()), *words[parent + 1 :]]  # that of this process is the server
-    runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
 def test_a_killed_retraining_fails_and_a_resume_completes_it(run, tmp_path, monkeypatch):
     """A retraining gets SIGKILL in the middle; after a resume, its result is that of one which nobody killed."""
     given, folder = {"macs": run}, tmp_path / "out" / "macs-seed3"
-    monkeypatch.setattr(engine.children.subprocess, "Popen", Forked)
-    monkeypatch.setattr(Forked, "KILLED_AT", 6)
+    monkeypatch.setattr(engine.children.subprocess, "Popen", Child)
+    monkeypatch.setattr(Child, "prepare", kill_at_step_6)
     first = retrain_sweep(RECIPE, given, tmp_path / "out", seeds=[3])
     (killed,) = first.outcomes
     assert (killed.status, killed.error) == ("failed", "killed by signal 9 (SIGKILL)")
@@ -364,7 +334,7 @@ def test_a_killed_retraining_fails_and_a_resume_completes_it(run, tmp_path, monk
     assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
     (checkpoint,) = (folder / "checkpoints").glob("*.pt")
     assert checkpoint.name.startswith("step-000000005-")
-    monkeypatch.setattr(Forked, "KILLED_AT", None)
+    monkeypatch.setattr(Child, "prepare", nothing)
     with pytest.raises(ConfigError, match=r"macs-seed3 holds a run already; continue the sweep with --resume"):
         retrain_sweep(RECIPE, given, tmp_path / "out", seeds=[3])
     sweep = retrain_sweep(RECIPE, given, tmp_path / "out", seeds=[3], resume=True)

@@ -38,6 +38,7 @@ from search.many.sweep import (
 from search.result import LimitFigures, MeasuredFigures, load_result, result_of
 from supernet.alpha import Alpha
 from supernet.architecture import Architecture
+from tests.processes import Child
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,13 @@ def folder(made, tmp_path):
     """A copy of the sweep's folder and its configs; configs keep their paths' names."""
     shutil.copytree(made[0], tmp_path / "copy")
     return tmp_path / "copy"
+
+
+@pytest.fixture
+def forked():
+    """A monkeypatch that stays when the test undoes its other one."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
 
 
 def files(folder, name):
@@ -104,7 +112,8 @@ def test_the_files_of_a_sweep_hold_every_search(made):
     assert (folder / "out" / "sweep.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_a_resume_skips_what_has_ended_and_begins_what_has_failed(folder, door, environment):
+def test_a_resume_skips_what_has_ended_and_begins_what_has_failed(folder, door, environment, forked):
+    forked.setattr(engine.children.subprocess, "Popen", Child)
     configs = [folder / f"{name}.yaml" for name in ("small", "broken", "large")]
     corrected = yaml.safe_load(configs[1].read_text())
     corrected["search"]["batch_size"] = 4
@@ -147,7 +156,7 @@ def test_a_folder_in_which_a_sweep_works_is_refused(folder, door):
 
 
 def test_an_interrupted_and_resumed_sweep_ends_like_an_uninterrupted_one(
-    tmp_path, tiny_search, door, environment, monkeypatch
+    tmp_path, tiny_search, door, environment, monkeypatch, forked
 ):
     config = tiny_search | {"limits": [{"metric": "macs", "at": "50%"}]}
     config["search"] = config["search"] | {"epochs": 15, "regression": {"samples": 2, "final_steps": 2}}
@@ -164,6 +173,7 @@ def test_an_interrupted_and_resumed_sweep_ends_like_an_uninterrupted_one(
             signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("engine.queue.time", SimpleNamespace(sleep=look))
+    forked.setattr(engine.children.subprocess, "Popen", Child)
     interrupted = door(*sweep)
     assert interrupted.status == 143, interrupted.err
     assert "interrupted; continue with --resume" in interrupted.out
