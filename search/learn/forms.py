@@ -37,7 +37,7 @@ class ExpectedCost:
     expected: float
     """E, the expected cost under the path probabilities."""
     bound: float
-    """T, above 0 unless costs below 0 are in a table."""
+    """T, above 0."""
     kind: Literal["at", "below"]
     """at: the bound is to be used up; below: it is an upper bound only."""
     dual: float = 0.0

@@ -135,12 +135,15 @@ def resolve_limit(
     bound = resolve_bound(limit.bound, cost, f"{where}.{limit.kind}", unit)
     # an expectation over networks can be below any network's worst case, but not below any member's own smallest cost
     least = max(member.reachable[0] for member in members(cost))
-    if bound == 0:
+    if bound <= 0:  # only a percentage can be, of what a function of the user's own returns
+        remedy = "choose one between 0 and the next sum, such as 0.5 for a count"
+        if bound < 0:
+            remedy = "raise it, or let the function return so much more for the stem that every sum is above 0"
         raise ConfigError(
             f"{where}.{limit.kind}",
             f"{limit.bound} is {quantity(bound, unit)}, and what a limit asks for is a share of its bound",
-            "a bound that is not 0",
-            "choose one between 0 and the next sum, such as 0.5 for a count",
+            "a bound above 0",
+            remedy,
         )
     if config.search.arch_update == "reinforce" and config.search.resolved_reinforce.divides_by_costs and least <= 0:
         raise ConfigError(

@@ -124,6 +124,20 @@ def test_the_published_reward_refuses_costs_of_0_by_which_it_would_divide(with_l
     assert len(resolved(exponent=0.0).additive) == 2
 
 
+@pytest.mark.parametrize("kind", ["at", "below"])
+def test_a_percentage_that_is_below_0_is_refused_since_no_file_may_hold_such_a_bound(
+    resolved_with, tmp_path, monkeypatch, kind
+):
+    """A run's config.yaml has the number, and add_linear and hinge would push costs away from it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("def mine(layer, place):\n    return -1 if layer.is_skip else 0.25\n")
+    limit = {"metric": "mine", "function": "own.py:mine"}
+    with pytest.raises(UserError, match=rf"limits.0.{kind}: 10% is -.* mine, .* expected a bound above 0; raise it"):
+        resolved_with(limit | {kind: "10%"})
+    (above,) = resolved_with(limit | {kind: "90%"}).additive
+    assert above.cost.reachable[0] < 0 < above.bound
+
+
 @pytest.mark.parametrize("returned", ["None", "'3'", "float('nan')", "place + 1"])
 def test_a_function_that_returns_no_number_is_one_line(resolved_with, tmp_path, monkeypatch, returned):
     monkeypatch.chdir(tmp_path)
