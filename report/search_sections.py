@@ -10,7 +10,7 @@ from engine.quantities import quantity
 from report.blocks import MOST_ROWS, Block, Figures, Frame, Slider, Table, Text, lines
 from report.drawing import Line, Marks, chart, heat
 from report.facts import Facts, Front, Snapshot
-from search.judge import SIGNIFICANT, Reliability
+from search.judge import FEWEST, SIGNIFICANT
 from search.result import LimitFigures, ResultFile
 from supernet.summary import with_unit
 
@@ -150,15 +150,19 @@ def _judged(result: ResultFile) -> Iterator[Block]:
                    "good")  # fmt: skip
     judged = result.judgement
     if judged is not None:
-        chance = Reliability(judged.reliability, judged.networks).chance
         ranks = judged.tau >= SIGNIFICANT * judged.error
+        better = f"alpha {'ranks' if ranks else 'does not rank'} them better than chance"
+        halves = judged.halves
+        supernet = ""
+        if halves is not None:
+            verdict = ", which may be by chance: the supernet does not rank networks" if halves.chance else ""
+            supernet = f" Between two halves of the images their losses agree by {halves.tau:.2f}{verdict}."
         yield Text(
             f"Beside {judged.networks} random networks of equal cost, all with the supernet's weights on "
             f"{judged.images} validation images, the derived network has rank {judged.rank} of {judged.networks + 1} "
             f"by its loss. Kendall's correlation between alpha's ranking of them and their losses is {judged.tau:.2f} "
-            f"(by chance {judged.error:.2f}): alpha {'ranks' if ranks else 'does not rank'} them better than chance. "
-            f"Between two halves of the images their losses agree by {judged.reliability:.2f}"
-            + (", which may be by chance: the supernet does not rank networks." if chance else ".")
+            f"(by chance {judged.error:.2f}): {better if judged.networks >= FEWEST else 'too few networks to tell'}."
+            f"{supernet}"
         )
     hours = f"{result.seconds / 3600:.2f} h" if result.seconds > 3600 else f"{result.seconds:.0f} s"
     more = f", resumed at step {result.resumed_at}" if result.resumed_at else ""

@@ -32,6 +32,8 @@ IMAGES = 1000
 """About how many validation images they are compared on: whole batches, and no more than there are."""
 SIGNIFICANT = 2.0
 """A rank correlation of fewer standard errors than this may be by chance."""
+FEWEST = 4
+"""The fewest networks whose order can be told from chance: that of 3 agrees by chance in one case of six."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,24 @@ class Judgement(Section):
     """Kendall's rank correlation between the random networks' log probability under alpha and minus their losses."""
     error: float
     """The standard error of tau if alpha is independent of the losses."""
-    reliability: float
-    """Kendall's rank correlation of the random networks' losses between two halves of the images."""
+    reliability: float | None
+    """Kendall's rank correlation of the random networks' losses between two halves of the images; null if the images
+    are a single batch."""
+
+    @property
+    def halves(self) -> Reliability | None:
+        """The supernet's reliability; None if there are too few batches or networks to tell it from chance."""
+        if self.reliability is None or self.networks < FEWEST:
+            return None
+        return Reliability(self.reliability, self.networks)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A warning with its remedy, if alpha or the supernet ranks the networks by chance; else none."""
-        reliability = Reliability(self.reliability, self.networks)
-        if reliability.chance:
-            return (unreliable(reliability),)
-        if self.tau >= SIGNIFICANT * self.error:
+        """A warning with its remedy, if alpha or the supernet ranks the networks by chance; else none, as with too few
+        networks to tell."""
+        if self.halves and self.halves.chance:
+            return (unreliable(self.halves),)
+        if self.networks < FEWEST or self.tau >= SIGNIFICANT * self.error:
             return ()
         return (
             f"alpha ranks random networks of equal cost no better than chance does (Kendall {self.tau:.2f}, error "
@@ -115,11 +125,13 @@ class Judge:
         return self._drawn([limit.of_cost(derived) for limit in limits])
 
     def reliability(self, net: Supernet, report: Report = silent) -> Reliability | None:
-        """Returns how well the supernet ranks random networks; None if fewer than two networks meet the limits."""
-        if len(self.networks) < 2:
+        """Returns how well the supernet ranks random networks; None if fewer than FEWEST networks meet the limits, or
+        if the validation images are a single batch."""
+        if len(self.networks) < FEWEST:
             return None
         losses, _ = self._losses(net, self.networks, report)
-        return Reliability(split_half(losses), len(self.networks))
+        tau = split_half(losses)
+        return None if tau is None else Reliability(tau, len(self.networks))
 
     def judgement(self, net: Supernet, alpha: Alpha, derived: Paths, report: Report = silent) -> Judgement | None:
         """Returns how the derived network compares with random ones; None if fewer than two networks beside the derived
@@ -157,10 +169,10 @@ def judge(losses: np.ndarray, derived: int, networks: Sequence[Paths], alpha: Al
     )
 
 
-def split_half(losses: np.ndarray) -> float:
-    """Returns Kendall's rank correlation between the networks' losses on the even and on the odd batches; 0 for a
+def split_half(losses: np.ndarray) -> float | None:
+    """Returns Kendall's rank correlation between the networks' losses on the even and on the odd batches; None for a
     single batch. losses: (networks, batches)."""
-    return correlation(losses[:, ::2].mean(axis=1), losses[:, 1::2].mean(axis=1)) if losses.shape[1] > 1 else 0.0
+    return correlation(losses[:, ::2].mean(axis=1), losses[:, 1::2].mean(axis=1)) if losses.shape[1] > 1 else None
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

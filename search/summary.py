@@ -37,9 +37,8 @@ def print_result(result: SearchResult) -> None:
         table.add_row(
             "rank by the supernet's loss", f"{j.rank} of {j.networks + 1}", f"beside {j.networks} random networks"
         )
-        table.add_row(
-            "alpha's rank correlation", f"{j.tau:.2f} ± {j.error:.2f}", f"the supernet's own: {j.reliability:.2f}"
-        )
+        own = "" if j.reliability is None else f"the supernet's own: {j.reliability:.2f}"
+        table.add_row("alpha's rank correlation", f"{j.tau:.2f} ± {j.error:.2f}", own)
     timed = [outcome for outcome in result.measured.outcomes if outcome.readings]
     for outcome in timed:
         first, second = (reading.timing for reading in outcome.readings)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau
 
-from search.judge import SIGNIFICANT, Judge, chance_error, judge, split_half, supernet_losses
+from search.judge import FEWEST, SIGNIFICANT, Judge, chance_error, judge, split_half, supernet_losses
 from search.limits.resolve import resolve
 from search.plan import Plan
 from search.scoring import open_parts
@@ -22,6 +22,14 @@ from .conftest import search_file
 
 def judged(losses, alpha, networks, space):
     return judge(losses, 0, networks, Alpha.of_space(space, torch.as_tensor(alpha, dtype=torch.float64)), 100)
+
+
+def judge_of(sections, folder):
+    """The judge of a search of the tiny space with these sections."""
+    config = search_file([{"metric": "macs", "at": "70%", "tolerance": 0.2}], **sections)
+    resolved = resolve(config, folder / "search.yaml")
+    plan = Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), *open_parts(config))
+    return Judge(plan, nullcontext)
 
 
 @pytest.fixture
@@ -66,7 +74,30 @@ def test_chance_error_is_the_standard_deviation_of_tau_over_all_orders():
 def test_split_half_compares_disjoint_batches():
     losses = np.array([[1.0, 9.0, 1.0], [2.0, 8.0, 2.0], [3.0, 7.0, 3.0]])
     assert split_half(losses) == pytest.approx(-1.0)  # even batches rise where the odd one falls
-    assert split_half(losses[:, :1]) == 0.0
+    assert split_half(losses[:, :1]) is None
+
+
+def test_a_single_batch_has_no_halves_and_says_nothing_about_the_supernet(networks, space, tmp_path):
+    losses = np.random.default_rng(4).normal(size=(21, 1))
+    alpha = np.random.default_rng(1).normal(size=(4, 3))
+    losses[:, 0] = [-alpha[range(4), paths].sum() for paths in networks]
+    judgement = judged(losses, alpha, networks, space)
+    assert judgement.reliability is None
+    assert not judgement.notes
+    judge = judge_of({"data": {"name": "fake", "fake_images": 80, "fake_classes": 4, "validation": 0.15}}, tmp_path)
+    assert 8 <= len(judge.plan.validation) < 16
+    assert judge.reliability(Supernet(judge.plan.space)) is None
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_so_few_networks_that_even_one_order_may_be_by_chance_say_nothing(networks, space, count, tmp_path):
+    assert SIGNIFICANT * chance_error(FEWEST - 1) > 1 >= SIGNIFICANT * chance_error(FEWEST)
+    losses = np.arange(count + 1.0)[:, None] + np.zeros((1, 4))
+    judgement = judged(losses, np.zeros((4, 3)), networks[: count + 1], space)
+    assert (judgement.reliability, judgement.notes) == (pytest.approx(1.0), ())
+    judge = judge_of({}, tmp_path)
+    judge.networks = judge.networks[:count]
+    assert judge.reliability(Supernet(judge.plan.space)) is None
 
 
 def test_every_network_is_evaluated_on_the_same_images(space):
@@ -84,10 +115,8 @@ def test_every_network_is_evaluated_on_the_same_images(space):
 
 
 def test_a_network_of_a_corrected_bound_is_judged_among_networks_of_its_own_cost(tmp_path):
-    config = search_file([{"metric": "macs", "at": "70%", "tolerance": 0.2}])
-    resolved = resolve(config, tmp_path / "search.yaml")
-    plan = Plan(resolved.config, resolved.space, resolved.limits, torch.device("cpu"), *open_parts(config))
-    judge, (limit,) = Judge(plan, nullcontext), plan.limits
+    judge = judge_of({}, tmp_path)
+    plan, (limit,) = judge.plan, judge.plan.limits
     asked = [limit.cost.of(paths) for paths in judge.networks]
     assert asked
     assert all(0.8 * limit.bound <= cost <= limit.bound for cost in asked)
