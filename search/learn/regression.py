@@ -21,7 +21,7 @@ same information of one step; the regression keeps that of the steps before.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ Paths = tuple[int, ...]
 
 RATIOS = (1e-3, 1e9)
 """The bounds of d^2 / a^2 while the likelihood is maximised; at the upper one every effect is 0."""
+POINTS = 20
+"""The number of ratios at which the likelihood is computed beside its maximum: about one for each factor of 4."""
 CORRELATIONS = (0.0, 0.5, 0.9, 0.99)
 """The correlations between alike edges of which the likeliest is taken."""
 
@@ -203,7 +205,7 @@ def _ridge(evidence: Evidence, root: np.ndarray | None) -> _Ridge | None:
         ratio = float(np.exp(log_ratio))
         return 0.5 * float(evidence.freedom * np.log(noise_squared(ratio)) + np.log1p(values / ratio).sum())
 
-    log_ratio = minimize_scalar(cost, bounds=tuple(np.log(RATIOS)), method="bounded").x
+    log_ratio = _lowest(cost, *np.log(RATIOS))
     ratio = float(np.exp(log_ratio))
     noise = float(np.sqrt(noise_squared(ratio)))
     # prior variance outside the directions seen, shrunk posterior along them
@@ -213,6 +215,23 @@ def _ridge(evidence: Evidence, root: np.ndarray | None) -> _Ridge | None:
     if root is not None:
         mean, covariance = root @ mean, root @ covariance @ root
     return _Ridge(cost(log_ratio), mean, covariance, noise / float(np.sqrt(ratio)), noise)
+
+
+def _lowest(cost: Callable[[float], float], low: float, high: float) -> float:
+    """Returns the place of the lowest cost between two bounds.
+
+    Brent's method takes the cost for one valley. With few evaluations of little noise it has two, since the likelihood
+    of no effect levels off; evenly spaced points show the other one.
+    """
+    found = float(minimize_scalar(cost, bounds=(low, high), method="bounded").x)
+    points = np.linspace(low, high, POINTS)
+    costs = np.array([cost(point) for point in points])
+    k = int(costs.argmin())
+    if costs[k] > cost(found) - 1e-3:  # at an end of the range, Brent's method stops just before it
+        return found
+    near = points[max(k - 1, 0)], points[min(k + 1, POINTS - 1)]
+    nearby = float(minimize_scalar(cost, bounds=near, method="bounded").x)
+    return min(float(points[k]), nearby, key=cost)
 
 
 def preferences(alpha: Alpha, evidence: Evidence | None, method: str) -> Alpha:

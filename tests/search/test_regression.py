@@ -12,7 +12,16 @@ import torch
 from scipy.stats import multivariate_normal
 
 from engine.data import Batch
-from search.learn.regression import CORRELATIONS, Evidence, choices, fit, network_losses, regression_step, restored
+from search.learn.regression import (
+    CORRELATIONS,
+    RATIOS,
+    Evidence,
+    choices,
+    fit,
+    network_losses,
+    regression_step,
+    restored,
+)
 from search.learn.reinforce import policy_gradient
 from supernet.alpha import Alpha
 from supernet.supernet import Supernet
@@ -94,6 +103,33 @@ def test_variances_maximise_the_marginal_likelihood_of_centred_losses(effects):
     best = log_likelihood(estimated.effect, estimated.noise)
     for a, d in product((0.8, 0.95, 1.0, 1.05, 1.25), repeat=2):
         assert log_likelihood(a * estimated.effect, d * estimated.noise) <= best + 1e-6
+
+
+@pytest.mark.parametrize("seed", [21, 258, 270, 278])
+def test_few_evaluations_are_explained_by_effects_though_no_effect_is_a_maximum_too(seed):
+    """12 networks over 6 edges of 3 candidates, with little noise: the likelihood has two maxima, of which the fit is
+    at the higher one."""
+    rng = np.random.default_rng(seed)
+    made, noise, X, y = rng.normal(size=18), 0.01, [], []
+    evidence, mask = Evidence.none(6, 3), torch.ones(6, 3, dtype=torch.bool)
+    contrasts = np.linalg.svd(np.eye(6) - 1 / 6)[0][:, :5].T  # orthonormal, each sums to 0
+    for _ in range(2):
+        networks = [tuple(paths) for paths in rng.integers(0, 3, (6, 6)).tolist()]
+        h = choices(networks, 3).numpy()
+        losses = h @ made + noise * rng.normal(size=6)
+        evidence = evidence.with_batch(networks, torch.from_numpy(losses), 3)
+        X.append(contrasts @ h)
+        y.append(contrasts @ losses)
+
+    def log_likelihood(a, d):
+        design, target = np.concatenate(X), np.concatenate(y)
+        return multivariate_normal.logpdf(target, cov=a**2 * design @ design.T + d**2 * np.eye(len(target)))
+
+    estimated = fit(evidence, mask)
+    best = log_likelihood(estimated.effect, estimated.noise)
+    assert estimated.effect > 5 * estimated.noise
+    for a, d in product(np.logspace(-2, 1, 10), np.logspace(-3, 1, 10)):
+        assert d**2 / a**2 < RATIOS[0] or log_likelihood(a, d) <= best + 1e-3
 
 
 def test_the_mean_is_the_ridge_regression_of_its_own_ratio(effects):
