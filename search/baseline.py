@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import product
 
@@ -48,7 +49,7 @@ def random_architectures(
             return list(networks)[:count]
     if at_least is not None and len(networks) >= at_least:
         return list(networks)
-    looked = "all architectures of the space hold" if few else f"{MOST_DRAWS} random architectures held"
+    looked = "all architectures of the space hold" if few else f"{MOST_DRAWS} or more random architectures held"
     raise InfeasibleError(found=f"{looked} only {len(networks)} of {count} that meet the limits")
 
 
@@ -63,24 +64,44 @@ def _listed(space: Space, limits: Sequence[AdditiveLimit], rng: np.random.Genera
     yield rng.permutation(every[meeting(every, limits)])
 
 
-def _drawn(space: Space, limits: Sequence[AdditiveLimit], rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yields those of MOST_DRAWS random architectures that are kept and meet the limits, (n, E) int64 at a time.
+def _tilted(uniform: Alpha, limits: Sequence[AdditiveLimit]) -> Iterator[Alpha]:
+    """Yields distributions to draw from: the projection of equal probabilities onto the limits, and then that onto the
+    lower side of each `at` window.
 
-    They are drawn from the projection of equal probabilities onto the limits, p(x) ~ exp(-sum_k tau_k F_k(x)), since
-    few uniform draws come near a bound far from the middle; each is kept with a probability proportional to 1 / p(x),
-    which takes the tilt off again.
+    Near the largest cost of a space, nearly all networks of a window are at its lower side, and the first distribution
+    has hardly any of them.
+    """
+    yield Projector(limits)(uniform).alpha
+    lower = [
+        replace(limit, bound=max(limit.bound - limit.tolerance * limit.scale, limit.cost.reachable[0]))
+        if limit.kind == "at"
+        else limit
+        for limit in limits
+    ]
+    if any(low.bound < limit.bound for low, limit in zip(lower, limits, strict=True)):
+        with suppress(InfeasibleError):  # the other limits may exclude the lower side
+            yield Projector(lower)(uniform).alpha
+
+
+def _drawn(space: Space, limits: Sequence[AdditiveLimit], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yields those of MOST_DRAWS random architectures that are kept and meet the limits, (n, E) int64 at a time; then
+    those of as many from a second distribution, if there is one.
+
+    They are drawn from a tilt of equal probabilities, p(x) ~ exp(-sum_k tau_k F_k(x)), since few uniform draws come
+    near a bound far from the middle; each is kept with a probability proportional to 1 / p(x), which takes the tilt off
+    again.
     """
     real, uniform = space.mask, Alpha.of_space(space)
-    tilted = Projector(limits)(uniform).alpha
-    log_p, log_uniform = (alpha.log_probabilities().numpy() for alpha in (tilted, uniform))
-    weights = np.zeros(log_p.shape)  # log 1 / p, up to a constant
-    weights[real] = log_uniform[real] - log_p[real]
-    rows = np.arange(len(real))
-    heaviest = _largest(weights, real, limits)
-    for _ in range(MOST_DRAWS // AT_ONCE):
-        drawn = (log_p[None] + rng.gumbel(size=(AT_ONCE, *log_p.shape))).argmax(axis=2)
-        keep = np.log(rng.uniform(size=AT_ONCE)) <= weights[rows, drawn].sum(axis=1) - heaviest
-        yield drawn[keep & meeting(drawn, limits)]
+    log_uniform, rows = uniform.log_probabilities().numpy(), np.arange(len(real))
+    for tilted in _tilted(uniform, limits):
+        log_p = tilted.log_probabilities().numpy()
+        weights = np.zeros(log_p.shape)  # log 1 / p, up to a constant
+        weights[real] = log_uniform[real] - log_p[real]
+        heaviest = _largest(weights, real, limits)
+        for _ in range(MOST_DRAWS // AT_ONCE):
+            drawn = (log_p[None] + rng.gumbel(size=(AT_ONCE, *log_p.shape))).argmax(axis=2)
+            keep = np.log(rng.uniform(size=AT_ONCE)) <= weights[rows, drawn].sum(axis=1) - heaviest
+            yield drawn[keep & meeting(drawn, limits)]
 
 
 def _largest(weights: np.ndarray, real: np.ndarray, limits: Sequence[AdditiveLimit]) -> float:
