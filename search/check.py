@@ -425,7 +425,8 @@ def data_checks(config: SearchConfig, training: int, validation: int) -> list[Ch
             return [Check("FAIL", "data", text, "choose a smaller batch, or change data.validation")]
     steps = training // s.batch_size
     text = f"{training} training and {validation} validation images, {steps} steps an epoch"
-    if steps * s.epochs < s.arch_every:
+    learns_at_the_end = s.mode.collects_evidence and s.resolved_regression.final_steps > 0
+    if steps * s.epochs < s.arch_every and not learns_at_the_end:
         text += f", {steps * s.epochs} after the warm-up, so alpha never learns"
         return [Check("warn", "data", text, f"search.epochs above {s.arch_every // steps}, or a smaller arch_every")]
     arch_steps = steps * s.epochs // s.arch_every

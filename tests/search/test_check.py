@@ -332,7 +332,13 @@ def test_each_table_of_this_device_is_checked(checked, space, tmp_path, make_tab
             "warn",
             "is not in 'nowhere' yet",
         ),
-        (["search.arch_every=7"], "warn", "6 after the warm-up, so alpha never learns"),
+        (
+            ["search.arch_every=7", "search.regression={final_steps: 0}"],
+            "warn",
+            "6 after the warm-up, so alpha never learns",
+        ),
+        (["search.arch_every=7"], "ok", "6 steps an epoch"),  # it learns in the final steps
+        (["search.arch_every=7", "search.arch_update=full"], "warn", "6 after the warm-up, so alpha never learns"),
         (["search.arch_every=6", "search.arch_lr=2"], "ok", "6 steps an epoch"),
         (
             ["search.arch_update=two_path", "search.arch_lr=0.6"],
