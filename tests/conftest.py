@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,12 @@ from supernet.space import Layer, Space, SpaceConfig
 from tests.processes import black_pixel
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Lets Ctrl-C interrupt this process and those that it starts: a shell starts a program in the background (`make
+    test &` in a script) with SIGINT ignored, and tests send it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
