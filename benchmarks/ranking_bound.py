@@ -24,6 +24,7 @@ from engine.errors import run_command
 from engine.progress import set_up_logging
 from methods import Known
 from nas_bench_macro import TARGETS, TRUTH, MacroTruth
+from search.learn.regression import choices
 
 DRAWS = 400
 """Draws of the noise of which a mean is taken; its standard error is then about 0.4 points and 0.01."""
@@ -64,11 +65,10 @@ def additive_scores(truth: Known, band: Band) -> np.ndarray:
     """Returns what an additive fit of the true accuracies says of each network of the band: (networks of band,)."""
     low, high = (factor * band.target for factor in FITTED)
     near = (truth.macs >= low) & (truth.macs <= high)
-    networks = np.array(truth.networks)
-    choices = np.concatenate([column[:, None] == np.unique(column) for column in networks.T], axis=1).astype(float)
+    one_hot = choices(truth.networks, 1 + int(np.max(truth.networks))).numpy()
     # minimum-norm: the columns of an edge sum to 1
-    effects = np.linalg.lstsq(choices[near], truth.accuracy[near], rcond=None)[0]
-    scores: np.ndarray = choices[band.indices] @ effects
+    effects = np.linalg.lstsq(one_hot[near], truth.accuracy[near], rcond=None)[0]
+    scores: np.ndarray = one_hot[band.indices] @ effects
     return scores
 
 

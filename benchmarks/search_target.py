@@ -30,19 +30,18 @@ from engine.device import prepare_device
 from engine.distributed import ALONE
 from engine.errors import ConfigError, run_command
 from engine.files import write_atomically
-from engine.progress import Progress, Stages, set_up_logging
-from engine.runs.checkpoints import Checkpoints
+from engine.progress import Stages, set_up_logging
 from latency.device import made_on
 from latency.measure import measure_table, time_architecture
 from latency.table import LatencyTable
+from methods import warm_up
 from search.config import SearchConfig
 from search.derive.clock import acceptable_error
 from search.derive.measured import derive_measured
-from search.learn.regression import Evidence, preferences
 from search.limits.limit import ROUNDING, AdditiveLimit, TableSource
 from search.loop import Search
+from search.many.family import newest_state
 from search.plan import Plan
-from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.space import Space
 
@@ -86,20 +85,12 @@ def settings_of(plan: Plan) -> dict[str, Any]:
     return plan.config.model_dump(mode="json", exclude={"limits"})
 
 
-def warm_up(plan: Plan, out: Path) -> None:
+def warmed_up(plan: Plan, out: Path) -> None:
     """Leaves a checkpoint of the end of the warm-up in `out`, where no earlier call has."""
-    if kept(out, settings_of(plan)) is not None:
-        return
-    shutil.rmtree(out, ignore_errors=True)  # half a warm-up: it has no checkpoint before its end
-    out.mkdir()
-    search = Search(plan, out, False, ALONE)
-    try:
-        with Progress(plan.warmup_steps, 0, "warm-up") as progress:
-            while search.state.step < plan.warmup_steps:
-                search.step(progress)
-    finally:
-        search.close()
-    keep(out, settings_of(plan), {})
+    if kept(out, settings_of(plan)) is None:
+        shutil.rmtree(out, ignore_errors=True)  # half a warm-up: nothing says with which settings
+        warm_up(plan, out)
+        keep(out, settings_of(plan), {})
 
 
 def searched(plan: Plan, warm: Path, out: Path, steps: int) -> dict[str, Any]:
@@ -148,11 +139,7 @@ def keep(folder: Path, settings: dict[str, Any], found: dict[str, Any]) -> None:
 
 def derived(config: SearchConfig, space: Space, limit: AdditiveLimit, out: Path) -> dict[str, Any]:
     """The network of the search in `out`, accepted by its measured latency and then timed afresh."""
-    newest = Checkpoints(out / "checkpoints").newest()
-    assert newest is not None  # the search has ended
-    state = newest[1]["search"]
-    # before its last projection, as a search derives: the integer program is easy there
-    alpha = preferences(Alpha.of_space(space, state["alpha"]), Evidence(**state["evidence"]), "constrained")
+    _, _, alpha = newest_state(out, space, "constrained")
     found = derive_measured(alpha, space, (limit,), "constrained")
     paths = found.derivation.paths
     timing = time_architecture(Architecture(space, paths), config.measure)
@@ -194,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
     table = LatencyTable.load(path)
     plans = {share: plan_of(config, limit_at(share, table, path, config, space), args.steps) for share in SHARES}
     first = plans[SHARES[0]]
-    warm_up(first, warm)
+    warmed_up(first, warm)
     rows = [
         {"share": share, "target_ms": plan.limits[0].bound} | searched(plan, warm, out_of(args.out, share), args.steps)
         for share, plan in plans.items()

@@ -7,7 +7,7 @@ import functools
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral
 from typing import Any, ParamSpec, TypeVar
 
@@ -74,14 +74,17 @@ def _plain(name: str, value: Any, annotation: object) -> Any:
     return value
 
 
-def refuse_outside(name: str, number: object, least: int, most: float = math.inf, *, or_text: str = "") -> None:
-    """Raises ConfigError unless an argument is None, the text `or_text`, or a whole number from `least` to `most`."""
-    if number is None or (or_text and isinstance(number, str) and number == or_text):
+def refuse_outside(
+    name: str, number: object, least: int, most: float = math.inf, *, also: Sequence[str | None] = ()
+) -> None:
+    """Raises ConfigError unless an argument is a whole number from `least` to `most`, or one of `also`."""
+    if (number is None or isinstance(number, str)) and number in also:
         return
     if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
         return
+    texts = "".join(f", or '{text}'" for text in also if text is not None)
     accepted = f"a whole number from {least} {'on' if most == math.inf else f'to {most}'}"
-    raise ConfigError(name, f"got {shown(number)}", f"{accepted}, or '{or_text}'" if or_text else accepted)
+    raise ConfigError(name, f"got {shown(number)}", accepted + texts)
 
 
 def as_seeds(values: object) -> list[int]:

@@ -335,8 +335,8 @@ def export(
             raise ConfigError(
                 name, f"got {shown(value)}", f"{in_a_row(known)}{', or None' if name == 'layout' else ''}"
             )
-    refuse_outside("size", size, 1, LARGEST_INPUT)
-    refuse_outside("batch", batch, 1, LARGEST_BATCH, or_text="any")
+    refuse_outside("size", size, 1, LARGEST_INPUT, also=[None])
+    refuse_outside("batch", batch, 1, LARGEST_BATCH, also=[None, "any"])
     refuse_outside("calibration_images", calibration_images, 1)
     place = None if checkpoint is None else as_path(checkpoint, "checkpoint")
     path = as_path(source, "source")
@@ -390,8 +390,9 @@ def time_files(
     ConfigError or KitFileError if an argument or a file is wrong, and UserError if a runtime is missing or cannot run
     its file.
     """
-    for name, number, least in (("threads", threads, 1), ("batch", batch, 1), ("rounds", rounds, 2)):
-        refuse_outside(name, number, least, MOST_REPEATS)
+    refuse_outside("threads", threads, 1, MOST_REPEATS, also=[None])
+    refuse_outside("batch", batch, 1, MOST_REPEATS, also=[None])
+    refuse_outside("rounds", rounds, 2, MOST_REPEATS)
     paths = list(dict.fromkeys(as_path(file, "files") for file in as_list(files, "files")))  # each once
     if not paths:
         raise ConfigError("files", "got none", "at least one exported file")

@@ -18,8 +18,7 @@ from engine.runs.folder import refuse_changes, run_begun
 from engine.runs.inputs import recorded
 from engine.runs.lock import locked
 from engine.shipped import located
-from engine.wording import shown
-from proxyless_nas.calls import as_seeds
+from proxyless_nas.calls import as_seeds, refuse_outside
 from proxyless_nas.retrainings.networks import Entries, Entry, entries_of, saved
 from proxyless_nas.retrainings.results import RECORD, Outcome, RetrainSweep, write_results
 from proxyless_nas.views import retrained_design
@@ -132,9 +131,8 @@ def _request(
     overrides, allow_modules = as_texts(overrides, "overrides"), as_texts(allow_modules, "allow_modules")
     source: Any = located(as_path(config, "config")) if isinstance(config, Path | str) else config
     settings = RetrainConfig.read(source, overrides)
-    for name, value, least in (("random", random, 0), ("jobs", jobs, 1)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ConfigError(name, f"got {shown(value)}", f"a whole number from {least} on")
+    refuse_outside("random", random, 0)
+    refuse_outside("jobs", jobs, 1)
     numbers = _seeds(as_seeds(seeds), overrides, settings)
     given = architectures if isinstance(architectures, Mapping) else as_list(architectures, "architectures")
     entries = entries_of(given, random, allow_modules)
