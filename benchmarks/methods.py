@@ -85,6 +85,7 @@ class Bench:
 
 
 def checkpoint_of(run: Path) -> tuple[int, dict[str, Any]]:
+    """Returns the step and the content of the newest checkpoint of a search that has one."""
     newest = Checkpoints(run / "checkpoints").newest()
     assert newest is not None  # each run here ends with one
     return newest

@@ -45,11 +45,11 @@ from scipy.stats import kendalltau
 from bands import Band
 from engine.errors import UserError, run_command
 from engine.progress import set_up_logging
-from engine.runs.checkpoints import Checkpoints
 from latency.config import LatencyConfig, MeasureConfig
 from latency.device import made_on
 from latency.measure import measure_table
 from latency.table import LatencyTable
+from methods import checkpoint_of
 from search.config import SearchConfig
 from search.derive.clock import Clock, Reading, meets_bound
 from search.derive.derivation import constrained
@@ -135,16 +135,16 @@ def timed(found: Reading, target: float) -> dict[str, Any]:
     return found.figures() | {"met_measured": meets_bound(found.timing, target)}
 
 
-def checkpoint_of(run: Path) -> dict[str, Any]:
-    newest = Checkpoints(run / "checkpoints").newest()
-    assert newest is not None  # the search has ended
-    found: dict[str, Any] = newest[1]["search"]
-    return found
+def searched(run: Path) -> dict[str, Any]:
+    """Returns the state with which a finished search has ended."""
+    _, kept = checkpoint_of(run)
+    state: dict[str, Any] = kept["search"]
+    return state
 
 
 def likeliest_row(run: Path, space: Space, limit: AdditiveLimit, band: Band, truth: Truth) -> dict[str, Any]:
     """Returns the columns that derive_among adds to a row: those of the network that alpha alone would have chosen."""
-    index = truth.paths.index(constrained(Alpha.of_space(space, checkpoint_of(run)["alpha"]), [limit]).paths)
+    index = truth.paths.index(constrained(Alpha.of_space(space, searched(run)["alpha"]), [limit]).paths)
     accuracy = float(truth.accuracy[index])
     return {"likeliest_percentile": band.percentile(index, accuracy), "likeliest_gap": band.gap(accuracy)}
 
@@ -154,7 +154,7 @@ def supernet_losses(run: Path, truth: Truth, space: Space, data: Sequence[str]) 
     config = SearchConfig.read(run / "config.yaml", data)
     training, validation = open_parts(config)
     net = Supernet(space)
-    net.load_state_dict(checkpoint_of(run)["net"])
+    net.load_state_dict(searched(run)["net"])
     device = torch.device("cpu")
     return np.array(
         [score(net, Architecture(space, paths), config, training, validation, device).loss for paths in truth.paths]
