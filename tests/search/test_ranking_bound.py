@@ -8,7 +8,7 @@ from scipy.stats import kendalltau
 
 from bands import Band
 from methods import Known
-from ranking_bound import additive_scores, at_tau, at_truth, chosen, noise_for
+from ranking_bound import FITTED, additive_scores, at_tau, at_truth, chosen, noise_for
 
 
 @pytest.fixture
@@ -45,17 +45,18 @@ def test_noise_of_the_truth_hides_its_best_network(band):
     assert 0 < gap < 0.5
 
 
-def test_additive_accuracies_are_found_exactly_and_pairs_of_edges_are_not():
+@pytest.mark.parametrize("fitted", FITTED.values(), ids=FITTED)
+def test_additive_accuracies_are_found_exactly_and_pairs_of_edges_are_not(fitted):
     """What one more candidate adds is fitted among the networks near the target; the others may be as they like."""
-    networks = list(itertools.product(range(3), repeat=4))
+    networks = list(itertools.product(range(3), repeat=6))
     choices = np.array(networks)
-    effects = np.random.default_rng(6).normal(0, 1, (4, 3))
-    additive = 90 + effects[range(4), choices].sum(axis=1)
+    effects = np.random.default_rng(6).normal(0, 1, (6, 3))
+    additive = 90 + effects[range(6), choices].sum(axis=1)
     macs = 4.0 + choices.sum(axis=1)
-    far = macs < 0.7 * 8
-    truth = Known(networks, np.where(far, 10.0, additive), macs)
-    band = truth.band(8.0)
-    assert additive_scores(truth, band) == pytest.approx(band.accuracies)
-    assert chosen(band, additive_scores(truth, band)[None]) == (100.0, 0.0)
+    near = (macs >= fitted[0] * 10) & (macs <= fitted[1] * 10)
+    truth = Known(networks, np.where(near, additive, 10.0), macs)
+    band = truth.band(10.0)
+    assert additive_scores(truth, band, fitted) == pytest.approx(band.accuracies)
+    assert chosen(band, additive_scores(truth, band, fitted)[None]) == (100.0, 0.0)
     pair = Known(networks, additive + 5.0 * ((choices[:, 0] == 1) & (choices[:, 1] == 1)), macs)
-    assert np.abs(additive_scores(pair, pair.band(8.0)) - pair.band(8.0).accuracies).max() > 0.5
+    assert np.abs(additive_scores(pair, pair.band(10.0), fitted) - pair.band(10.0).accuracies).max() > 0.5
