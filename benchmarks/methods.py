@@ -27,8 +27,8 @@ from latency.device import made_on
 from search.derive.derivation import constrained
 from search.judge import supernet_losses
 from search.loop import Search
+from search.many.family import newest_state
 from search.plan import Plan
-from supernet.alpha import Alpha
 
 POPULATION, PARENTS, MUTATION = 20, 5, 0.1
 """The evolution: networks of a generation, its best ones that the next is made of, and the chance that an edge of a
@@ -263,8 +263,8 @@ def rows_of(bench: Bench, methods: Sequence[str]) -> list[dict[str, Any]]:
     for name, target in ((n, t) for n in bench.learners if n in methods for t in bench.targets):
         plan = bench.plan(target, bench.learners[name])
         kept = searched(plan, folder / "warm", folder / f"{name}-{target:g}", forgotten)
-        _, state = checkpoint_of(folder / f"{name}-{target:g}")
-        likeliest = constrained(Alpha.of_space(plan.space, state["search"]["alpha"]), plan.additive).paths
+        _, _, alpha = newest_state(folder / f"{name}-{target:g}", plan.space, "constrained")
+        likeliest = constrained(alpha, plan.additive).paths
         add(name, target, kept["cost"]["alpha"], likeliest)
     return rows
 

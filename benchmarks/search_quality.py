@@ -49,15 +49,14 @@ from latency.config import LatencyConfig, MeasureConfig
 from latency.device import made_on
 from latency.measure import measure_table
 from latency.table import LatencyTable
-from methods import checkpoint_of
 from search.config import SearchConfig
 from search.derive.clock import Clock, Reading, meets_bound
 from search.derive.derivation import constrained
 from search.limits.limit import ROUNDING, AdditiveLimit
 from search.loop import finish_search
+from search.many.family import newest_state
 from search.result import ResultFile
 from search.scoring import open_parts, score
-from supernet.alpha import Alpha
 from supernet.architecture import Architecture
 from supernet.cost import Cost
 from supernet.space import Space
@@ -135,16 +134,10 @@ def timed(found: Reading, target: float) -> dict[str, Any]:
     return found.figures() | {"met_measured": meets_bound(found.timing, target)}
 
 
-def searched(run: Path) -> dict[str, Any]:
-    """Returns the state with which a finished search has ended."""
-    _, kept = checkpoint_of(run)
-    state: dict[str, Any] = kept["search"]
-    return state
-
-
 def likeliest_row(run: Path, space: Space, limit: AdditiveLimit, band: Band, truth: Truth) -> dict[str, Any]:
     """Returns the columns that derive_among adds to a row: those of the network that alpha alone would have chosen."""
-    index = truth.paths.index(constrained(Alpha.of_space(space, searched(run)["alpha"]), [limit]).paths)
+    _, _, alpha = newest_state(run, space, "constrained")
+    index = truth.paths.index(constrained(alpha, [limit]).paths)
     accuracy = float(truth.accuracy[index])
     return {"likeliest_percentile": band.percentile(index, accuracy), "likeliest_gap": band.gap(accuracy)}
 
@@ -154,7 +147,8 @@ def supernet_losses(run: Path, truth: Truth, space: Space, data: Sequence[str]) 
     config = SearchConfig.read(run / "config.yaml", data)
     training, validation = open_parts(config)
     net = Supernet(space)
-    net.load_state_dict(searched(run)["net"])
+    _, state, _ = newest_state(run, space, "constrained")
+    net.load_state_dict(state["net"])
     device = torch.device("cpu")
     return np.array(
         [score(net, Architecture(space, paths), config, training, validation, device).loss for paths in truth.paths]
